@@ -1,0 +1,371 @@
+"""The operators of the pipeline's dialect: their attributes, arguments and output types.
+
+Two families. `nn.*` are float32 operators with bias and activation fused in, as the importer produces them. `qnn.*`
+are their integer counterparts, as `realize` produces them. Everything else in a program is a stock Relax operator.
+Activations are NHWC; convolution weights are OHWI.
+
+One frozen dataclass describes one operator, without any compiler in it: Relax registration
+(`dialect.operators`), the NumPy reference (`reference`) and the kernels (`kernels`) all read this description. The
+class docstring *is* the operator's specification; the quantized ones are exact to the bit. In them `rint` rounds half
+to even, products and roundings are float32, and no multiply may be contracted with a following add.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pipeline.dialect.types import TensorType
+
+
+def _spatial(size: int, before: int, after: int, kernel: int, dilation: int, stride: int) -> int:
+    return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def _broadcast(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
+    rank = max(len(left), len(right))
+    padded_left = (1,) * (rank - len(left)) + left
+    padded_right = (1,) * (rank - len(right)) + right
+    for a, b in zip(padded_left, padded_right, strict=True):
+        if a != b and 1 not in (a, b):
+            raise ValueError(f"Shapes {left} and {right} can't be broadcast together")
+    return tuple(max(a, b) for a, b in zip(padded_left, padded_right, strict=True))
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """Base of all operator descriptions.
+
+    Class attributes:
+        name: the operator's name in the program, e.g. `qnn.conv2d`.
+        arguments: names of the tensor arguments, in order.
+    """
+
+    name: ClassVar[str]
+    arguments: ClassVar[tuple[str, ...]]
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return the output's type for these argument types."""
+        raise TypeError(f"{type(self).__name__} doesn't say what it returns")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes that are set, as plain lists, numbers and strings."""
+        fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in fields if v is not None}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Attributes:
+        """Build the description from what `to_dict` returned (or Relax's `DictAttrs`)."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{k: _plain(values[k]) for k in values if k in known})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool | int | float | str):
+        return value
+    return tuple(_plain(v) for v in value)
+
+
+@dataclass(frozen=True)
+class Conv2d(Attributes):
+    """`nn.conv2d`: 2-D convolution, bias and clip, float32.
+
+    `y[n,h,w,o] = clip(bias[o] + sum(x_padded[n, h*sh + i*dh, w*sw + j*dw, g*I + c] * weight[o,i,j,c]))`, with
+    `g = o // (O / groups)`. `padding` is (top, left, bottom, right); padded pixels are 0.
+
+    x: [N,H,W,C]; weight: [O,KH,KW,C/groups]; bias: [O]; result: [N,OH,OW,O]; all float32.
+    """
+
+    name = "nn.conv2d"
+    arguments = ("x", "weight", "bias")
+
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    clip_min: float | None = None
+    clip_max: float | None = None
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return the output's type: [N,OH,OW,O] float32."""
+        return TensorType(self._shape(inputs[0], inputs[1]), "float32")
+
+    def _shape(self, x: TensorType, weight: TensorType) -> tuple[int, ...]:
+        batch, height, width, channels = x.shape
+        out, kernel_h, kernel_w, per_group = weight.shape
+        if per_group * self.groups != channels or out % self.groups:
+            raise ValueError(f"weight {weight.shape} doesn't fit input {x.shape} with {self.groups} groups")
+        top, left, bottom, right = self.padding
+        out_h = _spatial(height, top, bottom, kernel_h, self.dilation[0], self.strides[0])
+        out_w = _spatial(width, left, right, kernel_w, self.dilation[1], self.strides[1])
+        return (batch, out_h, out_w, out)
+
+
+@dataclass(frozen=True)
+class Dense(Attributes):
+    """`nn.dense`: `y = clip(x @ weight.T + bias)`, float32. x: [...,K]; weight: [O,K]; bias: [O]; result: [...,O]."""
+
+    name = "nn.dense"
+    arguments = ("x", "weight", "bias")
+
+    clip_min: float | None = None
+    clip_max: float | None = None
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return the output's type: [...,O] float32."""
+        return TensorType((*inputs[0].shape[:-1], inputs[1].shape[0]), "float32")
+
+
+@dataclass(frozen=True)
+class Add(Attributes):
+    """`nn.add`: `y = clip(a + b)`, float32, broadcasting as NumPy does."""
+
+    name = "nn.add"
+    arguments = ("a", "b")
+
+    clip_min: float | None = None
+    clip_max: float | None = None
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return the broadcast type, float32."""
+        return TensorType(_broadcast(inputs[0].shape, inputs[1].shape), "float32")
+
+
+@dataclass(frozen=True)
+class Pad(Attributes):
+    """`nn.pad`: a frame of `value` around the pixels of x: [N,H,W,C], float32 or uint8.
+
+    `padding` is (top, left, bottom, right). The compiler makes it from convolutions' padding, so that kernels never
+    see an edge; a producer may write into the middle of the padded buffer instead.
+    """
+
+    name = "nn.pad"
+    arguments = ("x",)
+
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    value: float = 0.0
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return the padded type: [N,H+top+bottom,W+left+right,C], same dtype."""
+        batch, height, width, channels = inputs[0].shape
+        top, left, bottom, right = self.padding
+        return TensorType((batch, height + top + bottom, width + left + right, channels), inputs[0].dtype)
+
+
+@dataclass(frozen=True)
+class MaxPool2d(Attributes):
+    """`nn.max_pool2d`: largest value of each window of x: [N,H,W,C], float32 or uint8. Padded pixels never win.
+
+    `padding` is (top, left, bottom, right); bottom and right already hold what rounding the output size up asks for.
+    """
+
+    name = "nn.max_pool2d"
+    arguments = ("x",)
+
+    pool_size: tuple[int, int] = (1, 1)
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return the pooled type: [N,OH,OW,C], same dtype."""
+        batch, height, width, channels = inputs[0].shape
+        top, left, bottom, right = self.padding
+        out_h = _spatial(height, top, bottom, self.pool_size[0], self.dilation[0], self.strides[0])
+        out_w = _spatial(width, left, right, self.pool_size[1], self.dilation[1], self.strides[1])
+        return TensorType((batch, out_h, out_w, channels), inputs[0].dtype)
+
+
+@dataclass(frozen=True)
+class Requantized(Attributes):
+    """Base of operators that end in a uint8 tensor.
+
+    Their last step is `y = uint8(min(max(q + output_zero_point, output_min), output_max))` with an int32 `q`; a fused
+    activation is nothing but a tighter [output_min, output_max].
+    """
+
+    output_zero_point: int = 0
+    output_min: int = 0
+    output_max: int = 255
+
+
+@dataclass(frozen=True)
+class QConv2d(Requantized):
+    """`qnn.conv2d`: integer convolution, requantized to uint8 or dequantized to float32.
+
+    `acc[n,h,w,o] = bias[o] + sum((x_padded - input_zero_point) * weight[o])` in int32, where padded pixels are
+    `input_zero_point`. With `output_dtype` "uint8": `q = int32(rint(float32(acc) * multiplier[o]))`, then as
+    `Requantized`. With "float32": `y = float32(acc) * multiplier[o]`, and the output fields are not used.
+
+    x: [N,H,W,C] uint8; weight: [O,KH,KW,C/groups] int8; bias: [O] int32; multiplier: [O] float32, at least 0;
+    result: [N,OH,OW,O]. `realize` guarantees that acc and `acc * multiplier` fit int32 for every possible x.
+    """
+
+    name = "qnn.conv2d"
+    arguments = ("x", "weight", "bias", "multiplier")
+
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    input_zero_point: int = 0
+    output_dtype: str = "uint8"
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return the output's type: [N,OH,OW,O] in `output_dtype`."""
+        geometry = Conv2d(self.strides, self.padding, self.dilation, self.groups)
+        return TensorType(geometry.infer(*inputs).shape, self.output_dtype)
+
+
+@dataclass(frozen=True)
+class QDense(Requantized):
+    """`qnn.dense`: as `qnn.conv2d` for a matrix product with constant weights.
+
+    x: [...,K] uint8; weight: [O,K] int8; bias: [O] int32; multiplier: [O] float32; result: [...,O] uint8 or float32.
+    """
+
+    name = "qnn.dense"
+    arguments = ("x", "weight", "bias", "multiplier")
+
+    input_zero_point: int = 0
+    output_dtype: str = "uint8"
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return the output's type: [...,O] in `output_dtype`."""
+        return TensorType((*inputs[0].shape[:-1], inputs[1].shape[0]), self.output_dtype)
+
+
+@dataclass(frozen=True)
+class QAdd(Requantized):
+    """`qnn.add`: sum of two uint8 tensors of different scales, in integers only, broadcasting as NumPy does.
+
+    `q = ((a - a_zero_point) * a_multiplier + (b - b_zero_point) * b_multiplier + (1 << (shift - 1))) >> shift`, int32
+    with an arithmetic shift; `realize` chooses multipliers so that nothing overflows. 1 <= shift <= 30.
+    """
+
+    name = "qnn.add"
+    arguments = ("a", "b")
+
+    a_zero_point: int = 0
+    b_zero_point: int = 0
+    a_multiplier: int = 1
+    b_multiplier: int = 1
+    shift: int = 1
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return the broadcast type, uint8."""
+        return TensorType(_broadcast(inputs[0].shape, inputs[1].shape), "uint8")
+
+
+@dataclass(frozen=True)
+class QMultiply(Requantized):
+    """`qnn.multiply`: product of two uint8 tensors, broadcasting as NumPy does.
+
+    `q = int32(rint(float32((a - a_zero_point) * (b - b_zero_point)) * float32(multiplier)))`.
+    """
+
+    name = "qnn.multiply"
+    arguments = ("a", "b")
+
+    a_zero_point: int = 0
+    b_zero_point: int = 0
+    multiplier: float = 1.0
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return the broadcast type, uint8."""
+        return TensorType(_broadcast(inputs[0].shape, inputs[1].shape), "uint8")
+
+
+@dataclass(frozen=True)
+class QAvgPool2d(Requantized):
+    """`qnn.avg_pool2d`: mean over windows (global pooling is a window of the whole image).
+
+    `q = int32(rint(float32(sum(x - input_zero_point)) * multiplier[oh, ow]))`; padded pixels add nothing to the sum.
+    `multiplier` holds input scale / (output scale * pixels counted) for each position, which is where "count include
+    pad" and windows that stick out are settled.
+
+    x: [N,H,W,C] uint8; multiplier: [OH,OW] float32; result: [N,OH,OW,C] uint8.
+    """
+
+    name = "qnn.avg_pool2d"
+    arguments = ("x", "multiplier")
+
+    pool_size: tuple[int, int] = (1, 1)
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    input_zero_point: int = 0
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return the output's type; its height and width are those of `multiplier`."""
+        batch, _, _, channels = inputs[0].shape
+        return TensorType((batch, *inputs[1].shape, channels), "uint8")
+
+
+@dataclass(frozen=True)
+class QLookup(Attributes):
+    """`qnn.lookup`: `y = table[x]`. x: any shape, uint8; table: [256] uint8. Any function of one 8-bit value."""
+
+    name = "qnn.lookup"
+    arguments = ("x", "table")
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return x's own type."""
+        return inputs[0]
+
+
+@dataclass(frozen=True)
+class Quantize(Attributes):
+    """`qnn.quantize`: float32 -> uint8, any shape.
+
+    `y = uint8(int32(clamp(rint(x * inverse_scale), -zero_point, 255 - zero_point)) + zero_point)`, where clamp works in
+    float32 as `t = v < hi ? v : hi; t > lo ? t : lo`, so infinities saturate and NaN becomes 255.
+    `inverse_scale` is the float32 nearest to 1/scale.
+    """
+
+    name = "qnn.quantize"
+    arguments = ("x",)
+
+    inverse_scale: float = 1.0
+    zero_point: int = 0
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return x's shape, uint8."""
+        return TensorType(inputs[0].shape, "uint8")
+
+
+@dataclass(frozen=True)
+class Dequantize(Attributes):
+    """`qnn.dequantize`: uint8 -> float32, any shape. `y = float32(x - zero_point) * float32(scale)`."""
+
+    name = "qnn.dequantize"
+    arguments = ("x",)
+
+    scale: float = 1.0
+    zero_point: int = 0
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return x's shape, float32."""
+        return TensorType(inputs[0].shape, "float32")
+
+
+OPERATORS: Mapping[str, type[Attributes]] = {
+    cls.name: cls
+    for cls in (
+        Conv2d,
+        Dense,
+        Add,
+        Pad,
+        MaxPool2d,
+        QConv2d,
+        QDense,
+        QAdd,
+        QMultiply,
+        QAvgPool2d,
+        QLookup,
+        Quantize,
+        Dequantize,
+    )
+}
+"""Every operator of the dialect, by name."""

@@ -1,0 +1,70 @@
+"""The dialect's operators as Relax operators, and the way from a Relax call to its description and back.
+
+Importing this module registers them with TVM.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import relax
+from tvm.ir import Op, make_node
+from tvm.ir import _ffi_api as _ir
+
+from pipeline.dialect.attributes import OPERATORS, Attributes
+from pipeline.dialect.types import TensorType
+
+
+def tensor_type(expr: relax.Expr) -> TensorType:
+    """Return the static type of a Relax tensor expression.
+
+    Raises:
+        ValueError: it isn't a tensor, or a dimension isn't known.
+    """
+    return from_relax_type(expr.ty)
+
+
+def from_relax_type(ty: Any) -> TensorType:
+    """Return the static type that a Relax type describes; see `tensor_type`."""
+    if not isinstance(ty, relax.TensorType) or ty.shape is None:
+        raise ValueError(f"Expected a tensor of known shape, got {ty}")
+    return TensorType(tuple(int(d) for d in ty.shape), str(ty.dtype))
+
+
+def to_relax_type(ty: TensorType) -> relax.TensorType:
+    """Return the Relax type for a static type."""
+    return relax.TensorType(ty.shape, ty.dtype)
+
+
+def make_call(attrs: Attributes, *arguments: relax.Expr) -> relax.Call:
+    """Return the Relax call of a dialect operator, its type not yet inferred (a BlockBuilder does that)."""
+    if len(arguments) != len(attrs.arguments):
+        raise ValueError(f"{attrs.name} takes {attrs.arguments}, got {len(arguments)} arguments")
+    return relax.Call(Op.get(attrs.name), list(arguments), make_node("ir.DictAttrs", **attrs.to_dict()))
+
+
+def describe(expr: relax.Expr) -> Attributes | None:
+    """Return the description of a dialect call; None for any other expression."""
+    if not isinstance(expr, relax.Call) or not isinstance(expr.op, Op) or expr.op.name not in OPERATORS:
+        return None
+    values = {} if expr.attrs is None else {key: expr.attrs[key] for key in expr.attrs.keys()}
+    return OPERATORS[expr.op.name].from_dict(values)
+
+
+def _infer(call: relax.Call, _builder: Any) -> relax.TensorType:
+    attrs = describe(call)
+    if attrs is None:
+        raise ValueError(f"{call.op} isn't an operator of the dialect")
+    return to_relax_type(attrs.infer(*(tensor_type(a) for a in call.args)))
+
+
+def _register() -> None:
+    for name, cls in OPERATORS.items():
+        summary = (cls.__doc__ or name).splitlines()[0]
+        _ir.RegisterOp(name, summary)
+        op = Op.get(name)
+        op.set_attr("FPurity", True)
+        op.set_attr("FInferType", _infer)
+
+
+_register()

@@ -1,0 +1,22 @@
+"""Static tensor types, shared by every stage."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Shape and dtype of a tensor; every dimension is known.
+
+    Example: an activation of 56x56 pixels with 64 channels is `TensorType((1, 56, 56, 64), "uint8")`, NHWC.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)

@@ -1,0 +1,79 @@
+"""The one exception family of the pipeline.
+
+    PipelineError                 base; the command line prints it and exits with `exit_code`
+    ├── ModelError                the ONNX file can't be read, or holds something that can't be imported
+    ├── SampleError               a sample has a wrong name, shape, dtype or value, or there is none
+    ├── TableError                a calibration table or an annotation file doesn't fit its schema or the model
+    ├── OptionError               an option, configuration key, algorithm or target is unknown or out of range
+    ├── TargetError               a target file is wrong, or this machine can't run a library built for it
+    ├── BuildError                compiling or linking failed
+    ├── ArtifactError             a library wasn't built by this pipeline, or is damaged
+    └── DeviceError               an RPC server, tracker or session failed
+
+Each message says what was wrong and where (file, node, tensor, option), what was expected, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PipelineError(Exception):
+    """Base of every error that a user can act on.
+
+    Attributes:
+        exit_code: the process exit code that the command line ends with (2: the input or usage is wrong; 1: the
+            work itself failed).
+    """
+
+    exit_code: int = 2
+
+
+class ModelError(PipelineError):
+    """The model file is missing, damaged, or holds something that can't be imported."""
+
+
+class SampleError(PipelineError):
+    """The samples don't fit the model, or there are none."""
+
+
+class TableError(PipelineError):
+    """A calibration table or annotation doesn't fit its schema or the model."""
+
+
+class OptionError(PipelineError):
+    """An option, configuration key, algorithm or name is unknown or out of range."""
+
+
+class TargetError(PipelineError):
+    """A target description is wrong, or this machine can't run code built for it."""
+
+
+class ArtifactError(PipelineError):
+    """A shared library wasn't built by this pipeline, or is damaged."""
+
+
+class BuildError(PipelineError):
+    """Compiling or linking failed."""
+
+    exit_code = 1
+
+
+class DeviceError(PipelineError):
+    """An RPC server, tracker or session failed."""
+
+    exit_code = 1
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the message for an unknown `name`, with the nearest known one suggested.
+
+    Example:
+        >>> unknown_name("algorithm", "kll", ["kl", "abs_max"])
+        "Unknown algorithm 'kll'. Known: abs_max, kl. Did you mean 'kl'?"
+    """
+    choices = sorted(known)
+    close = difflib.get_close_matches(name, choices, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"Unknown {kind} {name!r}. Known: {', '.join(choices)}.{hint}"

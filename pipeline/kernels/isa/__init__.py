@@ -1,0 +1,24 @@
+"""Instruction sets: what a kernel may use, one module for each."""
+
+from __future__ import annotations
+
+from pipeline.kernels.isa.base import InstructionSet
+
+__all__ = ["InstructionSet", "instruction_set", "instruction_sets"]
+
+
+def instruction_sets() -> dict[str, InstructionSet]:
+    """Return every known instruction set by name."""
+    from pipeline.kernels.isa import avx2, avx512, avx512_vnni, neon, portable
+
+    known = (portable.PORTABLE, avx2.AVX2, avx512.AVX512, avx512_vnni.AVX512_VNNI, neon.NEON)
+    return {isa.name: isa for isa in known}
+
+
+def instruction_set(name: str) -> InstructionSet:
+    """Return the instruction set called `name`.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    return instruction_sets()[name]

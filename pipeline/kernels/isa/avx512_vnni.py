@@ -1,0 +1,23 @@
+"""AVX512-VNNI: `vpdpbusd` sums four unsigned by signed products into each of 16 int32 lanes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script import tirx as T
+
+from pipeline.kernels.isa.avx512 import AVX512
+from pipeline.kernels.isa.base import InstructionSet
+
+
+@dataclass(frozen=True)
+class _Vnni(InstructionSet):
+    def dot(self, acc: Any, activations: Any, weights: Any) -> Any:
+        four = T.broadcast(T.reinterpret("int32", activations), self.lanes)
+        return T.call_llvm_pure_intrin(
+            "int32x16", "llvm.x86.avx512.vpdpbusd.512", acc, T.reinterpret("uint8x64", four), weights
+        )
+
+
+AVX512_VNNI = _Vnni(name="avx512_vnni", parent=AVX512, lanes=16, registers=32, dot_depth=4)

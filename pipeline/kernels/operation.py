@@ -1,0 +1,46 @@
+"""What a kernel is asked for, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+from tvm import tirx
+
+from pipeline.dialect.attributes import Attributes
+from pipeline.dialect.types import TensorType
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operator of a program, as a kernel sees it.
+
+    Attributes:
+        attrs: which operator, with its attributes.
+        inputs: types of all tensor arguments, in order.
+        output: type of the result.
+        constants: values of those arguments that are known at compile time, by argument index. Weights, bias,
+            multipliers and tables always are.
+    """
+
+    attrs: Attributes
+    inputs: tuple[TensorType, ...]
+    output: TensorType
+    constants: Mapping[int, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A TIR function that computes an operation.
+
+    Attributes:
+        func: a PrimFunc over flat or shaped buffers: first one buffer for each of `arguments`, last the output. Flat
+            buffers must have as many elements as the tensor they are called with.
+        arguments: for each input buffer either an index into the operation's arguments, or a constant array that
+            replaces it (packed weights, permuted scales).
+    """
+
+    func: tirx.PrimFunc
+    arguments: tuple[int | npt.NDArray[Any], ...]

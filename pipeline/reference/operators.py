@@ -1,0 +1,179 @@
+"""NumPy definition of every dialect operator: plain, slow, and independent of the compiled kernels.
+
+Integer sums are computed as float64 matrix products: every partial sum is an integer below 2**53, so they are exact,
+and BLAS makes them quick enough to run real models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.dialect import attributes as op
+
+Array = npt.NDArray[Any]
+
+
+def _windows(x: Array, kernel: tuple[int, int], strides: tuple[int, int], dilation: tuple[int, int]) -> Array:
+    """Return [N,OH,OW,C,KH,KW] views of the padded image x: [N,H,W,C]."""
+    span = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True))
+    view = np.lib.stride_tricks.sliding_window_view(x, span, axis=(1, 2))
+    return np.asarray(view[:, :: strides[0], :: strides[1], :, :: dilation[0], :: dilation[1]])
+
+
+def _pad(x: Array, padding: tuple[int, int, int, int], value: Any) -> Array:
+    top, left, bottom, right = padding
+    return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=value)
+
+
+def _convolve(x: Array, weight: Array, attrs: op.Conv2d | op.QConv2d) -> Array:
+    """Return the float64 sums of products [N,OH,OW,O] of the padded image x and OHWI weights."""
+    out, kernel_h, kernel_w, per_group = weight.shape
+    windows = _windows(x, (kernel_h, kernel_w), attrs.strides, attrs.dilation)
+    batch, out_h, out_w = windows.shape[:3]
+    per_group_out = out // attrs.groups
+    result = np.empty((batch, out_h, out_w, out), "float64")
+    for g in range(attrs.groups):
+        patch = windows[:, :, :, g * per_group : (g + 1) * per_group]
+        rows = patch.transpose(0, 1, 2, 4, 5, 3).reshape(batch * out_h * out_w, -1).astype("float64")
+        chosen = slice(g * per_group_out, (g + 1) * per_group_out)
+        sums = rows @ weight[chosen].reshape(per_group_out, -1).T.astype("float64")
+        result[..., chosen] = sums.reshape(batch, out_h, out_w, per_group_out)
+    return result
+
+
+def _clip(y: Array, attrs: op.Conv2d | op.Dense | op.Add) -> Array:
+    if attrs.clip_min is not None:
+        y = np.maximum(y, np.float32(attrs.clip_min))
+    if attrs.clip_max is not None:
+        y = np.minimum(y, np.float32(attrs.clip_max))
+    return y.astype("float32")
+
+
+def _scaled(acc: Array, multiplier: Array | np.float32) -> Array:
+    return np.asarray(acc.astype("int32").astype("float32") * multiplier.astype("float32"), "float32")
+
+
+def _saturate(q: Array, attrs: op.Requantized) -> Array:
+    shifted = q.astype("int64") + attrs.output_zero_point
+    return np.clip(shifted, attrs.output_min, attrs.output_max).astype("uint8")
+
+
+def _finish(acc: Array, multiplier: Array, attrs: op.QConv2d | op.QDense) -> Array:
+    scaled = _scaled(acc, multiplier)
+    return scaled if attrs.output_dtype == "float32" else _saturate(np.rint(scaled), attrs)
+
+
+def conv2d(attrs: op.Conv2d, x: Array, weight: Array, bias: Array) -> Array:
+    """`nn.conv2d`, summed in float64."""
+    return _clip(_convolve(_pad(x, attrs.padding, 0), weight, attrs) + bias, attrs)
+
+
+def dense(attrs: op.Dense, x: Array, weight: Array, bias: Array) -> Array:
+    """`nn.dense`, summed in float64."""
+    return _clip(x.astype("float64") @ weight.T.astype("float64") + bias, attrs)
+
+
+def add(attrs: op.Add, a: Array, b: Array) -> Array:
+    """`nn.add`."""
+    return _clip(a + b, attrs)
+
+
+def pad(attrs: op.Pad, x: Array) -> Array:
+    """`nn.pad`."""
+    return _pad(x, attrs.padding, attrs.value)
+
+
+def max_pool2d(attrs: op.MaxPool2d, x: Array) -> Array:
+    """`nn.max_pool2d`."""
+    lowest = -np.inf if x.dtype == np.float32 else 0
+    windows = _windows(_pad(x, attrs.padding, lowest), attrs.pool_size, attrs.strides, attrs.dilation)
+    return np.asarray(windows.max(axis=(4, 5)))
+
+
+def qconv2d(attrs: op.QConv2d, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
+    """`qnn.conv2d`."""
+    centred = x.astype("int32") - attrs.input_zero_point
+    return _finish(_convolve(_pad(centred, attrs.padding, 0), weight, attrs) + bias, multiplier, attrs)
+
+
+def qdense(attrs: op.QDense, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
+    """`qnn.dense`."""
+    centred = x.astype("float64") - attrs.input_zero_point
+    return _finish(centred @ weight.T.astype("float64") + bias, multiplier, attrs)
+
+
+def qadd(attrs: op.QAdd, a: Array, b: Array) -> Array:
+    """`qnn.add`."""
+    left = (a.astype("int64") - attrs.a_zero_point) * attrs.a_multiplier
+    right = (b.astype("int64") - attrs.b_zero_point) * attrs.b_multiplier
+    return _saturate((left + right + (1 << (attrs.shift - 1))) >> attrs.shift, attrs)
+
+
+def qmultiply(attrs: op.QMultiply, a: Array, b: Array) -> Array:
+    """`qnn.multiply`."""
+    product = (a.astype("int32") - attrs.a_zero_point) * (b.astype("int32") - attrs.b_zero_point)
+    return _saturate(np.rint(_scaled(product, np.float32(attrs.multiplier))), attrs)
+
+
+def qavg_pool2d(attrs: op.QAvgPool2d, x: Array, multiplier: Array) -> Array:
+    """`qnn.avg_pool2d`."""
+    out_h, out_w = multiplier.shape
+    needed_h = (out_h - 1) * attrs.strides[0] + attrs.pool_size[0]
+    needed_w = (out_w - 1) * attrs.strides[1] + attrs.pool_size[1]
+    top, left, _, _ = attrs.padding
+    below = max(needed_h - x.shape[1] - top, 0)
+    beside = max(needed_w - x.shape[2] - left, 0)
+    centred = _pad(x.astype("int32") - attrs.input_zero_point, (top, left, below, beside), 0)
+    sums = _windows(centred, attrs.pool_size, attrs.strides, (1, 1))[:, :out_h, :out_w].sum(axis=(4, 5))
+    return _saturate(np.rint(_scaled(sums, multiplier[None, :, :, None])), attrs)
+
+
+def qlookup(attrs: op.QLookup, x: Array, table: Array) -> Array:
+    """`qnn.lookup`."""
+    return np.asarray(table[x])
+
+
+def quantize(attrs: op.Quantize, x: Array) -> Array:
+    """`qnn.quantize`."""
+    low, high = np.float32(-attrs.zero_point), np.float32(255 - attrs.zero_point)
+    v = np.rint(x.astype("float32") * np.float32(attrs.inverse_scale))
+    v = np.where(v < high, v, high)
+    v = np.where(v > low, v, low)
+    return (v.astype("int32") + attrs.zero_point).astype("uint8")
+
+
+def dequantize(attrs: op.Dequantize, x: Array) -> Array:
+    """`qnn.dequantize`."""
+    return _scaled(x.astype("int32") - attrs.zero_point, np.float32(attrs.scale))
+
+
+OPERATORS: dict[type[op.Attributes], Callable[..., Array]] = {
+    op.Conv2d: conv2d,
+    op.Dense: dense,
+    op.Add: add,
+    op.Pad: pad,
+    op.MaxPool2d: max_pool2d,
+    op.QConv2d: qconv2d,
+    op.QDense: qdense,
+    op.QAdd: qadd,
+    op.QMultiply: qmultiply,
+    op.QAvgPool2d: qavg_pool2d,
+    op.QLookup: qlookup,
+    op.Quantize: quantize,
+    op.Dequantize: dequantize,
+}
+"""The reference function of every dialect operator."""
+
+
+def evaluate(attrs: op.Attributes, *arguments: Array) -> Array:
+    """Run one dialect operator on NumPy arrays.
+
+    Args:
+        attrs: the operator's description.
+        arguments: its tensor arguments, in the order of `attrs.arguments`.
+    """
+    return OPERATORS[type(attrs)](attrs, *arguments)
