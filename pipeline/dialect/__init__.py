@@ -1,0 +1,1 @@
+"""The operators that programs are made of, beside Relax's own."""

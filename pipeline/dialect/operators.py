@@ -47,7 +47,7 @@ def describe(expr: relax.Expr) -> Attributes | None:
     """Return the description of a dialect call; None for any other expression."""
     if not isinstance(expr, relax.Call) or not isinstance(expr.op, Op) or expr.op.name not in OPERATORS:
         return None
-    values = {} if expr.attrs is None else {key: expr.attrs[key] for key in expr.attrs.keys()}
+    values = {} if expr.attrs is None else {key: expr.attrs[key] for key in expr.attrs.keys()}  # noqa: SIM118 - DictAttrs has no iterator
     return OPERATORS[expr.op.name].from_dict(values)
 
 

@@ -59,7 +59,7 @@ def _scaled(acc: Array, multiplier: Array | np.float32) -> Array:
 
 def _saturate(q: Array, attrs: op.Requantized) -> Array:
     shifted = q.astype("int64") + attrs.output_zero_point
-    return np.clip(shifted, attrs.output_min, attrs.output_max).astype("uint8")
+    return np.asarray(np.clip(shifted, attrs.output_min, attrs.output_max).astype("uint8"))
 
 
 def _finish(acc: Array, multiplier: Array, attrs: op.QConv2d | op.QDense) -> Array:
