@@ -179,6 +179,20 @@ class MaxPool2d(Attributes):
 
 
 @dataclass(frozen=True)
+class Unary(Attributes):
+    """`nn.unary`: one function of one value, float32, any shape. `expression`: JSON, see `dialect.pointwise`."""
+
+    name = "nn.unary"
+    arguments = ("x",)
+
+    expression: str = '"x"'
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return x's own type."""
+        return inputs[0]
+
+
+@dataclass(frozen=True)
 class Requantized(Attributes):
     """Base of operators that end in a uint8 tensor.
 
@@ -358,6 +372,7 @@ OPERATORS: Mapping[str, type[Attributes]] = {
         Add,
         Pad,
         MaxPool2d,
+        Unary,
         QConv2d,
         QDense,
         QAdd,

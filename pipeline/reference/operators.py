@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.dialect import attributes as op
+from pipeline.dialect import pointwise
 
 Array = npt.NDArray[Any]
 
@@ -94,6 +95,11 @@ def max_pool2d(attrs: op.MaxPool2d, x: Array) -> Array:
     return np.asarray(windows.max(axis=(4, 5)))
 
 
+def unary(attrs: op.Unary, x: Array) -> Array:
+    """`nn.unary`, in float32."""
+    return pointwise.evaluate(pointwise.parse(attrs.expression), x)
+
+
 def qconv2d(attrs: op.QConv2d, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
     """`qnn.conv2d`."""
     centred = x.astype("int32") - attrs.input_zero_point
@@ -157,6 +163,7 @@ OPERATORS: dict[type[op.Attributes], Callable[..., Array]] = {
     op.Add: add,
     op.Pad: pad,
     op.MaxPool2d: max_pool2d,
+    op.Unary: unary,
     op.QConv2d: qconv2d,
     op.QDense: qdense,
     op.QAdd: qadd,
