@@ -17,7 +17,6 @@ from tvm import relax
 from tvm.ir import GenericConst, Op
 
 
-
 @dataclass(frozen=True)
 class Binding:
     """`var = value`, where all arguments in value are variables, constants, or tuples of them."""

@@ -15,20 +15,27 @@ from pipeline.dialect.attributes import OPERATORS, Attributes
 from pipeline.dialect.types import TensorType
 
 
+class UnknownShapeError(ValueError):
+    """A tensor's shape isn't known before the program runs."""
+
+
 def tensor_type(expr: relax.Expr) -> TensorType:
     """Return the static type of a Relax tensor expression.
 
     Raises:
-        ValueError: it isn't a tensor, or a dimension isn't known.
+        UnknownShapeError: it isn't a tensor, or a dimension isn't known.
     """
     return from_relax_type(expr.ty)
 
 
 def from_relax_type(ty: Any) -> TensorType:
     """Return the static type that a Relax type describes; see `tensor_type`."""
-    if not isinstance(ty, relax.TensorType) or ty.shape is None:
-        raise ValueError(f"Expected a tensor of known shape, got {ty}")
-    return TensorType(tuple(int(d) for d in ty.shape), str(ty.dtype))
+    if not isinstance(ty, relax.TensorType) or ty.shape is None or not isinstance(ty.shape, relax.ShapeExpr):
+        raise UnknownShapeError(f"Expected a tensor of known shape, got {ty}")
+    try:
+        return TensorType(tuple(int(d) for d in ty.shape), str(ty.dtype))
+    except TypeError as error:
+        raise UnknownShapeError(f"Expected a tensor of known shape, got {ty}") from error
 
 
 def to_relax_type(ty: TensorType) -> relax.TensorType:

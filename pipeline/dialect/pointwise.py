@@ -1,6 +1,7 @@
 """Functions of one value, as expressions: what `nn.unary` computes, and what 8-bit tables are filled from.
 
-An expression is the variable `"x"`, a number, or `[function, operand, ...]`; programs carry it as JSON text. Hard-swish:
+An expression is the variable `"x"`, a number, or `[function, operand, ...]`; programs carry it as
+JSON text. Hard-swish:
 
     ["divide", ["multiply", "x", ["minimum", ["maximum", ["add", "x", 3.0], 0.0], 6.0]], 6.0]
 """

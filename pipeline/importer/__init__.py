@@ -1,0 +1,65 @@
+"""Import: an ONNX file becomes a float32 Relax program, folded and in NHWC.
+
+read -> normalize -> frontend (converters) -> fold -> layout -> fuse -> unary -> simplify
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from tvm import relax
+
+from pipeline.dialect.dataflow import Dataflow
+from pipeline.dialect.operators import UnknownShapeError, from_relax_type
+from pipeline.errors import ModelError
+from pipeline.importer.frontend import convert
+from pipeline.importer.fuse import fuse_affine, fuse_clip
+from pipeline.importer.layout import propagate_layout
+from pipeline.importer.normalize import Shapes, normalize
+from pipeline.importer.read import read_model
+from pipeline.importer.simplify import fold_constants, remove_identities
+from pipeline.importer.unary import fuse_unary
+from pipeline.program import Program, TensorSpec
+
+__all__ = ["import_model", "import_proto"]
+
+PASSES = (fold_constants, propagate_layout, fuse_affine, fuse_clip, fuse_unary, remove_identities)
+"""What happens to a model between TVM's frontend and `annotate`, in order."""
+
+
+def import_model(path: str | Path, shapes: Shapes | None = None) -> Program:
+    """Read an ONNX file and return it as a float32 program.
+
+    Args:
+        path: the .onnx file; external weights must lie below its folder.
+        shapes: input name -> shape, for inputs whose shape the file leaves open; an open batch is 1.
+
+    Raises:
+        ModelError: the file can't be read, or holds operators that can't be imported (all are named).
+        OptionError: `shapes` doesn't fit the model.
+    """
+    path = Path(path)
+    model, digest = read_model(path)
+    return import_proto(model, shapes or {}, path.name.removesuffix(".onnx"), digest)
+
+
+def import_proto(model: onnx.ModelProto, shapes: Shapes, name: str, source_sha256: str) -> Program:
+    """Return an ONNX model in memory as a float32 program; see `import_model`."""
+    normalized = normalize(model, shapes)
+    module = convert(normalized)
+    try:
+        for step in PASSES:
+            module = step(module)
+        inputs = _specs([i.name for i in normalized.graph.input], module["main"].params)
+        outputs = _specs([o.name for o in normalized.graph.output], Dataflow.of(module).outputs)
+    except UnknownShapeError as error:
+        raise ModelError(
+            f"Model {name}: {error}. Give every input's shape, for example --shape x=1,3,224,224."
+        ) from error
+    return Program(module, inputs, outputs, name, source_sha256)
+
+
+def _specs(names: list[str], values: list[relax.Expr]) -> tuple[TensorSpec, ...]:
+    types = [from_relax_type(v.ty) for v in values]
+    return tuple(TensorSpec(n, t.shape, t.dtype) for n, t in zip(names, types, strict=True))

@@ -1,0 +1,258 @@
+"""Our own ONNX converters, used before TVM's.
+
+Most exist because TVM's gives plain TIR (`emit_te`), which no pass can read, or a form that later passes would only
+have to undo. Convolutions and pools come out in NHWC between two permutations; `layout` moves those out of the way.
+
+To add one: a class with `_impl_vN` for the first operator set N whose rules it follows, and a row in `CONVERTERS`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tvm import relax
+from tvm.relax.frontend.onnx import onnx_frontend as tvm_onnx
+
+from pipeline.dialect import attributes as op
+from pipeline.dialect.dataflow import constant, make_constant
+from pipeline.dialect.operators import make_call, tensor_type
+
+Inputs = Sequence[relax.Expr | None]
+NHWC = [0, 2, 3, 1]
+NCHW = [0, 3, 1, 2]
+
+
+class _Fallback(tvm_onnx.OnnxOpConverter):
+    """Base of converters that leave what they can't do to TVM's."""
+
+    op_type: str
+
+    @classmethod
+    def _stock(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
+        converter = tvm_onnx._get_convert_map()[cls.op_type].get_converter(attr["tvm_custom"]["opset"])
+        return converter(bb, inputs, attr, params)
+
+
+def _padding(attr: Mapping[str, Any], sizes: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+    """Return ONNX pads (all begins, then all ends) with `auto_pad` worked out for the input's spatial `sizes`."""
+    mode = attr.get("auto_pad", b"NOTSET")
+    mode = mode.decode() if isinstance(mode, bytes) else mode
+    if mode == "VALID":
+        return (0,) * (2 * len(sizes))
+    if mode == "NOTSET":
+        return tuple(attr.get("pads", (0,) * (2 * len(sizes))))
+    strides = attr.get("strides", (1,) * len(sizes))
+    dilations = attr.get("dilations", (1,) * len(sizes))
+    begins, ends = [], []
+    for size, k, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
+        total = max((math.ceil(size / stride) - 1) * stride + (k - 1) * dilation + 1 - size, 0)
+        small, large = total // 2, total - total // 2
+        begins.append(large if mode == "SAME_LOWER" else small)
+        ends.append(small if mode == "SAME_LOWER" else large)
+    return (*begins, *ends)
+
+
+class Conv(_Fallback):
+    """1-D and 2-D convolution with constant weights -> `nn.conv2d`; a 1-D signal is an image of height 1."""
+
+    op_type = "Conv"
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
+        weight = constant(inputs[1])
+        bias = np.zeros(1, "float32") if inputs[2] is None else constant(inputs[2])
+        x = inputs[0]
+        if weight is None or bias is None or weight.ndim not in (3, 4) or weight.dtype != np.float32:
+            return cls._stock(bb, inputs, attr, params)
+        shape = tensor_type(x).shape
+        pads = _padding(attr, shape[2:], weight.shape[2:])
+        strides = tuple(attr.get("strides", (1,) * (weight.ndim - 2)))
+        dilations = tuple(attr.get("dilations", (1,) * (weight.ndim - 2)))
+        if weight.ndim == 3:
+            x = bb.normalize(relax.op.expand_dims(x, 2))
+            weight, strides, dilations = weight[:, :, None], (1, *strides), (1, *dilations)
+            pads = (0, pads[0], 0, pads[1])
+        attrs = op.Conv2d(strides=strides, padding=pads, dilation=dilations, groups=attr.get("group", 1))
+        bias = np.broadcast_to(bias, weight.shape[:1]).astype("float32")
+        ohwi = make_constant(weight.transpose(0, 2, 3, 1))
+        y = make_call(attrs, bb.emit(relax.op.permute_dims(x, NHWC)), ohwi, make_constant(bias))
+        y = relax.op.permute_dims(bb.emit(y, name_hint=attr["tvm_custom"]["name"]), NCHW)
+        return relax.op.squeeze(bb.emit(y), [2]) if len(shape) == 3 else y
+
+
+class Gemm(_Fallback):
+    """Matrix product with a constant right side -> `nn.dense`."""
+
+    op_type = "Gemm"
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
+        weight = constant(inputs[1])
+        bias = np.zeros(1, "float32") if inputs[2] is None else constant(inputs[2])
+        if weight is None or bias is None or attr.get("transA", 0) or weight.dtype != np.float32:
+            return cls._stock(bb, inputs, attr, params)
+        weight = weight if attr.get("transB", 0) else weight.T
+        rows = weight.shape[0]
+        if bias.size not in (1, rows) or (bias.size == rows and bias.shape[-1:] != (rows,) and rows != 1):
+            return cls._stock(bb, inputs, attr, params)
+        bias = np.broadcast_to(bias.reshape(-1) * np.float32(attr.get("beta", 1.0)), (rows,))
+        weight = weight * np.float32(attr.get("alpha", 1.0))
+        return make_call(op.Dense(), inputs[0], make_constant(weight), make_constant(bias))
+
+
+class MatMul(_Fallback):
+    """Product with a constant matrix -> `nn.dense`; of two activations, TVM's."""
+
+    op_type = "MatMul"
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
+        weight = constant(inputs[1])
+        if weight is None or weight.ndim != 2 or weight.dtype != np.float32 or len(tensor_type(inputs[0]).shape) < 2:
+            return cls._stock(bb, inputs, attr, params)
+        bias = make_constant(np.zeros(weight.shape[1], "float32"))
+        return make_call(op.Dense(), inputs[0], make_constant(weight.T), bias)
+
+
+class BatchNormalization(_Fallback):
+    """Inference batch normalization -> one multiplication and one addition per channel, which `fuse` folds away."""
+
+    op_type = "BatchNormalization"
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
+        statistics = [constant(i) for i in inputs[1:5]]
+        if any(s is None for s in statistics) or attr.get("training_mode", 0):
+            return cls._stock(bb, inputs, attr, params)
+        gamma, beta, mean, variance = (np.asarray(s, "float64") for s in statistics)
+        scale = gamma / np.sqrt(variance + attr.get("epsilon", 1e-5))
+        shape = (-1,) + (1,) * (len(tensor_type(inputs[0]).shape) - 2)
+        scaled = relax.op.multiply(inputs[0], make_constant(scale.astype("float32").reshape(shape)))
+        return relax.op.add(bb.emit(scaled), make_constant((beta - mean * scale).astype("float32").reshape(shape)))
+
+
+class MaxPool(_Fallback):
+    """2-D maximum pooling -> `nn.max_pool2d`."""
+
+    op_type = "MaxPool"
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
+        kernel = tuple(attr["kernel_shape"])
+        if len(kernel) != 2 or attr["tvm_custom"]["num_outputs"] != 1:
+            return cls._stock(bb, inputs, attr, params)
+        sizes = tensor_type(inputs[0]).shape[2:]
+        pads = list(_padding(attr, sizes, kernel))
+        strides = tuple(attr.get("strides", (1, 1)))
+        dilations = tuple(attr.get("dilations", (1, 1)))
+        if attr.get("ceil_mode", 0):
+            for i in range(2):
+                span = sizes[i] + pads[i] + pads[i + 2] - dilations[i] * (kernel[i] - 1) - 1
+                out = math.ceil(span / strides[i]) + 1
+                # A window must not start in the padding after the image (ONNX follows PyTorch here).
+                out -= (out - 1) * strides[i] >= sizes[i] + pads[i]
+                pads[i + 2] += max((out - 1) * strides[i] - span, 0)
+        attrs = op.MaxPool2d(pool_size=kernel, strides=strides, padding=tuple(pads), dilation=dilations)
+        y = make_call(attrs, bb.emit(relax.op.permute_dims(inputs[0], NHWC)))
+        return relax.op.permute_dims(bb.emit(y, name_hint=attr["tvm_custom"]["name"]), NCHW)
+
+
+class AveragePool(_Fallback):
+    """2-D average pooling without dilation -> Relax's, in NHWC."""
+
+    op_type = "AveragePool"
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
+        kernel = tuple(attr["kernel_shape"])
+        if len(kernel) != 2 or any(d != 1 for d in attr.get("dilations", ())):
+            return cls._stock(bb, inputs, attr, params)
+        x = bb.emit(relax.op.permute_dims(inputs[0], NHWC))
+        y = relax.op.nn.avg_pool2d(
+            x,
+            kernel,
+            tuple(attr.get("strides", (1, 1))),
+            _padding(attr, tensor_type(inputs[0]).shape[2:], kernel),
+            ceil_mode=bool(attr.get("ceil_mode", 0)),
+            count_include_pad=bool(attr.get("count_include_pad", 0)),
+            layout="NHWC",
+        )
+        return relax.op.permute_dims(bb.emit(y, name_hint=attr["tvm_custom"]["name"]), NCHW)
+
+
+class GlobalAveragePool(_Fallback):
+    """Mean over all spatial axes."""
+
+    op_type = "GlobalAveragePool"
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
+        del bb, attr, params
+        rank = len(tensor_type(inputs[0]).shape)
+        return relax.op.mean(inputs[0], list(range(2, rank)), keepdims=True)
+
+
+class Clip(_Fallback):
+    """Limits that are constants -> maximum and minimum with scalars."""
+
+    op_type = "Clip"
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
+        given = [inputs[i] if i < len(inputs) else None for i in (1, 2)]
+        limits = [constant(i) if i is not None else None for i in given]
+        if any(i is not None and (v is None or np.isnan(v)) for i, v in zip(given, limits, strict=True)):
+            return cls._stock(bb, inputs, attr, params)
+        low = limits[0] if limits[0] is not None else attr.get("min")
+        high = limits[1] if limits[1] is not None else attr.get("max")
+        dtype = tensor_type(inputs[0]).dtype
+        y = inputs[0]
+        if low is not None and np.isfinite(low):
+            y = bb.emit(relax.op.maximum(y, relax.const(float(low), dtype)))
+        if high is not None and np.isfinite(high):
+            y = relax.op.minimum(y, relax.const(float(high), dtype))
+        return y
+
+
+class Pad(_Fallback):
+    """Constant padding of an image's height and width -> `nn.pad`."""
+
+    op_type = "Pad"
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
+        padded = [*inputs, None, None, None]
+        mode = attr.get("mode", b"constant")
+        pads = attr.get("pads") if padded[1] is None else constant(padded[1])
+        value = np.float32(attr.get("value", 0.0)) if padded[2] is None else constant(padded[2])
+        shape = tensor_type(inputs[0]).shape
+        simple = mode == b"constant" and pads is not None and value is not None and padded[3] is None
+        if not simple or len(shape) != 4 or tensor_type(inputs[0]).dtype != "float32":
+            return cls._stock(bb, inputs, attr, params)
+        before, after = [int(p) for p in pads[:4]], [int(p) for p in pads[4:]]
+        if any(before[:2] + after[:2]) or min(before + after) < 0:
+            return cls._stock(bb, inputs, attr, params)
+        attrs = op.Pad(padding=(before[2], before[3], after[2], after[3]), value=float(value))
+        y = make_call(attrs, bb.emit(relax.op.permute_dims(inputs[0], NHWC)))
+        return relax.op.permute_dims(bb.emit(y, name_hint=attr["tvm_custom"]["name"]), NCHW)
+
+
+class Identity(_Fallback):
+    """Nothing at all (Dropout, at inference, too)."""
+
+    op_type = "Identity"
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
+        del bb, attr, params
+        return inputs[0]
+
+
+CONVERTERS: dict[str, type[tvm_onnx.OnnxOpConverter]] = {
+    c.op_type: c
+    for c in (Conv, Gemm, MatMul, BatchNormalization, MaxPool, AveragePool, GlobalAveragePool, Clip, Pad, Identity)
+}
+"""ONNX operator type -> our converter; every other type is TVM's."""

@@ -1,0 +1,95 @@
+"""ONNX to simpler ONNX: shapes fixed, operator set raised, shape arithmetic folded, dead nodes gone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+import onnxslim
+from onnx import version_converter
+
+from pipeline.errors import ModelError, OptionError, unknown_name
+
+MIN_OPSET = 13
+"""From here on the converters know one form of each operator (axes as inputs, per-channel attributes)."""
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+def normalize(model: onnx.ModelProto, shapes: Shapes) -> onnx.ModelProto:
+    """Return an equivalent model with static shapes.
+
+    Args:
+        model: the model as it was read; not changed.
+        shapes: input name -> shape. Inputs that aren't named keep the model's shape; there an unknown batch, their
+            first dimension, becomes 1.
+
+    Raises:
+        OptionError: `shapes` names an input that doesn't exist, contradicts the model, or leaves a dimension unknown.
+        ModelError: the model is invalid.
+    """
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    resolved = _resolve_shapes(fixed, shapes)
+    _name_nodes(fixed)
+    opset = max((o.version for o in fixed.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    try:
+        if 0 < opset < MIN_OPSET:
+            fixed = version_converter.convert_version(fixed, MIN_OPSET)
+        for value in fixed.graph.input:
+            if value.name in resolved:
+                _set_shape(value, resolved[value.name])
+        slim = onnxslim.slim(fixed, input_shapes=[f"{n}:{','.join(map(str, s))}" for n, s in resolved.items()])
+        slim = onnx.shape_inference.infer_shapes(slim)
+    except Exception as error:  # onnx and onnxslim raise whatever Python or C++ gives for a malformed graph
+        raise ModelError(f"The model's graph isn't valid: {error}") from error
+    _name_nodes(slim)
+    return slim
+
+
+def _resolve_shapes(model: onnx.ModelProto, shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    weights = {t.name for t in model.graph.initializer}
+    inputs = {v.name: v for v in model.graph.input if v.name not in weights}
+    for name in shapes:
+        if name not in inputs:
+            raise OptionError(unknown_name("input in the shapes given", name, inputs))
+    resolved = {}
+    for name, value in inputs.items():
+        dims = value.type.tensor_type.shape.dim
+        declared = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in dims]
+        wanted = shapes.get(name)
+        if wanted is None:
+            shape = [1 if d is None and i == 0 else d for i, d in enumerate(declared)]
+        else:
+            shape = [int(d) for d in wanted]
+            fits = value.type.tensor_type.HasField("shape") is False or len(shape) == len(declared)
+            if not fits or any(d is not None and d != s for d, s in zip(declared, shape, strict=False)):
+                raise OptionError(
+                    f"Shape {tuple(shape)} for input {name!r} contradicts the model, which has "
+                    f"{_written(declared)} ('?' may be any size)."
+                )
+        unknown = [i for i, d in enumerate(shape) if d is None or d <= 0]
+        if unknown:
+            raise OptionError(
+                f"Input {name!r} has the shape {_written(declared)}: dimension {unknown[0]} isn't known. "
+                f"Give it, for example --shape {name}={','.join(str(d or 224) for d in shape)}."
+            )
+        resolved[name] = tuple(d for d in shape if d is not None)
+    return resolved
+
+
+def _written(dims: Sequence[int | None]) -> str:
+    return "[" + ", ".join("?" if d is None else str(d) for d in dims) + "]"
+
+
+def _set_shape(value: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
+    proto = value.type.tensor_type.shape
+    proto.ClearField("dim")
+    for size in shape:
+        proto.dim.add().dim_value = size
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Give each node the name of its first output, which is what its Relax variable will be called."""
+    for node in model.graph.node:
+        node.name = next((o for o in node.output if o), node.op_type)
