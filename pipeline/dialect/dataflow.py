@@ -136,6 +136,10 @@ class DataflowBuilder:
         self.values[binding.var] = var
         return var
 
+    def add_function(self, name: str, function: tvm.tirx.PrimFunc) -> tvm.ir.GlobalVar:
+        """Add a TIR function to the module, or return the one that equals it in everything but its name."""
+        return self._builder.add_func(function, name)
+
     def replaced(self, expr: relax.Expr) -> relax.Expr:
         """Return an old expression with its variables replaced by what they have become."""
         return substitute(expr, self.values)
@@ -147,9 +151,8 @@ class DataflowBuilder:
         self._dataflow_scope.__exit__(None, None, None)
         self._builder.emit_func_output(result)
         self._function_scope.__exit__(None, None, None)
-        function = self._builder.get()["main"]
-        functions = {gv: f for gv, f in self.module.functions.items() if gv.name_hint != "main"}
-        rebuilt = tvm.IRModule({**functions, tvm.ir.GlobalVar("main"): function})
+        kept = {gv: f for gv, f in self.module.functions.items() if gv.name_hint != "main"}
+        rebuilt = tvm.IRModule({**kept, **self._builder.get().functions})
         return relax.transform.DeadCodeElimination(["main"])(rebuilt)
 
 

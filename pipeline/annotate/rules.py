@@ -1,0 +1,213 @@
+"""What annotate knows of each operator: its type, its role, and what keeps it from being an integer operator.
+
+To make an operator quantizable, add a row to `RULES`, and a rule of the same key to `realize.rules`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from pipeline.dialect import attributes as op
+from pipeline.dialect import pointwise
+from pipeline.dialect.dataflow import Binding, constant, operator_name
+from pipeline.dialect.operators import describe, tensor_type
+
+
+class Role(Enum):
+    """Why an operator would be computed in int8."""
+
+    COMPUTE = "compute"
+    """It does the work: int8 wherever possible."""
+    BRIDGE = "bridge"
+    """It stands between: int8 where its inputs are 8-bit and something 8-bit follows."""
+    MOVEMENT = "movement"
+    """A bridge that only moves values: its result has its input's scale."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What annotate knows of one operator.
+
+    Attributes:
+        kind: the operator's type, as users name it in options.
+        role: see `Role`.
+        obstacle: returns why this one can't be an integer operator; None if it can.
+    """
+
+    kind: Callable[[Binding], str]
+    role: Role
+    obstacle: Callable[[Binding], str | None]
+
+
+def rule_for(binding: Binding) -> Rule | None:
+    """Return the rule for a binding's operator; None if there is none."""
+    return RULES.get(binding.operator)
+
+
+def lower_bound(binding: Binding, known: dict[relax.Var, float]) -> float:
+    """Return a value that the operator's result never falls below; minus infinity if nothing can be proven.
+
+    Args:
+        binding: the operator.
+        known: lower bounds of earlier tensors.
+    """
+    attrs = describe(binding.value)
+    args = [known.get(a, -math.inf) for a in binding.value.args if isinstance(a, relax.Var)]
+    if isinstance(attrs, op.Conv2d | op.Dense | op.Add):
+        clip = attrs.clip_min if attrs.clip_min is not None else -math.inf
+        return max(clip, sum(args)) if isinstance(attrs, op.Add) and len(args) == 2 else clip
+    if isinstance(attrs, op.Unary):
+        return _expression_bound(pointwise.parse(attrs.expression), args[0])
+    if binding.operator == "relax.concat" and isinstance(binding.value.args[0], relax.Tuple):
+        return min(known.get(f, -math.inf) for f in binding.value.args[0].fields)
+    if binding.operator == "relax.multiply" and len(args) == 2 and min(args) >= 0:
+        return 0.0
+    if isinstance(attrs, op.Pad):
+        return min(args[0], attrs.value)
+    if isinstance(attrs, op.MaxPool2d) or binding.operator in _ORDER_PRESERVING:
+        return args[0]
+    return -math.inf
+
+
+_ORDER_PRESERVING = frozenset(
+    f"relax.{name}"
+    for name in ("mean", "nn.avg_pool2d", "reshape", "permute_dims", "squeeze", "expand_dims", "flatten")
+)
+
+
+def _expression_bound(expression: Any, x: float) -> float:
+    if isinstance(expression, str):
+        return x
+    if isinstance(expression, int | float):
+        return float(expression)
+    function, *operands = expression
+    if function in ("sigmoid", "exp", "abs", "sqrt"):
+        return 0.0
+    bounds = [_expression_bound(o, x) for o in operands]
+    if function == "maximum":
+        return max(bounds)
+    if function == "minimum":
+        return min(bounds)
+    if function == "add":
+        return sum(bounds)
+    if function in ("multiply", "divide") and min(bounds) >= 0:
+        return 0.0
+    return -math.inf
+
+
+def _conv2d_kind(binding: Binding) -> str:
+    attrs = describe(binding.value)
+    if (
+        isinstance(attrs, op.Conv2d)
+        and attrs.groups > 1
+        and attrs.groups == tensor_type(binding.value.args[0]).shape[3]
+    ):
+        return "depthwise_conv2d"
+    return "conv2d"
+
+
+def _constant_weights(binding: Binding) -> str | None:
+    weight, bias = constant(binding.value.args[1]), constant(binding.value.args[2])
+    if weight is None or bias is None:
+        return "its weights aren't constant"
+    if not np.isfinite(weight).all() or not np.isfinite(bias).all():
+        return "its weights hold NaN or infinity"
+    products = math.prod(weight.shape[1:])
+    if products * 127 * 255 >= 2**30:
+        return f"its sums of {products} products could exceed 32 bits"
+    return None
+
+
+def _two_activations(binding: Binding) -> str | None:
+    if any(not isinstance(a, relax.Var) for a in binding.value.args):
+        return "an operand is constant"
+    return _float_result(binding)
+
+
+def _float_result(binding: Binding) -> str | None:
+    dtype = tensor_type(binding.var).dtype
+    return None if dtype == "float32" else f"its result is {dtype}"
+
+
+def _image_mean(binding: Binding) -> str | None:
+    axes, rank = binding.value.attrs["axis"], len(tensor_type(binding.value.args[0]).shape)
+    if rank != 4 or axes is None or sorted(int(a) % rank for a in axes) != [1, 2]:
+        return "it isn't a mean over the height and width of an image"
+    return _float_result(binding)
+
+
+def _concat(binding: Binding) -> str | None:
+    fields = binding.value.args[0]
+    if not isinstance(fields, relax.Tuple) or any(not isinstance(f, relax.Var) for f in fields.fields):
+        return "an operand is constant"
+    return _float_result(binding)
+
+
+def _avg_pool(binding: Binding) -> str | None:
+    if any(int(d) != 1 for d in binding.value.attrs["dilation"]) or binding.value.attrs["layout"] != "NHWC":
+        return "it is dilated or not NHWC"
+    return _float_result(binding)
+
+
+def _named(kind: str) -> Callable[[Binding], str]:
+    return lambda _: kind
+
+
+RULES: dict[str, Rule] = {
+    "nn.conv2d": Rule(_conv2d_kind, Role.COMPUTE, _constant_weights),
+    "nn.dense": Rule(_named("dense"), Role.COMPUTE, _constant_weights),
+    "nn.add": Rule(_named("add"), Role.BRIDGE, _two_activations),
+    "nn.unary": Rule(_named("unary"), Role.BRIDGE, _float_result),
+    "relax.multiply": Rule(_named("multiply"), Role.BRIDGE, _two_activations),
+    "relax.mean": Rule(_named("avg_pool2d"), Role.BRIDGE, _image_mean),
+    "relax.nn.avg_pool2d": Rule(_named("avg_pool2d"), Role.BRIDGE, _avg_pool),
+    "relax.concat": Rule(_named("concat"), Role.BRIDGE, _concat),
+    "nn.max_pool2d": Rule(_named("max_pool2d"), Role.MOVEMENT, _float_result),
+    "nn.pad": Rule(_named("pad"), Role.MOVEMENT, _float_result),
+    "relax.reshape": Rule(_named("reshape"), Role.MOVEMENT, _float_result),
+    "relax.permute_dims": Rule(_named("transpose"), Role.MOVEMENT, _float_result),
+    "relax.squeeze": Rule(_named("reshape"), Role.MOVEMENT, _float_result),
+    "relax.expand_dims": Rule(_named("reshape"), Role.MOVEMENT, _float_result),
+    "relax.flatten": Rule(_named("reshape"), Role.MOVEMENT, _float_result),
+    "relax.strided_slice": Rule(_named("slice"), Role.MOVEMENT, _float_result),
+}
+"""Operator -> what annotate knows of it. Operators without a row stay in float."""
+
+KINDS = (
+    "add",
+    "avg_pool2d",
+    "concat",
+    "conv2d",
+    "dense",
+    "depthwise_conv2d",
+    "max_pool2d",
+    "multiply",
+    "pad",
+    "reshape",
+    "slice",
+    "transpose",
+    "unary",
+)
+"""The operator types, as options name them."""
+
+
+def activations(binding: Binding) -> tuple[relax.Var, ...]:
+    """Return the activation tensors that an operator reads."""
+    value = binding.value
+    if not isinstance(value, relax.Call):
+        return ()
+    fields = value.args[0].fields if value.args and isinstance(value.args[0], relax.Tuple) else value.args
+    return tuple(a for a in fields if isinstance(a, relax.Var))
+
+
+def unknown_operator_reason(binding: Binding) -> str:
+    """Return the reason that is given for an operator without a rule."""
+    name = operator_name(binding.value).removeprefix("relax.")
+    return f"there is no integer form of {name}"

@@ -1,0 +1,76 @@
+"""Lower: from a program to a module of kernels and VM calls, as one list of named phases.
+
+TVM's own operators are legalized and fused first, while ours are still opaque calls: its passes expect every TIR
+function to have the block structure of a schedule, which hand-written kernels don't.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tvm
+from tvm import relax
+from tvm.relax import transform
+
+from pipeline.compile.padding import separate_padding
+from pipeline.compile.select import select_kernels
+from pipeline.kernels.isa import InstructionSet
+
+Phase = tuple[str, Callable[[tvm.IRModule], tvm.IRModule]]
+
+
+def phases(isa: InstructionSet) -> tuple[Phase, ...]:
+    """Return the steps from a program to what the VM's code generator takes, in order, each with its name."""
+    return (
+        ("separate_padding", separate_padding),
+        ("legalize", transform.LegalizeOps()),
+        ("annotate_patterns", transform.AnnotateTIROpPattern()),
+        ("fuse_operators", transform.FuseOps()),
+        ("fuse_tir", transform.FuseTIR()),
+        ("reshape_without_copy", transform.RewriteDataflowReshape()),
+        ("select_kernels", lambda module: select_kernels(module, isa)),
+        ("remove_dead_code", transform.DeadCodeElimination(["main"])),
+        ("end_dataflow", transform.ToNonDataflow()),
+        ("drop_purity", transform.RemovePurityChecking()),
+        ("call_kernels", transform.CallTIRRewrite()),
+        ("plan_memory", transform.StaticPlanBlockMemory()),
+        ("allocate_tensors", transform.LowerAllocTensor()),
+        ("free_after_use", transform.KillAfterLastUse()),
+        ("lower_builtins", transform.LowerRuntimeBuiltin()),
+        ("compute_shapes", transform.ComputePrimValue()),
+        ("lower_shapes", transform.VMShapeLower()),
+        ("name_symbols", transform.AttachGlobalSymbol()),
+    )
+
+
+def lower(
+    module: tvm.IRModule, isa: InstructionSet, dump: Callable[[str, tvm.IRModule], None] | None = None
+) -> tvm.IRModule:
+    """Return the module after all phases.
+
+    Args:
+        module: a program's module.
+        isa: the instruction set that kernels may use.
+        dump: called with each phase's name and result.
+    """
+    for name, step in phases(isa):
+        module = step(module)
+        if dump is not None:
+            dump(name, module)
+    return module
+
+
+def build_executable(
+    module: tvm.IRModule,
+    target: tvm.target.Target,
+    isa: InstructionSet,
+    dump: Callable[[str, tvm.IRModule], None] | None = None,
+) -> relax.VMExecutable:
+    """Return a program's executable for a target: machine code, constants and VM instructions."""
+
+    @tvm.transform.module_pass(opt_level=0, name="PipelineLower")
+    def run(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        with target:
+            return lower(mod, isa, dump)
+
+    return relax.build(module, target, relax_pipeline=run)
