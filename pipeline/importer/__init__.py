@@ -5,6 +5,7 @@ read -> normalize -> frontend (converters) -> fold -> layout -> fuse -> unary ->
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -60,6 +61,6 @@ def import_proto(model: onnx.ModelProto, shapes: Shapes, name: str, source_sha25
     return Program(module, inputs, outputs, name, source_sha256)
 
 
-def _specs(names: list[str], values: list[relax.Expr]) -> tuple[TensorSpec, ...]:
+def _specs(names: list[str], values: Sequence[relax.Expr]) -> tuple[TensorSpec, ...]:
     types = [from_relax_type(v.ty) for v in values]
     return tuple(TensorSpec(n, t.shape, t.dtype) for n, t in zip(names, types, strict=True))

@@ -1,0 +1,122 @@
+"""Calibrate: run the float program over samples and choose a scale for every tensor that becomes 8-bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.annotate import Annotation
+from pipeline.calibrate.algorithms import ALGORITHMS, Observer, make_observer
+from pipeline.calibrate.samples import Samples, feeds
+from pipeline.calibrate.table import Calibrated, CalibrationTable, make_entry
+from pipeline.compile.execute import Executor
+from pipeline.dialect.dataflow import Dataflow, DataflowBuilder
+from pipeline.dialect.operators import tensor_type
+from pipeline.errors import SampleError
+from pipeline.program import Program, TensorSpec
+
+__all__ = ["ALGORITHMS", "CalibrateOptions", "Calibrated", "CalibrationTable", "calibrate"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class CalibrateOptions:
+    """How thresholds are chosen.
+
+    Attributes:
+        algorithm: a key of `ALGORITHMS` (PaddleSlim: algo).
+        symmetric: spread signed tensors' codes evenly around zero, the classic scheme.
+        batch_size: samples that count as one batch.
+        batch_nums: how many batches to use; None means all samples.
+    """
+
+    algorithm: str = "kl"
+    symmetric: bool = False
+    batch_size: int = 1
+    batch_nums: int | None = None
+
+
+def calibrate(
+    program: Program,
+    annotation: Annotation,
+    samples: Samples,
+    options: CalibrateOptions | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> CalibrationTable:
+    """Run the program once over the samples and return a scale and zero point for each tensor that needs one.
+
+    Memory holds one batch's activations and a histogram for each tensor, however many samples there are.
+
+    Args:
+        program: the float program that was annotated.
+        annotation: which tensors to observe.
+        samples: a folder, an iterable or a generator function; see `calibrate.samples`.
+        options: how thresholds are chosen.
+        progress: called after each batch with the number of batches so far.
+
+    Raises:
+        SampleError: there is no sample, one doesn't fit the model, or the model's values for it aren't finite.
+        OptionError: an option is unknown or out of range.
+    """
+    options = options or CalibrateOptions()
+    names = [t.name for t in annotation.calibrated()]
+    observers = {name: make_observer(options.algorithm) for name in names}
+    batches = 0
+    batch_size = program.inputs[0].shape[0] if program.inputs[0].shape else 1
+    for activations in _activations(program, names, samples, options):
+        for name, values in activations.items():
+            _observe(observers[name], name, values, batches)
+        batches += 1
+        if progress is not None:
+            progress(batches)
+    entries = {}
+    for decision in annotation.calibrated():
+        observer = observers[decision.name]
+        entries[decision.name] = make_entry(
+            observer.threshold(127 if decision.signed else 255),
+            observer.minimum,
+            observer.maximum,
+            signed=decision.signed,
+            symmetric=options.symmetric,
+            algorithm=options.algorithm,
+        )
+    return CalibrationTable(model_sha256=program.source_sha256, samples=batches * batch_size, tensors=entries)
+
+
+def _activations(
+    program: Program, names: list[str], samples: Samples, options: CalibrateOptions
+) -> Iterator[dict[str, Array]]:
+    """Yield the values of the named tensors for each batch."""
+    stream = feeds(samples, program.inputs, options.batch_size, options.batch_nums)
+    first = next(stream)
+    executor = Executor(_observing(program, names))
+    yield executor.run(first)
+    for feed in stream:
+        yield executor.run(feed)
+
+
+def _observing(program: Program, names: list[str]) -> Program:
+    """Return the program with the named tensors as its outputs."""
+    flow = Dataflow.of(program.module)
+    by_name = {v.name: v for v in (*flow.params, *(b.var for b in flow.bindings))}
+    builder = DataflowBuilder(program.module)
+    for binding in flow.bindings:
+        builder.copy(binding)
+    module = builder.finish([builder.replaced(by_name[n]) for n in names])
+    types = [tensor_type(by_name[n]) for n in names]
+    outputs = tuple(TensorSpec(n, t.shape, t.dtype) for n, t in zip(names, types, strict=True))
+    return replace(program, module=module, outputs=outputs)
+
+
+def _observe(observer: Observer, name: str, values: Array, batch: int) -> None:
+    if not np.isfinite(values).all():
+        raise SampleError(
+            f"Tensor {name!r} is NaN or infinite for sample {batch}: the float model itself overflows on it. "
+            "Check the sample's preprocessing."
+        )
+    observer.update(values)

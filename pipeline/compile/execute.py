@@ -1,0 +1,39 @@
+"""Runs a program on this machine, in this process, without an artifact in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+from pipeline.targets import load_target
+from tvm import relax
+
+from pipeline.compile.lower import build_executable
+from pipeline.kernels.isa import instruction_set
+from pipeline.program import Program
+
+Array = npt.NDArray[Any]
+
+
+class Executor:
+    """A program compiled for this machine.
+
+    Args:
+        program: any program, float or int8.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        target = load_target("host")
+        executable = build_executable(program.module, target.tvm_target(), instruction_set(target.instruction_set))
+        self._machine = relax.VirtualMachine(executable, tvm.cpu())
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the outputs by name for one batch of inputs by name."""
+        arguments = [tvm.runtime.tensor(np.ascontiguousarray(feeds[i.name])) for i in self._program.inputs]
+        result = self._machine["main"](*arguments)
+        results = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
+        return {o.name: r.numpy() for o, r in zip(self._program.outputs, results, strict=True)}
