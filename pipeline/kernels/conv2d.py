@@ -1,0 +1,93 @@
+"""`nn.conv2d`, `qnn.conv2d`, `nn.dense` and `qnn.dense`: what they ask of the loop nest in `product`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm.script import tirx as T
+
+from pipeline.dialect.attributes import Conv2d, Dense, QConv2d, QDense
+from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.operation import Kernel, Operation
+from pipeline.kernels.product import Epilogue, Geometry, make_function, make_plan, pack_channels, pack_weights
+from pipeline.kernels.registry import kernel
+from pipeline.kernels.requantize import dequantize_accumulator, requantize
+from pipeline.kernels.vectors import lanes_of, splat
+
+
+def geometry(operation: Operation) -> Geometry:
+    """Return the shape of a convolution or matrix product."""
+    attrs, (x, weight, *_) = operation.attrs, operation.inputs
+    if isinstance(attrs, Conv2d | QConv2d):
+        if any(attrs.padding):
+            raise ValueError("Convolution kernels take padded inputs; run SeparatePadding first")
+        batch, height, width, channels = x.shape
+        out, kernel_h, kernel_w, _ = weight.shape
+        per_group = (channels // attrs.groups, out // attrs.groups)
+        out_h, out_w = operation.output.shape[1:3]
+        window = (kernel_h, kernel_w)
+        return Geometry(
+            batch, height, width, attrs.groups, *per_group, window, attrs.strides, attrs.dilation, out_h, out_w
+        )
+    rows = x.size // x.shape[-1]
+    return Geometry(1, 1, rows, 1, x.shape[-1], weight.shape[0], (1, 1), (1, 1), (1, 1), 1, rows)
+
+
+def _fits_dot(operation: Operation) -> bool:
+    """Whether four values of a segment lie together, as a four-fold dot product reads them."""
+    return geometry(operation).segment_length >= 4
+
+
+@kernel(QConv2d, isa="avx512_vnni", variant="dot", accepts=_fits_dot)
+@kernel(QDense, isa="avx512_vnni", variant="dot", accepts=_fits_dot)
+def dot_product(operation: Operation, isa: InstructionSet) -> Kernel:
+    """Sum `isa.dot_depth` products with each instruction."""
+    return _integer(operation, isa, isa.dot_depth)
+
+
+@kernel(QConv2d, isa="portable")
+@kernel(QDense, isa="portable")
+def multiply_add(operation: Operation, isa: InstructionSet) -> Kernel:
+    """Widen to 32 bits, multiply and add."""
+    return _integer(operation, isa, 1)
+
+
+def _integer(operation: Operation, isa: InstructionSet, depth: int) -> Kernel:
+    attrs = operation.attrs
+    if not isinstance(attrs, QConv2d | QDense):
+        raise TypeError(f"Expected qnn.conv2d or qnn.dense, got {attrs}")
+    plan = make_plan(geometry(operation), isa, depth)
+    weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
+    # sum((x - zp) * w) = sum(x * w) - zp * sum(w): the zero point costs nothing at run time.
+    offset = weight.reshape(weight.shape[0], -1).sum(axis=1, dtype="int64") * attrs.input_zero_point
+    bias = (bias.astype("int64") - offset).astype("int32")
+    finish = dequantize_accumulator if attrs.output_dtype == "float32" else requantize(attrs)
+    func = make_function(plan, ("uint8", "int8", "int32"), Epilogue(attrs.output_dtype, finish))
+    packed = (pack_channels(plan, bias, 0), pack_channels(plan, multiplier, 0.0))
+    return Kernel(func, (0, pack_weights(plan, weight), *packed))
+
+
+@kernel(Conv2d, isa="portable")
+@kernel(Dense, isa="portable")
+def floating(operation: Operation, isa: InstructionSet) -> Kernel:
+    """The same loops in float32."""
+    attrs = operation.attrs
+    if not isinstance(attrs, Conv2d | Dense):
+        raise TypeError(f"Expected nn.conv2d or nn.dense, got {attrs}")
+    plan = make_plan(geometry(operation), isa, 1)
+    weight, bias = operation.constants[1], operation.constants[2]
+
+    def finish(acc: Any, _multiplier: Any) -> Any:
+        return clip(acc, attrs.clip_min, attrs.clip_max)
+
+    func = make_function(plan, ("float32", "float32", "float32"), Epilogue("float32", finish))
+    packed_bias = pack_channels(plan, bias, 0.0)
+    return Kernel(func, (0, pack_weights(plan, weight), packed_bias, np.zeros_like(packed_bias)))
+
+
+def clip(value: Any, low: float | None, high: float | None) -> Any:
+    """Return a float32 TIR expression limited to [low, high]; None is no limit."""
+    if low is not None:
+        value = T.max(value, splat(T.float32(low), lanes_of(value)))
+    return value if high is None else T.min(value, splat(T.float32(high), lanes_of(value)))

@@ -1,0 +1,53 @@
+"""Chooses the register tile: how many pixels and channel vectors one micro-kernel call accumulates.
+
+The model counts, for one step of the reduction, the multiply-add instructions of a tile (mr * nv) and the values it loads
+(mr broadcasts, nv weight vectors). Both go through two ports, so the slower of the two sets the pace; filling and
+emptying the accumulators is a fixed cost on top. Tiles that don't divide the row or the channels cost what they
+compute twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.kernels.isa import InstructionSet
+
+MAX_MR = 28
+MAX_NV = 8
+
+MIN_ACCUMULATORS = 10
+"""A multiply-add takes four or five cycles and two start in each, so fewer chains leave the ports idle."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A register tile: `mr` pixels by `nv` vectors of output channels."""
+
+    mr: int
+    nv: int
+
+
+def choose_tile(pixels: int, vectors: int, steps: int, isa: InstructionSet) -> Tile:
+    """Return the cheapest tile.
+
+    Args:
+        pixels: output pixels in a row.
+        vectors: vectors of output channels.
+        steps: length of the reduction.
+        isa: sets how many registers there are.
+    """
+    candidates = [
+        Tile(mr, nv)
+        for nv in range(1, min(MAX_NV, vectors) + 1)
+        for mr in range(1, min(MAX_MR, pixels) + 1)
+        if mr * nv + nv + 1 <= isa.registers
+    ]
+    return min(candidates, key=lambda tile: (_cost(tile, pixels, vectors, steps), tile.mr, tile.nv))
+
+
+def _cost(tile: Tile, pixels: int, vectors: int, steps: int) -> float:
+    tiles = -(-pixels // tile.mr) * -(-vectors // tile.nv)
+    products = max(tile.mr * tile.nv, MIN_ACCUMULATORS) / 2
+    loads = (tile.mr + tile.nv) / 2
+    epilogue = 5 * tile.mr * tile.nv + 10
+    return tiles * (steps * max(products, loads) + epilogue)

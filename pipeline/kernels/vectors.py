@@ -1,0 +1,28 @@
+"""Small words for TIR vector expressions, in which one lane is a scalar."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+
+def lanes_of(value: Any) -> int:
+    """Return how many values a TIR expression holds."""
+    dtype = str(value.ty.dtype)
+    return int(dtype.split("x")[1]) if "x" in dtype else 1
+
+
+def vector_type(dtype: str, lanes: int) -> str:
+    """Return the name of a vector type; that of the scalar for one lane."""
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+def splat(value: Any, lanes: int) -> Any:
+    """Return a value in each of `lanes` lanes."""
+    return value if lanes == 1 else T.broadcast(value, lanes)
+
+
+def span(start: Any, length: int) -> Any:
+    """Return the index of `length` neighbouring elements of a buffer."""
+    return start if length == 1 else T.ramp(start, 1, length)
