@@ -1,0 +1,152 @@
+"""Executes a whole program in NumPy, one operator after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import relax
+
+from pipeline.dialect.dataflow import Binding, Dataflow, constant
+from pipeline.dialect.operators import describe, tensor_type
+from pipeline.program import Program
+from pipeline.reference.operators import evaluate
+
+Array = npt.NDArray[Any]
+Stock = Callable[..., Array]
+
+
+def execute(program: Program, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Return a program's outputs by name.
+
+    Args:
+        program: float or int8.
+        feeds: inputs by name, of the program's shapes and dtypes.
+
+    Raises:
+        NotImplementedError: the program holds a stock Relax operator that has no NumPy form here.
+    """
+    values = execute_all(program, feeds)
+    outputs = Dataflow.of(program.module).outputs
+    return {spec.name: _value(expr, values) for spec, expr in zip(program.outputs, outputs, strict=True)}
+
+
+def execute_all(program: Program, feeds: Mapping[str, Array]) -> dict[relax.Var, Array]:
+    """Return the value of every variable of a program; see `execute`."""
+    flow = Dataflow.of(program.module)
+    values: dict[relax.Var, Any] = {p: feeds[i.name] for p, i in zip(flow.params, program.inputs, strict=True)}
+    for binding in flow.bindings:
+        values[binding.var] = _run(binding, values)
+    return values
+
+
+def _value(expr: relax.Expr, values: Mapping[relax.Var, Any]) -> Any:
+    if isinstance(expr, relax.Var):
+        return values[expr]
+    if isinstance(expr, relax.Tuple):
+        return tuple(_value(f, values) for f in expr.fields)
+    return constant(expr)
+
+
+def _run(binding: Binding, values: Mapping[relax.Var, Any]) -> Any:
+    value = binding.value
+    if isinstance(value, relax.Tuple):
+        return _value(value, values)
+    if isinstance(value, relax.TupleGetItem):
+        return _value(value.tuple_value, values)[value.index]
+    attrs = describe(value)
+    if attrs is not None:
+        return evaluate(attrs, *(_value(a, values) for a in value.args))
+    if binding.operator not in STOCK:
+        raise NotImplementedError(f"{binding.operator} has no NumPy form in reference.execute")
+    return STOCK[binding.operator](binding, values)
+
+
+def _reshaped(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
+    return np.asarray(_value(binding.value.args[0], values).reshape(tensor_type(binding.var).shape))
+
+
+def _permuted(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
+    axes = binding.value.attrs["axes"]
+    return np.transpose(_value(binding.value.args[0], values), None if axes is None else [int(a) for a in axes])
+
+
+def _concatenated(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
+    return np.concatenate(_value(binding.value.args[0], values), int(binding.value.attrs["axis"]))
+
+
+def _sliced(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
+    x = _value(binding.value.args[0], values)
+    axes, begin, end, *strides = ([int(v.value) for v in t.fields] for t in binding.value.args[1:])
+    index = [slice(None)] * x.ndim
+    for i, axis in enumerate(axes):
+        step = strides[0][i] if strides else 1
+        stop = None if step < 0 and end[i] < -x.shape[axis] else end[i]
+        index[axis] = slice(begin[i], stop, step)
+    return np.asarray(x[tuple(index)])
+
+
+def _reduced(function: Callable[..., Any]) -> Stock:
+    def run(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
+        axis, keepdims = binding.value.attrs["axis"], bool(binding.value.attrs["keepdims"])
+        axes = None if axis is None else tuple(int(a) for a in axis)
+        return np.asarray(function(_value(binding.value.args[0], values), axis=axes, keepdims=keepdims))
+
+    return run
+
+
+def _binary(function: Callable[[Any, Any], Any]) -> Stock:
+    def run(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
+        return np.asarray(function(*(_value(a, values) for a in binding.value.args)))
+
+    return run
+
+
+def _softmax(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
+    x, axis = _value(binding.value.args[0], values), int(binding.value.attrs["axis"])
+    shifted = np.exp(x - x.max(axis=axis, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=axis, keepdims=True))
+
+
+def _averaged(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
+    x, attrs = _value(binding.value.args[0], values), binding.value.attrs
+    (window_h, window_w), (stride_h, stride_w) = (tuple(int(v) for v in attrs[k]) for k in ("pool_size", "strides"))
+    top, left, bottom, right = (int(v) for v in attrs["padding"])
+    batch, out_h, out_w, channels = tensor_type(binding.var).shape
+    height, width = x.shape[1:3]
+    y = np.empty((batch, out_h, out_w, channels), "float32")
+    for row in range(out_h):
+        for column in range(out_w):
+            y0, x0 = row * stride_h - top, column * stride_w - left
+            y1, x1 = y0 + window_h, x0 + window_w
+            seen = x[:, max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
+            padded = (min(y1, height + bottom) - y0) * (min(x1, width + right) - x0)
+            counted = padded if bool(attrs["count_include_pad"]) else seen.shape[1] * seen.shape[2]
+            y[:, row, column] = seen.sum(axis=(1, 2)) / counted
+    return y
+
+
+STOCK: dict[str, Stock] = {
+    "relax.add": _binary(np.add),
+    "relax.concat": _concatenated,
+    "relax.divide": _binary(np.divide),
+    "relax.expand_dims": _reshaped,
+    "relax.flatten": _reshaped,
+    "relax.matmul": _binary(np.matmul),
+    "relax.max": _reduced(np.max),
+    "relax.maximum": _binary(np.maximum),
+    "relax.mean": _reduced(np.mean),
+    "relax.minimum": _binary(np.minimum),
+    "relax.multiply": _binary(np.multiply),
+    "relax.nn.avg_pool2d": _averaged,
+    "relax.nn.softmax": _softmax,
+    "relax.permute_dims": _permuted,
+    "relax.reshape": _reshaped,
+    "relax.squeeze": _reshaped,
+    "relax.strided_slice": _sliced,
+    "relax.subtract": _binary(np.subtract),
+    "relax.sum": _reduced(np.sum),
+}
+"""Stock Relax operators in NumPy."""
