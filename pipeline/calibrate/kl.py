@@ -4,8 +4,9 @@ Source: S. Migacz, "8-bit Inference with TensorRT", GTC 2017. For every candidat
 magnitudes, with all that lies above added to the last bin, is compared with what is left of it after quantization to
 the available levels; the candidate with the smallest Kullback-Leibler divergence wins.
 
-Two known traps are avoided: all thresholds are searched, not only the upper half of the range, and exact zeros, of
-which ReLU makes many and which quantize without loss, don't count.
+Known traps are avoided: thresholds aren't only searched in the upper half of the range; exact zeros, of which ReLU makes
+many and which quantize without loss, don't count; and a candidate must keep `MIN_KEPT` of the values, as all values in
+one clipped bin look like a perfect match where a tensor's values come in lumps (a gate that is 1 nearly everywhere).
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import numpy.typing as npt
 from pipeline.calibrate.histogram import Histogram
 
 Array = npt.NDArray[Any]
+
+MIN_KEPT = 0.9999
+"""Share of the values other than zero that a candidate may not clip."""
 
 _CHUNK = 256
 """Candidates that are evaluated together; bounds the search's memory to a few megabytes."""
@@ -37,7 +41,9 @@ def kl_threshold(histogram: Histogram, levels: int) -> float:
     largest = max(abs(histogram.minimum), abs(histogram.maximum))
     if last <= levels:
         return largest
-    candidates = np.arange(levels, last + 1)
+    kept = np.cumsum(histogram.counts) / histogram.counts.sum()
+    first = max(levels, int(np.searchsorted(kept, MIN_KEPT)) + 1)
+    candidates = np.arange(min(first, last), last + 1)
     divergence = np.concatenate(
         [_divergence(histogram.counts, c, levels) for c in np.array_split(candidates, -(-candidates.size // _CHUNK))]
     )

@@ -18,7 +18,7 @@ from pipeline.dialect import attributes as op
 from pipeline.dialect import pointwise
 from pipeline.dialect.dataflow import Binding, constant, make_constant
 from pipeline.dialect.operators import describe, make_call, tensor_type
-from pipeline.realize.weights import accumulator_bound, quantize_weights, sum_multipliers
+from pipeline.realize.weights import accumulator_bounds, quantize_weights, sum_multipliers
 
 Array = npt.NDArray[Any]
 
@@ -93,9 +93,8 @@ def _product(
         raise NotRealizable("its weights aren't constant")
     x = context.params(binding.value.args[0])
     weights = quantize_weights(weight, bias, x.scale, per_channel=context.per_channel)
-    bound = accumulator_bound(weights, x.zero_point)
-    # Kernels fold the zero point into the bias and sum from there, so both forms of the sum must fit.
-    if (2 * bound >= 2**31).any():
+    bound, bound_on_the_way = accumulator_bounds(weights, x.zero_point)
+    if (bound_on_the_way >= 2**31).any():
         raise NotRealizable("its accumulator could exceed 32 bits")
     common: dict[str, Any] = {"input_zero_point": x.zero_point}
     if context.output is None:
@@ -105,7 +104,7 @@ def _product(
         multiplier = x.scale * weights.scale / context.output.scale
         low, high = context.output.code_range(clip_min, clip_max)
         common |= {"output_zero_point": context.output.zero_point, "output_min": low, "output_max": high}
-    if not (bound * multiplier < 2**30).all() and context.output is not None:
+    if context.output is not None and not (bound * multiplier < 2**30).all():
         raise NotRealizable("its result could exceed 32 bits: the output's scale is too small")
     arrays = (weights.weight, weights.bias, multiplier.astype("float32"))
     return [make_constant(a) for a in arrays], common

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-MAX_BIAS = 2**30
-"""Largest |bias| in units of the accumulator; as much again is left for the sum of products."""
+MAX_BIAS = 2**28
+"""Largest |bias| in units of the accumulator; the rest of its range is left for the sum of products."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,16 @@ def quantize_weights(weight: Array, bias: Array, input_scale: float, *, per_chan
     return QuantizedWeights(codes.reshape(weight.shape), shift, scale)
 
 
-def accumulator_bound(weights: QuantizedWeights, input_zero_point: int) -> Array:
-    """Return the largest |accumulator| that any uint8 input can give, [O] float64."""
+def accumulator_bounds(weights: QuantizedWeights, input_zero_point: int) -> tuple[Array, Array]:
+    """Return the largest |accumulator| that any uint8 input can give: at the end, and on the way; each [O] float64.
+
+    On the way counts the form in which kernels sum: products of the codes themselves, after a bias from which
+    input_zero_point * sum(weights) has been taken.
+    """
     rows = weights.weight.reshape(weights.weight.shape[0], -1).astype("float64")
+    magnitude, bias = np.abs(rows).sum(axis=1), np.abs(weights.bias.astype("float64"))
     furthest = max(input_zero_point, 255 - input_zero_point)
-    return np.asarray(np.abs(rows).sum(axis=1) * furthest + np.abs(weights.bias.astype("float64")))
+    return magnitude * furthest + bias, magnitude * (255 + input_zero_point) + bias
 
 
 def sum_multipliers(a_scale: float, b_scale: float, output_scale: float) -> tuple[int, int, int]:
