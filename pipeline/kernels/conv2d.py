@@ -34,41 +34,33 @@ def geometry(operation: Operation) -> Geometry:
     return Geometry(1, 1, rows, 1, x.shape[-1], weight.shape[0], (1, 1), (1, 1), (1, 1), 1, rows)
 
 
-def _fits_dot(operation: Operation) -> bool:
-    """Whether four values of a segment lie together, as a four-fold dot product reads them."""
-    return geometry(operation).segment_length >= 4
+def _not_depthwise(operation: Operation) -> bool:
+    return not geometry(operation).depthwise
 
 
-@kernel(QConv2d, isa="avx512_vnni", variant="dot", accepts=_fits_dot)
-@kernel(QDense, isa="avx512_vnni", variant="dot", accepts=_fits_dot)
-def dot_product(operation: Operation, isa: InstructionSet) -> Kernel:
-    """Sum `isa.dot_depth` products with each instruction."""
-    return _integer(operation, isa, isa.dot_depth)
-
-
-@kernel(QConv2d, isa="portable")
+@kernel(QConv2d, isa="avx512_vnni", variant="dot", accepts=_not_depthwise)
+@kernel(QDense, isa="avx512_vnni", variant="dot")
+@kernel(QConv2d, isa="avx2", variant="dot", accepts=_not_depthwise)
+@kernel(QDense, isa="avx2", variant="dot")
+@kernel(QConv2d, isa="portable", accepts=_not_depthwise)
 @kernel(QDense, isa="portable")
-def multiply_add(operation: Operation, isa: InstructionSet) -> Kernel:
-    """Widen to 32 bits, multiply and add."""
-    return _integer(operation, isa, 1)
-
-
-def _integer(operation: Operation, isa: InstructionSet, depth: int) -> Kernel:
+def integer(operation: Operation, isa: InstructionSet) -> Kernel:
+    """Sum `isa.dot_depth` products with each `isa.dot`."""
     attrs = operation.attrs
     if not isinstance(attrs, QConv2d | QDense):
         raise TypeError(f"Expected qnn.conv2d or qnn.dense, got {attrs}")
-    plan = make_plan(geometry(operation), isa, depth)
+    plan = make_plan(geometry(operation), isa, isa.dot_depth)
     weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
     # sum((x - zp) * w) = sum(x * w) - zp * sum(w): the zero point costs nothing at run time.
     offset = weight.reshape(weight.shape[0], -1).sum(axis=1, dtype="int64") * attrs.input_zero_point
     bias = (bias.astype("int64") - offset).astype("int32")
     finish = dequantize_accumulator if attrs.output_dtype == "float32" else requantize(attrs)
-    func = make_function(plan, ("uint8", "int8", "int32"), Epilogue(attrs.output_dtype, finish))
+    func = make_function(plan, ("uint8", isa.weight_dtype, "int32"), Epilogue(attrs.output_dtype, finish))
     packed = (pack_channels(plan, bias, 0), pack_channels(plan, multiplier, 0.0))
-    return Kernel(func, (0, pack_weights(plan, weight), *packed))
+    return Kernel(func, (0, pack_weights(plan, weight.astype(isa.weight_dtype)), *packed))
 
 
-@kernel(Conv2d, isa="portable")
+@kernel(Conv2d, isa="portable", accepts=_not_depthwise)
 @kernel(Dense, isa="portable")
 def floating(operation: Operation, isa: InstructionSet) -> Kernel:
     """The same loops in float32."""

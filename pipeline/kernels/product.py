@@ -62,6 +62,11 @@ class Geometry:
     out_width: int
 
     @property
+    def depthwise(self) -> bool:
+        """Whether each of several groups has one channel on both sides."""
+        return self.groups > 1 and self.group_in == self.group_out == 1
+
+    @property
     def products(self) -> int:
         """Number of multiply-adds."""
         pixels = self.batch * self.out_height * self.out_width
@@ -188,7 +193,7 @@ def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) 
     walk = _Walk.of(plan)
     loop = T.parallel if g.products >= PARALLEL_PRODUCTS and walk.outer > 1 else T.serial
     narrow = plan.narrow
-    dot = plan.isa.dot if depth > 1 else _multiply_add(lanes, acc_dtype)
+    dot = plan.isa.multiply_add if acc_dtype == "float32" else plan.isa.dot
     channels = g.groups * plan.blocks * nv * lanes
     x_size = g.batch * g.height * g.width * g.groups * g.group_in
     y_size = g.batch * g.out_height * g.out_width * g.groups * g.group_out
@@ -216,7 +221,7 @@ def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) 
                                 for v in T.unroll(nv):
                                     acc[span((i * nv + v) * lanes, lanes)] = dot(
                                         acc[span((i * nv + v) * lanes, lanes)],
-                                        x[span(walk.source(p, t, i, ky, kx) + k * depth, depth)],
+                                        _values(x, walk.source(p, t, i, ky, kx) + k * depth, depth, depth),
                                         w[span(walk.weights(p, ky, kx, k, v), lanes * depth)],
                                     )
                         for _ in T.unroll(steps - full_steps):
@@ -224,7 +229,9 @@ def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) 
                                 for v in T.unroll(nv):
                                     acc[span((i * nv + v) * lanes, lanes)] = dot(
                                         acc[span((i * nv + v) * lanes, lanes)],
-                                        x[span(walk.source(p, t, i, ky, kx) + length - depth, depth)],
+                                        _values(
+                                            x, walk.source(p, t, i, ky, kx) + max(length - depth, 0), length, depth
+                                        ),
                                         w[span(walk.weights(p, ky, kx, full_steps, v), lanes * depth)],
                                     )
                 for i in T.unroll(mr):
@@ -301,11 +308,9 @@ class _Walk:
         return T.min(first, self.plan.geometry.group_out - self.plan.isa.lanes)
 
 
-def _multiply_add(lanes: int, dtype: str) -> Callable[[Any, Any, Any], Any]:
-    """Return `acc + x * w` in plain vector arithmetic."""
-
-    def multiply_add(acc: Any, x: Any, w: Any) -> Any:
-        value = x if dtype == "float32" else T.cast(x, dtype)
-        return acc + T.broadcast(value, lanes) * (w if dtype == "float32" else T.cast(w, f"{dtype}x{lanes}"))
-
-    return multiply_add
+def _values(x: Any, start: Any, length: int, depth: int) -> Any:
+    """Return `depth` values of x; zeros take the place of what lies behind a segment shorter than that."""
+    if length >= depth:
+        return x[span(start, depth)]
+    zeros = [T.IntImm(x.dtype, 0)] * (depth - length)
+    return T.Shuffle([x[start + i] for i in range(length)] + zeros, list(range(depth)))

@@ -16,8 +16,13 @@ from pipeline.kernels.vectors import lanes_of, splat, vector_type
 
 
 def rounded(value: Any) -> Any:
-    """Return the int32 nearest to a float32 expression, ties to even; it must fit."""
-    return T.cast(T.nearbyint(value), vector_type("int32", lanes_of(value)))
+    """Return the int32 nearest to a float32 expression, ties to even; it must fit.
+
+    `llvm.lrint` becomes one conversion (`cvtps2dq` on x86); `T.nearbyint` and a cast would be two, or a call of libm.
+    """
+    lanes = lanes_of(value)
+    suffix = "i32.f32" if lanes == 1 else f"v{lanes}i32.v{lanes}f32"
+    return T.call_llvm_pure_intrin(vector_type("int32", lanes), f"llvm.lrint.{suffix}", value)
 
 
 def saturate(q: Any, attrs: Requantized) -> Any:

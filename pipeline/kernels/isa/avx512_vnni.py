@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tvm.script import tirx as T
+from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa.avx512 import AVX512
 from pipeline.kernels.isa.base import InstructionSet

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tvm.script.ir_builder import tirx as T
+
 
 @dataclass(frozen=True)
 class InstructionSet:
-    """A micro-kernel's vocabulary: sizes, and the dot product that its loops are built around.
+    """A micro-kernel's vocabulary: sizes, and the few operations that loops are built around.
 
-    The base class says it in plain vector arithmetic, which LLVM turns into whatever the CPU has; a subclass with a
-    better instruction overrides `dot` and raises `dot_depth`.
+    The base class says them in plain vector arithmetic, which LLVM turns into whatever the CPU has; a subclass with a
+    better instruction overrides the method. All expressions are TIR.
 
     Attributes:
         name: as in the registry and in targets/*.toml.
@@ -19,6 +21,7 @@ class InstructionSet:
         lanes: how many int32 or float32 values one vector register holds.
         registers: how many vector registers there are.
         dot_depth: how many 8-bit products `dot` sums into each int32 lane.
+        weight_dtype: how weights are stored for `dot`: int8, or wider if that saves instructions.
     """
 
     name: str
@@ -26,21 +29,30 @@ class InstructionSet:
     lanes: int
     registers: int
     dot_depth: int = 1
+    weight_dtype: str = "int8"
 
     def lineage(self) -> tuple[InstructionSet, ...]:
         """Return this instruction set and its ancestors, nearest first."""
         return (self,) if self.parent is None else (self, *self.parent.lineage())
 
     def dot(self, acc: Any, activations: Any, weights: Any) -> Any:
-        """Return `acc + sum over dot_depth of activations * weights`, a TIR expression.
+        """Return `acc + sum over dot_depth of activations * weights`.
 
         Args:
             acc: int32 vector of `lanes`.
-            activations: uint8 vector of `dot_depth` neighbouring channels of one pixel, the same for all lanes.
-            weights: int8 vector of `lanes * dot_depth`, for each lane its `dot_depth` values together.
+            activations: uint8 vector of `dot_depth` neighbouring values of one pixel, the same for all lanes.
+            weights: vector of `lanes * dot_depth` in `weight_dtype`, for each lane its `dot_depth` values together.
         """
-        from tvm.script import tirx as T
-
         if self.dot_depth != 1:
             raise TypeError(f"{self.name} sums {self.dot_depth} products and must define its own dot")
         return acc + T.broadcast(T.cast(activations, "int32"), self.lanes) * T.cast(weights, f"int32x{self.lanes}")
+
+    def multiply_add(self, acc: Any, activation: Any, weights: Any) -> Any:
+        """Return `acc + activation * weights` in float32, which LLVM contracts into one rounding where the CPU can.
+
+        Args:
+            acc: float32 vector of `lanes`.
+            activation: one float32 value.
+            weights: float32 vector of `lanes`.
+        """
+        return acc + T.broadcast(activation, self.lanes) * weights
