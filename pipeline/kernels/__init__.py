@@ -1,1 +1,8 @@
-"""TIR kernels for the dialect's operators. Nothing here knows Relax."""
+"""TIR kernels for the dialect's operators. Nothing here knows Relax.
+
+Importing this package registers every kernel; `registry` lists them.
+"""
+
+from pipeline.kernels import conv2d, elementwise, pad, pooling, quantize, unary
+
+__all__ = ["conv2d", "elementwise", "pad", "pooling", "quantize", "unary"]

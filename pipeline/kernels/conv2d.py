@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tvm.script import tirx as T
 
 from pipeline.dialect.attributes import Conv2d, Dense, QConv2d, QDense
 from pipeline.kernels.isa import InstructionSet
@@ -13,7 +12,7 @@ from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.product import Epilogue, Geometry, make_function, make_plan, pack_channels, pack_weights
 from pipeline.kernels.registry import kernel
 from pipeline.kernels.requantize import dequantize_accumulator, requantize
-from pipeline.kernels.vectors import lanes_of, splat
+from pipeline.kernels.vectors import clip
 
 
 def geometry(operation: Operation) -> Geometry:
@@ -76,10 +75,3 @@ def floating(operation: Operation, isa: InstructionSet) -> Kernel:
     func = make_function(plan, ("float32", "float32", "float32"), Epilogue("float32", finish))
     packed_bias = pack_channels(plan, bias, 0.0)
     return Kernel(func, (0, pack_weights(plan, weight), packed_bias, np.zeros_like(packed_bias)))
-
-
-def clip(value: Any, low: float | None, high: float | None) -> Any:
-    """Return a float32 TIR expression limited to [low, high]; None is no limit."""
-    if low is not None:
-        value = T.max(value, splat(T.float32(low), lanes_of(value)))
-    return value if high is None else T.min(value, splat(T.float32(high), lanes_of(value)))

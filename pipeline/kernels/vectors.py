@@ -26,3 +26,10 @@ def splat(value: Any, lanes: int) -> Any:
 def span(start: Any, length: int) -> Any:
     """Return the index of `length` neighbouring elements of a buffer."""
     return start if length == 1 else T.ramp(start, 1, length)
+
+
+def clip(value: Any, low: float | None, high: float | None) -> Any:
+    """Return a float32 TIR expression limited to [low, high]; None is no limit."""
+    if low is not None:
+        value = T.max(value, splat(T.float32(low), lanes_of(value)))
+    return value if high is None else T.min(value, splat(T.float32(high), lanes_of(value)))

@@ -1,0 +1,45 @@
+"""How element-wise kernels walk over their tensors: vectors with an overlapping last one, shared out to threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script import tirx as T
+
+PARALLEL_ELEMENTS = 65_536
+"""Smaller tensors are done on the calling thread: waking the pool costs more than it saves."""
+
+MAX_TASKS = 64
+"""Into how many pieces a long run of elements is cut for the threads."""
+
+
+def loop_for(elements: int, iterations: int) -> Callable[[int], Any]:
+    """Return the kind of the outer loop: parallel if there is enough to do."""
+    return T.parallel if elements >= PARALLEL_ELEMENTS and iterations > 1 else T.serial
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of `length` neighbouring elements, done `width` at a time by `tasks` * `steps` iterations.
+
+    The last vectors overlap, so every element is done at least once and none outside is touched.
+    """
+
+    length: int
+    width: int
+    tasks: int
+    steps: int
+
+    @classmethod
+    def of(cls, length: int, width: int, max_tasks: int = 1) -> Run:
+        """Cut a run of `length` elements into vectors of `width` (fewer if it is shorter), in up to `max_tasks` tasks."""
+        width = min(width, length)
+        vectors = -(-length // width)
+        steps = -(-vectors // max_tasks)
+        return cls(length, width, -(-vectors // steps), steps)
+
+    def start(self, task: Any, step: Any) -> Any:
+        """Return the first element of a vector."""
+        return T.min((task * self.steps + step) * self.width, self.length - self.width)

@@ -1,0 +1,85 @@
+"""`qnn.quantize`, `qnn.dequantize` and `qnn.lookup`: one tensor, element by element."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tvm.script import tirx as T
+
+from pipeline.dialect.attributes import Dequantize, QLookup, Quantize
+from pipeline.kernels.elementwise import centred
+from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.loops import MAX_TASKS, Run, loop_for
+from pipeline.kernels.operation import Kernel, Operation
+from pipeline.kernels.registry import kernel
+from pipeline.kernels.vectors import lanes_of, span, splat, vector_type
+
+
+@kernel(Quantize, isa="portable")
+def quantize(operation: Operation, isa: InstructionSet) -> Kernel:
+    """float32 -> uint8. The clamp is two comparisons, so that NaN comes out the same on every CPU."""
+    attrs = operation.attrs
+    if not isinstance(attrs, Quantize):
+        raise TypeError(f"Expected qnn.quantize, got {attrs}")
+
+    def convert(x: Any) -> Any:
+        lanes = lanes_of(x)
+        low, high = (splat(T.float32(v - attrs.zero_point), lanes) for v in (0, 255))
+        v = T.nearbyint(x * splat(T.float32(attrs.inverse_scale), lanes))
+        v = T.Select(v < high, v, high)
+        v = T.Select(v > low, v, low)
+        code = T.cast(v, vector_type("int32", lanes)) + splat(T.int32(attrs.zero_point), lanes)
+        return T.cast(code, vector_type("uint8", lanes))
+
+    return _unary(operation, 4 * isa.lanes, convert)
+
+
+@kernel(Dequantize, isa="portable")
+def dequantize(operation: Operation, isa: InstructionSet) -> Kernel:
+    """uint8 -> float32."""
+    attrs = operation.attrs
+    if not isinstance(attrs, Dequantize):
+        raise TypeError(f"Expected qnn.dequantize, got {attrs}")
+
+    def convert(x: Any) -> Any:
+        lanes = lanes_of(x)
+        value = T.cast(centred(x, attrs.zero_point), vector_type("float32", lanes))
+        return value * splat(T.float32(float(np.float32(attrs.scale))), lanes)
+
+    return _unary(operation, 4 * isa.lanes, convert)
+
+
+@kernel(QLookup, isa="portable")
+def lookup(operation: Operation, isa: InstructionSet) -> Kernel:
+    """One load from a 256-byte table for each element."""
+    del isa
+    size = operation.output.size
+    run = Run.of(size, 1, MAX_TASKS)
+    loop = loop_for(size, run.tasks)
+
+    @T.prim_func
+    def func(x: T.Buffer((size,), "uint8"), table: T.Buffer((256,), "uint8"), y: T.Buffer((size,), "uint8")):
+        T.func_attr({"tirx.noalias": True, "op_pattern": 8})
+        for p in loop(run.tasks):
+            for s in T.serial(run.steps):
+                y[run.start(p, s)] = table[T.cast(x[run.start(p, s)], "int32")]
+
+    return Kernel(func, (0, operation.constants[1]))
+
+
+def _unary(operation: Operation, width: int, convert: Callable[[Any], Any]) -> Kernel:
+    """Return the loop over one operand; `convert` gets vectors."""
+    source, target = operation.inputs[0], operation.output
+    run = Run.of(target.size, width, MAX_TASKS)
+    loop = loop_for(target.size, run.tasks)
+
+    @T.prim_func
+    def func(x: T.Buffer((source.size,), source.dtype), y: T.Buffer((target.size,), target.dtype)):
+        T.func_attr({"tirx.noalias": True, "op_pattern": 8})
+        for p in loop(run.tasks):
+            for s in T.serial(run.steps):
+                y[span(run.start(p, s), run.width)] = convert(x[span(run.start(p, s), run.width)])
+
+    return Kernel(func, (0,))
