@@ -1,0 +1,89 @@
+"""`qnn.conv2d` and `nn.conv2d` without padding: equal to the NumPy reference for every shape and instruction set."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pipeline.kernels.conv2d
+import pipeline.kernels.depthwise_conv2d  # noqa: F401
+from pipeline.kernels.isa import instruction_set
+from pipeline.reference.operators import evaluate
+from tests.kernels.convolutions import Convolution, convolutions
+from tests.kernels.harness import assembly, generate, make_operation, run_kernel
+
+LAYERS = {
+    "resnet 3x3": Convolution(1, 16, 16, 64, 64, (3, 3)),
+    "resnet 7x7 stem, stride 2": Convolution(1, 23, 63, 3, 64, (7, 7), (2, 2)),
+    "mobilenet 3x3 stem, stride 2": Convolution(1, 13, 227, 3, 32, (3, 3), (2, 2)),
+    "resnet 1x1 shortcut, stride 2": Convolution(1, 28, 28, 64, 128, (1, 1), (2, 2)),
+    "mobilenet 1x1 of 7x7": Convolution(1, 7, 7, 512, 96),
+    "detection head, few channels": Convolution(1, 13, 13, 96, 1),
+    "grouped, as resnext": Convolution(1, 16, 16, 4, 4, (3, 3), groups=32),
+    "channel multiplier": Convolution(1, 9, 9, 1, 4, (3, 3), groups=8),
+    "transformer patches": Convolution(1, 32, 32, 3, 48, (16, 16), (16, 16)),
+}
+
+
+@given(convolution=convolutions(), seed=st.integers(0, 2**32), output_dtype=st.sampled_from(["uint8", "float32"]))
+def test_integer_convolution_is_bit_exact(
+    isa_name: str, convolution: Convolution, seed: int, output_dtype: str
+) -> None:
+    attrs, arguments = convolution.integer(seed, output_dtype)
+    result = run_kernel(make_operation(attrs, *arguments), isa_name, arguments[0])
+    np.testing.assert_array_equal(result, evaluate(attrs, *arguments))
+
+
+@given(convolution=convolutions(), seed=st.integers(0, 2**32))
+def test_float_convolution_is_close(isa_name: str, convolution: Convolution, seed: int) -> None:
+    attrs, arguments = convolution.floating(seed)
+    result = run_kernel(make_operation(attrs, *arguments), isa_name, arguments[0])
+    np.testing.assert_allclose(result, evaluate(attrs, *arguments), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_layers_of_real_networks_are_bit_exact(isa_name: str, layer: Convolution) -> None:
+    attrs, arguments = layer.integer(seed=1)
+    result = run_kernel(make_operation(attrs, *arguments), isa_name, arguments[0])
+    np.testing.assert_array_equal(result, evaluate(attrs, *arguments))
+
+
+def test_padding_is_refused() -> None:
+    attrs, arguments = Convolution(1, 8, 8, 4, 4, (3, 3)).integer(seed=0)
+    padded = type(attrs)(padding=(1, 1, 1, 1))
+    with pytest.raises(ValueError, match="SeparatePadding"):
+        generate(make_operation(padded, *arguments), instruction_set("portable"))
+
+
+@pytest.mark.parametrize(
+    ("isa_name", "instruction"),
+    [("avx2", "vpmaddwd"), ("avx512", "vpmaddwd"), ("avx512_vnni", "vpdpbusd")],
+)
+def test_dot_products_are_single_instructions(isa_name: str, instruction: str) -> None:
+    cpu = {"avx2": "haswell", "avx512": "skylake-avx512", "avx512_vnni": "cascadelake"}[isa_name]
+    attrs, arguments = Convolution(1, 8, 8, 16, 32, (3, 3)).integer(seed=0)
+    kernel = generate(make_operation(attrs, *arguments), instruction_set(isa_name))
+    target = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu})
+    assert instruction in assembly(kernel, target)
+
+
+@pytest.mark.parametrize(
+    ("isa_name", "triple", "cpu"),
+    [
+        ("portable", "x86_64-linux-gnu", "x86-64"),
+        ("portable", "x86_64-linux-gnu", "x86-64-v2"),
+        ("neon", "aarch64-linux-gnu", "cortex-a76"),
+        ("neon", "aarch64-linux-android", "generic"),
+    ],
+)
+@pytest.mark.parametrize("channels_out", [3, 32], ids=["scalar stores", "vector stores"])
+def test_rounding_needs_no_math_library(isa_name: str, triple: str, cpu: str, channels_out: int) -> None:
+    attrs, arguments = Convolution(1, 8, 8, 16, channels_out, (3, 3)).integer(seed=0)
+    kernel = generate(make_operation(attrs, *arguments), instruction_set(isa_name))
+    text = assembly(kernel, tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu}))
+    assert re.findall(r"\b(?:l?l?rint|nearbyint|l?l?round)f?\b", text) == []
