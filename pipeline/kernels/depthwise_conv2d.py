@@ -22,13 +22,13 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.dialect.attributes import Conv2d, QConv2d
-from pipeline.kernels.conv2d import clip, geometry
+from pipeline.kernels.conv2d import geometry
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.product import PARALLEL_PRODUCTS, Epilogue, Geometry
 from pipeline.kernels.registry import kernel
 from pipeline.kernels.requantize import dequantize_accumulator, requantize
-from pipeline.kernels.vectors import span, vector_type
+from pipeline.kernels.vectors import clip, span, vector_type
 
 Array = npt.NDArray[Any]
 

@@ -1,12 +1,12 @@
 """The loop nest of every convolution and matrix product, for all instruction sets and for int8 and float32.
 
-A convolution is a sum over *segments*: runs of bytes that lie together in the NHWC input. With no dilation one kernel row
-is a segment of KW * C values, as neighbouring pixels are neighbours in memory; otherwise each tap is one, of C values.
-A matrix product, or a 1x1 convolution, has one segment of C values, and all its pixels form one row. No im2col, no edges:
-padding is an operator of its own, which has run before.
+A convolution is a sum over *segments*: runs of bytes that lie together in the NHWC input. With no dilation one kernel
+row is a segment of KW * C values, as neighbouring pixels are neighbours in memory; otherwise each tap is one, of C
+values. A matrix product, or a 1x1 convolution, has one segment of C values, and all its pixels form one row. No im2col,
+no edges: padding is an operator of its own, which has run before.
 
-The nest, from outside: (group, channel block, row, tile group) in parallel | tile | segment | step of `dot_depth` values |
-register tile of mr pixels x nv vectors. Weights are packed in the order in which the nest reads them:
+The nest, from outside: (group, channel block, row, tile group) in parallel | tile | segment | step of `dot_depth`
+values | register tile of mr pixels x nv vectors. Weights are packed in the order in which the nest reads them:
 
     [group][channel block][segment][step][nv][lanes][dot_depth]
 
@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from tvm import tirx
-from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.tiling import Tile, choose_tile
@@ -36,6 +37,9 @@ PARALLEL_PRODUCTS = 400_000
 
 TILES_IN_GROUP = 16
 """How many tiles of a row one parallel step does, at the most."""
+
+FUSED_STEPS = 8
+"""Segments of so few steps share one loop: LLVM would unroll theirs completely, and then run out of registers."""
 
 
 @dataclass(frozen=True)
@@ -185,132 +189,138 @@ def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) 
         dtypes: of input, weights and accumulator.
         epilogue: what happens to the accumulators.
     """
-    in_dtype, weight_dtype, acc_dtype = dtypes
-    g, lanes, depth, mr, nv = plan.geometry, plan.isa.lanes, plan.depth, plan.tile.mr, plan.tile.nv
-    rows, columns = g.segments
-    length, steps = g.segment_length, plan.steps
-    full_steps = steps if length % depth == 0 else steps - 1
-    walk = _Walk.of(plan)
-    loop = T.parallel if g.products >= PARALLEL_PRODUCTS and walk.outer > 1 else T.serial
-    narrow = plan.narrow
-    dot = plan.isa.multiply_add if acc_dtype == "float32" else plan.isa.dot
-    channels = g.groups * plan.blocks * nv * lanes
-    x_size = g.batch * g.height * g.width * g.groups * g.group_in
-    y_size = g.batch * g.out_height * g.out_width * g.groups * g.group_out
-    finish = epilogue.finish
-
-    @T.prim_func
-    def func(
-        x: T.Buffer((x_size,), in_dtype),
-        w: T.Buffer((channels * rows * columns * steps * depth,), weight_dtype),
-        b: T.Buffer((channels,), acc_dtype),
-        m: T.Buffer((channels,), "float32"),
-        y: T.Buffer((y_size,), epilogue.dtype),
-    ):
-        T.func_attr({"tirx.noalias": True, "op_pattern": 8})
-        for p in loop(walk.outer):
-            acc = T.alloc_buffer((mr * nv * lanes,), acc_dtype, scope="local")
-            for t in T.serial(walk.tiles):
-                for i in T.unroll(mr):
-                    for v in T.unroll(nv):
-                        acc[span((i * nv + v) * lanes, lanes)] = b[span(walk.packed(p, v), lanes)]
-                for ky in T.serial(rows):
-                    for kx in T.serial(columns):
-                        for k in T.serial(full_steps):
-                            for i in T.unroll(mr):
-                                for v in T.unroll(nv):
-                                    acc[span((i * nv + v) * lanes, lanes)] = dot(
-                                        acc[span((i * nv + v) * lanes, lanes)],
-                                        _values(x, walk.source(p, t, i, ky, kx) + k * depth, depth, depth),
-                                        w[span(walk.weights(p, ky, kx, k, v), lanes * depth)],
-                                    )
-                        for _ in T.unroll(steps - full_steps):
-                            for i in T.unroll(mr):
-                                for v in T.unroll(nv):
-                                    acc[span((i * nv + v) * lanes, lanes)] = dot(
-                                        acc[span((i * nv + v) * lanes, lanes)],
-                                        _values(
-                                            x, walk.source(p, t, i, ky, kx) + max(length - depth, 0), length, depth
-                                        ),
-                                        w[span(walk.weights(p, ky, kx, full_steps, v), lanes * depth)],
-                                    )
-                for i in T.unroll(mr):
-                    for v in T.unroll(nv):
-                        if narrow:
-                            for c in T.unroll(g.group_out):
-                                y[walk.target(p, t, i) + c] = finish(acc[i * lanes + c], m[walk.packed(p, 0) + c])
-                        else:
-                            y[span(walk.target(p, t, i) + walk.channel(p, v), lanes)] = finish(
-                                acc[span((i * nv + v) * lanes, lanes)], m[span(walk.packed(p, v), lanes)]
-                            )
-
-    return func
+    return _Nest(plan, dtypes, epilogue).build()
 
 
 @dataclass(frozen=True)
-class _Walk:
-    """Where the nest stands: from loop variables to offsets. `p` counts (block of any group, line, group of tiles)."""
+class _Place:
+    """Where a tile is: offsets into the buffers, as TIR expressions.
 
-    plan: Plan
-    outer: int
-    lines: int
-    tiles: int
-    tile_groups: int
+    Attributes:
+        x: of the first pixel's first value.
+        weights, packed: of the channel block's weights, and of its bias and multipliers.
+        y: of the first pixel's first value in the group.
+        vector: number of the block's first vector within the group.
+    """
 
-    @classmethod
-    def of(cls, plan: Plan) -> _Walk:
+    x: Any
+    weights: Any
+    packed: Any
+    y: Any
+    vector: Any
+
+
+class _Nest:
+    def __init__(self, plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) -> None:
+        self.plan, self.dtypes, self.epilogue = plan, dtypes, epilogue
         g = plan.geometry
-        lines = g.batch * g.out_height
-        tiles = -(-g.out_width // plan.tile.mr)
-        together = max(d for d in range(1, min(tiles, TILES_IN_GROUP) + 1) if tiles % d == 0)
-        tile_groups = tiles // together
-        return cls(plan, g.groups * plan.blocks * lines * tile_groups, lines, together, tile_groups)
+        self.channels_in, self.channels_out = g.groups * g.group_in, g.groups * g.group_out
+        self.lines = g.batch * g.out_height
+        self.tiles = -(-g.out_width // plan.tile.mr)
+        self.together = min(self.tiles, TILES_IN_GROUP)
+        self.tile_groups = -(-self.tiles // self.together)
+        rows, columns = g.segments
+        self.block_channels = plan.tile.nv * plan.isa.lanes
+        self.block_weights = rows * columns * plan.steps * self.block_channels * plan.depth
 
-    def _block(self, p: Any) -> Any:
-        return p // (self.lines * self.tile_groups)
+    def build(self) -> tirx.PrimFunc:
+        plan, g = self.plan, self.plan.geometry
+        blocks, places = g.groups * plan.blocks, self.lines * self.tile_groups
+        loop = T.parallel if g.products >= PARALLEL_PRODUCTS and blocks * places > 1 else T.serial
+        with IRBuilder() as builder, T.prim_func():
+            T.func_attr({"tirx.noalias": True, "op_pattern": 8})
+            self.x = _argument("x", g.batch * g.height * g.width * self.channels_in, self.dtypes[0])
+            self.weights = _argument("weights", blocks * self.block_weights, self.dtypes[1])
+            self.bias = _argument("bias", blocks * self.block_channels, self.dtypes[2])
+            self.multiplier = _argument("multiplier", blocks * self.block_channels, "float32")
+            self.y = _argument("y", self.lines * g.out_width * self.channels_out, self.epilogue.dtype)
+            with loop(blocks * places) as p:
+                self.acc = T.alloc_buffer((plan.tile.mr * self.block_channels,), self.dtypes[2], scope="local")
+                first = p % self.tile_groups * self.together
+                with T.serial(T.min(self.together, self.tiles - first)) as t:
+                    self._tile(self._place(p // places, p % places // self.tile_groups, first + t))
+        return builder.get()
 
-    def _line(self, p: Any) -> Any:
-        return (p // self.tile_groups) % self.lines
+    def _place(self, block: Any, line: Any, tile: Any) -> _Place:
+        plan, g = self.plan, self.plan.geometry
+        group = block // plan.blocks
+        column = T.min(tile * plan.tile.mr, g.out_width - plan.tile.mr)
+        row = line // g.out_height * g.height + line % g.out_height * g.strides[0]
+        return _Place(
+            x=(row * g.width + column * g.strides[1]) * self.channels_in + group * g.group_in,
+            weights=block * self.block_weights,
+            packed=block * self.block_channels,
+            y=(line * g.out_width + column) * self.channels_out + group * g.group_out,
+            vector=block % plan.blocks * plan.tile.nv,
+        )
 
-    def _pixel(self, p: Any, t: Any) -> Any:
-        g, mr = self.plan.geometry, self.plan.tile.mr
-        return T.min(((p % self.tile_groups) * self.tiles + t) * mr, g.out_width - mr)
+    def _tile(self, place: _Place) -> None:
+        plan, lanes = self.plan, self.plan.isa.lanes
+        for v in range(plan.tile.nv):
+            bias = self.bias[span(place.packed + v * lanes, lanes)]
+            for i in range(plan.tile.mr):
+                T.buffer_store(self.acc, bias, [self._register(i, v)])
+        self._reduce(place)
+        for i in range(plan.tile.mr):
+            for v in range(plan.tile.nv):
+                self._store(place, i, v)
 
-    def packed(self, p: Any, v: Any) -> Any:
-        """Offset of vector v's bias and multiplier."""
-        return (self._block(p) * self.plan.tile.nv + v) * self.plan.isa.lanes
+    def _reduce(self, place: _Place) -> None:
+        plan, g = self.plan, self.plan.geometry
+        rows, columns = g.segments
+        last = max(g.segment_length - plan.depth, 0)
+        if plan.steps <= FUSED_STEPS:
+            with T.serial(rows * columns * plan.steps) as s:
+                segment = s // plan.steps
+                offset = T.min(s % plan.steps * plan.depth, last)
+                self._step(place, segment // columns, segment % columns, offset, s)
+            return
+        overlaps = g.segment_length % plan.depth > 0
+        with T.serial(rows) as ky, T.serial(columns) as kx:
+            first = (ky * columns + kx) * plan.steps
+            with T.serial(plan.steps - overlaps) as k:
+                self._step(place, ky, kx, k * plan.depth, first + k)
+            if overlaps:
+                self._step(place, ky, kx, last, first + plan.steps - 1)
 
-    def weights(self, p: Any, ky: Any, kx: Any, k: Any, v: Any) -> Any:
-        """Offset of vector v's weights in step k of a segment."""
-        rows, columns = self.plan.geometry.segments
-        steps, nv = self.plan.steps, self.plan.tile.nv
-        step = ((self._block(p) * rows + ky) * columns + kx) * steps + k
-        return (step * nv + v) * self.plan.isa.lanes * self.plan.depth
+    def _step(self, place: _Place, ky: Any, kx: Any, offset: Any, number: Any) -> None:
+        plan, g = self.plan, self.plan.geometry
+        width = plan.isa.lanes * plan.depth
+        dot = plan.isa.multiply_add if self.dtypes[2] == "float32" else plan.isa.dot
+        x = place.x + (ky * g.dilation[0] * g.width + kx * g.dilation[1]) * self.channels_in + offset
+        for i in range(plan.tile.mr):
+            values = self._values(x + i * g.strides[1] * self.channels_in)
+            for v in range(plan.tile.nv):
+                at = self._register(i, v)
+                w = self.weights[span(place.weights + (number * plan.tile.nv + v) * width, width)]
+                T.buffer_store(self.acc, dot(self.acc[at], values, w), [at])
 
-    def source(self, p: Any, t: Any, i: Any, ky: Any, kx: Any) -> Any:
-        """Offset of a segment's first value for pixel i of the tile."""
-        g = self.plan.geometry
-        channels = g.groups * g.group_in
-        line = self._line(p)
-        row = (line // g.out_height) * g.height + (line % g.out_height) * g.strides[0] + ky * g.dilation[0]
-        column = (self._pixel(p, t) + i) * g.strides[1] + kx * g.dilation[1]
-        return (row * g.width + column) * channels + (self._block(p) // self.plan.blocks) * g.group_in
+    def _values(self, start: Any) -> Any:
+        """Return `depth` values of x; zeros take the place of what lies behind a segment shorter than that."""
+        depth, length = self.plan.depth, self.plan.geometry.segment_length
+        if length >= depth:
+            return self.x[span(start, depth)]
+        zeros = [tirx.const(0, self.dtypes[0])] * (depth - length)
+        return T.Shuffle([self.x[start + i] for i in range(length)] + zeros, list(range(depth)))
 
-    def target(self, p: Any, t: Any, i: Any) -> Any:
-        """Offset of pixel i of the tile in the output, at the group's first channel."""
-        g = self.plan.geometry
-        pixel = self._line(p) * g.out_width + self._pixel(p, t) + i
-        return pixel * (g.groups * g.group_out) + (self._block(p) // self.plan.blocks) * g.group_out
+    def _store(self, place: _Place, i: int, v: int) -> None:
+        plan, lanes = self.plan, self.plan.isa.lanes
+        pixel = place.y + i * self.channels_out
+        multiplier = self.multiplier[span(place.packed + v * lanes, lanes)]
+        result = self.epilogue.finish(self.acc[self._register(i, v)], multiplier)
+        if not plan.narrow:
+            channel = T.min((place.vector + v) * lanes, plan.geometry.group_out - lanes)
+            T.buffer_store(self.y, result, [span(pixel + channel, lanes)])
+            return
+        few = T.alloc_buffer((lanes,), self.epilogue.dtype, scope="local")
+        T.buffer_store(few, result, [span(0, lanes)])
+        for c in range(plan.geometry.group_out):
+            T.buffer_store(self.y, few[c], [pixel + c])
 
-    def channel(self, p: Any, v: Any) -> Any:
-        """First channel, within the group, of vector v."""
-        first = ((self._block(p) % self.plan.blocks) * self.plan.tile.nv + v) * self.plan.isa.lanes
-        return T.min(first, self.plan.geometry.group_out - self.plan.isa.lanes)
+    def _register(self, i: int, v: int) -> Any:
+        lanes = self.plan.isa.lanes
+        return span((i * self.plan.tile.nv + v) * lanes, lanes)
 
 
-def _values(x: Any, start: Any, length: int, depth: int) -> Any:
-    """Return `depth` values of x; zeros take the place of what lies behind a segment shorter than that."""
-    if length >= depth:
-        return x[span(start, depth)]
-    zeros = [T.IntImm(x.dtype, 0)] * (depth - length)
-    return T.Shuffle([x[start + i] for i in range(length)] + zeros, list(range(depth)))
+def _argument(name: str, size: int, dtype: str) -> Any:
+    return T.arg(name, T.buffer((size,), dtype))

@@ -1,9 +1,9 @@
 """Chooses the register tile: how many pixels and channel vectors one micro-kernel call accumulates.
 
-The model counts, for one step of the reduction, the multiply-add instructions of a tile (mr * nv) and the values it loads
-(mr broadcasts, nv weight vectors). Both go through two ports, so the slower of the two sets the pace; filling and
-emptying the accumulators is a fixed cost on top. Tiles that don't divide the row or the channels cost what they
-compute twice.
+The model counts, for one step of the reduction, a tile's multiply-adds (mr * nv) and the values that it loads (mr
+broadcasts, nv weight vectors). Both go through two ports, so the slower of the two sets the pace; a cycle for the loop
+comes on top, and for each tile the filling and emptying of its accumulators. Tiles that don't divide the row or the
+channels cost what they compute twice.
 """
 
 from __future__ import annotations
@@ -50,4 +50,4 @@ def _cost(tile: Tile, pixels: int, vectors: int, steps: int) -> float:
     products = max(tile.mr * tile.nv, MIN_ACCUMULATORS) / 2
     loads = (tile.mr + tile.nv) / 2
     epilogue = 5 * tile.mr * tile.nv + 10
-    return tiles * (steps * max(products, loads) + epilogue)
+    return tiles * (steps * (max(products, loads) + 1) + epilogue)
