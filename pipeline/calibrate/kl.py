@@ -4,9 +4,9 @@ Source: S. Migacz, "8-bit Inference with TensorRT", GTC 2017. For every candidat
 magnitudes, with all that lies above added to the last bin, is compared with what is left of it after quantization to
 the available levels; the candidate with the smallest Kullback-Leibler divergence wins.
 
-Known traps are avoided: thresholds aren't only searched in the upper half of the range; exact zeros, of which ReLU makes
-many and which quantize without loss, don't count; and a candidate must keep `MIN_KEPT` of the values, as all values in
-one clipped bin look like a perfect match where a tensor's values come in lumps (a gate that is 1 nearly everywhere).
+Known traps are avoided: thresholds aren't only searched in the upper half of the range; exact zeros, of which ReLU
+makes many and which quantize without loss, don't count; and a candidate must keep `MIN_KEPT` of the values, as all
+values in one clipped bin look like a perfect match where they come in lumps (a gate that is 1 nearly everywhere).
 """
 
 from __future__ import annotations

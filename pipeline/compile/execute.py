@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tvm
-from pipeline.targets import load_target
 from tvm import relax
 
 from pipeline.compile.lower import build_executable
 from pipeline.kernels.isa import instruction_set
 from pipeline.program import Program
+from pipeline.targets import load_target
 
 Array = npt.NDArray[Any]
 

@@ -6,11 +6,14 @@ operators share one kernel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 
 from pipeline.dialect.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant
 from pipeline.dialect.operators import describe, tensor_type, to_relax_type
+from pipeline.dialect.types import TensorType
 from pipeline.kernels import registry
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Operation
@@ -27,11 +30,12 @@ def select_kernels(module: tvm.IRModule, isa: InstructionSet) -> tvm.IRModule:
             continue
         row = registry.select(operation, isa)
         kernel = row.generate(operation, isa)
-        global_var = builder.add_function(row.name, kernel.func)
         arguments = [
             builder.replaced(binding.value.args[a]) if isinstance(a, int) else make_constant(a)
             for a in kernel.arguments
         ]
+        types = [tensor_type(a) for a in arguments]
+        global_var = builder.add_function(row.name, _with_shapes(kernel.func, [*types, operation.output]))
         call = relax.call_tir(global_var, arguments, to_relax_type(operation.output))
         builder.values[binding.var] = builder.emit(call, binding.var.name)
     return builder.finish([builder.replaced(o) for o in flow.outputs])
@@ -49,3 +53,10 @@ def as_operation(binding: Binding) -> Operation | None:
         output=tensor_type(binding.var),
         constants={i: v for i, v in values.items() if v is not None},
     )
+
+
+def _with_shapes(func: tirx.PrimFunc, types: Sequence[TensorType]) -> tirx.PrimFunc:
+    """Return a kernel whose parameters have their tensors' shapes; its flat buffers become views of them."""
+    params = [tirx.decl_buffer(t.shape, t.dtype, flat.name) for t, flat in zip(types, func.params, strict=True)]
+    views = [tirx.DeclBuffer(flat, data=param.data) for param, flat in zip(params, func.params, strict=True)]
+    return tirx.PrimFunc(params, tirx.SeqStmt([*views, func.body]), func.ret_type, func.attrs)

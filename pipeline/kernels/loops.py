@@ -34,7 +34,7 @@ class Run:
 
     @classmethod
     def of(cls, length: int, width: int, max_tasks: int = 1) -> Run:
-        """Cut a run of `length` elements into vectors of `width` (fewer if it is shorter), in up to `max_tasks` tasks."""
+        """Cut a run into vectors of `width` elements (fewer if it is shorter), in up to `max_tasks` tasks."""
         width = min(width, length)
         vectors = -(-length // width)
         steps = -(-vectors // max_tasks)

@@ -138,7 +138,8 @@ def _parameters(annotation: Annotation, table: CalibrationTable) -> dict[str, QP
         entry = table.tensors.get(source)
         if entry is None:
             raise TableError(
-                f"The calibration table has no entry for tensor {source!r}. Calibrate again with this model and annotation."
+                f"The calibration table has no entry for tensor {source!r}. "
+                "Calibrate again with this model and annotation."
             )
         params[tensor.name] = QParams(entry.scale, entry.zero_point)
     return params

@@ -1,0 +1,41 @@
+"""Writes what the compiler sees, for people who want to see it too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tvm
+from tvm import relax
+
+from pipeline.errors import OptionError
+from pipeline.files import write_text
+
+
+class Dump:
+    """Writes the program after each phase as NN-phase.py, and the assembly.
+
+    Args:
+        folder: made if it doesn't exist.
+
+    Raises:
+        OptionError: the folder can't be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OptionError(f"The dump folder {folder} can't be made: {error.strerror}.") from error
+        self._folder = folder
+        self._count = 0
+
+    def __call__(self, phase: str, module: tvm.IRModule) -> None:
+        """Write the program after a phase."""
+        write_text(self._folder / f"{self._count:02d}-{phase}.py", module.script(show_meta=False) + "\n")
+        self._count += 1
+
+    def assembly(self, executable: relax.VMExecutable) -> None:
+        """Write the machine code of an executable as kernels.s."""
+        modules = [executable.mod, *executable.mod.imports]
+        texts = [m.inspect_source("s") for m in modules if m.kind == "llvm"]
+        write_text(self._folder / "kernels.s", "\n".join(texts))

@@ -1,0 +1,1 @@
+"""Deploy: run libraries, here or on a device over RPC."""
