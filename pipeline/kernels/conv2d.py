@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from pipeline.dialect.attributes import Conv2d, Dense, QConv2d, QDense
+from pipeline.kernels.epilogue import activate, requantize
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.product import Epilogue, Geometry, make_function, make_plan, pack_channels, pack_weights
+from pipeline.kernels.product import Geometry, make_function, make_plan, pack_channels, pack_weights
 from pipeline.kernels.registry import kernel
-from pipeline.kernels.requantize import dequantize_accumulator, requantize
-from pipeline.kernels.vectors import clip
 
 
 def geometry(operation: Operation) -> Geometry:
@@ -53,8 +50,7 @@ def integer(operation: Operation, isa: InstructionSet) -> Kernel:
     # sum((x - zp) * w) = sum(x * w) - zp * sum(w): the zero point costs nothing at run time.
     offset = weight.reshape(weight.shape[0], -1).sum(axis=1, dtype="int64") * attrs.input_zero_point
     bias = (bias.astype("int64") - offset).astype("int32")
-    finish = dequantize_accumulator if attrs.output_dtype == "float32" else requantize(attrs)
-    func = make_function(plan, ("uint8", isa.weight_dtype, "int32"), Epilogue(attrs.output_dtype, finish))
+    func = make_function(plan, ("uint8", isa.weight_dtype, "int32"), requantize(attrs, isa))
     packed = (pack_channels(plan, bias, 0), pack_channels(plan, multiplier, 0.0))
     return Kernel(func, (0, pack_weights(plan, weight.astype(isa.weight_dtype)), *packed))
 
@@ -69,9 +65,6 @@ def floating(operation: Operation, isa: InstructionSet) -> Kernel:
     plan = make_plan(geometry(operation), isa, 1)
     weight, bias = operation.constants[1], operation.constants[2]
 
-    def finish(acc: Any, _multiplier: Any) -> Any:
-        return clip(acc, attrs.clip_min, attrs.clip_max)
-
-    func = make_function(plan, ("float32", "float32", "float32"), Epilogue("float32", finish))
+    func = make_function(plan, ("float32", "float32", "float32"), activate(attrs))
     packed_bias = pack_channels(plan, bias, 0.0)
     return Kernel(func, (0, pack_weights(plan, weight), packed_bias, np.zeros_like(packed_bias)))

@@ -23,12 +23,12 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.dialect.attributes import Conv2d, QConv2d
 from pipeline.kernels.conv2d import geometry
+from pipeline.kernels.epilogue import Epilogue, activate, requantize
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.product import PARALLEL_PRODUCTS, Epilogue, Geometry
+from pipeline.kernels.product import PARALLEL_PRODUCTS, Geometry
 from pipeline.kernels.registry import kernel
-from pipeline.kernels.requantize import dequantize_accumulator, requantize
-from pipeline.kernels.vectors import clip, span, vector_type
+from pipeline.kernels.vectors import span, vector_type
 
 Array = npt.NDArray[Any]
 
@@ -48,9 +48,8 @@ def integer_depthwise(operation: Operation, isa: InstructionSet) -> Kernel:
         raise TypeError(f"Expected qnn.conv2d, got {attrs}")
     weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
     folded = bias - attrs.input_zero_point * weight.reshape(bias.size, -1).sum(axis=1, dtype="int32")
-    finish = dequantize_accumulator if attrs.output_dtype == "float32" else requantize(attrs)
     plan = Plan.choose(geometry(operation), isa)
-    func = make_function(plan, ("uint8", "int8", "int32"), Epilogue(attrs.output_dtype, finish))
+    func = make_function(plan, ("uint8", "int8", "int32"), requantize(attrs, isa))
     constants = pack_weights(plan, weight), pack_channels(plan, folded), pack_channels(plan, multiplier)
     return Kernel(func, (0, *constants))
 
@@ -63,10 +62,7 @@ def float_depthwise(operation: Operation, isa: InstructionSet) -> Kernel:
         raise TypeError(f"Expected nn.conv2d, got {attrs}")
     plan = Plan.choose(geometry(operation), isa)
 
-    def finish(acc: Any, _multiplier: Any) -> Any:
-        return clip(acc, attrs.clip_min, attrs.clip_max)
-
-    func = make_function(plan, ("float32", "float32", "float32"), Epilogue("float32", finish))
+    func = make_function(plan, ("float32", "float32", "float32"), activate(attrs))
     bias = pack_channels(plan, operation.constants[2])
     return Kernel(func, (0, pack_weights(plan, operation.constants[1]), bias, np.zeros_like(bias)))
 
@@ -158,7 +154,7 @@ def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) 
 
                     _repeat(g.kernel[1], tap)
                 for i in range(mr):
-                    result = epilogue.finish(acc[span(i * lanes, lanes)], multiplier[constants])
+                    result = epilogue.finish([acc[span(i * lanes, lanes)]], [multiplier[constants]])
                     offset = (line * g.out_width + column + i) * g.groups + channel
                     T.buffer_store(y, result, [span(offset, lanes)])
     return builder.get()

@@ -16,7 +16,7 @@ vector of channels and the last step of a segment (there with zero weights for w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,10 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from pipeline.kernels.epilogue import Epilogue
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.tiling import Tile, choose_tile
-from pipeline.kernels.vectors import span
+from pipeline.kernels.vectors import part, span
 
 Array = npt.NDArray[Any]
 
@@ -93,19 +94,6 @@ class Geometry:
     def segment_length(self) -> int:
         """Number of values in a segment."""
         return self.group_in * self.kernel[1] // self.segments[1]
-
-
-@dataclass(frozen=True)
-class Epilogue:
-    """What happens to a tile's accumulators.
-
-    Attributes:
-        dtype: of the output.
-        finish: from (accumulator, multiplier) to output value, TIR expressions of `lanes` values or of one.
-    """
-
-    dtype: str
-    finish: Callable[[tirx.PrimExpr, tirx.PrimExpr], tirx.PrimExpr]
 
 
 @dataclass(frozen=True)
@@ -261,9 +249,7 @@ class _Nest:
             for i in range(plan.tile.mr):
                 T.buffer_store(self.acc, bias, [self._register(i, v)])
         self._reduce(place)
-        for i in range(plan.tile.mr):
-            for v in range(plan.tile.nv):
-                self._store(place, i, v)
+        self._finish(place)
 
     def _reduce(self, place: _Place) -> None:
         plan, g = self.plan, self.plan.geometry
@@ -303,19 +289,39 @@ class _Nest:
         zeros = [tirx.const(0, self.dtypes[0])] * (depth - length)
         return T.Shuffle([self.x[start + i] for i in range(length)] + zeros, list(range(depth)))
 
-    def _store(self, place: _Place, i: int, v: int) -> None:
-        plan, lanes = self.plan, self.plan.isa.lanes
-        pixel = place.y + i * self.channels_out
-        multiplier = self.multiplier[span(place.packed + v * lanes, lanes)]
-        result = self.epilogue.finish(self.acc[self._register(i, v)], multiplier)
-        if not plan.narrow:
-            channel = T.min((place.vector + v) * lanes, plan.geometry.group_out - lanes)
-            T.buffer_store(self.y, result, [span(pixel + channel, lanes)])
+    def _finish(self, place: _Place) -> None:
+        """Finish and store all accumulators, as many together as the epilogue likes."""
+        plan = self.plan
+        vectors = [(i, v) for i in range(plan.tile.mr) for v in range(plan.tile.nv)]
+        together = 1 if plan.narrow else self.epilogue.together
+        whole = len(vectors) // together * together
+        for first in range(0, whole, together):
+            self._store(place, vectors[first : first + together])
+        for vector in vectors[whole:]:
+            self._store(place, [vector])
+
+    def _store(self, place: _Place, vectors: list[tuple[int, int]]) -> None:
+        plan, g, lanes = self.plan, self.plan.geometry, self.plan.isa.lanes
+        multipliers = [self.multiplier[span(place.packed + v * lanes, lanes)] for _, v in vectors]
+        result = self.epilogue.finish([self.acc[self._register(i, v)] for i, v in vectors], multipliers)
+        if plan.narrow:
+            self._store_lanes(place.y + vectors[0][0] * self.channels_out, result)
             return
+        exact = g.group_out % self.block_channels == 0
+        joined = math.gcd(len(vectors), plan.tile.nv) if exact else 1
+        for first in range(0, len(vectors), joined):
+            i, v = vectors[first]
+            channel = T.min((place.vector + v) * lanes, g.group_out - lanes)
+            at = span(place.y + i * self.channels_out + channel, joined * lanes)
+            T.buffer_store(self.y, part(result, first * lanes, joined * lanes), [at])
+
+    def _store_lanes(self, start: Any, values: Any) -> None:
+        """Store as many values of a vector as a group has channels."""
+        lanes = self.plan.isa.lanes
         few = T.alloc_buffer((lanes,), self.epilogue.dtype, scope="local")
-        T.buffer_store(few, result, [span(0, lanes)])
-        for c in range(plan.geometry.group_out):
-            T.buffer_store(self.y, few[c], [pixel + c])
+        T.buffer_store(few, values, [span(0, lanes)])
+        for c in range(self.plan.geometry.group_out):
+            T.buffer_store(self.y, few[c], [start + c])
 
     def _register(self, i: int, v: int) -> Any:
         lanes = self.plan.isa.lanes

@@ -6,13 +6,12 @@ add into one instruction with a different result. Rounding is to nearest, ties t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from tvm.script import tirx as T
 
 from pipeline.dialect.attributes import Requantized
-from pipeline.kernels.vectors import lanes_of, splat, vector_type
+from pipeline.kernels.vectors import lanes_of, shift_and_clamp, vector_type
 
 
 def rounded(value: Any) -> Any:
@@ -27,21 +26,4 @@ def rounded(value: Any) -> Any:
 
 def saturate(q: Any, attrs: Requantized) -> Any:
     """Return `uint8(clamp(q + output_zero_point, output_min, output_max))` for an int32 expression."""
-    lanes = lanes_of(q)
-    shifted = q + splat(T.int32(attrs.output_zero_point), lanes)
-    low, high = (splat(T.int32(v), lanes) for v in (attrs.output_min, attrs.output_max))
-    return T.cast(T.max(T.min(shifted, high), low), vector_type("uint8", lanes))
-
-
-def requantize(attrs: Requantized) -> Callable[[Any, Any], Any]:
-    """Return the function from (accumulator, multiplier) to uint8."""
-
-    def finish(acc: Any, multiplier: Any) -> Any:
-        return saturate(rounded(dequantize_accumulator(acc, multiplier)), attrs)
-
-    return finish
-
-
-def dequantize_accumulator(acc: Any, multiplier: Any) -> Any:
-    """Return `float32(acc) * multiplier`."""
-    return T.cast(acc, vector_type("float32", lanes_of(acc))) * multiplier
+    return shift_and_clamp(q, attrs.output_zero_point, attrs.output_min, attrs.output_max)

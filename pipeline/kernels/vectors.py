@@ -33,3 +33,16 @@ def clip(value: Any, low: float | None, high: float | None) -> Any:
     if low is not None:
         value = T.max(value, splat(T.float32(low), lanes_of(value)))
     return value if high is None else T.min(value, splat(T.float32(high), lanes_of(value)))
+
+
+def part(value: Any, start: int, length: int) -> Any:
+    """Return `length` neighbouring lanes of a TIR expression."""
+    return value if length == lanes_of(value) else T.Shuffle([value], list(range(start, start + length)))
+
+
+def shift_and_clamp(value: Any, zero_point: int, low: int, high: int) -> Any:
+    """Return `uint8(clamp(value + zero_point, low, high))` for an int32 TIR expression."""
+    lanes = lanes_of(value)
+    shifted = value + splat(T.int32(zero_point), lanes)
+    clamped = T.max(T.min(shifted, splat(T.int32(high), lanes)), splat(T.int32(low), lanes))
+    return T.cast(clamped, vector_type("uint8", lanes))

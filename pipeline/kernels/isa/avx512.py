@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from pipeline.kernels.isa.avx2 import AVX2, PairwiseMultiplyAdd
+from pipeline.kernels.isa.avx2 import AVX2, X86InstructionSet
 
-AVX512 = PairwiseMultiplyAdd(
+AVX512 = X86InstructionSet(
     name="avx512",
     parent=AVX2,
     lanes=16,
     registers=32,
     dot_depth=2,
     weight_dtype="int16",
-    intrinsic="llvm.x86.avx512.pmaddw.d.512",
+    saturate_vectors=4,
+    vpmaddwd="llvm.x86.avx512.pmaddw.d.512",
+    vpackssdw="llvm.x86.avx512.packssdw.512",
+    vpackuswb="llvm.x86.avx512.packuswb.512",
 )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
+from pipeline.kernels.isa.avx2 import X86InstructionSet
 from pipeline.kernels.isa.avx512 import AVX512
-from pipeline.kernels.isa.base import InstructionSet
 
 
 @dataclass(frozen=True)
-class _Vnni(InstructionSet):
+class _Vnni(X86InstructionSet):
     def dot(self, acc: Any, activations: Any, weights: Any) -> Any:
         four = T.broadcast(T.reinterpret("int32", activations), self.lanes)
         return T.call_llvm_pure_intrin(
@@ -20,4 +21,12 @@ class _Vnni(InstructionSet):
         )
 
 
-AVX512_VNNI = _Vnni(name="avx512_vnni", parent=AVX512, lanes=16, registers=32, dot_depth=4)
+AVX512_VNNI = _Vnni(
+    **{
+        **{f.name: getattr(AVX512, f.name) for f in dataclasses.fields(AVX512)},
+        "name": "avx512_vnni",
+        "parent": AVX512,
+        "dot_depth": 4,
+        "weight_dtype": "int8",
+    }
+)

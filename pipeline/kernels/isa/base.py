@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
+
+from pipeline.kernels.vectors import shift_and_clamp
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class InstructionSet:
         registers: how many vector registers there are.
         dot_depth: how many 8-bit products `dot` sums into each int32 lane.
         weight_dtype: how weights are stored for `dot`: int8, or wider if that saves instructions.
+        saturate_vectors: how many int32 vectors `saturate` narrows together best.
     """
 
     name: str
@@ -30,6 +34,7 @@ class InstructionSet:
     registers: int
     dot_depth: int = 1
     weight_dtype: str = "int8"
+    saturate_vectors: int = 1
 
     def lineage(self) -> tuple[InstructionSet, ...]:
         """Return this instruction set and its ancestors, nearest first."""
@@ -56,3 +61,15 @@ class InstructionSet:
             weights: float32 vector of `lanes`.
         """
         return acc + T.broadcast(activation, self.lanes) * weights
+
+    def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
+        """Return `uint8(clamp(values + zero_point, low, high))` as one vector.
+
+        Args:
+            values: int32 vectors of equal length: one of any length, or `saturate_vectors` of `lanes`.
+            zero_point: added to each value.
+            low: least result, at least 0.
+            high: largest result, at most 255.
+        """
+        (value,) = values
+        return shift_and_clamp(value, zero_point, low, high)

@@ -1,0 +1,51 @@
+"""What happens to finished accumulators, before they are stored: requantization, or an activation in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from pipeline.dialect.attributes import Conv2d, Dense, QConv2d, QDense
+from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.requantize import rounded
+from pipeline.kernels.vectors import clip, lanes_of, vector_type
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """The last step of a kernel.
+
+    Attributes:
+        dtype: of the output.
+        finish: from vectors of accumulators and as many of multipliers, TIR expressions, to one vector of outputs. It
+            takes one vector, or `together` of them.
+        together: how many vectors are finished together best.
+    """
+
+    dtype: str
+    finish: Callable[[Sequence[Any], Sequence[Any]], Any]
+    together: int = 1
+
+
+def requantize(attrs: QConv2d | QDense, isa: InstructionSet) -> Epilogue:
+    """Return the last step of an integer operator: to uint8, or to float32 if `output_dtype` says so."""
+    if attrs.output_dtype == "float32":
+        return Epilogue("float32", lambda accumulators, multipliers: _scaled(accumulators[0], multipliers[0]))
+
+    def finish(accumulators: Sequence[Any], multipliers: Sequence[Any]) -> Any:
+        values = [rounded(_scaled(a, m)) for a, m in zip(accumulators, multipliers, strict=True)]
+        return isa.saturate(values, attrs.output_zero_point, attrs.output_min, attrs.output_max)
+
+    return Epilogue("uint8", finish, isa.saturate_vectors)
+
+
+def activate(attrs: Conv2d | Dense) -> Epilogue:
+    """Return the last step of a float32 operator: its activation. Multipliers aren't looked at."""
+    return Epilogue("float32", lambda accumulators, _: clip(accumulators[0], attrs.clip_min, attrs.clip_max))
+
+
+def _scaled(accumulator: Any, multiplier: Any) -> Any:
+    return T.cast(accumulator, vector_type("float32", lanes_of(accumulator))) * multiplier
