@@ -1,1 +1,52 @@
-"""ONNX in, int8 shared libraries out: annotate, calibrate, realize and compile with TVM."""
+"""ONNX in, int8 shared libraries out: annotate, calibrate, realize and compile with TVM.
+
+    import pipeline
+
+    model = pipeline.load("model.onnx")
+    quantized = pipeline.quantize(model, samples)
+    quantized.build("host", "model.host.so")
+    outputs = pipeline.Runner("model.host.so").run({"x": x})
+
+The stages can be called one by one, each with the former one's result: `import_model`, `annotate`, `calibrate`,
+`realize`, `compile_program`. Names are imported when they are first used, so that running a library doesn't load the compiler.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_EXPORTS = {
+    "AnnotateOptions": "pipeline.annotation",
+    "Annotation": "pipeline.annotation",
+    "CalibrateOptions": "pipeline.calibration",
+    "CalibrationTable": "pipeline.calibration",
+    "PipelineError": "pipeline.errors",
+    "Program": "pipeline.program",
+    "Quantized": "pipeline.api",
+    "RemoteRunner": "pipeline.deploy.rpc",
+    "Runner": "pipeline.deploy.runner",
+    "Target": "pipeline.targets",
+    "annotate": "pipeline.annotation",
+    "compile_program": "pipeline.compilation.build",
+    "calibrate": "pipeline.calibration",
+    "import_model": "pipeline.importer",
+    "list_targets": "pipeline.targets",
+    "load": "pipeline.api",
+    "load_target": "pipeline.targets",
+    "quantize": "pipeline.api",
+    "read_metadata": "pipeline.artifact",
+    "realize": "pipeline.realization",
+}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.compile.metadata import ArtifactMetadata, read_metadata
+from pipeline.artifact import ArtifactMetadata, read_metadata
 from pipeline.errors import ArtifactError, OptionError, SampleError, TargetError
 from pipeline.program import TensorSpec
 from pipeline.targets import missing_features

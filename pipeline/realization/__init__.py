@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 from tvm import relax
 
-from pipeline.annotate import Annotation, OperatorDecision
-from pipeline.calibrate.table import CalibrationTable
+from pipeline.annotation import Annotation, OperatorDecision
+from pipeline.calibration.table import CalibrationTable
 from pipeline.dialect import attributes as op
 from pipeline.dialect.dataflow import Binding, Dataflow, DataflowBuilder, variables
 from pipeline.dialect.operators import describe, make_call
 from pipeline.errors import TableError, unknown_name
 from pipeline.program import Program
-from pipeline.realize.rules import FLOAT_RESULT, RULES, Context, NotRealizable, QParams
+from pipeline.realization.rules import FLOAT_RESULT, RULES, Context, NotRealizable, QParams
 
 __all__ = ["realize"]
 

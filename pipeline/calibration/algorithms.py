@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.calibrate.histogram import Histogram
-from pipeline.calibrate.kl import kl_threshold
+from pipeline.calibration.histogram import Histogram
+from pipeline.calibration.kl import kl_threshold
 from pipeline.errors import OptionError, unknown_name
 
 
@@ -67,7 +67,7 @@ class AbsMax:
 
 
 class KL(Histogram):
-    """T minimizes the information lost (PaddleSlim: KL); see `calibrate.kl`."""
+    """T minimizes the information lost (PaddleSlim: KL); see `calibration.kl`."""
 
     def threshold(self, levels: int) -> float:
         """See `Observer`."""

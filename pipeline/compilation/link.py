@@ -14,11 +14,9 @@ from typing import Any
 import platformdirs
 from tvm import relax
 
+from pipeline.artifact import METADATA_SECTION
 from pipeline.errors import BuildError, OptionError
 from pipeline.targets import Target
-
-METADATA_SECTION = ".pipeline.metadata"
-"""The ELF section that holds the artifact's metadata, JSON."""
 
 _log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.annotate import Annotation
-from pipeline.calibrate.algorithms import ALGORITHMS, Observer, make_observer
-from pipeline.calibrate.samples import Samples, feeds
-from pipeline.calibrate.table import Calibrated, CalibrationTable, make_entry
-from pipeline.compile.execute import Executor
+from pipeline.annotation import Annotation
+from pipeline.calibration.algorithms import ALGORITHMS, Observer, make_observer
+from pipeline.calibration.samples import Samples, feeds
+from pipeline.calibration.table import Calibrated, CalibrationTable, make_entry
+from pipeline.compilation.execute import Executor
 from pipeline.dialect.dataflow import Dataflow, DataflowBuilder
 from pipeline.dialect.operators import tensor_type
 from pipeline.errors import SampleError
@@ -55,7 +55,7 @@ def calibrate(
     Args:
         program: the float program that was annotated.
         annotation: which tensors to observe.
-        samples: a folder, an iterable or a generator function; see `calibrate.samples`.
+        samples: a folder, an iterable or a generator function; see `calibration.samples`.
         options: how thresholds are chosen.
         progress: called after each batch with the number of batches so far.
 

@@ -6,19 +6,19 @@ import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
-from pipeline.annotate import Annotation
-from pipeline.calibrate.table import CalibrationTable
-from pipeline.compile.dump import Dump
-from pipeline.compile.link import check_writable, link
-from pipeline.compile.lower import build_executable
-from pipeline.compile.metadata import ArtifactMetadata, FloatOperator, Quantization, TargetSummary
+from pipeline.annotation import Annotation
+from pipeline.artifact import ArtifactMetadata, FloatOperator, Quantization, TargetSummary
+from pipeline.calibration.table import CalibrationTable
+from pipeline.compilation.dump import Dump
+from pipeline.compilation.link import check_writable, link
+from pipeline.compilation.lower import build_executable
 from pipeline.errors import TargetError, unknown_name
 from pipeline.kernels.isa import instruction_sets
 from pipeline.program import Program
 from pipeline.targets import Target
 
 
-def build(
+def compile_program(
     program: Program,
     target: Target,
     path: Path,

@@ -1,6 +1,6 @@
 """How each float operator is written with integers. One function an operator, one table of them.
 
-To make an operator quantizable, add a row to `annotate.rules.RULES` and a function of the same key to `RULES` here.
+To make an operator quantizable, add a row to `annotation.rules.RULES` and a function of the same key to `RULES` here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.dialect import attributes as op
 from pipeline.dialect import pointwise
 from pipeline.dialect.dataflow import Binding, constant, make_constant
 from pipeline.dialect.operators import describe, make_call, tensor_type
-from pipeline.realize.weights import accumulator_bounds, quantize_weights, sum_multipliers
+from pipeline.realization.weights import accumulator_bounds, quantize_weights, sum_multipliers
 
 Array = npt.NDArray[Any]
 

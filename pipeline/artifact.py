@@ -1,4 +1,4 @@
-"""What a library says about itself; readable without running it."""
+"""What a library says about itself: written when it is built, readable without running it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.compile.link import METADATA_SECTION
 from pipeline.errors import ArtifactError
 from pipeline.program import TensorSpec
+
+METADATA_SECTION = ".pipeline.metadata"
+"""The ELF section of a library that holds its metadata, JSON."""
 
 MAX_METADATA_BYTES = 16 * 1024**2
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from tvm import relax
 
-from pipeline.annotate.annotation import Annotation, OperatorDecision, TensorDecision
-from pipeline.annotate.rules import (
+from pipeline.annotation.decisions import Annotation, OperatorDecision, TensorDecision
+from pipeline.annotation.rules import (
     KINDS,
     Role,
     activations,

@@ -1,6 +1,6 @@
 """What annotate knows of each operator: its type, its role, and what keeps it from being an integer operator.
 
-To make an operator quantizable, add a row to `RULES`, and a rule of the same key to `realize.rules`.
+To make an operator quantizable, add a row to `RULES`, and a rule of the same key to `realization.rules`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
-from pipeline.compile.lower import build_executable
+from pipeline.compilation.lower import build_executable
 from pipeline.kernels.isa import instruction_set
 from pipeline.program import Program
 from pipeline.targets import load_target

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.calibrate.histogram import Histogram
+from pipeline.calibration.histogram import Histogram
 
 Array = npt.NDArray[Any]
 

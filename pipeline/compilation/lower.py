@@ -12,8 +12,8 @@ import tvm
 from tvm import relax
 from tvm.relax import transform
 
-from pipeline.compile.padding import separate_padding
-from pipeline.compile.select import select_kernels
+from pipeline.compilation.padding import separate_padding
+from pipeline.compilation.select import select_kernels
 from pipeline.kernels.isa import InstructionSet
 
 Phase = tuple[str, Callable[[tvm.IRModule], tvm.IRModule]]

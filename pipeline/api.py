@@ -1,0 +1,99 @@
+"""The pipeline in three calls: load, quantize, build."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.annotation import AnnotateOptions, Annotation, annotate
+from pipeline.calibration import CalibrateOptions, CalibrationTable, calibrate
+from pipeline.calibration.samples import Samples
+from pipeline.compilation.build import compile_program
+from pipeline.errors import TableError
+from pipeline.importer import import_model
+from pipeline.importer.normalize import Shapes
+from pipeline.program import Program
+from pipeline.realization import realize
+from pipeline.targets import Target, load_target
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An int8 model, ready to be built for any target.
+
+    Attributes:
+        program: the int8 program.
+        source: the float program that it came from.
+        annotation: what became int8, and why the rest didn't.
+        table: scales and zero points.
+    """
+
+    program: Program
+    source: Program
+    annotation: Annotation
+    table: CalibrationTable
+
+    def build(self, target: str | Path | Target, path: str | Path, dump: str | Path | None = None) -> Path:
+        """Write the int8 model as a shared library; see `compilation.build.compile_program`.
+
+        Args:
+            target: name of a target, path of a target file, or a target.
+            path: the library to write.
+            dump: folder for the program after each compiler phase, and the assembly.
+        """
+        chosen = target if isinstance(target, Target) else load_target(target)
+        return compile_program(
+            self.program, chosen, Path(path), self.annotation, self.table, None if dump is None else Path(dump)
+        )
+
+
+def load(path: str | Path, shapes: Shapes | None = None) -> Program:
+    """Read an ONNX file as a float32 program; see `importer.import_model`."""
+    return import_model(path, shapes)
+
+
+def quantize(
+    program: Program,
+    samples: Samples | None = None,
+    *,
+    algorithm: str = "kl",
+    batch_size: int = 1,
+    batch_nums: int | None = None,
+    symmetric: bool = False,
+    options: AnnotateOptions | None = None,
+    annotation: Annotation | None = None,
+    table: CalibrationTable | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Quantized:
+    """Make an int8 model of a float one.
+
+    Args:
+        program: the float program.
+        samples: 100 to 500 typical inputs: a folder of .npy or .npz files, an iterable, or a function that returns one.
+            Not needed with `table`.
+        algorithm: how thresholds are chosen, a key of `calibration.ALGORITHMS` (PaddleSlim: algo).
+        batch_size: samples that count as one batch.
+        batch_nums: how many batches to use; None means all samples.
+        symmetric: spread signed tensors' codes evenly around zero.
+        options: which operators to quantize; ignored with `annotation`.
+        annotation: decisions to use as they are, for example edited ones.
+        table: a calibration table to use as it is; nothing is run.
+        progress: called after each batch with the number of batches so far.
+
+    Raises:
+        SampleError: the samples don't fit the model, or there are none.
+        OptionError: an option is unknown or out of range.
+        TableError: the annotation or the table doesn't fit the model.
+    """
+    annotation = annotation or annotate(program, options)
+    if table is None:
+        calibration = CalibrateOptions(algorithm, symmetric, batch_size, batch_nums)
+        table = calibrate(program, annotation, samples if samples is not None else (), calibration, progress)
+    elif table.model_sha256 != program.source_sha256:
+        raise TableError(
+            f"The calibration table was made for another model: its model_sha256 is {table.model_sha256[:12]}..., "
+            f"this one's {program.source_sha256[:12]}.... Calibrate again, or write this model's into the table."
+        )
+    quantized, outcome = realize(program, annotation, table)
+    return Quantized(quantized, program, outcome, table)
