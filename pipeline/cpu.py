@@ -1,27 +1,49 @@
-"""What the CPU of this machine can do."""
+"""What this machine's CPU is and can do, in the names that Linux uses in /proc/cpuinfo."""
 
 from __future__ import annotations
 
-import functools
+import ctypes
 import platform
 from pathlib import Path
 
+_AT_HWCAP = 16
+_AT_HWCAP2 = 26
+
+_ARM64_HWCAP = {"fp": 0, "asimd": 1, "fphp": 9, "asimdhp": 10, "asimddp": 20, "sve": 22}
+_ARM64_HWCAP2 = {"sve2": 1, "i8mm": 13, "bf16": 14}
+
+_MACHINE_ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
+
 
 def architecture() -> str:
-    """Return the machine's architecture as targets name it: `x86_64` or `aarch64` (or whatever the system says)."""
+    """Return the CPU architecture as in the first part of a target triple: "x86_64", "aarch64", ..."""
     machine = platform.machine().lower()
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+    return _MACHINE_ALIASES.get(machine, machine)
 
 
-@functools.cache
-def features() -> frozenset[str]:
-    """Return the CPU's features, named as Linux does in /proc/cpuinfo; empty where there is no such file."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+def cpu_features() -> frozenset[str]:
+    """Return the features that the CPU has and the kernel lets programs use; empty where they can't be found out.
+
+    On arm64 these come from the auxiliary vector, not from /proc/cpuinfo, which shows the host's under user-mode
+    emulation. There only the features that targets can ask for are known.
+    """
+    if platform.system() != "Linux":
         return frozenset()
+    if architecture() == "aarch64":
+        return _arm64_features()
+    return _cpuinfo_flags(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
+
+
+def _arm64_features() -> frozenset[str]:
+    getauxval = ctypes.CDLL(None).getauxval
+    getauxval.restype, getauxval.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+    words = ((getauxval(_AT_HWCAP), _ARM64_HWCAP), (getauxval(_AT_HWCAP2), _ARM64_HWCAP2))
+    return frozenset(name for word, bits in words for name, bit in bits.items() if word >> bit & 1)
+
+
+def _cpuinfo_flags(text: str) -> frozenset[str]:
     for line in text.splitlines():
         key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
+        if key.strip() == "flags":
             return frozenset(value.split())
     return frozenset()

@@ -1,16 +1,22 @@
-"""Where the data files that ship with the package are: in the wheel, or in a checkout."""
+"""Finds the data files that belong to the package."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+_PACKAGE = Path(__file__).resolve().parent
 
-def data_directory(kind: str) -> Path:
-    """Return the folder of shipped data files.
+
+def data_directory(name: str) -> Path:
+    """Return a folder of data files: of the installed package, or of the repository in an editable installation.
 
     Args:
-        kind: `targets` or `models`.
+        name: the folder's name, for example "targets".
+
+    Raises:
+        FileNotFoundError: the installation is incomplete.
     """
-    package = Path(__file__).resolve().parent
-    installed = package / "_data" / kind
-    return installed if installed.is_dir() else package.parent / kind
+    for candidate in (_PACKAGE / "_data" / name, _PACKAGE.parent / name):
+        if candidate.is_dir():
+            return candidate
+    raise FileNotFoundError(f"The folder of {name} is missing from the installation at {_PACKAGE}")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import tvm
+if TYPE_CHECKING:
+    # Only for the annotation: the runner uses TensorSpec in processes that don't load the compiler.
+    import tvm
 
 
 @dataclass(frozen=True)

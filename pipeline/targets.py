@@ -1,13 +1,20 @@
-"""Targets: what a library is built for, described by TOML files in targets/ and by the user's own."""
+"""Targets: which CPU and system a library is compiled for, read from TOML files.
+
+The files that come with the package are in `targets/`; `load_target` takes the name of one of them, or the path of a
+user's own. docs/targets.md describes the keys.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline import cpu
 from pipeline.data import data_directory
@@ -22,114 +29,176 @@ else:
 if TYPE_CHECKING:
     import tvm
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+$")]
+Name = Annotated[str, Field(pattern=re.compile(r"^[a-z0-9][a-z0-9._-]*$"))]
+"""A target's name: it becomes part of file names."""
 
 
-class Target(BaseModel):
-    """What a library is built for.
+@dataclass(frozen=True)
+class Linker:
+    """How the objects of a library are linked.
 
     Attributes:
-        name: the file's name without `.toml`.
-        description: a sentence for people.
-        architecture: `x86_64` or `aarch64`.
-        triple: LLVM's.
-        cpu: LLVM's name of the oldest CPU that must run the library.
-        features: LLVM features on top of the cpu's, each with + or -.
-        required_features: what a CPU must have to load the library, as in /proc/cpuinfo.
-        instruction_set: the kernels' instruction set, see `kernels.isa`.
-        linker: the zig target to link with; no C library is linked in.
-        page_size: largest page size that the library can be mapped with, bytes.
+        zig_target: what `zig cc -target` gets: the architecture, and no system's libraries.
+        page_size: largest memory page, in bytes, of the systems that will load the library.
+        ndk_target: what the Android NDK's clang gets as `--target`, where ANDROID_NDK_HOME names an NDK; None if the
+            target isn't Android.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
+
+    zig_target: str
+    page_size: Literal[4096, 16384, 65536]
+    ndk_target: str | None = None
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Data caches that one core can use, in bytes."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
+
+    l1d_bytes: Annotated[int, Field(ge=4096)]
+    l2_bytes: Annotated[int, Field(ge=4096)]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a library is compiled for.
+
+    Attributes:
+        name: what it is called on the command line and in artifacts.
+        description: one sentence for people.
+        triple: LLVM's target triple.
+        cpu: LLVM's `mcpu`.
+        features: LLVM's `mattr`, each with its sign, such as "+dotprod".
+        instruction_set: which kernels are generated; a name in `pipeline.kernels.isa`.
+        required_features: what a CPU must have to run the library, as /proc/cpuinfo calls it.
+        linker: how to link.
+        cache: sizes that kernels are blocked for.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
+
+    name: Name
+    description: str
+    triple: str
+    cpu: str
+    features: tuple[Annotated[str, Field(pattern=r"^[+-]")], ...]
+    instruction_set: str
+    required_features: tuple[str, ...]
+    linker: Linker
+    cache: Cache
+
+    @property
+    def architecture(self) -> str:
+        """The CPU architecture: the first part of the triple."""
+        return self.triple.partition("-")[0]
+
+    def tvm_target(self) -> tvm.target.Target:
+        """Return TVM's description of this target.
+
+        Raises:
+            TargetError: LLVM doesn't know the triple or the CPU.
+        """
+        import tvm
+        from tvm.target import codegen
+
+        description = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.cpu}
+        if self.features:
+            description["mattr"] = list(self.features)
+        if not codegen.llvm_is_valid_cpu(self.cpu, self.triple):
+            raise TargetError(f"Target {self.name}: LLVM knows no CPU {self.cpu!r} for the triple {self.triple!r}.")
+        return tvm.target.Target(description)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A target file that stands for the first of several targets that this machine can run."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
+
+    name: Name
+    description: str
+    candidates: Annotated[tuple[Name, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class TargetListing:
+    """A target that comes with the package: what a listing shows of it."""
 
     name: str
     description: str
-    architecture: Literal["x86_64", "aarch64"]
-    triple: Name
-    cpu: Name
-    features: tuple[Annotated[str, Field(pattern=r"^[+-][a-z0-9._-]+$")], ...] = ()
-    required_features: tuple[Name, ...] = ()
-    instruction_set: Name
-    linker: Name
-    page_size: Literal[4096, 16384, 65536] = 4096
-
-    def tvm_target(self) -> tvm.target.Target:
-        """Return the target as TVM wants it."""
-        import tvm
-
-        settings = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.cpu, "mattr": list(self.features)}
-        return tvm.target.Target({k: v for k, v in settings.items() if v})
-
-    def missing_here(self) -> str | None:
-        """Return why this machine can't run code built for the target; None if it can."""
-        return missing_features(self.architecture, self.required_features)
 
 
-class _Detected(BaseModel):
-    """A target file that names others, of which the first that this machine can run is taken."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    description: str
-    detect: tuple[str, ...]
-
-
-def missing_features(architecture: str, required: tuple[str, ...]) -> str | None:
-    """Return why this machine can't run code for an architecture with these features; None if it can."""
-    if cpu.architecture() != architecture:
-        return f"it is for {architecture}, and this machine is {cpu.architecture()}"
-    missing = [f for f in required if f not in cpu.features()]
-    return f"it needs the CPU features {', '.join(missing)}, which this machine lacks" if missing else None
-
-
-def list_targets() -> dict[str, str]:
-    """Return the description of every shipped target by name."""
-    files = sorted(data_directory("targets").glob("*.toml"))
-    return {f.stem: str(_read(f)["description"]) for f in files}
-
-
-def load_target(name: str | Path) -> Target:
-    """Return a target.
-
-    Args:
-        name: of a shipped target, or the path of a TOML file.
+def list_targets() -> tuple[TargetListing, ...]:
+    """Return the targets that come with the package, sorted by name.
 
     Raises:
-        OptionError: there is no such target.
-        TargetError: the file doesn't fit the schema; the message names file and key.
+        TargetError: one of the files is wrong.
     """
-    text = str(name)
-    folder = data_directory("targets")
-    if text.endswith(".toml") or os.sep in text:
-        path = Path(text)
+    parsed = (_parse(path) for path in sorted(data_directory("targets").glob("*.toml")))
+    return tuple(TargetListing(target.name, target.description) for target in parsed)
+
+
+def load_target(name_or_path: str | Path) -> Target:
+    """Return a target by its name, or read a user's own target file.
+
+    "host" gives the best of the package's targets that this machine can run, under that target's name, so that equal
+    machines make equal libraries.
+
+    Args:
+        name_or_path: a name from `list_targets`, or the path of a file, which ends with ".toml" or contains a slash.
+
+    Raises:
+        OptionError: there is no target of that name.
+        TargetError: the file is missing or wrong, or no target fits this machine.
+    """
+    text = os.fspath(name_or_path)
+    if isinstance(name_or_path, Path) or text.endswith(".toml") or os.sep in text:
+        parsed = _parse(Path(name_or_path))
     else:
-        path = folder / f"{text}.toml"
-        if not path.is_file():
-            raise OptionError(unknown_name("target", text, (f.stem for f in folder.glob("*.toml"))))
-    values = _read(path)
+        parsed = _parse(_shipped_file(text))
+    return parsed if isinstance(parsed, Target) else _first_supported(parsed)
+
+
+def missing_features(target_architecture: str, required: tuple[str, ...]) -> tuple[str, ...]:
+    """Return which requirements this machine doesn't meet: the architecture, if it differs, or CPU features."""
+    if target_architecture != cpu.architecture():
+        return (target_architecture,)
+    available = cpu.cpu_features()
+    return tuple(feature for feature in required if feature not in available)
+
+
+def _shipped_file(name: str) -> Path:
+    files = {path.stem: path for path in data_directory("targets").glob("*.toml")}
+    if name not in files:
+        raise OptionError(unknown_name("target", name, files) + " A target file of your own is given by its path.")
+    return files[name]
+
+
+def _first_supported(choice: _Choice) -> Target:
+    for name in choice.candidates:
+        candidate = _parse(_shipped_file(name))
+        if not isinstance(candidate, Target):
+            raise TargetError(f"Target {choice.name}: candidate {name!r} is itself a choice; name a plain target.")
+        if not missing_features(candidate.architecture, candidate.required_features):
+            return candidate
+    raise TargetError(
+        f"Target {choice.name}: this machine ({cpu.architecture()}) can run none of {', '.join(choice.candidates)}. "
+        f"Name another target."
+    )
+
+
+def _parse(path: Path) -> Target | _Choice:
+    text = read_text(path, "target file", TargetError)
     try:
-        if "detect" in values:
-            return _first_runnable(_Detected.model_validate(values), path)
-        return Target.model_validate({"name": path.stem, **values})
-    except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        known = ", ".join(sorted(set(Target.model_fields) - {"name"}))
-        raise TargetError(
-            f"Target {path} doesn't fit its schema:\n" + "\n".join(lines) + f"\nKnown keys: {known}."
-        ) from error
-
-
-def _first_runnable(detected: _Detected, path: Path) -> Target:
-    for name in detected.detect:
-        target = load_target(name)
-        if target.missing_here() is None:
-            return target
-    raise TargetError(f"Target {path}: this machine can run none of {', '.join(detected.detect)}.")
-
-
-def _read(path: Path) -> dict[str, object]:
-    try:
-        return tomllib.loads(read_text(path, "target", TargetError))
+        content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise TargetError(f"Target {path} isn't TOML: {error}.") from error
+        raise TargetError(f"The target file {path} isn't TOML: {error}.") from error
+    kind: type[Target] | type[_Choice] = _Choice if "candidates" in content else Target
+    try:
+        # In JSON, pydantic's strict mode takes arrays for tuples.
+        return TypeAdapter(kind).validate_json(json.dumps(content, default=str))
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
+        raise TargetError(f"The target file {path} is wrong. {wrong}.") from error
