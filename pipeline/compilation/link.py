@@ -1,117 +1,220 @@
-"""Links a library with nothing but pip packages: zig's linker, no C library, the same bytes for the same input."""
+"""Links a compiled program into one shared library that carries its metadata.
+
+The default linker is `zig cc` from the ziglang package, so that no compiler is needed, whatever the target. The
+library asks for no other library: what LLVM calls (`expf`, `memcpy`, ...) comes from zig's compiler runtime, the same
+code on every target, and TVM's functions from the runtime that loads it. Equal inputs give equal bytes.
+
+Another compiler driver is used where the environment names one; then the library takes `expf` and the like from that
+compiler's C library:
+    PIPELINE_LINKER      a command, such as "aarch64-linux-gnu-gcc".
+    ANDROID_NDK_HOME     an Android NDK; only for targets with `linker.ndk_target`.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
-from tvm import relax
+from elftools.elf.elffile import ELFFile
 
-from pipeline.artifact import METADATA_SECTION
+from pipeline.artifact import MAX_METADATA_BYTES, METADATA_SECTION
 from pipeline.errors import BuildError, OptionError
+from pipeline.files import write_bytes
 from pipeline.targets import Target
 
+if TYPE_CHECKING:
+    from tvm import relax
+
 _log = logging.getLogger(__name__)
+
+_RUNTIME_PREFIXES = ("TVMFFI", "TVMBackend")
+"""What the names of TVM's runtime functions begin with."""
+
+_LIBM_FUNCTIONS = frozenset(
+    f"{name}f" for name in ("acos", "asin", "atan", "atan2", "cosh", "erf", "nearbyint", "pow", "rint", "sinh", "tanh")
+)
+"""Functions that LLVM or TVM may call and that zig's compiler runtime doesn't have."""
+
+
+@dataclass(frozen=True)
+class _Driver:
+    """A compiler driver that links.
+
+    Attributes:
+        command: the command, with what selects the target.
+        libraries: arguments that resolve what LLVM calls.
+        self_contained: whether `libraries` are linked statically.
+    """
+
+    command: tuple[str, ...]
+    libraries: tuple[str, ...]
+    self_contained: bool
 
 
 def check_writable(path: Path) -> None:
     """Refuse an output path that can't be written, before the work begins.
 
     Raises:
-        OptionError: the folder doesn't exist, isn't a folder, or isn't writable.
+        OptionError: the folder doesn't exist, isn't a folder, or isn't writable, or the path is a folder.
     """
     folder = path.parent
     if not folder.is_dir():
         raise OptionError(f"The folder {folder} of the output {path} doesn't exist.")
-    if not os.access(folder, os.W_OK):
-        raise OptionError(f"The folder {folder} of the output {path} isn't writable.")
     if path.is_dir():
         raise OptionError(f"The output {path} is a folder; give a file.")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OptionError(f"The folder {folder} of the output {path} isn't writable: {error.strerror}.") from error
 
 
 def link(executable: relax.VMExecutable, target: Target, metadata: bytes, path: Path) -> None:
-    """Write an executable as a shared library that needs no other.
-
-    TVM's runtime and libm functions stay undefined; the process that loads the library has them.
+    """Write an executable as a shared library.
 
     Args:
-        executable: code and constants.
+        executable: code and constants, compiled for `target.tvm_target()`.
         target: says what to link for.
         metadata: JSON, put into `METADATA_SECTION`.
-        path: the library; it appears there complete or not at all.
+        path: the library; it appears there complete or not at all. Its file name becomes the soname.
 
     Raises:
-        BuildError: the linker failed; its own message is included.
-        OptionError: the output can't be written.
+        BuildError: the linker failed; its own message is included. Or the program calls a function that no library on
+            the target is known to have.
+        OptionError: the output can't be written, or the environment names a linker that doesn't exist.
     """
     check_writable(path)
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "metadata.c"
-        source.write_text(_metadata_source(metadata), encoding="ascii")
-        linked = Path(folder) / path.name
+    if len(metadata) > MAX_METADATA_BYTES:
+        raise BuildError(f"The metadata of {path} has {len(metadata)} bytes; the limit is {MAX_METADATA_BYTES}.")
+    with tempfile.TemporaryDirectory(prefix="pipeline-link-") as name:
+        folder = Path(name)
+        (folder / "metadata.json").write_bytes(metadata)
+        (folder / "metadata.s").write_text(_METADATA_SOURCE, encoding="ascii")
+        linker = _Linker(_driver(target), target, folder)
 
-        def compile_and_link(output: str, objects: Sequence[str], **_options: Any) -> None:
-            _run_linker([*objects, str(source)], Path(output), target, path.name)
+        def link_objects(output: str, objects: Sequence[str], **_options: Any) -> None:
+            linker.library(Path(output), [*objects, "metadata.s"])
 
-        compile_and_link.output_format = "so"  # type: ignore[attr-defined]
-        executable.export_library(str(linked), fcompile=compile_and_link, workspace_dir=folder)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        link_objects.output_format = "so"  # type: ignore[attr-defined]
+        linked = folder / path.name
+        executable.export_library(str(linked), fcompile=link_objects, workspace_dir=name)
+        write_bytes(path, linked.read_bytes())
+
+
+_METADATA_SOURCE = f"""\
+    .section {METADATA_SECTION}, "aR", %progbits
+    .incbin "metadata.json"
+    .section .note.GNU-stack, "", %progbits
+"""
+"""Assembly for every architecture. The section is loaded and retained, so that neither stripping nor gc drops it."""
+
+
+@dataclass(frozen=True)
+class _Linker:
+    """Links in a folder, which is the working directory of all commands so that no path gets into the library."""
+
+    driver: _Driver
+    target: Target
+    folder: Path
+
+    def library(self, output: Path, inputs: Sequence[str]) -> None:
+        """Link the model's library.
+
+        Raises:
+            BuildError: the linker failed, or symbols stay undefined that the target may not have.
+        """
+        self._run(output, output.name, inputs)
+        if not self.driver.self_contained:
+            return
+        undefined = _undefined_symbols(output)
+        unknown = undefined - _LIBM_FUNCTIONS
+        if unknown:
+            raise BuildError(
+                f"The library for {self.target.name} calls functions that TVM's runtime doesn't have: "
+                f"{', '.join(sorted(unknown))}. Link with a compiler that has them: set PIPELINE_LINKER."
+            )
+        if undefined and self.target.linker.ndk_target is not None:
+            # Android's loader searches only the libraries that are asked for by name; glibc's finds libm's functions
+            # in the process, where TVM's runtime has loaded it.
+            self._run(output, output.name, [*inputs, self._stub("libm.so", undefined)])
+
+    def _stub(self, soname: str, symbols: Iterable[str]) -> str:
+        """Make a library that defines `symbols` without any code, to link against in place of the device's."""
+        lines = [".text", *(f".globl {s}\n.type {s}, %function\n{s}:" for s in sorted(symbols)), ".long 0\n"]
+        (self.folder / "stub.s").write_text("\n".join(lines), encoding="ascii")
+        folder = self.folder / "stub"
+        folder.mkdir()
+        self._run(folder / soname, soname, ["stub.s"])
+        return f"stub/{soname}"
+
+    def _run(self, output: Path, soname: str, inputs: Sequence[str]) -> None:
+        page_size = self.target.linker.page_size
+        command = [
+            *self.driver.command,
+            *("-shared", "-nostdlib", "-O2", "-g0", "-s"),
+            *("-Wl,-z,now", "-Wl,-z,noexecstack", f"-Wl,-z,max-page-size={page_size}", f"-Wl,-soname,{soname}"),
+            *inputs,
+            *self.driver.libraries,
+            *("-o", str(output)),
+        ]
+        environment = {
+            **os.environ,
+            "ZIG_GLOBAL_CACHE_DIR": str(_zig_cache()),
+            "ZIG_LOCAL_CACHE_DIR": str(self.folder / "zig"),
+        }
         try:
-            beside.write_bytes(linked.read_bytes())
-            beside.chmod(0o755)
-            beside.replace(path)
+            result = subprocess.run(
+                command, cwd=self.folder, capture_output=True, text=True, env=environment, check=False
+            )
         except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise OptionError(f"{path} can't be written: {error.strerror}.") from error
+            raise BuildError(f"The linker {command[0]} couldn't be started: {error.strerror}.") from error
+        if result.returncode != 0:
+            raise BuildError(f"Linking for {self.target.name} failed:\n{result.stderr.strip()}")
 
 
-def linker_command(target: Target) -> list[str]:
-    """Return the compiler driver for a target: the NDK's clang if ANDROID_NDK_HOME is set, or zig's."""
+def _driver(target: Target) -> _Driver:
+    named = os.environ.get("PIPELINE_LINKER")
+    if named:
+        return _Driver(tuple(shlex.split(named)), _SYSTEM_LIBRARIES, self_contained=False)
     ndk = os.environ.get("ANDROID_NDK_HOME")
-    if ndk and target.triple.endswith("-android"):
+    if ndk and target.linker.ndk_target is not None:
         found = sorted(Path(ndk).glob("toolchains/llvm/prebuilt/*/bin/clang"))
         if not found:
             raise OptionError(f"ANDROID_NDK_HOME is {ndk}, which holds no toolchains/llvm/prebuilt/*/bin/clang.")
-        return [str(found[0]), f"--target={target.triple}24"]
-    return [sys.executable, "-m", "ziglang", "cc", "-target", target.linker]
+        return _Driver((str(found[0]), f"--target={target.linker.ndk_target}"), _SYSTEM_LIBRARIES, self_contained=False)
+    zig = (sys.executable, "-m", "ziglang", "cc", "-target", target.linker.zig_target)
+    return _Driver(zig, ("-rtlib=compiler-rt",), self_contained=True)
 
 
-def _run_linker(inputs: Sequence[str], output: Path, target: Target, soname: str) -> None:
-    flags = ["-shared", "-nostdlib", "-fPIC", "-O2", "-g0", "-fno-sanitize=all", "-s"]
-    options = ["-z", f"max-page-size={target.page_size}", "-z", "noexecstack", "-z", "now", "-soname", soname]
-    command = [*linker_command(target), *flags, *(f"-Wl,{o}" for o in _joined(options)), *inputs, "-o", str(output)]
+_SYSTEM_LIBRARIES = ("-Wl,--as-needed", "-lm", "-lc")
+
+
+def _zig_cache() -> Path:
     cache = platformdirs.user_cache_path("onnx-int8-pipeline") / "zig"
     if not cache.exists():
-        _log.info("The first link prepares zig's cache in %s; that takes some seconds once.", cache)
-    environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(cache), "ZIG_LOCAL_CACHE_DIR": str(output.parent / "zig")}
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    except OSError as error:
-        raise BuildError(f"The linker {command[0]} couldn't be started: {error}.") from error
-    if result.returncode != 0:
-        raise BuildError(f"Linking for {target.name} failed:\n{result.stderr.strip()}")
+        _log.info("The first link for an architecture prepares zig's cache in %s, which takes some seconds.", cache)
+        try:
+            cache.mkdir(parents=True)
+        except OSError:
+            fallback = Path(tempfile.gettempdir()) / f"onnx-int8-pipeline-{os.getuid()}-zig"
+            _log.info("%s can't be written to; using %s.", cache, fallback)
+            return fallback
+    return cache
 
 
-def _joined(options: Sequence[str]) -> list[str]:
-    """Return linker options with their values attached, as `-Wl` wants them."""
-    joined: list[str] = []
-    for option in options:
-        if option.startswith("-"):
-            joined.append(option)
-        else:
-            joined[-1] += f",{option}"
-    return joined
-
-
-def _metadata_source(metadata: bytes) -> str:
-    values = ",".join(str(b) for b in metadata)
-    attributes = f'__attribute__((used, retain, section("{METADATA_SECTION}")))'
-    return f"{attributes} const unsigned char pipeline_metadata[] = {{{values}}};\n"
+def _undefined_symbols(library: Path) -> set[str]:
+    """Return the functions that a library takes from elsewhere, TVM's runtime left out."""
+    with library.open("rb") as file:
+        table = ELFFile(file).get_section_by_name(".dynsym")
+        symbols = () if table is None else tuple(table.iter_symbols())
+        names = {s.name for s in symbols if s.name and s["st_shndx"] == "SHN_UNDEF"}
+    return {name for name in names if not name.startswith(_RUNTIME_PREFIXES)}

@@ -51,10 +51,10 @@ class Runner:
         self.metadata: ArtifactMetadata = read_metadata(path)
         target = self.metadata.target
         missing = missing_features(target.architecture, target.required_features)
-        if missing is not None:
+        if missing:
             raise TargetError(
-                f"{path} can't run here: {missing}. Build it for this machine with --target host, "
-                "or run it on a device with --rpc."
+                f"{path} was built for {target.name} and can't run here: this machine lacks {', '.join(missing)}. "
+                "Build it with --target host, or run it on a device with --rpc."
             )
         if num_threads is not None and num_threads < 1:
             raise OptionError(f"num_threads is {num_threads}; it must be at least 1.")
