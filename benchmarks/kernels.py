@@ -1,0 +1,220 @@
+"""Speed of convolution and matrix product kernels on this machine, one thread, next to what its CPU can do at most.
+
+    python -m benchmarks.kernels [--dtype float32] [--rounds 30] [--only 1x1] [--json FILE]
+
+The ceiling is measured in the same run: a loop over the instruction set's multiply-add that never leaves the
+registers. Kernels take turns for some rounds, and each one's shortest time counts, so that a busy machine disturbs
+all of them alike. Times don't hold from one run or machine to the next; shares of the ceiling mostly do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TVM_NUM_THREADS", "1")
+
+import click
+import numpy as np
+import numpy.typing as npt
+import rich
+import tvm
+from rich.table import Table
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+import pipeline.kernels  # noqa: F401
+from pipeline.dialect.attributes import Attributes, Conv2d, QConv2d
+from pipeline.dialect.types import TensorType
+from pipeline.kernels import registry
+from pipeline.kernels.isa import InstructionSet, instruction_set
+from pipeline.kernels.operation import Kernel, Operation
+from pipeline.targets import load_target
+
+Array = npt.NDArray[Any]
+
+ROUND_SECONDS = 0.002
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution without padding: `size` is the padded input's height and width."""
+
+    name: str
+    size: int
+    channels_in: int
+    channels_out: int
+    kernel: int
+    stride: int = 1
+    groups: int = 1
+
+
+LAYERS = (
+    Layer("3x3 of 56x56, 64 to 64", 58, 64, 64, 3),
+    Layer("3x3 of 28x28, 128 to 128", 30, 128, 128, 3),
+    Layer("3x3 of 14x14, 256 to 256", 16, 256, 256, 3),
+    Layer("3x3 of 7x7, 512 to 512", 9, 512, 512, 3),
+    Layer("3x3 stride 2 of 56x56, 64 to 128", 57, 64, 128, 3, 2),
+    Layer("1x1 stride 2 of 56x56, 64 to 128", 56, 64, 128, 1, 2),
+    Layer("7x7 stride 2 of 224x224, 3 to 64", 229, 3, 64, 7, 2),
+    Layer("3x3 stride 2 of 224x224, 3 to 32", 225, 3, 32, 3, 2),
+    Layer("1x1 of 112x112, 32 to 64", 112, 32, 64, 1),
+    Layer("1x1 of 56x56, 128 to 128", 56, 128, 128, 1),
+    Layer("1x1 of 28x28, 256 to 256", 28, 256, 256, 1),
+    Layer("1x1 of 14x14, 512 to 512", 14, 512, 512, 1),
+    Layer("1x1 of 7x7, 1024 to 1024", 7, 1024, 1024, 1),
+    Layer("1x1 of 56x56, 24 to 144", 56, 24, 144, 1),
+    Layer("1x1 of 56x56, 144 to 24", 56, 144, 24, 1),
+    Layer("1x1 of 14x14, 96 to 576", 14, 96, 576, 1),
+    Layer("classifier, 2048 to 1000", 1, 2048, 1000, 1),
+    Layer("depthwise 3x3 of 112x112x32", 114, 1, 1, 3, groups=32),
+    Layer("depthwise 3x3 of 56x56x128", 58, 1, 1, 3, groups=128),
+    Layer("depthwise 3x3 of 28x28x256", 30, 1, 1, 3, groups=256),
+    Layer("depthwise 3x3 of 14x14x512", 16, 1, 1, 3, groups=512),
+    Layer("depthwise 3x3 of 7x7x1024", 9, 1, 1, 3, groups=1024),
+    Layer("depthwise 3x3 stride 2 of 112x112x64", 113, 1, 1, 3, 2, groups=64),
+    Layer("depthwise 5x5 of 28x28x120", 32, 1, 1, 5, groups=120),
+)
+
+
+@dataclass
+class Program:
+    """A compiled kernel with its buffers, and the shortest time seen, in seconds."""
+
+    name: str
+    module: tvm.runtime.Module
+    buffers: list[tvm.runtime.Tensor]
+    products: int
+    seconds: float = float("inf")
+
+    def measure(self) -> None:
+        """Run for about `ROUND_SECONDS` and keep the time of one call if it is the shortest."""
+        guess = self.seconds if np.isfinite(self.seconds) else ROUND_SECONDS
+        timer = self.module.time_evaluator("main", tvm.cpu(), number=max(1, int(ROUND_SECONDS / guess)), repeat=1)
+        self.seconds = min(self.seconds, *timer(*self.buffers).results)
+
+    @property
+    def speed(self) -> float:
+        """Multiply-adds per nanosecond."""
+        return self.products / self.seconds * 1e-9
+
+
+def layer_program(layer: Layer, dtype: str, isa: InstructionSet, target: tvm.target.Target) -> Program:
+    """Compile a layer as the pipeline does."""
+    random = np.random.default_rng(0)
+    x_shape = (1, layer.size, layer.size, layer.groups * layer.channels_in)
+    weight_shape = (layer.groups * layer.channels_out, layer.kernel, layer.kernel, layer.channels_in)
+    strides = (layer.stride, layer.stride)
+    attrs: Attributes
+    if dtype == "float32":
+        attrs = Conv2d(strides=strides, groups=layer.groups, clip_min=0.0)
+        arguments = [random.standard_normal(s).astype("float32") for s in (x_shape, weight_shape, weight_shape[:1])]
+    else:
+        attrs = QConv2d(strides=strides, groups=layer.groups, output_zero_point=3)
+        x, weight = random.integers(0, 256, x_shape, "uint8"), random.integers(-127, 128, weight_shape, "int8")
+        bias = random.integers(-1000, 1000, weight_shape[0], "int32")
+        arguments = [x, weight, bias, np.full(weight_shape[0], 1e-4, "float32")]
+    inputs = tuple(TensorType(a.shape, str(a.dtype)) for a in arguments)
+    operation = Operation(attrs, inputs, attrs.infer(*inputs), dict(enumerate(arguments[1:], 1)))
+    kernel = registry.select(operation, isa).generate(operation, isa)
+    values = [arguments[a] if isinstance(a, int) else a for a in kernel.arguments]
+    products = operation.output.size * arguments[1][0].size
+    return _program(
+        layer.name, kernel, [*values, np.zeros(operation.output.shape, operation.output.dtype)], products, target
+    )
+
+
+def ceiling_program(dtype: str, isa: InstructionSet, target: tvm.target.Target) -> Program:
+    """Compile a loop of multiply-adds on registers."""
+    accumulators, rounds, lanes = isa.registers * 3 // 4, 20_000, isa.lanes
+    depth, x_dtype, w_dtype, acc_dtype, multiply_add = (
+        (1, "float32", "float32", "float32", isa.multiply_add)
+        if dtype == "float32"
+        else (isa.dot_depth, "uint8", isa.weight_dtype, "int32", isa.dot)
+    )
+    with IRBuilder() as builder, T.prim_func():
+        T.func_attr({"tirx.noalias": True})
+        x = T.arg("x", T.buffer((64 * depth,), x_dtype))
+        w = T.arg("w", T.buffer((lanes * depth,), w_dtype))
+        y = T.arg("y", T.buffer((accumulators * lanes,), acc_dtype))
+        acc = T.alloc_buffer((accumulators * lanes,), acc_dtype, scope="local")
+        vectors = [T.ramp(i * lanes, 1, lanes) for i in range(accumulators)]
+        for at in vectors:
+            T.buffer_store(acc, T.broadcast(tvm.tirx.const(0, acc_dtype), lanes), [at])
+        with T.serial(rounds) as k:
+            # Another value each time, or LLVM would multiply instead of adding again and again.
+            first = k % 64 * depth
+            value = x[first] if depth == 1 else x[T.ramp(first, 1, depth)]
+            for at in vectors:
+                T.buffer_store(acc, multiply_add(acc[at], value, w[T.ramp(0, 1, lanes * depth)]), [at])
+        for at in vectors:
+            T.buffer_store(y, acc[at], [at])
+    shapes = ((64 * depth, x_dtype), (lanes * depth, w_dtype), (accumulators * lanes, acc_dtype))
+    products = rounds * accumulators * lanes * depth
+    return _program("ceiling", Kernel(builder.get(), ()), [np.ones(s, d) for s, d in shapes], products, target)
+
+
+def _program(name: str, kernel: Kernel, values: list[Array], products: int, target: tvm.target.Target) -> Program:
+    module = tvm.IRModule({"main": kernel.func.with_attr("global_symbol", "main")})
+    shapes = [tuple(int(d) for d in p.shape) for p in kernel.func.params]
+    buffers = [tvm.runtime.tensor(v.reshape(s)) for v, s in zip(values, shapes, strict=True)]
+    return Program(name, tvm.compile(module, target).mod, buffers, products)
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+@click.command()
+@click.option("--dtype", type=click.Choice(["int8", "float32"]), default="int8", show_default=True)
+@click.option("--target", "target_name", default="host", show_default=True, help="A target that this machine can run.")
+@click.option("--rounds", type=click.IntRange(min=1), default=30, show_default=True, help="Turns of each kernel.")
+@click.option("--only", default="", help="Measure layers whose name contains this text.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the results to this file, too.")
+def main(dtype: str, target_name: str, rounds: int, only: str, json_path: Path | None) -> None:
+    """Measure kernels for standard layers."""
+    description = load_target(target_name)
+    target, isa = description.tvm_target(), instruction_set(description.instruction_set)
+    ceiling = ceiling_program(dtype, isa, target)
+    programs = [layer_program(layer, dtype, isa, target) for layer in LAYERS if only in layer.name]
+    for _ in range(rounds):
+        for program in (ceiling, *programs):
+            program.measure()
+    environment = {
+        "cpu": _cpu_name(),
+        "target": description.name,
+        "instruction_set": isa.name,
+        "python": platform.python_version(),
+        "tvm": tvm.__version__,
+        "llvm": str(tvm.target.codegen.llvm_version_major()),
+        "numpy": np.__version__,
+    }
+    table = Table(title=f"{dtype}, one thread", caption=", ".join(f"{k} {v}" for k, v in environment.items()))
+    for heading in ("layer", "microseconds", "GMAC/s", "of ceiling", "G outputs/s"):
+        table.add_column(heading, justify="left" if heading == "layer" else "right")
+    table.add_row("ceiling", "", f"{ceiling.speed:.1f}", "100 %", "")
+    for program in programs:
+        outputs = program.buffers[-1].numpy().size / program.seconds * 1e-9
+        share = f"{program.speed / ceiling.speed:.0%}".replace("%", " %")
+        row = (f"{program.seconds * 1e6:.1f}", f"{program.speed:.1f}", share, f"{outputs:.2f}")
+        table.add_row(program.name, *row)
+    rich.print(table)
+    if json_path is not None:
+        layers = {p.name: {"seconds": p.seconds, "gmac_per_second": p.speed} for p in programs}
+        result = {
+            "environment": environment,
+            "dtype": dtype,
+            "ceiling_gmac_per_second": ceiling.speed,
+            "layers": layers,
+        }
+        json_path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
