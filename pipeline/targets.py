@@ -103,12 +103,10 @@ class Target:
         import tvm
         from tvm.target import codegen
 
-        description = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.cpu}
-        if self.features:
-            description["mattr"] = list(self.features)
         if not codegen.llvm_is_valid_cpu(self.cpu, self.triple):
             raise TargetError(f"Target {self.name}: LLVM knows no CPU {self.cpu!r} for the triple {self.triple!r}.")
-        return tvm.target.Target(description)
+        description = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.cpu, "mattr": list(self.features)}
+        return tvm.target.Target({key: value for key, value in description.items() if value})
 
 
 @dataclass(frozen=True)

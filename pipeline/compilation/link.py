@@ -168,7 +168,7 @@ class _Linker:
         ]
         environment = {
             **os.environ,
-            "ZIG_GLOBAL_CACHE_DIR": str(_zig_cache()),
+            "ZIG_GLOBAL_CACHE_DIR": str(_zig_cache(self.folder / "zig-global")),
             "ZIG_LOCAL_CACHE_DIR": str(self.folder / "zig"),
         }
         try:
@@ -198,17 +198,18 @@ def _driver(target: Target) -> _Driver:
 _SYSTEM_LIBRARIES = ("-Wl,--as-needed", "-lm", "-lc")
 
 
-def _zig_cache() -> Path:
+def _zig_cache(fallback: Path) -> Path:
+    """Return the folder for zig's compiled runtimes: the user's cache, or `fallback` where that can't be written."""
     cache = platformdirs.user_cache_path("onnx-int8-pipeline") / "zig"
-    if not cache.exists():
-        _log.info("The first link for an architecture prepares zig's cache in %s, which takes some seconds.", cache)
-        try:
+    try:
+        if not cache.exists():
+            _log.info("Linking for an architecture takes some seconds the first time; zig's cache is %s.", cache)
             cache.mkdir(parents=True)
-        except OSError:
-            fallback = Path(tempfile.gettempdir()) / f"onnx-int8-pipeline-{os.getuid()}-zig"
-            _log.info("%s can't be written to; using %s.", cache, fallback)
-            return fallback
-    return cache
+        with tempfile.TemporaryFile(dir=cache):
+            return cache
+    except OSError as error:
+        _log.info("%s can't be written to (%s), so that each link takes some seconds.", cache, error.strerror)
+        return fallback
 
 
 def _undefined_symbols(library: Path) -> set[str]:
