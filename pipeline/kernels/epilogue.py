@@ -30,14 +30,21 @@ class Epilogue:
     together: int = 1
 
 
-def requantize(attrs: QConv2d | QDense, isa: InstructionSet) -> Epilogue:
-    """Return the last step of an integer operator: to uint8, or to float32 if `output_dtype` says so."""
+def requantize(attrs: QConv2d | QDense, isa: InstructionSet, *, interleaved: bool = False) -> Epilogue:
+    """Return the last step of an integer operator: to uint8, or to float32 if `output_dtype` says so.
+
+    Args:
+        attrs: the operator.
+        isa: the instruction set.
+        interleaved: accumulators come four vectors at a time, as for `InstructionSet.saturate_interleaved`.
+    """
     if attrs.output_dtype == "float32":
         return Epilogue("float32", lambda accumulators, multipliers: _scaled(accumulators[0], multipliers[0]))
 
     def finish(accumulators: Sequence[Any], multipliers: Sequence[Any]) -> Any:
         values = [rounded(_scaled(a, m)) for a, m in zip(accumulators, multipliers, strict=True)]
-        return isa.saturate(values, attrs.output_zero_point, attrs.output_min, attrs.output_max)
+        bounds = (attrs.output_zero_point, attrs.output_min, attrs.output_max)
+        return isa.saturate_interleaved(values, *bounds) if interleaved else isa.saturate(values, *bounds)
 
     return Epilogue("uint8", finish, isa.saturate_vectors)
 

@@ -35,18 +35,26 @@ class X86InstructionSet(InstructionSet):
     def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
         """Return `uint8(clamp(values + zero_point, low, high))`, packing four vectors; see the base class.
 
-        Saturating to 16 bits on the way changes nothing, as the result lies in 0..255 in any case. Packing works
-        within 128 bits, so the result's dwords are transposed: 128-bit part by vector instead of vector by part.
+        Packing works within 128 bits, so the result's dwords are transposed: 128-bit part by vector instead of vector
+        by part.
         """
         if len(values) != self.saturate_vectors:
             return super().saturate(values, zero_point, low, high)
-        words, octets, parts = f"int16x{2 * self.lanes}", f"uint8x{4 * self.lanes}", self.lanes // 4
+        packed = self.saturate_interleaved(values, zero_point, low, high)
+        order = [4 * part + vector for vector in range(4) for part in range(self.lanes // 4)]
+        dwords = T.Shuffle([T.reinterpret(f"int32x{self.lanes}", packed)], order)
+        return T.reinterpret(f"uint8x{4 * self.lanes}", dwords)
+
+    def saturate_interleaved(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
+        """Return four packed vectors; see the base class.
+
+        Saturating to 16 bits on the way changes nothing, as the result lies in 0..255 in any case.
+        """
+        words, octets = f"int16x{2 * self.lanes}", f"uint8x{4 * self.lanes}"
         halves = [T.call_llvm_pure_intrin(words, self.vpackssdw, *values[i : i + 2]) for i in (0, 2)]
         offset = T.broadcast(T.int16(zero_point), 2 * self.lanes)
         shifted = [T.call_llvm_pure_intrin(words, f"llvm.sadd.sat.v{2 * self.lanes}i16", h, offset) for h in halves]
-        packed = T.call_llvm_pure_intrin(octets, self.vpackuswb, *shifted)
-        order = [4 * part + vector for vector in range(4) for part in range(parts)]
-        result = T.reinterpret(octets, T.Shuffle([T.reinterpret(f"int32x{self.lanes}", packed)], order))
+        result = T.call_llvm_pure_intrin(octets, self.vpackuswb, *shifted)
         if high < 255:
             result = T.min(result, T.broadcast(T.uint8(high), 4 * self.lanes))
         return T.max(result, T.broadcast(T.uint8(low), 4 * self.lanes)) if low > 0 else result

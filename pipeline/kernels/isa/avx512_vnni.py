@@ -15,10 +15,13 @@ from pipeline.kernels.isa.avx512 import AVX512
 @dataclass(frozen=True)
 class _Vnni(X86InstructionSet):
     def dot(self, acc: Any, activations: Any, weights: Any) -> Any:
+        """Return `acc` plus the sums of four products; see the base class."""
         four = T.broadcast(T.reinterpret("int32", activations), self.lanes)
-        return T.call_llvm_pure_intrin(
-            "int32x16", "llvm.x86.avx512.vpdpbusd.512", acc, T.reinterpret("uint8x64", four), weights
-        )
+        return self.dot_lanes(acc, T.reinterpret("uint8x64", four), weights)
+
+    def dot_lanes(self, acc: Any, activations: Any, weights: Any) -> Any:
+        """Return `acc` plus the sums of four products in each lane; see the base class."""
+        return T.call_llvm_pure_intrin("int32x16", "llvm.x86.avx512.vpdpbusd.512", acc, activations, weights)
 
 
 AVX512_VNNI = _Vnni(

@@ -52,6 +52,16 @@ class InstructionSet:
             raise TypeError(f"{self.name} sums {self.dot_depth} products and must define its own dot")
         return acc + T.broadcast(T.cast(activations, "int32"), self.lanes) * T.cast(weights, f"int32x{self.lanes}")
 
+    def dot_lanes(self, acc: Any, activations: Any, weights: Any) -> Any:
+        """Return what `dot` returns, but with activations of its own for each lane.
+
+        Args:
+            acc: int32 vector of `lanes`.
+            activations: uint8 vector of `lanes * dot_depth`.
+            weights: vector of `lanes * dot_depth` in `weight_dtype`.
+        """
+        raise TypeError(f"{self.name} has no dot product of {self.dot_depth} values in each lane")
+
     def multiply_add(self, acc: Any, activation: Any, weights: Any) -> Any:
         """Return `acc + activation * weights` in float32, which LLVM contracts into one rounding where the CPU can.
 
@@ -73,3 +83,17 @@ class InstructionSet:
         """
         (value,) = values
         return shift_and_clamp(value, zero_point, low, high)
+
+    def saturate_interleaved(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
+        """Return `uint8(clamp(values + zero_point, low, high))` of four vectors that came from interleaved bytes.
+
+        Interleaving bytes, and then pairs of bytes, within each 128 bits gives four vectors: the first holds the
+        first four of each 16 channels, and so on. The result has all channels in their own order.
+
+        Args:
+            values: four int32 vectors of `lanes`.
+            zero_point: added to each value.
+            low: least result, at least 0.
+            high: largest result, at most 255.
+        """
+        raise TypeError(f"{self.name} doesn't interleave bytes")
