@@ -1,0 +1,63 @@
+"""The command line: `pipeline build`, `run`, `bench`, `inspect`, `targets`, `models` and `demo`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from pipeline.errors import PipelineError
+
+_COMMANDS = {
+    "bench": "Time a library, here or on a device.",
+    "build": "Quantize an ONNX model and build it for one or more targets.",
+    "demo": "Run the whole pipeline on a real model and show what it costs and gains.",
+    "inspect": "Show what is in an ONNX model or in a library.",
+    "models": "List the models that have a recipe.",
+    "run": "Run a library on inputs from a file.",
+    "targets": "List the targets that libraries can be built for.",
+}
+
+
+class _Commands(click.Group):
+    """Commands by name, each in a module of its own that is imported when it is used: `run` needs no compiler."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"pipeline.cli.{cmd_name}_command").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(_COMMANDS.items()))
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="onnx-int8-pipeline")
+def cli() -> None:
+    """Int8 models out of ONNX files, compiled ahead of time for x86 and arm64."""
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one message and exit code 2, a failure of the work in 1."""
+    from pipeline.cli.console import log_to_console
+
+    log_to_console()
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except PipelineError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

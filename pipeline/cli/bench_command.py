@@ -1,0 +1,58 @@
+"""`pipeline bench`."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import click
+import numpy as np
+from rich.table import Table
+
+from pipeline.calibration.samples import load_arrays
+from pipeline.cli.console import show
+from pipeline.cli.options import json_option, open_runner, rpc_option, threads_option, tracker_option
+
+
+@click.command(name="bench")
+@click.argument("library", type=click.Path(path_type=Path))
+@click.option("--input", "source", type=click.Path(path_type=Path), help=".npz or .npy [default: seeded noise].")
+@click.option("--repeats", type=click.IntRange(min=1), default=30, show_default=True, help="Runs that are timed.")
+@threads_option
+@rpc_option
+@tracker_option
+@json_option
+def command(
+    library: Path,
+    source: Path | None,
+    repeats: int,
+    threads: int | None,
+    rpc: str | None,
+    tracker: str | None,
+    as_json: bool,
+) -> None:
+    """Time LIBRARY, here or on a device; times are milliseconds a run."""
+    runner = open_runner(library, threads, rpc, tracker)
+    if source is None:
+        random = np.random.default_rng(0)
+        feeds = {i.name: random.standard_normal(i.shape).astype(i.dtype) for i in runner.inputs}
+    else:
+        loaded = load_arrays(source)
+        feeds = loaded if isinstance(loaded, dict) else {runner.inputs[0].name: loaded}
+    seconds = runner.benchmark(feeds, repeats=repeats)
+    summary = {
+        "library": str(library),
+        "runs": len(seconds),
+        "minimum_ms": min(seconds) * 1e3,
+        "median_ms": statistics.median(seconds) * 1e3,
+        "maximum_ms": max(seconds) * 1e3,
+    }
+
+    def table() -> Table:
+        made = Table("runs", "minimum, ms", "median, ms", "maximum, ms")
+        made.add_row(
+            str(summary["runs"]), *(f"{summary[k]:.3f}" for k in ("minimum_ms", "median_ms", "maximum_ms"))
+        )
+        return made
+
+    show(summary, table, as_json)

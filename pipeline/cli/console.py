@@ -1,0 +1,55 @@
+"""What every command prints through: tables and progress for people, JSON for scripts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+messages = Console(stderr=True)
+"""Progress and warnings; results go to standard output."""
+
+
+def show(data: dict[str, Any], table: Callable[[], Table | list[Table]], as_json: bool) -> None:
+    """Print a result: `data` as JSON, or the table or tables made by `table`."""
+    if as_json:
+        click.echo(json.dumps(data, indent=2))
+        return
+    # A file or a pipe has no width; nothing in it should be cut or wrapped.
+    console = Console() if Console().is_terminal else Console(width=200)
+    made = table()
+    for item in made if isinstance(made, list) else [made]:
+        console.print(item)
+
+
+def log_to_console() -> None:
+    """Send the package's warnings to standard error."""
+    handler = RichHandler(console=messages, show_time=False, show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+
+
+@contextlib.contextmanager
+def counting(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show a count while the block runs; the block calls the given function with how many are done. Terminals only."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show that something is being done while the block runs. Terminals only."""
+    if not messages.is_terminal:
+        yield
+        return
+    with messages.status(what):
+        yield

@@ -1,0 +1,81 @@
+"""`pipeline inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from pipeline.artifact import read_metadata
+from pipeline.cli.console import show
+from pipeline.cli.options import json_option, parse_shapes
+
+
+@click.command(name="inspect")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=D,D,...", help="Shape of an input of an ONNX model.")
+@json_option
+def command(file: Path, shapes: tuple[str, ...], as_json: bool) -> None:
+    """Show what is in FILE: an ONNX model (which operators would become int8, and why) or a library."""
+    if file.suffix == ".onnx":
+        _model(file, shapes, as_json)
+    else:
+        _library(file, as_json)
+
+
+def _model(file: Path, shapes: tuple[str, ...], as_json: bool) -> None:
+    from pipeline.annotation import annotate
+    from pipeline.importer import import_model
+
+    program = import_model(file, parse_shapes(shapes))
+    annotation = annotate(program)
+    data: dict[str, Any] = {
+        "model": program.name,
+        "inputs": [vars(i) for i in program.inputs],
+        "outputs": [vars(o) for o in program.outputs],
+        **annotation.model_dump(mode="json"),
+    }
+
+    def tables() -> list[Table]:
+        operators = Table("operator", "type", "computed in", "why", title=f"Model {program.name}")
+        for o in annotation.operators:
+            operators.add_row(o.name, o.operator, o.precision, o.reason)
+        return [_specs(data), operators]
+
+    show(data, tables, as_json)
+
+
+def _library(file: Path, as_json: bool) -> None:
+    metadata = read_metadata(file)
+    data = metadata.model_dump(mode="json")
+
+    def tables() -> list[Table]:
+        summary = Table("", "", title=f"Library {file.name}", show_header=False)
+        summary.add_row("model", metadata.model)
+        summary.add_row("computes in", metadata.kind)
+        summary.add_row("target", f"{metadata.target.name} ({metadata.target.triple}, {metadata.target.cpu})")
+        summary.add_row("needs CPU features", ", ".join(metadata.target.required_features))
+        summary.add_row("int8 operators", str(metadata.int8_operators))
+        summary.add_row("float operators", str(len(metadata.float_operators)))
+        summary.add_row("built with", ", ".join(f"{k} {v}" for k, v in metadata.versions.items()))
+        summary.add_row("model SHA-256", metadata.model_sha256)
+        summary.add_row("table SHA-256", metadata.table_sha256 or "-")
+        tables = [summary, _specs(data)]
+        if metadata.float_operators:
+            left = Table("operator", "type", "why", title="In float")
+            for o in metadata.float_operators:
+                left.add_row(o.name, o.operator, o.reason)
+            tables.append(left)
+        return tables
+
+    show(data, tables, as_json)
+
+
+def _specs(data: dict[str, Any]) -> Table:
+    table = Table("", "name", "shape", "dtype")
+    for kind in ("inputs", "outputs"):
+        for spec in data[kind]:
+            table.add_row(kind.removesuffix("s"), spec["name"], str(tuple(spec["shape"])), spec["dtype"])
+    return table

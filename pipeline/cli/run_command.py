@@ -1,0 +1,65 @@
+"""`pipeline run`."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import click
+import numpy as np
+from rich.table import Table
+
+from pipeline.calibration.samples import load_arrays
+from pipeline.cli.console import show
+from pipeline.cli.options import json_option, open_runner, rpc_option, threads_option, tracker_option
+from pipeline.errors import OptionError
+from pipeline.files import write_bytes
+
+
+@click.command(name="run")
+@click.argument("library", type=click.Path(path_type=Path))
+@click.option("--input", "source", type=click.Path(path_type=Path), required=True, help=".npz by input name, or .npy.")
+@click.option("--output", type=click.Path(path_type=Path), help=".npz to write the outputs to, by output name.")
+@threads_option
+@rpc_option
+@tracker_option
+@json_option
+def command(
+    library: Path,
+    source: Path,
+    output: Path | None,
+    threads: int | None,
+    rpc: str | None,
+    tracker: str | None,
+    as_json: bool,
+) -> None:
+    """Run LIBRARY on inputs from a file."""
+    if output is not None and output.suffix != ".npz":
+        raise OptionError(f"--output {output}: outputs are written as .npz; give such a name.")
+    runner = open_runner(library, threads, rpc, tracker)
+    loaded = load_arrays(source)
+    feeds = loaded if isinstance(loaded, dict) else {runner.inputs[0].name: loaded}
+    outputs = runner.run(feeds)
+    if output is not None:
+        memory = io.BytesIO()
+        np.savez(memory, **outputs)  # type: ignore[arg-type]
+        write_bytes(output, memory.getvalue())
+    rows = [
+        {
+            "name": name,
+            "shape": list(value.shape),
+            "dtype": str(value.dtype),
+            "minimum": float(value.min()),
+            "maximum": float(value.max()),
+            "argmax": int(value.argmax()),
+        }
+        for name, value in outputs.items()
+    ]
+
+    def table() -> Table:
+        made = Table("output", "shape", "dtype", "minimum", "maximum", "argmax")
+        for row in rows:
+            made.add_row(*(f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values()))
+        return made
+
+    show({"outputs": rows, "file": None if output is None else str(output)}, table, as_json)

@@ -1,0 +1,125 @@
+"""The report of a build, as data and as tables."""
+
+from __future__ import annotations
+
+import collections
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from pipeline.annotation import Annotation
+from pipeline.report.agreement import Agreement
+
+
+@dataclass(frozen=True)
+class Library:
+    """One library that was written.
+
+    Attributes:
+        target: as the user named it.
+        resolved: the target's own name.
+        path: the file.
+        size: bytes.
+    """
+
+    target: str
+    resolved: str
+    path: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latency of one run on this machine, milliseconds: median over the runs of both models in turn."""
+
+    float32_ms: float
+    int8_ms: float
+    threads: int
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy on labelled samples."""
+
+    samples: int
+    float32: float
+    int8: float
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build did.
+
+    Attributes:
+        model: the model's name.
+        algorithm: of the calibration table.
+        calibration_samples: how many samples the table rests on.
+        annotation: what became int8, and why the rest didn't.
+        libraries: the int8 libraries.
+        files: other files that were written, by what they are.
+        agreement: how far int8 is from float; None if it wasn't measured.
+        accuracy: on labelled samples; None if there are none.
+        timing: on this machine; None if it wasn't measured.
+    """
+
+    model: str
+    algorithm: str
+    calibration_samples: int
+    annotation: Annotation
+    libraries: tuple[Library, ...]
+    files: dict[str, str]
+    agreement: Agreement | None = None
+    accuracy: Accuracy | None = None
+    timing: Timing | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, for JSON; an infinite ratio is null."""
+        values = asdict(self) | {"annotation": self.annotation.model_dump(mode="json")}
+        if self.agreement is not None and math.isinf(self.agreement.sqnr_db):
+            values["agreement"]["sqnr_db"] = None
+        return values
+
+    def tables(self) -> list[Table]:
+        """Return the report for people."""
+        summary = Table("", "float32", "int8", title=f"{self.model}: {self._quantized()}")
+        if self.accuracy is not None:
+            a = self.accuracy
+            summary.add_row(f"accuracy on {a.samples} labelled samples", f"{a.float32:.4f}", f"{a.int8:.4f}")
+        if self.agreement is not None:
+            samples = self.agreement.samples
+            summary.add_row(f"same answer as float on {samples} samples", "", f"{self.agreement.same_argmax:.4f}")
+            summary.add_row("outputs' signal to quantization noise", "", f"{self.agreement.sqnr_db:.1f} dB")
+        if self.timing is not None:
+            t = self.timing
+            threads = "1 thread" if t.threads == 1 else f"{t.threads} threads"
+            gain = f"{t.int8_ms:.3f} ms ({t.float32_ms / t.int8_ms:.1f}x)"
+            summary.add_row(f"latency here, {threads}", f"{t.float32_ms:.3f} ms", gain)
+        summary.add_row("calibrated", "", f"{self.algorithm}, {self.calibration_samples} samples")
+        return [summary, self._files(), *self._left_in_float()]
+
+    def _quantized(self) -> str:
+        total = len(self.annotation.operators)
+        count = sum(o.precision == "int8" for o in self.annotation.operators)
+        return f"{count} of {total} operators in int8"
+
+    def _files(self) -> Table:
+        table = Table("file", "what", "bytes")
+        for library in self.libraries:
+            what = library.target if library.target == library.resolved else f"{library.target} ({library.resolved})"
+            table.add_row(library.path, f"library for {what}", str(library.size))
+        for what, path in self.files.items():
+            table.add_row(path, what, "")
+        return table
+
+    def _left_in_float(self) -> list[Table]:
+        reasons = collections.Counter(
+            (o.operator, o.reason) for o in self.annotation.operators if o.precision == "float32"
+        )
+        if not reasons:
+            return []
+        table = Table("in float", "count", "why")
+        for (operator, reason), count in reasons.most_common():
+            table.add_row(operator, str(count), reason)
+        return [table]

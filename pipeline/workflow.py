@@ -1,0 +1,171 @@
+"""The main job as one function: a model and samples in, libraries and a report out."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.annotation import AnnotateOptions, Annotation
+from pipeline.api import Quantized, load, quantize
+from pipeline.calibration import CalibrateOptions, CalibrationTable
+from pipeline.calibration.samples import Samples, feeds
+from pipeline.compilation.build import compile_program
+from pipeline.compilation.execute import Executor
+from pipeline.compilation.link import check_writable
+from pipeline.deploy.runner import Runner
+from pipeline.errors import OptionError, SampleError
+from pipeline.report.agreement import Agreement, compare
+from pipeline.report.build_report import BuildReport, Library, Timing
+from pipeline.targets import Target, load_target, missing_features
+
+CHECK_SAMPLES = 16
+"""How many samples the agreement with the float model is measured on."""
+
+Progress = Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What to build.
+
+    Attributes:
+        model: the ONNX file.
+        output: folder for everything that is written; made if it doesn't exist.
+        targets: names or paths of targets.
+        samples: see `calibration.samples`; not needed with `table`.
+        shapes: input shapes that the model leaves open.
+        annotate: which operators to quantize.
+        calibrate: how thresholds are chosen.
+        table: a calibration table to use as it is.
+        annotation: decisions to use as they are.
+        check: whether to measure how far int8 is from float, on the samples.
+        float_library: whether to build the float model for this machine, too.
+        dump: folder for the program after each compiler phase.
+    """
+
+    model: Path
+    output: Path
+    targets: Sequence[str]
+    samples: Samples | None = None
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    annotate: AnnotateOptions = field(default_factory=AnnotateOptions)
+    calibrate: CalibrateOptions = field(default_factory=CalibrateOptions)
+    table: CalibrationTable | None = None
+    annotation: Annotation | None = None
+    check: bool = True
+    float_library: bool = False
+    dump: Path | None = None
+
+
+def build_model(request: BuildRequest, progress: Progress, batches: Callable[[int], None] | None = None) -> BuildReport:
+    """Import, quantize and build a model, and report on it.
+
+    Args:
+        request: what to build.
+        progress: called with what is being done.
+        batches: called with the number of calibration batches done.
+
+    Raises:
+        PipelineError: see `errors`; nothing half-written is left.
+    """
+    targets = {name: load_target(name) for name in request.targets}
+    if request.table is None and request.samples is None:
+        raise SampleError("Neither samples nor a calibration table is given. Add --samples or --calibration.")
+    folder = _make_folder(request.output)
+    progress("importing")
+    program = load(request.model, request.shapes)
+    progress("calibrating")
+    calibration = request.calibrate
+    quantized = quantize(
+        program,
+        request.samples,
+        algorithm=calibration.algorithm,
+        batch_size=calibration.batch_size,
+        batch_nums=calibration.batch_nums,
+        symmetric=calibration.symmetric,
+        options=request.annotate,
+        annotation=request.annotation,
+        table=request.table,
+        progress=batches,
+    )
+    libraries = []
+    for name, target in targets.items():
+        progress(f"building for {name}")
+        path = folder / f"{program.name}.{_file_part(name, target)}.so"
+        quantized.build(target, path, None if request.dump is None else request.dump / target.name)
+        libraries.append(Library(name, target.name, str(path), path.stat().st_size))
+    report = _written(quantized, folder, tuple(libraries), request)
+    if request.float_library:
+        progress("building the float model")
+        path = compile_program(program, load_target("host"), folder / f"{program.name}.float32.host.so")
+        report = replace(report, files=report.files | {"float32 library for host": str(path)})
+    if request.check and request.samples is not None:
+        progress("comparing with float")
+        report = replace(report, agreement=_check(quantized, report, targets, request))
+    return report
+
+
+def time_libraries(float_library: Path, int8_library: Path, inputs: Mapping[str, Any], threads: int = 1) -> Timing:
+    """Time a float and an int8 library in turn, so that a change of the machine's speed meets both.
+
+    Args:
+        float_library: for this machine.
+        int8_library: for this machine.
+        inputs: one batch.
+        threads: how many threads a run may use.
+    """
+    runners = Runner(float_library, threads), Runner(int8_library, threads)
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(20):
+        for runner, seconds in zip(runners, times, strict=True):
+            seconds.extend(runner.benchmark(inputs, repeats=3, warmup=1))
+    float_ms, int8_ms = (statistics.median(t) * 1e3 for t in times)
+    return Timing(float_ms, int8_ms, threads)
+
+
+def _written(quantized: Quantized, folder: Path, libraries: tuple[Library, ...], request: BuildRequest) -> BuildReport:
+    """Write the table and the annotation, and return the report so far."""
+    name = quantized.program.name
+    table, annotation = folder / f"{name}.calibration.json", folder / f"{name}.annotation.json"
+    quantized.table.save(table)
+    quantized.annotation.save(annotation)
+    return BuildReport(
+        model=name,
+        algorithm="given table" if request.table is not None else request.calibrate.algorithm,
+        calibration_samples=quantized.table.samples,
+        annotation=quantized.annotation,
+        libraries=libraries,
+        files={"calibration table": str(table), "annotation": str(annotation)},
+    )
+
+
+def _check(
+    quantized: Quantized, report: BuildReport, targets: Mapping[str, Target], request: BuildRequest
+) -> Agreement:
+    """Compare int8 and float on the first samples; with a library that was just built, if one runs here."""
+    runnable = [
+        library.path
+        for library in report.libraries
+        if not missing_features(targets[library.target].architecture, targets[library.target].required_features)
+    ]
+    int8 = Runner(runnable[0]).run if runnable else Executor(quantized.program).run
+    stream = feeds(request.samples if request.samples is not None else (), quantized.program.inputs)
+    return compare(Executor(quantized.source).run, int8, itertools.islice(stream, CHECK_SAMPLES))
+
+
+def _file_part(name: str, target: Target) -> str:
+    """Return how a target is called in a file name: as the user named it, or, for a file, by its own name."""
+    return target.name if name.endswith(".toml") or "/" in name else name
+
+
+def _make_folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"The output folder {path} can't be made: {error.strerror}.") from error
+    check_writable(path / "library.so")
+    return path
