@@ -15,6 +15,9 @@ from pipeline.program import TensorSpec
 METADATA_SECTION = ".pipeline.metadata"
 """The ELF section of a library that holds its metadata, JSON."""
 
+SCHEMA_VERSION = 1
+"""Of the metadata's fields: a change that older readers would misunderstand raises it."""
+
 MAX_METADATA_BYTES = 16 * 1024**2
 
 
@@ -89,22 +92,42 @@ def read_metadata(path: Path) -> ArtifactMetadata:
     """Return what a library says about itself; nothing in it is run.
 
     Raises:
-        ArtifactError: the file is missing, isn't a library of this pipeline, or is damaged.
+        ArtifactError: the file is missing, isn't a library of this pipeline, is damaged, or was built by a newer
+            version of this pipeline.
     """
     try:
-        with path.open("rb") as file:
-            section = ELFFile(file).get_section_by_name(METADATA_SECTION)
-            if section is None:
-                raise ArtifactError(f"{path} wasn't built by this pipeline: it has no section {METADATA_SECTION}.")
-            if section["sh_size"] > min(MAX_METADATA_BYTES, path.stat().st_size):
-                raise ArtifactError(f"{path} is damaged: its metadata claims {section['sh_size']} bytes.")
-            data = section.data()
+        data = _read_section(path)
     except OSError as error:
         raise ArtifactError(f"{path} can't be read: {error.strerror}.") from error
     # pyelftools raises whatever its parsers meet in a damaged file.
-    except (ELFError, ValueError, KeyError, IndexError, AttributeError, UnicodeDecodeError, OverflowError) as error:
+    except (ELFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError) as error:
         raise ArtifactError(f"{path} isn't a shared library, or is damaged.") from error
     try:
+        written = _Version.model_validate_json(data).schema_version
+        if written > SCHEMA_VERSION:
+            raise ArtifactError(
+                f"{path} was built by a newer pipeline: its metadata has version {written}, this pipeline reads "
+                f"version {SCHEMA_VERSION}. Update the package, or build the library again."
+            )
         return ArtifactMetadata.model_validate_json(data)
     except ValidationError as error:
-        raise ArtifactError(f"{path} was built by another version of this pipeline, or is damaged:\n{error}") from error
+        raise ArtifactError(f"{path} has damaged metadata. Build it again.\n{error}") from error
+
+
+def _read_section(path: Path) -> bytes:
+    with path.open("rb") as file:
+        section = ELFFile(file).get_section_by_name(METADATA_SECTION)
+        if section is None:
+            raise ArtifactError(f"{path} wasn't built by this pipeline: it has no section {METADATA_SECTION}.")
+        size, start = section["sh_size"], section["sh_offset"]
+        if size > MAX_METADATA_BYTES or start + size > path.stat().st_size:
+            raise ArtifactError(f"{path} is damaged: its metadata claims {size} bytes at {start}.")
+        # As stored: a section that says it is compressed would be unpacked without a limit by section.data().
+        file.seek(start)
+        return file.read(size)
+
+
+class _Version(BaseModel):
+    """The one field that every version of the metadata has."""
+
+    schema_version: int

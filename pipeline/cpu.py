@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from pathlib import Path
 
@@ -47,3 +48,14 @@ def _cpuinfo_flags(text: str) -> frozenset[str]:
         if key.strip() == "flags":
             return frozenset(value.split())
     return frozenset()
+
+
+def usable_cores() -> tuple[tuple[int, ...], ...]:
+    """Return the CPU numbers that this process may use, grouped by the physical core that they share."""
+    cores: dict[str, list[int]] = {}
+    for cpu in sorted(os.sched_getaffinity(0)):
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        # Containers and emulators may hide the topology: then each CPU counts as a core.
+        core = siblings.read_text(encoding="ascii") if siblings.is_file() else str(cpu)
+        cores.setdefault(core, []).append(cpu)
+    return tuple(tuple(cpus) for cpus in cores.values())

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import sys
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.artifact import ArtifactMetadata, read_metadata
-from pipeline.errors import ArtifactError, OptionError, SampleError, TargetError
+from pipeline.cpu import usable_cores
+from pipeline.deploy.tensors import Array, check_feeds
+from pipeline.deploy.worker import Worker
+from pipeline.errors import ArtifactError, OptionError, TargetError
 from pipeline.program import TensorSpec
 from pipeline.targets import missing_features
 
-Array = npt.NDArray[Any]
-
-ALIGNMENT = 64
-"""Bytes; kernels load whole vectors."""
-
 _CPU = 1
 _POOLED_ALLOCATOR = 2
-_ALL_CORES = 1
+_THREADS_SHARE_CORES = -3
 
 
 class Runner:
@@ -34,8 +31,8 @@ class Runner:
 
     Args:
         path: the library.
-        num_threads: how many threads one run may use; None leaves TVM's default, the number of cores. TVM has one pool
-            for the process, so the last runner that sets this decides for all.
+        num_threads: how many threads one run may use; None means one for each physical core that the process may use.
+            Several threads share as many cores, the same for all runners of the process.
 
     Attributes:
         metadata: what the library says about itself.
@@ -43,34 +40,18 @@ class Runner:
     Raises:
         ArtifactError: the file isn't a library of this pipeline, or is damaged.
         TargetError: this machine's CPU can't run it.
-        OptionError: `num_threads` is below 1.
+        OptionError: `num_threads` is below 1, or above the number of CPUs that the process may use.
     """
 
     def __init__(self, path: str | Path, num_threads: int | None = None) -> None:
         path = Path(path)
         self.metadata: ArtifactMetadata = read_metadata(path)
-        target = self.metadata.target
-        missing = missing_features(target.architecture, target.required_features)
-        if missing:
-            raise TargetError(
-                f"{path} was built for {target.name} and can't run here: this machine lacks {', '.join(missing)}. "
-                "Build it with --target host, or run it on a device with --rpc."
-            )
-        if num_threads is not None and num_threads < 1:
-            raise OptionError(f"num_threads is {num_threads}; it must be at least 1.")
-        ffi = _runtime()
-        try:
-            library = ffi.load_module(str(path.resolve()))
-            machine = library["vm_load_executable"]()
-            machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
-        except (AttributeError, RuntimeError, ValueError, OSError) as error:
-            raise ArtifactError(f"{path} can't be loaded: {error}") from error
-        if num_threads is not None:
-            ffi.get_global_func("runtime.config_threadpool")(_ALL_CORES, num_threads)
-        self._ffi = ffi
-        self._main = machine["main"]
-        self._machine = machine
-        self._lock = threading.Lock()
+        _check_target(path, self.metadata)
+        cpus = _choose_cpus(num_threads)
+        self._ffi = _runtime()
+        self._worker = Worker(f"runner of {path.name}")
+        self._machine = self._worker.call(lambda: self._load(path, cpus))
+        self._main = self._machine["main"]
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -85,62 +66,73 @@ class Runner:
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs by name for inputs by name.
 
+        Inputs that are contiguous, writable and aligned to 64 bytes are used where they are; others are copied.
+
         Raises:
             SampleError: an input is missing, unknown, or of the wrong shape or dtype.
         """
         arguments = self._arguments(feeds)
-        with self._lock:
-            return self._results(self._main(*arguments))
+        return self._worker.call(lambda: self._results(self._main(*arguments)))
 
     def benchmark(self, feeds: Mapping[str, Array], repeats: int = 30, warmup: int = 3) -> list[float]:
         """Return the time of each of `repeats` runs, in seconds, after `warmup` runs that aren't counted."""
         arguments = self._arguments(feeds)
-        seconds = []
-        with self._lock:
-            for i in range(warmup + repeats):
-                start = time.perf_counter()
-                self._main(*arguments)
-                if i >= warmup:
-                    seconds.append(time.perf_counter() - start)
-        return seconds
+
+        def measure() -> float:
+            start = time.perf_counter()
+            self._main(*arguments)
+            return time.perf_counter() - start
+
+        return self._worker.call(lambda: [measure() for _ in range(warmup + repeats)][warmup:])
+
+    def __del__(self) -> None:
+        worker: Worker | None = getattr(self, "_worker", None)
+        if worker is not None:
+            worker.close()
+
+    def _load(self, path: Path, cpus: tuple[int, ...]) -> Any:
+        allowed = os.sched_getaffinity(0)
+        configure = self._ffi.get_global_func("runtime.config_threadpool")
+        configure(_THREADS_SHARE_CORES, len(cpus), [str(cpu) for cpu in cpus])
+        if len(cpus) == 1:
+            # A single thread needs no core of its own; several runners would all be bound to the same.
+            os.sched_setaffinity(0, allowed)
+        try:
+            library = self._ffi.load_module(str(path.resolve()))
+            machine = library["vm_load_executable"]()
+            machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
+        except (AttributeError, RuntimeError, ValueError, OSError) as error:
+            raise ArtifactError(f"{path} can't be loaded: {error}") from error
+        return machine
 
     def _arguments(self, feeds: Mapping[str, Array]) -> list[Any]:
         return [self._ffi.from_dlpack(a) for a in check_feeds(feeds, self.inputs)]
 
     def _results(self, result: Any) -> dict[str, Array]:
         values = [result] if isinstance(result, self._ffi.Tensor) else list(result)
+        # An output may be a constant of the library, or an input: only a copy is the caller's own.
         return {o.name: np.from_dlpack(v).copy() for o, v in zip(self.outputs, values, strict=True)}
 
 
-def check_feeds(feeds: Mapping[str, Array], inputs: Sequence[TensorSpec]) -> list[Array]:
-    """Return the inputs in order, contiguous and aligned to 64 bytes, as kernels need them; others are copied.
-
-    Raises:
-        SampleError: an input is missing, unknown, or of the wrong shape or dtype.
-    """
-    expected = {i.name for i in inputs}
-    if set(feeds) != expected:
-        raise SampleError(f"The model's inputs are {sorted(expected)}; got {sorted(feeds)}.")
-    arrays = []
-    for spec in inputs:
-        value = np.asarray(feeds[spec.name])
-        if value.shape != spec.shape or str(value.dtype) != spec.dtype:
-            raise SampleError(
-                f"Input {spec.name!r} has the shape {value.shape} and dtype {value.dtype}; "
-                f"expected {spec.shape} and {spec.dtype}."
-            )
-        arrays.append(_aligned(value))
-    return arrays
+def _check_target(path: Path, metadata: ArtifactMetadata) -> None:
+    target = metadata.target
+    missing = missing_features(target.architecture, target.required_features)
+    if missing:
+        raise TargetError(
+            f"{path} was built for {target.name} and can't run here: this machine lacks {', '.join(missing)}. "
+            "Build it with --target host, or run it on a device with --rpc."
+        )
 
 
-def _aligned(value: Array) -> Array:
-    if value.flags.c_contiguous and value.flags.writeable and value.ctypes.data % ALIGNMENT == 0:
-        return value
-    memory = np.empty(value.nbytes + ALIGNMENT, "uint8")
-    start = -memory.ctypes.data % ALIGNMENT
-    copy = memory[start : start + value.nbytes].view(value.dtype).reshape(value.shape)
-    copy[...] = value
-    return copy
+def _choose_cpus(num_threads: int | None) -> tuple[int, ...]:
+    cores = usable_cores()
+    if num_threads is None:
+        return tuple(core[0] for core in cores)
+    # Another core for each thread as long as there are some, then the cores' second hardware threads.
+    cpus = sorted((rank, cpu) for core in cores for rank, cpu in enumerate(core))
+    if not 1 <= num_threads <= len(cpus):
+        raise OptionError(f"num_threads is {num_threads}; this process may use 1 to {len(cpus)}.")
+    return tuple(cpu for _, cpu in cpus[:num_threads])
 
 
 def _runtime() -> Any:

@@ -1,0 +1,258 @@
+"""Runs a library on another device, through TVM's RPC: `python -m tvm.exec.rpc_server` there, directly or by a tracker.
+
+RPC has no encryption and no passwords, and whoever reaches a server runs code on it: use it in trusted networks only.
+This module only connects; it never listens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from pipeline.artifact import ArtifactMetadata, read_metadata
+from pipeline.deploy.tensors import Array, check_feeds
+from pipeline.deploy.worker import Worker
+from pipeline.errors import DeviceError, OptionError
+from pipeline.program import TensorSpec
+
+T = TypeVar("T")
+
+_ADDRESS = re.compile(
+    r"(?:\[(?P<ipv6>[0-9a-fA-F:.%]+)\]|(?P<host>[^\[\]:/\s]+))"  # a host, in brackets if it contains colons
+    r":(?P<port>[0-9]{1,5})"
+    r"(?:/(?P<key>\S+))?"
+)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server or tracker listens.
+
+    Attributes:
+        host: name, IPv4 address, or IPv6 address without brackets.
+        port: TCP port.
+        key: what the server registered as; may be empty for a server that is reached directly.
+    """
+
+    host: str
+    port: int
+    key: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Return the parts of "HOST:PORT" or "HOST:PORT/KEY"; an IPv6 host stands in brackets.
+
+        Raises:
+            OptionError: the text has another form, or the port isn't in 1..65535.
+        """
+        match = _ADDRESS.fullmatch(text)
+        if match is None or not 1 <= int(match["port"]) <= 65535:
+            raise OptionError(
+                f"{text!r} isn't an address: expected HOST:PORT or HOST:PORT/KEY, such as 192.168.1.20:9090/phone or "
+                "[fd00::20]:9090, with a port from 1 to 65535."
+            )
+        return cls(match["ipv6"] or match["host"], int(match["port"]), match["key"] or "")
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}" + (f"/{self.key}" if self.key else "")
+
+
+class RemoteRunner:
+    """A library, loaded on a device and ready; used like `Runner`. Close it, or use it in a `with` statement.
+
+    The CPU features of the device can't be asked for: a library that it can't run ends the session, and the error says
+    which features the library needs.
+
+    Args:
+        path: the library. It is uploaded into the server's working directory.
+        rpc: "HOST:PORT" or "HOST:PORT/KEY" of a server.
+        tracker: "HOST:PORT/KEY" of a tracker, and of the devices of which one is wanted. Give this or `rpc`.
+        num_threads: how many threads one run may use; None leaves the device's default. A device with fewer cores uses
+            fewer.
+        timeout: seconds that connecting, and then each call, may take.
+
+    Attributes:
+        metadata: what the library says about itself.
+
+    Raises:
+        ArtifactError: the file isn't a library of this pipeline, or is damaged.
+        OptionError: an address is wrong, or not exactly one is given.
+        DeviceError: the server or tracker can't be reached, or refuses, or can't load the library.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        rpc: str | None = None,
+        tracker: str | None = None,
+        num_threads: int | None = None,
+        timeout: float = 60.0,
+    ) -> None:
+        path = Path(path)
+        self.metadata: ArtifactMetadata = read_metadata(path)
+        self.address = _address(rpc, tracker)
+        if num_threads is not None and num_threads < 1:
+            raise OptionError(f"num_threads is {num_threads}; it must be at least 1.")
+        self._timeout = timeout
+        self._session: Any = None
+        self._device: Any = None
+        self._machine: Any = None
+        self._through_tracker = tracker is not None
+        self._worker = Worker(f"session with {self.address}")
+        _check_reachable(self.address, "tracker" if self._through_tracker else "server", timeout)
+        try:
+            self._session = self._call("connecting", self._connect)
+            self._call("loading the library", lambda: self._load(path, num_threads))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs, in order."""
+        return self.metadata.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The model's outputs, in order."""
+        return self.metadata.outputs
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the outputs by name for inputs by name, computed on the device.
+
+        Raises:
+            SampleError: an input is missing, unknown, or of the wrong shape or dtype.
+            DeviceError: the session failed or took too long.
+        """
+        arrays = check_feeds(feeds, self.inputs)
+
+        def run() -> dict[str, Array]:
+            self._set_inputs(arrays)
+            self._machine.invoke_stateful("main")
+            result = self._machine.get_outputs("main")
+            values = result if isinstance(result, tuple) else (result,)
+            return {o.name: np.asarray(v.numpy()) for o, v in zip(self.outputs, values, strict=True)}
+
+        return self._call("running the model", run)
+
+    def benchmark(self, feeds: Mapping[str, Array], repeats: int = 30, warmup: int = 3) -> list[float]:
+        """Return the time of each of `repeats` runs, in seconds, measured on the device, without transfers.
+
+        `warmup` runs, that aren't counted, come first.
+        """
+        arrays = check_feeds(feeds, self.inputs)
+
+        def measure() -> list[float]:
+            self._set_inputs(arrays)
+            evaluator = self._machine.time_evaluator("invoke_stateful", self._device, number=1, repeat=warmup + repeats)
+            return [float(seconds) for seconds in evaluator("main").results[warmup:]]
+
+        return self._call("benchmarking", measure)
+
+    def close(self) -> None:
+        """End the session."""
+
+        def release() -> None:
+            # TVM closes the connection when nothing refers to the session any more.
+            self._machine = self._device = self._session = None
+
+        self._worker.post(release)
+        self._worker.close()
+
+    def __enter__(self) -> RemoteRunner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _connect(self) -> Any:
+        from tvm import rpc
+
+        host, port, key = self.address.host, self.address.port, self.address.key
+        if self._through_tracker:
+            return rpc.connect_tracker(host, port).request(key, max_retry=1)
+        return rpc.connect(host, port, key=key)
+
+    def _load(self, path: Path, num_threads: int | None) -> None:
+        from tvm import relax
+
+        # The name tells libraries apart: a server may keep its directory, and loaded libraries, between sessions.
+        name = f"{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.so"
+        self._session.upload(str(path), target=name)
+        self._device = self._session.cpu(0)
+        if num_threads is not None:
+            self._session.get_function("runtime.config_threadpool")(1, num_threads)
+        self._machine = relax.VirtualMachine(self._session.load_module(name), self._device)
+
+    def _set_inputs(self, arrays: list[Array]) -> None:
+        import tvm
+
+        self._machine.set_input("main", *(tvm.runtime.tensor(a, self._device) for a in arrays))
+
+    def _call(self, doing: str, function: Callable[[], T]) -> T:
+        try:
+            return self._worker.call(function, self._timeout)
+        except TimeoutError as error:
+            raise DeviceError(
+                f"{self.address}: {doing} took more than {self._timeout:g} seconds. The device may be busy "
+                "with another session; wait for it, restart its server, or allow more time."
+            ) from error
+        except (RuntimeError, OSError, AttributeError, ValueError) as error:
+            raise DeviceError(f"{self.address}: {doing} failed: {_last_line(error)} {self._hint()}") from error
+
+    def _hint(self) -> str:
+        if self._session is None:
+            return "Check the key, and what the server printed."
+        target = self.metadata.target
+        features = ", ".join(target.required_features)
+        return (
+            f"The library needs a CPU of {target.architecture}"
+            + (f" with {features}" if features else "")
+            + "; without "
+            "it the session ends like this. Check that, and what the server printed."
+        )
+
+
+def _address(rpc: str | None, tracker: str | None) -> Address:
+    if (rpc is None) == (tracker is None):
+        raise OptionError("Give the address of an RPC server or that of a tracker.")
+    if rpc is not None:
+        return Address.parse(rpc)
+    address = Address.parse(str(tracker))
+    if not address.key:
+        raise OptionError(f"The tracker's address {tracker!r} needs the devices' key: HOST:PORT/KEY.")
+    return address
+
+
+def _check_reachable(address: Address, role: str, timeout: float) -> None:
+    """Open a connection and close it: TVM's own connecting neither has a timeout nor says what is wrong.
+
+    Raises:
+        DeviceError: nothing listens there.
+    """
+    try:
+        socket.create_connection((address.host, address.port), timeout).close()
+    except OSError as error:
+        raise DeviceError(
+            f"No RPC {role} can be reached at {address}: {error.strerror or error}. Check that it runs, and its port: "
+            f"python -m tvm.exec.rpc_{role} --host HOST --port {address.port}"
+        ) from error
+
+
+def _last_line(error: BaseException) -> str:
+    """Return the line of TVM's many that says what happened, as a sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[-1] if lines else type(error).__name__
+    return text if text.endswith(".") else f"{text}."
