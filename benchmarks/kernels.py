@@ -129,8 +129,8 @@ def layer_program(layer: Layer, dtype: str, isa: InstructionSet, target: tvm.tar
 
 
 def ceiling_program(dtype: str, isa: InstructionSet, target: tvm.target.Target) -> Program:
-    """Compile a loop of multiply-adds on registers."""
-    accumulators, rounds, lanes = isa.registers * 3 // 4, 20_000, isa.lanes
+    """Compile a loop of multiply-adds that has all it needs in registers, but for a few operands in the L1 cache."""
+    accumulators, pixels, rounds, lanes = isa.registers // 2, 2, 20_000, isa.lanes
     depth, x_dtype, w_dtype, acc_dtype, multiply_add = (
         (1, "float32", "float32", "float32", isa.multiply_add)
         if dtype == "float32"
@@ -139,21 +139,22 @@ def ceiling_program(dtype: str, isa: InstructionSet, target: tvm.target.Target) 
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True})
         x = T.arg("x", T.buffer((64 * depth,), x_dtype))
-        w = T.arg("w", T.buffer((lanes * depth,), w_dtype))
+        w = T.arg("w", T.buffer((accumulators * lanes * depth,), w_dtype))
         y = T.arg("y", T.buffer((accumulators * lanes,), acc_dtype))
         acc = T.alloc_buffer((accumulators * lanes,), acc_dtype, scope="local")
         vectors = [T.ramp(i * lanes, 1, lanes) for i in range(accumulators)]
         for at in vectors:
             T.buffer_store(acc, T.broadcast(tvm.tirx.const(0, acc_dtype), lanes), [at])
         with T.serial(rounds) as k:
-            # Another value each time, or LLVM would multiply instead of adding again and again.
-            first = k % 64 * depth
-            value = x[first] if depth == 1 else x[T.ramp(first, 1, depth)]
-            for at in vectors:
-                T.buffer_store(acc, multiply_add(acc[at], value, w[T.ramp(0, 1, lanes * depth)]), [at])
+            # Other operands for each product, or LLVM would compute it only once.
+            for i, at in enumerate(vectors):
+                first = (k + i % pixels) % 64 * depth
+                value = x[first] if depth == 1 else x[T.ramp(first, 1, depth)]
+                weights = w[T.ramp(i // pixels * lanes * depth, 1, lanes * depth)]
+                T.buffer_store(acc, multiply_add(acc[at], value, weights), [at])
         for at in vectors:
             T.buffer_store(y, acc[at], [at])
-    shapes = ((64 * depth, x_dtype), (lanes * depth, w_dtype), (accumulators * lanes, acc_dtype))
+    shapes = ((64 * depth, x_dtype), (accumulators * lanes * depth, w_dtype), (accumulators * lanes, acc_dtype))
     products = rounds * accumulators * lanes * depth
     return _program("ceiling", Kernel(builder.get(), ()), [np.ones(s, d) for s, d in shapes], products, target)
 

@@ -166,7 +166,8 @@ def pack_weights(plan: Plan, weight: Array) -> Array:
     valid = channels < g.group_out
     picked = stepped[:, np.where(valid, channels, 0)] * valid[:, None, None, None].astype(weight.dtype)
     lanes = picked.reshape(g.groups, plan.blocks, plan.tile.nv, plan.isa.lanes, rows * columns, plan.steps, depth)
-    return np.ascontiguousarray(lanes.transpose(0, 1, 4, 5, 2, 3, 6)).reshape(-1)
+    ordered = lanes.transpose(0, 1, 4, 5, 2, 3, 6)
+    return np.ascontiguousarray(plan.isa.arrange(ordered) if depth > 1 else ordered).reshape(-1)
 
 
 def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) -> tirx.PrimFunc:

@@ -34,13 +34,13 @@ def choose_tile(pixels: int, vectors: int, steps: int, isa: InstructionSet) -> T
         pixels: output pixels in a row.
         vectors: vectors of output channels.
         steps: length of the reduction.
-        isa: sets how many registers there are.
+        isa: sets how many registers there are; one is for the broadcast value, and one to spare.
     """
     candidates = [
         Tile(mr, nv)
         for nv in range(1, min(MAX_NV, vectors) + 1)
         for mr in range(1, min(MAX_MR, pixels) + 1)
-        if mr * nv + nv + 1 <= isa.registers
+        if mr * nv + nv + 2 <= isa.registers
     ]
     return min(candidates, key=lambda tile: (_cost(tile, pixels, vectors, steps), tile.mr, tile.nv))
 

@@ -1,4 +1,7 @@
-"""AVX2: 256-bit vectors. `vpmaddwd` multiplies 16-bit values and sums neighbouring products into int32, exactly."""
+"""AVX2: 256-bit vectors. `vpmaddwd` multiplies 16-bit values and sums neighbouring products into int32, exactly.
+
+`vpmaddubsw`, which takes bytes, saturates its sums to 16 bits and so isn't exact.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.isa.base import InstructionSet
+from pipeline.kernels.isa.base import Array, InstructionSet
 from pipeline.kernels.isa.portable import PORTABLE
+from pipeline.kernels.vectors import part
 
 
 @dataclass(frozen=True)
@@ -17,20 +22,13 @@ class X86InstructionSet(InstructionSet):
     """What AVX2 and AVX512 do alike, by LLVM's names of the instructions for the vector width.
 
     Attributes:
-        vpmaddwd: sums of two products of 16-bit values. (`vpmaddubsw`, which takes bytes, saturates its sums to 16
-            bits and so isn't exact.)
+        vpmaddwd: sums of two products of 16-bit values.
         vpackssdw, vpackuswb: narrow two vectors to int16 and uint8, with saturation.
     """
 
     vpmaddwd: str = ""
     vpackssdw: str = ""
     vpackuswb: str = ""
-
-    def dot(self, acc: Any, activations: Any, weights: Any) -> Any:
-        """Return `acc` plus the sums of two products; see the base class."""
-        pair = T.reinterpret("int32", T.cast(activations, "int16x2"))
-        pairs = T.reinterpret(f"int16x{2 * self.lanes}", T.broadcast(pair, self.lanes))
-        return acc + T.call_llvm_pure_intrin(f"int32x{self.lanes}", self.vpmaddwd, pairs, weights)
 
     def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
         """Return `uint8(clamp(values + zero_point, low, high))`, packing four vectors; see the base class.
@@ -60,12 +58,36 @@ class X86InstructionSet(InstructionSet):
         return T.max(result, T.broadcast(T.uint8(low), 4 * self.lanes)) if low > 0 else result
 
 
-AVX2 = X86InstructionSet(
+@dataclass(frozen=True)
+class PairwiseInstructionSet(X86InstructionSet):
+    """x86 without VNNI: four values are multiplied as two pairs of 16-bit values.
+
+    The pairs are the even and the odd bytes, as those are quickest to widen: by a mask and by a shift.
+    """
+
+    def arrange(self, weights: Array) -> Array:
+        """Return the weights of even values first, and then those of odd ones; see the base class."""
+        pairs = weights.reshape(*weights.shape[:-1], 2, 2)
+        return np.asarray(np.moveaxis(pairs, -1, -3).reshape(*weights.shape[:-2], -1))
+
+    def dot(self, acc: Any, activations: Any, weights: Any) -> Any:
+        """Return `acc` plus the sums of four products; see the base class."""
+        words = 2 * self.lanes
+        four = T.reinterpret(f"uint16x{words}", T.broadcast(T.reinterpret("int32", activations), self.lanes))
+        even = T.bitwise_and(four, T.broadcast(T.uint16(255), words))
+        odd = T.shift_right(four, T.broadcast(T.uint16(8), words))
+        for half, pairs in enumerate((even, odd)):
+            operands = T.reinterpret(f"int16x{words}", pairs), part(weights, half * words, words)
+            acc = acc + T.call_llvm_pure_intrin(f"int32x{self.lanes}", self.vpmaddwd, *operands)
+        return acc
+
+
+AVX2 = PairwiseInstructionSet(
     name="avx2",
     parent=PORTABLE,
     lanes=8,
     registers=16,
-    dot_depth=2,
+    dot_depth=4,
     weight_dtype="int16",
     saturate_vectors=4,
     vpmaddwd="llvm.x86.avx2.pmadd.wd",

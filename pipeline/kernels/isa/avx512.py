@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pipeline.kernels.isa.avx2 import AVX2, X86InstructionSet
+from pipeline.kernels.isa.avx2 import AVX2, PairwiseInstructionSet
 
-AVX512 = X86InstructionSet(
+AVX512 = PairwiseInstructionSet(
     name="avx512",
     parent=AVX2,
     lanes=16,
     registers=32,
-    dot_depth=2,
+    dot_depth=4,
     weight_dtype="int16",
     saturate_vectors=4,
     vpmaddwd="llvm.x86.avx512.pmaddw.d.512",

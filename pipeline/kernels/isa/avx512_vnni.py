@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +24,13 @@ class _Vnni(X86InstructionSet):
 
 
 AVX512_VNNI = _Vnni(
-    **{
-        **{f.name: getattr(AVX512, f.name) for f in dataclasses.fields(AVX512)},
-        "name": "avx512_vnni",
-        "parent": AVX512,
-        "dot_depth": 4,
-        "weight_dtype": "int8",
-    }
+    name="avx512_vnni",
+    parent=AVX512,
+    lanes=AVX512.lanes,
+    registers=AVX512.registers,
+    dot_depth=4,
+    saturate_vectors=AVX512.saturate_vectors,
+    vpmaddwd=AVX512.vpmaddwd,
+    vpackssdw=AVX512.vpackssdw,
+    vpackuswb=AVX512.vpackuswb,
 )

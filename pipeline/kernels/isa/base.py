@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.vectors import shift_and_clamp
+
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,21 @@ class InstructionSet:
         """Return this instruction set and its ancestors, nearest first."""
         return (self,) if self.parent is None else (self, *self.parent.lineage())
 
+    def arrange(self, weights: Array) -> Array:
+        """Return weights for `dot` in the order in which its vector holds them: [..., lanes * dot_depth].
+
+        Args:
+            weights: [..., lanes, dot_depth].
+        """
+        return weights.reshape(*weights.shape[:-2], -1)
+
     def dot(self, acc: Any, activations: Any, weights: Any) -> Any:
         """Return `acc + sum over dot_depth of activations * weights`.
 
         Args:
             acc: int32 vector of `lanes`.
             activations: uint8 vector of `dot_depth` neighbouring values of one pixel, the same for all lanes.
-            weights: vector of `lanes * dot_depth` in `weight_dtype`, for each lane its `dot_depth` values together.
+            weights: vector of `lanes * dot_depth` in `weight_dtype`, in the order that `arrange` returns.
         """
         if self.dot_depth != 1:
             raise TypeError(f"{self.name} sums {self.dot_depth} products and must define its own dot")
@@ -58,7 +69,7 @@ class InstructionSet:
         Args:
             acc: int32 vector of `lanes`.
             activations: uint8 vector of `lanes * dot_depth`.
-            weights: vector of `lanes * dot_depth` in `weight_dtype`.
+            weights: vector of `lanes * dot_depth` in `weight_dtype`, for each lane its `dot_depth` values together.
         """
         raise TypeError(f"{self.name} has no dot product of {self.dot_depth} values in each lane")
 
