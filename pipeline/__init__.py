@@ -8,7 +8,8 @@
     outputs = pipeline.Runner("model.host.so").run({"x": x})
 
 The stages can be called one by one, each with the former one's result: `import_model`, `annotate`, `calibrate`,
-`realize`, `compile_program`. Names are imported when they are first used, so that running a library doesn't load the compiler.
+`realize`, `compile_program`. Names are imported when they are first used, so that running a library doesn't load the
+compiler.
 """
 
 from __future__ import annotations

@@ -1,0 +1,117 @@
+"""The samples of recipes: labelled inputs, made or read when they are asked for, the same for the same seed."""
+
+from __future__ import annotations
+
+import importlib.resources
+import string
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import OptionError, SampleError
+from pipeline.recipes.schema import Recipe
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One sample with its batch axis, and the index of the right answer; None if nobody knows it."""
+
+    feeds: dict[str, Array]
+    label: int | None
+
+
+Maker = Callable[[Recipe, str], Iterator[Labelled]]
+"""Makes a recipe's samples for a purpose, `calibration` or `evaluation`; the two have nothing in common."""
+
+
+def digits(recipe: Recipe, purpose: str) -> Iterator[Labelled]:
+    """Handwritten digits from the file beside the recipe: [1,1,28,28] in [-1, 1]."""
+    path = recipe.folder / f"{recipe.name}_samples.npz"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            test = purpose == "evaluation"
+            images = archive["test" if test else "calibration"]
+            labels = archive["labels"] if test else [None] * len(images)
+    except (OSError, ValueError, KeyError) as error:
+        raise SampleError(f"The samples {path} can't be read: {error}") from error
+    for image, label in zip(images[: _count(recipe, purpose)], labels, strict=False):
+        value = image.astype("float32") / np.float32(127.5) - np.float32(1)
+        yield Labelled({"image": value[None, None]}, None if label is None else int(label))
+
+
+def text_lines(recipe: Recipe, purpose: str) -> Iterator[Labelled]:
+    """Rendered lines of text, half of them upside down: [1,3,48,192], label 1 for upside down."""
+    image, draw, font = _pillow()
+    random = np.random.default_rng((recipe.samples.seed, purpose == "evaluation"))
+    letters = np.array(list(string.ascii_letters + string.digits + " .,-"))
+    for _ in range(_count(recipe, purpose)):
+        text = "".join(random.choice(letters, random.integers(4, 14)))
+        background = tuple(int(v) for v in random.integers(150, 256, 3))
+        ink = tuple(int(v) for v in random.integers(0, 100, 3))
+        face = font.load_default(size=int(random.integers(24, 40)))
+        left, top, right, bottom = (int(v) for v in face.getbbox(text))
+        page = image.new("RGB", (right - left + 16, bottom - top + 16), background)
+        draw.Draw(page).text((8 - left, 8 - top), text, font=face, fill=ink)
+        noisy = np.asarray(page, "float32") + random.normal(0, 8, (page.height, page.width, 3))
+        page = image.fromarray(np.clip(noisy, 0, 255).astype("uint8"))
+        upside_down = bool(random.integers(2))
+        page = page.rotate(180) if upside_down else page
+        width = min(192, -(-48 * page.width // page.height))
+        scaled = np.asarray(page.resize((width, 48), image.Resampling.BILINEAR), "float32")
+        value = np.zeros((1, 3, 48, 192), "float32")
+        value[0, :, :, :width] = (scaled[:, :, ::-1] / 127.5 - 1).transpose(2, 0, 1)
+        yield Labelled({"x": value}, int(upside_down))
+
+
+CALIBRATION_PICTURES = ("astronaut", "coffee", "rocket", "ihc", "color", "hubble_deep_field")
+EVALUATION_PICTURES = ("chelsea", "motorcycle_left", "retina", "page", "text", "brick", "grass", "gravel", "camera")
+
+
+def pictures(recipe: Recipe, purpose: str) -> Iterator[Labelled]:
+    """Crops of the photographs that scikit-image ships: [1,3,224,224] RGB, (value - 127) / 128; no labels.
+
+    Calibration and evaluation crop different photographs.
+    """
+    image, _, _ = _pillow()
+    try:
+        folder = importlib.resources.files("skimage") / "data"
+    except ModuleNotFoundError as error:
+        raise OptionError("This recipe needs scikit-image: pip install 'onnx-int8-pipeline[models]'.") from error
+    random = np.random.default_rng((recipe.samples.seed, purpose == "evaluation"))
+    wanted = EVALUATION_PICTURES if purpose == "evaluation" else CALIBRATION_PICTURES
+    loaded = []
+    for file in sorted(folder.iterdir(), key=lambda f: f.name):
+        if file.name.rpartition(".")[0] in wanted:
+            with file.open("rb") as data:
+                loaded.append(image.open(data).convert("RGB"))
+    if not loaded:
+        raise SampleError(f"scikit-image has none of the pictures {', '.join(wanted)}.")
+    for i in range(_count(recipe, purpose)):
+        picture = loaded[i % len(loaded)]
+        side = int(min(picture.size) * random.uniform(0.4, 1.0))
+        x, y = (int(random.integers(0, length - side + 1)) for length in picture.size)
+        crop = picture.crop((x, y, x + side, y + side)).resize((224, 224), image.Resampling.BICUBIC)
+        value = np.asarray(crop, "float32")
+        value = value[:, ::-1] if random.integers(2) else value
+        yield Labelled({"x": np.ascontiguousarray(((value - 127) / 128).transpose(2, 0, 1))[None]}, None)
+
+
+def _count(recipe: Recipe, purpose: str) -> int:
+    return recipe.samples.evaluation if purpose == "evaluation" else recipe.samples.calibration
+
+
+def _pillow() -> tuple[Any, Any, Any]:
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ModuleNotFoundError as error:
+        raise OptionError("This recipe needs Pillow: pip install 'onnx-int8-pipeline[models]'.") from error
+    return Image, ImageDraw, ImageFont
+
+
+MAKERS: dict[str, Maker] = {"digits": digits, "pictures": pictures, "text_lines": text_lines}
+"""Every kind of samples by name."""
