@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,16 @@ from pipeline.compilation.execute import Executor
 from pipeline.compilation.link import check_writable
 from pipeline.deploy.runner import Runner
 from pipeline.errors import OptionError, SampleError
-from pipeline.report.agreement import Agreement, compare
-from pipeline.report.build_report import BuildReport, Library, Timing
+from pipeline.recipes.samples import Labelled
+from pipeline.report.agreement import Agreement, compare, top1
+from pipeline.report.build_report import Accuracy, BuildReport, Library, Timing
 from pipeline.targets import Target, load_target, missing_features
 
 CHECK_SAMPLES = 16
 """How many samples the agreement with the float model is measured on."""
+
+FLOAT_LIBRARY = "float32 library for host"
+"""What the report calls the float library."""
 
 Progress = Callable[[str], Any]
 
@@ -102,11 +106,31 @@ def build_model(request: BuildRequest, progress: Progress, batches: Callable[[in
     if request.float_library:
         progress("building the float model")
         path = compile_program(program, load_target("host"), folder / f"{program.name}.float32.host.so")
-        report = replace(report, files=report.files | {"float32 library for host": str(path)})
+        report = replace(report, files=report.files | {FLOAT_LIBRARY: str(path)})
     if request.check and request.samples is not None:
         progress("comparing with float")
         report = replace(report, agreement=_check(quantized, report, targets, request))
     return report
+
+
+def measure(report: BuildReport, evaluation: Callable[[], Iterable[Labelled]]) -> BuildReport:
+    """Return a report with accuracy, agreement and latency of the float and int8 libraries for this machine.
+
+    Args:
+        report: of a build for `host` with the float library.
+        evaluation: yields evaluation samples anew each time it is called.
+    """
+    float_path = Path(report.files[FLOAT_LIBRARY])
+    int8_path = Path(next(library.path for library in report.libraries if library.target == "host"))
+    float_run, int8_run = Runner(float_path).run, Runner(int8_path).run
+    samples = [s for s in evaluation() if s.label is not None]
+    accuracy = None
+    if samples:
+        right = [sum(top1(run(s.feeds)) == s.label for s in samples) for run in (float_run, int8_run)]
+        accuracy = Accuracy(len(samples), *(count / len(samples) for count in right))
+    agreement = compare(float_run, int8_run, (s.feeds for s in evaluation()))
+    timing = time_libraries(float_path, int8_path, next(iter(evaluation())).feeds)
+    return replace(report, accuracy=accuracy, agreement=agreement, timing=timing)
 
 
 def time_libraries(float_library: Path, int8_library: Path, inputs: Mapping[str, Any], threads: int = 1) -> Timing:

@@ -50,9 +50,7 @@ def command(
 
     def table() -> Table:
         made = Table("runs", "minimum, ms", "median, ms", "maximum, ms")
-        made.add_row(
-            str(summary["runs"]), *(f"{summary[k]:.3f}" for k in ("minimum_ms", "median_ms", "maximum_ms"))
-        )
+        made.add_row(str(summary["runs"]), *(f"{summary[k]:.3f}" for k in ("minimum_ms", "median_ms", "maximum_ms")))
         return made
 
     show(summary, table, as_json)

@@ -77,5 +77,5 @@ def command(
         prepared = prepare(load_recipe(model))
         request = replace(request, model=prepared.model, samples=prepared.calibration, shapes=prepared.shapes)
     with counting("calibrating") as counted:
-        report = build_model(request, lambda step: messages.is_terminal and messages.log(step), counted)
+        report = build_model(request, messages.log if messages.is_terminal else lambda _: None, counted)
     show(report.to_dict(), report.tables, as_json)
