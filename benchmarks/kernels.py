@@ -197,8 +197,8 @@ def main(dtype: str, target_name: str, rounds: int, only: str, json_path: Path |
         "numpy": np.__version__,
     }
     table = Table(title=f"{dtype}, one thread", caption=", ".join(f"{k} {v}" for k, v in environment.items()))
-    for heading in ("layer", "microseconds", "GMAC/s", "of ceiling", "G outputs/s"):
-        table.add_column(heading, justify="left" if heading == "layer" else "right")
+    for heading in ("layer", "us", "GMAC/s", "ceiling", "Gout/s"):
+        table.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
     table.add_row("ceiling", "", f"{ceiling.speed:.1f}", "100 %", "")
     for program in programs:
         outputs = program.buffers[-1].numpy().size / program.seconds * 1e-9

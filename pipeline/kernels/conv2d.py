@@ -36,8 +36,8 @@ def _not_depthwise(operation: Operation) -> bool:
 
 @kernel(QConv2d, isa="avx512_vnni", variant="dot", accepts=_not_depthwise)
 @kernel(QDense, isa="avx512_vnni", variant="dot")
-@kernel(QConv2d, isa="avx2", variant="dot", accepts=_not_depthwise)
-@kernel(QDense, isa="avx2", variant="dot")
+@kernel(QConv2d, isa="sse41", variant="dot", accepts=_not_depthwise)
+@kernel(QDense, isa="sse41", variant="dot")
 @kernel(QConv2d, isa="portable", accepts=_not_depthwise)
 @kernel(QDense, isa="portable")
 def integer(operation: Operation, isa: InstructionSet) -> Kernel:

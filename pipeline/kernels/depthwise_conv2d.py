@@ -28,7 +28,7 @@ from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.product import PARALLEL_PRODUCTS, Geometry
 from pipeline.kernels.registry import kernel
-from pipeline.kernels.vectors import span, vector_type
+from pipeline.kernels.vectors import part, span, vector_type
 
 Array = npt.NDArray[Any]
 
@@ -73,11 +73,13 @@ class Plan:
 
     Attributes:
         geometry: the convolution; `groups` is the number of channels.
-        lanes: channels in a vector.
+        isa: the instruction set.
+        lanes: channels in a vector: the instruction set's, or fewer for an image of fewer channels.
         mr: pixels in a tile.
     """
 
     geometry: Geometry
+    isa: InstructionSet
     lanes: int
     mr: int
 
@@ -87,7 +89,7 @@ class Plan:
         lanes = min(isa.lanes, 1 << (geometry.groups.bit_length() - 1))
         most = max(2, (isa.registers - min(geometry.kernel[1], isa.registers // 4)) // 2)
         tiles = -(-geometry.out_width // most)
-        return cls(geometry, lanes, -(-geometry.out_width // tiles))
+        return cls(geometry, isa, lanes, -(-geometry.out_width // tiles))
 
     @property
     def blocks(self) -> int:
@@ -133,7 +135,7 @@ def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) 
         y = T.arg("y", T.buffer((lines * g.out_width * g.groups,), epilogue.dtype))
         with loop(plan.blocks * lines) as p:
             acc = T.alloc_buffer((mr * lanes,), dtypes[2], scope="local")
-            block, line = p // lines, p % lines
+            block, line = p % plan.blocks, p // plan.blocks
             constants = span(block * lanes, lanes)
             channel = plan.first_channel(block)
             top = line // g.out_height * g.height + line % g.out_height * g.strides[0]
@@ -153,11 +155,19 @@ def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) 
                             T.buffer_store(acc, _multiply_add(acc[at], value, w, dtypes[2], lanes), [at])
 
                     _repeat(g.kernel[1], tap)
-                for i in range(mr):
-                    result = epilogue.finish([acc[span(i * lanes, lanes)]], [multiplier[constants]])
-                    offset = (line * g.out_width + column + i) * g.groups + channel
-                    T.buffer_store(y, result, [span(offset, lanes)])
+                for first, count in _groups(mr, epilogue.together if lanes == plan.isa.lanes else 1):
+                    accumulators = [acc[span((first + i) * lanes, lanes)] for i in range(count)]
+                    result = epilogue.finish(accumulators, [multiplier[constants]] * count)
+                    for i in range(count):
+                        offset = (line * g.out_width + column + first + i) * g.groups + channel
+                        T.buffer_store(y, part(result, i * lanes, lanes), [span(offset, lanes)])
     return builder.get()
+
+
+def _groups(count: int, size: int) -> list[tuple[int, int]]:
+    """Cut `count` things into groups of `size`, and single ones in the end: (first, how many) of each."""
+    whole = count // size * size
+    return [(first, size) for first in range(0, whole, size)] + [(first, 1) for first in range(whole, count)]
 
 
 def _repeat(count: int, body: Callable[[Any], None]) -> None:

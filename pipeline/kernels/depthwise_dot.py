@@ -172,7 +172,7 @@ class _Nest:
             with loop(plan.blocks * lines) as p:
                 self.acc = T.alloc_buffer((plan.mr * plan.vector,), "int32", scope="local")
                 self.taps = T.alloc_buffer((DEPTH * plan.vector,), "uint8", scope="local")
-                block, line = p // lines, p % lines
+                block, line = p % plan.blocks, p // plan.blocks
                 row = line // g.out_height * g.height + line % g.out_height * g.strides[0]
                 with T.serial(plan.tiles) as t:
                     pixel = T.min(t * (plan.mr * plan.pixels), g.out_width - plan.mr * plan.pixels)

@@ -20,7 +20,13 @@ from pipeline.kernels.operation import Kernel, Operation
 
 Array = npt.NDArray[Any]
 
-CPUS = {"portable": "x86-64-v2", "avx2": "haswell", "avx512": "skylake-avx512", "avx512_vnni": "cascadelake"}
+CPUS = {
+    "portable": "x86-64-v2",
+    "sse41": "x86-64-v2",
+    "avx2": "haswell",
+    "avx512": "skylake-avx512",
+    "avx512_vnni": "cascadelake",
+}
 """The oldest x86 CPU that has each instruction set; nothing newer may be needed to run its kernels."""
 
 

@@ -15,7 +15,7 @@ import pipeline.kernels.depthwise_conv2d  # noqa: F401
 from pipeline.kernels.isa import instruction_set
 from pipeline.reference.operators import evaluate
 from tests.kernels.convolutions import Convolution, convolutions
-from tests.kernels.harness import assembly, generate, make_operation, run_kernel
+from tests.kernels.harness import CPUS, assembly, generate, make_operation, run_kernel
 
 LAYERS = {
     "resnet 3x3": Convolution(1, 16, 16, 64, 64, (3, 3)),
@@ -62,13 +62,12 @@ def test_padding_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("isa_name", "instruction"),
-    [("avx2", "vpmaddwd"), ("avx512", "vpmaddwd"), ("avx512_vnni", "vpdpbusd")],
+    [("sse41", "pmaddwd"), ("avx2", "vpmaddwd"), ("avx512", "vpmaddwd"), ("avx512_vnni", "vpdpbusd")],
 )
 def test_dot_products_are_single_instructions(isa_name: str, instruction: str) -> None:
-    cpu = {"avx2": "haswell", "avx512": "skylake-avx512", "avx512_vnni": "cascadelake"}[isa_name]
     attrs, arguments = Convolution(1, 8, 8, 16, 32, (3, 3)).integer(seed=0)
     kernel = generate(make_operation(attrs, *arguments), instruction_set(isa_name))
-    target = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu})
+    target = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": CPUS[isa_name]})
     assert instruction in assembly(kernel, target)
 
 

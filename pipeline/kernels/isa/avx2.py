@@ -1,90 +1,12 @@
-"""AVX2: 256-bit vectors. `vpmaddwd` multiplies 16-bit values and sums neighbouring products into int32, exactly.
-
-`vpmaddubsw`, which takes bytes, saturates its sums to 16 bits and so isn't exact.
-"""
+"""AVX2: 256-bit vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from tvm.script.ir_builder import tirx as T
-
-from pipeline.kernels.isa.base import Array, InstructionSet
-from pipeline.kernels.isa.portable import PORTABLE
-from pipeline.kernels.vectors import part
-
-
-@dataclass(frozen=True)
-class X86InstructionSet(InstructionSet):
-    """What AVX2 and AVX512 do alike, by LLVM's names of the instructions for the vector width.
-
-    Attributes:
-        vpmaddwd: sums of two products of 16-bit values.
-        vpackssdw, vpackuswb: narrow two vectors to int16 and uint8, with saturation.
-    """
-
-    vpmaddwd: str = ""
-    vpackssdw: str = ""
-    vpackuswb: str = ""
-
-    def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
-        """Return `uint8(clamp(values + zero_point, low, high))`, packing four vectors; see the base class.
-
-        Packing works within 128 bits, so the result's dwords are transposed: 128-bit part by vector instead of vector
-        by part.
-        """
-        if len(values) != self.saturate_vectors:
-            return super().saturate(values, zero_point, low, high)
-        packed = self.saturate_interleaved(values, zero_point, low, high)
-        order = [4 * part + vector for vector in range(4) for part in range(self.lanes // 4)]
-        dwords = T.Shuffle([T.reinterpret(f"int32x{self.lanes}", packed)], order)
-        return T.reinterpret(f"uint8x{4 * self.lanes}", dwords)
-
-    def saturate_interleaved(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
-        """Return four packed vectors; see the base class.
-
-        Saturating to 16 bits on the way changes nothing, as the result lies in 0..255 in any case.
-        """
-        words, octets = f"int16x{2 * self.lanes}", f"uint8x{4 * self.lanes}"
-        halves = [T.call_llvm_pure_intrin(words, self.vpackssdw, *values[i : i + 2]) for i in (0, 2)]
-        offset = T.broadcast(T.int16(zero_point), 2 * self.lanes)
-        shifted = [T.call_llvm_pure_intrin(words, f"llvm.sadd.sat.v{2 * self.lanes}i16", h, offset) for h in halves]
-        result = T.call_llvm_pure_intrin(octets, self.vpackuswb, *shifted)
-        if high < 255:
-            result = T.min(result, T.broadcast(T.uint8(high), 4 * self.lanes))
-        return T.max(result, T.broadcast(T.uint8(low), 4 * self.lanes)) if low > 0 else result
-
-
-@dataclass(frozen=True)
-class PairwiseInstructionSet(X86InstructionSet):
-    """x86 without VNNI: four values are multiplied as two pairs of 16-bit values.
-
-    The pairs are the even and the odd bytes, as those are quickest to widen: by a mask and by a shift.
-    """
-
-    def arrange(self, weights: Array) -> Array:
-        """Return the weights of even values first, and then those of odd ones; see the base class."""
-        pairs = weights.reshape(*weights.shape[:-1], 2, 2)
-        return np.asarray(np.moveaxis(pairs, -1, -3).reshape(*weights.shape[:-2], -1))
-
-    def dot(self, acc: Any, activations: Any, weights: Any) -> Any:
-        """Return `acc` plus the sums of four products; see the base class."""
-        words = 2 * self.lanes
-        four = T.reinterpret(f"uint16x{words}", T.broadcast(T.reinterpret("int32", activations), self.lanes))
-        even = T.bitwise_and(four, T.broadcast(T.uint16(255), words))
-        odd = T.shift_right(four, T.broadcast(T.uint16(8), words))
-        for half, pairs in enumerate((even, odd)):
-            operands = T.reinterpret(f"int16x{words}", pairs), part(weights, half * words, words)
-            acc = acc + T.call_llvm_pure_intrin(f"int32x{self.lanes}", self.vpmaddwd, *operands)
-        return acc
-
+from pipeline.kernels.isa.sse41 import SSE41, PairwiseInstructionSet
 
 AVX2 = PairwiseInstructionSet(
     name="avx2",
-    parent=PORTABLE,
+    parent=SSE41,
     lanes=8,
     registers=16,
     dot_depth=4,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.kernels.isa.avx2 import AVX2, PairwiseInstructionSet
+from pipeline.kernels.isa.avx2 import AVX2
+from pipeline.kernels.isa.sse41 import PairwiseInstructionSet
 
 AVX512 = PairwiseInstructionSet(
     name="avx512",

@@ -7,8 +7,8 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.isa.avx2 import X86InstructionSet
 from pipeline.kernels.isa.avx512 import AVX512
+from pipeline.kernels.isa.sse41 import X86InstructionSet
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,32 @@
+"""Convolution kernels touch nothing outside their input, though their last vectors aren't masked."""
+
+from __future__ import annotations
+
+import platform
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kernels.harness import host_target
+
+pytestmark = pytest.mark.skipif(platform.system() != "Linux", reason="Pages are protected by Linux's mprotect")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _run(what: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.kernels.guard_pages", what]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=ROOT)
+
+
+def test_kernels_stay_inside_their_input(isa_name: str) -> None:
+    host_target(isa_name)
+    process = _run(isa_name)
+    assert process.returncode == 0, process.stderr
+
+
+def test_guard_pages_catch_an_overrun_of_one_byte() -> None:
+    assert _run("overrun").returncode == -signal.SIGSEGV
