@@ -1,0 +1,205 @@
+"""Imported programs compute what ONNX Runtime computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from pipeline.dialect.dataflow import Dataflow
+from pipeline.importer import import_model
+from pipeline.program import TensorSpec
+from pipeline.recipes import load_recipe, prepare
+from pipeline.reference.execute import execute
+from tests.models import ModelBuilder, import_test_model, run_onnx, small_network
+
+
+def assert_same(model: onnx.ModelProto, shape: tuple[int, ...] = (1, 4, 9, 8)) -> list[str]:
+    """Compare with ONNX Runtime and return the operators of the imported program."""
+    x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    program = import_test_model(model)
+    expected = run_onnx(model, {"x": x})
+    actual = execute(program, {"x": x})
+    assert list(actual) == [o.name for o in model.graph.output]
+    for value, reference in zip(actual.values(), expected, strict=True):
+        np.testing.assert_allclose(value, reference, rtol=1e-4, atol=1e-5)
+    return [b.operator for b in Dataflow.of(program.module).bindings]
+
+
+@dataclass(frozen=True)
+class Convolution:
+    name: str
+    attributes: dict[str, Any]
+    kernel: tuple[int, ...] = (3, 3)
+    groups: int = 1
+    bias: bool = True
+    shape: tuple[int, ...] = (1, 4, 9, 8)
+
+
+CONVOLUTIONS = [
+    Convolution("plain", {}),
+    Convolution("no_bias", {}, bias=False),
+    Convolution("uneven_padding", {"pads": [0, 1, 2, 1], "strides": [2, 1]}),
+    Convolution("same_upper", {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
+    Convolution("same_lower", {"auto_pad": "SAME_LOWER", "strides": [2, 2]}),
+    Convolution("valid", {"auto_pad": "VALID"}),
+    Convolution("dilated", {"dilations": [2, 1], "pads": [1, 1, 1, 1]}),
+    Convolution("grouped", {"group": 2}, groups=2),
+    Convolution("depthwise", {"group": 4, "pads": [1, 1, 1, 1]}, groups=4),
+    Convolution("batch", {}, shape=(3, 4, 9, 8)),
+    Convolution("one_dimension", {"pads": [1, 1]}, kernel=(3,), shape=(1, 4, 9)),
+]
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=lambda c: c.name)
+def test_convolutions(case: Convolution) -> None:
+    random = np.random.default_rng(1)
+    b = ModelBuilder()
+    inputs = [
+        b.constant(
+            random.standard_normal((6 if case.groups < 4 else 8, 4 // case.groups, *case.kernel)).astype("float32")
+        )
+    ]
+    if case.bias:
+        inputs.append(b.constant(random.standard_normal(6 if case.groups < 4 else 8).astype("float32")))
+    y = b.node("Conv", "x", *inputs, **case.attributes)
+    assert "nn.conv2d" in assert_same(b.model({"x": case.shape}, y), case.shape)
+
+
+@dataclass(frozen=True)
+class Pool:
+    name: str
+    op_type: str
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+POOLS = [
+    Pool("max", "MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    Pool("max_ceil", "MaxPool", {"kernel_shape": [3, 2], "strides": [2, 2], "ceil_mode": 1}),
+    Pool("max_dilated", "MaxPool", {"kernel_shape": [2, 2], "dilations": [2, 2]}),
+    Pool("max_same", "MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+    Pool("average", "AveragePool", {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    Pool("average_with_padding", "AveragePool", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1}),
+    Pool("global_average", "GlobalAveragePool"),
+]
+
+
+@pytest.mark.parametrize("case", POOLS, ids=lambda c: c.name)
+def test_pools(case: Pool) -> None:
+    b = ModelBuilder()
+    assert_same(b.model({"x": (1, 4, 9, 8)}, b.node(case.op_type, "x", **case.attributes)))
+
+
+def test_a_batch_normalization_after_a_convolution_disappears_into_it() -> None:
+    random = np.random.default_rng(2)
+    b = ModelBuilder()
+    y = b.node("Conv", "x", b.constant(random.standard_normal((6, 4, 3, 3)).astype("float32")))
+    statistics = [b.constant(random.uniform(0.5, 2, 6).astype("float32")) for _ in range(4)]
+    y = b.node("Relu", b.node("BatchNormalization", y, *statistics))
+    operators = assert_same(b.model({"x": (1, 4, 9, 8)}, y))
+    assert operators.count("nn.conv2d") == 1
+    assert not {"relax.multiply", "relax.add", "relax.nn.relu"} & set(operators)
+
+
+def test_a_batch_normalization_before_a_convolution_becomes_a_depthwise_one() -> None:
+    random = np.random.default_rng(2)
+    b = ModelBuilder()
+    statistics = [b.constant(random.uniform(0.5, 2, 4).astype("float32")) for _ in range(4)]
+    pooled = b.node("MaxPool", "x", kernel_shape=[2, 2])
+    y = b.node("Relu", b.node("BatchNormalization", pooled, *statistics))
+    y = b.node("Conv", y, b.constant(random.standard_normal((6, 4, 3, 3)).astype("float32")))
+    operators = assert_same(b.model({"x": (1, 4, 9, 8)}, y))
+    assert operators.count("nn.conv2d") == 2
+    assert not {"relax.multiply", "relax.add", "relax.nn.relu"} & set(operators)
+
+
+def test_a_chain_of_functions_of_one_tensor_is_one_operator() -> None:
+    b = ModelBuilder()
+    three, six, zero = (b.constant(np.float32(v)) for v in (3, 6, 0))
+    clipped = b.node("Clip", b.node("Add", "x", three), zero, six)
+    y = b.node("Div", b.node("Mul", "x", clipped), six)
+    assert assert_same(b.model({"x": (1, 4, 9, 8)}, y)) == ["nn.unary"]
+
+
+@pytest.mark.parametrize(
+    "op_type", ["Relu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "LeakyRelu", "Erf", "Exp", "Abs", "Neg", "Sqrt"]
+)
+def test_functions_of_one_value(op_type: str) -> None:
+    b = ModelBuilder()
+    y = b.node(op_type, b.node("Abs", "x")) if op_type == "Sqrt" else b.node(op_type, "x")
+    assert_same(b.model({"x": (1, 4, 9, 8)}, y))
+
+
+def test_no_permutation_is_left_between_convolutions() -> None:
+    operators = assert_same(small_network(), (1, 3, 12, 12))
+    assert operators.count("relax.permute_dims") == 1, "only the input's, from NCHW"
+
+
+def test_a_transpose_that_the_model_asks_for_is_kept() -> None:
+    random = np.random.default_rng(3)
+    b = ModelBuilder()
+    y = b.node("Conv", "x", b.constant(random.standard_normal((6, 4, 3, 3)).astype("float32")))
+    y = b.node("Transpose", b.node("Relu", y), perm=[0, 3, 1, 2])
+    assert_same(b.model({"x": (1, 4, 9, 8)}, b.node("Softmax", y, axis=2)))
+
+
+def test_a_flattened_image_keeps_the_order_of_channels() -> None:
+    random = np.random.default_rng(3)
+    b = ModelBuilder()
+    y = b.node("Conv", "x", b.constant(random.standard_normal((6, 4, 3, 3)).astype("float32")))
+    y = b.node("Gemm", b.node("Flatten", y), b.constant(random.standard_normal((252, 5)).astype("float32")))
+    assert_same(b.model({"x": (1, 4, 9, 8)}, y))
+
+
+@pytest.mark.parametrize("attributes", [{}, {"transB": 1}, {"alpha": 0.5, "beta": 2.0}], ids=str)
+def test_matrix_products(attributes: dict[str, Any]) -> None:
+    random = np.random.default_rng(4)
+    b = ModelBuilder()
+    shape = (5, 8) if attributes.get("transB") else (8, 5)
+    weight, bias = (b.constant(random.standard_normal(s).astype("float32")) for s in (shape, (5,)))
+    operators = assert_same(b.model({"x": (3, 8)}, b.node("Gemm", "x", weight, bias, **attributes)), (3, 8))
+    assert operators == ["nn.dense"]
+
+
+def test_a_product_of_two_activations_and_a_softmax() -> None:
+    b = ModelBuilder()
+    scores = b.node("MatMul", "x", b.node("Transpose", "x", perm=[0, 1, 3, 2]))
+    assert_same(b.model({"x": (1, 4, 9, 8)}, b.node("MatMul", b.node("Softmax", scores, axis=-1), "x")))
+
+
+def test_zero_padding_of_an_image() -> None:
+    b = ModelBuilder()
+    pads = b.constant(np.array([0, 0, 1, 2, 0, 0, 3, 0], "int64"))
+    assert assert_same(b.model({"x": (1, 4, 9, 8)}, b.node("Pad", "x", pads))).count("nn.pad") == 1
+
+
+def test_names_order_layout_and_dtype_of_inputs_and_outputs_are_those_of_the_file() -> None:
+    b = ModelBuilder()
+    total = b.node("Add", "second/in:0", "first.in", name="sum.out")
+    product = b.node("Mul", "second/in:0", "first.in", name="product/out")
+    program = import_test_model(b.model({"second/in:0": (1, 3, 4, 5), "first.in": (1, 3, 4, 5)}, product, total))
+    assert program.inputs == (
+        TensorSpec("second/in:0", (1, 3, 4, 5), "float32"),
+        TensorSpec("first.in", (1, 3, 4, 5), "float32"),
+    )
+    assert [o.name for o in program.outputs] == ["product/out", "sum.out"]
+
+
+def test_an_open_batch_is_one_and_other_open_sizes_are_given() -> None:
+    b = ModelBuilder()
+    model = b.model({"x": ("batch", 3, "height", 4)}, b.node("Relu", "x"))
+    assert import_test_model(model, x=(1, 3, 6, 4)).inputs[0].shape == (1, 3, 6, 4)
+    b = ModelBuilder()
+    assert import_test_model(b.model({"x": ("batch", 3)}, b.node("Relu", "x"))).inputs[0].shape == (1, 3)
+
+
+def test_the_real_digit_classifier() -> None:
+    prepared = prepare(load_recipe("digits"))
+    program = import_model(prepared.model, prepared.shapes)
+    model = onnx.load(prepared.model)
+    for sample, _ in zip(prepared.evaluation(), range(5), strict=False):
+        (expected,) = run_onnx(model, sample.feeds)
+        np.testing.assert_allclose(execute(program, sample.feeds)["scores"], expected, rtol=1e-4, atol=1e-4)

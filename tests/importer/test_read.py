@@ -1,0 +1,137 @@
+"""A model file that can't be used is refused with one clear error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from pipeline.errors import ModelError, OptionError
+from pipeline.importer import import_model
+from tests.models import ModelBuilder, import_test_model, small_network
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="can't be read: No such file"):
+        import_model(tmp_path / "none.onnx")
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="isn't a file"):
+        import_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(b"", "is empty"), (b"not a model at all", "isn't an ONNX"), (b"\x08\x08", "isn't an ONNX model")],
+    ids=["empty", "text", "no_graph"],
+)
+def test_files_that_are_no_models(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match=message):
+        import_model(path)
+
+
+def test_a_truncated_file(tmp_path: Path) -> None:
+    data = small_network().SerializeToString()
+    path = tmp_path / "m.onnx"
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ModelError, match="truncated|no outputs"):
+        import_model(path)
+
+
+def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
+    b = ModelBuilder()
+    weight = np.ones((2, 3), "float32")
+    weight[0, 0] = np.nan
+    path = tmp_path / "m.onnx"
+    onnx.save(b.model({"x": (1, 3)}, b.node("Gemm", "x", b.constant(weight), transB=1)), path)
+    with pytest.raises(ModelError, match="weight 'w0' holds NaN or infinity"):
+        import_model(path)
+
+
+def _external(tmp_path: Path, location: str) -> Path:
+    b = ModelBuilder()
+    model = b.model({"x": (1, 3)}, b.node("Gemm", "x", b.constant(np.ones((3, 2), "float32"))))
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    path = tmp_path / "model" / "m.onnx"
+    path.parent.mkdir()
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "missing.bin", ""])
+def test_external_weights_outside_the_models_folder_are_not_read(tmp_path: Path, location: str) -> None:
+    (tmp_path / "secret.bin").write_bytes(bytes(24))
+    with pytest.raises(ModelError, match="isn't a file below the model's folder"):
+        import_model(_external(tmp_path, location))
+
+
+def test_a_link_out_of_the_models_folder_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret.bin").write_bytes(bytes(24))
+    path = _external(tmp_path, "weights.bin")
+    (path.parent / "weights.bin").symlink_to(tmp_path / "secret.bin")
+    with pytest.raises(ModelError, match="isn't a file below the model's folder"):
+        import_model(path)
+
+
+def test_external_weights_are_read_and_count_for_the_digest(tmp_path: Path) -> None:
+    path = _external(tmp_path, "weights.bin")
+    (path.parent / "weights.bin").write_bytes(np.ones(6, "float32").tobytes())
+    before = import_model(path).source_sha256
+    (path.parent / "weights.bin").write_bytes(np.zeros(6, "float32").tobytes())
+    assert import_model(path).source_sha256 != before
+
+
+def test_all_operators_that_cannot_be_imported_are_named() -> None:
+    b = ModelBuilder()
+    y = b.node("StringNormalizer", b.node("Custom", b.node("Relu", "x"), domain="ours", name="a"), name="b")
+    with pytest.raises(ModelError) as caught:
+        import_test_model(b.model({"x": (1, 3)}, y))
+    message = str(caught.value)
+    assert "Custom 'a'" in message
+    assert "'ours'" in message
+    assert "StringNormalizer 'b'" in message
+    assert "operator set 17" in message
+
+
+def test_all_attributes_that_cannot_be_imported_are_named() -> None:
+    b = ModelBuilder()
+    weight = b.constant(np.ones((3, 3, 3, 3, 3, 3), "float32"))
+    first = b.node("Conv", "x", weight, name="first")
+    second = b.node("Conv", "x", weight, name="second")
+    model = b.model({"x": (1, 3, 5, 5, 5, 5)}, first, second)
+    with pytest.raises(ModelError) as caught:
+        import_test_model(model)
+    assert "Conv 'first'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"y": (1, 3)}, "Unknown input.*Did you mean|Unknown input"),
+        ({"x": (1, 4, 6, 4)}, "contradicts the model"),
+        ({"x": (1, 3)}, "contradicts the model"),
+        ({}, r"dimension 2 isn't known. Give it, for example --shape x=1,3,224,4"),
+    ],
+    ids=["name", "size", "rank", "open"],
+)
+def test_shapes_that_do_not_fit(shapes: dict[str, tuple[int, ...]], message: str) -> None:
+    b = ModelBuilder()
+    with pytest.raises(OptionError, match=message):
+        import_test_model(b.model({"x": ("batch", 3, "height", 4)}, b.node("Relu", "x")), **shapes)
+
+
+def test_the_model_given_is_not_changed() -> None:
+    model = small_network()
+    before = model.SerializeToString()
+    import_test_model(model)
+    assert model.SerializeToString() == before
+    assert numpy_helper.to_array(model.graph.initializer[0]).dtype == np.float32

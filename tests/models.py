@@ -1,0 +1,82 @@
+"""Small ONNX models for tests, and ONNX Runtime as the oracle for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from pipeline.importer import import_proto
+from pipeline.program import Program
+
+Array = npt.NDArray[Any]
+
+
+class ModelBuilder:
+    """Collects nodes; every call of `node` returns the name of the node's output."""
+
+    def __init__(self, opset: int = 17) -> None:
+        self.opset = opset
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+
+    def constant(self, value: Array) -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def node(self, op_type: str, *inputs: str, name: str | None = None, domain: str = "", **attributes: Any) -> str:
+        output = name or f"t{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op_type, list(inputs), [output], domain=domain, **attributes))
+        return output
+
+    def model(self, shapes: dict[str, Sequence[int | str]], *outputs: str) -> onnx.ModelProto:
+        inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(s)) for n, s in shapes.items()]
+        results = [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs]
+        graph = helper.make_graph(self.nodes, "test", inputs, results, self.weights)
+        opsets = [helper.make_opsetid("", self.opset)]
+        opsets += [helper.make_opsetid(d, 1) for d in sorted({n.domain for n in self.nodes} - {""})]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def import_test_model(model: onnx.ModelProto, **shapes: Sequence[int]) -> Program:
+    return import_proto(model, shapes, "test", "0" * 64)
+
+
+def run_onnx(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, feeds)
+
+
+def small_network(seed: int = 0, size: int = 12) -> onnx.ModelProto:
+    """Return a network with a residual, a gate, a pool, a concat, an average and a classifier; x: [1,3,size,size]."""
+    random = np.random.default_rng(seed)
+
+    def weight(*shape: int) -> Array:
+        return (random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1)).astype("float32")
+
+    b = ModelBuilder()
+
+    def conv(x: str, channels: int, out: int, kernel: int, **attributes: Any) -> str:
+        groups = attributes.get("group", 1)
+        inputs = [b.constant(weight(out, channels // groups, kernel, kernel)), b.constant(weight(out))]
+        pad = kernel // 2
+        return b.node("Conv", x, *inputs, pads=[pad] * 4, **attributes)
+
+    stem = b.node("Relu", conv("x", 3, 18, 3, strides=[2, 2]))
+    body = b.node("Add", conv(b.node("HardSwish", conv(stem, 18, 18, 3, group=18)), 18, 18, 1), stem)
+    gate = b.node("Sigmoid", conv(b.node("GlobalAveragePool", body), 18, 18, 1))
+    gated = b.node("Mul", body, gate)
+    pooled = b.node("MaxPool", gated, kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1])
+    joined = b.node("Concat", conv(gated, 18, 10, 1), pooled, axis=1)
+    flat = b.node("Flatten", b.node("GlobalAveragePool", joined))
+    scores = b.node("Gemm", flat, b.constant(weight(5, 28)), b.constant(weight(5)), transB=1, name="scores")
+    return b.model({"x": [1, 3, size, size]}, scores)
