@@ -16,7 +16,7 @@ vector of channels and the last step of a segment (there with zero weights for w
 
 from __future__ import annotations
 
-import math
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -308,13 +308,21 @@ class _Nest:
         if plan.narrow:
             self._store_lanes(place.y + vectors[0][0] * self.channels_out, result)
             return
-        exact = g.group_out % self.block_channels == 0
-        joined = math.gcd(len(vectors), plan.tile.nv) if exact else 1
-        for first in range(0, len(vectors), joined):
-            i, v = vectors[first]
+        first = 0
+        for i, v, count in self._runs(vectors):
             channel = T.min((place.vector + v) * lanes, g.group_out - lanes)
-            at = span(place.y + i * self.channels_out + channel, joined * lanes)
-            T.buffer_store(self.y, part(result, first * lanes, joined * lanes), [at])
+            at = span(place.y + i * self.channels_out + channel, count * lanes)
+            T.buffer_store(self.y, part(result, first * lanes, count * lanes), [at])
+            first += count
+
+    def _runs(self, vectors: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
+        """Cut (pixel, vector) pairs into runs that lie together in the output: (pixel, vector, how many vectors)."""
+        if self.channels_out == self.block_channels:
+            return [(*vectors[0], len(vectors))]
+        if self.plan.geometry.group_out % self.block_channels > 0:
+            return [(i, v, 1) for i, v in vectors]
+        pixels = [list(run) for _, run in itertools.groupby(vectors, key=lambda vector: vector[0])]
+        return [(*run[0], len(run)) for run in pixels]
 
     def _store_lanes(self, start: Any, values: Any) -> None:
         """Store as many values of a vector as a group has channels."""
