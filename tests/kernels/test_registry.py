@@ -1,0 +1,63 @@
+"""The table of kernels: names, instruction sets, and that an operation always gets the same kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import tvm_ffi
+
+import pipeline.kernels  # noqa: F401
+from pipeline.dialect.attributes import OPERATORS
+from pipeline.kernels import registry
+from pipeline.kernels.isa import instruction_set, instruction_sets
+from tests.kernels.convolutions import Convolution
+from tests.kernels.harness import generate, make_operation
+
+
+@dataclass(frozen=True)
+class Choice:
+    convolution: Convolution
+    isa: str
+    kernel: str
+
+
+CHOICES = {
+    "vnni": Choice(Convolution(1, 8, 8, 64, 64, (3, 3)), "avx512_vnni", "qnn_conv2d_dot__avx512_vnni"),
+    "avx512 has the one of sse41": Choice(Convolution(1, 8, 8, 64, 64, (3, 3)), "avx512", "qnn_conv2d_dot__sse41"),
+    "no dot product": Choice(Convolution(1, 8, 8, 64, 64, (3, 3)), "neon", "qnn_conv2d_direct__portable"),
+    "depthwise": Choice(
+        Convolution(1, 8, 8, 1, 1, (3, 3), groups=64), "avx512_vnni", "qnn_conv2d_depthwise_dot__avx512_vnni"
+    ),
+    "depthwise, too few channels": Choice(
+        Convolution(1, 8, 8, 1, 1, (3, 3), (2, 2), groups=8), "avx512_vnni", "qnn_conv2d_depthwise__portable"
+    ),
+    "grouped": Choice(Convolution(1, 8, 8, 8, 8, (3, 3), groups=8), "avx512_vnni", "qnn_conv2d_dot__avx512_vnni"),
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
+def test_nearest_instruction_set_that_accepts_wins(choice: Choice) -> None:
+    attrs, arguments = choice.convolution.integer(seed=0)
+    row = registry.select(make_operation(attrs, *arguments), instruction_set(choice.isa))
+    assert row.name == choice.kernel
+
+
+def test_names_say_operator_variant_and_instruction_set() -> None:
+    names = [row.name for row in registry.rows()]
+    assert len(set(names)) == len(names)
+    for row in registry.rows():
+        what, isa = row.name.split("__")
+        assert isa in instruction_sets()
+        assert what.startswith(row.operator.name.replace(".", "_") + "_")
+
+
+def test_every_operator_has_a_portable_kernel() -> None:
+    assert {row.operator for row in registry.rows() if row.isa == "portable"} == set(OPERATORS.values())
+
+
+@pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
+def test_generating_again_gives_the_same_function(choice: Choice) -> None:
+    attrs, arguments = choice.convolution.integer(seed=0)
+    operation, isa = make_operation(attrs, *arguments), instruction_set(choice.isa)
+    assert tvm_ffi.structural_equal(generate(operation, isa).func, generate(operation, isa).func)
