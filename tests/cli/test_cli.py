@@ -1,0 +1,174 @@
+"""The command line as a user meets it: what it prints, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from pipeline.cli import main
+from tests.models import ModelBuilder, small_network
+
+
+def run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object
+) -> tuple[int, str, str]:
+    """Run a command in this process; return exit code, standard output and standard error."""
+    monkeypatch.setattr(sys, "argv", ["pipeline", *map(str, arguments)])
+    code = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "small.onnx"
+    onnx.save(small_network(), path)
+    return path
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(3):
+        np.save(folder / f"{i}.npy", random.standard_normal((3, 12, 12)).astype("float32"))
+    return folder
+
+
+def test_a_model_is_built_run_timed_and_inspected(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: Path, samples: Path
+) -> None:
+    out = tmp_path / "out"
+    code, text, _ = run(capsys, monkeypatch, "build", model, "--samples", samples, "-o", out, "--json")
+    assert code == 0
+    report = json.loads(text)
+    library = Path(report["libraries"][0]["path"])
+    assert library == out / "small.host.so"
+    assert report["agreement"]["samples"] == 3
+
+    np.savez(tmp_path / "x.npz", x=np.load(samples / "0.npy")[None])
+    code, text, _ = run(
+        capsys, monkeypatch, "run", library, "--input", tmp_path / "x.npz", "--output", tmp_path / "y.npz"
+    )
+    assert code == 0
+    assert "scores" in text
+    with np.load(tmp_path / "y.npz") as outputs:
+        assert outputs["scores"].shape == (1, 5)
+
+    code, text, _ = run(capsys, monkeypatch, "bench", library, "--repeats", 3, "--threads", 1, "--json")
+    assert (code, json.loads(text)["runs"]) == (0, 3)
+
+    code, text, _ = run(capsys, monkeypatch, "inspect", library, "--json")
+    assert (code, json.loads(text)["kind"]) == (0, "int8")
+
+    edited = out / "small.calibration.json"
+    code, text, _ = run(
+        capsys, monkeypatch, "build", model, "--calibration", edited, "-o", out, "--target", "linux-aarch64", "--json"
+    )
+    assert (code, json.loads(text)["algorithm"]) == (0, "given table")
+
+
+def test_a_model_is_inspected_before_it_is_built(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model: Path
+) -> None:
+    code, text, _ = run(capsys, monkeypatch, "inspect", model)
+    assert code == 0
+    assert "it does the work" in text
+
+
+@pytest.mark.parametrize("command", ["targets", "models"])
+def test_listings(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    code, text, _ = run(capsys, monkeypatch, command, "--json")
+    names = [row["name"] for row in json.loads(text)[command]]
+    assert code == 0
+    assert {"targets": "android-arm64", "models": "digits"}[command] in names
+    assert run(capsys, monkeypatch, command)[0] == 0
+
+
+Refusal = tuple[str, list[str], str]
+
+REFUSALS: list[Refusal] = [
+    ("missing_model", ["build", "none.onnx", "--samples", "samples"], "none.onnx can't be read"),
+    ("empty_model", ["build", "empty.onnx", "--samples", "samples"], "is empty"),
+    ("not_onnx", ["build", "text.onnx", "--samples", "samples"], "isn't an ONNX"),
+    ("unsupported", ["build", "unsupported.onnx", "--samples", "samples"], "StringNormalizer"),
+    ("no_samples", ["build", "small.onnx"], "Neither samples nor a calibration table"),
+    ("samples_missing", ["build", "small.onnx", "--samples", "nowhere"], "doesn't exist"),
+    ("samples_wrong_shape", ["build", "small.onnx", "--samples", "wrong"], "expected (1, 3, 12, 12)"),
+    ("samples_not_finite", ["build", "small.onnx", "--samples", "nan"], "NaN or infinity"),
+    ("zero_batches", ["build", "small.onnx", "--samples", "samples", "--batch-nums", "0"], "at least 1"),
+    ("target", ["build", "small.onnx", "--samples", "samples", "--target", "hots"], "Did you mean 'host'"),
+    ("target_key", ["build", "small.onnx", "--samples", "samples", "--target", "./typo.toml"], "typo.toml"),
+    ("algorithm", ["build", "small.onnx", "--samples", "samples", "--algorithm", "kll"], "Did you mean 'kl'"),
+    ("operator", ["build", "small.onnx", "--samples", "samples", "--operator", "convv2d"], "Did you mean"),
+    ("skip", ["build", "small.onnx", "--samples", "samples", "--skip", "nope"], "skip list"),
+    ("shape_text", ["build", "small.onnx", "--samples", "samples", "--shape", "x"], "expected NAME=D,D"),
+    ("shape", ["build", "small.onnx", "--samples", "samples", "--shape", "x=1,3,9,9"], "contradicts the model"),
+    ("table", ["build", "small.onnx", "--calibration", "text.onnx"], "doesn't fit its schema"),
+    ("output_is_file", ["build", "small.onnx", "--samples", "samples", "-o", "text.onnx"], "can't be made"),
+    ("recipe", ["build", "nothing.toml"], "can't be read"),
+    ("demo_model", ["demo", "--model", "digit"], "Did you mean 'digits'"),
+    ("library", ["run", "text.onnx", "--input", "x.npy"], "text.onnx"),
+    ("library_missing", ["inspect", "none.so"], "none.so"),
+    ("option", ["build", "small.onnx", "--sample", "samples"], "No such option"),
+    ("command", ["biuld"], "No such command"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [r[1:] for r in REFUSALS], ids=[r[0] for r in REFUSALS])
+def test_a_mistake_is_one_clear_error(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    model: Path,
+    samples: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
+    assert model.exists()
+    assert samples.exists()
+    (tmp_path / "empty.onnx").touch()
+    (tmp_path / "text.onnx").write_text("hello")
+    (tmp_path / "typo.toml").write_text('name = "typo"\ntripple = "x"\n')
+    b = ModelBuilder()
+    onnx.save(b.model({"x": (1, 3)}, b.node("StringNormalizer", "x")), tmp_path / "unsupported.onnx")
+    for name, value in (("wrong", np.ones((1, 2), "float32")), ("nan", np.full((3, 12, 12), np.nan, "float32"))):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "0.npy", value)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    code, out, err = run(capsys, monkeypatch, *arguments)
+    assert code == 2
+    assert message in " ".join(err.split())
+    assert "Traceback" not in out + err
+    left = [p for p in tmp_path.iterdir() if p not in before]
+    assert [p for folder in left for p in folder.rglob("*") if p.is_file()] == [], "nothing half-written"
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused_before_the_work(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: Path, samples: Path
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
+    code, _, err = run(capsys, monkeypatch, "build", model, "--samples", samples, "-o", tmp_path / "out")
+    assert code == 2
+    assert "isn't writable" in err
+
+
+def test_the_program_itself_ends_with_code_2(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "build", str(tmp_path / "none.onnx")]
+    result = subprocess.run([*command, "--samples", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
