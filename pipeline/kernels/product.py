@@ -16,6 +16,7 @@ vector of channels and the last step of a segment (there with zero weights for w
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,16 @@ class Geometry:
         pixels = self.batch * self.height * self.width
         return Geometry(1, 1, pixels, self.groups, self.group_in, self.group_out, (1, 1), (1, 1), (1, 1), 1, pixels)
 
+    def merged(self, lanes: int) -> Geometry:
+        """Return a convolution of fewer, larger groups, so that each fills `lanes` output channels if that's possible.
+
+        Its weights are block diagonal (`pack_weights`): multiplying by zeros is quicker than leaving lanes empty.
+        """
+        enough = (m for m in range(1, self.groups) if self.groups % m == 0 and m * self.group_out >= lanes)
+        m = next(enough, self.groups)
+        group_in, group_out = m * self.group_in, m * self.group_out
+        return dataclasses.replace(self, groups=self.groups // m, group_in=group_in, group_out=group_out)
+
     @property
     def segments(self) -> tuple[int, int]:
         """How many segments there are along the kernel's height and width."""
@@ -136,7 +147,7 @@ def make_plan(geometry: Geometry, isa: InstructionSet, depth: int) -> Plan:
         isa: the instruction set.
         depth: how many values a step takes in: the instruction set's `dot_depth`, or 1.
     """
-    geometry = geometry.flattened()
+    geometry = geometry.flattened().merged(isa.lanes)
     vectors = -(-geometry.group_out // isa.lanes)
     steps = geometry.segments[0] * geometry.segments[1] * -(-geometry.segment_length // depth)
     return Plan(geometry, isa, depth, choose_tile(geometry.out_width, vectors, steps, isa), vectors)
@@ -152,8 +163,14 @@ def pack_channels(plan: Plan, values: Array, fill: Any) -> Array:
 
 
 def pack_weights(plan: Plan, weight: Array) -> Array:
-    """Return OHWI weights in the order in which the nest reads them; see the module's docstring."""
+    """Return OHWI weights in the order in which the nest reads them; see the module's docstring.
+
+    Args:
+        plan: what to pack for.
+        weight: [O,KH,KW,I] or [O,I]. If groups were merged, I is that of the original groups.
+    """
     g, depth = plan.geometry, plan.depth
+    weight = _block_diagonal(weight, g.group_in // weight.shape[-1], g.group_out)
     rows, columns = g.segments
     length = g.segment_length
     runs = weight.reshape(g.groups, g.group_out, rows * columns, length)
@@ -168,6 +185,14 @@ def pack_weights(plan: Plan, weight: Array) -> Array:
     lanes = picked.reshape(g.groups, plan.blocks, plan.tile.nv, plan.isa.lanes, rows * columns, plan.steps, depth)
     ordered = lanes.transpose(0, 1, 4, 5, 2, 3, 6)
     return np.ascontiguousarray(plan.isa.arrange(ordered) if depth > 1 else ordered).reshape(-1)
+
+
+def _block_diagonal(weight: Array, merged: int, group_out: int) -> Array:
+    """Return the weights [O,...,merged * I] of groups that each consist of `merged` smaller ones."""
+    out, inputs = weight.shape[0], weight.shape[-1]
+    owner = np.arange(out) % group_out // (group_out // merged)
+    own = owner[:, None] == np.arange(merged * inputs) // inputs
+    return np.where(own.reshape(out, *(1,) * (weight.ndim - 2), -1), np.tile(weight, merged), 0).astype(weight.dtype)
 
 
 def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) -> tirx.PrimFunc:
