@@ -28,6 +28,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 import pipeline.kernels  # noqa: F401
+from benchmarks.machine import cpu_name
 from pipeline.dialect.attributes import Attributes, Conv2d, QConv2d
 from pipeline.dialect.types import TensorType
 from pipeline.kernels import registry
@@ -166,12 +167,6 @@ def _program(name: str, kernel: Kernel, values: list[Array], products: int, targ
     return Program(name, tvm.compile(module, target).mod, buffers, products)
 
 
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 @click.command()
 @click.option("--dtype", type=click.Choice(["int8", "float32"]), default="int8", show_default=True)
 @click.option("--target", "target_name", default="host", show_default=True, help="A target that this machine can run.")
@@ -188,7 +183,7 @@ def main(dtype: str, target_name: str, rounds: int, only: str, json_path: Path |
         for program in (ceiling, *programs):
             program.measure()
     environment = {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "target": description.name,
         "instruction_set": isa.name,
         "python": platform.python_version(),
