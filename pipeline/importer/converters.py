@@ -204,16 +204,21 @@ class Clip(_Fallback):
     def _impl_v1(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
         given = [inputs[i] if i < len(inputs) else None for i in (1, 2)]
         limits = [constant(i) if i is not None else None for i in given]
-        if any(i is not None and (v is None or np.isnan(v)) for i, v in zip(given, limits, strict=True)):
+        usable = [
+            i is None or (v is not None and v.size == 1 and not np.isnan(v)) for i, v in zip(given, limits, strict=True)
+        ]
+        if not all(usable):
             return cls._stock(bb, inputs, attr, params)
-        low = limits[0] if limits[0] is not None else attr.get("min")
-        high = limits[1] if limits[1] is not None else attr.get("max")
+        low, high = (
+            attr.get(name) if v is None else float(v.reshape(()))
+            for name, v in zip(("min", "max"), limits, strict=True)
+        )
         dtype = tensor_type(inputs[0]).dtype
         y = inputs[0]
         if low is not None and np.isfinite(low):
-            y = bb.emit(relax.op.maximum(y, relax.const(float(low), dtype)))
+            y = bb.emit(relax.op.maximum(y, relax.const(low, dtype)))
         if high is not None and np.isfinite(high):
-            y = relax.op.minimum(y, relax.const(float(high), dtype))
+            y = relax.op.minimum(y, relax.const(high, dtype))
         return y
 
 

@@ -36,7 +36,7 @@ class _Graph:
         self.initializers: dict[str, onnx.TensorProto] = {}
 
     def constant(self, name: str, value: Array) -> str:
-        self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        self.initializers[name] = numpy_helper.from_array(value, name)
         return name
 
     def add(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
@@ -62,7 +62,7 @@ class _Graph:
         return self.add("BatchNormalization", [y, *statistics], f"{norm}.out", epsilon=1e-3)
 
     def relu6(self, x: str) -> str:
-        limits = [self.constant("zero", np.float32(0)), self.constant("six", np.float32(6))]
+        limits = [self.constant("zero", np.array(0, "float32")), self.constant("six", np.array(6, "float32"))]
         return self.add("Clip", [x, *limits], f"{x}.relu6")
 
 
