@@ -43,9 +43,16 @@ DEPTH = 4
 """Products that a dot product sums, and vectors that an interleaving of bytes gives."""
 
 MAX_KERNEL = 7
+"""Largest height and width of a kernel, as its columns are unrolled."""
+
 MAX_PIXELS = 8
-MAX_CHANNELS = 64
-"""Narrower images are for the generic kernel, if a place can't hold several of their pixels."""
+"""Most neighbouring pixels in a place."""
+
+MAX_UNROLLED = 32
+"""How many columns of the kernel, four rows high, a tile may add up: more code, and more weights, slow it down."""
+
+MIN_CHANNELS = 64
+"""Places of fewer channels are for the generic kernel."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +78,11 @@ class Plan:
         plans = [
             cls(geometry, isa, pixels, mr)
             for pixels in range(1, min(most, geometry.out_width) + 1)
-            for mr in range(1, min(isa.registers // 5, geometry.out_width // pixels) + 1)
+            for mr in range(1, min(isa.registers // 8, geometry.out_width // pixels) + 1)
             if pixels * geometry.groups >= DEPTH * isa.lanes
         ]
-        return min(plans, key=lambda plan: plan._instructions(), default=None)
+        short = [p for p in plans if p.mr == 1 or p.mr * p.quads * geometry.kernel[1] <= MAX_UNROLLED]
+        return min(short, key=lambda plan: plan._instructions(), default=None)
 
     def _instructions(self) -> int:
         """Count shuffles, dot products and requantization of a row."""
@@ -115,7 +123,7 @@ class Plan:
 def _accepts(operation: Operation) -> bool:
     attrs, g = operation.attrs, geometry(operation)
     fits = 1 < g.kernel[0] <= MAX_KERNEL and g.kernel[1] <= MAX_KERNEL
-    wide = g.groups * (min(MAX_PIXELS, g.out_width) if g.strides[1] == 1 else 1) >= MAX_CHANNELS
+    wide = g.groups * (min(MAX_PIXELS, g.out_width) if g.strides[1] == 1 else 1) >= MIN_CHANNELS
     return g.depthwise and fits and wide and isinstance(attrs, QConv2d) and attrs.output_dtype == "uint8"
 
 
@@ -124,7 +132,7 @@ def depthwise_dot(operation: Operation, isa: InstructionSet) -> Kernel:
     """Sum the taps of a column with one dot product; the zero point is in the bias."""
     attrs, plan = operation.attrs, Plan.choose(geometry(operation), isa)
     if not isinstance(attrs, QConv2d) or plan is None:
-        raise TypeError(f"Expected a depthwise qnn.conv2d of at least {MAX_CHANNELS} channels, got {attrs}")
+        raise TypeError(f"Expected a depthwise qnn.conv2d of at least {MIN_CHANNELS} channels, got {attrs}")
     weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
     folded = bias - attrs.input_zero_point * weight.reshape(bias.size, -1).sum(axis=1, dtype="int32")
     constants = _pack_weights(plan, weight), _pack_channels(plan, folded), _pack_channels(plan, multiplier)
