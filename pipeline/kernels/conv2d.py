@@ -8,7 +8,7 @@ from pipeline.dialect.attributes import Conv2d, Dense, QConv2d, QDense
 from pipeline.kernels.epilogue import activate, requantize
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.product import Geometry, make_function, make_plan, pack_channels, pack_weights
+from pipeline.kernels.product import Geometry, folded_bias, make_function, make_plan, pack_channels, pack_weights
 from pipeline.kernels.registry import kernel
 
 
@@ -47,9 +47,7 @@ def integer(operation: Operation, isa: InstructionSet) -> Kernel:
         raise TypeError(f"Expected qnn.conv2d or qnn.dense, got {attrs}")
     plan = make_plan(geometry(operation), isa, isa.dot_depth)
     weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
-    # sum((x - zp) * w) = sum(x * w) - zp * sum(w): the zero point costs nothing at run time.
-    offset = weight.reshape(weight.shape[0], -1).sum(axis=1, dtype="int64") * attrs.input_zero_point
-    bias = (bias.astype("int64") - offset).astype("int32")
+    bias = folded_bias(bias, weight, attrs.input_zero_point)
     func = make_function(plan, ("uint8", isa.weight_dtype, "int32"), requantize(attrs, isa))
     packed = (pack_channels(plan, bias, 0), pack_channels(plan, multiplier, 0.0))
     return Kernel(func, (0, pack_weights(plan, weight.astype(isa.weight_dtype)), *packed))
@@ -64,7 +62,6 @@ def floating(operation: Operation, isa: InstructionSet) -> Kernel:
         raise TypeError(f"Expected nn.conv2d or nn.dense, got {attrs}")
     plan = make_plan(geometry(operation), isa, 1)
     weight, bias = operation.constants[1], operation.constants[2]
-
     func = make_function(plan, ("float32", "float32", "float32"), activate(attrs))
     packed_bias = pack_channels(plan, bias, 0.0)
     return Kernel(func, (0, pack_weights(plan, weight), packed_bias, np.zeros_like(packed_bias)))

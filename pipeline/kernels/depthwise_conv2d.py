@@ -26,7 +26,7 @@ from pipeline.kernels.conv2d import geometry
 from pipeline.kernels.epilogue import Epilogue, activate, requantize
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.product import PARALLEL_PRODUCTS, Geometry
+from pipeline.kernels.product import PARALLEL_PRODUCTS, Geometry, folded_bias
 from pipeline.kernels.registry import kernel
 from pipeline.kernels.vectors import part, span, vector_type
 
@@ -47,7 +47,7 @@ def integer_depthwise(operation: Operation, isa: InstructionSet) -> Kernel:
     if not isinstance(attrs, QConv2d):
         raise TypeError(f"Expected qnn.conv2d, got {attrs}")
     weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
-    folded = bias - attrs.input_zero_point * weight.reshape(bias.size, -1).sum(axis=1, dtype="int32")
+    folded = folded_bias(bias, weight, attrs.input_zero_point)
     plan = Plan.choose(geometry(operation), isa)
     func = make_function(plan, ("uint8", "int8", "int32"), requantize(attrs, isa))
     constants = pack_weights(plan, weight), pack_channels(plan, folded), pack_channels(plan, multiplier)
@@ -61,7 +61,6 @@ def float_depthwise(operation: Operation, isa: InstructionSet) -> Kernel:
     if not isinstance(attrs, Conv2d):
         raise TypeError(f"Expected nn.conv2d, got {attrs}")
     plan = Plan.choose(geometry(operation), isa)
-
     func = make_function(plan, ("float32", "float32", "float32"), activate(attrs))
     bias = pack_channels(plan, operation.constants[2])
     return Kernel(func, (0, pack_weights(plan, operation.constants[1]), bias, np.zeros_like(bias)))

@@ -34,7 +34,7 @@ from pipeline.kernels.conv2d import geometry
 from pipeline.kernels.epilogue import Epilogue, requantize
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.product import PARALLEL_PRODUCTS, Geometry
+from pipeline.kernels.product import PARALLEL_PRODUCTS, Geometry, folded_bias
 from pipeline.kernels.registry import kernel
 
 Array = npt.NDArray[Any]
@@ -134,7 +134,7 @@ def depthwise_dot(operation: Operation, isa: InstructionSet) -> Kernel:
     if not isinstance(attrs, QConv2d) or plan is None:
         raise TypeError(f"Expected a depthwise qnn.conv2d of at least {MIN_CHANNELS} channels, got {attrs}")
     weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
-    folded = bias - attrs.input_zero_point * weight.reshape(bias.size, -1).sum(axis=1, dtype="int32")
+    folded = folded_bias(bias, weight, attrs.input_zero_point)
     constants = _pack_weights(plan, weight), _pack_channels(plan, folded), _pack_channels(plan, multiplier)
     return Kernel(_Nest(plan, requantize(attrs, isa, interleaved=True)).build(), (0, *constants))
 

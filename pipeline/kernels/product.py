@@ -153,6 +153,15 @@ def make_plan(geometry: Geometry, isa: InstructionSet, depth: int) -> Plan:
     return Plan(geometry, isa, depth, choose_tile(geometry.out_width, vectors, steps, isa), vectors)
 
 
+def folded_bias(bias: Array, weight: Array, zero_point: int) -> Array:
+    """Return the int32 bias that lets a kernel take x as it is, so that the zero point costs nothing at run time.
+
+    `sum((x - zero_point) * w) = sum(x * w) - zero_point * sum(w)`.
+    """
+    sums = weight.reshape(weight.shape[0], -1).sum(axis=1, dtype="int64")
+    return (bias.astype("int64") - zero_point * sums).astype("int32")
+
+
 def pack_channels(plan: Plan, values: Array, fill: Any) -> Array:
     """Return per-channel constants, [groups * group_out], in packed order, lanes without a channel filled."""
     channels = plan.channels()
