@@ -1,0 +1,68 @@
+"""Starts TVM's own RPC server and tracker on the loopback interface, for as long as a test needs them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def process(
+    command: Sequence[str], port: int, environment: Mapping[str, str] | None = None, seconds: float = 60
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a server, wait until it listens, and end it with all that it started."""
+    server = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        _wait_until_listening(server, port, seconds)
+        yield server
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.communicate()
+
+
+@contextmanager
+def rpc_server(*options: str) -> Iterator[int]:
+    """Start `python -m tvm.exec.rpc_server` and give its port."""
+    port = free_port()
+    address = ["--host", "127.0.0.1", "--port", str(port), "--port-end", str(port + 1)]
+    with process([sys.executable, "-m", "tvm.exec.rpc_server", *address, *options], port):
+        yield port
+
+
+@contextmanager
+def rpc_tracker() -> Iterator[int]:
+    """Start `python -m tvm.exec.rpc_tracker` and give its port."""
+    port = free_port()
+    address = ["--host", "127.0.0.1", "--port", str(port), "--port-end", str(port + 1)]
+    with process([sys.executable, "-m", "tvm.exec.rpc_tracker", *address], port):
+        yield port
+
+
+def _wait_until_listening(server: subprocess.Popen[bytes], port: int, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            output = server.stdout.read().decode() if server.stdout else ""
+            raise RuntimeError(f"The server ended with {server.returncode}:\n{output}")
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise TimeoutError(f"Nothing listens on port {port} after {seconds} seconds")

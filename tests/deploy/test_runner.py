@@ -1,0 +1,158 @@
+"""Running a library on this machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import cpu
+from pipeline.deploy.runner import Runner
+from pipeline.errors import ArtifactError, OptionError, SampleError, TargetError
+from pipeline.reference.execute import execute
+from tests.deploy.conftest import LibraryFor
+from tests.deploy.emulation import REPOSITORY
+from tests.deploy.models import SHAPE, quantized_model, sample
+
+
+@pytest.fixture(scope="module")
+def runner(library: Path) -> Runner:
+    return Runner(library)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_library_computes_what_the_reference_does(runner: Runner, seed: int) -> None:
+    outputs, expected = runner.run(sample(seed)), execute(quantized_model().program, sample(seed))
+    assert list(outputs) == ["logits", "probability"]
+    np.testing.assert_array_equal(outputs["logits"], expected["logits"])
+    np.testing.assert_allclose(outputs["probability"], expected["probability"], rtol=1e-5)
+
+
+def test_threads_do_not_change_the_bytes(library: Path, runner: Runner) -> None:
+    expected = runner.run(sample(0))
+    for count in range(1, len(os.sched_getaffinity(0)) + 1):
+        outputs = Runner(library, num_threads=count).run(sample(0))
+        for name in expected:
+            np.testing.assert_array_equal(outputs[name], expected[name])
+
+
+def test_a_runner_uses_the_threads_that_it_is_given(library: Path) -> None:
+    import tvm_ffi
+
+    available = len(os.sched_getaffinity(0))
+    for count in {1, available}:
+        runner = Runner(library, num_threads=count)
+        assert runner._worker.call(tvm_ffi.get_global_func("runtime.NumThreads")) == count
+
+
+def test_the_callers_thread_stays_on_its_cpus(library: Path) -> None:
+    before = os.sched_getaffinity(0)
+    Runner(library, num_threads=1).run(sample(0))
+    assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.parametrize("count", [0, -1, 100_000])
+def test_a_thread_count_that_cannot_be_had_is_refused(library: Path, count: int) -> None:
+    with pytest.raises(OptionError, match=f"num_threads is {count}"):
+        Runner(library, num_threads=count)
+
+
+def test_calls_from_many_threads_do_not_mix(runner: Runner) -> None:
+    seeds = list(range(8))
+    expected = [runner.run(sample(seed))["logits"] for seed in seeds]
+    with ThreadPoolExecutor(4) as pool:
+        for got, wanted in zip(
+            pool.map(lambda s: runner.run(sample(s))["logits"], seeds * 5), expected * 5, strict=True
+        ):
+            np.testing.assert_array_equal(got, wanted)
+
+
+def test_outputs_belong_to_the_caller(runner: Runner) -> None:
+    first = runner.run(sample(0))["logits"]
+    kept = first.copy()
+    runner.run(sample(1))
+    np.testing.assert_array_equal(first, kept)
+    first += 1
+    np.testing.assert_array_equal(runner.run(sample(0))["logits"], kept)
+
+
+def layouts(value: np.ndarray) -> dict[str, np.ndarray]:
+    unaligned = np.empty(value.nbytes + 4, "uint8")[4:].view("float32").reshape(value.shape)
+    unaligned[...] = value
+    read_only = value.copy()
+    read_only.flags.writeable = False
+    strided = np.repeat(value, 2, axis=3)[..., ::2]
+    return {"unaligned": unaligned, "read-only": read_only, "strided": strided, "reordered": np.asfortranarray(value)}
+
+
+@pytest.mark.parametrize("layout", ["unaligned", "read-only", "strided", "reordered"])
+def test_inputs_may_lie_anywhere_in_memory(runner: Runner, layout: str) -> None:
+    value = sample(0)["x"]
+    outputs = runner.run({"x": layouts(value)[layout]})
+    np.testing.assert_array_equal(outputs["logits"], runner.run({"x": value})["logits"])
+
+
+def test_wrong_inputs_are_refused_with_what_is_expected(runner: Runner) -> None:
+    x = sample(0)["x"]
+    with pytest.raises(SampleError, match=r"missing: x; unknown: y.*Expected 'x' \[1, 3, 12, 12\] float32"):
+        runner.run({"y": x})
+    with pytest.raises(SampleError, match=r"unknown: y"):
+        runner.run({"x": x, "y": x})
+    with pytest.raises(SampleError, match=r"shape \[1, 3, 12, 11\].*expected \[1, 3, 12, 12\]"):
+        runner.run({"x": np.zeros((*SHAPE[:3], 11), "float32")})
+    with pytest.raises(SampleError, match=r"dtype float64; expected .* float32"):
+        runner.run({"x": x.astype("float64")})
+
+
+def test_a_benchmark_gives_one_time_per_run(runner: Runner) -> None:
+    seconds = runner.benchmark(sample(0), repeats=5, warmup=2)
+    assert len(seconds) == 5
+    assert min(seconds) > 0
+
+
+def test_a_cpu_without_the_features_is_refused_before_loading(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "cpu_features", lambda: frozenset({"sse4_2"}))
+    with pytest.raises(TargetError, match=r"this machine lacks .*popcnt.*--target host"):
+        Runner(library)
+
+
+def test_a_library_for_another_architecture_is_refused(library_for: LibraryFor) -> None:
+    other = "android-arm64" if cpu.architecture() == "x86_64" else "x86-64-v2"
+    with pytest.raises(TargetError, match=f"was built for {other} and can't run here"):
+        Runner(library_for(other))
+
+
+def test_a_library_with_damaged_code_is_refused(library: Path, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.so"
+    path.write_bytes(library.read_bytes().replace(b"__tvm_ffi__library_bin", b"__tvm_ffi__library_bam"))
+    with pytest.raises(ArtifactError, match=r"damaged.so can't be loaded"):
+        Runner(path)
+
+
+LOADED = "print(sorted({line.split('/')[-1].strip() for line in open('/proc/self/maps') if 'libtvm' in line}))"
+RUN = "from pipeline.deploy.runner import Runner; r = Runner({library!r}); r.run({{'x': np.zeros({shape}, 'float32')}})"
+
+
+def run_python(*statements: str) -> str:
+    code = "\n".join(("import numpy as np", *statements))
+    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_a_runner_does_not_load_the_compiler(library: Path) -> None:
+    output = run_python(RUN.format(library=str(library), shape=SHAPE), LOADED)
+    assert "libtvm_runtime.so" in output
+    assert "libtvm_compiler" not in output
+
+
+@pytest.mark.parametrize("compiler_first", [True, False], ids=["compiler first", "runner first"])
+def test_a_runner_and_the_compiler_share_a_process(library: Path, compiler_first: bool) -> None:
+    steps = ["import tvm", RUN.format(library=str(library), shape=SHAPE)]
+    again = "import pipeline.api; r.run({'x': np.ones((1, 3, 12, 12), 'float32')}); print(tvm.cpu())"
+    run_python(*(steps if compiler_first else reversed(steps)), again)
