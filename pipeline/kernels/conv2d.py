@@ -8,7 +8,8 @@ from pipeline.dialect.attributes import Conv2d, Dense, QConv2d, QDense
 from pipeline.kernels.epilogue import activate, requantize
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.product import Geometry, folded_bias, make_function, make_plan, pack_channels, pack_weights
+from pipeline.kernels.packing import folded_bias, pack_channels, pack_weights
+from pipeline.kernels.product import Geometry, make_function, make_plan
 from pipeline.kernels.registry import kernel
 
 

@@ -34,7 +34,8 @@ from pipeline.kernels.conv2d import geometry
 from pipeline.kernels.epilogue import Epilogue, requantize
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.product import PARALLEL_PRODUCTS, Geometry, folded_bias
+from pipeline.kernels.packing import folded_bias
+from pipeline.kernels.product import PARALLEL_PRODUCTS, Geometry
 from pipeline.kernels.registry import kernel
 
 Array = npt.NDArray[Any]
