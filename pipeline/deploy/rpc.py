@@ -26,7 +26,7 @@ from pipeline.program import TensorSpec
 T = TypeVar("T")
 
 _ADDRESS = re.compile(
-    r"(?:\[(?P<ipv6>[0-9a-fA-F:.%]+)\]|(?P<host>[^\[\]:/\s]+))"  # a host, in brackets if it contains colons
+    r"(?:\[(?P<ipv6>[0-9a-fA-F:.]+(?:%[^\]\s]+)?)\]|(?P<host>[^\[\]:/\s]+))"  # in brackets if it contains colons
     r":(?P<port>[0-9]{1,5})"
     r"(?:/(?P<key>\S+))?"
 )
@@ -139,9 +139,7 @@ class RemoteRunner:
         def run() -> dict[str, Array]:
             self._set_inputs(arrays)
             self._machine.invoke_stateful("main")
-            result = self._machine.get_outputs("main")
-            values = result if isinstance(result, tuple) else (result,)
-            return {o.name: np.asarray(v.numpy()) for o, v in zip(self.outputs, values, strict=True)}
+            return {o.name: np.asarray(v.numpy()) for o, v in zip(self.outputs, self._results(), strict=True)}
 
         return self._call("running the model", run)
 
@@ -182,7 +180,8 @@ class RemoteRunner:
 
         host, port, key = self.address.host, self.address.port, self.address.key
         if self._through_tracker:
-            return rpc.connect_tracker(host, port).request(key, max_retry=1)
+            # Tries again by itself when the tracker offers a device that has registered anew since.
+            return rpc.connect_tracker(host, port).request(key)
         return rpc.connect(host, port, key=key)
 
     def _load(self, path: Path, num_threads: int | None) -> None:
@@ -201,6 +200,12 @@ class RemoteRunner:
 
         self._machine.set_input("main", *(tvm.runtime.tensor(a, self._device) for a in arrays))
 
+    def _results(self) -> list[Any]:
+        # VirtualMachine.get_outputs does this too, but leaves a reference cycle that keeps the session open.
+        get_output, get_arity = (self._machine.module[name] for name in ("get_output", "get_output_arity"))
+        arity = get_arity("main")
+        return [get_output("main")] if arity == -1 else [get_output("main", i) for i in range(arity)]
+
     def _call(self, doing: str, function: Callable[[], T]) -> T:
         try:
             return self._worker.call(function, self._timeout)
@@ -218,10 +223,8 @@ class RemoteRunner:
         target = self.metadata.target
         features = ", ".join(target.required_features)
         return (
-            f"The library needs a CPU of {target.architecture}"
-            + (f" with {features}" if features else "")
-            + "; without "
-            "it the session ends like this. Check that, and what the server printed."
+            f"The library needs a CPU of {target.architecture} with {features or 'no special features'}; without it "
+            "the session ends like this. Check that, and what the server printed."
         )
 
 

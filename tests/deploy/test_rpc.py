@@ -1,0 +1,163 @@
+"""Running a library through TVM's own RPC server and tracker, on the loopback interface."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import cpu
+from pipeline.deploy.rpc import Address, RemoteRunner
+from pipeline.deploy.runner import Runner
+from pipeline.errors import DeviceError, OptionError, SampleError
+from tests.deploy.conftest import LibraryFor
+from tests.deploy.emulation import REPOSITORY
+from tests.deploy.models import sample
+from tests.deploy.servers import free_port, rpc_server, rpc_tracker
+
+
+@dataclass(frozen=True)
+class Text:
+    text: str
+    address: Address
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Text("localhost:9090", Address("localhost", 9090)),
+        Text("10.0.0.2:9190/phone", Address("10.0.0.2", 9190, "phone")),
+        Text("[::1]:9090", Address("::1", 9090)),
+        Text("[fe80::1%eth0]:1/a/b", Address("fe80::1%eth0", 1, "a/b")),
+    ],
+    ids=lambda case: case.text,
+)
+def test_an_address_is_host_port_and_key(case: Text) -> None:
+    assert Address.parse(case.text) == case.address
+    assert str(case.address) == case.text
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:", ":9090", "host:0", "host:65536", "::1:9090", "host:1 2", "h:1/"])
+def test_other_texts_are_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="expected HOST:PORT"):
+        Address.parse(text)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with rpc_server() as port:
+        yield f"127.0.0.1:{port}"
+
+
+def test_a_server_computes_the_same_bytes(library: Path, server: str) -> None:
+    expected = Runner(library).run(sample(0))
+    with RemoteRunner(library, rpc=server, num_threads=1) as remote:
+        assert (remote.inputs, remote.outputs) == (remote.metadata.inputs, remote.metadata.outputs)
+        for _ in range(2):
+            outputs = remote.run(sample(0))
+            for name in expected:
+                np.testing.assert_array_equal(outputs[name], expected[name])
+
+
+def test_a_benchmark_is_timed_on_the_server(library: Path, server: str) -> None:
+    with RemoteRunner(library, rpc=server) as remote:
+        seconds = remote.benchmark(sample(0), repeats=4, warmup=1)
+    assert len(seconds) == 4
+    assert min(seconds) > 0
+
+
+def test_wrong_inputs_never_reach_the_server(library: Path, server: str) -> None:
+    with RemoteRunner(library, rpc=server) as remote, pytest.raises(SampleError, match="missing: x"):
+        remote.run({})
+
+
+def test_a_session_ends_when_it_is_closed(library: Path, server: str) -> None:
+    for _ in range(3):
+        with RemoteRunner(library, rpc=server, timeout=20) as remote:
+            remote.run(sample(0))
+
+
+def test_a_busy_server_is_given_up_after_the_timeout(library: Path, server: str) -> None:
+    with RemoteRunner(library, rpc=server), pytest.raises(DeviceError, match="connecting took more than 1 seconds"):
+        RemoteRunner(library, rpc=server, timeout=1)
+
+
+def test_a_wrong_key_is_refused(library: Path, server: str) -> None:
+    with pytest.raises(DeviceError, match=r"cannot find server that matches key.*Check the key"):
+        RemoteRunner(library, rpc=f"{server}/other", timeout=20)
+
+
+def test_a_library_that_the_server_cannot_load_is_refused(library_for: LibraryFor, server: str) -> None:
+    other = "android-arm64" if cpu.architecture() == "x86_64" else "x86-64-v2"
+    with pytest.raises(DeviceError, match=r"loading the library failed:.*needs a CPU of"):
+        RemoteRunner(library_for(other), rpc=server, timeout=20)
+
+
+@pytest.mark.parametrize("role", ["server", "tracker"])
+def test_nothing_listening_is_named_with_the_command_to_start_it(library: Path, role: str) -> None:
+    address = f"127.0.0.1:{free_port()}/phone"
+    with pytest.raises(DeviceError, match=rf"No RPC {role} can be reached at {address}: .*tvm\.exec\.rpc_{role}"):
+        RemoteRunner(library, rpc=address if role == "server" else None, tracker=address if role == "tracker" else None)
+
+
+def test_a_port_of_something_else_is_refused(library: Path) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(DeviceError, match="connecting took more than"),
+    ):
+        RemoteRunner(library, rpc=f"127.0.0.1:{silent.getsockname()[1]}", timeout=1)
+
+
+def test_a_server_that_dies_ends_the_session_with_an_error(library: Path) -> None:
+    import psutil
+
+    with rpc_server() as port, RemoteRunner(library, rpc=f"127.0.0.1:{port}", timeout=20) as remote:
+        listening = [c.pid for c in psutil.net_connections("tcp4") if c.laddr and c.laddr.port == port and c.pid]
+        for pid in set(listening) - {os.getpid()}:
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(DeviceError, match="running the model failed"):
+            remote.run(sample(0))
+
+
+def test_a_tracker_finds_the_device(library: Path) -> None:
+    expected = Runner(library).run(sample(0))
+    with rpc_tracker() as tracker, rpc_server("--tracker", f"127.0.0.1:{tracker}", "--key", "phone"):
+        with RemoteRunner(library, tracker=f"127.0.0.1:{tracker}/phone", timeout=30) as remote:
+            outputs = remote.run(sample(0))
+        for name in expected:
+            np.testing.assert_array_equal(outputs[name], expected[name])
+
+
+def test_a_device_that_no_tracker_has_is_given_up(library: Path) -> None:
+    with rpc_tracker() as tracker, pytest.raises(DeviceError, match="connecting took more than 1 seconds"):
+        RemoteRunner(library, tracker=f"127.0.0.1:{tracker}/none", timeout=1)
+
+
+def test_exactly_one_address_is_wanted(library: Path) -> None:
+    for addresses in ({}, {"rpc": "a:1", "tracker": "a:1/b"}):
+        with pytest.raises(OptionError, match="Give the address of an RPC server or that of a tracker"):
+            RemoteRunner(library, **addresses)
+    with pytest.raises(OptionError, match="needs the devices' key"):
+        RemoteRunner(library, tracker="127.0.0.1:9190")
+
+
+def test_a_client_needs_no_extra_packages(library: Path, server: str) -> None:
+    code = f"""
+import sys
+for name in ("tornado", "cloudpickle", "psutil"):
+    sys.modules[name] = None
+import numpy as np
+from pipeline.deploy.rpc import RemoteRunner
+with RemoteRunner({str(library)!r}, rpc={server!r}) as remote:
+    remote.run({{"x": np.zeros((1, 3, 12, 12), "float32")}})
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
