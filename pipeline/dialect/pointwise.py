@@ -70,25 +70,6 @@ def evaluate(expression: Expression, x: Array) -> Array:
         return np.asarray(_evaluate(expression, x), x.dtype)
 
 
-def is_monotonic_clip(expression: Expression) -> tuple[float, float] | None:
-    """Return (low, high) if the expression is nothing but x limited to a range; None otherwise.
-
-    Example: `["minimum", ["maximum", "x", 0.0], 6.0]` gives (0.0, 6.0).
-    """
-    if expression == "x":
-        return (-math.inf, math.inf)
-    if not isinstance(expression, list) or expression[0] not in ("maximum", "minimum"):
-        return None
-    function, inner, limit = expression
-    bounds = is_monotonic_clip(inner)
-    if bounds is None or not isinstance(limit, int | float):
-        return None
-    low, high = bounds
-    if function == "maximum":
-        return (max(low, limit), max(high, limit))
-    return (min(low, limit), min(high, limit))
-
-
 def _evaluate(expression: Expression, x: Array) -> Any:
     if isinstance(expression, str):
         return x

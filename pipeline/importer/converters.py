@@ -36,7 +36,7 @@ class _Fallback(tvm_onnx.OnnxOpConverter):
         return converter(bb, inputs, attr, params)
 
 
-def _padding(attr: Mapping[str, Any], sizes: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+def _padding(attr: Mapping[str, Any], sizes: Sequence[int], kernel: Sequence[int]) -> Any:
     """Return ONNX pads (all begins, then all ends) with `auto_pad` worked out for the input's spatial `sizes`."""
     mode = attr.get("auto_pad", b"NOTSET")
     mode = mode.decode() if isinstance(mode, bytes) else mode
@@ -234,8 +234,8 @@ class Pad(_Fallback):
         pads = attr.get("pads") if padded[1] is None else constant(padded[1])
         value = np.float32(attr.get("value", 0.0)) if padded[2] is None else constant(padded[2])
         shape = tensor_type(inputs[0]).shape
-        simple = mode == b"constant" and pads is not None and value is not None and padded[3] is None
-        if not simple or len(shape) != 4 or tensor_type(inputs[0]).dtype != "float32":
+        plain = mode == b"constant" and padded[3] is None and tensor_type(inputs[0]).dtype == "float32"
+        if not plain or pads is None or value is None or len(shape) != 4:
             return cls._stock(bb, inputs, attr, params)
         before, after = [int(p) for p in pads[:4]], [int(p) for p in pads[4:]]
         if any(before[:2] + after[:2]) or min(before + after) < 0:

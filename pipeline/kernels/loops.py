@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ MAX_TASKS = 64
 """Into how many pieces a long run of elements is cut for the threads."""
 
 
-def loop_for(elements: int, iterations: int) -> Callable[[int], Any]:
+def loop_for(elements: int, iterations: int) -> Any:
     """Return the kind of the outer loop: parallel if there is enough to do."""
     return T.parallel if elements >= PARALLEL_ELEMENTS and iterations > 1 else T.serial
 

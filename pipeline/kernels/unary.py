@@ -52,7 +52,7 @@ def unary(operation: Operation, isa: InstructionSet) -> Kernel:
     size = operation.output.size
 
     @T.prim_func
-    def func(x: T.Buffer((size,), "float32"), y: T.Buffer((size,), "float32")):  # type: ignore[no-untyped-def]
+    def func(x: T.Buffer((size,), "float32"), y: T.Buffer((size,), "float32")):
         T.func_attr({"tirx.noalias": True, "op_pattern": 8})
         for i in T.serial(size):
             y[i] = _tir(expression, x[i])

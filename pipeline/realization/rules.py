@@ -71,8 +71,10 @@ def conv2d(binding: Binding, context: Context) -> relax.Expr:
     if not isinstance(attrs, op.Conv2d):
         raise TypeError(f"Expected nn.conv2d, got {attrs}")
     constants, requantized = _product(binding, attrs.clip_min, attrs.clip_max, context)
-    geometry = {"strides": attrs.strides, "padding": attrs.padding, "dilation": attrs.dilation, "groups": attrs.groups}
-    return make_call(op.QConv2d(**geometry, **requantized), context.codes(binding.value.args[0]), *constants)
+    quantized = op.QConv2d(
+        strides=attrs.strides, padding=attrs.padding, dilation=attrs.dilation, groups=attrs.groups, **requantized
+    )
+    return make_call(quantized, context.codes(binding.value.args[0]), *constants)
 
 
 def dense(binding: Binding, context: Context) -> relax.Expr:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -19,7 +20,7 @@ def divergence_by_definition(counts: np.ndarray, kept: int, levels: int) -> floa
     p[-1] += counts[kept:].sum()
     q = np.zeros(kept)
     edges = [kept * i // levels for i in range(levels + 1)]
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         used = p[low:high] > 0
         if used.any():
             q[low:high][used] = counts[low:high].sum() / used.sum()
@@ -86,5 +87,5 @@ def test_abs_max_is_the_largest_magnitude() -> None:
 
 
 def test_an_unknown_algorithm_is_an_error() -> None:
-    with pytest.raises(OptionError, match="Unknown calibration algorithm 'kll'.*Did you mean 'kl'"):
+    with pytest.raises(OptionError, match=r"Unknown calibration algorithm 'kll'.*Did you mean 'kl'"):
         make_observer("kll")

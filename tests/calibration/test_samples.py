@@ -100,7 +100,7 @@ def test_too_few_samples_for_one_batch() -> None:
 def test_a_missing_and_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(SampleError, match="doesn't exist"):
         collected(tmp_path / "none")
-    with pytest.raises(SampleError, match="holds no .npy or .npz files"):
+    with pytest.raises(SampleError, match=r"holds no \.npy or \.npz files"):
         collected(tmp_path)
 
 

@@ -40,7 +40,7 @@ def test_a_truncated_file(tmp_path: Path) -> None:
     data = small_network().SerializeToString()
     path = tmp_path / "m.onnx"
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(ModelError, match="truncated|no outputs"):
+    with pytest.raises(ModelError, match=r"truncated|no outputs"):
         import_model(path)
 
 
