@@ -33,12 +33,21 @@ class Run:
 
     @classmethod
     def of(cls, length: int, width: int, max_tasks: int = 1) -> Run:
-        """Cut a run into vectors of `width` elements (fewer if it is shorter), in up to `max_tasks` tasks."""
-        width = min(width, length)
+        """Cut a run into vectors, in up to `max_tasks` tasks.
+
+        Args:
+            length: number of elements.
+            width: elements of a vector. A shorter run gets the largest power of two that fits, as LLVM cuts vectors of
+                other lengths into many small pieces.
+            max_tasks: most tasks.
+        """
+        width = min(width, 1 << (length.bit_length() - 1))
         vectors = -(-length // width)
         steps = -(-vectors // max_tasks)
         return cls(length, width, -(-vectors // steps), steps)
 
     def start(self, task: Any, step: Any) -> Any:
         """Return the first element of a vector."""
-        return T.min((task * self.steps + step) * self.width, self.length - self.width)
+        first = (task * self.steps + step) * self.width
+        exact = self.tasks * self.steps * self.width == self.length
+        return first if exact else T.min(first, self.length - self.width)

@@ -1,132 +1,190 @@
-"""`nn.max_pool2d` and `qnn.avg_pool2d`: vectors of channels, pixels outside the image left out."""
+"""`nn.max_pool2d` and `qnn.avg_pool2d`: vectors of channels, pixels outside the image left out.
+
+for output row (or, in an image of one row, piece of the channels), in parallel:
+for output pixel:
+for vector of channels:
+small window inside the image: one expression of all its taps, without a branch
+any other: a loop over those taps that are inside
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from tvm.script import tirx as T
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
 
 from pipeline.dialect.attributes import MaxPool2d, QAvgPool2d
 from pipeline.kernels.isa import InstructionSet
-from pipeline.kernels.loops import Run, loop_for
+from pipeline.kernels.loops import MAX_TASKS, Run, loop_for
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.registry import kernel
 from pipeline.kernels.requantize import rounded, saturate
-from pipeline.kernels.vectors import span, splat, vector_type
+from pipeline.kernels.vectors import lanes_of, span, splat, vector_type
+
+MAX_UNROLLED_TAPS = 16
+"""Larger windows are loops even where they are inside the image."""
+
+MAX_UINT16_TAPS = 257
+"""As many codes as can be summed in 16 bits, which takes half the instructions: 257 * 255 = 65535."""
+
+
+@dataclass(frozen=True)
+class Taps:
+    """One axis of a pooling window.
+
+    Attributes:
+        size: of the image.
+        out: output positions.
+        window: taps.
+        stride: pixels between output positions.
+        dilation: pixels between taps.
+        before: padded pixels before the image.
+    """
+
+    size: int
+    out: int
+    window: int
+    stride: int
+    dilation: int
+    before: int
+
+    @property
+    def all_inside(self) -> bool:
+        """Whether no window reaches over an edge."""
+        return self.before == 0 and (self.out - 1) * self.stride + (self.window - 1) * self.dilation < self.size
+
+    def pixel(self, position: Any, tap: Any) -> Any:
+        """Return where a tap is in the image."""
+        return position * self.stride - self.before + tap * self.dilation
+
+    def first(self, position: Any) -> Any:
+        """Return the first tap inside the image."""
+        if self.before == 0:
+            return 0
+        return T.max((self.before - position * self.stride + self.dilation - 1) // self.dilation, 0)
+
+    def count(self, position: Any) -> Any:
+        """Return how many taps are inside the image, from the first one on; 0 if the whole window is outside."""
+        if self.all_inside:
+            return self.window
+        end = T.min((self.size - 1 + self.before - position * self.stride) // self.dilation + 1, self.window)
+        return T.max(end - self.first(position), 0)
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What happens to the pixels of a window.
+
+    Attributes:
+        dtype: of the accumulator.
+        start: result of no pixels at all.
+        combine: from accumulator and pixel to accumulator; vectors of `dtype`.
+        finish: from accumulator, number of pixels and multiplier (None if the operator has none) to output.
+    """
+
+    dtype: str
+    start: Any
+    combine: Callable[[Any, Any], Any]
+    finish: Callable[[Any, Any, Any], Any]
 
 
 @kernel(MaxPool2d, isa="portable")
 def max_pool2d(operation: Operation, isa: InstructionSet) -> Kernel:
     """Largest value of each window."""
-    attrs, source, target = operation.attrs, operation.inputs[0], operation.output
+    attrs = operation.attrs
     if not isinstance(attrs, MaxPool2d):
         raise TypeError(f"Expected nn.max_pool2d, got {attrs}")
-    _, height, width, channels = source.shape
-    batch, out_h, out_w, _ = target.shape
-    (window_h, window_w), (stride_h, stride_w), (dilation_h, dilation_w) = (
-        attrs.pool_size,
-        attrs.strides,
-        attrs.dilation,
-    )
-    top, left = attrs.padding[:2]
-    run = Run.of(channels, isa.lanes * (4 if source.dtype == "uint8" else 1))
-    pixels = batch * out_h * out_w
-    loop = loop_for(target.size, pixels)
-
-    def lowest() -> Any:
-        return splat(T.uint8(0) if source.dtype == "uint8" else T.float32(float("-inf")), run.width)
-
-    def larger(a: Any, b: Any) -> Any:
-        return T.max(a, b)
-
-    def y_of(p: Any, ky: Any) -> Any:
-        return p // out_w % out_h * stride_h - top + ky * dilation_h
-
-    def x_of(p: Any, kx: Any) -> Any:
-        return p % out_w * stride_w - left + kx * dilation_w
-
-    def offset(p: Any, ky: Any, kx: Any) -> Any:
-        return ((p // (out_h * out_w) * height + y_of(p, ky)) * width + x_of(p, kx)) * channels
-
-    @T.prim_func
-    def func(x: T.Buffer((source.size,), source.dtype), y: T.Buffer((target.size,), target.dtype)):
-        T.func_attr({"tirx.noalias": True, "op_pattern": 8})
-        for p in loop(pixels):
-            best = T.alloc_buffer((run.width,), source.dtype, scope="local")
-            for s in T.serial(run.steps):
-                best[span(0, run.width)] = lowest()
-                for ky in T.serial(window_h):
-                    if T.And(y_of(p, ky) >= 0, y_of(p, ky) < height):
-                        for kx in T.serial(window_w):
-                            if T.And(x_of(p, kx) >= 0, x_of(p, kx) < width):
-                                best[span(0, run.width)] = larger(
-                                    best[span(0, run.width)], x[span(offset(p, ky, kx) + run.start(0, s), run.width)]
-                                )
-                y[span(p * channels + run.start(0, s), run.width)] = best[span(0, run.width)]
-
-    return Kernel(func, (0,))
+    dtype = operation.output.dtype
+    lowest = T.uint8(0) if dtype == "uint8" else T.float32(float("-inf"))
+    largest = Reduction(dtype, lowest, T.max, lambda acc, pixels, multiplier: acc)
+    return Kernel(_pool(operation, 4 * isa.lanes, _taps(operation, attrs, attrs.dilation), largest), (0,))
 
 
 @kernel(QAvgPool2d, isa="portable")
 def avg_pool2d(operation: Operation, isa: InstructionSet) -> Kernel:
     """Sum of each window, requantized with the position's own multiplier."""
-    attrs, source, target = operation.attrs, operation.inputs[0], operation.output
+    attrs = operation.attrs
     if not isinstance(attrs, QAvgPool2d):
         raise TypeError(f"Expected qnn.avg_pool2d, got {attrs}")
-    _, height, width, channels = source.shape
-    batch, out_h, out_w, _ = target.shape
-    (window_h, window_w), (stride_h, stride_w) = attrs.pool_size, attrs.strides
-    top, left = attrs.padding[:2]
-    run = Run.of(channels, isa.lanes * 4)
-    vectors = run.steps
-    pixels = batch * out_h * out_w
-    loop = loop_for(source.size, pixels * vectors)
 
-    def first(position: Any, stride: int, before: int) -> Any:
-        return T.max(position * stride - before, 0)
+    def finish(acc: Any, pixels: Any, multiplier: Any) -> Any:
+        lanes = lanes_of(acc)
+        centred = T.cast(acc, vector_type("int32", lanes)) - splat(T.int32(attrs.input_zero_point) * pixels, lanes)
+        return saturate(rounded(T.cast(centred, vector_type("float32", lanes)) * splat(multiplier, lanes)), attrs)
 
-    def count(position: Any, stride: int, before: int, window: int, size: int) -> Any:
-        return T.min(position * stride - before + window, size) - first(position, stride, before)
+    narrow = attrs.pool_size[0] * attrs.pool_size[1] <= MAX_UINT16_TAPS
+    dtype, zero = ("uint16", T.uint16(0)) if narrow else ("int32", T.int32(0))
+    mean = Reduction(dtype, zero, lambda acc, value: acc + value, finish)
+    return Kernel(_pool(operation, 4 * isa.lanes, _taps(operation, attrs, (1, 1)), mean), (0, operation.constants[1]))
 
-    def row(p: Any) -> Any:
-        return p // vectors // out_w % out_h
 
-    def column(p: Any) -> Any:
-        return p // vectors % out_w
+def _taps(operation: Operation, attrs: MaxPool2d | QAvgPool2d, dilation: tuple[int, int]) -> tuple[Taps, Taps]:
+    """Return the window's rows and columns."""
+    sizes, outs = operation.inputs[0].shape[1:3], operation.output.shape[1:3]
+    fields = zip(sizes, outs, attrs.pool_size, attrs.strides, dilation, attrs.padding[:2], strict=True)
+    rows, columns = (Taps(*f) for f in fields)
+    return rows, columns
 
-    def rows(p: Any) -> Any:
-        return count(row(p), stride_h, top, window_h, height)
 
-    def columns(p: Any) -> Any:
-        return count(column(p), stride_w, left, window_w, width)
+def _pool(operation: Operation, width: int, taps: tuple[Taps, Taps], reduction: Reduction) -> tirx.PrimFunc:
+    """Return the loops as a function of (x, y) or (x, multiplier, y).
 
-    def offset(p: Any, ky: Any, kx: Any) -> Any:
-        y = p // vectors // (out_h * out_w) * height + first(row(p), stride_h, top) + ky
-        return (y * width + first(column(p), stride_w, left) + kx) * channels + run.start(0, p % vectors)
-
-    def widened(codes: Any) -> Any:
-        return T.cast(codes, vector_type("int32", run.width))
-
-    def finish(acc: Any, p: Any, multiplier: Any) -> Any:
-        centred = acc - splat(rows(p) * columns(p) * attrs.input_zero_point, run.width)
-        scaled = T.cast(centred, vector_type("float32", run.width)) * splat(multiplier, run.width)
-        return saturate(rounded(scaled), attrs)
-
-    @T.prim_func
-    def func(
-        x: T.Buffer((source.size,), "uint8"),
-        multiplier: T.Buffer((out_h * out_w,), "float32"),
-        y: T.Buffer((target.size,), "uint8"),
-    ):
+    Args:
+        operation: the pooling operator.
+        width: values in a vector.
+        taps: rows and columns of the window.
+        reduction: what to do with the taps.
+    """
+    (rows, columns), source, target = taps, operation.inputs[0], operation.output
+    batch, channels = source.shape[0], source.shape[3]
+    lines = batch * rows.out
+    run = Run.of(channels, width, 1 if lines > 1 else MAX_TASKS)
+    vector = vector_type(reduction.dtype, run.width)
+    loop = loop_for(source.size, lines * run.tasks)
+    with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True, "op_pattern": 8})
-        for p in loop(pixels * vectors):
-            acc = T.alloc_buffer((run.width,), "int32", scope="local")
-            acc[span(0, run.width)] = splat(T.int32(0), run.width)
-            for ky in T.serial(rows(p)):
-                for kx in T.serial(columns(p)):
-                    acc[span(0, run.width)] = acc[span(0, run.width)] + widened(x[span(offset(p, ky, kx), run.width)])
-            y[span(p // vectors * channels + run.start(0, p % vectors), run.width)] = finish(
-                acc[span(0, run.width)], p, multiplier[p // vectors % (out_h * out_w)]
-            )
+        x = T.arg("x", T.buffer((source.size,), source.dtype))
+        multiplier = [T.arg("multiplier", T.buffer(t.shape, t.dtype)) for t in operation.inputs[1:]]
+        y = T.arg("y", T.buffer((target.size,), target.dtype))
+        with loop(lines * run.tasks) as t, T.serial(columns.out) as column, T.serial(run.steps) as step:
+            line, channel = t // run.tasks, run.start(t % run.tasks, step)
+            image, row = line // rows.out * rows.size, line % rows.out
+            scale = multiplier[0][row, column] if multiplier else None
 
-    return Kernel(func, (0, operation.constants[1].reshape(-1)))
+            def load(ky: Any, kx: Any) -> Any:
+                pixel = (image + rows.pixel(row, ky)) * columns.size + columns.pixel(column, kx)
+                return T.cast(x[span(pixel * channels + channel, run.width)], vector)
+
+            def store(acc: Any, pixels: Any) -> None:
+                result = reduction.finish(acc, pixels, scale)
+                T.buffer_store(y, result, [span((line * columns.out + column) * channels + channel, run.width)])
+
+            def unrolled() -> None:
+                values = [load(ky, kx) for ky in range(rows.window) for kx in range(columns.window)]
+                store(functools.reduce(reduction.combine, values), len(values))
+
+            def looped() -> None:
+                acc, everything = T.alloc_buffer((run.width,), reduction.dtype, scope="local"), span(0, run.width)
+                T.buffer_store(acc, splat(reduction.start, run.width), [everything])
+                with T.serial(rows.count(row)) as ky, T.serial(columns.count(column)) as kx:
+                    value = load(rows.first(row) + ky, columns.first(column) + kx)
+                    T.buffer_store(acc, reduction.combine(acc[everything], value), [everything])
+                store(acc[everything], rows.count(row) * columns.count(column))
+
+            if rows.window * columns.window > MAX_UNROLLED_TAPS:
+                looped()
+            elif rows.all_inside and columns.all_inside:
+                unrolled()
+            else:
+                whole = (rows.count(row) == rows.window, columns.count(column) == columns.window)
+                with T.If(T.And(*whole)):
+                    with T.Then():
+                        unrolled()
+                    with T.Else():
+                        looped()
+    return builder.get()

@@ -1,0 +1,162 @@
+"""`nn.add`, `qnn.add` and `qnn.multiply`, with every broadcast that NumPy knows."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.dialect.attributes import Add, QAdd, QMultiply
+from pipeline.kernels.isa import instruction_set
+from tests.kernels.harness import CPUS, assembly, generate, make_operation
+from tests.kernels.tensors import (
+    CHANNELS,
+    CODES,
+    SEEDS,
+    assert_exact,
+    codes,
+    every_vector_length,
+    floats,
+    requantization,
+)
+
+Shape = tuple[int, ...]
+
+CLIPS = st.sampled_from([(None, None), (0.0, None), (0.0, 6.0), (None, 1.0)])
+MULTIPLIERS = st.integers(-(2**20), 2**20)
+"""Times 255, twice: within 30 bits."""
+
+
+@st.composite
+def operand_shapes(draw: st.DrawFn) -> tuple[Shape, Shape]:
+    """Draw two shapes of up to four axes; each axis is 1 in one of them, or missing, or the same in both."""
+    axes = draw(st.lists(st.integers(1, 5), min_size=0, max_size=3))
+    full = (*axes, draw(CHANNELS))
+    squeezed = tuple(1 if draw(st.booleans()) else n for n in full)
+    first = tuple(n if s == 1 or draw(st.booleans()) else 1 for n, s in zip(full, squeezed, strict=True))
+    second = squeezed[draw(st.integers(0, len(squeezed))) :] if draw(st.booleans()) else squeezed
+    return (second, first) if draw(st.booleans()) else (first, second)
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    a: Shape
+    b: Shape
+
+
+BROADCASTS = {
+    "residual": Broadcast((1, 28, 28, 96), (1, 28, 28, 96)),
+    "squeeze-excite": Broadcast((2, 14, 14, 120), (2, 1, 1, 120)),
+    "squeeze-excite, operands swapped": Broadcast((2, 1, 1, 63), (2, 14, 14, 63)),
+    "one number": Broadcast((1, 7, 7, 70), (1,)),
+    "scalar": Broadcast((1, 7, 7, 70), ()),
+    "attention mask": Broadcast((2, 3, 17, 17), (2, 1, 1, 17)),
+    "outer": Broadcast((5, 1, 33), (1, 4, 1)),
+    "parallel": Broadcast((1, 56, 56, 65), (1, 56, 56, 65)),
+    "parallel, per channel": Broadcast((1, 56, 56, 65), (1, 1, 1, 65)),
+}
+
+
+@every_vector_length
+@given(shapes=operand_shapes(), clip=CLIPS, seed=SEEDS)
+def test_float_sum(
+    isa_name: str, shapes: tuple[Shape, Shape], clip: tuple[float | None, float | None], seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    assert_exact(isa_name, Add(*clip), *(floats(random, *s) for s in shapes), activations=2)
+
+
+@every_vector_length
+@given(
+    shapes=operand_shapes(),
+    fields=requantization(),
+    zero_points=st.tuples(CODES, CODES),
+    multipliers=st.tuples(MULTIPLIERS, MULTIPLIERS),
+    shift=st.integers(1, 30),
+    seed=SEEDS,
+)
+def test_integer_sum(
+    isa_name: str,
+    shapes: tuple[Shape, Shape],
+    fields: dict[str, int],
+    zero_points: tuple[int, int],
+    multipliers: tuple[int, int],
+    shift: int,
+    seed: int,
+) -> None:
+    random = np.random.default_rng(seed)
+    attrs = QAdd(
+        **fields,
+        a_zero_point=zero_points[0],
+        b_zero_point=zero_points[1],
+        a_multiplier=multipliers[0],
+        b_multiplier=multipliers[1],
+        shift=shift,
+    )
+    assert_exact(isa_name, attrs, *(codes(random, *s) for s in shapes), activations=2)
+
+
+@every_vector_length
+@given(
+    shapes=operand_shapes(),
+    fields=requantization(),
+    zero_points=st.tuples(CODES, CODES),
+    multiplier=st.one_of(st.sampled_from([0.5, 0.25, 2.0**-9, 0.0]), st.floats(1e-6, 100.0)),
+    seed=SEEDS,
+)
+def test_integer_product(
+    isa_name: str,
+    shapes: tuple[Shape, Shape],
+    fields: dict[str, int],
+    zero_points: tuple[int, int],
+    multiplier: float,
+    seed: int,
+) -> None:
+    random = np.random.default_rng(seed)
+    attrs = QMultiply(**fields, a_zero_point=zero_points[0], b_zero_point=zero_points[1], multiplier=multiplier)
+    assert_exact(isa_name, attrs, *(codes(random, *s) for s in shapes), activations=2)
+
+
+@every_vector_length
+@pytest.mark.parametrize("case", BROADCASTS.values(), ids=BROADCASTS)
+def test_broadcasts_of_real_networks(isa_name: str, case: Broadcast) -> None:
+    random = np.random.default_rng(0)
+    a, b = codes(random, *case.a), codes(random, *case.b)
+    attrs = QMultiply(output_zero_point=30, a_zero_point=128, b_zero_point=3, multiplier=0.011)
+    assert_exact(isa_name, attrs, a, b, activations=2)
+    assert_exact(isa_name, attrs, a, b, activations=1)
+    assert_exact(isa_name, Add(0.0, None), floats(random, *case.a), floats(random, *case.b), activations=2)
+
+
+@every_vector_length
+def test_every_pair_of_codes(isa_name: str) -> None:
+    a, b = np.arange(256, dtype="uint8").reshape(256, 1), np.arange(256, dtype="uint8").reshape(1, 256)
+    product = QMultiply(output_zero_point=128, a_zero_point=128, b_zero_point=0, multiplier=2.0**-7)
+    assert_exact(isa_name, product, a, b, activations=2)
+    total = QAdd(output_zero_point=100, a_zero_point=7, b_zero_point=128, a_multiplier=700, b_multiplier=-513, shift=10)
+    assert_exact(isa_name, total, a, b, activations=2)
+
+
+@pytest.mark.parametrize(
+    ("isa_name", "triple", "cpu"),
+    [
+        ("portable", "x86_64-linux-gnu", "x86-64-v2"),
+        ("avx2", "x86_64-linux-gnu", CPUS["avx2"]),
+        ("avx512", "x86_64-linux-gnu", CPUS["avx512"]),
+        ("neon", "aarch64-linux-gnu", "cortex-a53"),
+    ],
+)
+@pytest.mark.parametrize("channels", [64, 1], ids=["vectors", "scalars"])
+def test_products_are_rounded_by_instructions(isa_name: str, triple: str, cpu: str, channels: int) -> None:
+    attrs = QMultiply(output_zero_point=30, a_zero_point=128, multiplier=0.011)
+    operands = (np.zeros((1, 2, 3, channels), "uint8"), np.zeros((1, 1, 1, channels), "uint8"))
+    kernel = generate(make_operation(attrs, *operands, activations=2), instruction_set(isa_name))
+    text = assembly(kernel, tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu}))
+    assert re.search(r"\bv?cvt[ps]s2(?:dq|si)\b|\bfrint[inx]\b|\bfcvtns\b", text)
+    assert not re.search(r"\b(?:l?l?rint|nearbyint|l?l?round)f?\b", text)
+    assert not re.search(r"\bv?fn?m(?:add|sub|l[as])\w*\b", text)

@@ -1,0 +1,138 @@
+"""`nn.max_pool2d` and `qnn.avg_pool2d`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.dialect.attributes import MaxPool2d, QAvgPool2d
+from tests.kernels.tensors import (
+    CHANNELS,
+    CODES,
+    SEEDS,
+    assert_exact,
+    codes,
+    every_vector_length,
+    floats,
+    requantization,
+)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A pooling window on one image axis; `size` is the image's."""
+
+    size: int
+    window: int
+    stride: int
+    dilation: int
+    before: int
+    after: int
+
+    @property
+    def out(self) -> int:
+        return (self.size + self.before + self.after - self.dilation * (self.window - 1) - 1) // self.stride + 1
+
+
+@st.composite
+def windows(draw: st.DrawFn, dilations: tuple[int, ...] = (1,)) -> Window:
+    """Draw one; it may reach over the edge by any amount, even lie outside the image completely."""
+    size, window, stride = draw(st.integers(1, 12)), draw(st.integers(1, 5)), draw(st.integers(1, 3))
+    dilation, before = draw(st.sampled_from(dilations)), draw(st.integers(0, window + 1))
+    least = max(0, dilation * (window - 1) + 1 - size - before)
+    return Window(size, window, stride, dilation, before, least + draw(st.integers(0, window + 1)))
+
+
+@every_vector_length
+@given(
+    batch=st.integers(1, 2),
+    rows=windows(dilations=(1, 2)),
+    columns=windows(dilations=(1, 2)),
+    channels=CHANNELS,
+    dtype=st.sampled_from(["uint8", "float32"]),
+    seed=SEEDS,
+)
+def test_largest_value_of_each_window(
+    isa_name: str, batch: int, rows: Window, columns: Window, channels: int, dtype: str, seed: int
+) -> None:
+    attrs = MaxPool2d(
+        (rows.window, columns.window),
+        (rows.stride, columns.stride),
+        (rows.before, columns.before, rows.after, columns.after),
+        (rows.dilation, columns.dilation),
+    )
+    make = codes if dtype == "uint8" else floats
+    assert_exact(isa_name, attrs, make(np.random.default_rng(seed), batch, rows.size, columns.size, channels))
+
+
+@every_vector_length
+@given(
+    batch=st.integers(1, 2),
+    rows=windows(),
+    columns=windows(),
+    channels=CHANNELS,
+    fields=requantization(),
+    zero_point=CODES,
+    seed=SEEDS,
+)
+def test_mean_of_each_window(
+    isa_name: str,
+    batch: int,
+    rows: Window,
+    columns: Window,
+    channels: int,
+    fields: dict[str, int],
+    zero_point: int,
+    seed: int,
+) -> None:
+    random = np.random.default_rng(seed)
+    attrs = QAvgPool2d(
+        **fields,
+        pool_size=(rows.window, columns.window),
+        strides=(rows.stride, columns.stride),
+        padding=(rows.before, columns.before, rows.after, columns.after),
+        input_zero_point=zero_point,
+    )
+    # A quarter and its like make exact halves; the others don't.
+    multiplier = random.choice(np.array([0.25, 0.5, 1 / 9, 0.3], "float32"), (rows.out, columns.out))
+    x = codes(random, batch, rows.size, columns.size, channels)
+    assert_exact(isa_name, attrs, x, multiplier)
+
+
+@dataclass(frozen=True)
+class Global:
+    height: int
+    width: int
+    channels: int
+
+
+GLOBAL = {
+    "mobilenet": Global(7, 7, 1280),
+    "channels in no vector": Global(7, 7, 1001),
+    "sums beyond 16 bits": Global(17, 17, 40),
+    "squeeze-excite of a large image": Global(56, 56, 24),
+}
+
+
+@every_vector_length
+@pytest.mark.parametrize("image", GLOBAL.values(), ids=GLOBAL)
+@pytest.mark.parametrize("zero_point", [0, 128, 255])
+def test_global_mean(isa_name: str, image: Global, zero_point: int) -> None:
+    attrs = QAvgPool2d(output_zero_point=9, pool_size=(image.height, image.width), input_zero_point=zero_point)
+    multiplier = np.full((1, 1), 1.7 / (image.height * image.width), "float32")
+    random = np.random.default_rng(0)
+    assert_exact(isa_name, attrs, codes(random, 2, image.height, image.width, image.channels), multiplier)
+    brightest = np.full((1, image.height, image.width, image.channels), 255, "uint8")
+    assert_exact(isa_name, attrs, brightest, multiplier)
+
+
+@every_vector_length
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_stem_of_resnet(isa_name: str, dtype: str) -> None:
+    make = codes if dtype == "uint8" else floats
+    x = make(np.random.default_rng(0), 1, 112, 112, 64)
+    assert_exact(isa_name, MaxPool2d((3, 3), (2, 2), (1, 1, 1, 1)), x)

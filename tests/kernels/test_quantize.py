@@ -1,0 +1,87 @@
+"""`qnn.quantize` and `qnn.dequantize`."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.dialect.attributes import Attributes, Dequantize, Quantize
+from pipeline.kernels.isa import instruction_set
+from tests.kernels.harness import CPUS, assembly, generate, make_operation
+from tests.kernels.tensors import CODES, SEEDS, assert_exact, codes, every_vector_length, floats
+
+SHAPES = st.lists(st.integers(1, 9), min_size=0, max_size=4).map(tuple)
+SCALES = st.one_of(st.sampled_from([1.0, 0.5, 2.0**-7]), st.floats(1e-6, 1e3))
+SPECIAL = np.array(
+    [np.inf, -np.inf, np.nan, -np.nan, 0.0, -0.0, 3e38, -3e38, 2.0**31, -(2.0**31), 1e-45, 0.5, 1.5, 2.5, -0.5, -1.5],
+    "float32",
+)
+CONVERSIONS = {"quantize": Quantize(20.0, 3), "dequantize": Dequantize(0.05, 3)}
+TARGETS = {
+    "x86-64-v2": ("portable", "x86_64-linux-gnu", "x86-64-v2"),
+    "haswell": ("avx2", "x86_64-linux-gnu", CPUS["avx2"]),
+    "skylake-avx512": ("avx512", "x86_64-linux-gnu", CPUS["avx512"]),
+    "cortex-a53": ("neon", "aarch64-linux-gnu", "cortex-a53"),
+}
+
+
+@every_vector_length
+@given(shape=SHAPES, scale=SCALES, zero_point=CODES, seed=SEEDS)
+def test_quantize(isa_name: str, shape: tuple[int, ...], scale: float, zero_point: int, seed: int) -> None:
+    inverse_scale = float(np.float32(1 / scale))
+    x = floats(np.random.default_rng(seed), *shape) * np.float32(scale)
+    assert_exact(isa_name, Quantize(inverse_scale, zero_point), x)
+
+
+@every_vector_length
+@given(shape=SHAPES, scale=SCALES, zero_point=CODES, seed=SEEDS)
+def test_dequantize(isa_name: str, shape: tuple[int, ...], scale: float, zero_point: int, seed: int) -> None:
+    assert_exact(isa_name, Dequantize(scale, zero_point), codes(np.random.default_rng(seed), *shape))
+
+
+@every_vector_length
+@pytest.mark.parametrize("zero_point", [0, 1, 128, 255])
+def test_halves_go_to_even(isa_name: str, zero_point: int) -> None:
+    x = (np.arange(-600, 600) / 2).astype("float32")
+    assert_exact(isa_name, Quantize(1.0, zero_point), x)
+
+
+@every_vector_length
+@pytest.mark.parametrize("zero_point", [0, 128, 255])
+@pytest.mark.parametrize("length", [1, 3, 16, 64, 200], ids=lambda n: f"{n} values")
+def test_infinities_saturate_and_nan_becomes_255(isa_name: str, zero_point: int, length: int) -> None:
+    for first in range(0, SPECIAL.size, length):
+        assert_exact(isa_name, Quantize(1.0, zero_point), np.resize(np.roll(SPECIAL, -first), length))
+
+
+@every_vector_length
+@pytest.mark.parametrize("zero_point", [0, 128, 255])
+def test_every_code(isa_name: str, zero_point: int) -> None:
+    assert_exact(isa_name, Dequantize(0.0173, zero_point), np.arange(256, dtype="uint8"))
+
+
+@every_vector_length
+@pytest.mark.parametrize("length", [65_535, 65_536, 150_529])
+def test_long_tensors_are_shared_out_to_threads(isa_name: str, length: int) -> None:
+    random = np.random.default_rng(0)
+    assert_exact(isa_name, Quantize(20.0, 3), floats(random, length))
+    assert_exact(isa_name, Dequantize(0.05, 3), codes(random, length))
+
+
+@pytest.mark.parametrize("attrs", CONVERSIONS.values(), ids=CONVERSIONS)
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize("length", [1, 640])
+def test_conversions_are_instructions(attrs: Attributes, target: tuple[str, str, str], length: int) -> None:
+    isa_name, triple, cpu = target
+    x = np.zeros(length, "float32" if isinstance(attrs, Quantize) else "uint8")
+    kernel = generate(make_operation(attrs, x), instruction_set(isa_name))
+    text = assembly(kernel, tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu}))
+    rounding = r"\bv?(?:round[ps]s|rndscale[ps]s|cvt[ps]s2(?:dq|si))\b|\bfrint[inx]\b|\bfcvtns\b"
+    assert bool(re.search(rounding, text)) == isinstance(attrs, Quantize)
+    assert not re.search(r"\b(?:l?l?rint|nearbyint|l?l?round)f?\b", text)
+    assert not re.search(r"\bv?fn?m(?:add|sub|l[as])\w*\b", text)
