@@ -32,14 +32,14 @@ def command(
     as_json: bool,
 ) -> None:
     """Time LIBRARY, here or on a device; times are milliseconds a run."""
-    runner = open_runner(library, threads, rpc, tracker)
-    if source is None:
-        random = np.random.default_rng(0)
-        feeds = {i.name: random.standard_normal(i.shape).astype(i.dtype) for i in runner.inputs}
-    else:
-        loaded = load_arrays(source)
-        feeds = loaded if isinstance(loaded, dict) else {runner.inputs[0].name: loaded}
-    seconds = runner.benchmark(feeds, repeats=repeats)
+    loaded = None if source is None else load_arrays(source)
+    with open_runner(library, threads, rpc, tracker) as runner:
+        if loaded is None:
+            random = np.random.default_rng(0)
+            feeds = {i.name: random.standard_normal(i.shape).astype(i.dtype) for i in runner.inputs}
+        else:
+            feeds = loaded if isinstance(loaded, dict) else {runner.inputs[0].name: loaded}
+        seconds = runner.benchmark(feeds, repeats=repeats)
     summary = {
         "library": str(library),
         "runs": len(seconds),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,20 +47,21 @@ def parse_shapes(values: Sequence[str]) -> dict[str, list[int]]:
     return shapes
 
 
-def open_runner(library: Path, threads: int | None, rpc: str | None, tracker: str | None) -> Runner | RemoteRunner:
-    """Return a runner for a library: on this machine, or on the device that the options name.
+@contextlib.contextmanager
+def open_runner(
+    library: Path, threads: int | None, rpc: str | None, tracker: str | None
+) -> Iterator[Runner | RemoteRunner]:
+    """Give the block a runner for a library: on this machine, or on the device that the options name.
 
     Raises:
-        OptionError: both `rpc` and `tracker` are given, or `threads` with one of them.
+        OptionError: both `rpc` and `tracker` are given.
     """
     if rpc is None and tracker is None:
         from pipeline.deploy.runner import Runner
 
-        return Runner(library, threads)
-    if rpc is not None and tracker is not None:
-        raise OptionError("--rpc and --tracker exclude each other: give one of them.")
-    if threads is not None:
-        raise OptionError("--threads doesn't reach a device; set TVM_NUM_THREADS where its RPC server starts.")
+        yield Runner(library, threads)
+        return
     from pipeline.deploy.rpc import RemoteRunner
 
-    return RemoteRunner(library, rpc=rpc, tracker=tracker)
+    with RemoteRunner(library, rpc=rpc, tracker=tracker, num_threads=threads) as runner:
+        yield runner

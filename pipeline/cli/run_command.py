@@ -36,10 +36,10 @@ def command(
     """Run LIBRARY on inputs from a file."""
     if output is not None and output.suffix != ".npz":
         raise OptionError(f"--output {output}: outputs are written as .npz; give such a name.")
-    runner = open_runner(library, threads, rpc, tracker)
     loaded = load_arrays(source)
-    feeds = loaded if isinstance(loaded, dict) else {runner.inputs[0].name: loaded}
-    outputs = runner.run(feeds)
+    with open_runner(library, threads, rpc, tracker) as runner:
+        feeds = loaded if isinstance(loaded, dict) else {runner.inputs[0].name: loaded}
+        outputs = runner.run(feeds)
     if output is not None:
         memory = io.BytesIO()
         np.savez(memory, **outputs)  # type: ignore[arg-type]

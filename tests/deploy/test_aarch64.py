@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.api import load, quantize
 from pipeline.deploy.rpc import RemoteRunner
 from pipeline.deploy.runner import Runner
+from pipeline.recipes import load_recipe, prepare
 from tests.deploy.conftest import LibraryFor
 from tests.deploy.emulation import Aarch64Python
 from tests.deploy.models import sample
@@ -66,3 +69,13 @@ def test_tvms_rpc_server_on_arm64_gives_the_bytes_of_the_host(
         assert len(remote.benchmark(sample(0), repeats=2, warmup=0)) == 2
     for name in expected:
         np.testing.assert_array_equal(outputs[name], expected[name])
+
+
+def test_a_real_model_answers_on_arm64_as_on_the_host(aarch64_python: Aarch64Python, tmp_path: Path) -> None:
+    prepared = prepare(load_recipe("digits"))
+    quantized = quantize(load(prepared.model, prepared.shapes), prepared.calibration, batch_nums=50)
+    host, device = (quantized.build(t, tmp_path / f"digits.{t}.so") for t in ("host", "android-arm64"))
+    runner = Runner(host)
+    for labelled in itertools.islice(prepared.evaluation(), 3):
+        outputs = aarch64_python.run_library(device, labelled.feeds, "cortex-a53")
+        np.testing.assert_array_equal(outputs["scores"], runner.run(labelled.feeds)["scores"])
