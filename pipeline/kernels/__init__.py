@@ -3,6 +3,16 @@
 Importing this package registers every kernel; `registry` lists them.
 """
 
-from pipeline.kernels import conv2d, depthwise_conv2d, depthwise_dot, elementwise, pad, pooling, quantize, unary
+from pipeline.kernels import conv2d, depthwise_conv2d, depthwise_dot, elementwise, lookup, pad, pooling, quantize, unary
 
-__all__ = ["conv2d", "depthwise_conv2d", "depthwise_dot", "elementwise", "pad", "pooling", "quantize", "unary"]
+__all__ = [
+    "conv2d",
+    "depthwise_conv2d",
+    "depthwise_dot",
+    "elementwise",
+    "lookup",
+    "pad",
+    "pooling",
+    "quantize",
+    "unary",
+]

@@ -39,7 +39,7 @@ def qadd(operation: Operation, isa: InstructionSet) -> Kernel:
         left = centred(a, attrs.a_zero_point) * splat(T.int32(attrs.a_multiplier), lanes)
         right = centred(b, attrs.b_zero_point) * splat(T.int32(attrs.b_multiplier), lanes)
         half = splat(T.int32(1 << (attrs.shift - 1)), lanes)
-        return saturate(T.shift_right(left + right + half, splat(T.int32(attrs.shift), lanes)), attrs)
+        return saturate(T.shift_right(left + right + half, splat(T.int32(attrs.shift), lanes)), attrs, isa)
 
     return _binary(operation, 4 * isa.lanes, combine)
 
@@ -55,7 +55,7 @@ def qmultiply(operation: Operation, isa: InstructionSet) -> Kernel:
         lanes = lanes_of(a)
         product = centred(a, attrs.a_zero_point) * centred(b, attrs.b_zero_point)
         scaled = T.cast(product, vector_type("float32", lanes)) * splat(T.float32(attrs.multiplier), lanes)
-        return saturate(rounded(scaled), attrs)
+        return saturate(rounded(scaled), attrs, isa)
 
     return _binary(operation, 4 * isa.lanes, combine)
 

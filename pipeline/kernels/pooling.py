@@ -115,7 +115,7 @@ def avg_pool2d(operation: Operation, isa: InstructionSet) -> Kernel:
     def finish(acc: Any, pixels: Any, multiplier: Any) -> Any:
         lanes = lanes_of(acc)
         centred = T.cast(acc, vector_type("int32", lanes)) - splat(T.int32(attrs.input_zero_point) * pixels, lanes)
-        return saturate(rounded(T.cast(centred, vector_type("float32", lanes)) * splat(multiplier, lanes)), attrs)
+        return saturate(rounded(T.cast(centred, vector_type("float32", lanes)) * splat(multiplier, lanes)), attrs, isa)
 
     narrow = attrs.pool_size[0] * attrs.pool_size[1] <= MAX_UINT16_TAPS
     dtype, zero = ("uint16", T.uint16(0)) if narrow else ("int32", T.int32(0))

@@ -1,4 +1,4 @@
-"""`qnn.quantize`, `qnn.dequantize` and `qnn.lookup`: one tensor, element by element."""
+"""`qnn.quantize` and `qnn.dequantize`: one tensor, element by element."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ from typing import Any
 import numpy as np
 from tvm.script import tirx as T
 
-from pipeline.dialect.attributes import Dequantize, QLookup, Quantize
+from pipeline.dialect.attributes import Dequantize, Quantize, Requantized
 from pipeline.kernels.elementwise import centred
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.loops import MAX_TASKS, Run, loop_for
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.registry import kernel
+from pipeline.kernels.requantize import rounded, saturate
 from pipeline.kernels.vectors import lanes_of, span, splat, vector_type
 
 
 @kernel(Quantize, isa="portable")
 def quantize(operation: Operation, isa: InstructionSet) -> Kernel:
-    """float32 -> uint8. The clamp is two comparisons, so that NaN comes out the same on every CPU."""
+    """float32 -> uint8.
+
+    The clamp is two comparisons, so that NaN comes out the same on every CPU. It comes before the rounding, which
+    changes nothing, as its limits are integers, and lets one instruction round and convert.
+    """
     attrs = operation.attrs
     if not isinstance(attrs, Quantize):
         raise TypeError(f"Expected qnn.quantize, got {attrs}")
@@ -27,11 +32,10 @@ def quantize(operation: Operation, isa: InstructionSet) -> Kernel:
     def convert(x: Any) -> Any:
         lanes = lanes_of(x)
         low, high = (splat(T.float32(v - attrs.zero_point), lanes) for v in (0, 255))
-        v = T.nearbyint(x * splat(T.float32(attrs.inverse_scale), lanes))
+        v = x * splat(T.float32(attrs.inverse_scale), lanes)
         v = T.Select(v < high, v, high)
         v = T.Select(v > low, v, low)
-        code = T.cast(v, vector_type("int32", lanes)) + splat(T.int32(attrs.zero_point), lanes)
-        return T.cast(code, vector_type("uint8", lanes))
+        return saturate(rounded(v), Requantized(output_zero_point=attrs.zero_point), isa)
 
     return _unary(operation, 4 * isa.lanes, convert)
 
@@ -49,24 +53,6 @@ def dequantize(operation: Operation, isa: InstructionSet) -> Kernel:
         return value * splat(T.float32(float(np.float32(attrs.scale))), lanes)
 
     return _unary(operation, 4 * isa.lanes, convert)
-
-
-@kernel(QLookup, isa="portable")
-def lookup(operation: Operation, isa: InstructionSet) -> Kernel:
-    """One load from a 256-byte table for each element."""
-    del isa
-    size = operation.output.size
-    run = Run.of(size, 1, MAX_TASKS)
-    loop = loop_for(size, run.tasks)
-
-    @T.prim_func
-    def func(x: T.Buffer((size,), "uint8"), table: T.Buffer((256,), "uint8"), y: T.Buffer((size,), "uint8")):
-        T.func_attr({"tirx.noalias": True, "op_pattern": 8})
-        for p in loop(run.tasks):
-            for s in T.serial(run.steps):
-                y[run.start(p, s)] = table[T.cast(x[run.start(p, s)], "int32")]
-
-    return Kernel(func, (0, operation.constants[1]))
 
 
 def _unary(operation: Operation, width: int, convert: Callable[[Any], Any]) -> Kernel:

@@ -11,7 +11,8 @@ from typing import Any
 from tvm.script import tirx as T
 
 from pipeline.dialect.attributes import Requantized
-from pipeline.kernels.vectors import lanes_of, shift_and_clamp, vector_type
+from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.vectors import lanes_of, part, shift_and_clamp, vector_type
 
 
 def rounded(value: Any) -> Any:
@@ -24,6 +25,9 @@ def rounded(value: Any) -> Any:
     return T.call_llvm_pure_intrin(vector_type("int32", lanes), f"llvm.lrint.{suffix}", value)
 
 
-def saturate(q: Any, attrs: Requantized) -> Any:
-    """Return `uint8(clamp(q + output_zero_point, output_min, output_max))` for an int32 expression."""
-    return shift_and_clamp(q, attrs.output_zero_point, attrs.output_min, attrs.output_max)
+def saturate(q: Any, attrs: Requantized, isa: InstructionSet) -> Any:
+    """Return `uint8(clamp(q + output_zero_point, output_min, output_max))` for an int32 expression of any length."""
+    bounds = attrs.output_zero_point, attrs.output_min, attrs.output_max
+    if lanes_of(q) != isa.saturate_vectors * isa.lanes:
+        return shift_and_clamp(q, *bounds)
+    return isa.saturate([part(q, i * isa.lanes, isa.lanes) for i in range(isa.saturate_vectors)], *bounds)

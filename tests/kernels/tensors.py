@@ -15,8 +15,8 @@ from tests.kernels.harness import make_operation, run_kernel
 
 Array = npt.NDArray[Any]
 
-every_vector_length = pytest.mark.parametrize("isa_name", ["portable", "avx2", "avx512"])
-"""128, 256 and 512 bits: nothing else distinguishes instruction sets in kernels that don't multiply matrices."""
+every_vector_length = pytest.mark.parametrize("isa_name", ["portable", "sse41", "avx2", "avx512"])
+"""All that distinguishes instruction sets in kernels that don't multiply matrices: vectors, and how they narrow."""
 
 CODES = st.integers(0, 255)
 SEEDS = st.integers(0, 2**32 - 1)
