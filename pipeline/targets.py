@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ else:
 if TYPE_CHECKING:
     import tvm
 
-Name = Annotated[str, Field(pattern=re.compile(r"^[a-z0-9][a-z0-9._-]*$"))]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 """A target's name: it becomes part of file names."""
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from tests.deploy.run_library import Array, read_batches
 from tests.deploy.sysroot import python_path
 
 SYSROOT_VARIABLE = "PIPELINE_AARCH64_SYSROOT"
@@ -70,13 +70,12 @@ class Aarch64Python:
         )
 
     def run_library(
-        self, library: Path, feeds: Mapping[str, npt.NDArray[np.generic]], cpu: str = EVERYTHING
-    ) -> dict[str, npt.NDArray[np.generic]]:
-        """Run a library once with our `Runner` and return its outputs."""
+        self, library: Path, batches: Sequence[Mapping[str, Array]], cpu: str = EVERYTHING
+    ) -> list[dict[str, Array]]:
+        """Run a library with our `Runner` on each of some inputs and return the outputs; Python starts once, slowly."""
         inputs, outputs = self.scratch / "inputs.npz", self.scratch / "outputs.npz"
-        np.savez(inputs, **feeds)
+        np.savez(inputs, **{f"{i}/{name}": value for i, feeds in enumerate(batches) for name, value in feeds.items()})
         outputs.unlink(missing_ok=True)
         result = self.run(["-m", "tests.deploy.run_library", str(library), str(inputs), str(outputs)], cpu)
         assert result.returncode == 0, result.stderr
-        with np.load(outputs) as arrays:
-            return dict(arrays)
+        return read_batches(outputs)

@@ -31,7 +31,7 @@ def test_an_arm64_library_computes_the_bytes_of_the_host(
     target: str, library: Path, library_for: LibraryFor, aarch64_python: Aarch64Python
 ) -> None:
     expected = Runner(library).run(sample(0))
-    outputs = aarch64_python.run_library(library_for(target), sample(0), CPUS[target])
+    (outputs,) = aarch64_python.run_library(library_for(target), [sample(0)], CPUS[target])
     assert list(outputs) == list(expected)
     for name in expected:
         np.testing.assert_array_equal(outputs[name], expected[name])
@@ -75,7 +75,8 @@ def test_a_real_model_answers_on_arm64_as_on_the_host(aarch64_python: Aarch64Pyt
     prepared = prepare(load_recipe("digits"))
     quantized = quantize(load(prepared.model, prepared.shapes), prepared.calibration, batch_nums=50)
     host, device = (quantized.build(t, tmp_path / f"digits.{t}.so") for t in ("host", "android-arm64"))
+    images = [labelled.feeds for labelled in itertools.islice(prepared.evaluation(), 20)]
+    outputs = aarch64_python.run_library(device, images, "cortex-a53")
     runner = Runner(host)
-    for labelled in itertools.islice(prepared.evaluation(), 3):
-        outputs = aarch64_python.run_library(device, labelled.feeds, "cortex-a53")
-        np.testing.assert_array_equal(outputs["scores"], runner.run(labelled.feeds)["scores"])
+    for got, feeds in zip(outputs, images, strict=True):
+        np.testing.assert_array_equal(got["scores"], runner.run(feeds)["scores"])
