@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.annotation import AnnotateOptions, Annotation, annotate
+from pipeline.artifact import FloatOperator, Quantization, QuantizationSummary
 from pipeline.calibration import CalibrateOptions, CalibrationTable, calibrate
 from pipeline.calibration.samples import Samples
 from pipeline.compilation.build import compile_program
@@ -43,8 +45,21 @@ class Quantized:
             dump: folder for the program after each compiler phase, and the assembly.
         """
         chosen = target if isinstance(target, Target) else load_target(target)
-        return compile_program(
-            self.program, chosen, Path(path), self.annotation, self.table, None if dump is None else Path(dump)
+        return compile_program(self.program, chosen, Path(path), self.summary(), None if dump is None else Path(dump))
+
+    def summary(self) -> QuantizationSummary:
+        """Return what a library records of the quantization."""
+        entries = {t.name: self.table.tensors[self.annotation.source(t.name)] for t in self.annotation.tensors}
+        operators = self.annotation.operators
+        return QuantizationSummary(
+            quantization={n: Quantization(scale=e.scale, zero_point=e.zero_point) for n, e in entries.items()},
+            table_sha256=hashlib.sha256(self.table.to_json().encode("utf-8")).hexdigest(),
+            int8_operators=sum(o.precision == "int8" for o in operators),
+            float_operators=tuple(
+                FloatOperator(name=o.name, operator=o.operator, reason=o.reason)
+                for o in operators
+                if o.precision == "float32"
+            ),
         )
 
 

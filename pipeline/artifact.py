@@ -54,6 +54,24 @@ class FloatOperator(BaseModel):
     reason: str
 
 
+class QuantizationSummary(BaseModel):
+    """What quantization did to a model; the part of the metadata that a float library lacks.
+
+    Attributes:
+        quantization: scale and zero point of every 8-bit tensor by name.
+        table_sha256: the calibration table.
+        int8_operators: how many operators are computed in int8.
+        float_operators: those that aren't.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    quantization: dict[str, Quantization]
+    table_sha256: str
+    int8_operators: int
+    float_operators: tuple[FloatOperator, ...]
+
+
 class ArtifactMetadata(BaseModel):
     """Everything a library says about itself.
 

@@ -25,9 +25,6 @@ LAYERS = (
 )
 """From what knows nobody to what knows everybody."""
 
-EXCEPTIONS = {("compilation", "calibration")}
-"""`compilation.build` records a calibration table's digest and scales in the library; the table is plain data."""
-
 
 def part(module: str) -> str:
     return module.split(".")[1]
@@ -57,12 +54,7 @@ def test_every_part_has_its_layer() -> None:
 
 def test_imports_go_one_way() -> None:
     rank = {name: i for i, layer in enumerate(LAYERS) for name in layer}
-    wrong = [
-        (user, used)
-        for user, uses in imports().items()
-        for used in uses - {user}
-        if rank[used] > rank[user] and (user, used) not in EXCEPTIONS
-    ]
+    wrong = [(user, used) for user, uses in imports().items() for used in uses - {user} if rank[used] > rank[user]]
     assert wrong == []
 
 
