@@ -1,0 +1,61 @@
+"""One example of each way that memory-bound kernels work, for tests that run all of them elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.dialect.attributes import (
+    Add,
+    Attributes,
+    Dequantize,
+    MaxPool2d,
+    Pad,
+    QAdd,
+    QAvgPool2d,
+    QLookup,
+    QMultiply,
+    Quantize,
+)
+from tests.kernels.tensors import Array, codes, floats
+
+
+@dataclass(frozen=True)
+class Example:
+    attrs: Attributes
+    arguments: tuple[Array, ...]
+
+
+def examples() -> Mapping[str, Example]:
+    """Return them by name. All tensors have multiples of 64 bytes, TVM's alignment, but channels fill no vector."""
+    random = np.random.default_rng(0)
+    image, pixel = codes(random, 2, 8, 8, 21), codes(random, 64, 1, 1, 21)
+    hundredth = np.full((1, 1), 0.01, "float32")
+    special = np.array([np.nan, np.inf, -np.inf, 3e38, -3e38, -0.0, 0.5, 1.5, 2.5, -0.5, 2.0**31], "float32")
+    total = QAdd(output_zero_point=9, a_zero_point=3, b_zero_point=128, a_multiplier=700, b_multiplier=-513, shift=10)
+    window = {"pool_size": (3, 3), "padding": (1, 1, 1, 1)}
+    mean = QAvgPool2d(output_zero_point=9, input_zero_point=77, **window)
+    return {
+        "pad rows": Example(Pad((4, 0, 4, 0), 9.0), (image,)),
+        "pad columns": Example(Pad((0, 3, 0, 5), 9.0), (image,)),
+        "pad float": Example(Pad((0, 3, 0, 5), -1.5), (floats(random, 1, 8, 8, 21),)),
+        "max pool": Example(MaxPool2d(**window), (image,)),
+        "max pool, dilated": Example(MaxPool2d((3, 2), (1, 1), (2, 0, 2, 1), (2, 1)), (image,)),
+        "max pool, float": Example(MaxPool2d(**window), (floats(random, 1, 8, 8, 21),)),
+        "mean": Example(mean, (image, np.full((8, 8), 1 / 9, "float32"))),
+        "global mean": Example(
+            QAvgPool2d(pool_size=(8, 8)), (codes(random, 64, 8, 8, 21), np.full((1, 1), 0.01, "f4"))
+        ),
+        "add": Example(Add(0.0, 6.0), (floats(random, 16, 5, 21), floats(random, 16, 1, 21))),
+        "quantized add": Example(total, (codes(random, 64, 3, 2, 21), pixel)),
+        "multiply": Example(QMultiply(a_zero_point=128, multiplier=0.5), (codes(random, 64, 3, 2, 21), pixel)),
+        "multiply, same shape": Example(QMultiply(multiplier=0.01), (image, codes(random, *image.shape))),
+        "lookup": Example(QLookup(), (np.resize(np.arange(256, dtype="uint8"), 1344), codes(random, 256))),
+        "lookup, short": Example(QLookup(), (codes(random, 192), codes(random, 256))),
+        "quantize": Example(Quantize(2.0, 3), (floats(random, 1344),)),
+        "quantize infinities and NaN": Example(Quantize(1.0, 128), (np.resize(special, 192),)),
+        "quantize, short": Example(Quantize(1.0, 0), (np.resize(special, 64),)),
+        "dequantize": Example(Dequantize(0.017, 3), (np.arange(256, dtype="uint8"),)),
+    }
