@@ -44,6 +44,8 @@ _LIBM_FUNCTIONS = frozenset(
 )
 """Functions that LLVM or TVM may call and that zig's compiler runtime doesn't have."""
 
+_SYSTEM_LIBRARIES = ("-Wl,--as-needed", "-lm", "-lc")
+
 
 @dataclass(frozen=True)
 class _Driver:
@@ -64,9 +66,12 @@ def check_writable(path: Path) -> None:
     """Refuse an output path that can't be written, before the work begins.
 
     Raises:
-        OptionError: the folder doesn't exist, isn't a folder, or isn't writable, or the path is a folder.
+        OptionError: the name doesn't end with ".so", by which TVM knows how to load it; the folder doesn't exist, isn't
+            a folder, or isn't writable; or the path is a folder.
     """
     folder = path.parent
+    if path.suffix != ".so":
+        raise OptionError(f"The output {path} is a shared library; end its name with .so.")
     if not folder.is_dir():
         raise OptionError(f"The folder {folder} of the output {path} doesn't exist.")
     if path.is_dir():
@@ -105,7 +110,9 @@ def link(executable: relax.VMExecutable, target: Target, metadata: bytes, path: 
             linker.library(Path(output), [*objects, "metadata.s"])
 
         link_objects.output_format = "so"  # type: ignore[attr-defined]
-        linked = folder / path.name
+        # A folder of its own: the objects beside it have names that the library may have, too.
+        linked = folder / "linked" / path.name
+        linked.parent.mkdir()
         executable.export_library(str(linked), fcompile=link_objects, workspace_dir=name)
         write_bytes(path, linked.read_bytes())
 
@@ -161,7 +168,9 @@ class _Linker:
         command = [
             *self.driver.command,
             *("-shared", "-nostdlib", "-O2", "-g0", "-s"),
-            *("-Wl,-z,now", "-Wl,-z,noexecstack", f"-Wl,-z,max-page-size={page_size}", f"-Wl,-soname,{soname}"),
+            *("-Wl,-z,now", "-Wl,-z,noexecstack", f"-Wl,-z,max-page-size={page_size}"),
+            # Unlike -Wl, -Xlinker leaves commas in the name alone.
+            *("-Xlinker", "-soname", "-Xlinker", soname),
             *inputs,
             *self.driver.libraries,
             *("-o", str(output)),
@@ -193,9 +202,6 @@ def _driver(target: Target) -> _Driver:
         return _Driver((str(found[0]), f"--target={target.linker.ndk_target}"), _SYSTEM_LIBRARIES, self_contained=False)
     zig = (sys.executable, "-m", "ziglang", "cc", "-target", target.linker.zig_target)
     return _Driver(zig, ("-rtlib=compiler-rt",), self_contained=True)
-
-
-_SYSTEM_LIBRARIES = ("-Wl,--as-needed", "-lm", "-lc")
 
 
 def _zig_cache(fallback: Path) -> Path:

@@ -108,8 +108,8 @@ class RemoteRunner:
         self._device: Any = None
         self._machine: Any = None
         self._through_tracker = tracker is not None
-        self._worker = Worker(f"session with {self.address}")
         _check_reachable(self.address, "tracker" if self._through_tracker else "server", timeout)
+        self._worker = Worker(f"session with {self.address}")
         try:
             self._session = self._call("connecting", self._connect)
             self._call("loading the library", lambda: self._load(path, num_threads))

@@ -129,6 +129,13 @@ def test_an_ndk_without_a_compiler_is_refused(tmp_path: Path, monkeypatch: pytes
         quantized_model().build("android-arm64", tmp_path / "model.so")
 
 
+@pytest.mark.parametrize("name", ["a,b c.so", "-o.so", "\u00fc.so"])
+def test_a_library_may_have_any_name_that_ends_with_so(name: str, tmp_path: Path, library: Path) -> None:
+    path = quantized_model().build("host", tmp_path / name)
+    assert dynamic_tags(path)["DT_SONAME"] == [name]
+    np.testing.assert_array_equal(Runner(path).run(sample(0))["logits"], Runner(library).run(sample(0))["logits"])
+
+
 def test_a_failing_linker_leaves_the_former_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.so"
     path.write_bytes(b"former")
@@ -150,7 +157,7 @@ def test_zigs_cache_may_be_unwritable(tmp_path: Path, monkeypatch: pytest.Monkey
     assert quantized_model().build("host", tmp_path / "model.so").exists()
 
 
-@pytest.mark.parametrize("path", ["/proc/model.so", "/no/such/folder/model.so", "/tmp"])  # noqa: S108
+@pytest.mark.parametrize("path", ["/proc/model.so", "/no/such/folder/model.so", "/tmp/model.dll", "/tmp"])  # noqa: S108
 def test_an_output_that_cannot_be_written_is_refused_at_once(path: str) -> None:
     with pytest.raises(OptionError, match=path):
         check_writable(Path(path))
