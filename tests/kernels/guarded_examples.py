@@ -1,6 +1,7 @@
-"""Runs the examples on tensors that end right before memory without access: `python -m tests.kernels.guarded_examples ISA`.
+"""Runs the examples on tensors that end right before memory without access.
 
-It is a process of its own, because reading or writing past the end kills it.
+Call it as `python -m tests.kernels.guarded_examples ISA`. It is a process of its own, because reading or writing past
+the end kills it.
 """
 
 from __future__ import annotations
@@ -15,23 +16,41 @@ from pipeline.reference.operators import evaluate
 from tests.kernels.examples import Example, examples
 from tests.kernels.guard_pages import guarded
 from tests.kernels.harness import build, generate, host_target, make_operation
+from tests.kernels.tensors import Array
+
+ALIGNMENT = 64
+"""Bytes: what TVM's tensors begin at a multiple of."""
+
+
+def aligned_copy(value: Array) -> Array:
+    """Return a copy that begins at a multiple of `ALIGNMENT`."""
+    memory = np.empty(value.nbytes + ALIGNMENT, "uint8")
+    start = -memory.ctypes.data % ALIGNMENT
+    copy = memory[start : start + value.nbytes].view(value.dtype).reshape(value.shape)
+    copy[...] = value
+    return copy
+
+
+def place(value: Array) -> Array:
+    """Return a copy at the end of a page, or anywhere if it wouldn't be aligned there."""
+    if value.nbytes % ALIGNMENT:
+        return aligned_copy(value)
+    copy = guarded(value.shape, str(value.dtype))
+    copy[...] = value
+    return copy
 
 
 def run(isa_name: str, example: Example) -> None:
     """Run one example; its result still has to be right."""
     operation = make_operation(example.attrs, *example.arguments)
     kernel = generate(operation, instruction_set(isa_name))
-    shapes = [tuple(int(d) for d in p.shape) for p in kernel.func.params]
+    *inputs, output = (tuple(int(d) for d in p.shape) for p in kernel.func.params)
     values = [example.arguments[a] if isinstance(a, int) else a for a in kernel.arguments]
-    arrays = []
-    for value, shape in zip(values, shapes[:-1], strict=True):
-        aligned = value.nbytes % 64 == 0
-        array = guarded(shape, str(value.dtype)) if aligned else np.empty(shape, value.dtype)
-        array[...] = value.reshape(shape)
-        arrays.append(tvm.runtime.from_dlpack(array) if aligned else tvm.runtime.tensor(array))
-    result = guarded(shapes[-1], operation.output.dtype)
-    build(kernel, host_target(isa_name))["main"](*arrays, tvm.runtime.from_dlpack(result))
-    np.testing.assert_array_equal(result.reshape(operation.output.shape), evaluate(example.attrs, *example.arguments))
+    arrays = [place(v.reshape(shape)) for v, shape in zip(values, inputs, strict=True)]
+    arrays.append(place(np.zeros(output, operation.output.dtype)))
+    build(kernel, host_target(isa_name))["main"](*(tvm.runtime.from_dlpack(a) for a in arrays))
+    result = arrays[-1].reshape(operation.output.shape)
+    np.testing.assert_array_equal(result, evaluate(example.attrs, *example.arguments))
 
 
 if __name__ == "__main__":

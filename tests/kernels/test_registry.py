@@ -12,6 +12,7 @@ from pipeline.dialect.attributes import OPERATORS
 from pipeline.kernels import registry
 from pipeline.kernels.isa import instruction_set, instruction_sets
 from tests.kernels.convolutions import Convolution
+from tests.kernels.examples import Example, examples
 from tests.kernels.harness import generate, make_operation
 
 
@@ -41,6 +42,15 @@ def test_nearest_instruction_set_that_accepts_wins(choice: Choice) -> None:
     attrs, arguments = choice.convolution.integer(seed=0)
     row = registry.select(make_operation(attrs, *arguments), instruction_set(choice.isa))
     assert row.name == choice.kernel
+
+
+@pytest.mark.parametrize("example", examples().values(), ids=examples())
+@pytest.mark.parametrize("isa_name", sorted(instruction_sets()))
+def test_memory_bound_operators_have_a_kernel_everywhere(example: Example, isa_name: str) -> None:
+    isa, operation = instruction_set(isa_name), make_operation(example.attrs, *example.arguments)
+    row = registry.select(operation, isa)
+    assert row.isa in {ancestor.name for ancestor in isa.lineage()}
+    assert any(r.isa == "portable" and r.accepts(operation) for r in registry.rows() if r.operator is row.operator)
 
 
 def test_names_say_operator_variant_and_instruction_set() -> None:

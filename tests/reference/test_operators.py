@@ -1,12 +1,16 @@
-"""The reference itself, held against loops and against ONNX's own reference."""
+"""The reference itself, held against loops, ONNX's own reference and ONNX Runtime."""
 
 from __future__ import annotations
 
+import itertools
+from fractions import Fraction
+
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from pipeline.dialect import attributes as op
@@ -77,6 +81,97 @@ def test_quantize_and_dequantize_are_onnx_s_for_scales_that_are_powers_of_two(
     expected, restored = ReferenceEvaluator(model).run(None, feeds)
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_array_equal(evaluate(op.Dequantize(scale=scale, zero_point=zero_point), y), restored)
+
+
+def run_onnx(node: NodeProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the only output of an ONNX model of one node, by ONNX Runtime."""
+    types = {k: helper.np_dtype_to_tensor_dtype(v.dtype) for k, v in feeds.items()}
+    inputs = [helper.make_tensor_value_info(k, types[k], v.shape) for k, v in feeds.items()]
+    output = helper.make_tensor_value_info(node.output[0], types["x"], None)
+    opset = [helper.make_opsetid("", 17)]
+    model = helper.make_model(helper.make_graph([node], "one", inputs, [output]), opset_imports=opset, ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, feeds)[0]
+
+
+@given(st.integers(1, 2), st.integers(1, 2), st.integers(0, 2), st.integers(0, 255), st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_integer_convolution_is_onnx_runtimes_for_scales_that_are_powers_of_two(
+    groups: int, stride: int, pad: int, zero_point: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    x = random.integers(0, 256, (1, 7, 8, groups * 4), "uint8")
+    weight = random.integers(-127, 128, (groups * 3, 3, 3, 4), "int8")
+    bias = random.integers(-1000, 1000, groups * 3, "int32")
+    # Powers of two are exact, and make halves, on which the two have to agree.
+    scales = np.exp2(random.integers(-12, -8, groups * 3)).astype("float32")
+    names = ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz", "b"]
+    node = helper.make_node("QLinearConv", names, ["y"], pads=[pad] * 4, strides=[stride] * 2, group=groups)
+    one = np.float32(1)
+    arrays = [x.transpose(0, 3, 1, 2), one, np.uint8(zero_point), weight.transpose(0, 3, 1, 2), scales]
+    arrays += [np.zeros(groups * 3, "int8"), one, np.uint8(101), bias]
+    expected = run_onnx(
+        node, {k: np.ascontiguousarray(v).reshape(np.shape(v)) for k, v in zip(names, arrays, strict=True)}
+    )
+    attrs = op.QConv2d(
+        strides=(stride, stride), padding=(pad,) * 4, groups=groups, input_zero_point=zero_point, output_zero_point=101
+    )
+    np.testing.assert_array_equal(evaluate(attrs, x, weight, bias, scales), expected.transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_max_pool_is_onnx_runtimes(dtype: str, dilation: int) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (2, 9, 8, 3)).astype(dtype)
+    attrs = op.MaxPool2d((3, 2), (2, 1), (1, 0, 1, 1), (dilation, dilation))
+    geometry = {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1], "dilations": [dilation] * 2}
+    node = helper.make_node("MaxPool", ["x"], ["y"], **geometry)
+    expected = run_onnx(node, {"x": np.ascontiguousarray(x.transpose(0, 3, 1, 2))})
+    np.testing.assert_array_equal(evaluate(attrs, x), expected.transpose(0, 2, 3, 1))
+
+
+@given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_a_mean_is_the_rounded_sum_over_the_window(zero_point: int, output_zero_point: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    x = random.integers(0, 256, (1, 5, 6, 2), "uint8")
+    attrs = op.QAvgPool2d(
+        output_zero_point, 3, 250, pool_size=(3, 2), strides=(2, 1), padding=(1, 1, 1, 0), input_zero_point=zero_point
+    )
+    multiplier = random.choice(np.array([0.125, 0.25, 0.5], "float32"), (3, 6))
+    result = evaluate(attrs, x, multiplier)
+    assert result.shape == (1, 3, 6, 2)
+    for _, h, w, c in np.ndindex(result.shape):
+        taps = [(2 * h - 1 + i, w - 1 + j) for i, j in itertools.product(range(3), range(2))]
+        total = sum(int(x[0, r, k, c]) - zero_point for r, k in taps if 0 <= r < 5 and 0 <= k < 6)
+        # Python's own rounding of fractions is half to even, too.
+        mean = round(total * Fraction(float(multiplier[h, w])))
+        assert result[0, h, w, c] == min(max(mean + output_zero_point, 3), 250)
+
+
+@given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_a_product_is_rounded_half_to_even_and_broadcast(a_zero: int, b_zero: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    a, b = random.integers(0, 256, (2, 3, 4), "uint8"), random.integers(0, 256, (2, 1, 4), "uint8")
+    attrs = op.QMultiply(output_zero_point=60, a_zero_point=a_zero, b_zero_point=b_zero, multiplier=2.0**-7)
+    result = evaluate(attrs, a, b)
+    for i, j, k in np.ndindex(2, 3, 4):
+        product = (int(a[i, j, k]) - a_zero) * (int(b[i, 0, k]) - b_zero)
+        assert result[i, j, k] == min(max(round(Fraction(product, 128)) + 60, 0), 255)
+
+
+def test_infinities_saturate_and_nan_becomes_255() -> None:
+    x = np.array([np.inf, -np.inf, np.nan, 3e37, -3e37], "float32")
+    np.testing.assert_array_equal(evaluate(op.Quantize(4.0, 128), x), [255, 0, 255, 255, 0])
+
+
+def test_a_lookup_and_a_pad_are_what_they_say() -> None:
+    table = np.arange(256, dtype="uint8")[::-1]
+    x = np.array([[0, 1, 255]], "uint8")
+    assert evaluate(op.QLookup(), x, table).tolist() == [[255, 254, 0]]
+    padded = evaluate(op.Pad((1, 0, 0, 2), 7.0), np.full((1, 1, 1, 2), 3, "uint8"))
+    assert padded[..., 0].tolist() == [[[7, 7, 7], [3, 7, 7]]]
 
 
 @given(st.integers(0, 2**32))
