@@ -57,7 +57,7 @@ def run_onnx(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
 
 
 def small_network(seed: int = 0, size: int = 12) -> onnx.ModelProto:
-    """Return a network with a residual, a gate, a pool, a concat, an average and a classifier; x: [1,3,size,size]."""
+    """Return a network with one of everything; x: [1,3,size,size]."""
     random = np.random.default_rng(seed)
 
     def weight(*shape: int) -> Array:
@@ -77,6 +77,10 @@ def small_network(seed: int = 0, size: int = 12) -> onnx.ModelProto:
     gated = b.node("Mul", body, gate)
     pooled = b.node("MaxPool", gated, kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1])
     joined = b.node("Concat", conv(gated, 18, 10, 1), pooled, axis=1)
+    scales = b.constant(np.array([1, 1, 2, 2], "float32"))
+    nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    larger = b.node("Resize", joined, "", scales, **nearest)
+    joined = b.node("Add", conv(larger, 28, 28, 3, strides=[2, 2]), joined)
     flat = b.node("Flatten", b.node("GlobalAveragePool", joined))
     scores = b.node("Gemm", flat, b.constant(weight(5, 28)), b.constant(weight(5)), transB=1, name="scores")
     return b.model({"x": [1, 3, size, size]}, scores)

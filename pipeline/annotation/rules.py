@@ -71,14 +71,24 @@ def lower_bound(binding: Binding, known: dict[relax.Var, float]) -> float:
         return 0.0
     if isinstance(attrs, op.Pad):
         return min(args[0], attrs.value)
-    if isinstance(attrs, op.MaxPool2d) or binding.operator in _ORDER_PRESERVING:
+    if isinstance(attrs, op.MaxPool2d) or (binding.operator in _ORDER_PRESERVING and args):
         return args[0]
     return -math.inf
 
 
 _ORDER_PRESERVING = frozenset(
     f"relax.{name}"
-    for name in ("mean", "nn.avg_pool2d", "reshape", "permute_dims", "squeeze", "expand_dims", "flatten")
+    for name in (
+        "expand_dims",
+        "flatten",
+        "image.resize2d",
+        "mean",
+        "nn.avg_pool2d",
+        "permute_dims",
+        "reshape",
+        "squeeze",
+        "strided_slice",
+    )
 )
 
 
@@ -156,6 +166,17 @@ def _avg_pool(binding: Binding) -> str | None:
     return _float_result(binding)
 
 
+def _nearest(binding: Binding) -> str | None:
+    attrs = binding.value.attrs
+    if attrs["method"] != "nearest_neighbor" or attrs["coordinate_transformation_mode"] not in NEAREST_MODES:
+        return "it interpolates between pixels"
+    return _float_result(binding)
+
+
+NEAREST_MODES = ("asymmetric", "half_pixel")
+"""How a nearest-neighbour resize may find its pixels."""
+
+
 def _named(kind: str) -> Callable[[Binding], str]:
     return lambda _: kind
 
@@ -177,6 +198,7 @@ RULES: dict[str, Rule] = {
     "relax.expand_dims": Rule(_named("reshape"), Role.MOVEMENT, _float_result),
     "relax.flatten": Rule(_named("reshape"), Role.MOVEMENT, _float_result),
     "relax.strided_slice": Rule(_named("slice"), Role.MOVEMENT, _float_result),
+    "relax.image.resize2d": Rule(_named("resize"), Role.MOVEMENT, _nearest),
 }
 """Operator -> what annotate knows of it. Operators without a row stay in float."""
 
@@ -191,6 +213,7 @@ KINDS = (
     "multiply",
     "pad",
     "reshape",
+    "resize",
     "slice",
     "transpose",
     "unary",

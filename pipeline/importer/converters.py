@@ -245,6 +245,29 @@ class Pad(_Fallback):
         return relax.op.permute_dims(bb.emit(y, name_hint=attr["tvm_custom"]["name"]), NCHW)
 
 
+class Split(_Fallback):
+    """Parts of a tensor -> one slice each, which later passes treat like any other operator with one result."""
+
+    op_type = "Split"
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
+        x, count = inputs[0], attr["tvm_custom"]["num_outputs"]
+        shape = tensor_type(x).shape
+        axis = attr.get("axis", 0) % len(shape)
+        given = inputs[1] if len(inputs) > 1 else None
+        sizes = attr.get("split") if given is None else constant(given)
+        if given is not None and sizes is None:
+            return cls._stock(bb, inputs, attr, params)
+        if sizes is None:
+            part = -(-shape[axis] // count)
+            sizes = [min(part, shape[axis] - i * part) for i in range(count)]
+        ends = np.cumsum([int(s) for s in sizes])
+        starts = [0, *ends[:-1]]
+        slices = [relax.op.strided_slice(x, [axis], [int(a)], [int(b)]) for a, b in zip(starts, ends, strict=True)]
+        return relax.Tuple([bb.emit(s) for s in slices])
+
+
 class Identity(_Fallback):
     """Nothing at all (Dropout, at inference, too)."""
 
@@ -257,7 +280,19 @@ class Identity(_Fallback):
 
 
 CONVERTERS: dict[str, type[tvm_onnx.OnnxOpConverter]] = {
-    c.op_type: c
-    for c in (Conv, Gemm, MatMul, BatchNormalization, MaxPool, AveragePool, GlobalAveragePool, Clip, Pad, Identity)
+    converter.op_type: converter
+    for converter in (
+        AveragePool,
+        BatchNormalization,
+        Clip,
+        Conv,
+        Gemm,
+        GlobalAveragePool,
+        Identity,
+        MatMul,
+        MaxPool,
+        Pad,
+        Split,
+    )
 }
 """ONNX operator type -> our converter; every other type is TVM's."""

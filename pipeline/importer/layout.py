@@ -42,6 +42,18 @@ ELEMENTWISE = frozenset(
 REDUCTIONS = frozenset(f"relax.{name}" for name in ("mean", "sum", "max", "min"))
 
 
+RESIZE_ATTRIBUTES = (
+    "method",
+    "coordinate_transformation_mode",
+    "rounding_method",
+    "cubic_alpha",
+    "cubic_exclude",
+    "extrapolation_value",
+    "out_dtype",
+)
+"""All attributes of `relax.image.resize2d` but the layout and the region."""
+
+
 @dataclass(frozen=True)
 class _Permuted:
     """The tensor `permute_dims(base, axes)`, not computed yet."""
@@ -82,6 +94,8 @@ class _Propagation:
             return self._reduce(binding)
         if name == "relax.concat":
             return self._concat(binding)
+        if name == "relax.image.resize2d":
+            return self._resize(binding)
         return False
 
     def _source(self, expr: relax.Expr) -> _Permuted | None:
@@ -169,6 +183,18 @@ class _Propagation:
         axis = frame[int(binding.value.attrs["axis"]) % len(frame)]
         var = self.builder.emit(relax.op.concat(args, axis), binding.var.name)
         self._remember(binding.var, _Permuted(var, frame))
+        return True
+
+    def _resize(self, binding: Binding) -> bool:
+        x, size = binding.value.args
+        attrs = binding.value.attrs
+        if self._frame([x]) != (0, 3, 1, 2) or attrs["layout"] != "NCHW":
+            return False
+        base = self.permuted[x].base
+        kept = {k: attrs[k] for k in RESIZE_ATTRIBUTES}
+        region = tuple(float(v) for v in attrs["roi"])
+        resized = relax.op.image.resize2d(base, size, region, layout="NHWC", **kept)
+        self._remember(binding.var, _Permuted(self.builder.emit(resized, binding.var.name), (0, 3, 1, 2)))
         return True
 
     def _materialize(self, var: relax.Var) -> relax.Expr:

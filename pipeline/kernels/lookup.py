@@ -61,19 +61,20 @@ def shuffled_in_rows(operation: Operation, isa: InstructionSet) -> Kernel:
     run = Run.of(operation.output.size, 4 * isa.lanes, MAX_TASKS)
     octets, signed = vector_type("uint8", run.width), vector_type("int8", run.width)
 
-    def row(index: Any, number: int) -> Any:
-        below = T.broadcast(T.int8(16 * number), run.width)
-        left = T.call_llvm_pure_intrin(signed, f"llvm.ssub.sat.v{run.width}i8", T.reinterpret(signed, index), below)
+    def next_row(index: Any) -> Any:
+        sixteen = T.broadcast(T.int8(16), run.width)
+        left = T.call_llvm_pure_intrin(signed, f"llvm.ssub.sat.v{run.width}i8", T.reinterpret(signed, index), sixteen)
         return T.reinterpret(octets, left)
 
     def step(x: Any, table: Any, y: Any, start: Any) -> None:
         code = x[span(start, run.width)]
-        halves = (code, T.bitwise_xor(code, T.broadcast(T.uint8(128), run.width)))
-        rows = [row(half, number) for half in halves for number in range(8)]
-        entries = [
-            T.call_llvm_pure_intrin(octets, PSHUFB[isa.lanes], table[span(i * run.width, run.width)], index)
-            for i, index in enumerate(rows)
-        ]
+        entries = []
+        for half, first in enumerate((code, T.bitwise_xor(code, T.broadcast(T.uint8(128), run.width)))):
+            index = first
+            for row in range(8 * half, 8 * half + 8):
+                entry = table[span(row * run.width, run.width)]
+                entries.append(T.call_llvm_pure_intrin(octets, PSHUFB[isa.lanes], entry, index))
+                index = next_row(index)
         T.buffer_store(y, functools.reduce(T.bitwise_xor, entries), [span(start, run.width)])
 
     table = row_differences(operation.constants[1], copies=isa.lanes // 4)

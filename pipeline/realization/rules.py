@@ -272,6 +272,7 @@ RULES: dict[str, Rule] = {
     "relax.expand_dims": move,
     "relax.flatten": move,
     "relax.strided_slice": move,
+    "relax.image.resize2d": move,
 }
 """Operator -> how it is written with integers."""
 

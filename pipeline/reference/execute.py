@@ -128,11 +128,35 @@ def _averaged(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
     return y
 
 
+def _resized(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
+    """Nearest neighbour, as TVM computes it: coordinates a little off an integer count as that integer."""
+    x, attrs = _value(binding.value.args[0], values), binding.value.attrs
+    mode = attrs["coordinate_transformation_mode"]
+    if attrs["method"] != "nearest_neighbor" or mode not in ("asymmetric", "half_pixel"):
+        raise NotImplementedError("Only nearest-neighbour resizing has a NumPy form in reference.execute")
+    half = 0.5 if mode == "half_pixel" else 0.0
+    rounding: dict[str, Callable[[Array], Array]] = {
+        "floor": lambda v: np.floor(v + 1e-5),
+        "ceil": lambda v: np.ceil(v - 1e-5),
+        "round": np.rint,
+        "round_prefer_floor": lambda v: np.ceil(v - 0.5),
+        "round_prefer_ceil": lambda v: np.floor(v + 0.5),
+    }
+    pick = rounding[attrs["rounding_method"] or "round"]
+    first = attrs["layout"].index("H")
+    for axis in (first, first + 1):
+        size, wanted = x.shape[axis], tensor_type(binding.var).shape[axis]
+        source = (np.arange(wanted) + half) * (size / wanted) - half
+        x = np.take(x, np.clip(pick(source), 0, size - 1).astype("int64"), axis)
+    return np.asarray(x)
+
+
 STOCK: dict[str, Stock] = {
     "relax.add": _binary(np.add),
     "relax.concat": _concatenated,
     "relax.divide": _binary(np.divide),
     "relax.expand_dims": _reshaped,
+    "relax.image.resize2d": _resized,
     "relax.flatten": _reshaped,
     "relax.matmul": _binary(np.matmul),
     "relax.max": _reduced(np.max),

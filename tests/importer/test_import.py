@@ -170,6 +170,26 @@ def test_a_product_of_two_activations_and_a_softmax() -> None:
     assert_same(b.model({"x": (1, 4, 9, 8)}, b.node("MatMul", b.node("Softmax", scores, axis=-1), "x")))
 
 
+@pytest.mark.parametrize("mode", ["asymmetric", "half_pixel"])
+@pytest.mark.parametrize("rounding", ["floor", "round_prefer_floor"])
+def test_an_image_is_enlarged_by_its_nearest_pixels(mode: str, rounding: str) -> None:
+    random = np.random.default_rng(5)
+    b = ModelBuilder()
+    y = b.node("Conv", "x", b.constant(random.standard_normal((6, 4, 1, 1)).astype("float32")))
+    options = {"coordinate_transformation_mode": mode, "nearest_mode": rounding}
+    y = b.node("Resize", y, "", b.constant(np.array([1, 1, 2, 3], "float32")), mode="nearest", **options)
+    operators = assert_same(b.model({"x": (1, 4, 9, 8)}, b.node("Relu", y)))
+    assert operators.index("relax.image.resize2d") < operators.index("relax.permute_dims", 1)
+
+
+def test_a_tensor_is_split_and_joined_again() -> None:
+    b = ModelBuilder()
+    sizes = b.constant(np.array([1, 3], "int64"))
+    b.nodes.append(onnx.helper.make_node("Split", ["x", sizes], ["left", "right"], axis=1))
+    y = b.node("Concat", b.node("Relu", "right"), "left", axis=1)
+    assert assert_same(b.model({"x": (1, 4, 9, 8)}, y)).count("relax.strided_slice") == 2
+
+
 def test_zero_padding_of_an_image() -> None:
     b = ModelBuilder()
     pads = b.constant(np.array([0, 0, 1, 2, 0, 0, 3, 0], "int64"))
