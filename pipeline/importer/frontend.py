@@ -32,6 +32,8 @@ def convert(model: onnx.ModelProto) -> tvm.IRModule:
         try:
             module = importer.from_onnx(model.graph, opset)
         except _FailedNodes as failed:
+            # TVM complains on standard error about a block that nobody ends.
+            importer.bb._end_block()
             raise ModelError(_message([str(f) for f in failed.failures], opset)) from failed
     return module
 

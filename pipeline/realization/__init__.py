@@ -46,12 +46,12 @@ class _Realizer:
         self.program = program
         self.flow = Dataflow.of(program.module)
         self.annotation = annotation
-        self.builder = DataflowBuilder(program.module)
         self.chosen = {o.name: o for o in annotation.operators if o.precision == "int8"}
         self.params = _parameters(annotation, table)
         self.codes: dict[relax.Var, relax.Var] = {}
         self.refused: dict[str, str] = {}
         _check(self.flow, annotation)
+        self.builder = DataflowBuilder(program.module)
 
     def run(self) -> tuple[Program, Annotation]:
         for binding in self.flow.bindings:
