@@ -120,9 +120,8 @@ GLOBAL = {
 
 @every_vector_length
 @pytest.mark.parametrize("image", GLOBAL.values(), ids=GLOBAL)
-@pytest.mark.parametrize("zero_point", [0, 128, 255])
-def test_global_mean(isa_name: str, image: Global, zero_point: int) -> None:
-    attrs = QAvgPool2d(output_zero_point=9, pool_size=(image.height, image.width), input_zero_point=zero_point)
+def test_global_mean(isa_name: str, image: Global) -> None:
+    attrs = QAvgPool2d(output_zero_point=9, pool_size=(image.height, image.width), input_zero_point=128)
     multiplier = np.full((1, 1), 1.7 / (image.height * image.width), "float32")
     random = np.random.default_rng(0)
     assert_exact(isa_name, attrs, codes(random, 2, image.height, image.width, image.channels), multiplier)

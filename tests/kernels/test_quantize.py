@@ -45,7 +45,7 @@ def test_dequantize(isa_name: str, shape: tuple[int, ...], scale: float, zero_po
 
 
 @every_vector_length
-@pytest.mark.parametrize("zero_point", [0, 1, 128, 255])
+@pytest.mark.parametrize("zero_point", [1, 128])
 def test_halves_go_to_even(isa_name: str, zero_point: int) -> None:
     x = (np.arange(-600, 600) / 2).astype("float32")
     assert_exact(isa_name, Quantize(1.0, zero_point), x)
