@@ -49,9 +49,9 @@ def test_random_networks(seed: int, size: int, symmetric: bool) -> None:
     assert_bit_exact(quantized.program, {"x": samples[2]})
 
 
-@pytest.mark.parametrize("algorithm", ["kl", "abs_max"])
-def test_the_real_digit_classifier(algorithm: str) -> None:
-    prepared = prepare(load_recipe("digits"))
+@pytest.mark.parametrize("name", ["digits", "text-direction", "efficientnet-lite0"])
+def test_real_models(name: str) -> None:
+    prepared = prepare(load_recipe(name))
     program = load(prepared.model, prepared.shapes)
-    quantized = quantize(program, prepared.calibration, algorithm=algorithm, batch_nums=20)
+    quantized = quantize(program, prepared.calibration, batch_nums=4)
     assert_bit_exact(quantized.program, next(prepared.evaluation()).feeds)
