@@ -16,6 +16,8 @@ import tvm
 from tvm import relax
 from tvm.ir import GenericConst, Op
 
+from pipeline.dialect.operators import UnsupportedProgramError
+
 
 @dataclass(frozen=True)
 class Binding:
@@ -49,7 +51,7 @@ class Dataflow:
         """Read a module's `main`.
 
         Raises:
-            ValueError: it has control flow.
+            UnsupportedProgramError: it has control flow.
         """
         function = module["main"]
         aliases: dict[relax.Expr, relax.Expr] = {}
@@ -67,7 +69,7 @@ class Dataflow:
                 if isinstance(value, relax.Var):
                     aliases[binding.var] = value
                 elif isinstance(value, relax.If | relax.SeqExpr):
-                    raise ValueError(f"{binding.var.name} is control flow, which a program can't have")
+                    raise UnsupportedProgramError(f"tensor {binding.var.name!r} depends on control flow (If)")
                 elif isinstance(value, relax.Tuple):
                     tuples[binding.var] = value
                     bindings.append(Binding(binding.var, value))

@@ -15,7 +15,11 @@ from pipeline.dialect.attributes import OPERATORS, Attributes
 from pipeline.dialect.types import TensorType
 
 
-class UnknownShapeError(ValueError):
+class UnsupportedProgramError(ValueError):
+    """A program isn't a straight line of operators on tensors of known shapes."""
+
+
+class UnknownShapeError(UnsupportedProgramError):
     """A tensor's shape isn't known before the program runs."""
 
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
+import tvm
 from tvm import relax
 
 from pipeline.dialect.dataflow import Dataflow
-from pipeline.dialect.operators import UnknownShapeError, from_relax_type
+from pipeline.dialect.operators import UnknownShapeError, UnsupportedProgramError, from_relax_type
 from pipeline.errors import ModelError
 from pipeline.importer.frontend import convert
 from pipeline.importer.fuse import fuse_affine, fuse_clip
@@ -50,15 +51,23 @@ def import_proto(model: onnx.ModelProto, shapes: Shapes, name: str, source_sha25
     normalized = normalize(model, shapes)
     module = convert(normalized)
     try:
+        _check_shapes(module)
         for step in PASSES:
             module = step(module)
         inputs = _specs([i.name for i in normalized.graph.input], module["main"].params)
         outputs = _specs([o.name for o in normalized.graph.output], Dataflow.of(module).outputs)
-    except UnknownShapeError as error:
-        raise ModelError(
-            f"Model {name}: {error}. Give every input's shape, for example --shape x=1,3,224,224."
-        ) from error
+    except UnsupportedProgramError as error:
+        raise ModelError(f"Model {name} can't be compiled ahead of time: {error}.") from error
     return Program(module, inputs, outputs, name, source_sha256)
+
+
+def _check_shapes(module: tvm.IRModule) -> None:
+    for binding in Dataflow.of(module).bindings:
+        if isinstance(binding.var.ty, relax.TensorType):
+            try:
+                from_relax_type(binding.var.ty)
+            except UnknownShapeError as error:
+                raise UnknownShapeError(f"the shape of tensor {binding.var.name!r} depends on the data") from error
 
 
 def _specs(names: list[str], values: Sequence[relax.Expr]) -> tuple[TensorSpec, ...]:

@@ -113,6 +113,26 @@ def test_all_attributes_that_cannot_be_imported_are_named() -> None:
     assert "Conv 'first'" in str(caught.value)
 
 
+def test_a_shape_that_depends_on_the_data_is_refused() -> None:
+    b = ModelBuilder()
+    y = b.node("Cast", b.node("NonZero", b.node("Relu", "x"), name="places"), to=TensorProto.FLOAT)
+    with pytest.raises(ModelError, match="the shape of tensor 'places' depends on the data"):
+        import_test_model(b.model({"x": (1, 3)}, y))
+
+
+def test_control_flow_is_refused() -> None:
+    b = ModelBuilder()
+    branches = {}
+    for name, op_type in (("then_branch", "Relu"), ("else_branch", "Sigmoid")):
+        node = onnx.helper.make_node(op_type, ["x"], [name])
+        output = onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3])
+        branches[name] = onnx.helper.make_graph([node], name, [], [output])
+    total = b.node("ReduceSum", "x", keepdims=0)
+    condition = b.node("Greater", total, b.constant(np.float32(0)))
+    with pytest.raises(ModelError, match="If 'y': operator not supported"):
+        import_test_model(b.model({"x": (1, 3)}, b.node("If", condition, name="y", **branches)))
+
+
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
