@@ -62,12 +62,22 @@ def import_proto(model: onnx.ModelProto, shapes: Shapes, name: str, source_sha25
 
 
 def _check_shapes(module: tvm.IRModule) -> None:
-    for binding in Dataflow.of(module).bindings:
-        if isinstance(binding.var.ty, relax.TensorType):
-            try:
-                from_relax_type(binding.var.ty)
-            except UnknownShapeError as error:
-                raise UnknownShapeError(f"the shape of tensor {binding.var.name!r} depends on the data") from error
+    """Refuse tensors whose shapes depend on the data.
+
+    Raises:
+        UnknownShapeError: there are some; they are named, those that only exist within TVM's converters left out.
+    """
+    unknown = [b.var.name for b in Dataflow.of(module).bindings if not _has_known_shape(b.var)]
+    named = [name for name in unknown if not name.startswith("lv")] or unknown
+    if named:
+        raise UnknownShapeError(f"the shape of tensor {', '.join(map(repr, named))} depends on the data")
+
+
+def _has_known_shape(var: relax.Var) -> bool:
+    try:
+        return not isinstance(var.ty, relax.TensorType) or bool(from_relax_type(var.ty))
+    except UnknownShapeError:
+        return False
 
 
 def _specs(names: list[str], values: Sequence[relax.Expr]) -> tuple[TensorSpec, ...]:
