@@ -115,8 +115,8 @@ def test_all_attributes_that_cannot_be_imported_are_named() -> None:
 
 def test_a_shape_that_depends_on_the_data_is_refused() -> None:
     b = ModelBuilder()
-    y = b.node("Cast", b.node("NonZero", b.node("Relu", "x"), name="places"), to=TensorProto.FLOAT)
-    with pytest.raises(ModelError, match=r"the shape of tensor 'places'.* depends? on the data"):
+    y = b.node("Cast", b.node("NonZero", b.node("Relu", "x")), to=TensorProto.FLOAT)
+    with pytest.raises(ModelError, match=r"the shape of tensor 't\d' depends on the data"):
         import_test_model(b.model({"x": (1, 3)}, y))
 
 
