@@ -40,7 +40,7 @@ class BuildRequest:
         model: the ONNX file.
         output: folder for everything that is written; made if it doesn't exist.
         targets: names or paths of targets.
-        samples: see `calibration.samples`; not needed with `table`.
+        samples: see `calibration.samples`; not needed with `table`. They are read twice if `check` is set.
         shapes: input shapes that the model leaves open.
         annotate: which operators to quantize.
         calibrate: how thresholds are chosen.
