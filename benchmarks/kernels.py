@@ -74,6 +74,8 @@ LAYERS = (
     Layer("classifier, 2048 to 1000", 1, 2048, 1000, 1),
     Layer("depthwise 3x3 of 112x112x32", 114, 1, 1, 3, groups=32),
     Layer("depthwise 3x3 of 56x56x128", 58, 1, 1, 3, groups=128),
+    Layer("depthwise 3x3 of 56x56x144", 58, 1, 1, 3, groups=144),
+    Layer("depthwise 3x3 of 28x28x192", 30, 1, 1, 3, groups=192),
     Layer("depthwise 3x3 of 28x28x256", 30, 1, 1, 3, groups=256),
     Layer("depthwise 3x3 of 14x14x512", 16, 1, 1, 3, groups=512),
     Layer("depthwise 3x3 of 7x7x1024", 9, 1, 1, 3, groups=1024),

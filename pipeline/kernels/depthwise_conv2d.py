@@ -29,7 +29,7 @@ from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.packing import folded_bias
 from pipeline.kernels.product import PARALLEL_PRODUCTS, Geometry
 from pipeline.kernels.registry import kernel
-from pipeline.kernels.vectors import part, span, vector_type
+from pipeline.kernels.vectors import part, register_buffer, span, vector_type
 
 Array = npt.NDArray[Any]
 
@@ -134,7 +134,7 @@ def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) 
         multiplier = T.arg("multiplier", T.buffer((plan.blocks * lanes,), "float32"))
         y = T.arg("y", T.buffer((lines * g.out_width * g.groups,), epilogue.dtype))
         with loop(plan.blocks * lines) as p:
-            acc = T.alloc_buffer((mr * lanes,), dtypes[2], scope="local")
+            acc = register_buffer(mr * lanes, dtypes[2])
             block, line = p % plan.blocks, p // plan.blocks
             constants = span(block * lanes, lanes)
             channel = plan.first_channel(block)

@@ -5,8 +5,8 @@ rows of the input are interleaved byte by byte, 4 * lanes channels at a time, wh
 int32 lane holds one channel's column of the kernel. Such a column serves all output pixels whose window it is in.
 Taps that the kernel doesn't have are zeros on both sides.
 
-    for (channel block, output row), in parallel:
-        for tile of the row:                          mr places x four vectors, in registers
+    for (channel block, chunk of output rows), in parallel:
+        for row, for tile of it:                      mr places x four vectors, in registers
             for column of the input, for each four rows of the kernel:      unrolled: interleave
                 for output place that has the column in its window:         unrolled: four dot products
             for place:                                unrolled: requantize, store 4 * lanes bytes
@@ -37,6 +37,7 @@ from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.packing import folded_bias
 from pipeline.kernels.product import PARALLEL_PRODUCTS, Geometry
 from pipeline.kernels.registry import kernel
+from pipeline.kernels.vectors import register_buffer
 
 Array = npt.NDArray[Any]
 
@@ -49,8 +50,8 @@ MAX_KERNEL = 7
 MAX_PIXELS = 8
 """Most neighbouring pixels in a place."""
 
-MAX_UNROLLED = 32
-"""How many columns of the kernel, four rows high, a tile may add up: more code, and more weights, slow it down."""
+MIN_TASKS = 16
+"""How many pieces of work there are at least, if possible. A larger piece finds more of its constants in registers."""
 
 MIN_CHANNELS = 64
 """Places of fewer channels are for the generic kernel."""
@@ -75,15 +76,20 @@ class Plan:
     @classmethod
     def choose(cls, geometry: Geometry, isa: InstructionSet) -> Plan | None:
         """Return the plan with the fewest instructions, or None if vectors would be wider than a place."""
-        most = MAX_PIXELS if geometry.strides[1] == 1 else 1
+        most_pixels = MAX_PIXELS if geometry.strides[1] == 1 else 1
+
+        def most_places(pixels: int) -> int:
+            # Where places share few columns, larger tiles fit, too, but LLVM loads all columns before it needs them.
+            small = pixels == 1 and max(geometry.kernel) <= DEPTH
+            return min(isa.registers // (8 if small else 16), geometry.out_width // pixels)
+
         plans = [
             cls(geometry, isa, pixels, mr)
-            for pixels in range(1, min(most, geometry.out_width) + 1)
-            for mr in range(1, min(isa.registers // 8, geometry.out_width // pixels) + 1)
+            for pixels in range(1, min(most_pixels, geometry.out_width) + 1)
+            for mr in range(1, most_places(pixels) + 1)
             if pixels * geometry.groups >= DEPTH * isa.lanes
         ]
-        short = [p for p in plans if p.mr == 1 or p.mr * p.quads * geometry.kernel[1] <= MAX_UNROLLED]
-        return min(short, key=lambda plan: plan._instructions(), default=None)
+        return min(plans, key=lambda plan: plan._instructions(), default=None)
 
     def _instructions(self) -> int:
         """Count shuffles, dot products and requantization of a row."""
@@ -110,6 +116,11 @@ class Plan:
     def tiles(self) -> int:
         """Number of tiles in a row."""
         return -(-self.geometry.out_width // (self.pixels * self.mr))
+
+    @property
+    def chunks(self) -> int:
+        """Into how many chunks the output rows are cut."""
+        return min(self.geometry.batch * self.geometry.out_height, -(-MIN_TASKS // self.blocks))
 
     def columns(self) -> dict[int, list[tuple[int, int]]]:
         """Return the tile's input columns, in pixels, each with the (place, kernel column) pairs that use it."""
@@ -171,6 +182,7 @@ class _Nest:
         lines, channels = g.batch * g.out_height, plan.blocks * plan.vector
         block_weights = g.kernel[1] * plan.quads * DEPTH * plan.vector
         loop = T.parallel if g.products >= PARALLEL_PRODUCTS else T.serial
+        per_chunk = -(-lines // plan.chunks)
         with IRBuilder() as builder, T.prim_func():
             T.func_attr({"tirx.noalias": True, "op_pattern": 8})
             self.x = T.arg("x", T.buffer((g.batch * g.height * self.row_stride,), "uint8"))
@@ -178,12 +190,13 @@ class _Nest:
             self.bias = T.arg("bias", T.buffer((channels,), "int32"))
             self.multiplier = T.arg("multiplier", T.buffer((channels,), "float32"))
             self.y = T.arg("y", T.buffer((lines * g.out_width * g.groups,), "uint8"))
-            with loop(plan.blocks * lines) as p:
-                self.acc = T.alloc_buffer((plan.mr * plan.vector,), "int32", scope="local")
-                self.taps = T.alloc_buffer((DEPTH * plan.vector,), "uint8", scope="local")
-                block, line = p % plan.blocks, p // plan.blocks
-                row = line // g.out_height * g.height + line % g.out_height * g.strides[0]
-                with T.serial(plan.tiles) as t:
+            with loop(plan.blocks * plan.chunks) as p:
+                self.acc = register_buffer(plan.mr * plan.vector, "int32")
+                self.taps = register_buffer(DEPTH * plan.vector, "uint8")
+                block, first_line = p // plan.chunks, p % plan.chunks * per_chunk
+                with T.serial(T.max(T.min(per_chunk, lines - first_line), 0)) as r, T.serial(plan.tiles) as t:
+                    line = first_line + r
+                    row = line // g.out_height * g.height + line % g.out_height * g.strides[0]
                     pixel = T.min(t * (plan.mr * plan.pixels), g.out_width - plan.mr * plan.pixels)
                     first = T.min(block * plan.vector, plan.pixels * g.groups - plan.vector)
                     x = (row * g.width + pixel * g.strides[1]) * g.groups + first

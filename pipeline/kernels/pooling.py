@@ -24,7 +24,7 @@ from pipeline.kernels.loops import MAX_TASKS, Run, loop_for
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.registry import kernel
 from pipeline.kernels.requantize import rounded, saturate
-from pipeline.kernels.vectors import lanes_of, span, splat, vector_type
+from pipeline.kernels.vectors import lanes_of, register_buffer, span, splat, vector_type
 
 MAX_UNROLLED_TAPS = 16
 """Larger windows are loops even where they are inside the image."""
@@ -169,7 +169,7 @@ def _pool(operation: Operation, width: int, taps: tuple[Taps, Taps], reduction: 
                 store(functools.reduce(reduction.combine, values), len(values))
 
             def looped() -> None:
-                acc, everything = T.alloc_buffer((run.width,), reduction.dtype, scope="local"), span(0, run.width)
+                acc, everything = register_buffer(run.width, reduction.dtype), span(0, run.width)
                 T.buffer_store(acc, splat(reduction.start, run.width), [everything])
                 with T.serial(rows.count(row)) as ky, T.serial(columns.count(column)) as kx:
                     value = load(rows.first(row) + ky, columns.first(column) + kx)

@@ -30,7 +30,7 @@ from tvm.script.ir_builder import tirx as T
 from pipeline.kernels.epilogue import Epilogue
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.tiling import Tile, choose_tile
-from pipeline.kernels.vectors import part, span
+from pipeline.kernels.vectors import part, register_buffer, span
 
 Array = npt.NDArray[Any]
 
@@ -207,7 +207,7 @@ class _Nest:
             self.multiplier = _argument("multiplier", blocks * self.block_channels, "float32")
             self.y = _argument("y", self.lines * g.out_width * self.channels_out, self.epilogue.dtype)
             with loop(blocks * places) as p:
-                self.acc = T.alloc_buffer((plan.tile.mr * self.block_channels,), self.dtypes[2], scope="local")
+                self.acc = register_buffer(plan.tile.mr * self.block_channels, self.dtypes[2])
                 first = p % self.tile_groups * self.together
                 with T.serial(T.min(self.together, self.tiles - first)) as t:
                     self._tile(self._place(p // places, p % places // self.tile_groups, first + t))
@@ -310,7 +310,7 @@ class _Nest:
     def _store_lanes(self, start: Any, values: Any) -> None:
         """Store as many values of a vector as a group has channels."""
         lanes = self.plan.isa.lanes
-        few = T.alloc_buffer((lanes,), self.epilogue.dtype, scope="local")
+        few = register_buffer(lanes, self.epilogue.dtype)
         T.buffer_store(few, values, [span(0, lanes)])
         for c in range(self.plan.geometry.group_out):
             T.buffer_store(self.y, few[c], [start + c])

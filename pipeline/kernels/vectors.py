@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tvm.script import tirx as T
+from tvm.script.ir_builder import tirx as ir_builder
 
 
 def lanes_of(value: Any) -> int:
@@ -46,3 +47,11 @@ def shift_and_clamp(value: Any, zero_point: int, low: int, high: int) -> Any:
     shifted = value + splat(T.int32(zero_point), lanes)
     clamped = T.max(T.min(shifted, splat(T.int32(high), lanes)), splat(T.int32(low), lanes))
     return T.cast(clamped, vector_type("uint8", lanes))
+
+
+def register_buffer(size: int, dtype: str) -> Any:
+    """Declare a buffer that LLVM keeps in registers, if it's only accessed at constant indices.
+
+    Without the annotation, TVM takes buffers in parallel loops from the heap, in each iteration.
+    """
+    return ir_builder.alloc_buffer((size,), dtype, scope="local", annotations={"disable_lower_builtin": True})
