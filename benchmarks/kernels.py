@@ -29,6 +29,7 @@ from tvm.script.ir_builder import tirx as T
 
 import pipeline.kernels  # noqa: F401
 from benchmarks.machine import cpu_name
+from pipeline.compilation.lower import code_generation
 from pipeline.dialect.attributes import Attributes, Conv2d, QConv2d
 from pipeline.dialect.types import TensorType
 from pipeline.kernels import registry
@@ -166,7 +167,8 @@ def _program(name: str, kernel: Kernel, values: list[Array], products: int, targ
     module = tvm.IRModule({"main": kernel.func.with_attr("global_symbol", "main")})
     shapes = [tuple(int(d) for d in p.shape) for p in kernel.func.params]
     buffers = [tvm.runtime.tensor(v.reshape(s)) for v, s in zip(values, shapes, strict=True)]
-    return Program(name, tvm.compile(module, target).mod, buffers, products)
+    with code_generation():
+        return Program(name, tvm.compile(module, target).mod, buffers, products)
 
 
 @click.command()

@@ -16,6 +16,15 @@ from pipeline.compilation.padding import separate_padding
 from pipeline.compilation.select import select_kernels
 from pipeline.kernels.isa import InstructionSet
 
+
+def code_generation() -> tvm.transform.PassContext:
+    """Return the context in which kernels are to be compiled.
+
+    Storage rewriting forgets what kernels say of their buffers, and these would come from the heap, not from registers.
+    """
+    return tvm.transform.PassContext(opt_level=3, config={"tirx.disable_storage_rewrite": True})
+
+
 Phase = tuple[str, Callable[[tvm.IRModule], tvm.IRModule]]
 
 
@@ -73,4 +82,5 @@ def build_executable(
         with target:
             return lower(mod, isa, dump)
 
-    return relax.build(module, target, relax_pipeline=run)
+    with code_generation():
+        return relax.build(module, target, relax_pipeline=run)

@@ -40,6 +40,12 @@ PARALLEL_PRODUCTS = 400_000
 TILES_IN_GROUP = 16
 """How many tiles of a row one parallel step does, at the most."""
 
+RESIDENT_WEIGHTS = 24 * 1024
+"""A channel block's weights, in bytes, that stay in the first-level cache from tile to tile; more are fetched ahead."""
+
+FETCH_AHEAD = 16
+"""How many steps ahead: far enough for the second-level cache, and some of the way to the third."""
+
 FUSED_STEPS = 8
 """Segments of so few steps share one loop: LLVM would unroll theirs completely, and then run out of registers."""
 
@@ -257,6 +263,8 @@ class _Nest:
         plan, g = self.plan, self.plan.geometry
         width = plan.isa.lanes * plan.depth
         dot = plan.isa.multiply_add if self.dtypes[2] == "float32" else plan.isa.dot
+        if self.block_weights * np.dtype(self.dtypes[1]).itemsize > RESIDENT_WEIGHTS:
+            self._fetch_ahead(place.weights + number * plan.tile.nv * width)
         x = place.x + (ky * g.dilation[0] * g.width + kx * g.dilation[1]) * self.channels_in + offset
         for i in range(plan.tile.mr):
             values = self._values(x + i * g.strides[1] * self.channels_in)
@@ -264,6 +272,14 @@ class _Nest:
                 at = self._register(i, v)
                 w = self.weights[span(place.weights + (number * plan.tile.nv + v) * width, width)]
                 T.buffer_store(self.acc, dot(self.acc[at], values, w), [at])
+
+    def _fetch_ahead(self, weights: Any) -> None:
+        """Have the weights of a coming step brought into the first-level cache."""
+        width = self.plan.isa.lanes * self.plan.depth
+        for v in range(self.plan.tile.nv):
+            at = self.weights.access_ptr("r", offset=weights + (FETCH_AHEAD * self.plan.tile.nv + v) * width)
+            for_reading, keep, data = T.int32(0), T.int32(3), T.int32(1)
+            T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", at, for_reading, keep, data))
 
     def _values(self, start: Any) -> Any:
         """Return `depth` values of x; zeros take the place of what lies behind a segment shorter than that."""

@@ -12,6 +12,7 @@ import pytest
 import tvm
 from tvm.target import codegen
 
+from pipeline.compilation.lower import code_generation
 from pipeline.dialect.attributes import Attributes
 from pipeline.dialect.types import TensorType
 from pipeline.kernels import registry
@@ -45,7 +46,8 @@ def generate(operation: Operation, isa: InstructionSet) -> Kernel:
 def build(kernel: Kernel, target: tvm.target.Target) -> tvm.runtime.Module:
     """Return the compiled module, with the kernel as its function `main`."""
     module = tvm.IRModule({"main": kernel.func.with_attr("global_symbol", "main")})
-    return tvm.compile(module, target).mod
+    with code_generation():
+        return tvm.compile(module, target).mod
 
 
 def assembly(kernel: Kernel, target: tvm.target.Target) -> str:

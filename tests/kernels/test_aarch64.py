@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tvm
 
+from pipeline.compilation.lower import code_generation
 from pipeline.kernels.isa import instruction_set
 from pipeline.reference.operators import evaluate
 from tests.deploy.emulation import SYSROOT_VARIABLE, Aarch64Python, why_missing
@@ -44,7 +45,8 @@ def test_kernels_compute_the_reference_s_bytes(tmp_path: Path) -> None:
         for position, (value, shape) in enumerate(zip(values, shapes, strict=True)):
             arguments[f"{name}/{position}"] = value.reshape(shape)
         expected[name] = evaluate(example.attrs, *inputs)
-    library = tvm.compile(tvm.IRModule(functions), tvm.target.Target(TARGET))
+    with code_generation():
+        library = tvm.compile(tvm.IRModule(functions), tvm.target.Target(TARGET))
     library.export_library(str(tmp_path / "kernels.so"), fcompile=_link)
     np.savez(tmp_path / "in.npz", **arguments)
 
