@@ -12,6 +12,7 @@ import tvm
 from tvm import relax
 from tvm.relax import transform
 
+from pipeline.compilation.fusion import fuse_residual_adds, write_frames
 from pipeline.compilation.padding import separate_padding
 from pipeline.compilation.select import select_kernels
 from pipeline.kernels.isa import InstructionSet
@@ -31,7 +32,9 @@ Phase = tuple[str, Callable[[tvm.IRModule], tvm.IRModule]]
 def phases(isa: InstructionSet) -> tuple[Phase, ...]:
     """Return the steps from a program to what the VM's code generator takes, in order, each with its name."""
     return (
+        ("fuse_residual_adds", fuse_residual_adds),
         ("separate_padding", separate_padding),
+        ("write_frames", write_frames),
         ("legalize", transform.LegalizeOps()),
         ("annotate_patterns", transform.AnnotateTIROpPattern()),
         ("fuse_operators", transform.FuseOps()),

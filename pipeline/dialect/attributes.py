@@ -215,6 +215,9 @@ class QConv2d(Requantized):
 
     x: [N,H,W,C] uint8; weight: [O,KH,KW,C/groups] int8; bias: [O] int32; multiplier: [O] float32, at least 0;
     result: [N,OH,OW,O]. `realize` guarantees that acc and `acc * multiplier` fit int32 for every possible x.
+
+    With a `frame` (top, left, bottom, right), which only the compiler sets, the uint8 result lies in a frame of
+    `frame_value`, as if by `nn.pad`: [N,top+OH+bottom,left+OW+right,O].
     """
 
     name = "qnn.conv2d"
@@ -226,11 +229,62 @@ class QConv2d(Requantized):
     groups: int = 1
     input_zero_point: int = 0
     output_dtype: str = "uint8"
+    frame: tuple[int, int, int, int] = (0, 0, 0, 0)
+    frame_value: int = 0
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the output's type: [N,OH,OW,O] in `output_dtype`."""
+        """Return the output's type: [N,OH,OW,O] in `output_dtype`, and its frame."""
         geometry = Conv2d(self.strides, self.padding, self.dilation, self.groups)
-        return TensorType(geometry.infer(*inputs).shape, self.output_dtype)
+        image = TensorType(geometry.infer(*inputs[:2]).shape, self.output_dtype)
+        return Pad(self.frame).infer(image)
+
+
+@dataclass(frozen=True)
+class QConv2dAdd(QConv2d):
+    """`qnn.conv2d_add`: `qnn.add(qnn.conv2d(x, weight, bias, multiplier), residual)`, exactly, and then its frame.
+
+    The compiler makes it, so that the convolution's result needn't go through memory. The first attributes are those
+    of the convolution; the rest are those of the sum, whose first operand the convolution is.
+    """
+
+    name = "qnn.conv2d_add"
+    arguments = ("x", "weight", "bias", "multiplier", "residual")
+
+    residual_zero_point: int = 0
+    convolution_multiplier: int = 1
+    residual_multiplier: int = 1
+    shift: int = 1
+    sum_zero_point: int = 0
+    sum_min: int = 0
+    sum_max: int = 255
+
+    @classmethod
+    def of(cls, convolution: QConv2d, total: QAdd) -> QConv2dAdd:
+        """Return the sum of a convolution and something else."""
+        return cls(
+            **{f.name: getattr(convolution, f.name) for f in dataclasses.fields(QConv2d)},
+            residual_zero_point=total.b_zero_point,
+            convolution_multiplier=total.a_multiplier,
+            residual_multiplier=total.b_multiplier,
+            shift=total.shift,
+            sum_zero_point=total.output_zero_point,
+            sum_min=total.output_min,
+            sum_max=total.output_max,
+        )
+
+    @property
+    def total(self) -> QAdd:
+        """The sum alone."""
+        return QAdd(
+            self.sum_zero_point,
+            self.sum_min,
+            self.sum_max,
+            a_zero_point=self.output_zero_point,
+            b_zero_point=self.residual_zero_point,
+            a_multiplier=self.convolution_multiplier,
+            b_multiplier=self.residual_multiplier,
+            shift=self.shift,
+        )
 
 
 @dataclass(frozen=True)
@@ -256,7 +310,7 @@ class QAdd(Requantized):
     """`qnn.add`: sum of two uint8 tensors of different scales, in integers only, broadcasting as NumPy does.
 
     `q = ((a - a_zero_point) * a_multiplier + (b - b_zero_point) * b_multiplier + (1 << (shift - 1))) >> shift`, int32
-    with an arithmetic shift; `realize` chooses multipliers so that nothing overflows. 1 <= shift <= 30.
+    with an arithmetic shift; `realize` chooses multipliers that fit int16. 1 <= shift <= 30.
     """
 
     name = "qnn.add"
@@ -374,6 +428,7 @@ OPERATORS: Mapping[str, type[Attributes]] = {
         MaxPool2d,
         Unary,
         QConv2d,
+        QConv2dAdd,
         QDense,
         QAdd,
         QMultiply,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.dialect.attributes import Conv2d, Dense, QConv2d, QDense
+from pipeline.dialect.attributes import Conv2d, Dense, QConv2d, QConv2dAdd, QDense
 from pipeline.kernels.epilogue import activate, requantize
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
@@ -22,10 +22,11 @@ def geometry(operation: Operation) -> Geometry:
         batch, height, width, channels = x.shape
         out, kernel_h, kernel_w, _ = weight.shape
         per_group = (channels // attrs.groups, out // attrs.groups)
-        out_h, out_w = operation.output.shape[1:3]
-        window = (kernel_h, kernel_w)
+        window, frame = (kernel_h, kernel_w), attrs.frame if isinstance(attrs, QConv2d) else (0, 0, 0, 0)
+        framed_h, framed_w = operation.output.shape[1:3]
+        out = framed_h - frame[0] - frame[2], framed_w - frame[1] - frame[3]
         return Geometry(
-            batch, height, width, attrs.groups, *per_group, window, attrs.strides, attrs.dilation, out_h, out_w
+            batch, height, width, attrs.groups, *per_group, window, attrs.strides, attrs.dilation, *out, frame
         )
     rows = x.size // x.shape[-1]
     return Geometry(1, 1, rows, 1, x.shape[-1], weight.shape[0], (1, 1), (1, 1), (1, 1), 1, rows)
@@ -36,10 +37,13 @@ def _not_depthwise(operation: Operation) -> bool:
 
 
 @kernel(QConv2d, isa="avx512_vnni", variant="dot", accepts=_not_depthwise)
+@kernel(QConv2dAdd, isa="avx512_vnni", variant="dot")
 @kernel(QDense, isa="avx512_vnni", variant="dot")
 @kernel(QConv2d, isa="sse41", variant="dot", accepts=_not_depthwise)
+@kernel(QConv2dAdd, isa="sse41", variant="dot")
 @kernel(QDense, isa="sse41", variant="dot")
 @kernel(QConv2d, isa="portable", accepts=_not_depthwise)
+@kernel(QConv2dAdd, isa="portable")
 @kernel(QDense, isa="portable")
 def integer(operation: Operation, isa: InstructionSet) -> Kernel:
     """Sum `isa.dot_depth` products with each `isa.dot`."""
@@ -51,7 +55,8 @@ def integer(operation: Operation, isa: InstructionSet) -> Kernel:
     bias = folded_bias(bias, weight, attrs.input_zero_point)
     func = make_function(plan, ("uint8", isa.weight_dtype, "int32"), requantize(attrs, isa))
     packed = (pack_channels(plan, bias, 0), pack_channels(plan, multiplier, 0.0))
-    return Kernel(func, (0, pack_weights(plan, weight.astype(isa.weight_dtype)), *packed))
+    added = (4,) if isinstance(attrs, QConv2dAdd) else ()
+    return Kernel(func, (0, pack_weights(plan, weight.astype(isa.weight_dtype)), *packed, *added))
 
 
 @kernel(Conv2d, isa="portable", accepts=_not_depthwise)

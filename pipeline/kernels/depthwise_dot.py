@@ -37,7 +37,7 @@ from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.packing import folded_bias
 from pipeline.kernels.product import PARALLEL_PRODUCTS, Geometry
 from pipeline.kernels.registry import kernel
-from pipeline.kernels.vectors import register_buffer
+from pipeline.kernels.vectors import interleave, register_buffer
 
 Array = npt.NDArray[Any]
 
@@ -233,23 +233,12 @@ class _Nest:
             else T.broadcast(T.uint8(0), plan.vector)
             for r in range(DEPTH)
         ]
-        upper, lower = (_zip(rows[r], rows[r + 1], "uint8", plan.vector) for r in (0, 2))
+        upper, lower = (interleave(rows[r], rows[r + 1], "uint8", plan.vector) for r in (0, 2))
         for half in range(2):
-            pairs = _zip(upper[half], lower[half], "uint16", plan.vector // 2)
+            pairs = interleave(upper[half], lower[half], "uint16", plan.vector // 2)
             for v, taps in enumerate(pairs):
                 at = T.ramp((2 * half + v) * plan.vector, 1, plan.vector)
                 T.buffer_store(self.taps, T.reinterpret(f"uint8x{plan.vector}", taps), [at])
 
     def _register(self, i: int, v: int) -> Any:
         return T.ramp((i * DEPTH + v) * self.plan.isa.lanes, 1, self.plan.isa.lanes)
-
-
-def _zip(left: Any, right: Any, dtype: str, lanes: int) -> tuple[Any, Any]:
-    """Interleave the values of two vectors, first the lower, then the upper halves of each 128 bits."""
-    vector, per_part = f"{dtype}x{lanes}", 128 // int(dtype.removeprefix("uint"))
-    operands = [T.reinterpret(vector, left), T.reinterpret(vector, right)]
-    halves = []
-    for half in range(2):
-        first = [part + half * per_part // 2 + i for part in range(0, lanes, per_part) for i in range(per_part // 2)]
-        halves.append(T.Shuffle(operands, [index for f in first for index in (f, lanes + f)]))
-    return halves[0], halves[1]

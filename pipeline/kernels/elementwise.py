@@ -33,15 +33,7 @@ def qadd(operation: Operation, isa: InstructionSet) -> Kernel:
     attrs = operation.attrs
     if not isinstance(attrs, QAdd):
         raise TypeError(f"Expected qnn.add, got {attrs}")
-
-    def combine(a: Any, b: Any) -> Any:
-        lanes = lanes_of(a)
-        left = centred(a, attrs.a_zero_point) * splat(T.int32(attrs.a_multiplier), lanes)
-        right = centred(b, attrs.b_zero_point) * splat(T.int32(attrs.b_multiplier), lanes)
-        half = splat(T.int32(1 << (attrs.shift - 1)), lanes)
-        return saturate(T.shift_right(left + right + half, splat(T.int32(attrs.shift), lanes)), attrs, isa)
-
-    return _binary(operation, 4 * isa.lanes, combine)
+    return _binary(operation, 4 * isa.lanes, lambda a, b: isa.weighted_sum(a, b, attrs))
 
 
 @kernel(QMultiply, isa="portable")

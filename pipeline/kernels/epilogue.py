@@ -8,7 +8,7 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.dialect.attributes import Conv2d, Dense, QConv2d, QDense
+from pipeline.dialect.attributes import Conv2d, Dense, QConv2d, QConv2dAdd, QDense
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.requantize import rounded
 from pipeline.kernels.vectors import clip, lanes_of, vector_type
@@ -23,11 +23,15 @@ class Epilogue:
         finish: from vectors of accumulators and as many of multipliers, TIR expressions, to one vector of outputs. It
             takes one vector, or `together` of them.
         together: how many vectors are finished together best.
+        add: adds a vector of another tensor's outputs to one of this; None if there is nothing to add.
+        frame_value: what a frame around the output is filled with.
     """
 
     dtype: str
     finish: Callable[[Sequence[Any], Sequence[Any]], Any]
     together: int = 1
+    add: Callable[[Any, Any], Any] | None = None
+    frame_value: int = 0
 
 
 def requantize(attrs: QConv2d | QDense, isa: InstructionSet, *, interleaved: bool = False) -> Epilogue:
@@ -46,7 +50,12 @@ def requantize(attrs: QConv2d | QDense, isa: InstructionSet, *, interleaved: boo
         bounds = (attrs.output_zero_point, attrs.output_min, attrs.output_max)
         return isa.saturate_interleaved(values, *bounds) if interleaved else isa.saturate(values, *bounds)
 
-    return Epilogue("uint8", finish, isa.saturate_vectors)
+    def add(result: Any, other: Any) -> Any:
+        return isa.weighted_sum(result, other, attrs.total)
+
+    frame_value = attrs.frame_value if isinstance(attrs, QConv2d) else 0
+    fused = add if isinstance(attrs, QConv2dAdd) else None
+    return Epilogue("uint8", finish, isa.saturate_vectors, fused, frame_value)
 
 
 def activate(attrs: Conv2d | Dense) -> Epilogue:

@@ -28,9 +28,10 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.epilogue import Epilogue
+from pipeline.kernels.frame import Frame
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.tiling import Tile, choose_tile
-from pipeline.kernels.vectors import part, register_buffer, span
+from pipeline.kernels.vectors import joined, part, register_buffer, span
 
 Array = npt.NDArray[Any]
 
@@ -39,6 +40,9 @@ PARALLEL_PRODUCTS = 400_000
 
 TILES_IN_GROUP = 16
 """How many tiles of a row one parallel step does, at the most."""
+
+FILLED_VECTORS = 4
+"""Vectors of a frame that are written by one step."""
 
 RESIDENT_WEIGHTS = 24 * 1024
 """A channel block's weights, in bytes, that stay in the first-level cache from tile to tile; more are fetched ahead."""
@@ -59,6 +63,7 @@ class Geometry:
         groups, group_in, group_out: groups, and channels of each on both sides.
         kernel, strides, dilation: (height, width).
         out_height, out_width: of the output.
+        frame: (top, left, bottom, right) of the output.
     """
 
     batch: int
@@ -72,6 +77,7 @@ class Geometry:
     dilation: tuple[int, int]
     out_height: int
     out_width: int
+    frame: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @property
     def depthwise(self) -> bool:
@@ -85,8 +91,8 @@ class Geometry:
         return pixels * self.groups * self.group_out * self.group_in * self.kernel[0] * self.kernel[1]
 
     def flattened(self) -> Geometry:
-        """Return a 1x1 convolution with stride 1 as one row of pixels; anything else as it is."""
-        if self.kernel != (1, 1) or self.strides != (1, 1):
+        """Return a 1x1 convolution with stride 1 and no frame as one row of pixels; anything else as it is."""
+        if self.kernel != (1, 1) or self.strides != (1, 1) or any(self.frame):
             return self
         pixels = self.batch * self.height * self.width
         return Geometry(1, 1, pixels, self.groups, self.group_in, self.group_out, (1, 1), (1, 1), (1, 1), 1, pixels)
@@ -160,7 +166,7 @@ def make_plan(geometry: Geometry, isa: InstructionSet, depth: int) -> Plan:
 
 
 def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) -> tirx.PrimFunc:
-    """Return the loop nest for (x, weights, bias, multiplier) -> y, all flat.
+    """Return the loop nest for (x, weights, bias, multiplier, and what the epilogue adds) -> y, all flat.
 
     Args:
         plan: geometry and tile.
@@ -178,6 +184,7 @@ class _Place:
         x: of the first pixel's first value.
         weights, packed: of the channel block's weights, and of its bias and multipliers.
         y: of the first pixel's first value in the group.
+        added: the same in the tensor that the epilogue adds, which has no frame.
         vector: number of the block's first vector within the group.
     """
 
@@ -185,6 +192,7 @@ class _Place:
     weights: Any
     packed: Any
     y: Any
+    added: Any
     vector: Any
 
 
@@ -200,6 +208,7 @@ class _Nest:
         rows, columns = g.segments
         self.block_channels = plan.tile.nv * plan.isa.lanes
         self.block_weights = rows * columns * plan.steps * self.block_channels * plan.depth
+        self.frame = Frame(g.out_height, g.out_width, self.channels_out, *g.frame)
 
     def build(self) -> tirx.PrimFunc:
         plan, g = self.plan, self.plan.geometry
@@ -211,7 +220,14 @@ class _Nest:
             self.weights = _argument("weights", blocks * self.block_weights, self.dtypes[1])
             self.bias = _argument("bias", blocks * self.block_channels, self.dtypes[2])
             self.multiplier = _argument("multiplier", blocks * self.block_channels, "float32")
-            self.y = _argument("y", self.lines * g.out_width * self.channels_out, self.epilogue.dtype)
+            if self.epilogue.add is not None:
+                self.added = _argument("added", self.lines * g.out_width * self.channels_out, self.epilogue.dtype)
+            rows = g.batch * self.frame.framed_height
+            self.y = _argument("y", rows * self.frame.row_stride, self.epilogue.dtype)
+            if not self.frame.empty:
+                with T.serial(rows) as r:
+                    value = tirx.const(self.epilogue.frame_value, self.epilogue.dtype)
+                    self.frame.fill(self.y, r, value, self.plan.isa.lanes * FILLED_VECTORS)
             with loop(blocks * places) as p:
                 self.acc = register_buffer(plan.tile.mr * self.block_channels, self.dtypes[2])
                 first = p % self.tile_groups * self.together
@@ -223,12 +239,14 @@ class _Nest:
         plan, g = self.plan, self.plan.geometry
         group = block // plan.blocks
         column = T.min(tile * plan.tile.mr, g.out_width - plan.tile.mr)
-        row = line // g.out_height * g.height + line % g.out_height * g.strides[0]
+        image, out_row = line // g.out_height, line % g.out_height
+        row = image * g.height + out_row * g.strides[0]
         return _Place(
             x=(row * g.width + column * g.strides[1]) * self.channels_in + group * g.group_in,
             weights=block * self.block_weights,
             packed=block * self.block_channels,
-            y=(line * g.out_width + column) * self.channels_out + group * g.group_out,
+            y=self.frame.start(image, out_row) + column * self.channels_out + group * g.group_out,
+            added=(line * g.out_width + column) * self.channels_out + group * g.group_out,
             vector=block % plan.blocks * plan.tile.nv,
         )
 
@@ -304,15 +322,30 @@ class _Nest:
         plan, g, lanes = self.plan, self.plan.geometry, self.plan.isa.lanes
         multipliers = [self.multiplier[span(place.packed + v * lanes, lanes)] for _, v in vectors]
         result = self.epilogue.finish([self.acc[self._register(i, v)] for i, v in vectors], multipliers)
+        # Where each run of lanes lies from the first pixel's first value on, and how many lanes it has.
+        runs = [
+            (i * self.channels_out + T.min((place.vector + v) * lanes, g.group_out - lanes), count * lanes)
+            for i, v, count in self._runs(vectors)
+        ]
         if plan.narrow:
-            self._store_lanes(place.y + vectors[0][0] * self.channels_out, result)
+            runs = [(vectors[0][0] * self.channels_out, lanes)]
+        if self.epilogue.add is not None:
+            added = joined([self._load(self.added, place.added + at, count) for at, count in runs])
+            result = self.epilogue.add(result, added)
+        if plan.narrow:
+            self._store_lanes(place.y + runs[0][0], result)
             return
         first = 0
-        for i, v, count in self._runs(vectors):
-            channel = T.min((place.vector + v) * lanes, g.group_out - lanes)
-            at = span(place.y + i * self.channels_out + channel, count * lanes)
-            T.buffer_store(self.y, part(result, first * lanes, count * lanes), [at])
+        for at, count in runs:
+            T.buffer_store(self.y, part(result, first, count), [span(place.y + at, count)])
             first += count
+
+    def _load(self, buffer: Any, start: Any, lanes: int) -> Any:
+        """Load lanes of a tensor of the output's shape; a narrow group's last lanes repeat its last channel."""
+        if not self.plan.narrow:
+            return buffer[span(start, lanes)]
+        last = self.plan.geometry.group_out - 1
+        return T.Shuffle([buffer[start + min(c, last)] for c in range(lanes)], list(range(lanes)))
 
     def _runs(self, vectors: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
         """Cut (pixel, vector) pairs into runs that lie together in the output: (pixel, vector, how many vectors)."""

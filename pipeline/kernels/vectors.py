@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tvm.script import tirx as T
@@ -39,6 +40,31 @@ def clip(value: Any, low: float | None, high: float | None) -> Any:
 def part(value: Any, start: int, length: int) -> Any:
     """Return `length` neighbouring lanes of a TIR expression."""
     return value if length == lanes_of(value) else T.Shuffle([value], list(range(start, start + length)))
+
+
+def joined(values: Sequence[Any]) -> Any:
+    """Return the lanes of several TIR expressions of one length, one after another, as one."""
+    if len(values) == 1:
+        return values[0]
+    return T.Shuffle(list(values), list(range(sum(lanes_of(v) for v in values))))
+
+
+def interleave(left: Any, right: Any, dtype: str, lanes: int) -> tuple[Any, Any]:
+    """Interleave the values of two vectors, first the lower, then the upper halves of each 128 bits, as x86 does it.
+
+    Args:
+        left: a vector of any type, taken for `lanes` values of `dtype`.
+        right: another.
+        dtype: of the values: uint8 or uint16.
+        lanes: number of values in each vector.
+    """
+    vector, per_part = f"{dtype}x{lanes}", 128 // int(dtype.removeprefix("uint"))
+    operands = [T.reinterpret(vector, left), T.reinterpret(vector, right)]
+    halves = []
+    for half in range(2):
+        first = [part + half * per_part // 2 + i for part in range(0, lanes, per_part) for i in range(per_part // 2)]
+        halves.append(T.Shuffle(operands, [index for f in first for index in (f, lanes + f)]))
+    return halves[0], halves[1]
 
 
 def shift_and_clamp(value: Any, zero_point: int, low: int, high: int) -> Any:

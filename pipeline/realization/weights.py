@@ -13,6 +13,9 @@ Array = npt.NDArray[Any]
 MAX_BIAS = 2**28
 """Largest |bias| in units of the accumulator; the rest of its range is left for the sum of products."""
 
+MAX_SUM_MULTIPLIER = 2**15 - 1
+"""Largest multiplier of a sum's operand."""
+
 
 @dataclass(frozen=True)
 class QuantizedWeights:
@@ -67,15 +70,15 @@ def accumulator_bounds(weights: QuantizedWeights, input_zero_point: int) -> tupl
 def sum_multipliers(a_scale: float, b_scale: float, output_scale: float) -> tuple[int, int, int]:
     """Return (a_multiplier, b_multiplier, shift) for `qnn.add`.
 
-    Each scale's ratio to the output's becomes multiplier / 2**shift, with the largest shift at which the sum of both
-    products and the rounding term fit 32 bits for any operands.
+    Each scale's ratio to the output's becomes multiplier / 2**shift, with the largest shift at which both multipliers
+    fit 16 bits: that is precise enough, the sum then fits 32 bits, and CPUs multiply such numbers two at a time.
 
     Raises:
-        ValueError: an operand's scale is over 2**20 times the output's.
+        ValueError: an operand's scale is over 2**14 times the output's.
     """
     ratios = (a_scale / output_scale, b_scale / output_scale)
     for shift in range(30, 0, -1):
         a, b = (round(r * 2**shift) for r in ratios)
-        if (a + b) * 255 + (1 << (shift - 1)) < 2**31:
+        if max(a, b) <= MAX_SUM_MULTIPLIER:
             return a, b, shift
     raise ValueError(f"scales {a_scale} and {b_scale} are too large for the output's {output_scale}")

@@ -102,6 +102,18 @@ def unary(attrs: op.Unary, x: Array) -> Array:
 
 def qconv2d(attrs: op.QConv2d, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
     """`qnn.conv2d`."""
+    return _pad(_unframed(attrs, x, weight, bias, multiplier), attrs.frame, attrs.frame_value)
+
+
+def qconv2d_add(
+    attrs: op.QConv2dAdd, x: Array, weight: Array, bias: Array, multiplier: Array, residual: Array
+) -> Array:
+    """`qnn.conv2d_add`."""
+    total = qadd(attrs.total, _unframed(attrs, x, weight, bias, multiplier), residual)
+    return _pad(total, attrs.frame, attrs.frame_value)
+
+
+def _unframed(attrs: op.QConv2d, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
     centred = x.astype("int32") - attrs.input_zero_point
     return _finish(_convolve(_pad(centred, attrs.padding, 0), weight, attrs) + bias, multiplier, attrs)
 
@@ -165,6 +177,7 @@ OPERATORS: dict[type[op.Attributes], Callable[..., Array]] = {
     op.MaxPool2d: max_pool2d,
     op.Unary: unary,
     op.QConv2d: qconv2d,
+    op.QConv2dAdd: qconv2d_add,
     op.QDense: qdense,
     op.QAdd: qadd,
     op.QMultiply: qmultiply,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 import pipeline.kernels.conv2d
 import pipeline.kernels.depthwise_conv2d  # noqa: F401
+from pipeline.dialect.attributes import QConv2dAdd
+from pipeline.dialect.types import TensorType
 from pipeline.kernels.isa import instruction_set
 from pipeline.reference.operators import evaluate
 from tests.kernels.convolutions import Convolution, convolutions
@@ -29,6 +32,10 @@ LAYERS = {
     "transformer patches": Convolution(1, 32, 32, 3, 48, (16, 16), (16, 16)),
 }
 
+Frame = tuple[int, int, int, int]
+
+FRAMES = st.just((0, 0, 0, 0)) | st.tuples(*[st.integers(0, 2)] * 4)
+
 
 @given(convolution=convolutions(), seed=st.integers(0, 2**32), output_dtype=st.sampled_from(["uint8", "float32"]))
 def test_integer_convolution_is_bit_exact(
@@ -36,6 +43,38 @@ def test_integer_convolution_is_bit_exact(
 ) -> None:
     attrs, arguments = convolution.integer(seed, output_dtype)
     result = run_kernel(make_operation(attrs, *arguments), isa_name, arguments[0])
+    np.testing.assert_array_equal(result, evaluate(attrs, *arguments))
+
+
+@st.composite
+def sums(draw: st.DrawFn) -> dict[str, int]:
+    """Draw the attributes of a residual sum."""
+    low, high = sorted(draw(st.tuples(st.integers(0, 255), st.integers(0, 255))))
+    multipliers = st.integers(0, 2**15 - 1)
+    return {
+        "residual_zero_point": draw(st.integers(0, 255)),
+        "convolution_multiplier": draw(multipliers),
+        "residual_multiplier": draw(multipliers),
+        "shift": draw(st.integers(10, 15)),
+        "sum_zero_point": draw(st.integers(0, 255)),
+        "sum_min": low,
+        "sum_max": high,
+    }
+
+
+@given(convolution=convolutions(), seed=st.integers(0, 2**32), frame=FRAMES, total=st.none() | sums())
+def test_frame_and_residual_sum_are_bit_exact(
+    isa_name: str, convolution: Convolution, seed: int, frame: Frame, total: dict[str, int] | None
+) -> None:
+    attrs, arguments = convolution.integer(seed)
+    if total is not None:
+        shape = attrs.infer(*(TensorType(a.shape, str(a.dtype)) for a in arguments)).shape
+        arguments.append(np.random.default_rng(seed).integers(0, 256, shape).astype("uint8"))
+        attrs = QConv2dAdd(**dataclasses.asdict(attrs), **total)
+    attrs = dataclasses.replace(attrs, frame=frame, frame_value=seed % 256)
+    operation = make_operation(attrs, *arguments)
+    constants = {i: value for i, value in operation.constants.items() if i < 4}
+    result = run_kernel(dataclasses.replace(operation, constants=constants), isa_name, *arguments)
     np.testing.assert_array_equal(result, evaluate(attrs, *arguments))
 
 

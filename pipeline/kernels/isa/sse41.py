@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from tvm.script.ir_builder import tirx as T
 
+from pipeline.dialect.attributes import QAdd
 from pipeline.kernels.isa.base import Array, InstructionSet
 from pipeline.kernels.isa.portable import PORTABLE
-from pipeline.kernels.vectors import part
+from pipeline.kernels.vectors import interleave, lanes_of, part
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,28 @@ class X86InstructionSet(InstructionSet):
         if high < 255:
             result = T.min(result, T.broadcast(T.uint8(high), 4 * self.lanes))
         return T.max(result, T.broadcast(T.uint8(low), 4 * self.lanes)) if low > 0 else result
+
+    def weighted_sum(self, left: Any, right: Any, attrs: QAdd) -> Any:
+        """Return `qnn.add(left, right)`, both products at once by `vpmaddwd`; see the base class."""
+        octets, words = 4 * self.lanes, 2 * self.lanes
+        if lanes_of(left) != octets or max(abs(attrs.a_multiplier), abs(attrs.b_multiplier)) >= 1 << 15:
+            return super().weighted_sum(left, right, attrs)
+        zeros = T.broadcast(T.uint8(0), octets)
+        halves = interleave(left, right, "uint8", octets)
+        pairs = [pair for half in halves for pair in interleave(half, zeros, "uint8", octets)]
+        both = T.int32((attrs.b_multiplier << 16) + (attrs.a_multiplier & 0xFFFF))
+        multipliers = T.reinterpret(f"int16x{words}", T.broadcast(both, self.lanes))
+        zero = attrs.a_zero_point * attrs.a_multiplier + attrs.b_zero_point * attrs.b_multiplier
+        offset = T.broadcast(T.int32((1 << (attrs.shift - 1)) - zero), self.lanes)
+        shift = T.broadcast(T.int32(attrs.shift), self.lanes)
+        sums = [
+            T.call_llvm_pure_intrin(
+                f"int32x{self.lanes}", self.vpmaddwd, T.reinterpret(f"int16x{words}", pair), multipliers
+            )
+            for pair in pairs
+        ]
+        bounds = attrs.output_zero_point, attrs.output_min, attrs.output_max
+        return self.saturate_interleaved([T.shift_right(s + offset, shift) for s in sums], *bounds)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,83 @@
+"""What the compiler makes part of a convolution, and what it leaves alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.api import quantize
+from pipeline.compilation.fusion import fuse_residual_adds, write_frames
+from pipeline.compilation.padding import separate_padding
+from pipeline.dialect.dataflow import Dataflow
+from pipeline.program import Program
+from tests.models import ModelBuilder, import_test_model
+
+
+class Network(ModelBuilder):
+    """8 channels everywhere; random weights."""
+
+    def conv(self, x: str, group: int = 1, kernel: int = 3) -> str:
+        random = np.random.default_rng(len(self.nodes))
+        weight = random.standard_normal((8, 8 // group, kernel, kernel)).astype("float32")
+        return self.node("Conv", x, self.constant(weight), pads=[kernel // 2] * 4, group=group)
+
+    def quantized(self, output: str) -> Program:
+        """Return the int8 program; a last convolution gives floats, so that `output` needn't."""
+        program = import_test_model(self.model({"x": [1, 8, 6, 6]}, self.conv(output, kernel=1)))
+        samples = [np.random.default_rng(0).standard_normal((1, 8, 6, 6)).astype("float32")]
+        return quantize(program, samples).program
+
+
+def operators(program: Program) -> list[str]:
+    module = write_frames(separate_padding(fuse_residual_adds(program.module)))
+    return [b.operator for b in Dataflow.of(module).bindings]
+
+
+def test_a_residual_sum_joins_the_convolution_before_it() -> None:
+    n = Network()
+    x = n.conv("x")
+    found = operators(n.quantized(n.node("Add", n.conv(x), x)))
+    assert found.count("qnn.conv2d_add") == 1
+    assert "qnn.add" not in found
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_of_two_convolutions_one_takes_the_other_up(swapped: bool) -> None:
+    n = Network()
+    operands = [n.conv("x"), n.conv("x", kernel=1)]
+    found = operators(n.quantized(n.node("Add", *(operands[::-1] if swapped else operands))))
+    assert (found.count("qnn.conv2d"), found.count("qnn.conv2d_add")) == (2, 1)
+
+
+def test_a_convolution_that_others_read_keeps_its_result() -> None:
+    n = Network()
+    y = n.conv("x")
+    total = n.node("Add", y, n.node("MaxPool", n.conv("x"), kernel_shape=[3, 3], pads=[1] * 4))
+    found = operators(n.quantized(n.node("Mul", total, n.node("Sigmoid", y))))
+    assert "qnn.add" in found
+    assert "qnn.conv2d_add" not in found
+
+
+def test_a_number_for_each_channel_is_not_a_residual() -> None:
+    n = Network()
+    found = operators(n.quantized(n.node("Add", n.conv("x"), n.node("GlobalAveragePool", n.conv("x")))))
+    assert "qnn.add" in found
+
+
+def test_a_convolution_writes_the_padding_of_the_next() -> None:
+    n = Network()
+    found = operators(n.quantized(n.conv(n.conv("x", kernel=1), group=8)))
+    assert "nn.pad" not in found
+
+
+def test_padding_of_a_tensor_that_others_read_stays() -> None:
+    n = Network()
+    y = n.conv("x", kernel=1)
+    found = operators(n.quantized(n.node("Add", n.conv(y), y)))
+    assert found.count("nn.pad") == 1
+
+
+def test_depthwise_convolutions_stay_as_they_are() -> None:
+    n = Network()
+    found = operators(n.quantized(n.conv(n.conv("x", group=8))))
+    assert found.count("nn.pad") == 2
