@@ -49,8 +49,8 @@ def _find_convolution(flow: Dataflow, binding: Binding) -> tuple[Binding, relax.
         producer = flow.producers.get(operand)
         if producer is None or a is b or tensor_type(a).shape != tensor_type(b).shape:
             continue
-        convolution = describe(producer.value)
-        if _is_product(producer, convolution) and flow.only_user(producer.var) is not None:
+        convolution = _extensible(producer)
+        if convolution is not None and flow.only_user(producer.var) is not None:
             return producer, residual, op.QConv2dAdd.of(convolution, attrs)
     return None
 
@@ -61,31 +61,31 @@ def write_frames(module: tvm.IRModule) -> tvm.IRModule:
     Before -> after: `y = nn.pad(qnn.conv2d(x, ...), p)` becomes `y = qnn.conv2d(x, ..., frame=p)`.
     """
     flow = Dataflow.of(module)
-    pads: dict[relax.Var, tuple[Binding, op.Pad]] = {}
+    framed: dict[relax.Var, tuple[relax.Var, op.QConv2d]] = {}
     for binding in flow.bindings:
-        attrs = describe(binding.value)
-        producer = flow.producers.get(binding.value.args[0]) if isinstance(attrs, op.Pad) else None
-        if producer is None or flow.only_user(producer.var) is None:
+        pad = describe(binding.value)
+        if not isinstance(pad, op.Pad) or (producer := flow.producers.get(binding.value.args[0])) is None:
             continue
-        if isinstance(attrs, op.Pad) and _is_product(producer, describe(producer.value)):
-            pads[producer.var] = (binding, attrs)
-    merged = {binding.var for binding, _ in pads.values()}
+        convolution = _extensible(producer)
+        if convolution is not None and flow.only_user(producer.var) is not None:
+            changed = dataclasses.replace(convolution, frame=pad.padding, frame_value=int(pad.value))
+            framed[producer.var] = (binding.var, changed)
+    pads = {pad for pad, _ in framed.values()}
     builder = DataflowBuilder(module)
     for binding in flow.bindings:
-        if binding.var in pads:
-            pad, attrs = pads[binding.var]
-            convolution = describe(binding.value)
-            framed = dataclasses.replace(convolution, frame=attrs.padding, frame_value=int(attrs.value))
-            call = make_call(framed, *(builder.replaced(a) for a in binding.value.args))
-            builder.values[pad.var] = builder.emit(call, binding.var.name)
-        elif binding.var not in merged:
+        if binding.var in framed:
+            padded, attrs = framed[binding.var]
+            call = make_call(attrs, *(builder.replaced(a) for a in binding.value.args))
+            builder.values[padded] = builder.emit(call, binding.var.name)
+        elif binding.var not in pads:
             builder.copy(binding)
     return builder.finish([builder.replaced(o) for o in flow.outputs])
 
 
-def _is_product(binding: Binding, attrs: op.Attributes | None) -> bool:
-    """Return whether a binding is a convolution of many channels that ends in 8 bits, which is what can be extended."""
+def _extensible(binding: Binding) -> op.QConv2d | None:
+    """Return a convolution that can be extended: one that ends in 8 bits, and not a depthwise one."""
+    attrs = describe(binding.value)
     if not isinstance(attrs, op.QConv2d) or attrs.output_dtype != "uint8":
-        return False
+        return None
     out, _, _, per_group = tensor_type(binding.value.args[1]).shape
-    return not (attrs.groups > 1 and per_group == 1 and out == attrs.groups)
+    return None if attrs.groups > 1 and per_group == 1 and out == attrs.groups else attrs

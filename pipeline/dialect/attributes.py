@@ -221,7 +221,7 @@ class QConv2d(Requantized):
     """
 
     name = "qnn.conv2d"
-    arguments = ("x", "weight", "bias", "multiplier")
+    arguments: ClassVar[tuple[str, ...]] = ("x", "weight", "bias", "multiplier")
 
     strides: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)

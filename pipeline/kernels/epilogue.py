@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,12 +51,9 @@ def requantize(attrs: QConv2d | QDense, isa: InstructionSet, *, interleaved: boo
         bounds = (attrs.output_zero_point, attrs.output_min, attrs.output_max)
         return isa.saturate_interleaved(values, *bounds) if interleaved else isa.saturate(values, *bounds)
 
-    def add(result: Any, other: Any) -> Any:
-        return isa.weighted_sum(result, other, attrs.total)
-
     frame_value = attrs.frame_value if isinstance(attrs, QConv2d) else 0
-    fused = add if isinstance(attrs, QConv2dAdd) else None
-    return Epilogue("uint8", finish, isa.saturate_vectors, fused, frame_value)
+    add = functools.partial(isa.weighted_sum, attrs=attrs.total) if isinstance(attrs, QConv2dAdd) else None
+    return Epilogue("uint8", finish, isa.saturate_vectors, add, frame_value)
 
 
 def activate(attrs: Conv2d | Dense) -> Epilogue:
