@@ -29,11 +29,11 @@ from tvm.script.ir_builder import tirx as T
 
 import pipeline.kernels  # noqa: F401
 from benchmarks.machine import cpu_name
-from pipeline.compilation.lower import code_generation
+from pipeline.compilation.lower import code_generation, instruction_set_of
 from pipeline.dialect.attributes import Attributes, Conv2d, QConv2d
 from pipeline.dialect.types import TensorType
 from pipeline.kernels import registry
-from pipeline.kernels.isa import InstructionSet, instruction_set
+from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.targets import load_target
 
@@ -180,7 +180,7 @@ def _program(name: str, kernel: Kernel, values: list[Array], products: int, targ
 def main(dtype: str, target_name: str, rounds: int, only: str, json_path: Path | None) -> None:
     """Measure kernels for standard layers."""
     description = load_target(target_name)
-    target, isa = description.tvm_target(), instruction_set(description.instruction_set)
+    target, isa = description.tvm_target(), instruction_set_of(description)
     ceiling = ceiling_program(dtype, isa, target)
     programs = [layer_program(layer, dtype, isa, target) for layer in LAYERS if only in layer.name]
     for _ in range(rounds):

@@ -8,9 +8,7 @@ from pathlib import Path
 from pipeline.artifact import ArtifactMetadata, QuantizationSummary, TargetSummary
 from pipeline.compilation.dump import Dump
 from pipeline.compilation.link import check_writable, link
-from pipeline.compilation.lower import build_executable
-from pipeline.errors import TargetError, unknown_name
-from pipeline.kernels.isa import instruction_sets
+from pipeline.compilation.lower import build_executable, instruction_set_of
 from pipeline.program import Program
 from pipeline.targets import Target
 
@@ -40,12 +38,9 @@ def compile_program(
         OptionError: the output can't be written.
     """
     check_writable(path)
-    known = instruction_sets()
-    if target.instruction_set not in known:
-        message = unknown_name("instruction set", target.instruction_set, known)
-        raise TargetError(f"Target {target.name}: {message}")
+    isa = instruction_set_of(target)
     writer = None if dump is None else Dump(dump)
-    executable = build_executable(program.module, target.tvm_target(), known[target.instruction_set], writer)
+    executable = build_executable(program.module, target.tvm_target(), isa, writer)
     if writer is not None:
         writer.assembly(executable)
     metadata = describe(program, target, quantized)

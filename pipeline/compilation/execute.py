@@ -10,8 +10,7 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
-from pipeline.compilation.lower import build_executable
-from pipeline.kernels.isa import instruction_set
+from pipeline.compilation.lower import build_executable, instruction_set_of
 from pipeline.program import Program
 from pipeline.targets import load_target
 
@@ -28,7 +27,7 @@ class Executor:
     def __init__(self, program: Program) -> None:
         self._program = program
         target = load_target("host")
-        executable = build_executable(program.module, target.tvm_target(), instruction_set(target.instruction_set))
+        executable = build_executable(program.module, target.tvm_target(), instruction_set_of(target))
         self._machine = relax.VirtualMachine(executable, tvm.cpu())
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

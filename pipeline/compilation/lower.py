@@ -6,6 +6,7 @@ function to have the block structure of a schedule, which hand-written kernels d
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import tvm
@@ -15,7 +16,9 @@ from tvm.relax import transform
 from pipeline.compilation.fusion import fuse_residual_adds, write_frames
 from pipeline.compilation.padding import separate_padding
 from pipeline.compilation.select import select_kernels
-from pipeline.kernels.isa import InstructionSet
+from pipeline.errors import TargetError, unknown_name
+from pipeline.kernels.isa import InstructionSet, instruction_sets
+from pipeline.targets import Target
 
 
 def code_generation() -> tvm.transform.PassContext:
@@ -24,6 +27,19 @@ def code_generation() -> tvm.transform.PassContext:
     Storage rewriting forgets what kernels say of their buffers, and these would come from the heap, not from registers.
     """
     return tvm.transform.PassContext(opt_level=3, config={"tirx.disable_storage_rewrite": True})
+
+
+def instruction_set_of(target: Target) -> InstructionSet:
+    """Return the instruction set that kernels for a target may use, with the target's cache sizes.
+
+    Raises:
+        TargetError: the target names an unknown one.
+    """
+    known = instruction_sets()
+    if target.instruction_set not in known:
+        message = unknown_name("instruction set", target.instruction_set, known)
+        raise TargetError(f"Target {target.name}: {message}")
+    return dataclasses.replace(known[target.instruction_set], l1d_bytes=target.cache.l1d_bytes)
 
 
 Phase = tuple[str, Callable[[tvm.IRModule], tvm.IRModule]]

@@ -30,7 +30,7 @@ from tvm.script.ir_builder import tirx as T
 from pipeline.kernels.epilogue import Epilogue
 from pipeline.kernels.frame import Frame
 from pipeline.kernels.isa import InstructionSet
-from pipeline.kernels.tiling import Tile, choose_tile
+from pipeline.kernels.tiling import Tile, choose_tile, resident_bytes
 from pipeline.kernels.vectors import joined, part, register_buffer, span
 
 Array = npt.NDArray[Any]
@@ -43,9 +43,6 @@ TILES_IN_GROUP = 16
 
 FILLED_VECTORS = 4
 """Vectors of a frame that are written by one step."""
-
-RESIDENT_WEIGHTS = 24 * 1024
-"""A channel block's weights, in bytes, that stay in the first-level cache from tile to tile; more are fetched ahead."""
 
 FETCH_AHEAD = 16
 """How many steps ahead: far enough for the second-level cache, and some of the way to the third."""
@@ -281,7 +278,7 @@ class _Nest:
         plan, g = self.plan, self.plan.geometry
         width = plan.isa.lanes * plan.depth
         dot = plan.isa.multiply_add if self.dtypes[2] == "float32" else plan.isa.dot
-        if self.block_weights * np.dtype(self.dtypes[1]).itemsize > RESIDENT_WEIGHTS:
+        if self.block_weights * np.dtype(self.dtypes[1]).itemsize > resident_bytes(plan.isa):
             self._fetch_ahead(place.weights + number * plan.tile.nv * width)
         x = place.x + (ky * g.dilation[0] * g.width + kx * g.dilation[1]) * self.channels_in + offset
         for i in range(plan.tile.mr):

@@ -30,6 +30,7 @@ class InstructionSet:
         dot_depth: how many 8-bit products `dot` sums into each int32 lane.
         weight_dtype: how weights are stored for `dot`: int8, or wider if that saves instructions.
         saturate_vectors: how many int32 vectors `saturate` narrows together best.
+        l1d_bytes: size of a core's first-level data cache; the target's own takes this one's place.
     """
 
     name: str
@@ -39,6 +40,7 @@ class InstructionSet:
     dot_depth: int = 1
     weight_dtype: str = "int8"
     saturate_vectors: int = 1
+    l1d_bytes: int = 32 * 1024
 
     def lineage(self) -> tuple[InstructionSet, ...]:
         """Return this instruction set and its ancestors, nearest first."""
