@@ -10,6 +10,9 @@ values | register tile of mr pixels x nv vectors. Weights are packed in the orde
 
     [group][channel block][segment][step][nv][lanes][dot_depth]
 
+While a channel block is computed, its tiles fetch the next one's weights, evenly spread, so that their coming from the
+third-level cache or from memory costs nothing: in a whole network, weights are hardly ever near.
+
 What doesn't divide is computed twice, not masked: the last tile of a row overlaps the one before, and so do the last
 vector of channels and the last step of a segment (there with zero weights for what has been counted).
 """
@@ -45,7 +48,10 @@ FILLED_VECTORS = 4
 """Vectors of a frame that are written by one step."""
 
 FETCH_AHEAD = 16
-"""How many steps ahead: far enough for the second-level cache, and some of the way to the third."""
+"""How many steps ahead weights are fetched into the first-level cache, if they don't stay there from tile to tile."""
+
+CACHE_LINE = 64
+"""Bytes that one fetch brings."""
 
 FUSED_STEPS = 8
 """Segments of so few steps share one loop: LLVM would unroll theirs completely, and then run out of registers."""
@@ -180,6 +186,7 @@ class _Place:
     Attributes:
         x: of the first pixel's first value.
         weights, packed: of the channel block's weights, and of its bias and multipliers.
+        next_weights: of those weights of the next block that this tile fetches into the second-level cache.
         y: of the first pixel's first value in the group.
         added: the same in the tensor that the epilogue adds, which has no frame.
         vector: number of the block's first vector within the group.
@@ -187,6 +194,7 @@ class _Place:
 
     x: Any
     weights: Any
+    next_weights: Any
     packed: Any
     y: Any
     added: Any
@@ -205,6 +213,10 @@ class _Nest:
         rows, columns = g.segments
         self.block_channels = plan.tile.nv * plan.isa.lanes
         self.block_weights = rows * columns * plan.steps * self.block_channels * plan.depth
+        self.line_values = CACHE_LINE // np.dtype(dtypes[1]).itemsize
+        # A step reads nv lines of weights, so that this many steps of each tile together cover the next block.
+        self.steps_per_fetch = max(1, self.lines * self.tiles // plan.tile.nv)
+        self.share = -(-plan.steps * rows * columns // self.steps_per_fetch) * self.line_values
         self.frame = Frame(g.out_height, g.out_width, self.channels_out, *g.frame)
 
     def build(self) -> tirx.PrimFunc:
@@ -241,6 +253,7 @@ class _Nest:
         return _Place(
             x=(row * g.width + column * g.strides[1]) * self.channels_in + group * g.group_in,
             weights=block * self.block_weights,
+            next_weights=(block + 1) * self.block_weights + (line * self.tiles + tile) * self.share,
             packed=block * self.block_channels,
             y=self.frame.start(image, out_row) + column * self.channels_out + group * g.group_out,
             added=(line * g.out_width + column) * self.channels_out + group * g.group_out,
@@ -269,8 +282,13 @@ class _Nest:
         overlaps = g.segment_length % plan.depth > 0
         with T.serial(rows) as ky, T.serial(columns) as kx:
             first = (ky * columns + kx) * plan.steps
-            with T.serial(plan.steps - overlaps) as k:
-                self._step(place, ky, kx, k * plan.depth, first + k)
+            steps = plan.steps - overlaps
+            run = min(steps, self.steps_per_fetch)
+            runs = -(-steps // run)
+            with T.serial(runs) as r:
+                self._fetch(place.next_weights + ((ky * columns + kx) * runs + r) * self.line_values, level=2)
+                with T.serial(T.min(run, steps - r * run)) as k:
+                    self._step(place, ky, kx, (r * run + k) * plan.depth, first + r * run + k)
             if overlaps:
                 self._step(place, ky, kx, last, first + plan.steps - 1)
 
@@ -279,7 +297,8 @@ class _Nest:
         width = plan.isa.lanes * plan.depth
         dot = plan.isa.multiply_add if self.dtypes[2] == "float32" else plan.isa.dot
         if self.block_weights * np.dtype(self.dtypes[1]).itemsize > resident_bytes(plan.isa):
-            self._fetch_ahead(place.weights + number * plan.tile.nv * width)
+            for v in range(plan.tile.nv):
+                self._fetch(place.weights + ((number + FETCH_AHEAD) * plan.tile.nv + v) * width, level=1)
         x = place.x + (ky * g.dilation[0] * g.width + kx * g.dilation[1]) * self.channels_in + offset
         for i in range(plan.tile.mr):
             values = self._values(x + i * g.strides[1] * self.channels_in)
@@ -288,13 +307,11 @@ class _Nest:
                 w = self.weights[span(place.weights + (number * plan.tile.nv + v) * width, width)]
                 T.buffer_store(self.acc, dot(self.acc[at], values, w), [at])
 
-    def _fetch_ahead(self, weights: Any) -> None:
-        """Have the weights of a coming step brought into the first-level cache."""
-        width = self.plan.isa.lanes * self.plan.depth
-        for v in range(self.plan.tile.nv):
-            at = self.weights.access_ptr("r", offset=weights + (FETCH_AHEAD * self.plan.tile.nv + v) * width)
-            for_reading, keep, data = T.int32(0), T.int32(3), T.int32(1)
-            T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", at, for_reading, keep, data))
+    def _fetch(self, weights: Any, level: int) -> None:
+        """Have weights brought into the first or second level of the caches."""
+        for_reading, locality, data = T.int32(0), T.int32(4 - level), T.int32(1)
+        at = self.weights.access_ptr("r", offset=weights)
+        T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", at, for_reading, locality, data))
 
     def _values(self, start: Any) -> Any:
         """Return `depth` values of x; zeros take the place of what lies behind a segment shorter than that."""
