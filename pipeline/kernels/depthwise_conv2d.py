@@ -27,7 +27,7 @@ from pipeline.kernels.epilogue import Epilogue, activate, requantize
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.packing import folded_bias
-from pipeline.kernels.product import PARALLEL_PRODUCTS, Geometry
+from pipeline.kernels.product import Geometry, worth_sharing
 from pipeline.kernels.registry import kernel
 from pipeline.kernels.vectors import part, register_buffer, span, vector_type
 
@@ -125,7 +125,7 @@ def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) 
     g, lanes, mr = plan.geometry, plan.lanes, plan.mr
     lines, tiles = g.batch * g.out_height, -(-g.out_width // mr)
     taps = g.kernel[0] * g.kernel[1]
-    loop = T.parallel if g.products >= PARALLEL_PRODUCTS else T.serial
+    loop = T.parallel if worth_sharing(g, plan.isa, 1) else T.serial
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True, "op_pattern": 8})
         x = T.arg("x", T.buffer((g.batch * g.height * g.width * g.groups,), dtypes[0]))

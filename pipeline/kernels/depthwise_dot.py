@@ -5,7 +5,7 @@ rows of the input are interleaved byte by byte, 4 * lanes channels at a time, wh
 int32 lane holds one channel's column of the kernel. Such a column serves all output pixels whose window it is in.
 Taps that the kernel doesn't have are zeros on both sides.
 
-    for (channel block, chunk of output rows), in parallel:
+    for (chunk of output rows, channel block), in parallel:
         for row, for tile of it:                      mr places x four vectors, in registers
             for column of the input, for each four rows of the kernel:      unrolled: interleave
                 for output place that has the column in its window:         unrolled: four dot products
@@ -35,7 +35,7 @@ from pipeline.kernels.epilogue import Epilogue, requantize
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.packing import folded_bias
-from pipeline.kernels.product import PARALLEL_PRODUCTS, Geometry
+from pipeline.kernels.product import Geometry, worth_sharing
 from pipeline.kernels.registry import kernel
 from pipeline.kernels.vectors import interleave, register_buffer
 
@@ -50,8 +50,8 @@ MAX_KERNEL = 7
 MAX_PIXELS = 8
 """Most neighbouring pixels in a place."""
 
-MIN_TASKS = 16
-"""How many pieces of work there are at least, if possible. A larger piece finds more of its constants in registers."""
+CHUNKS = 8
+"""Into how many chunks output rows are cut. A larger chunk finds more of its constants in registers and caches."""
 
 MIN_CHANNELS = 64
 """Places of fewer channels are for the generic kernel."""
@@ -119,8 +119,10 @@ class Plan:
 
     @property
     def chunks(self) -> int:
-        """Into how many chunks the output rows are cut."""
-        return min(self.geometry.batch * self.geometry.out_height, -(-MIN_TASKS // self.blocks))
+        """Into how many chunks the output rows are cut; one, if threads can share the channels' cache lines out."""
+        if self.blocks >= CHUNKS and self.pixels * self.geometry.groups % self.vector == 0:
+            return 1
+        return min(self.geometry.batch * self.geometry.out_height, CHUNKS)
 
     def columns(self) -> dict[int, list[tuple[int, int]]]:
         """Return the tile's input columns, in pixels, each with the (place, kernel column) pairs that use it."""
@@ -181,7 +183,7 @@ class _Nest:
         plan, g = self.plan, self.plan.geometry
         lines, channels = g.batch * g.out_height, plan.blocks * plan.vector
         block_weights = g.kernel[1] * plan.quads * DEPTH * plan.vector
-        loop = T.parallel if g.products >= PARALLEL_PRODUCTS else T.serial
+        loop = T.parallel if worth_sharing(g, plan.isa, 1) else T.serial
         per_chunk = -(-lines // plan.chunks)
         with IRBuilder() as builder, T.prim_func():
             T.func_attr({"tirx.noalias": True, "op_pattern": 8})
@@ -193,7 +195,7 @@ class _Nest:
             with loop(plan.blocks * plan.chunks) as p:
                 self.acc = register_buffer(plan.mr * plan.vector, "int32")
                 self.taps = register_buffer(DEPTH * plan.vector, "uint8")
-                block, first_line = p // plan.chunks, p % plan.chunks * per_chunk
+                block, first_line = p % plan.blocks, p // plan.blocks * per_chunk
                 with T.serial(T.max(T.min(per_chunk, lines - first_line), 0)) as r, T.serial(plan.tiles) as t:
                     line = first_line + r
                     row = line // g.out_height * g.height + line % g.out_height * g.strides[0]

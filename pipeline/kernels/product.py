@@ -5,8 +5,10 @@ row is a segment of KW * C values, as neighbouring pixels are neighbours in memo
 values. A matrix product, or a 1x1 convolution, has one segment of C values, and all its pixels form one row. No im2col,
 no edges: padding is an operator of its own, which has run before.
 
-The nest, from outside: (group, channel block, row, tile group) in parallel | tile | segment | step of `dot_depth`
-values | register tile of mr pixels x nv vectors. Weights are packed in the order in which the nest reads them:
+The nest, from outside: (chunk of the tiles, group, channel block) in parallel | tile | segment | step of `dot_depth`
+values | register tile of mr pixels x nv vectors. Threads get neighbouring chunks, so that they don't write into each
+other's cache lines; where weights outweigh activations, there is one chunk, and threads share the channel blocks.
+Weights are packed in the order in which the nest reads them:
 
     [group][channel block][segment][step][nv][lanes][dot_depth]
 
@@ -38,11 +40,11 @@ from pipeline.kernels.vectors import joined, part, register_buffer, span
 
 Array = npt.NDArray[Any]
 
-PARALLEL_PRODUCTS = 400_000
-"""Smaller operations run on the calling thread: waking the pool costs more than it saves."""
+PARALLEL_INSTRUCTIONS = 30_000
+"""Operations of fewer multiply-adds of vectors run on the calling thread: waking the pool costs more than it saves."""
 
-TILES_IN_GROUP = 16
-"""How many tiles of a row one parallel step does, at the most."""
+CHUNKS = 8
+"""Into how many chunks the tiles are cut, so that few threads get equal shares."""
 
 FILLED_VECTORS = 4
 """Vectors of a frame that are written by one step."""
@@ -179,6 +181,11 @@ def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) 
     return _Nest(plan, dtypes, epilogue).build()
 
 
+def worth_sharing(geometry: Geometry, isa: InstructionSet, depth: int) -> bool:
+    """Return whether an operation is large enough for several threads, if each instruction sums `depth` products."""
+    return geometry.products >= PARALLEL_INSTRUCTIONS * isa.lanes * depth
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where a tile is: offsets into the buffers, as TIR expressions.
@@ -208,21 +215,30 @@ class _Nest:
         self.channels_in, self.channels_out = g.groups * g.group_in, g.groups * g.group_out
         self.lines = g.batch * g.out_height
         self.tiles = -(-g.out_width // plan.tile.mr)
-        self.together = min(self.tiles, TILES_IN_GROUP)
-        self.tile_groups = -(-self.tiles // self.together)
         rows, columns = g.segments
         self.block_channels = plan.tile.nv * plan.isa.lanes
         self.block_weights = rows * columns * plan.steps * self.block_channels * plan.depth
         self.line_values = CACHE_LINE // np.dtype(dtypes[1]).itemsize
         # A step reads nv lines of weights, so that this many steps of each tile together cover the next block.
-        self.steps_per_fetch = max(1, self.lines * self.tiles // plan.tile.nv)
+        self.per_chunk = -(-self.lines * self.tiles // self._chunks())
+        self.steps_per_fetch = max(1, self.per_chunk // plan.tile.nv)
         self.share = -(-plan.steps * rows * columns // self.steps_per_fetch) * self.line_values
         self.frame = Frame(g.out_height, g.out_width, self.channels_out, *g.frame)
 
+    def _chunks(self) -> int:
+        plan, g = self.plan, self.plan.geometry
+        blocks = g.groups * plan.blocks
+        outputs = self.lines * g.out_width * self.channels_out
+        activations = g.batch * g.height * g.width * self.channels_in + outputs
+        if blocks >= CHUNKS and blocks * self.block_weights > activations:
+            return 1
+        return min(CHUNKS, self.lines * self.tiles)
+
     def build(self) -> tirx.PrimFunc:
         plan, g = self.plan, self.plan.geometry
-        blocks, places = g.groups * plan.blocks, self.lines * self.tile_groups
-        loop = T.parallel if g.products >= PARALLEL_PRODUCTS and blocks * places > 1 else T.serial
+        blocks, tiles = g.groups * plan.blocks, self.lines * self.tiles
+        tasks = blocks * -(-tiles // self.per_chunk)
+        loop = T.parallel if tasks > 1 and worth_sharing(g, plan.isa, plan.depth) else T.serial
         with IRBuilder() as builder, T.prim_func():
             T.func_attr({"tirx.noalias": True, "op_pattern": 8})
             self.x = _argument("x", g.batch * g.height * g.width * self.channels_in, self.dtypes[0])
@@ -237,14 +253,16 @@ class _Nest:
                 with T.serial(rows) as r:
                     value = tirx.const(self.epilogue.frame_value, self.epilogue.dtype)
                     self.frame.fill(self.y, r, value, self.plan.isa.lanes * FILLED_VECTORS)
-            with loop(blocks * places) as p:
+            with loop(tasks) as p:
                 self.acc = register_buffer(plan.tile.mr * self.block_channels, self.dtypes[2])
-                first = p % self.tile_groups * self.together
-                with T.serial(T.min(self.together, self.tiles - first)) as t:
-                    self._tile(self._place(p // places, p % places // self.tile_groups, first + t))
+                first = p // blocks * self.per_chunk
+                with T.serial(T.min(self.per_chunk, tiles - first)) as t:
+                    line, tile = (first + t) // self.tiles, (first + t) % self.tiles
+                    self._tile(self._place(p % blocks, line, tile, t))
         return builder.get()
 
-    def _place(self, block: Any, line: Any, tile: Any) -> _Place:
+    def _place(self, block: Any, line: Any, tile: Any, number: Any) -> _Place:
+        """Return where a tile is, by its channel block, output row, place in the row and number in the chunk."""
         plan, g = self.plan, self.plan.geometry
         group = block // plan.blocks
         column = T.min(tile * plan.tile.mr, g.out_width - plan.tile.mr)
@@ -253,7 +271,7 @@ class _Nest:
         return _Place(
             x=(row * g.width + column * g.strides[1]) * self.channels_in + group * g.group_in,
             weights=block * self.block_weights,
-            next_weights=(block + 1) * self.block_weights + (line * self.tiles + tile) * self.share,
+            next_weights=(block + 1) * self.block_weights + number * self.share,
             packed=block * self.block_channels,
             y=self.frame.start(image, out_row) + column * self.channels_out + group * g.group_out,
             added=(line * g.out_width + column) * self.channels_out + group * g.group_out,
