@@ -1,95 +1,195 @@
-"""Latency of the standard architectures, float32 and int8, beside ONNX Runtime's float32 in the same run.
+"""Latency beside ONNX Runtime and OpenVINO, int8 and float32, with memory and the time to a first result.
 
-    python -m benchmarks.latency [mobilenet_v1 ...] [--threads 1] [--json FILE]
+    python -m benchmarks.latency [mobilenet_v1 ...] [--threads 1 --threads 2] [--batch 1] [--json FILE]
 
-All programs take turns for some rounds, and each one's shortest time counts. Weights are random: only speed counts.
+Every engine runs in a process of its own, bound to as many cores as it has threads, and waits while another has its
+turn: idle thread pools would disturb the others. In each round every engine runs the model a few times; the shortest
+and the median time of all rounds count. Peers have their best configuration: all graph optimizations, models quantized
+by their own tools from the same samples. Weights of the standard architectures are random: only speed counts.
+
+On a CPU with AMX, `--vnni` holds the peers back from it, and builds our library for AVX512-VNNI.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import click
-import numpy as np
-import onnxruntime
 from rich.console import Console
 from rich.table import Table
 
 import pipeline
-from benchmarks.architectures import ARCHITECTURES, write
 from benchmarks.machine import cpu_name
+from benchmarks.networks import NETWORKS, Network
+from benchmarks.peers import quantize_onnxruntime, quantize_openvino
 
-Run = Callable[[], float]
+RUNS_IN_TURN = 5
+START_REPEATS = 5
+SETTLE_SECONDS = 0.02
+"""After a turn, the engine's threads spin for a while."""
+
+PEERS = ("onnxruntime", "openvino")
 
 
-def library_run(path: Path, feeds: dict[str, Any], threads: int) -> Run:
-    """Return a function that runs a library once and returns its seconds."""
-    runner = pipeline.Runner(path, num_threads=threads)
-    return lambda: runner.benchmark(feeds, repeats=1, warmup=0)[0]
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of one engine: milliseconds of a run, of the start to a first result, and peak memory."""
+
+    minimum_ms: float
+    median_ms: float
+    start_ms: float
+    peak_mib: float
 
 
-def peer_run(path: Path, feeds: dict[str, Any], threads: int) -> Run:
-    """Return the same for the ONNX model in ONNX Runtime, all graph optimizations on."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+class Engine:
+    """A child process that runs a model when told to; see `benchmarks.engine`."""
 
-    def run() -> float:
+    def __init__(self, name: str, model: Path, threads: int) -> None:
+        self._command = [sys.executable, "-m", "benchmarks.engine", name, str(model), str(threads)]
+        self.times: list[float] = []
+        self.peak_mib = 0.0
+        self.start_ms = min(self._start() for _ in range(START_REPEATS))
+
+    def _start(self) -> float:
+        self.close()
         start = time.perf_counter()
-        session.run(None, feeds)
-        return time.perf_counter() - start
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self._read()
+        return (time.perf_counter() - start) * 1e3
 
-    return run
+    def turn(self) -> None:
+        """Run the model a few times."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{RUNS_IN_TURN}\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._read())
+        self.times += answer["milliseconds"]
+        self.peak_mib = answer["peak_mib"]
+        time.sleep(SETTLE_SECONDS)
+
+    def close(self) -> None:
+        """End the process."""
+        process: subprocess.Popen[str] | None = getattr(self, "_process", None)
+        if process is not None:
+            process.communicate()
+
+    def figures(self) -> Figures:
+        """Return what was measured; the first turn is warming up."""
+        counted = self.times[RUNS_IN_TURN:]
+        return Figures(min(counted), statistics.median(counted), self.start_ms, self.peak_mib)
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise click.ClickException(f"{' '.join(self._command)} ended; run it alone to see why.")
+        return line
 
 
-def measure(name: str, threads: int, rounds: int, folder: Path) -> dict[str, float]:
-    """Return the shortest time of each program for one architecture, milliseconds."""
-    model = write(name, folder / f"{name}.onnx")
-    random = np.random.default_rng(0)
-    samples = [random.standard_normal((1, 3, 224, 224)).astype("float32") for _ in range(2)]
-    program, feeds = pipeline.load(model), {"x": samples[0]}
-    pipeline.compile_program(program, pipeline.load_target("host"), folder / f"{name}.float32.so")
-    pipeline.quantize(program, samples).build("host", folder / f"{name}.int8.so")
-    runs = {
-        "int8": library_run(folder / f"{name}.int8.so", feeds, threads),
-        "float32": library_run(folder / f"{name}.float32.so", feeds, threads),
-        "ONNX Runtime float32": peer_run(model, feeds, threads),
+def write_models(network: Network, folder: Path, batch: int, target: str) -> dict[str, dict[str, Path]]:
+    """Return the models of every engine, by precision and engine."""
+    model = network.write(folder / "model.onnx", batch)
+    samples = network.samples(8, batch)
+    program = pipeline.load(model)
+    pipeline.compile_program(program, pipeline.load_target(target), folder / "float32.so")
+    pipeline.quantize(program, samples).build(target, folder / "int8.so")
+    return {
+        "int8": {
+            "ours": folder / "int8.so",
+            "onnxruntime": quantize_onnxruntime(model, samples, folder / "onnxruntime.onnx"),
+            "openvino": quantize_openvino(model, samples, folder / "openvino.xml"),
+        },
+        "float32": {"ours": folder / "float32.so", "onnxruntime": model, "openvino": model},
     }
-    best = dict.fromkeys(runs, float("inf"))
-    for _ in range(rounds):
-        for label, run in runs.items():
-            best[label] = min(best[label], run())
-    return {label: seconds * 1e3 for label, seconds in best.items()}
+
+
+def compare(models: dict[str, Path], threads: int, rounds: int) -> dict[str, Figures]:
+    """Measure all engines in turns."""
+    engines = {name: Engine(name, path, threads) for name, path in models.items()}
+    for _ in range(rounds + 1):
+        for engine in engines.values():
+            engine.turn()
+    for engine in engines.values():
+        engine.close()
+    return {name: engine.figures() for name, engine in engines.items()}
 
 
 @click.command()
-@click.argument("names", nargs=-1, type=click.Choice(sorted(ARCHITECTURES)))
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--rounds", type=click.IntRange(min=1), default=40, show_default=True)
-@click.option("--json", "target", type=click.Path(path_type=Path))
-def main(names: tuple[str, ...], threads: int, rounds: int, target: Path | None) -> None:
-    """Measure the architectures NAMES, by default all."""
-    packages = {name: version(name) for name in ("apache-tvm", "onnxruntime")}
-    machine = {"cpu": cpu_name(), "target": pipeline.load_target("host").name, **packages, "threads": str(threads)}
-    results = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in names or sorted(ARCHITECTURES):
-            results[name] = measure(name, threads, rounds, Path(folder))
-    table = Table("network", "int8, ms", "float32, ms", "ONNX Runtime float32, ms", "int8 / ORT float32")
-    for name, ms in results.items():
-        cells = [f"{ms[label]:.2f}" for label in ("int8", "float32", "ONNX Runtime float32")]
-        table.add_row(name, *cells, f"{ms['int8'] / ms['ONNX Runtime float32']:.2f}")
-    table.caption = ", ".join(f"{k} {v}" for k, v in machine.items())
-    Console().print(table)
-    if target is not None:
-        text = json.dumps({"machine": machine, "milliseconds": results}, indent=2)
-        target.write_text(text + "\n", encoding="utf-8")
+@click.argument("names", nargs=-1, type=click.Choice(sorted(NETWORKS)))
+@click.option("--threads", type=click.IntRange(min=1), multiple=True, default=(1, 2), show_default=True)
+@click.option("--precision", type=click.Choice(["int8", "float32"]), multiple=True, default=("int8", "float32"))
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=8, show_default=True, help=f"Of {RUNS_IN_TURN} runs each."
+)
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--vnni", is_flag=True, help="Hold everybody back from AMX.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the results to this file, too.")
+def main(
+    names: tuple[str, ...],
+    threads: tuple[int, ...],
+    precision: tuple[str, ...],
+    rounds: int,
+    batch: int,
+    vnni: bool,
+    json_path: Path | None,
+) -> None:
+    """Measure the networks NAMES, by default all."""
+    if vnni:
+        os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_VNNI"
+    target = "x86-64-v4-vnni" if vnni else "host"
+    versions = {name: version(name) for name in ("apache-tvm", "onnxruntime", "openvino", "nncf")}
+    machine = {"cpu": cpu_name(), "target": pipeline.load_target(target).name, **versions, "batch": str(batch)}
+    headings = (
+        "network",
+        "precision",
+        "threads",
+        "ours",
+        "ONNX Runtime",
+        "OpenVINO",
+        "ratio",
+        "start, ms",
+        "peak, MiB",
+    )
+    table = Table(*headings, title="shortest run, ms", caption=", ".join(f"{k} {v}" for k, v in machine.items()))
+    results = []
+    for name in names or NETWORKS:
+        with tempfile.TemporaryDirectory() as folder:
+            models = write_models(NETWORKS[name], Path(folder), batch, target)
+            for kind in precision:
+                for count in threads:
+                    figures = compare(models[kind], count, rounds)
+                    results.append(
+                        {
+                            "network": name,
+                            "precision": kind,
+                            "threads": count,
+                            "engines": {engine: asdict(f) for engine, f in figures.items()},
+                            "ratio": figures["ours"].minimum_ms / min(figures[p].minimum_ms for p in PEERS),
+                        }
+                    )
+                    click.echo(f"{name} {kind} {count}: {results[-1]['ratio']:.2f}", err=True)
+    for result in results:
+        engines: dict[str, dict[str, float]] = result["engines"]  # type: ignore[assignment]
+        table.add_row(
+            *(str(result[key]) for key in ("network", "precision", "threads")),
+            *(f"{engine['minimum_ms']:.2f}" for engine in engines.values()),
+            f"{result['ratio']:.2f}",
+            *(" / ".join(f"{engine[key]:.0f}" for engine in engines.values()) for key in ("start_ms", "peak_mib")),
+        )
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    if json_path is not None:
+        json_path.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

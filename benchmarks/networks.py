@@ -1,0 +1,74 @@
+"""The networks that speed is measured on: standard architectures with random weights, and real models from packages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from benchmarks.architectures import ARCHITECTURES
+from pipeline.recipes import load_recipe, prepare
+from pipeline.recipes.fetch import package_member
+from pipeline.recipes.schema import PackageSource
+
+Array = npt.NDArray[Any]
+
+_RAPIDOCR = {
+    "kind": "package",
+    "package": "rapidocr_onnxruntime",
+    "version": "1.4.4",
+    "sha256": "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A float32 network with one input.
+
+    Attributes:
+        load: returns the model.
+        shape: of its input; the batch is a factor on top.
+    """
+
+    load: Callable[[], onnx.ModelProto]
+    shape: tuple[int, ...]
+
+    def write(self, path: Path, batch: int = 1) -> Path:
+        """Write the model with its input's shape fixed, as every engine runs such models best."""
+        model = self.load()
+        dims = model.graph.input[0].type.tensor_type.shape.dim
+        for dim, size in zip(dims, (self.shape[0] * batch, *self.shape[1:]), strict=True):
+            dim.ClearField("dim_param")
+            dim.dim_value = size
+        for output in model.graph.output:
+            output.type.tensor_type.ClearField("shape")
+        del model.graph.value_info[:]
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return path
+
+    def samples(self, count: int, batch: int = 1) -> list[Array]:
+        """Return random inputs; only speed counts."""
+        random = np.random.default_rng(0)
+        shape = (self.shape[0] * batch, *self.shape[1:])
+        return [random.standard_normal(shape).astype("float32") for _ in range(count)]
+
+
+def _from_rapidocr(file: str) -> Callable[[], onnx.ModelProto]:
+    source = PackageSource.model_validate({**_RAPIDOCR, "path": f"rapidocr_onnxruntime/models/{file}"})
+    return lambda: onnx.load_model_from_string(package_member(source))
+
+
+NETWORKS: Mapping[str, Network] = {
+    **{name: Network(make, (1, 3, 224, 224)) for name, make in ARCHITECTURES.items()},
+    "efficientnet-lite0": Network(
+        lambda: onnx.load(prepare(load_recipe("efficientnet-lite0")).model), (1, 3, 224, 224)
+    ),
+    "pp-ocr-detection": Network(_from_rapidocr("ch_PP-OCRv4_det_infer.onnx"), (1, 3, 320, 320)),
+    "pp-ocr-recognition": Network(_from_rapidocr("ch_PP-OCRv4_rec_infer.onnx"), (1, 3, 48, 320)),
+}
+"""Every network by name."""
