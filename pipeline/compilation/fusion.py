@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import tvm
 from tvm import relax
 
@@ -15,7 +13,7 @@ from pipeline.dialect.operators import describe, make_call, tensor_type
 def fuse_residual_adds(module: tvm.IRModule) -> tvm.IRModule:
     """Return the module with sums fused into the convolutions that only they read.
 
-    Before -> after: `y = qnn.add(qnn.conv2d(x, ...), r)` becomes `y = qnn.conv2d_add(x, ..., r)`.
+    Before -> after: `y = qnn.add(qnn.conv2d(x, ...), r)` becomes `y = qnn.conv2d_add(x, ..., r)`; the same for `nn`.
     """
     flow = Dataflow.of(module)
     fusions = {b.var: f for b in flow.bindings if (f := _find_convolution(flow, b)) is not None}
@@ -31,45 +29,41 @@ def fuse_residual_adds(module: tvm.IRModule) -> tvm.IRModule:
     return builder.finish([builder.replaced(o) for o in flow.outputs])
 
 
-def _find_convolution(flow: Dataflow, binding: Binding) -> tuple[Binding, relax.Expr, op.QConv2dAdd] | None:
+def _find_convolution(flow: Dataflow, binding: Binding) -> tuple[Binding, relax.Expr, op.Attributes] | None:
     """Return the convolution that a sum can be fused into, what is added to it, and the fused operator."""
     total = describe(binding.value)
-    if not isinstance(total, op.QAdd):
+    if not isinstance(total, op.Add | op.QAdd):
         return None
     a, b = binding.value.args
-    swapped = dataclasses.replace(
-        total,
-        a_zero_point=total.b_zero_point,
-        b_zero_point=total.a_zero_point,
-        a_multiplier=total.b_multiplier,
-        b_multiplier=total.a_multiplier,
-    )
     # The later operand first: its result is what is still in the cache.
-    for operand, residual, attrs in ((b, a, swapped), (a, b, total)):
+    for operand, residual in ((b, a), (a, b)):
         producer = flow.producers.get(operand)
         if producer is None or a is b or tensor_type(a).shape != tensor_type(b).shape:
             continue
         convolution = _extensible(producer)
-        if convolution is not None and flow.only_user(producer.var) is not None:
-            return producer, residual, op.QConv2dAdd.of(convolution, attrs)
+        if convolution is None or flow.only_user(producer.var) is None:
+            continue
+        if isinstance(total, op.QAdd) and isinstance(convolution, op.QConv2d):
+            return producer, residual, op.QConv2dAdd.of(convolution, total if operand is a else total.swapped())
+        if isinstance(total, op.Add) and isinstance(convolution, op.Conv2d):
+            return producer, residual, op.Conv2dAdd.of(convolution, total)
     return None
 
 
 def write_frames(module: tvm.IRModule) -> tvm.IRModule:
     """Return the module with padding written by the convolutions whose result only it reads.
 
-    Before -> after: `y = nn.pad(qnn.conv2d(x, ...), p)` becomes `y = qnn.conv2d(x, ..., frame=p)`.
+    Before -> after: `y = nn.pad(qnn.conv2d(x, ...), p)` becomes `y = qnn.conv2d(x, ..., frame=p)`; the same for `nn`.
     """
     flow = Dataflow.of(module)
-    framed: dict[relax.Var, tuple[relax.Var, op.QConv2d]] = {}
+    framed: dict[relax.Var, tuple[relax.Var, op.Conv2d | op.QConv2d]] = {}
     for binding in flow.bindings:
         pad = describe(binding.value)
         if not isinstance(pad, op.Pad) or (producer := flow.producers.get(binding.value.args[0])) is None:
             continue
         convolution = _extensible(producer)
         if convolution is not None and flow.only_user(producer.var) is not None:
-            changed = dataclasses.replace(convolution, frame=pad.padding, frame_value=int(pad.value))
-            framed[producer.var] = (binding.var, changed)
+            framed[producer.var] = (binding.var, convolution.framed(pad))
     pads = {pad for pad, _ in framed.values()}
     builder = DataflowBuilder(module)
     for binding in flow.bindings:
@@ -82,10 +76,10 @@ def write_frames(module: tvm.IRModule) -> tvm.IRModule:
     return builder.finish([builder.replaced(o) for o in flow.outputs])
 
 
-def _extensible(binding: Binding) -> op.QConv2d | None:
-    """Return a convolution that can be extended: one that ends in 8 bits, and not a depthwise one."""
+def _extensible(binding: Binding) -> op.Conv2d | op.QConv2d | None:
+    """Return a convolution that can be extended: not a depthwise one, and no integer one that gives float32."""
     attrs = describe(binding.value)
-    if not isinstance(attrs, op.QConv2d) or attrs.output_dtype != "uint8":
+    if not isinstance(attrs, op.Conv2d | op.QConv2d) or getattr(attrs, "output_dtype", "uint8") != "uint8":
         return None
     out, _, _, per_group = tensor_type(binding.value.args[1]).shape
     return None if attrs.groups > 1 and per_group == 1 and out == attrs.groups else attrs

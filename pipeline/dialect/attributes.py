@@ -76,10 +76,13 @@ class Conv2d(Attributes):
     `g = o // (O / groups)`. `padding` is (top, left, bottom, right); padded pixels are 0.
 
     x: [N,H,W,C]; weight: [O,KH,KW,C/groups]; bias: [O]; result: [N,OH,OW,O]; all float32.
+
+    With a `frame` (top, left, bottom, right), which only the compiler sets, the result lies in a frame of
+    `frame_value`, as if by `nn.pad`: [N,top+OH+bottom,left+OW+right,O].
     """
 
     name = "nn.conv2d"
-    arguments = ("x", "weight", "bias")
+    arguments: ClassVar[tuple[str, ...]] = ("x", "weight", "bias")
 
     strides: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -87,10 +90,16 @@ class Conv2d(Attributes):
     groups: int = 1
     clip_min: float | None = None
     clip_max: float | None = None
+    frame: tuple[int, int, int, int] = (0, 0, 0, 0)
+    frame_value: float = 0.0
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the output's type: [N,OH,OW,O] float32."""
-        return TensorType(self._shape(inputs[0], inputs[1]), "float32")
+        """Return the output's type: [N,OH,OW,O] float32, and its frame."""
+        return Pad(self.frame).infer(TensorType(self._shape(inputs[0], inputs[1]), "float32"))
+
+    def framed(self, pad: Pad) -> Conv2d:
+        """Return the operator with padding of its result made part of it."""
+        return dataclasses.replace(self, frame=pad.padding, frame_value=pad.value)
 
     def _shape(self, x: TensorType, weight: TensorType) -> tuple[int, ...]:
         batch, height, width, channels = x.shape
@@ -101,6 +110,32 @@ class Conv2d(Attributes):
         out_h = _spatial(height, top, bottom, kernel_h, self.dilation[0], self.strides[0])
         out_w = _spatial(width, left, right, kernel_w, self.dilation[1], self.strides[1])
         return (batch, out_h, out_w, out)
+
+
+@dataclass(frozen=True)
+class Conv2dAdd(Conv2d):
+    """`nn.conv2d_add`: `nn.add(nn.conv2d(x, weight, bias), residual)`, and then its frame.
+
+    The compiler makes it, so that the convolution's result needn't go through memory. `sum_clip_min` and
+    `sum_clip_max` are those of the sum.
+    """
+
+    name = "nn.conv2d_add"
+    arguments = ("x", "weight", "bias", "residual")
+
+    sum_clip_min: float | None = None
+    sum_clip_max: float | None = None
+
+    @classmethod
+    def of(cls, convolution: Conv2d, total: Add) -> Conv2dAdd:
+        """Return the sum of a convolution and something else."""
+        fields = {f.name: getattr(convolution, f.name) for f in dataclasses.fields(Conv2d)}
+        return cls(**fields, sum_clip_min=total.clip_min, sum_clip_max=total.clip_max)
+
+    @property
+    def total(self) -> Add:
+        """The sum alone."""
+        return Add(self.sum_clip_min, self.sum_clip_max)
 
 
 @dataclass(frozen=True)
@@ -238,6 +273,10 @@ class QConv2d(Requantized):
         image = TensorType(geometry.infer(*inputs[:2]).shape, self.output_dtype)
         return Pad(self.frame).infer(image)
 
+    def framed(self, pad: Pad) -> QConv2d:
+        """Return the operator with padding of its result made part of it."""
+        return dataclasses.replace(self, frame=pad.padding, frame_value=int(pad.value))
+
 
 @dataclass(frozen=True)
 class QConv2dAdd(QConv2d):
@@ -325,6 +364,16 @@ class QAdd(Requantized):
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the broadcast type, uint8."""
         return TensorType(_broadcast(inputs[0].shape, inputs[1].shape), "uint8")
+
+    def swapped(self) -> QAdd:
+        """Return the operator that gives the same result for its operands in the other order."""
+        return dataclasses.replace(
+            self,
+            a_zero_point=self.b_zero_point,
+            b_zero_point=self.a_zero_point,
+            a_multiplier=self.b_multiplier,
+            b_multiplier=self.a_multiplier,
+        )
 
 
 @dataclass(frozen=True)
@@ -422,6 +471,7 @@ OPERATORS: Mapping[str, type[Attributes]] = {
     cls.name: cls
     for cls in (
         Conv2d,
+        Conv2dAdd,
         Dense,
         Add,
         Pad,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.dialect.attributes import Conv2d, Dense, QConv2d, QConv2dAdd, QDense
+from pipeline.dialect.attributes import Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QDense
 from pipeline.kernels.epilogue import activate, requantize
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
@@ -22,7 +22,7 @@ def geometry(operation: Operation) -> Geometry:
         batch, height, width, channels = x.shape
         out, kernel_h, kernel_w, _ = weight.shape
         per_group = (channels // attrs.groups, out // attrs.groups)
-        window, frame = (kernel_h, kernel_w), attrs.frame if isinstance(attrs, QConv2d) else (0, 0, 0, 0)
+        window, frame = (kernel_h, kernel_w), attrs.frame
         framed_h, framed_w = operation.output.shape[1:3]
         size = (framed_h - frame[0] - frame[2], framed_w - frame[1] - frame[3])
         return Geometry(
@@ -60,6 +60,7 @@ def integer(operation: Operation, isa: InstructionSet) -> Kernel:
 
 
 @kernel(Conv2d, isa="portable", accepts=_not_depthwise)
+@kernel(Conv2dAdd, isa="portable")
 @kernel(Dense, isa="portable")
 def floating(operation: Operation, isa: InstructionSet) -> Kernel:
     """The same loops in float32."""
@@ -70,4 +71,5 @@ def floating(operation: Operation, isa: InstructionSet) -> Kernel:
     weight, bias = operation.constants[1], operation.constants[2]
     func = make_function(plan, ("float32", "float32", "float32"), activate(attrs))
     packed_bias = pack_channels(plan, bias, 0.0)
-    return Kernel(func, (0, pack_weights(plan, weight), packed_bias, np.zeros_like(packed_bias)))
+    added = (3,) if isinstance(attrs, Conv2dAdd) else ()
+    return Kernel(func, (0, pack_weights(plan, weight), packed_bias, np.zeros_like(packed_bias), *added))

@@ -9,7 +9,7 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.dialect.attributes import Conv2d, Dense, QConv2d, QConv2dAdd, QDense
+from pipeline.dialect.attributes import Add, Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QDense
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.requantize import rounded
 from pipeline.kernels.vectors import clip, lanes_of, vector_type
@@ -32,7 +32,7 @@ class Epilogue:
     finish: Callable[[Sequence[Any], Sequence[Any]], Any]
     together: int = 1
     add: Callable[[Any, Any], Any] | None = None
-    frame_value: int = 0
+    frame_value: float = 0
 
 
 def requantize(attrs: QConv2d | QDense, isa: InstructionSet, *, interleaved: bool = False) -> Epilogue:
@@ -58,7 +58,16 @@ def requantize(attrs: QConv2d | QDense, isa: InstructionSet, *, interleaved: boo
 
 def activate(attrs: Conv2d | Dense) -> Epilogue:
     """Return the last step of a float32 operator: its activation. Multipliers aren't looked at."""
-    return Epilogue("float32", lambda accumulators, _: clip(accumulators[0], attrs.clip_min, attrs.clip_max))
+
+    def finish(accumulators: Sequence[Any], _: Sequence[Any]) -> Any:
+        return clip(accumulators[0], attrs.clip_min, attrs.clip_max)
+
+    def add(result: Any, other: Any) -> Any:
+        return clip(result + other, total.clip_min, total.clip_max)
+
+    total = attrs.total if isinstance(attrs, Conv2dAdd) else Add()
+    frame_value = attrs.frame_value if isinstance(attrs, Conv2d) else 0.0
+    return Epilogue("float32", finish, 1, add if isinstance(attrs, Conv2dAdd) else None, frame_value)
 
 
 def _scaled(accumulator: Any, multiplier: Any) -> Any:

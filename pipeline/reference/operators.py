@@ -70,6 +70,16 @@ def _finish(acc: Array, multiplier: Array, attrs: op.QConv2d | op.QDense) -> Arr
 
 def conv2d(attrs: op.Conv2d, x: Array, weight: Array, bias: Array) -> Array:
     """`nn.conv2d`, summed in float64."""
+    return _pad(_unframed_float(attrs, x, weight, bias), attrs.frame, attrs.frame_value)
+
+
+def conv2d_add(attrs: op.Conv2dAdd, x: Array, weight: Array, bias: Array, residual: Array) -> Array:
+    """`nn.conv2d_add`."""
+    total = add(attrs.total, _unframed_float(attrs, x, weight, bias), residual)
+    return _pad(total, attrs.frame, attrs.frame_value)
+
+
+def _unframed_float(attrs: op.Conv2d, x: Array, weight: Array, bias: Array) -> Array:
     return _clip(_convolve(_pad(x, attrs.padding, 0), weight, attrs) + bias, attrs)
 
 
@@ -171,6 +181,7 @@ def dequantize(attrs: op.Dequantize, x: Array) -> Array:
 
 OPERATORS: dict[type[op.Attributes], Callable[..., Array]] = {
     op.Conv2d: conv2d,
+    op.Conv2dAdd: conv2d_add,
     op.Dense: dense,
     op.Add: add,
     op.Pad: pad,

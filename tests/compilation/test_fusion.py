@@ -77,6 +77,15 @@ def test_padding_of_a_tensor_that_others_read_stays() -> None:
     assert found.count("nn.pad") == 1
 
 
+def test_float_convolutions_are_extended_alike() -> None:
+    n = Network()
+    x = n.conv("x")
+    total = n.node("Relu", n.node("Add", n.conv(n.conv(x, kernel=1), group=8, kernel=1), n.conv(x)))
+    found = operators(import_test_model(n.model({"x": [1, 8, 6, 6]}, n.conv(total))))
+    assert found.count("nn.conv2d_add") == 1
+    assert found.count("nn.pad") == 2
+
+
 def test_depthwise_convolutions_stay_as_they_are() -> None:
     n = Network()
     found = operators(n.quantized(n.conv(n.conv("x", group=8))))

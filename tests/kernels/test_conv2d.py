@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import pipeline.kernels.conv2d
 import pipeline.kernels.depthwise_conv2d  # noqa: F401
-from pipeline.dialect.attributes import QConv2dAdd
+from pipeline.dialect.attributes import Add, Conv2dAdd, Pad, QConv2dAdd
 from pipeline.dialect.types import TensorType
 from pipeline.kernels.isa import instruction_set
 from pipeline.reference.operators import evaluate
@@ -83,6 +83,20 @@ def test_float_convolution_is_close(isa_name: str, convolution: Convolution, see
     attrs, arguments = convolution.floating(seed)
     result = run_kernel(make_operation(attrs, *arguments), isa_name, arguments[0])
     np.testing.assert_allclose(result, evaluate(attrs, *arguments), rtol=1e-4, atol=1e-4)
+
+
+@given(convolution=convolutions(), seed=st.integers(0, 2**32), frame=FRAMES)
+def test_float_frame_and_residual_sum_are_close(
+    isa_name: str, convolution: Convolution, seed: int, frame: Frame
+) -> None:
+    attrs, arguments = convolution.floating(seed)
+    shape = attrs.infer(*(TensorType(a.shape, str(a.dtype)) for a in arguments)).shape
+    arguments.append(np.random.default_rng(seed).standard_normal(shape).astype("float32"))
+    fused = Conv2dAdd.of(attrs, Add(-1.0, 2.0)).framed(Pad(frame, 0.5))
+    operation = make_operation(fused, *arguments)
+    constants = {i: value for i, value in operation.constants.items() if i < 3}
+    result = run_kernel(dataclasses.replace(operation, constants=constants), isa_name, *arguments)
+    np.testing.assert_allclose(result, evaluate(fused, *arguments), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
