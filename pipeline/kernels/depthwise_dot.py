@@ -141,6 +141,7 @@ def _accepts(operation: Operation) -> bool:
     return g.depthwise and fits and wide and isinstance(attrs, QConv2d) and attrs.output_dtype == "uint8"
 
 
+@kernel(QConv2d, isa="avx_vnni", variant="depthwise_dot", accepts=_accepts)
 @kernel(QConv2d, isa="avx512_vnni", variant="depthwise_dot", accepts=_accepts)
 def depthwise_dot(operation: Operation, isa: InstructionSet) -> Kernel:
     """Sum the taps of a column with one dot product; the zero point is in the bias."""

@@ -11,7 +11,7 @@ settings.register_profile(
 settings.load_profile("kernels")
 
 
-@pytest.fixture(params=["portable", "sse41", "avx2", "avx512", "avx512_vnni"], scope="session")
+@pytest.fixture(params=["portable", "sse41", "avx2", "avx_vnni", "avx512", "avx512_vnni"], scope="session")
 def isa_name(request: pytest.FixtureRequest) -> str:
     """Every x86 instruction set; `run_kernel` skips the test where this CPU lacks it."""
     return str(request.param)

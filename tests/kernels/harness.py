@@ -26,9 +26,13 @@ CPUS = {
     "sse41": "x86-64-v2",
     "avx2": "haswell",
     "avx512": "skylake-avx512",
+    "avx_vnni": "cascadelake",
     "avx512_vnni": "cascadelake",
 }
-"""The oldest x86 CPU that has each instruction set; nothing newer may be needed to run its kernels."""
+"""The oldest x86 CPU that has each instruction set; nothing newer may be needed to run its kernels.
+
+AVX-VNNI's instructions came as part of AVX512, in another encoding.
+"""
 
 
 def make_operation(attrs: Attributes, *arguments: Array, activations: int = 1) -> Operation:

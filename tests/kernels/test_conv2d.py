@@ -115,13 +115,27 @@ def test_padding_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("isa_name", "instruction"),
-    [("sse41", "pmaddwd"), ("avx2", "vpmaddwd"), ("avx512", "vpmaddwd"), ("avx512_vnni", "vpdpbusd")],
+    [
+        ("sse41", "pmaddwd"),
+        ("avx2", "vpmaddwd"),
+        ("avx512", "vpmaddwd"),
+        ("avx_vnni", "vpdpbusd"),
+        ("avx512_vnni", "vpdpbusd"),
+    ],
 )
 def test_dot_products_are_single_instructions(isa_name: str, instruction: str) -> None:
     attrs, arguments = Convolution(1, 8, 8, 16, 32, (3, 3)).integer(seed=0)
     kernel = generate(make_operation(attrs, *arguments), instruction_set(isa_name))
     target = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": CPUS[isa_name]})
     assert instruction in assembly(kernel, target)
+
+
+def test_avx_vnni_needs_no_avx512() -> None:
+    attrs, arguments = Convolution(1, 8, 8, 16, 32, (3, 3)).integer(seed=0)
+    kernel = generate(make_operation(attrs, *arguments), instruction_set("avx_vnni"))
+    text = assembly(kernel, tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "alderlake"}))
+    assert "vpdpbusd" in text
+    assert not re.findall(r"zmm|%k[0-7]|[xy]mm(?:1[6-9]|2\d|3[01])", text)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ def test_the_package_brings_these_targets() -> None:
         "host",
         "x86-64-v2",
         "x86-64-v3",
+        "x86-64-v3-vnni",
         "x86-64-v4",
         "x86-64-v4-vnni",
         "linux-aarch64",
@@ -63,6 +64,7 @@ class Machine:
     [
         Machine("x86_64", LEVEL_2, "x86-64-v2"),
         Machine("x86_64", LEVEL_3 | {"avx512_vnni"}, "x86-64-v3"),
+        Machine("x86_64", LEVEL_3 | {"avx_vnni"}, "x86-64-v3-vnni"),
         Machine("x86_64", LEVEL_4, "x86-64-v4"),
         Machine("x86_64", LEVEL_4 | {"avx512_vnni", "amx_tile"}, "x86-64-v4-vnni"),
         Machine("aarch64", {"asimd"}, "linux-aarch64"),

@@ -9,9 +9,17 @@ __all__ = ["InstructionSet", "instruction_set", "instruction_sets"]
 
 def instruction_sets() -> dict[str, InstructionSet]:
     """Return every known instruction set by name."""
-    from pipeline.kernels.isa import avx2, avx512, avx512_vnni, neon, portable, sse41
+    from pipeline.kernels.isa import avx2, avx512, avx512_vnni, avx_vnni, neon, portable, sse41
 
-    known = (portable.PORTABLE, sse41.SSE41, avx2.AVX2, avx512.AVX512, avx512_vnni.AVX512_VNNI, neon.NEON)
+    known = (
+        portable.PORTABLE,
+        sse41.SSE41,
+        avx2.AVX2,
+        avx_vnni.AVX_VNNI,
+        avx512.AVX512,
+        avx512_vnni.AVX512_VNNI,
+        neon.NEON,
+    )
     return {isa.name: isa for isa in known}
 
 

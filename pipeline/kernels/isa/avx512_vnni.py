@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-from tvm.script.ir_builder import tirx as T
-
 from pipeline.kernels.isa.avx512 import AVX512
-from pipeline.kernels.isa.sse41 import X86InstructionSet
+from pipeline.kernels.isa.avx_vnni import VnniInstructionSet
 
-
-@dataclass(frozen=True)
-class _Vnni(X86InstructionSet):
-    def dot(self, acc: Any, activations: Any, weights: Any) -> Any:
-        """Return `acc` plus the sums of four products; see the base class."""
-        four = T.broadcast(T.reinterpret("int32", activations), self.lanes)
-        return self.dot_lanes(acc, T.reinterpret("uint8x64", four), weights)
-
-    def dot_lanes(self, acc: Any, activations: Any, weights: Any) -> Any:
-        """Return `acc` plus the sums of four products in each lane; see the base class."""
-        return T.call_llvm_pure_intrin("int32x16", "llvm.x86.avx512.vpdpbusd.512", acc, activations, weights)
-
-
-AVX512_VNNI = _Vnni(
+AVX512_VNNI = VnniInstructionSet(
     name="avx512_vnni",
     parent=AVX512,
     lanes=AVX512.lanes,
@@ -33,4 +15,5 @@ AVX512_VNNI = _Vnni(
     vpmaddwd=AVX512.vpmaddwd,
     vpackssdw=AVX512.vpackssdw,
     vpackuswb=AVX512.vpackuswb,
+    vpdpbusd="llvm.x86.avx512.vpdpbusd.512",
 )

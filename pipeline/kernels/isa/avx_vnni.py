@@ -1,0 +1,45 @@
+"""AVX-VNNI: `vpdpbusd` sums four unsigned by signed products into each of 8 int32 lanes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from pipeline.kernels.isa.avx2 import AVX2
+from pipeline.kernels.isa.sse41 import X86InstructionSet
+
+
+@dataclass(frozen=True)
+class VnniInstructionSet(X86InstructionSet):
+    """x86 with four-fold dot products of bytes.
+
+    Attributes:
+        vpdpbusd: LLVM's name of the instruction for this width.
+    """
+
+    vpdpbusd: str = ""
+
+    def dot(self, acc: Any, activations: Any, weights: Any) -> Any:
+        """Return `acc` plus the sums of four products; see the base class."""
+        four = T.broadcast(T.reinterpret("int32", activations), self.lanes)
+        return self.dot_lanes(acc, T.reinterpret(f"uint8x{4 * self.lanes}", four), weights)
+
+    def dot_lanes(self, acc: Any, activations: Any, weights: Any) -> Any:
+        """Return `acc` plus the sums of four products in each lane; see the base class."""
+        return T.call_llvm_pure_intrin(f"int32x{self.lanes}", self.vpdpbusd, acc, activations, weights)
+
+
+AVX_VNNI = VnniInstructionSet(
+    name="avx_vnni",
+    parent=AVX2,
+    lanes=AVX2.lanes,
+    registers=AVX2.registers,
+    dot_depth=4,
+    saturate_vectors=AVX2.saturate_vectors,
+    vpmaddwd=AVX2.vpmaddwd,
+    vpackssdw=AVX2.vpackssdw,
+    vpackuswb=AVX2.vpackuswb,
+    vpdpbusd="llvm.x86.avx512.vpdpbusd.256",
+)
