@@ -1,4 +1,4 @@
-"""FuseResidualAdds and WriteFrames: what follows a convolution becomes part of it, and its result isn't read again."""
+"""FuseResidualAdds, FuseImageInputs and WriteFrames: fewer trips of a tensor through memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from tvm import relax
 from pipeline.dialect import attributes as op
 from pipeline.dialect.dataflow import Binding, Dataflow, DataflowBuilder
 from pipeline.dialect.operators import describe, make_call, tensor_type
+
+MAX_PLANES = 4
+"""Channels of an image that are interleaved by byte shuffles; more are moved last by a transposition."""
 
 
 def fuse_residual_adds(module: tvm.IRModule) -> tvm.IRModule:
@@ -50,20 +53,48 @@ def _find_convolution(flow: Dataflow, binding: Binding) -> tuple[Binding, relax.
     return None
 
 
+def fuse_image_inputs(module: tvm.IRModule) -> tvm.IRModule:
+    """Return the module with images quantized and their channels moved last in one pass.
+
+    Before -> after: `y = qnn.quantize(permute_dims(x, [0, 2, 3, 1]))` becomes `y = qnn.quantize_image(x)`.
+    """
+    flow = Dataflow.of(module)
+    builder = DataflowBuilder(module)
+    for binding in flow.bindings:
+        attrs, image = describe(binding.value), _few_planes(flow, binding)
+        if isinstance(attrs, op.Quantize) and image is not None:
+            call = make_call(op.QuantizeImage(attrs.inverse_scale, attrs.zero_point), builder.replaced(image))
+            builder.values[binding.var] = builder.emit(call, binding.var.name)
+        else:
+            builder.copy(binding)
+    return builder.finish([builder.replaced(o) for o in flow.outputs])
+
+
+def _few_planes(flow: Dataflow, binding: Binding) -> relax.Expr | None:
+    """Return x if a binding's argument is an image x of a few planes, [N,C,H,W], with its channels moved last."""
+    producer = flow.producers.get(binding.value.args[0]) if isinstance(binding.value, relax.Call) else None
+    if producer is None or producer.operator != "relax.permute_dims":
+        return None
+    x = producer.value.args[0]
+    axes = [int(a) for a in producer.value.attrs["axes"]]
+    return x if axes == [0, 2, 3, 1] and tensor_type(x).shape[1] <= MAX_PLANES else None
+
+
 def write_frames(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module with padding written by the convolutions whose result only it reads.
+    """Return the module with padding written by those whose result only it reads: convolutions, and image inputs.
 
     Before -> after: `y = nn.pad(qnn.conv2d(x, ...), p)` becomes `y = qnn.conv2d(x, ..., frame=p)`; the same for `nn`.
     """
     flow = Dataflow.of(module)
-    framed: dict[relax.Var, tuple[relax.Var, op.Conv2d | op.QConv2d]] = {}
+    framed: dict[relax.Var, tuple[relax.Var, op.Attributes]] = {}
     for binding in flow.bindings:
         pad = describe(binding.value)
         if not isinstance(pad, op.Pad) or (producer := flow.producers.get(binding.value.args[0])) is None:
             continue
-        convolution = _extensible(producer)
-        if convolution is not None and flow.only_user(producer.var) is not None:
-            framed[producer.var] = (binding.var, convolution.framed(pad))
+        image = describe(producer.value)
+        writer = image if isinstance(image, op.QuantizeImage) else _extensible(producer)
+        if writer is not None and flow.only_user(producer.var) is not None:
+            framed[producer.var] = (binding.var, writer.framed(pad))
     pads = {pad for pad, _ in framed.values()}
     builder = DataflowBuilder(module)
     for binding in flow.bindings:

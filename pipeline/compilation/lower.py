@@ -13,7 +13,7 @@ import tvm
 from tvm import relax
 from tvm.relax import transform
 
-from pipeline.compilation.fusion import fuse_residual_adds, write_frames
+from pipeline.compilation.fusion import fuse_image_inputs, fuse_residual_adds, write_frames
 from pipeline.compilation.padding import separate_padding
 from pipeline.compilation.select import select_kernels
 from pipeline.errors import TargetError, unknown_name
@@ -49,6 +49,7 @@ def phases(isa: InstructionSet) -> tuple[Phase, ...]:
     """Return the steps from a program to what the VM's code generator takes, in order, each with its name."""
     return (
         ("fuse_residual_adds", fuse_residual_adds),
+        ("fuse_image_inputs", fuse_image_inputs),
         ("separate_padding", separate_padding),
         ("write_frames", write_frames),
         ("legalize", transform.LegalizeOps()),

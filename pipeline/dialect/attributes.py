@@ -453,6 +453,30 @@ class Quantize(Attributes):
 
 
 @dataclass(frozen=True)
+class QuantizeImage(Quantize):
+    """`qnn.quantize_image`: `nn.pad(qnn.quantize(x with channels last))`, for images as most networks take them.
+
+    The compiler makes it, so that an image is read once. `frame` (top, left, bottom, right) is what `nn.pad` adds.
+
+    x: [N,C,H,W] float32; result: [N,top+H+bottom,left+W+right,C] uint8.
+    """
+
+    name = "qnn.quantize_image"
+
+    frame: tuple[int, int, int, int] = (0, 0, 0, 0)
+    frame_value: int = 0
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return the framed image's type, channels last, uint8."""
+        batch, channels, height, width = inputs[0].shape
+        return Pad(self.frame).infer(TensorType((batch, height, width, channels), "uint8"))
+
+    def framed(self, pad: Pad) -> QuantizeImage:
+        """Return the operator with padding of its result made part of it."""
+        return dataclasses.replace(self, frame=pad.padding, frame_value=int(pad.value))
+
+
+@dataclass(frozen=True)
 class Dequantize(Attributes):
     """`qnn.dequantize`: uint8 -> float32, any shape. `y = float32(x - zero_point) * float32(scale)`."""
 
@@ -485,6 +509,7 @@ OPERATORS: Mapping[str, type[Attributes]] = {
         QAvgPool2d,
         QLookup,
         Quantize,
+        QuantizeImage,
         Dequantize,
     )
 }

@@ -3,7 +3,18 @@
 Importing this package registers every kernel; `registry` lists them.
 """
 
-from pipeline.kernels import conv2d, depthwise_conv2d, depthwise_dot, elementwise, lookup, pad, pooling, quantize, unary
+from pipeline.kernels import (
+    conv2d,
+    depthwise_conv2d,
+    depthwise_dot,
+    elementwise,
+    lookup,
+    pad,
+    pooling,
+    quantize,
+    quantize_image,
+    unary,
+)
 
 __all__ = [
     "conv2d",
@@ -14,5 +25,6 @@ __all__ = [
     "pad",
     "pooling",
     "quantize",
+    "quantize_image",
     "unary",
 ]

@@ -20,24 +20,25 @@ from pipeline.kernels.vectors import lanes_of, span, splat, vector_type
 
 @kernel(Quantize, isa="portable")
 def quantize(operation: Operation, isa: InstructionSet) -> Kernel:
-    """float32 -> uint8.
+    """float32 -> uint8."""
+    attrs = operation.attrs
+    if not isinstance(attrs, Quantize):
+        raise TypeError(f"Expected qnn.quantize, got {attrs}")
+    return _unary(operation, 4 * isa.lanes, lambda x: quantized(x, attrs, isa))
+
+
+def quantized(x: Any, attrs: Quantize, isa: InstructionSet) -> Any:
+    """Return the codes of a float32 TIR expression.
 
     The clamp is two comparisons, so that NaN comes out the same on every CPU. It comes before the rounding, which
     changes nothing, as its limits are integers, and lets one instruction round and convert.
     """
-    attrs = operation.attrs
-    if not isinstance(attrs, Quantize):
-        raise TypeError(f"Expected qnn.quantize, got {attrs}")
-
-    def convert(x: Any) -> Any:
-        lanes = lanes_of(x)
-        low, high = (splat(T.float32(v - attrs.zero_point), lanes) for v in (0, 255))
-        v = x * splat(T.float32(attrs.inverse_scale), lanes)
-        v = T.Select(v < high, v, high)
-        v = T.Select(v > low, v, low)
-        return saturate(rounded(v), Requantized(output_zero_point=attrs.zero_point), isa)
-
-    return _unary(operation, 4 * isa.lanes, convert)
+    lanes = lanes_of(x)
+    low, high = (splat(T.float32(v - attrs.zero_point), lanes) for v in (0, 255))
+    v = x * splat(T.float32(attrs.inverse_scale), lanes)
+    v = T.Select(v < high, v, high)
+    v = T.Select(v > low, v, low)
+    return saturate(rounded(v), Requantized(output_zero_point=attrs.zero_point), isa)
 
 
 @kernel(Dequantize, isa="portable")

@@ -174,6 +174,11 @@ def quantize(attrs: op.Quantize, x: Array) -> Array:
     return (v.astype("int32") + attrs.zero_point).astype("uint8")
 
 
+def quantize_image(attrs: op.QuantizeImage, x: Array) -> Array:
+    """`qnn.quantize_image`."""
+    return _pad(quantize(attrs, x).transpose(0, 2, 3, 1), attrs.frame, attrs.frame_value)
+
+
 def dequantize(attrs: op.Dequantize, x: Array) -> Array:
     """`qnn.dequantize`."""
     return _scaled(x.astype("int32") - attrs.zero_point, np.float32(attrs.scale))
@@ -195,6 +200,7 @@ OPERATORS: dict[type[op.Attributes], Callable[..., Array]] = {
     op.QAvgPool2d: qavg_pool2d,
     op.QLookup: qlookup,
     op.Quantize: quantize,
+    op.QuantizeImage: quantize_image,
     op.Dequantize: dequantize,
 }
 """The reference function of every dialect operator."""

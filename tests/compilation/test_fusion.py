@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.api import quantize
-from pipeline.compilation.fusion import fuse_residual_adds, write_frames
+from pipeline.compilation.fusion import fuse_image_inputs, fuse_residual_adds, write_frames
 from pipeline.compilation.padding import separate_padding
 from pipeline.dialect.dataflow import Dataflow
 from pipeline.program import Program
@@ -29,7 +29,7 @@ class Network(ModelBuilder):
 
 
 def operators(program: Program) -> list[str]:
-    module = write_frames(separate_padding(fuse_residual_adds(program.module)))
+    module = write_frames(separate_padding(fuse_image_inputs(fuse_residual_adds(program.module))))
     return [b.operator for b in Dataflow.of(module).bindings]
 
 
@@ -84,6 +84,20 @@ def test_float_convolutions_are_extended_alike() -> None:
     found = operators(import_test_model(n.model({"x": [1, 8, 6, 6]}, n.conv(total))))
     assert found.count("nn.conv2d_add") == 1
     assert found.count("nn.pad") == 2
+
+
+def test_an_image_is_quantized_transposed_and_padded_in_one_pass() -> None:
+    b = ModelBuilder()
+    weight = np.random.default_rng(0).standard_normal((8, 3, 3, 3)).astype("float32")
+    y = b.node("Conv", "x", b.constant(weight), pads=[1] * 4)
+    program = import_test_model(b.model({"x": [1, 3, 6, 6]}, y))
+    quantized = quantize(program, [np.random.default_rng(0).standard_normal((1, 3, 6, 6)).astype("float32")])
+    assert operators(quantized.program)[:2] == ["qnn.quantize_image", "qnn.conv2d"]
+
+
+def test_many_channels_are_transposed_first() -> None:
+    n = Network()
+    assert "qnn.quantize_image" not in operators(n.quantized(n.conv("x")))
 
 
 def test_depthwise_convolutions_stay_as_they_are() -> None:

@@ -10,7 +10,7 @@ import tvm
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dialect.attributes import Attributes, Dequantize, Quantize
+from pipeline.dialect.attributes import Attributes, Dequantize, Quantize, QuantizeImage
 from pipeline.kernels.isa import instruction_set
 from tests.kernels.harness import CPUS, assembly, generate, make_operation
 from tests.kernels.tensors import CODES, SEEDS, assert_exact, codes, every_vector_length, floats
@@ -36,6 +36,20 @@ def test_quantize(isa_name: str, shape: tuple[int, ...], scale: float, zero_poin
     inverse_scale = float(np.float32(1 / scale))
     x = floats(np.random.default_rng(seed), *shape) * np.float32(scale)
     assert_exact(isa_name, Quantize(inverse_scale, zero_point), x)
+
+
+@every_vector_length
+@given(
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 5), st.integers(1, 140)),
+    frame=st.tuples(*[st.integers(0, 2)] * 4),
+    zero_point=CODES,
+    seed=SEEDS,
+)
+def test_quantize_image(
+    isa_name: str, shape: tuple[int, ...], frame: tuple[int, int, int, int], zero_point: int, seed: int
+) -> None:
+    x = floats(np.random.default_rng(seed), *shape)
+    assert_exact(isa_name, QuantizeImage(20.0, zero_point, frame, seed % 256), x)
 
 
 @every_vector_length
