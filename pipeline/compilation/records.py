@@ -1,0 +1,75 @@
+"""Notes which kernels a program calls, in which order and for which tensors, for the library's metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tvm
+from tvm import relax
+from tvm.ir import Op
+
+from pipeline.artifact import OperatorRecord
+from pipeline.dialect.dataflow import Dataflow, constant
+from pipeline.dialect.operators import tensor_type
+from pipeline.dialect.work import multiply_adds
+from pipeline.kernels.operation import Operation
+
+_OPERATOR = "pipeline.operator"
+_MULTIPLY_ADDS = "pipeline.multiply_adds"
+
+_RECORDED_PHASE = "remove_dead_code"
+"""The phase after which every call is there that will be made, still with the names of tensors."""
+
+
+def work_attributes(operation: Operation) -> dict[str, Any]:
+    """Return function attributes that say what a kernel computes, for `Recorder` to read."""
+    return {_OPERATOR: operation.attrs.name, _MULTIPLY_ADDS: multiply_adds(operation.attrs, *operation.inputs)}
+
+
+class Recorder:
+    """Called after each phase of lowering; passes each call on.
+
+    Args:
+        dump: what else to call.
+
+    Attributes:
+        operators: the program's kernel calls, in order.
+    """
+
+    def __init__(self, dump: Callable[[str, tvm.IRModule], None] | None = None) -> None:
+        self._dump = dump
+        self.operators: tuple[OperatorRecord, ...] = ()
+
+    def __call__(self, phase: str, module: tvm.IRModule) -> None:
+        """See what a phase has made of the program."""
+        if phase == _RECORDED_PHASE:
+            self.operators = kernel_calls(module)
+        if self._dump is not None:
+            self._dump(phase, module)
+
+
+def kernel_calls(module: tvm.IRModule) -> tuple[OperatorRecord, ...]:
+    """Return the calls of TIR functions that a module's `main` makes, in order."""
+    call_tir = Op.get("relax.call_tir")
+    values = ((b.var, b.value) for b in Dataflow.of(module).bindings)
+    return tuple(
+        _record(module, var, value)
+        for var, value in values
+        if isinstance(value, relax.Call) and value.op.same_as(call_tir)
+    )
+
+
+def _record(module: tvm.IRModule, var: relax.Var, call: relax.Call) -> OperatorRecord:
+    kernel, arguments = call.args[0], call.args[1].fields
+    attrs = module[kernel].attrs
+    constants = [a for a in arguments if constant(a) is not None]
+    return OperatorRecord(
+        name=var.name,
+        operator=str(attrs.get(_OPERATOR, kernel.name_hint)),
+        kernel=kernel.name_hint,
+        multiply_adds=int(attrs.get(_MULTIPLY_ADDS, 0)),
+        inputs=tuple(tensor_type(a) for a in arguments if constant(a) is None),
+        constant_bytes=sum(tensor_type(a).nbytes for a in constants),
+        output=tensor_type(var),
+    )
