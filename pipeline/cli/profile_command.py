@@ -60,7 +60,7 @@ def _operators(result: Profile, operators: list[OperatorProfile]) -> Table:
     made.add_column("tensor")
     made.add_column("kernel", overflow="fold")
     made.add_column("shape", no_wrap=True)
-    for heading in ("min, us", "median", "share", "GMAC/s", "of peak", "MB", "GB/s", "of limit"):
+    for heading in ("min, us", "median", "share", "GMAC/s", "of peak", "kB", "GB/s", "of limit"):
         made.add_column(heading, justify="right", no_wrap=True)
     for o in operators:
         work = (f"{o.gmac_per_second:.1f}", _percent(o.of_peak)) if o.multiply_adds else ("", "")
@@ -72,7 +72,7 @@ def _operators(result: Profile, operators: list[OperatorProfile]) -> Table:
             f"{o.median_us:.1f}",
             f"{o.share:.1%}",
             *work,
-            f"{o.bytes / 1e6:.3f}",
+            f"{o.bytes / 1e3:.1f}",
             f"{o.gbyte_per_second:.1f}",
             _percent(o.of_limit),
         )

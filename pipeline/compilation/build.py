@@ -41,7 +41,7 @@ def compile_program(
     check_writable(path)
     isa = instruction_set_of(target)
     writer = None if dump is None else Dump(dump)
-    recorder = Recorder(writer)
+    recorder = Recorder([o.name for o in program.outputs], writer)
     executable = build_executable(program.module, target.tvm_target(), isa, recorder)
     if writer is not None:
         writer.assembly(executable)

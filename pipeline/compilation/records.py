@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tvm
@@ -12,6 +12,7 @@ from tvm.ir import Op
 from pipeline.artifact import OperatorRecord
 from pipeline.dialect.dataflow import Dataflow, constant
 from pipeline.dialect.operators import tensor_type
+from pipeline.dialect.types import TensorType
 from pipeline.dialect.work import multiply_adds
 from pipeline.kernels.operation import Operation
 
@@ -31,45 +32,47 @@ class Recorder:
     """Called after each phase of lowering; passes each call on.
 
     Args:
+        outputs: names of the program's outputs, in order, which their variables may have lost.
         dump: what else to call.
 
     Attributes:
         operators: the program's kernel calls, in order.
     """
 
-    def __init__(self, dump: Callable[[str, tvm.IRModule], None] | None = None) -> None:
-        self._dump = dump
+    def __init__(self, outputs: Sequence[str], dump: Callable[[str, tvm.IRModule], None] | None = None) -> None:
+        self._outputs, self._dump = outputs, dump
         self.operators: tuple[OperatorRecord, ...] = ()
 
     def __call__(self, phase: str, module: tvm.IRModule) -> None:
         """See what a phase has made of the program."""
         if phase == _RECORDED_PHASE:
-            self.operators = kernel_calls(module)
+            self.operators = kernel_calls(module, self._outputs)
         if self._dump is not None:
             self._dump(phase, module)
 
 
-def kernel_calls(module: tvm.IRModule) -> tuple[OperatorRecord, ...]:
-    """Return the calls of TIR functions that a module's `main` makes, in order."""
+def kernel_calls(module: tvm.IRModule, outputs: Sequence[str]) -> tuple[OperatorRecord, ...]:
+    """Return the calls of TIR functions that a module's `main` makes, in order; `outputs` names what it returns."""
+    flow = Dataflow.of(module)
+    names = dict(zip(flow.outputs, outputs, strict=True))
     call_tir = Op.get("relax.call_tir")
-    values = ((b.var, b.value) for b in Dataflow.of(module).bindings)
     return tuple(
-        _record(module, var, value)
-        for var, value in values
-        if isinstance(value, relax.Call) and value.op.same_as(call_tir)
+        _record(module, b.value, names.get(b.var, b.var.name), tensor_type(b.var))
+        for b in flow.bindings
+        if isinstance(b.value, relax.Call) and b.value.op.same_as(call_tir)
     )
 
 
-def _record(module: tvm.IRModule, var: relax.Var, call: relax.Call) -> OperatorRecord:
+def _record(module: tvm.IRModule, call: relax.Call, name: str, output: TensorType) -> OperatorRecord:
     kernel, arguments = call.args[0], call.args[1].fields
     attrs = module[kernel].attrs
     constants = [a for a in arguments if constant(a) is not None]
     return OperatorRecord(
-        name=var.name,
+        name=name,
         operator=str(attrs.get(_OPERATOR, kernel.name_hint)),
         kernel=kernel.name_hint,
         multiply_adds=int(attrs.get(_MULTIPLY_ADDS, 0)),
         inputs=tuple(tensor_type(a) for a in arguments if constant(a) is None),
         constant_bytes=sum(tensor_type(a).nbytes for a in constants),
-        output=tensor_type(var),
+        output=output,
     )

@@ -14,8 +14,8 @@ from tvm.script.ir_builder import tirx as T
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.vectors import register_buffer, span
 
-PEAK_ROUNDS = 5_000
-"""How often the peak's loop goes over its accumulators: long enough that starting it doesn't count."""
+PEAK_ROUNDS = 50_000
+"""How often the peak's loop goes over its accumulators: long enough that waking threads doesn't count."""
 
 PIXELS = 2
 """How many values of x are in use at once."""

@@ -27,7 +27,7 @@ SMALLEST_COPY_BYTES = 8 * 1024
 COPIED_BYTES = 16 * 1024**2
 """How much small copies move in one measurement, by repetition."""
 
-REPEATS = 5
+REPEATS = 8
 """Measurements of each kind; the shortest counts."""
 
 
@@ -100,7 +100,7 @@ def _build(library: Path, probes: Path) -> ProbeSizes:
 
 def _peak(runner: Runner, probes: Path, sizes: ProbeSizes, dtype: str) -> float:
     arrays = [aligned(np.ones(elements, kind)) for elements, kind in sizes.buffers[dtype]]
-    seconds = runner.time_function(probes, f"peak_{dtype}", (*arrays, runner.num_threads), number=20, repeats=REPEATS)
+    seconds = runner.time_function(probes, f"peak_{dtype}", (*arrays, runner.num_threads), number=2, repeats=REPEATS)
     return runner.num_threads * sizes.multiply_adds[dtype] / min(seconds)
 
 

@@ -21,6 +21,9 @@ SLOW = 0.5
 NOTABLE_SHARE = 0.01
 """An operator that takes a smaller share of the time isn't remarked on for its speed."""
 
+NOTABLE_SECONDS = 2e-6
+"""Nor is one that takes less time: calling it and checking its arguments cost as much as computing."""
+
 
 @dataclass(frozen=True)
 class OperatorProfile:
@@ -168,7 +171,7 @@ def _operator(
     if limits is not None:
         of_peak = record.multiply_adds / seconds / limits.peak(record.in_float)
         of_limit = limits.seconds(record.multiply_adds, moved, record.in_float) / seconds
-        if of_limit < SLOW and seconds / total >= NOTABLE_SHARE:
+        if of_limit < SLOW and seconds >= max(NOTABLE_SECONDS, NOTABLE_SHARE * total):
             notes.append(_slow_note(record, seconds, limits))
     return OperatorProfile(
         name=record.name,
@@ -200,5 +203,5 @@ def _float_note(record: OperatorRecord, reasons: Mapping[str, str]) -> str:
 def _slow_note(record: OperatorRecord, seconds: float, limits: Limits) -> str:
     limit = limits.seconds(record.multiply_adds, record.moved_bytes, record.in_float)
     computing = record.multiply_adds / limits.peak(record.in_float)
-    bound = "its multiply-adds" if computing == limit else f"moving {record.moved_bytes / 1e6:.2f} MB"
+    bound = "its multiply-adds" if computing == limit else f"moving {record.moved_bytes / 1e3:.1f} kB"
     return f"Takes {seconds * 1e6:.1f} us, {bound} could take {limit * 1e6:.1f} us."
