@@ -132,7 +132,7 @@ def test_limits_that_cannot_be_built_are_refused_with_the_way_out(
     library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits.sys, "executable", "/bin/false")
-    with pytest.raises(BuildError, match="can't be built.*without limits"):
+    with pytest.raises(BuildError, match=r"can't be built.*without limits"):
         profile(library)
 
 
