@@ -52,9 +52,15 @@ class Recorder:
 
 
 def kernel_calls(module: tvm.IRModule, outputs: Sequence[str]) -> tuple[OperatorRecord, ...]:
-    """Return the calls of TIR functions that a module's `main` makes, in order; `outputs` names what it returns."""
+    """Return the calls of TIR functions that a module's `main` makes, in order.
+
+    Args:
+        module: after `_RECORDED_PHASE`.
+        outputs: names for what `main` returns, unless another tensor has the name (an output before its transposition).
+    """
     flow = Dataflow.of(module)
-    names = dict(zip(flow.outputs, outputs, strict=True))
+    taken = {b.var.name for b in flow.bindings}
+    names = {var: name for var, name in zip(flow.outputs, outputs, strict=True) if name not in taken}
     call_tir = Op.get("relax.call_tir")
     return tuple(
         _record(module, b.value, names.get(b.var, b.var.name), tensor_type(b.var))
