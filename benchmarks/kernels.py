@@ -86,11 +86,11 @@ LAYERS = (
 
 @dataclass
 class Program:
-    """A compiled kernel with its buffers, and the shortest time seen, in seconds."""
+    """A compiled kernel with its arguments (tensors, or a number of tasks), and the shortest time seen, in seconds."""
 
     name: str
     module: tvm.runtime.Module
-    buffers: list[Any]
+    arguments: list[Any]
     products: int
     seconds: float = float("inf")
 
@@ -98,7 +98,7 @@ class Program:
         """Run for about `ROUND_SECONDS` and keep the time of one call if it is the shortest."""
         guess = self.seconds if np.isfinite(self.seconds) else ROUND_SECONDS
         timer = self.module.time_evaluator("main", tvm.cpu(), number=max(1, int(ROUND_SECONDS / guess)), repeat=1)
-        self.seconds = min(self.seconds, *timer(*self.buffers).results)
+        self.seconds = min(self.seconds, *timer(*self.arguments).results)
 
     @property
     def speed(self) -> float:
@@ -178,7 +178,7 @@ def main(dtype: str, target_name: str, rounds: int, only: str, json_path: Path |
         table.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
     table.add_row("ceiling", "", f"{ceiling.speed:.1f}", "100 %", "")
     for program in programs:
-        outputs = program.buffers[-1].numpy().size / program.seconds * 1e-9
+        outputs = program.arguments[-1].numpy().size / program.seconds * 1e-9
         share = f"{program.speed / ceiling.speed:.0%}".replace("%", " %")
         row = (f"{program.seconds * 1e6:.1f}", f"{program.speed:.1f}", share, f"{outputs:.2f}")
         table.add_row(program.name, *row)
