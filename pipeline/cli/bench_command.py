@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from pipeline.calibration.samples import load_arrays
 from pipeline.cli.console import show
 from pipeline.cli.options import json_option, open_runner, rpc_option, threads_option, tracker_option
 from pipeline.deploy.tensors import noise
+from pipeline.files import load_arrays
 
 
 @click.command(name="bench")

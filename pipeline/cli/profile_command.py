@@ -9,9 +9,10 @@ from typing import Any
 import click
 from rich.table import Table
 
-from pipeline.calibration.samples import load_arrays
+from pipeline.artifact import read_metadata
 from pipeline.cli.console import show, working
 from pipeline.cli.options import json_option, threads_option
+from pipeline.files import load_arrays
 from pipeline.profiling import OperatorProfile, Profile, profile
 
 _ORDERS: dict[str, Callable[[OperatorProfile], Any]] = {
@@ -45,8 +46,6 @@ def command(
     """
     loaded = None if source is None else load_arrays(source)
     if loaded is not None and not isinstance(loaded, dict):
-        from pipeline.artifact import read_metadata
-
         loaded = {read_metadata(library).inputs[0].name: loaded}
     with working("measuring"):
         result = profile(library, loaded, threads=threads, repeats=repeats, limits=limits)

@@ -108,6 +108,12 @@ def test_profiling_does_not_load_the_compiler(library: Path) -> None:
     assert "libtvm_compiler" not in output
 
 
+@pytest.mark.parametrize("command", ["bench", "profile", "run"])
+def test_commands_that_run_libraries_do_not_import_the_compiler(command: str) -> None:
+    output = run_python(f"import sys, pipeline.cli.{command}_command", "print('tvm' in sys.modules)")
+    assert output.split() == ["False"]
+
+
 def test_wrong_options_and_inputs_are_refused(library: Path) -> None:
     with pytest.raises(OptionError, match="num_threads is 0"):
         profile(library, threads=0)
