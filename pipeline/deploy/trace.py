@@ -5,6 +5,7 @@ Timing around callbacks in the middle of a run would measure the callbacks, too:
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,15 @@ class Trace:
     def passes(self) -> tuple[float, ...]:
         """Seconds of each pass over the kernels."""
         return tuple(sum(times) for times in zip(*(k.seconds for k in self.kernels), strict=True))
+
+    @property
+    def overhead(self) -> float:
+        """Share of a run that isn't spent in kernels: the runtime's dispatch, allocation, and checks of inputs.
+
+        The median over all runs, each compared with the pass that followed it: neighbours in time meet the same load.
+        Below zero where the load changes by more than the overhead.
+        """
+        return statistics.median(1 - kernels / run for kernels, run in zip(self.passes, self.runs, strict=True))
 
 
 def captured_calls(machine: Any, arguments: Sequence[Any], ffi: Any) -> tuple[Call, ...]:

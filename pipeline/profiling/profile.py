@@ -76,6 +76,7 @@ class Profile:
         limits: what this machine can do; None if that wasn't measured.
         run_minimum_us, run_median_us: time of a whole run.
         operators_minimum_us, operators_median_us: time of a pass over all operators.
+        overhead: share of a run that isn't spent in operators; see `deploy.trace.Trace.overhead`.
         operators: in order of execution.
     """
 
@@ -89,20 +90,12 @@ class Profile:
     run_median_us: float
     operators_minimum_us: float
     operators_median_us: float
+    overhead: float
     operators: tuple[OperatorProfile, ...]
-
-    @property
-    def overhead(self) -> float:
-        """Share of the shortest run that the shortest pass over the operators doesn't account for.
-
-        The runtime's part: dispatch, allocation, checks of arguments. As the two are measured one after the other, it
-        is no more exact than the machine is quiet, and may come out below zero.
-        """
-        return 1 - self.operators_minimum_us / self.run_minimum_us
 
     def to_dict(self) -> dict[str, Any]:
         """Return the profile as plain values, for JSON."""
-        return asdict(self) | {"overhead": self.overhead}
+        return asdict(self)
 
 
 def profile(
@@ -149,6 +142,7 @@ def profile(
         run_median_us=statistics.median(trace.runs) * 1e6,
         operators_minimum_us=min(trace.passes) * 1e6,
         operators_median_us=statistics.median(trace.passes) * 1e6,
+        overhead=trace.overhead,
         operators=_operators(metadata, trace, measured),
     )
 

@@ -142,6 +142,13 @@ def test_limits_that_cannot_be_built_are_refused_with_the_way_out(
         profile(library)
 
 
+def test_overhead_is_the_median_of_runs_beside_their_passes() -> None:
+    kernels = (KernelTime("a", (1.0, 2.0, 3.0)), KernelTime("b", (1.0, 2.0, 3.0)))
+    trace = Trace((4.0, 5.0, 6.0), kernels)
+    assert trace.passes == (2.0, 4.0, 6.0)
+    assert trace.overhead == pytest.approx(0.2)
+
+
 LIMITS = Limits(int8=100e9, float32=10e9, copies=((2**10, 100e9), (2**20, 10e9)))
 
 
