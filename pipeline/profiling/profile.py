@@ -12,7 +12,7 @@ from pipeline.artifact import ArtifactMetadata, OperatorRecord
 from pipeline.deploy.runner import Runner
 from pipeline.deploy.tensors import Array, noise
 from pipeline.deploy.trace import KernelTime, Trace
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, OptionError
 from pipeline.profiling.limits import Limits, measure_limits
 
 SLOW = 0.5
@@ -119,9 +119,11 @@ def profile(
         ArtifactError: the file isn't a library of this pipeline, is damaged, or doesn't list its operators.
         TargetError: this machine can't run it.
         SampleError: an input is missing, unknown, or of the wrong shape or dtype.
-        OptionError: there aren't as many CPUs as `threads`.
+        OptionError: there aren't as many CPUs as `threads`, or `repeats` is below 1.
         BuildError: what measures the limits can't be built.
     """
+    if repeats < 1:
+        raise OptionError(f"repeats is {repeats}; it must be at least 1.")
     path = Path(library)
     runner = Runner(path, threads)
     metadata = runner.metadata

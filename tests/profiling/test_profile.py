@@ -117,6 +117,8 @@ def test_commands_that_run_libraries_do_not_import_the_compiler(command: str) ->
 def test_wrong_options_and_inputs_are_refused(library: Path) -> None:
     with pytest.raises(OptionError, match="num_threads is 0"):
         profile(library, threads=0)
+    with pytest.raises(OptionError, match="repeats is 0"):
+        profile(library, repeats=0)
     with pytest.raises(SampleError, match="missing: x"):
         profile(library, {}, limits=False)
 
