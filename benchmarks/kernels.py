@@ -24,8 +24,6 @@ import numpy.typing as npt
 import rich
 import tvm
 from rich.table import Table
-from tvm.script.ir_builder import IRBuilder
-from tvm.script.ir_builder import tirx as T
 
 import pipeline.kernels  # noqa: F401
 from benchmarks.machine import cpu_name
@@ -35,6 +33,7 @@ from pipeline.dialect.types import TensorType
 from pipeline.kernels import registry
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
+from pipeline.kernels.probes import peak_probe
 from pipeline.targets import load_target
 
 Array = npt.NDArray[Any]
@@ -87,11 +86,11 @@ LAYERS = (
 
 @dataclass
 class Program:
-    """A compiled kernel with its buffers, and the shortest time seen, in seconds."""
+    """A compiled kernel with its arguments (tensors, or a number of tasks), and the shortest time seen, in seconds."""
 
     name: str
     module: tvm.runtime.Module
-    buffers: list[tvm.runtime.Tensor]
+    arguments: list[Any]
     products: int
     seconds: float = float("inf")
 
@@ -99,7 +98,7 @@ class Program:
         """Run for about `ROUND_SECONDS` and keep the time of one call if it is the shortest."""
         guess = self.seconds if np.isfinite(self.seconds) else ROUND_SECONDS
         timer = self.module.time_evaluator("main", tvm.cpu(), number=max(1, int(ROUND_SECONDS / guess)), repeat=1)
-        self.seconds = min(self.seconds, *timer(*self.buffers).results)
+        self.seconds = min(self.seconds, *timer(*self.arguments).results)
 
     @property
     def speed(self) -> float:
@@ -133,42 +132,21 @@ def layer_program(layer: Layer, dtype: str, isa: InstructionSet, target: tvm.tar
 
 
 def ceiling_program(dtype: str, isa: InstructionSet, target: tvm.target.Target) -> Program:
-    """Compile a loop of multiply-adds that has all it needs in registers, but for a few operands in the L1 cache."""
-    accumulators, pixels, rounds, lanes = isa.registers // 2, 2, 20_000, isa.lanes
-    depth, x_dtype, w_dtype, acc_dtype, multiply_add = (
-        (1, "float32", "float32", "float32", isa.multiply_add)
-        if dtype == "float32"
-        else (isa.dot_depth, "uint8", isa.weight_dtype, "int32", isa.dot)
-    )
-    with IRBuilder() as builder, T.prim_func():
-        T.func_attr({"tirx.noalias": True})
-        x = T.arg("x", T.buffer((64 * depth,), x_dtype))
-        w = T.arg("w", T.buffer((accumulators * lanes * depth,), w_dtype))
-        y = T.arg("y", T.buffer((accumulators * lanes,), acc_dtype))
-        acc = T.alloc_buffer((accumulators * lanes,), acc_dtype, scope="local")
-        vectors = [T.ramp(i * lanes, 1, lanes) for i in range(accumulators)]
-        for at in vectors:
-            T.buffer_store(acc, T.broadcast(tvm.tirx.const(0, acc_dtype), lanes), [at])
-        with T.serial(rounds) as k:
-            # Other operands for each product, or LLVM would compute it only once.
-            for i, at in enumerate(vectors):
-                first = (k + i % pixels) % 64 * depth
-                value = x[first] if depth == 1 else x[T.ramp(first, 1, depth)]
-                weights = w[T.ramp(i // pixels * lanes * depth, 1, lanes * depth)]
-                T.buffer_store(acc, multiply_add(acc[at], value, weights), [at])
-        for at in vectors:
-            T.buffer_store(y, acc[at], [at])
-    shapes = ((64 * depth, x_dtype), (accumulators * lanes * depth, w_dtype), (accumulators * lanes, acc_dtype))
-    products = rounds * accumulators * lanes * depth
-    return _program("ceiling", Kernel(builder.get(), ()), [np.ones(s, d) for s, d in shapes], products, target)
+    """Compile a loop of multiply-adds that has all it needs in registers, for one task."""
+    probe = peak_probe(dtype, isa)
+    buffers = [tvm.runtime.tensor(np.ones(elements, kind)) for elements, kind in probe.buffers]
+    return Program("ceiling", _compiled(probe.func, target), [*buffers, 1], probe.multiply_adds)
 
 
 def _program(name: str, kernel: Kernel, values: list[Array], products: int, target: tvm.target.Target) -> Program:
-    module = tvm.IRModule({"main": kernel.func.with_attr("global_symbol", "main")})
     shapes = [tuple(int(d) for d in p.shape) for p in kernel.func.params]
     buffers = [tvm.runtime.tensor(v.reshape(s)) for v, s in zip(values, shapes, strict=True)]
+    return Program(name, _compiled(kernel.func, target), buffers, products)
+
+
+def _compiled(func: tvm.tirx.PrimFunc, target: tvm.target.Target) -> tvm.runtime.Module:
     with code_generation():
-        return Program(name, tvm.compile(module, target).mod, buffers, products)
+        return tvm.compile(tvm.IRModule({"main": func.with_attr("global_symbol", "main")}), target).mod
 
 
 @click.command()
@@ -200,7 +178,7 @@ def main(dtype: str, target_name: str, rounds: int, only: str, json_path: Path |
         table.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
     table.add_row("ceiling", "", f"{ceiling.speed:.1f}", "100 %", "")
     for program in programs:
-        outputs = program.buffers[-1].numpy().size / program.seconds * 1e-9
+        outputs = program.arguments[-1].numpy().size / program.seconds * 1e-9
         share = f"{program.speed / ceiling.speed:.0%}".replace("%", " %")
         row = (f"{program.seconds * 1e6:.1f}", f"{program.speed:.1f}", share, f"{outputs:.2f}")
         table.add_row(program.name, *row)

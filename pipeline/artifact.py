@@ -9,13 +9,14 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipeline.dialect.types import TensorType
 from pipeline.errors import ArtifactError
 from pipeline.program import TensorSpec
 
 METADATA_SECTION = ".pipeline.metadata"
 """The ELF section of a library that holds its metadata, JSON."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the metadata's fields: a change that older readers would misunderstand raises it."""
 
 MAX_METADATA_BYTES = 16 * 1024**2
@@ -72,6 +73,41 @@ class QuantizationSummary(BaseModel):
     float_operators: tuple[FloatOperator, ...]
 
 
+class OperatorRecord(BaseModel):
+    """One kernel call of a library.
+
+    Attributes:
+        name: the tensor that it computes. Those that the compiler made have the name of a tensor of the model, with
+            what was done to it.
+        operator: what is computed, such as `qnn.conv2d`; for TVM's own operators, the kernel's name.
+        kernel: the function that computes it.
+        multiply_adds: of convolutions and matrix products of the dialect, by their definition; else 0.
+        inputs: types of the tensors that it reads, without constants.
+        constant_bytes: what it reads of weights and other constants, as they are packed.
+        output: type of the tensor.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    operator: str
+    kernel: str
+    multiply_adds: int
+    inputs: tuple[TensorType, ...]
+    constant_bytes: int
+    output: TensorType
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes that it reads and writes if each is read and written once."""
+        return self.constant_bytes + sum(t.nbytes for t in (*self.inputs, self.output))
+
+    @property
+    def in_float(self) -> bool:
+        """Whether it neither reads nor writes an integer tensor."""
+        return all(t.dtype.startswith("float") for t in (*self.inputs, self.output))
+
+
 class ArtifactMetadata(BaseModel):
     """Everything a library says about itself.
 
@@ -88,11 +124,12 @@ class ArtifactMetadata(BaseModel):
         table_sha256: the calibration table; None in a float library.
         int8_operators: how many operators are computed in int8.
         float_operators: those that aren't; in a float library, empty.
+        operators: every kernel call, in order; empty in a library of schema version 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     model: str
     kind: Literal["int8", "float32"]
     inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
@@ -104,6 +141,7 @@ class ArtifactMetadata(BaseModel):
     table_sha256: str | None = None
     int8_operators: int = 0
     float_operators: tuple[FloatOperator, ...] = ()
+    operators: tuple[OperatorRecord, ...] = ()
 
 
 def read_metadata(path: Path) -> ArtifactMetadata:

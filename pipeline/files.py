@@ -1,14 +1,23 @@
-"""Small files: read with a limit, written beside and then renamed."""
+"""Files: read with a limit, written beside and then renamed."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import zipfile
 from pathlib import Path
+from typing import Any
 
-from pipeline.errors import OptionError, PipelineError
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import OptionError, PipelineError, SampleError
+
+Array = npt.NDArray[Any]
 
 MAX_TEXT_BYTES = 64 * 1024**2
+
+MAX_SAMPLE_BYTES = 4 * 1024**3
 
 
 def read_text(path: Path, kind: str, error_type: type[PipelineError]) -> str:
@@ -55,3 +64,23 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
         raise OptionError(f"{path} can't be written: {error.strerror}.") from error
+
+
+def load_arrays(file: Path) -> Array | dict[str, Array]:
+    """Return the array of an .npy file, or the named arrays of an .npz file; pickled objects are refused.
+
+    Raises:
+        SampleError: the file can't be read or is too large.
+    """
+    try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                size = sum(entry.file_size for entry in archive.infolist())
+        else:
+            size = file.stat().st_size
+        if size > MAX_SAMPLE_BYTES:
+            raise SampleError(f"Sample {file} has {size} bytes; the limit is {MAX_SAMPLE_BYTES}.")
+        loaded = np.load(file, allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise SampleError(f"Sample {file} can't be read: {error}") from error

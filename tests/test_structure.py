@@ -20,7 +20,7 @@ LAYERS = (
     ("calibration",),
     ("realization",),
     ("deploy", "recipes", "report", "api"),
-    ("workflow",),
+    ("workflow", "profiling"),
     ("cli",),
 )
 """From what knows nobody to what knows everybody."""

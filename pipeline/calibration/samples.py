@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import OptionError, SampleError
+from pipeline.files import load_arrays
 from pipeline.program import TensorSpec
 
 Array = npt.NDArray[Any]
@@ -20,8 +20,6 @@ Sample = Union[Array, Sequence[Array], Mapping[str, Array]]  # noqa: UP007 - eva
 
 Samples = Union[str, Path, Iterable[Sample], Callable[[], Iterable[Sample]]]  # noqa: UP007
 """A folder of .npy and .npz files, an iterable of samples, or a function that returns one (a sample generator)."""
-
-MAX_SAMPLE_BYTES = 4 * 1024**3
 
 
 def feeds(
@@ -88,26 +86,6 @@ def read_folder(folder: Path) -> Iterator[Any]:
         raise SampleError(f"Samples folder {folder} holds no .npy or .npz files.")
     for file in files:
         yield load_arrays(file)
-
-
-def load_arrays(file: Path) -> Array | dict[str, Array]:
-    """Return the array of an .npy file, or the named arrays of an .npz file; pickled objects are refused.
-
-    Raises:
-        SampleError: the file can't be read or is too large.
-    """
-    try:
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                size = sum(entry.file_size for entry in archive.infolist())
-        else:
-            size = file.stat().st_size
-        if size > MAX_SAMPLE_BYTES:
-            raise SampleError(f"Sample {file} has {size} bytes; the limit is {MAX_SAMPLE_BYTES}.")
-        loaded = np.load(file, allow_pickle=False)
-        return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise SampleError(f"Sample {file} can't be read: {error}") from error
 
 
 def _as_feed(sample: Any, inputs: Sequence[TensorSpec], index: int) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""The command line: `pipeline build`, `run`, `bench`, `inspect`, `targets`, `models` and `demo`."""
+"""The command line: `pipeline build`, `run`, `bench`, `profile`, `inspect`, `targets`, `models` and `demo`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ _COMMANDS = {
     "demo": "Run the whole pipeline on a real model and show what it costs and gains.",
     "inspect": "Show what is in an ONNX model or in a library.",
     "models": "List the models that have a recipe.",
+    "profile": "Show where a library spends its time on this machine.",
     "run": "Run a library on inputs from a file.",
     "targets": "List the targets that libraries can be built for.",
 }

@@ -6,12 +6,12 @@ import statistics
 from pathlib import Path
 
 import click
-import numpy as np
 from rich.table import Table
 
-from pipeline.calibration.samples import load_arrays
 from pipeline.cli.console import show
 from pipeline.cli.options import json_option, open_runner, rpc_option, threads_option, tracker_option
+from pipeline.deploy.tensors import noise
+from pipeline.files import load_arrays
 
 
 @click.command(name="bench")
@@ -35,8 +35,7 @@ def command(
     loaded = None if source is None else load_arrays(source)
     with open_runner(library, threads, rpc, tracker) as runner:
         if loaded is None:
-            random = np.random.default_rng(0)
-            feeds = {i.name: random.standard_normal(i.shape).astype(i.dtype) for i in runner.inputs}
+            feeds = noise(runner.inputs)
         else:
             feeds = loaded if isinstance(loaded, dict) else {runner.inputs[0].name: loaded}
         seconds = runner.benchmark(feeds, repeats=repeats)

@@ -9,11 +9,10 @@ import click
 import numpy as np
 from rich.table import Table
 
-from pipeline.calibration.samples import load_arrays
 from pipeline.cli.console import show
 from pipeline.cli.options import json_option, open_runner, rpc_option, threads_option, tracker_option
 from pipeline.errors import OptionError
-from pipeline.files import write_bytes
+from pipeline.files import load_arrays, write_bytes
 
 
 @click.command(name="run")

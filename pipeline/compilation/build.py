@@ -5,10 +5,11 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import Path
 
-from pipeline.artifact import ArtifactMetadata, QuantizationSummary, TargetSummary
+from pipeline.artifact import ArtifactMetadata, OperatorRecord, QuantizationSummary, TargetSummary
 from pipeline.compilation.dump import Dump
 from pipeline.compilation.link import check_writable, link
 from pipeline.compilation.lower import build_executable, instruction_set_of
+from pipeline.compilation.records import Recorder
 from pipeline.program import Program
 from pipeline.targets import Target
 
@@ -40,15 +41,18 @@ def compile_program(
     check_writable(path)
     isa = instruction_set_of(target)
     writer = None if dump is None else Dump(dump)
-    executable = build_executable(program.module, target.tvm_target(), isa, writer)
+    recorder = Recorder([o.name for o in program.outputs], writer)
+    executable = build_executable(program.module, target.tvm_target(), isa, recorder)
     if writer is not None:
         writer.assembly(executable)
-    metadata = describe(program, target, quantized)
+    metadata = describe(program, target, quantized, recorder.operators)
     link(executable, target, metadata.model_dump_json().encode("utf-8"), path)
     return path
 
 
-def describe(program: Program, target: Target, quantized: QuantizationSummary | None) -> ArtifactMetadata:
+def describe(
+    program: Program, target: Target, quantized: QuantizationSummary | None, operators: tuple[OperatorRecord, ...]
+) -> ArtifactMetadata:
     """Return what the library will say about itself. There is no date and no path in it: same input, same bytes."""
     packages = ("onnx-int8-pipeline", "apache-tvm", "onnx", "numpy")
     return ArtifactMetadata(
@@ -59,5 +63,6 @@ def describe(program: Program, target: Target, quantized: QuantizationSummary | 
         target=TargetSummary(**{key: getattr(target, key) for key in TargetSummary.model_fields}),
         versions={name: version(name) for name in packages},
         model_sha256=program.source_sha256,
+        operators=operators,
         **({} if quantized is None else dict(quantized)),
     )

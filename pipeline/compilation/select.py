@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import tvm
 from tvm import relax, tirx
 
+from pipeline.compilation.records import work_attributes
 from pipeline.dialect.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant
 from pipeline.dialect.operators import describe, tensor_type, to_relax_type
 from pipeline.dialect.types import TensorType
@@ -35,7 +36,8 @@ def select_kernels(module: tvm.IRModule, isa: InstructionSet) -> tvm.IRModule:
             for a in kernel.arguments
         ]
         types = [tensor_type(a) for a in arguments]
-        global_var = builder.add_function(row.name, _with_shapes(kernel.func, [*types, operation.output]))
+        func = _with_shapes(kernel.func, [*types, operation.output]).with_attrs(work_attributes(operation))
+        global_var = builder.add_function(row.name, func)
         call = relax.call_tir(global_var, arguments, to_relax_type(operation.output))
         builder.values[binding.var] = builder.emit(call, binding.var.name)
     return builder.finish([builder.replaced(o) for o in flow.outputs])

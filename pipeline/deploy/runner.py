@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import struct
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from pipeline.artifact import ArtifactMetadata, read_metadata
 from pipeline.cpu import usable_cores
 from pipeline.deploy.tensors import Array, check_feeds
+from pipeline.deploy.trace import Trace, captured_calls, time_calls
 from pipeline.deploy.worker import Worker
 from pipeline.errors import ArtifactError, OptionError, TargetError
 from pipeline.program import TensorSpec
@@ -24,6 +26,8 @@ from pipeline.targets import missing_features
 _CPU = 1
 _POOLED_ALLOCATOR = 2
 _THREADS_SHARE_CORES = -3
+_NO_EXTRAS = (0, 1, 0, 1, 0, "")
+"""For TVM's time evaluator: no least time, no pause between measurements, no flushing of caches."""
 
 
 class Runner:
@@ -36,6 +40,7 @@ class Runner:
 
     Attributes:
         metadata: what the library says about itself.
+        num_threads: how many threads one run may use.
 
     Raises:
         ArtifactError: the file isn't a library of this pipeline, or is damaged.
@@ -44,13 +49,15 @@ class Runner:
     """
 
     def __init__(self, path: str | Path, num_threads: int | None = None) -> None:
-        path = Path(path)
+        path = self._path = Path(path)
         self.metadata: ArtifactMetadata = read_metadata(path)
         _check_target(path, self.metadata)
         cpus = _choose_cpus(num_threads)
+        self.num_threads = len(cpus)
         self._ffi = _runtime()
         self._worker = Worker(f"runner of {path.name}")
-        self._machine = self._worker.call(lambda: self._load(path, cpus))
+        self._executable = self._worker.call(lambda: self._load(path, cpus))
+        self._machine = self._worker.call(self._new_machine)
         self._main = self._machine["main"]
 
     @property
@@ -85,6 +92,49 @@ class Runner:
 
         return self._worker.call(lambda: [measure() for _ in range(warmup + repeats)][warmup:])
 
+    def trace(self, feeds: Mapping[str, Array], repeats: int = 30) -> Trace:
+        """Return how long each kernel takes, and the whole run.
+
+        Kernels are called directly, one after another with the tensors of a run, so that caches are as in a run. What
+        it costs to call an empty function is measured and subtracted.
+
+        Args:
+            feeds: inputs by name.
+            repeats: how many runs, and how many passes over the kernels, are timed. Each comes after one that isn't.
+
+        Raises:
+            SampleError: an input is missing, unknown, or of the wrong shape or dtype.
+        """
+        arguments = self._arguments(feeds)
+
+        def measure() -> Trace:
+            calls = captured_calls(self._new_machine(), arguments, self._ffi)
+            return time_calls(lambda: self._main(*arguments), calls, self._ffi, repeats)
+
+        return self._worker.call(measure)
+
+    def time_function(
+        self, library: Path, name: str, arguments: Sequence[Array | int], number: int, repeats: int
+    ) -> list[float]:
+        """Return the seconds of one call of a function of any TVM library, in this runner's thread and on its CPUs.
+
+        Args:
+            library: the library; it stays loaded as long as the process lives.
+            name: the function.
+            arguments: arrays, aligned and writable, and integers.
+            number: calls in one measurement, which is their mean.
+            repeats: measurements.
+        """
+
+        def measure() -> list[float]:
+            evaluator = self._ffi.get_global_func("runtime.RPCTimeEvaluator")
+            values = [a if isinstance(a, int) else self._ffi.from_dlpack(a) for a in arguments]
+            settings = (number, repeats, *_NO_EXTRAS)
+            timed = evaluator(self._ffi.load_module(str(library)), name, _CPU, 0, *settings)
+            return list(struct.unpack(f"@{repeats}d", timed(*values)))
+
+        return self._worker.call(measure)
+
     def __del__(self) -> None:
         worker: Worker | None = getattr(self, "_worker", None)
         if worker is not None:
@@ -98,11 +148,16 @@ class Runner:
             # A single thread needs no core of its own; several runners would all be bound to the same.
             os.sched_setaffinity(0, allowed)
         try:
-            library = self._ffi.load_module(str(path.resolve()))
-            machine = library["vm_load_executable"]()
-            machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
+            return self._ffi.load_module(str(path.resolve()))
         except (AttributeError, RuntimeError, ValueError, OSError) as error:
             raise ArtifactError(f"{path} can't be loaded: {error}") from error
+
+    def _new_machine(self) -> Any:
+        try:
+            machine = self._executable["vm_load_executable"]()
+            machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
+        except (AttributeError, RuntimeError, ValueError, OSError) as error:
+            raise ArtifactError(f"{self._path} can't be loaded: {error}") from error
         return machine
 
     def _arguments(self, feeds: Mapping[str, Array]) -> list[Any]:

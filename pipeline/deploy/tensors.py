@@ -34,6 +34,12 @@ def check_feeds(feeds: Mapping[str, Array], inputs: Sequence[TensorSpec]) -> lis
     return [_checked(spec, np.asarray(feeds[spec.name])) for spec in inputs]
 
 
+def noise(inputs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """Return seeded noise as inputs by name: for measuring times, which don't depend on it."""
+    random = np.random.default_rng(0)
+    return {i.name: random.standard_normal(i.shape).astype(i.dtype) for i in inputs}
+
+
 def _checked(spec: TensorSpec, value: Array) -> Array:
     if value.shape != spec.shape or value.dtype != np.dtype(spec.dtype):
         raise SampleError(
@@ -43,10 +49,11 @@ def _checked(spec: TensorSpec, value: Array) -> Array:
     # DLPack can't hand over memory that must not be written to.
     if value.flags.c_contiguous and value.flags.writeable and value.ctypes.data % ALIGNMENT == 0:
         return value
-    return _aligned_copy(value)
+    return aligned(value)
 
 
-def _aligned_copy(value: Array) -> Array:
+def aligned(value: Array) -> Array:
+    """Return a copy that is contiguous and aligned to 64 bytes."""
     memory = np.empty(value.nbytes + ALIGNMENT, "uint8")
     start = -memory.ctypes.data % ALIGNMENT
     copy: Array = memory[start : start + value.nbytes].view(value.dtype).reshape(value.shape)

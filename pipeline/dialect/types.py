@@ -20,3 +20,9 @@ class TensorType:
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes; a bool takes one."""
+        bits = self.dtype.lstrip("abcdefghijklmnopqrstuvwxyz")
+        return self.size * (int(bits) // 8 if bits else 1)

@@ -70,6 +70,14 @@ def test_a_model_is_built_run_timed_and_inspected(
     code, text, _ = run(capsys, monkeypatch, "bench", library, "--repeats", 3, "--threads", 1, "--json")
     assert (code, json.loads(text)["runs"]) == (0, 3)
 
+    options = ("--repeats", 2, "--threads", 1, "--no-limits")
+    code, text, _ = run(capsys, monkeypatch, "profile", library, "--json", *options)
+    profiled = json.loads(text)
+    assert (code, profiled["threads"], profiled["operators"][-1]["name"]) == (0, 1, "scores")
+    code, text, errors = run(capsys, monkeypatch, "profile", library, "--sort", "time", *options)
+    assert (code, errors) == (0, "")
+    assert all(o["kernel"] in text for o in profiled["operators"])
+
     code, text, _ = run(capsys, monkeypatch, "inspect", library, "--json")
     assert (code, json.loads(text)["kind"]) == (0, "int8")
 

@@ -86,8 +86,8 @@ def test_damaged_json_is_refused(library: Path, tmp_path: Path) -> None:
 
 
 def test_a_newer_pipelines_library_is_refused_with_the_reason(library: Path, tmp_path: Path) -> None:
-    path = tampered(library, tmp_path, lambda data: data.replace(b'"schema_version":1', b'"schema_version":2'))
-    with pytest.raises(ArtifactError, match=r"newer pipeline.*version 2.*reads version 1"):
+    path = tampered(library, tmp_path, lambda data: data.replace(b'"schema_version":2', b'"schema_version":3'))
+    with pytest.raises(ArtifactError, match=r"newer pipeline.*version 3.*reads version 2"):
         read_metadata(path)
 
 

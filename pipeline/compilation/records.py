@@ -1,0 +1,84 @@
+"""Notes which kernels a program calls, in which order and for which tensors, for the library's metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tvm
+from tvm import relax
+from tvm.ir import Op
+
+from pipeline.artifact import OperatorRecord
+from pipeline.dialect.dataflow import Dataflow, constant
+from pipeline.dialect.operators import tensor_type
+from pipeline.dialect.types import TensorType
+from pipeline.dialect.work import multiply_adds
+from pipeline.kernels.operation import Operation
+
+_OPERATOR = "pipeline.operator"
+_MULTIPLY_ADDS = "pipeline.multiply_adds"
+
+_RECORDED_PHASE = "remove_dead_code"
+"""The phase after which every call is there that will be made, still with the names of tensors."""
+
+
+def work_attributes(operation: Operation) -> dict[str, Any]:
+    """Return function attributes that say what a kernel computes, for `Recorder` to read."""
+    return {_OPERATOR: operation.attrs.name, _MULTIPLY_ADDS: multiply_adds(operation.attrs, *operation.inputs)}
+
+
+class Recorder:
+    """Called after each phase of lowering; passes each call on.
+
+    Args:
+        outputs: names of the program's outputs, in order, which their variables may have lost.
+        dump: what else to call.
+
+    Attributes:
+        operators: the program's kernel calls, in order.
+    """
+
+    def __init__(self, outputs: Sequence[str], dump: Callable[[str, tvm.IRModule], None] | None = None) -> None:
+        self._outputs, self._dump = outputs, dump
+        self.operators: tuple[OperatorRecord, ...] = ()
+
+    def __call__(self, phase: str, module: tvm.IRModule) -> None:
+        """See what a phase has made of the program."""
+        if phase == _RECORDED_PHASE:
+            self.operators = kernel_calls(module, self._outputs)
+        if self._dump is not None:
+            self._dump(phase, module)
+
+
+def kernel_calls(module: tvm.IRModule, outputs: Sequence[str]) -> tuple[OperatorRecord, ...]:
+    """Return the calls of TIR functions that a module's `main` makes, in order.
+
+    Args:
+        module: after `_RECORDED_PHASE`.
+        outputs: names for what `main` returns, unless another tensor has the name (an output before its transposition).
+    """
+    flow = Dataflow.of(module)
+    taken = {b.var.name for b in flow.bindings}
+    names = {var: name for var, name in zip(flow.outputs, outputs, strict=True) if name not in taken}
+    call_tir = Op.get("relax.call_tir")
+    return tuple(
+        _record(module, b.value, names.get(b.var, b.var.name), tensor_type(b.var))
+        for b in flow.bindings
+        if isinstance(b.value, relax.Call) and b.value.op.same_as(call_tir)
+    )
+
+
+def _record(module: tvm.IRModule, call: relax.Call, name: str, output: TensorType) -> OperatorRecord:
+    kernel, arguments = call.args[0], call.args[1].fields
+    attrs = module[kernel].attrs
+    constants = [a for a in arguments if constant(a) is not None]
+    return OperatorRecord(
+        name=name,
+        operator=str(attrs.get(_OPERATOR, kernel.name_hint)),
+        kernel=kernel.name_hint,
+        multiply_adds=int(attrs.get(_MULTIPLY_ADDS, 0)),
+        inputs=tuple(tensor_type(a) for a in arguments if constant(a) is None),
+        constant_bytes=sum(tensor_type(a).nbytes for a in constants),
+        output=output,
+    )

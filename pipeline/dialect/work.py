@@ -1,0 +1,26 @@
+"""How much arithmetic an operator is, whatever kernel computes it."""
+
+from __future__ import annotations
+
+import math
+
+from pipeline.dialect.attributes import Attributes, Conv2d, Dense, QConv2d, QDense
+from pipeline.dialect.types import TensorType
+
+
+def multiply_adds(attrs: Attributes, *inputs: TensorType) -> int:
+    """Return how many multiply-adds a convolution or matrix product is by its definition; 0 for other operators.
+
+    Args:
+        attrs: the operator.
+        inputs: its arguments' types, in order.
+    """
+    if isinstance(attrs, Dense | QDense):
+        x, weight = inputs[:2]
+        return math.prod(x.shape[:-1]) * weight.size
+    if isinstance(attrs, Conv2d | QConv2d):
+        geometry = Conv2d(attrs.strides, attrs.padding, attrs.dilation, attrs.groups)
+        batch, height, width, _ = geometry.infer(*inputs[:2]).shape
+        # Each weight meets each output pixel once.
+        return batch * height * width * inputs[1].size
+    return 0

@@ -1,0 +1,59 @@
+"""Builds the library of probes that `limits` measures: `python -m pipeline.profiling.probe_library LIBRARY OUTPUT`.
+
+A process of its own, as the one that profiles doesn't load the compiler.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import tvm
+
+from pipeline.artifact import TargetSummary, read_metadata
+from pipeline.compilation.link import link
+from pipeline.compilation.lower import code_generation
+from pipeline.errors import PipelineError
+from pipeline.kernels.isa import instruction_set
+from pipeline.kernels.probes import copy_probe, peak_probe
+from pipeline.profiling.limits import COPY_BUFFER_BYTES, ProbeSizes
+from pipeline.targets import Target, load_target
+
+
+def build_probes(summary: TargetSummary, path: Path) -> ProbeSizes:
+    """Write a library with the functions `peak_int8`, `peak_float32` and `copy`, built as a model's kernels are.
+
+    Args:
+        summary: what the model's library was built for; this machine can run it.
+        path: the library to write.
+    """
+    target = _target(summary)
+    isa = instruction_set(summary.instruction_set)
+    peaks = {dtype: peak_probe(dtype, isa) for dtype in ("int8", "float32")}
+    functions = {f"peak_{dtype}": probe.func for dtype, probe in peaks.items()}
+    functions["copy"] = copy_probe(isa, COPY_BUFFER_BYTES)
+    module = tvm.IRModule({name: f.with_attr("global_symbol", name) for name, f in functions.items()})
+    with code_generation():
+        link(tvm.compile(module, target.tvm_target()), target, b"{}", path)
+    return ProbeSizes(
+        vector_bytes=4 * isa.lanes,
+        buffers={dtype: probe.buffers for dtype, probe in peaks.items()},
+        multiply_adds={dtype: probe.multiply_adds for dtype, probe in peaks.items()},
+    )
+
+
+def _target(summary: TargetSummary) -> Target:
+    """Return the target of a library that runs here. Linking is as for this machine's own target."""
+    fields = {f.name for f in dataclasses.fields(Target)}
+    return dataclasses.replace(
+        load_target("host"), **{key: value for key, value in dict(summary).items() if key in fields}
+    )
+
+
+if __name__ == "__main__":
+    try:
+        sizes = build_probes(read_metadata(Path(sys.argv[1])).target, Path(sys.argv[2]))
+    except PipelineError as problem:
+        sys.exit(str(problem))
+    print(sizes.model_dump_json())
