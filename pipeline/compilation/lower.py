@@ -25,8 +25,10 @@ def code_generation() -> tvm.transform.PassContext:
     """Return the context in which kernels are to be compiled.
 
     Storage rewriting forgets what kernels say of their buffers, and these would come from the heap, not from registers.
+    What TVM's elimination of common subexpressions finds, LLVM finds, too, and sooner.
     """
-    return tvm.transform.PassContext(opt_level=3, config={"tirx.disable_storage_rewrite": True})
+    config = {"tirx.disable_storage_rewrite": True, "tirx.disable_cse_tir": True}
+    return tvm.transform.PassContext(opt_level=3, config=config)
 
 
 def instruction_set_of(target: Target) -> InstructionSet:
