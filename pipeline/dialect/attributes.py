@@ -190,6 +190,30 @@ class Pad(Attributes):
 
 
 @dataclass(frozen=True)
+class DepthToSpace(Attributes):
+    """`nn.depth_to_space`: channels become pixels: `y[n, h*bh + i, w*bw + j, c] = x[n, h, w, (i*bw + j)*C + c]`.
+
+    `block` is (bh, bw). A transposed convolution whose windows don't overlap is a 1x1 convolution and then this.
+
+    x: [N,H,W,bh*bw*C], float32 or uint8; result: [N,H*bh,W*bw,C], same dtype.
+    """
+
+    name = "nn.depth_to_space"
+    arguments = ("x",)
+
+    block: tuple[int, int] = (1, 1)
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return the result's type: [N,H*bh,W*bw,C], same dtype."""
+        batch, height, width, channels = inputs[0].shape
+        rows, columns = self.block
+        if channels % (rows * columns):
+            raise ValueError(f"{channels} channels can't become blocks of {rows}x{columns} pixels")
+        shape = (batch, height * rows, width * columns, channels // (rows * columns))
+        return TensorType(shape, inputs[0].dtype)
+
+
+@dataclass(frozen=True)
 class MaxPool2d(Attributes):
     """`nn.max_pool2d`: largest value of each window of x: [N,H,W,C], float32 or uint8. Padded pixels never win.
 
@@ -499,6 +523,7 @@ OPERATORS: Mapping[str, type[Attributes]] = {
         Dense,
         Add,
         Pad,
+        DepthToSpace,
         MaxPool2d,
         Unary,
         QConv2d,

@@ -1,6 +1,6 @@
 """Import: an ONNX file becomes a float32 Relax program, folded and in NHWC.
 
-read -> normalize -> frontend (converters) -> fold -> layout -> fuse -> unary -> simplify
+read -> normalize -> frontend (converters) -> fold -> layout -> hoist -> fuse -> unary -> simplify
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pipeline.dialect.operators import UnknownShapeError, UnsupportedProgramErro
 from pipeline.errors import ModelError
 from pipeline.importer.frontend import convert
 from pipeline.importer.fuse import fuse_affine, fuse_clip
+from pipeline.importer.hoist import hoist_over_depth_to_space
 from pipeline.importer.layout import propagate_layout
 from pipeline.importer.normalize import Shapes, normalize
 from pipeline.importer.read import read_model
@@ -26,7 +27,15 @@ from pipeline.program import Program, TensorSpec
 
 __all__ = ["import_model", "import_proto"]
 
-PASSES = (fold_constants, propagate_layout, fuse_affine, fuse_clip, fuse_unary, remove_identities)
+PASSES = (
+    fold_constants,
+    propagate_layout,
+    hoist_over_depth_to_space,
+    fuse_affine,
+    fuse_clip,
+    fuse_unary,
+    remove_identities,
+)
 """What happens to a model between TVM's frontend and `annotate`, in order."""
 
 

@@ -83,6 +83,31 @@ class Conv(_Fallback):
         return relax.op.squeeze(bb.emit(y), [2]) if len(shape) == 3 else y
 
 
+class ConvTranspose(_Fallback):
+    """2-D transposed convolution whose windows neither overlap nor leave gaps -> `nn.conv2d`, `nn.depth_to_space`."""
+
+    op_type = "ConvTranspose"
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
+        weight = constant(inputs[1])
+        given = inputs[2] if len(inputs) > 2 else None
+        bias = np.zeros(1, "float32") if given is None else constant(given)
+        if weight is None or bias is None or weight.ndim != 4 or weight.dtype != np.float32:
+            return cls._stock(bb, inputs, attr, params)
+        channels, out, *block = weight.shape
+        tiled = tuple(attr.get("strides", (1, 1))) == tuple(block) and attr.get("group", 1) == 1
+        cropped = any(any(attr.get(name, ())) for name in ("pads", "output_padding", "output_shape"))
+        if not tiled or cropped or attr.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+            return cls._stock(bb, inputs, attr, params)
+        rows = weight.transpose(2, 3, 1, 0).reshape(-1, 1, 1, channels)
+        bias = np.tile(np.broadcast_to(bias, (out,)), block[0] * block[1]).astype("float32")
+        x = bb.emit(relax.op.permute_dims(inputs[0], NHWC))
+        y = bb.emit(make_call(op.Conv2d(), x, make_constant(rows), make_constant(bias)))
+        y = make_call(op.DepthToSpace((block[0], block[1])), y)
+        return relax.op.permute_dims(bb.emit(y, name_hint=attr["tvm_custom"]["name"]), NCHW)
+
+
 class Gemm(_Fallback):
     """Matrix product with a constant right side -> `nn.dense`."""
 
@@ -286,6 +311,7 @@ CONVERTERS: dict[str, type[tvm_onnx.OnnxOpConverter]] = {
         BatchNormalization,
         Clip,
         Conv,
+        ConvTranspose,
         Gemm,
         GlobalAveragePool,
         Identity,

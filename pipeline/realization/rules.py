@@ -261,6 +261,7 @@ RULES: dict[str, Rule] = {
     "nn.add": add,
     "nn.unary": unary,
     "nn.max_pool2d": move,
+    "nn.depth_to_space": move,
     "nn.pad": pad,
     "relax.multiply": multiply,
     "relax.mean": mean,

@@ -98,6 +98,13 @@ def pad(attrs: op.Pad, x: Array) -> Array:
     return _pad(x, attrs.padding, attrs.value)
 
 
+def depth_to_space(attrs: op.DepthToSpace, x: Array) -> Array:
+    """`nn.depth_to_space`."""
+    (rows, columns), (batch, height, width, channels) = attrs.block, x.shape
+    blocks = x.reshape(batch, height, width, rows, columns, channels // (rows * columns))
+    return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * rows, width * columns, -1)
+
+
 def max_pool2d(attrs: op.MaxPool2d, x: Array) -> Array:
     """`nn.max_pool2d`."""
     lowest = -np.inf if x.dtype == np.float32 else 0
@@ -190,6 +197,7 @@ OPERATORS: dict[type[op.Attributes], Callable[..., Array]] = {
     op.Dense: dense,
     op.Add: add,
     op.Pad: pad,
+    op.DepthToSpace: depth_to_space,
     op.MaxPool2d: max_pool2d,
     op.Unary: unary,
     op.QConv2d: qconv2d,

@@ -196,6 +196,27 @@ def test_zero_padding_of_an_image() -> None:
     assert assert_same(b.model({"x": (1, 4, 9, 8)}, b.node("Pad", "x", pads))).count("nn.pad") == 1
 
 
+@pytest.mark.parametrize("block", [(2, 2), (1, 3)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_transposed_convolution_without_overlap(block: tuple[int, int], biased: bool) -> None:
+    b = ModelBuilder()
+    random = np.random.default_rng(0)
+    weight = b.constant(random.standard_normal((4, 5, *block)).astype("float32"))
+    bias = [b.constant(random.standard_normal(5).astype("float32"))] if biased else []
+    y = b.node("ConvTranspose", "x", weight, *bias, strides=list(block))
+    y = b.node("Add", y, b.constant(random.standard_normal((1, 5, 1, 1)).astype("float32")))
+    found = assert_same(b.model({"x": (1, 4, 9, 8)}, b.node("Relu", y)))
+    assert sorted(set(found)) == ["nn.conv2d", "nn.depth_to_space", "relax.permute_dims"]
+
+
+def test_transposed_convolution_with_overlap_is_left_to_tvm() -> None:
+    b = ModelBuilder()
+    weight = b.constant(np.random.default_rng(0).standard_normal((4, 5, 3, 3)).astype("float32"))
+    y = b.node("ConvTranspose", "x", weight, strides=[2, 2])
+    program = import_test_model(b.model({"x": (1, 4, 9, 8)}, y))
+    assert "relax.nn.conv2d_transpose" in [binding.operator for binding in Dataflow.of(program.module).bindings]
+
+
 def test_names_order_layout_and_dtype_of_inputs_and_outputs_are_those_of_the_file() -> None:
     b = ModelBuilder()
     total = b.node("Add", "second/in:0", "first.in", name="sum.out")
