@@ -11,6 +11,7 @@ from tvm.script import tirx as T
 from pipeline.dialect import pointwise
 from pipeline.dialect.attributes import Unary
 from pipeline.dialect.pointwise import Expression
+from pipeline.kernels.exponential import exp
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.registry import kernel
@@ -22,7 +23,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "cos": T.cos,
     "divide": lambda a, b: a / b,
     "erf": T.erf,
-    "exp": T.exp,
+    "exp": exp,
     "floor": T.floor,
     "log": T.log,
     "maximum": T.max,
@@ -32,7 +33,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "power": T.pow,
     "round": T.nearbyint,
     "rsqrt": lambda a: T.FloatImm("float32", 1.0) / T.sqrt(a),
-    "sigmoid": lambda a: T.FloatImm("float32", 1.0) / (T.FloatImm("float32", 1.0) + T.exp(-a)),
+    "sigmoid": lambda a: T.FloatImm("float32", 1.0) / (T.FloatImm("float32", 1.0) + exp(-a)),
     "sin": T.sin,
     "sqrt": T.sqrt,
     "subtract": lambda a, b: a - b,
