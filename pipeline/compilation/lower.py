@@ -14,6 +14,7 @@ from tvm import relax
 from tvm.relax import transform
 
 from pipeline.compilation.fusion import fuse_image_inputs, fuse_residual_adds, write_frames
+from pipeline.compilation.legalize import LEGALIZATIONS
 from pipeline.compilation.padding import separate_padding
 from pipeline.compilation.select import select_kernels
 from pipeline.errors import TargetError, unknown_name
@@ -54,7 +55,7 @@ def phases(isa: InstructionSet) -> tuple[Phase, ...]:
         ("fuse_image_inputs", fuse_image_inputs),
         ("separate_padding", separate_padding),
         ("write_frames", write_frames),
-        ("legalize", transform.LegalizeOps()),
+        ("legalize", transform.LegalizeOps(LEGALIZATIONS)),
         ("annotate_patterns", transform.AnnotateTIROpPattern()),
         ("fuse_operators", transform.FuseOps()),
         ("fuse_tir", transform.FuseTIR()),
