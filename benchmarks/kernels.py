@@ -136,16 +136,17 @@ def ceiling_program(dtype: str, isa: InstructionSet, target: tvm.target.Target) 
     """Compile a loop of multiply-adds that has all it needs in registers, for one task."""
     probe = peak_probe(dtype, isa)
     buffers = [tvm.runtime.tensor(np.ones(elements, kind)) for elements, kind in probe.buffers]
-    return Program("ceiling", _compiled(probe.func, target), [*buffers, 1], probe.multiply_adds)
+    return Program("ceiling", compiled(probe.func, target), [*buffers, 1], probe.multiply_adds)
 
 
 def _program(name: str, kernel: Kernel, values: list[Array], products: int, target: tvm.target.Target) -> Program:
     shapes = [tuple(int(d) for d in p.shape) for p in kernel.func.params]
     buffers = [tvm.runtime.tensor(v.reshape(s)) for v, s in zip(values, shapes, strict=True)]
-    return Program(name, _compiled(kernel.func, target), buffers, products)
+    return Program(name, compiled(kernel.func, target), buffers, products)
 
 
-def _compiled(func: tvm.tirx.PrimFunc, target: tvm.target.Target) -> tvm.runtime.Module:
+def compiled(func: tvm.tirx.PrimFunc, target: tvm.target.Target) -> tvm.runtime.Module:
+    """Return the module of one function, called `main`."""
     with code_generation():
         return tvm.compile(tvm.IRModule({"main": func.with_attr("global_symbol", "main")}), target).mod
 

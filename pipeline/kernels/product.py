@@ -195,6 +195,8 @@ class Nest:
         )
 
     def _tile(self, place: Place) -> None:
+        if self.epilogue.add is not None:
+            self._fetch_added(place)
         self.start(place)
         self._reduce(place)
         self.collect()
@@ -231,7 +233,7 @@ class Nest:
                 if several:
                     start = place.next_weights + ((ky * columns + kx) * runs + r) * self.fetched_values
                     for line in range(self.lines_per_fetch):
-                        self._fetch(start + line * self.line_values, level=2)
+                        _prefetch(self.weights, start + line * self.line_values, level=2)
                 with T.serial(T.min(run, steps - r * run)) as k:
                     self.step(place, ky, kx, (r * run + k) * plan.depth, first + r * run + k)
             if overlaps:
@@ -252,7 +254,8 @@ class Nest:
         dot = plan.isa.multiply_add if self.dtypes[2] == "float32" else plan.isa.dot
         if self.block_weights * np.dtype(self.dtypes[1]).itemsize > resident_bytes(plan.isa):
             for v in range(plan.tile.nv):
-                self._fetch(place.weights + ((number + FETCH_AHEAD) * plan.tile.nv + v) * width, level=1)
+                ahead = place.weights + ((number + FETCH_AHEAD) * plan.tile.nv + v) * width
+                _prefetch(self.weights, ahead, level=1)
         x = place.x + self.segment(ky, kx) + offset
         for i in range(plan.tile.mr):
             values = self._values(x + self.input_offset(i))
@@ -275,11 +278,17 @@ class Nest:
         line, column = divmod(i, self.plan.tile.columns)
         return line * line_stride + column * column_stride
 
-    def _fetch(self, weights: Any, level: int) -> None:
-        """Have weights brought into the first or second level of the caches."""
-        for_reading, locality, data = T.int32(0), T.int32(4 - level), T.int32(1)
-        at = self.weights.access_ptr("r", offset=weights)
-        T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", at, for_reading, locality, data))
+    def _fetch_added(self, place: Place) -> None:
+        """Have what the epilogue will add brought near while the tile is computed.
+
+        A tile's pixels are too far apart for the CPU to guess the next one.
+        """
+        plan = self.plan
+        per_line = max(1, CACHE_LINE // np.dtype(self.epilogue.dtype).itemsize // plan.isa.lanes)
+        row = plan.geometry.out_width * self.channels_out
+        for i in range(plan.tile.mr):
+            for v in range(0, plan.tile.nv, per_line):
+                _prefetch(self.added, place.added + self._output(place, i, v, row), level=1)
 
     def _values(self, start: Any) -> Any:
         """Return `depth` values of x; zeros take the place of what lies behind a segment shorter than that."""
@@ -354,6 +363,13 @@ class Nest:
         """Return the place in `acc` of the sums of pixel i and vector v."""
         lanes = self.plan.isa.lanes
         return span((i * self.plan.tile.nv + v) * lanes, lanes)
+
+
+def _prefetch(buffer: Any, offset: Any, level: int) -> None:
+    """Have a line brought into the first or second level of the caches."""
+    for_reading, locality, data = T.int32(0), T.int32(4 - level), T.int32(1)
+    at = buffer.access_ptr("r", offset=offset)
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", at, for_reading, locality, data))
 
 
 def _argument(name: str, size: int, dtype: str) -> Any:
