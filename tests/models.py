@@ -80,6 +80,9 @@ def small_network(seed: int = 0, size: int = 12) -> onnx.ModelProto:
     scales = b.constant(np.array([1, 1, 2, 2], "float32"))
     nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     larger = b.node("Resize", joined, "", scales, **nearest)
+    kernel = b.constant(weight(28, 28, 4, 4))
+    larger = b.node("ConvTranspose", larger, kernel, strides=[2, 2], pads=[1, 1, 1, 1])
+    larger = b.node("DepthToSpace", conv(larger, 28, 112, 3, strides=[4, 4]), blocksize=2)
     joined = b.node("Add", conv(larger, 28, 28, 3, strides=[2, 2]), joined)
     flat = b.node("Flatten", b.node("GlobalAveragePool", joined))
     scores = b.node("Gemm", flat, b.constant(weight(5, 28)), b.constant(weight(5)), transB=1, name="scores")

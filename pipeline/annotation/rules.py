@@ -60,7 +60,7 @@ def lower_bound(binding: Binding, known: dict[relax.Var, float]) -> float:
     """
     attrs = describe(binding.value)
     args = [known.get(a, -math.inf) for a in binding.value.args if isinstance(a, relax.Var)]
-    if isinstance(attrs, op.Conv2d | op.Dense | op.Add):
+    if isinstance(attrs, op.Conv2d | op.Conv2dTranspose | op.Dense | op.Add):
         clip = attrs.clip_min if attrs.clip_min is not None else -math.inf
         return max(clip, sum(args)) if isinstance(attrs, op.Add) and len(args) == 2 else clip
     if isinstance(attrs, op.Unary):
@@ -71,7 +71,7 @@ def lower_bound(binding: Binding, known: dict[relax.Var, float]) -> float:
         return 0.0
     if isinstance(attrs, op.Pad):
         return min(args[0], attrs.value)
-    if isinstance(attrs, op.MaxPool2d) or (binding.operator in _ORDER_PRESERVING and args):
+    if isinstance(attrs, op.MaxPool2d | op.DepthToSpace) or (binding.operator in _ORDER_PRESERVING and args):
         return args[0]
     return -math.inf
 
@@ -183,6 +183,7 @@ def _named(kind: str) -> Callable[[Binding], str]:
 
 RULES: dict[str, Rule] = {
     "nn.conv2d": Rule(_conv2d_kind, Role.COMPUTE, _constant_weights),
+    "nn.conv2d_transpose": Rule(_named("conv2d_transpose"), Role.COMPUTE, _constant_weights),
     "nn.dense": Rule(_named("dense"), Role.COMPUTE, _constant_weights),
     "nn.add": Rule(_named("add"), Role.BRIDGE, _two_activations),
     "nn.unary": Rule(_named("unary"), Role.BRIDGE, _float_result),
@@ -191,6 +192,7 @@ RULES: dict[str, Rule] = {
     "relax.nn.avg_pool2d": Rule(_named("avg_pool2d"), Role.BRIDGE, _avg_pool),
     "relax.concat": Rule(_named("concat"), Role.BRIDGE, _concat),
     "nn.max_pool2d": Rule(_named("max_pool2d"), Role.MOVEMENT, _float_result),
+    "nn.depth_to_space": Rule(_named("depth_to_space"), Role.MOVEMENT, _float_result),
     "nn.pad": Rule(_named("pad"), Role.MOVEMENT, _float_result),
     "relax.reshape": Rule(_named("reshape"), Role.MOVEMENT, _float_result),
     "relax.permute_dims": Rule(_named("transpose"), Role.MOVEMENT, _float_result),
@@ -207,7 +209,9 @@ KINDS = (
     "avg_pool2d",
     "concat",
     "conv2d",
+    "conv2d_transpose",
     "dense",
+    "depth_to_space",
     "depthwise_conv2d",
     "max_pool2d",
     "multiply",

@@ -15,9 +15,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from pipeline.dialect.base import Attributes, Requantized
 from pipeline.dialect.types import TensorType
+from pipeline.dialect.upsampling import Conv2dTranspose, DepthToSpace, QConv2dTranspose
 
 
 def _spatial(size: int, before: int, after: int, kernel: int, dilation: int, stride: int) -> int:
@@ -32,40 +34,6 @@ def _broadcast(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]
         if a != b and 1 not in (a, b):
             raise ValueError(f"Shapes {left} and {right} can't be broadcast together")
     return tuple(max(a, b) for a, b in zip(padded_left, padded_right, strict=True))
-
-
-@dataclass(frozen=True)
-class Attributes:
-    """Base of all operator descriptions.
-
-    Class attributes:
-        name: the operator's name in the program, e.g. `qnn.conv2d`.
-        arguments: names of the tensor arguments, in order.
-    """
-
-    name: ClassVar[str]
-    arguments: ClassVar[tuple[str, ...]]
-
-    def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the output's type for these argument types."""
-        raise TypeError(f"{type(self).__name__} doesn't say what it returns")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the attributes that are set, as plain lists, numbers and strings."""
-        fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in fields if v is not None}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Attributes:
-        """Build the description from what `to_dict` returned (or Relax's `DictAttrs`)."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{k: _plain(values[k]) for k in values if k in known})
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bool | int | float | str):
-        return value
-    return tuple(_plain(v) for v in value)
 
 
 @dataclass(frozen=True)
@@ -225,19 +193,6 @@ class Unary(Attributes):
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return x's own type."""
         return inputs[0]
-
-
-@dataclass(frozen=True)
-class Requantized(Attributes):
-    """Base of operators that end in a uint8 tensor.
-
-    Their last step is `y = uint8(min(max(q + output_zero_point, output_min), output_max))` with an int32 `q`; a fused
-    activation is nothing but a tighter [output_min, output_max].
-    """
-
-    output_zero_point: int = 0
-    output_min: int = 0
-    output_max: int = 255
 
 
 @dataclass(frozen=True)
@@ -496,12 +451,15 @@ OPERATORS: Mapping[str, type[Attributes]] = {
     for cls in (
         Conv2d,
         Conv2dAdd,
+        Conv2dTranspose,
+        DepthToSpace,
         Dense,
         Add,
         Pad,
         MaxPool2d,
         Unary,
         QConv2d,
+        QConv2dTranspose,
         QConv2dAdd,
         QDense,
         QAdd,
@@ -514,3 +472,29 @@ OPERATORS: Mapping[str, type[Attributes]] = {
     )
 }
 """Every operator of the dialect, by name."""
+
+__all__ = [
+    "OPERATORS",
+    "Add",
+    "Attributes",
+    "Conv2d",
+    "Conv2dAdd",
+    "Conv2dTranspose",
+    "Dense",
+    "DepthToSpace",
+    "Dequantize",
+    "MaxPool2d",
+    "Pad",
+    "QAdd",
+    "QAvgPool2d",
+    "QConv2d",
+    "QConv2dAdd",
+    "QConv2dTranspose",
+    "QDense",
+    "QLookup",
+    "QMultiply",
+    "Quantize",
+    "QuantizeImage",
+    "Requantized",
+    "Unary",
+]

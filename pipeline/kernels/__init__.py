@@ -5,6 +5,7 @@ Importing this package registers every kernel; `registry` lists them.
 
 from pipeline.kernels import (
     conv2d,
+    depth_to_space,
     depthwise_conv2d,
     depthwise_dot,
     elementwise,
@@ -18,6 +19,7 @@ from pipeline.kernels import (
 
 __all__ = [
     "conv2d",
+    "depth_to_space",
     "depthwise_conv2d",
     "depthwise_dot",
     "elementwise",

@@ -77,6 +77,23 @@ def conv2d(binding: Binding, context: Context) -> relax.Expr:
     return make_call(quantized, context.codes(binding.value.args[0]), *constants)
 
 
+def conv2d_transpose(binding: Binding, context: Context) -> relax.Expr:
+    """`nn.conv2d_transpose` -> `qnn.conv2d_transpose`."""
+    attrs = describe(binding.value)
+    if not isinstance(attrs, op.Conv2dTranspose):
+        raise TypeError(f"Expected nn.conv2d_transpose, got {attrs}")
+    constants, requantized = _product(binding, attrs.clip_min, attrs.clip_max, context)
+    quantized = op.QConv2dTranspose(
+        strides=attrs.strides,
+        padding=attrs.padding,
+        output_padding=attrs.output_padding,
+        dilation=attrs.dilation,
+        groups=attrs.groups,
+        **requantized,
+    )
+    return make_call(quantized, context.codes(binding.value.args[0]), *constants)
+
+
 def dense(binding: Binding, context: Context) -> relax.Expr:
     """`nn.dense` -> `qnn.dense`."""
     attrs = describe(binding.value)
@@ -257,6 +274,8 @@ def _output(context: Context) -> QParams:
 
 RULES: dict[str, Rule] = {
     "nn.conv2d": conv2d,
+    "nn.conv2d_transpose": conv2d_transpose,
+    "nn.depth_to_space": move,
     "nn.dense": dense,
     "nn.add": add,
     "nn.unary": unary,
@@ -276,5 +295,5 @@ RULES: dict[str, Rule] = {
 }
 """Operator -> how it is written with integers."""
 
-FLOAT_RESULT = frozenset({"nn.conv2d", "nn.dense"})
+FLOAT_RESULT = frozenset({"nn.conv2d", "nn.conv2d_transpose", "nn.dense"})
 """Operators that can give float32 straight from their accumulator."""

@@ -46,7 +46,7 @@ def _convolve(x: Array, weight: Array, attrs: op.Conv2d | op.QConv2d) -> Array:
     return result
 
 
-def _clip(y: Array, attrs: op.Conv2d | op.Dense | op.Add) -> Array:
+def _clip(y: Array, attrs: op.Conv2d | op.Conv2dTranspose | op.Dense | op.Add) -> Array:
     if attrs.clip_min is not None:
         y = np.maximum(y, np.float32(attrs.clip_min))
     if attrs.clip_max is not None:
@@ -63,7 +63,7 @@ def _saturate(q: Array, attrs: op.Requantized) -> Array:
     return np.asarray(np.clip(shifted, attrs.output_min, attrs.output_max).astype("uint8"))
 
 
-def _finish(acc: Array, multiplier: Array, attrs: op.QConv2d | op.QDense) -> Array:
+def _finish(acc: Array, multiplier: Array, attrs: op.QConv2d | op.QConv2dTranspose | op.QDense) -> Array:
     scaled = _scaled(acc, multiplier)
     return scaled if attrs.output_dtype == "float32" else _saturate(np.rint(scaled), attrs)
 
@@ -81,6 +81,40 @@ def conv2d_add(attrs: op.Conv2dAdd, x: Array, weight: Array, bias: Array, residu
 
 def _unframed_float(attrs: op.Conv2d, x: Array, weight: Array, bias: Array) -> Array:
     return _clip(_convolve(_pad(x, attrs.padding, 0), weight, attrs) + bias, attrs)
+
+
+def _scatter(x: Array, weight: Array, attrs: op.Conv2dTranspose | op.QConv2dTranspose) -> Array:
+    """Return the float64 sums of a transposed convolution: each pixel of x adds its kernel to the result."""
+    batch, height, width, channels = x.shape
+    out, kernel_h, kernel_w, inputs = weight.shape
+    (stride_h, stride_w), (dilation_h, dilation_w), groups = attrs.strides, attrs.dilation, attrs.groups
+    top, left, bottom, right = attrs.padding
+    size_h = stride_h * (height - 1) + dilation_h * (kernel_h - 1) + 1 + attrs.output_padding[0]
+    size_w = stride_w * (width - 1) + dilation_w * (kernel_w - 1) + 1 + attrs.output_padding[1]
+    full = np.zeros((batch, size_h, size_w, out), "float64")
+    grouped = x.reshape(batch, height, width, groups, channels // groups).astype("float64")
+    kernels = weight.reshape(groups, out // groups, kernel_h, kernel_w, inputs).astype("float64")
+    for i, j in np.ndindex(kernel_h, kernel_w):
+        added = np.einsum("nhwgc,goc->nhwgo", grouped, kernels[:, :, i, j])
+        rows = slice(i * dilation_h, i * dilation_h + stride_h * (height - 1) + 1, stride_h)
+        columns = slice(j * dilation_w, j * dilation_w + stride_w * (width - 1) + 1, stride_w)
+        full[:, rows, columns] += added.reshape(batch, height, width, out)
+    return full[:, top : size_h - bottom, left : size_w - right]
+
+
+def conv2d_transpose(attrs: op.Conv2dTranspose, x: Array, weight: Array, bias: Array) -> Array:
+    """`nn.conv2d_transpose`, summed in float64."""
+    return _clip(_scatter(x, weight, attrs) + bias, attrs)
+
+
+def depth_to_space(attrs: op.DepthToSpace, x: Array) -> Array:
+    """`nn.depth_to_space`."""
+    batch, height, width, channels = x.shape
+    (block_h, block_w), groups, (top, left, bottom, right) = attrs.block, attrs.groups, attrs.crop
+    depth = channels // (block_h * block_w * groups)
+    blocks = x.reshape(batch, height, width, groups, block_h, block_w, depth).transpose(0, 1, 4, 2, 5, 3, 6)
+    full = blocks.reshape(batch, height * block_h, width * block_w, groups * depth)
+    return np.asarray(full[:, top : full.shape[1] - bottom, left : full.shape[2] - right])
 
 
 def dense(attrs: op.Dense, x: Array, weight: Array, bias: Array) -> Array:
@@ -126,6 +160,12 @@ def qconv2d_add(
 def _unframed(attrs: op.QConv2d, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
     centred = x.astype("int32") - attrs.input_zero_point
     return _finish(_convolve(_pad(centred, attrs.padding, 0), weight, attrs) + bias, multiplier, attrs)
+
+
+def qconv2d_transpose(attrs: op.QConv2dTranspose, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
+    """`qnn.conv2d_transpose`."""
+    centred = x.astype("int32") - attrs.input_zero_point
+    return _finish(_scatter(centred, weight, attrs) + bias, multiplier, attrs)
 
 
 def qdense(attrs: op.QDense, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
@@ -187,6 +227,8 @@ def dequantize(attrs: op.Dequantize, x: Array) -> Array:
 OPERATORS: dict[type[op.Attributes], Callable[..., Array]] = {
     op.Conv2d: conv2d,
     op.Conv2dAdd: conv2d_add,
+    op.Conv2dTranspose: conv2d_transpose,
+    op.DepthToSpace: depth_to_space,
     op.Dense: dense,
     op.Add: add,
     op.Pad: pad,
@@ -194,6 +236,7 @@ OPERATORS: dict[type[op.Attributes], Callable[..., Array]] = {
     op.Unary: unary,
     op.QConv2d: qconv2d,
     op.QConv2dAdd: qconv2d_add,
+    op.QConv2dTranspose: qconv2d_transpose,
     op.QDense: qdense,
     op.QAdd: qadd,
     op.QMultiply: qmultiply,

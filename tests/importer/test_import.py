@@ -69,6 +69,52 @@ def test_convolutions(case: Convolution) -> None:
     assert "nn.conv2d" in assert_same(b.model({"x": case.shape}, y), case.shape)
 
 
+TRANSPOSED = [
+    Convolution("plain", {}),
+    Convolution("2x2", {"strides": [2, 2]}, kernel=(2, 2)),
+    Convolution("no_bias", {"strides": [2, 2]}, bias=False),
+    Convolution("padding", {"strides": [2, 3], "pads": [0, 1, 2, 1], "output_padding": [1, 2]}),
+    Convolution("same_upper", {"strides": [2, 3], "auto_pad": "SAME_UPPER"}),
+    Convolution("same_lower", {"strides": [2, 2], "auto_pad": "SAME_LOWER"}),
+    Convolution("valid", {"strides": [2, 2], "auto_pad": "VALID"}),
+    Convolution("output_shape", {"strides": [2, 2], "output_shape": [18, 15]}),
+    Convolution("output_shape_upper", {"strides": [2, 2], "output_shape": [18, 15], "auto_pad": "SAME_UPPER"}),
+    Convolution("dilated", {"strides": [2, 2], "dilations": [2, 3]}),
+    Convolution("grouped", {"group": 2, "strides": [2, 2]}, groups=2),
+    Convolution("depthwise", {"group": 4, "strides": [2, 2], "pads": [1, 1, 1, 1]}, kernel=(4, 4), groups=4),
+    Convolution("one_dimension", {"strides": [2], "pads": [1, 0]}, kernel=(3,), shape=(2, 4, 9)),
+]
+
+
+@pytest.mark.parametrize("case", TRANSPOSED, ids=lambda c: c.name)
+def test_transposed_convolutions(case: Convolution) -> None:
+    random = np.random.default_rng(1)
+    b = ModelBuilder()
+    inputs = [b.constant(random.standard_normal((4, 6 // case.groups + 1, *case.kernel)).astype("float32"))]
+    if case.bias:
+        out = (6 // case.groups + 1) * case.groups
+        inputs.append(b.constant(random.standard_normal(out).astype("float32")))
+    y = b.node("ConvTranspose", "x", *inputs, **case.attributes)
+    assert "nn.conv2d_transpose" in assert_same(b.model({"x": case.shape}, b.node("Relu", y)), case.shape)
+
+
+def test_what_follows_a_transposed_convolution_disappears_into_it() -> None:
+    random = np.random.default_rng(2)
+    b = ModelBuilder()
+    y = b.node("ConvTranspose", "x", b.constant(random.standard_normal((4, 6, 2, 2)).astype("float32")), strides=[2, 2])
+    y = b.node("Add", y, b.constant(random.standard_normal((1, 6, 1, 1)).astype("float32")))
+    y = b.node("BatchNormalization", y, *(b.constant(random.uniform(0.5, 2, 6).astype("float32")) for _ in range(4)))
+    operators = assert_same(b.model({"x": (1, 4, 9, 8)}, b.node("Relu", y)))
+    assert operators == ["relax.permute_dims", "nn.conv2d_transpose", "relax.permute_dims"]
+
+
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_channels_become_pixels(mode: str) -> None:
+    b = ModelBuilder()
+    y = b.node("DepthToSpace", "x", blocksize=2, mode=mode)
+    assert "nn.depth_to_space" in assert_same(b.model({"x": (2, 12, 3, 4)}, y), (2, 12, 3, 4))
+
+
 @dataclass(frozen=True)
 class Pool:
     name: str

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.dialect.attributes import (
     Add,
     Attributes,
+    DepthToSpace,
     Dequantize,
     MaxPool2d,
     Pad,
@@ -50,6 +51,9 @@ def examples() -> Mapping[str, Example]:
         "max pool": Example(MaxPool2d(**window), (image,)),
         "max pool, dilated": Example(MaxPool2d((3, 2), (1, 1), (2, 0, 2, 1), (2, 1)), (image,)),
         "max pool, float": Example(MaxPool2d(**window), (floats(random, 1, 8, 8, 21),)),
+        "depth to space": Example(DepthToSpace((2, 1)), (codes(random, 4, 4, 4, 48),)),
+        "depth to space, short": Example(DepthToSpace((2, 2), 1, (0, 0, 2, 0)), (floats(random, 4, 4, 4, 8),)),
+        "depth to space, groups": Example(DepthToSpace((2, 2), 3), (codes(random, 4, 4, 4, 132),)),
         "mean": Example(mean, (image, np.full((8, 8), 1 / 9, "float32"))),
         "global mean": Example(QAvgPool2d(pool_size=(8, 8)), (codes(random, 64, 8, 8, 21), hundredth)),
         "add": Example(Add(0.0, 6.0), (floats(random, 16, 5, 21), floats(random, 16, 1, 21))),
