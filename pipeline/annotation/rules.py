@@ -63,6 +63,8 @@ def lower_bound(binding: Binding, known: dict[relax.Var, float]) -> float:
     if isinstance(attrs, op.Conv2d | op.Conv2dTranspose | op.Dense | op.Add):
         clip = attrs.clip_min if attrs.clip_min is not None else -math.inf
         return max(clip, sum(args)) if isinstance(attrs, op.Add) and len(args) == 2 else clip
+    if isinstance(attrs, op.Softmax):
+        return 0.0
     if isinstance(attrs, op.Unary):
         return _expression_bound(pointwise.parse(attrs.expression), args[0])
     if binding.operator == "relax.concat" and isinstance(binding.value.args[0], relax.Tuple):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.dialect.base import Attributes, Requantized
+from pipeline.dialect.rows import LayerNorm, Softmax
 from pipeline.dialect.types import TensorType
 from pipeline.dialect.upsampling import Conv2dTranspose, DepthToSpace, QConv2dTranspose
 
@@ -458,6 +459,8 @@ OPERATORS: Mapping[str, type[Attributes]] = {
         Pad,
         MaxPool2d,
         Unary,
+        Softmax,
+        LayerNorm,
         QConv2d,
         QConv2dTranspose,
         QConv2dAdd,
@@ -483,6 +486,7 @@ __all__ = [
     "Dense",
     "DepthToSpace",
     "Dequantize",
+    "LayerNorm",
     "MaxPool2d",
     "Pad",
     "QAdd",
@@ -496,5 +500,6 @@ __all__ = [
     "Quantize",
     "QuantizeImage",
     "Requantized",
+    "Softmax",
     "Unary",
 ]

@@ -311,6 +311,46 @@ class Pad(_Fallback):
         return relax.op.permute_dims(bb.emit(y, name_hint=attr["tvm_custom"]["name"]), NCHW)
 
 
+class Softmax(_Fallback):
+    """Softmax along any axis -> `nn.softmax` along the last one."""
+
+    op_type = "Softmax"
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
+        x = inputs[0]
+        rank = len(tensor_type(x).shape)
+        axis = attr.get("axis", -1) % rank
+        if tensor_type(x).dtype != "float32":
+            return cls._stock(bb, inputs, attr, params)
+        if axis == rank - 1:
+            return make_call(op.Softmax(), x)
+        moved = [a for a in range(rank) if a != axis] + [axis]
+        y = make_call(op.Softmax(), bb.emit(relax.op.permute_dims(x, moved)))
+        return relax.op.permute_dims(
+            bb.emit(y, name_hint=attr["tvm_custom"]["name"]), [int(i) for i in np.argsort(moved)]
+        )
+
+
+class LayerNormalization(_Fallback):
+    """Layer normalization over the last axis with constant scale and shift -> `nn.layer_norm`."""
+
+    op_type = "LayerNormalization"
+
+    @classmethod
+    def _impl_v17(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
+        x, gamma = inputs[0], constant(inputs[1])
+        shape = tensor_type(x).shape
+        given = inputs[2] if len(inputs) > 2 else None
+        beta = np.zeros(shape[-1:], "float32") if given is None else constant(given)
+        last = attr.get("axis", -1) % len(shape) == len(shape) - 1
+        only = attr["tvm_custom"]["num_outputs"] == 1
+        if not last or not only or gamma is None or beta is None or gamma.dtype != np.float32:
+            return cls._stock(bb, inputs, attr, params)
+        scale, shift = (make_constant(np.broadcast_to(v, shape[-1:])) for v in (gamma, beta))
+        return make_call(op.LayerNorm(float(attr.get("epsilon", 1e-5))), x, scale, shift)
+
+
 class Split(_Fallback):
     """Parts of a tensor -> one slice each, which later passes treat like any other operator with one result."""
 
@@ -357,9 +397,11 @@ CONVERTERS: dict[str, type[tvm_onnx.OnnxOpConverter]] = {
         Gemm,
         GlobalAveragePool,
         Identity,
+        LayerNormalization,
         MatMul,
         MaxPool,
         Pad,
+        Softmax,
         Split,
     )
 }

@@ -14,6 +14,7 @@ from pipeline.kernels import (
     pooling,
     quantize,
     quantize_image,
+    rows,
     unary,
 )
 
@@ -28,5 +29,6 @@ __all__ = [
     "pooling",
     "quantize",
     "quantize_image",
+    "rows",
     "unary",
 ]

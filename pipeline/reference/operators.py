@@ -144,6 +144,20 @@ def unary(attrs: op.Unary, x: Array) -> Array:
     return pointwise.evaluate(pointwise.parse(attrs.expression), x)
 
 
+def softmax(attrs: op.Softmax, x: Array) -> Array:
+    """`nn.softmax`, in float64."""
+    del attrs
+    exponentials = np.exp(x.astype("float64") - x.max(axis=-1, keepdims=True))
+    return np.asarray((exponentials / exponentials.sum(axis=-1, keepdims=True)).astype("float32"))
+
+
+def layer_norm(attrs: op.LayerNorm, x: Array, gamma: Array, beta: Array) -> Array:
+    """`nn.layer_norm`, in float64."""
+    centred = x.astype("float64") - x.mean(axis=-1, keepdims=True, dtype="float64")
+    deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + attrs.epsilon)
+    return np.asarray((centred / deviation * gamma + beta).astype("float32"))
+
+
 def qconv2d(attrs: op.QConv2d, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
     """`qnn.conv2d`."""
     return _pad(_unframed(attrs, x, weight, bias, multiplier), attrs.frame, attrs.frame_value)
@@ -234,6 +248,8 @@ OPERATORS: dict[type[op.Attributes], Callable[..., Array]] = {
     op.Pad: pad,
     op.MaxPool2d: max_pool2d,
     op.Unary: unary,
+    op.Softmax: softmax,
+    op.LayerNorm: layer_norm,
     op.QConv2d: qconv2d,
     op.QConv2dAdd: qconv2d_add,
     op.QConv2dTranspose: qconv2d_transpose,

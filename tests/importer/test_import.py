@@ -115,6 +115,82 @@ def test_channels_become_pixels(mode: str) -> None:
     assert "nn.depth_to_space" in assert_same(b.model({"x": (2, 12, 3, 4)}, y), (2, 12, 3, 4))
 
 
+@pytest.mark.parametrize("axis", [-1, 1, 2])
+def test_softmax_along_any_axis(axis: int) -> None:
+    b = ModelBuilder()
+    assert "nn.softmax" in assert_same(b.model({"x": (2, 4, 9, 8)}, b.node("Softmax", "x", axis=axis)), (2, 4, 9, 8))
+
+
+def test_softmax_over_channels_needs_no_permutation_of_its_own() -> None:
+    random = np.random.default_rng(3)
+    b = ModelBuilder()
+    y = b.node("Conv", "x", b.constant(random.standard_normal((6, 4, 3, 3)).astype("float32")))
+    operators = assert_same(b.model({"x": (1, 4, 9, 8)}, b.node("Softmax", y, axis=1)))
+    assert operators == ["relax.permute_dims", "nn.conv2d", "nn.softmax", "relax.permute_dims"]
+
+
+def layer_norm(b: ModelBuilder, x: str, square: str = "Pow", twice: bool = False) -> str:
+    """Write a layer normalization over 8 channels as PyTorch does before operator set 17."""
+    random = np.random.default_rng(4)
+    gamma, beta = (b.constant(random.standard_normal(8).astype("float32")) for _ in range(2))
+    mean = b.node("ReduceMean", x, axes=[-1])
+    centred = b.node("Sub", x, mean)
+    again = b.node("Sub", x, mean) if twice else centred
+    squared = b.node("Pow", again, b.constant(np.float32(2))) if square == "Pow" else b.node("Mul", again, again)
+    variance = b.node("Add", b.node("ReduceMean", squared, axes=[-1]), b.constant(np.float32(1e-4)))
+    return b.node("Add", beta, b.node("Mul", b.node("Div", centred, b.node("Sqrt", variance)), gamma))
+
+
+@pytest.mark.parametrize("square", ["Pow", "Mul"])
+@pytest.mark.parametrize("twice", [False, True], ids=["one difference", "two differences"])
+def test_a_layer_normalization_in_pieces_is_one_operator(square: str, twice: bool) -> None:
+    b = ModelBuilder()
+    assert assert_same(b.model({"x": (2, 4, 9, 8)}, layer_norm(b, "x", square, twice)), (2, 4, 9, 8)) == [
+        "nn.layer_norm"
+    ]
+
+
+def test_what_only_looks_like_a_layer_normalization_stays_as_it_is() -> None:
+    b = ModelBuilder()
+    centred = b.node("Sub", "x", b.node("ReduceMean", "x", axes=[2]))
+    variance = b.node("ReduceMean", b.node("Mul", centred, centred), axes=[-1])
+    root = b.node("Sqrt", b.node("Add", variance, b.constant(np.float32(1e-4))))
+    gamma, beta = (b.constant(np.full(8, v, "float32")) for v in (2, 3))
+    y = b.node("Add", b.node("Mul", b.node("Div", centred, root), gamma), beta)
+    assert "nn.layer_norm" not in assert_same(b.model({"x": (2, 4, 9, 8)}, y), (2, 4, 9, 8))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_layer_normalization(bias: bool) -> None:
+    random = np.random.default_rng(4)
+    b = ModelBuilder()
+    weights = [b.constant(random.standard_normal(8).astype("float32")) for _ in range(1 + bias)]
+    y = b.node("LayerNormalization", "x", *weights, epsilon=1e-3)
+    assert assert_same(b.model({"x": (2, 4, 9, 8)}, y), (2, 4, 9, 8)) == ["nn.layer_norm"]
+
+
+def test_an_image_becomes_a_sequence_without_a_copy() -> None:
+    random = np.random.default_rng(5)
+    b = ModelBuilder()
+    y = b.node("Conv", "x", b.constant(random.standard_normal((8, 4, 1, 1)).astype("float32")))
+    y = b.node("Reshape", y, b.constant(np.array([2, 8, 72], "int64")))
+    y = layer_norm(b, b.node("Transpose", y, perm=[0, 2, 1]))
+    operators = assert_same(b.model({"x": (2, 4, 9, 8)}, y), (2, 4, 9, 8))
+    assert operators == ["relax.permute_dims", "nn.conv2d", "relax.reshape", "nn.layer_norm"]
+
+
+def test_reshapes_around_matrix_products_vanish() -> None:
+    random = np.random.default_rng(6)
+    b = ModelBuilder()
+    y = "x"
+    for shape in ([18, 8], [2, 9, 8]):
+        weight = b.constant(random.standard_normal((8, 8)).astype("float32"))
+        y = b.node("Sigmoid", b.node("Gemm", b.node("Reshape", y, b.constant(np.array([18, 8], "int64"))), weight))
+        y = b.node("Softmax", b.node("Reshape", y, b.constant(np.array(shape, "int64"))), axis=-1)
+    operators = assert_same(b.model({"x": (2, 9, 8)}, y), (2, 9, 8))
+    assert "relax.reshape" not in operators
+
+
 @dataclass(frozen=True)
 class Pool:
     name: str
