@@ -143,6 +143,24 @@ def _two_activations(binding: Binding) -> str | None:
     return _float_result(binding)
 
 
+def _matrices(binding: Binding) -> str | None:
+    depth = tensor_type(binding.value.args[0]).shape[-1]
+    if depth > op.QMatMul.MAX_DEPTH:
+        return f"its sums of {depth} products could exceed 32 bits"
+    return _two_activations(binding)
+
+
+def _short_rows(binding: Binding) -> str | None:
+    length = tensor_type(binding.var).shape[-1]
+    if length > MAX_SOFTMAX_ROW:
+        return f"its rows of {length} values are too long for exponentials in 32 bits"
+    return _float_result(binding)
+
+
+MAX_SOFTMAX_ROW = 2**16
+"""Longest rows of which the exponentials, of at least 14 bits each, can be summed in 32 bits."""
+
+
 def _float_result(binding: Binding) -> str | None:
     dtype = tensor_type(binding.var).dtype
     return None if dtype == "float32" else f"its result is {dtype}"
@@ -187,6 +205,8 @@ RULES: dict[str, Rule] = {
     "nn.conv2d": Rule(_conv2d_kind, Role.COMPUTE, _constant_weights),
     "nn.conv2d_transpose": Rule(_named("conv2d_transpose"), Role.COMPUTE, _constant_weights),
     "nn.dense": Rule(_named("dense"), Role.COMPUTE, _constant_weights),
+    "nn.matmul": Rule(_named("matmul"), Role.COMPUTE, _matrices),
+    "nn.softmax": Rule(_named("softmax"), Role.BRIDGE, _short_rows),
     "nn.add": Rule(_named("add"), Role.BRIDGE, _two_activations),
     "nn.unary": Rule(_named("unary"), Role.BRIDGE, _float_result),
     "relax.multiply": Rule(_named("multiply"), Role.BRIDGE, _two_activations),
@@ -215,12 +235,14 @@ KINDS = (
     "dense",
     "depth_to_space",
     "depthwise_conv2d",
+    "matmul",
     "max_pool2d",
     "multiply",
     "pad",
     "reshape",
     "resize",
     "slice",
+    "softmax",
     "transpose",
     "unary",
 )

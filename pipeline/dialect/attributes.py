@@ -18,23 +18,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.dialect.base import Attributes, Requantized
-from pipeline.dialect.rows import LayerNorm, Softmax
-from pipeline.dialect.types import TensorType
+from pipeline.dialect.rows import LayerNorm, MatMul, QMatMul, QSoftmax, Softmax
+from pipeline.dialect.types import TensorType, broadcast_shapes
 from pipeline.dialect.upsampling import Conv2dTranspose, DepthToSpace, QConv2dTranspose
 
 
 def _spatial(size: int, before: int, after: int, kernel: int, dilation: int, stride: int) -> int:
     return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
-
-
-def _broadcast(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
-    rank = max(len(left), len(right))
-    padded_left = (1,) * (rank - len(left)) + left
-    padded_right = (1,) * (rank - len(right)) + right
-    for a, b in zip(padded_left, padded_right, strict=True):
-        if a != b and 1 not in (a, b):
-            raise ValueError(f"Shapes {left} and {right} can't be broadcast together")
-    return tuple(max(a, b) for a, b in zip(padded_left, padded_right, strict=True))
 
 
 @dataclass(frozen=True)
@@ -134,7 +124,7 @@ class Add(Attributes):
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the broadcast type, float32."""
-        return TensorType(_broadcast(inputs[0].shape, inputs[1].shape), "float32")
+        return TensorType(broadcast_shapes(inputs[0].shape, inputs[1].shape), "float32")
 
 
 @dataclass(frozen=True)
@@ -319,7 +309,7 @@ class QAdd(Requantized):
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the broadcast type, uint8."""
-        return TensorType(_broadcast(inputs[0].shape, inputs[1].shape), "uint8")
+        return TensorType(broadcast_shapes(inputs[0].shape, inputs[1].shape), "uint8")
 
     def swapped(self) -> QAdd:
         """Return the operator that gives the same result for its operands in the other order."""
@@ -348,7 +338,7 @@ class QMultiply(Requantized):
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the broadcast type, uint8."""
-        return TensorType(_broadcast(inputs[0].shape, inputs[1].shape), "uint8")
+        return TensorType(broadcast_shapes(inputs[0].shape, inputs[1].shape), "uint8")
 
 
 @dataclass(frozen=True)
@@ -461,10 +451,13 @@ OPERATORS: Mapping[str, type[Attributes]] = {
         Unary,
         Softmax,
         LayerNorm,
+        MatMul,
         QConv2d,
         QConv2dTranspose,
         QConv2dAdd,
         QDense,
+        QMatMul,
+        QSoftmax,
         QAdd,
         QMultiply,
         QAvgPool2d,
@@ -487,6 +480,7 @@ __all__ = [
     "DepthToSpace",
     "Dequantize",
     "LayerNorm",
+    "MatMul",
     "MaxPool2d",
     "Pad",
     "QAdd",
@@ -496,7 +490,9 @@ __all__ = [
     "QConv2dTranspose",
     "QDense",
     "QLookup",
+    "QMatMul",
     "QMultiply",
+    "QSoftmax",
     "Quantize",
     "QuantizeImage",
     "Requantized",

@@ -170,15 +170,20 @@ class Gemm(_Fallback):
 
 
 class MatMul(_Fallback):
-    """Product with a constant matrix -> `nn.dense`; of two activations, TVM's."""
+    """Product with a constant matrix -> `nn.dense`; of two activations -> `nn.matmul`."""
 
     op_type = "MatMul"
 
     @classmethod
     def _impl_v1(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
         weight = constant(inputs[1])
-        if weight is None or weight.ndim != 2 or weight.dtype != np.float32 or len(tensor_type(inputs[0]).shape) < 2:
+        ranks = [len(tensor_type(i).shape) for i in inputs]
+        if any(tensor_type(i).dtype != "float32" for i in inputs) or min(ranks) < 2:
             return cls._stock(bb, inputs, attr, params)
+        if weight is not None and ranks[1] <= ranks[0] and weight.size == weight.shape[-1] * weight.shape[-2]:
+            weight = weight.reshape(weight.shape[-2:])
+        if weight is None or weight.ndim != 2:
+            return make_call(op.MatMul(), *inputs)
         bias = make_constant(np.zeros(weight.shape[1], "float32"))
         return make_call(op.Dense(), inputs[0], make_constant(weight.T), bias)
 

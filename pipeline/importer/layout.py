@@ -18,6 +18,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from pipeline.dialect import attributes as op
 from pipeline.dialect.dataflow import (
     Binding,
     Dataflow,
@@ -26,7 +27,7 @@ from pipeline.dialect.dataflow import (
     make_constant,
     variables,
 )
-from pipeline.dialect.operators import tensor_type
+from pipeline.dialect.operators import describe, make_call, tensor_type
 
 Axes = tuple[int, ...]
 
@@ -106,6 +107,8 @@ class _Propagation:
             return self._reshape(binding)
         if name in ROWS:
             return self._rows(binding)
+        if name == "nn.matmul":
+            return self._matmul(binding)
         return False
 
     def _source(self, expr: relax.Expr) -> _Permuted | None:
@@ -228,6 +231,21 @@ class _Propagation:
             return False
         call = relax.Call(binding.value.op, [source.base, *constants], binding.value.attrs, list(binding.value.ty_args))
         self._remember(binding.var, _Permuted(self.builder.emit(call, binding.var.name), source.axes))
+        return True
+
+    def _matmul(self, binding: Binding) -> bool:
+        """Take the right side transposed if its rows then lie in memory as the unpermuted tensor's do."""
+        a, b = binding.value.args
+        attrs, source = describe(binding.value), self.permuted.get(b)
+        if not isinstance(attrs, op.MatMul) or source is None:
+            return False
+        *batch, rows, columns = source.axes
+        if rows != len(source.axes) - 1:
+            return False
+        right = self._make(_Permuted(source.base, (*batch, columns, rows)), b.name)
+        left = self._materialize(a) if isinstance(a, relax.Var) else a
+        call = make_call(op.MatMul(not attrs.transpose_b), left, right)
+        self.builder.values[binding.var] = self.builder.emit(call, binding.var.name)
         return True
 
     def _materialize(self, var: relax.Var) -> relax.Expr:

@@ -10,11 +10,13 @@ from pipeline.kernels import (
     depthwise_dot,
     elementwise,
     lookup,
+    matmul,
     pad,
     pooling,
     quantize,
     quantize_image,
     rows,
+    softmax,
     unary,
 )
 
@@ -25,10 +27,12 @@ __all__ = [
     "depthwise_dot",
     "elementwise",
     "lookup",
+    "matmul",
     "pad",
     "pooling",
     "quantize",
     "quantize_image",
     "rows",
+    "softmax",
     "unary",
 ]

@@ -22,7 +22,7 @@ from pipeline.kernels.loops import Run, loop_for
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.registry import kernel
 from pipeline.kernels.vector_math import exp
-from pipeline.kernels.vectors import lanes_of, part, register_buffer, span, splat
+from pipeline.kernels.vectors import folded, register_buffer, span, splat
 
 VECTORS = 2
 """Vectors that are computed together: while one waits for a result, the other goes on."""
@@ -71,15 +71,8 @@ class _Row:
             new = self.fresh(step, value(step), nothing)
             T.buffer_store(acc, combine(acc[everything], new), [everything])
         total = register_buffer(1, "float32")
-        T.buffer_store(total, _folded(acc[everything], combine), [0])
+        T.buffer_store(total, folded(acc[everything], combine), [0])
         return total[0]
-
-
-def _folded(value: Any, combine: Callable[[Any, Any], Any]) -> Any:
-    """Return all lanes of a vector combined, halves first."""
-    while (lanes := lanes_of(value)) > 1:
-        value = combine(part(value, 0, lanes // 2), part(value, lanes // 2, lanes // 2))
-    return value
 
 
 @kernel(Softmax, isa="portable")

@@ -63,7 +63,9 @@ def _saturate(q: Array, attrs: op.Requantized) -> Array:
     return np.asarray(np.clip(shifted, attrs.output_min, attrs.output_max).astype("uint8"))
 
 
-def _finish(acc: Array, multiplier: Array, attrs: op.QConv2d | op.QConv2dTranspose | op.QDense) -> Array:
+def _finish(
+    acc: Array, multiplier: Array | np.float32, attrs: op.QConv2d | op.QConv2dTranspose | op.QDense | op.QMatMul
+) -> Array:
     scaled = _scaled(acc, multiplier)
     return scaled if attrs.output_dtype == "float32" else _saturate(np.rint(scaled), attrs)
 
@@ -158,6 +160,17 @@ def layer_norm(attrs: op.LayerNorm, x: Array, gamma: Array, beta: Array) -> Arra
     return np.asarray((centred / deviation * gamma + beta).astype("float32"))
 
 
+def _matrix_products(a: Array, b: Array, transpose_b: bool) -> Array:
+    """Return the float64 products of batches of matrices."""
+    right = np.swapaxes(b, -1, -2) if transpose_b else b
+    return np.asarray(a.astype("float64") @ right.astype("float64"))
+
+
+def matmul(attrs: op.MatMul, a: Array, b: Array) -> Array:
+    """`nn.matmul`, summed in float64."""
+    return _matrix_products(a, b, attrs.transpose_b).astype("float32")
+
+
 def qconv2d(attrs: op.QConv2d, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
     """`qnn.conv2d`."""
     return _pad(_unframed(attrs, x, weight, bias, multiplier), attrs.frame, attrs.frame_value)
@@ -186,6 +199,19 @@ def qdense(attrs: op.QDense, x: Array, weight: Array, bias: Array, multiplier: A
     """`qnn.dense`."""
     centred = x.astype("float64") - attrs.input_zero_point
     return _finish(centred @ weight.T.astype("float64") + bias, multiplier, attrs)
+
+
+def qmatmul(attrs: op.QMatMul, a: Array, b: Array) -> Array:
+    """`qnn.matmul`."""
+    left, right = a.astype("int32") - attrs.a_zero_point, b.astype("int32") - attrs.b_zero_point
+    return _finish(_matrix_products(left, right, attrs.transpose_b), np.float32(attrs.multiplier), attrs)
+
+
+def qsoftmax(attrs: op.QSoftmax, x: Array, table: Array) -> Array:
+    """`qnn.softmax`."""
+    exponentials = table[x.max(axis=-1, keepdims=True).astype("int32") - x]
+    total = exponentials.sum(axis=-1, keepdims=True, dtype="int32")
+    return _saturate(np.rint(_scaled(exponentials, np.float32(attrs.multiplier) / total.astype("float32"))), attrs)
 
 
 def qadd(attrs: op.QAdd, a: Array, b: Array) -> Array:
@@ -250,10 +276,13 @@ OPERATORS: dict[type[op.Attributes], Callable[..., Array]] = {
     op.Unary: unary,
     op.Softmax: softmax,
     op.LayerNorm: layer_norm,
+    op.MatMul: matmul,
     op.QConv2d: qconv2d,
     op.QConv2dAdd: qconv2d_add,
     op.QConv2dTranspose: qconv2d_transpose,
     op.QDense: qdense,
+    op.QMatMul: qmatmul,
+    op.QSoftmax: qsoftmax,
     op.QAdd: qadd,
     op.QMultiply: qmultiply,
     op.QAvgPool2d: qavg_pool2d,

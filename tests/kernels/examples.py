@@ -17,7 +17,9 @@ from pipeline.dialect.attributes import (
     QAdd,
     QAvgPool2d,
     QLookup,
+    QMatMul,
     QMultiply,
+    QSoftmax,
     Quantize,
 )
 from tests.kernels.tensors import Array, codes, floats
@@ -42,6 +44,8 @@ def examples() -> Mapping[str, Example]:
     hundredth = np.full((1, 1), 0.01, "float32")
     special = np.array([np.nan, np.inf, -np.inf, 3e38, -3e38, -0.0, 0.5, 1.5, 2.5, -0.5, 2.0**31], "float32")
     total = QAdd(output_zero_point=9, a_zero_point=3, b_zero_point=128, a_multiplier=700, b_multiplier=-513, shift=10)
+    scores = QMatMul(9, 3, 250, transpose_b=True, a_zero_point=131, b_zero_point=120, multiplier=0.002)
+    exponentials = np.rint(np.exp(-0.05 * np.arange(256)) * 2**16).astype("int32")
     window = {"pool_size": (3, 3), "padding": (1, 1, 1, 1)}
     mean = QAvgPool2d(output_zero_point=9, input_zero_point=77, **window)
     return {
@@ -60,6 +64,15 @@ def examples() -> Mapping[str, Example]:
         "quantized add": Example(total, (codes(random, 64, 3, 2, 21), pixel)),
         "multiply": Example(QMultiply(a_zero_point=128, multiplier=0.5), (codes(random, 64, 3, 2, 21), pixel)),
         "multiply, same shape": Example(QMultiply(multiplier=0.01), (image, codes(random, *image.shape))),
+        "matrix product": Example(scores, (codes(random, 2, 32, 15), codes(random, 2, 32, 15))),
+        "matrix product, wide": Example(
+            QMatMul(a_zero_point=9, multiplier=0.001), (codes(random, 64, 19), codes(random, 19, 64))
+        ),
+        "matrix product, few columns": Example(
+            QMatMul(b_zero_point=9, multiplier=0.001), (codes(random, 64, 3), codes(random, 1, 3, 64)[..., :1])
+        ),
+        "softmax": Example(QSoftmax(), (codes(random, 64, 21), exponentials)),
+        "softmax, short": Example(QSoftmax(), (codes(random, 64, 3), exponentials)),
         "lookup": Example(QLookup(), (np.resize(np.arange(256, dtype="uint8"), 1344), codes(random, 256))),
         "lookup, short": Example(QLookup(), (codes(random, 192), codes(random, 256))),
         "quantize": Example(Quantize(2.0, 3), (floats(random, 1360),)),
