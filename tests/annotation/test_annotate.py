@@ -82,6 +82,26 @@ def test_a_sum_that_could_exceed_32_bits_stays_in_float() -> None:
     assert "could exceed 32 bits" in decision.reason
 
 
+def test_products_of_activations_are_integers_unless_their_sums_could_exceed_32_bits() -> None:
+    b = ModelBuilder()
+    product = b.node("MatMul", "x", b.node("Transpose", "x", perm=[0, 2, 1]), name="p")
+    model = b.model({"x": (1, 2, "depth")}, product)
+    short, long = (annotate(import_test_model(model, x=(1, 2, depth))).operator("p") for depth in (16_000, 16_001))
+    assert short is not None
+    assert (short.precision, short.per_channel) == ("int8", None), "there are no weights"
+    assert long is not None
+    assert (long.precision, "could exceed 32 bits" in long.reason) == ("float32", True)
+
+
+def test_a_softmax_stays_in_float_where_its_rows_are_too_long() -> None:
+    b = ModelBuilder()
+    soft = b.node("Softmax", b.node("MatMul", "x", "y"), axis=-1, name="s")
+    model = b.model({"x": (2, 1), "y": (1, 70_000), "z": (1, 2)}, b.node("MatMul", "z", soft))
+    decision = annotate(import_test_model(model)).operator("s")
+    assert decision is not None
+    assert (decision.precision, "too long" in decision.reason) == ("float32", True)
+
+
 def test_a_tensor_after_a_relu_is_unsigned_and_others_are_signed() -> None:
     b = ModelBuilder()
     y = conv(b, conv(b, b.node("Relu", conv(b, "x", "c1"), name="r"), "c2"), "c3")

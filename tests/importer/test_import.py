@@ -289,7 +289,20 @@ def test_matrix_products(attributes: dict[str, Any]) -> None:
 def test_a_product_of_two_activations_and_a_softmax() -> None:
     b = ModelBuilder()
     scores = b.node("MatMul", "x", b.node("Transpose", "x", perm=[0, 1, 3, 2]))
-    assert_same(b.model({"x": (1, 4, 9, 8)}, b.node("MatMul", b.node("Softmax", scores, axis=-1), "x")))
+    operators = assert_same(b.model({"x": (1, 4, 9, 8)}, b.node("MatMul", b.node("Softmax", scores, axis=-1), "x")))
+    assert operators == ["nn.matmul", "nn.softmax", "nn.matmul"], "the product takes its right side transposed"
+
+
+def test_a_product_with_a_constant_matrix_is_a_dense_whatever_its_rank() -> None:
+    b = ModelBuilder()
+    weight = b.constant(np.random.default_rng(4).standard_normal((1, 1, 8, 5)).astype("float32"))
+    assert assert_same(b.model({"x": (1, 4, 9, 8)}, b.node("MatMul", "x", weight))) == ["nn.dense"]
+
+
+def test_a_product_with_constant_matrices_for_each_channel() -> None:
+    b = ModelBuilder()
+    weight = b.constant(np.random.default_rng(4).standard_normal((4, 8, 5)).astype("float32"))
+    assert assert_same(b.model({"x": (1, 4, 9, 8)}, b.node("MatMul", "x", weight))) == ["nn.matmul"]
 
 
 @pytest.mark.parametrize("mode", ["asymmetric", "half_pixel"])

@@ -68,8 +68,8 @@ def examples() -> Mapping[str, Example]:
         "matrix product, wide": Example(
             QMatMul(a_zero_point=9, multiplier=0.001), (codes(random, 64, 19), codes(random, 19, 64))
         ),
-        "matrix product, few columns": Example(
-            QMatMul(b_zero_point=9, multiplier=0.001), (codes(random, 64, 3), codes(random, 1, 3, 64)[..., :1])
+        "matrix product, one column": Example(
+            QMatMul(b_zero_point=9, multiplier=0.001), (codes(random, 64, 64, 3), codes(random, 64, 3, 1))
         ),
         "softmax": Example(QSoftmax(), (codes(random, 64, 21), exponentials)),
         "softmax, short": Example(QSoftmax(), (codes(random, 64, 3), exponentials)),
