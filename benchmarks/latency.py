@@ -33,7 +33,7 @@ from benchmarks.networks import NETWORKS, Network
 from benchmarks.peers import quantize_onnxruntime, quantize_openvino
 
 RUNS_IN_TURN = 5
-START_REPEATS = 5
+START_REPEATS = 3
 SETTLE_SECONDS = 0.02
 """After a turn, the engine's threads spin for a while."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.version_converter
 
 from benchmarks.architectures import ARCHITECTURES
 from pipeline.recipes import load_recipe, prepare
@@ -17,6 +18,9 @@ from pipeline.recipes.fetch import package_member
 from pipeline.recipes.schema import PackageSource
 
 Array = npt.NDArray[Any]
+
+PER_CHANNEL_OPSET = 17
+"""ONNX Runtime's quantizer writes per-channel operators, which older models can't hold (before 13)."""
 
 _RAPIDOCR = {
     "kind": "package",
@@ -48,6 +52,8 @@ class Network:
         for output in model.graph.output:
             output.type.tensor_type.ClearField("shape")
         del model.graph.value_info[:]
+        if model.opset_import[0].version < PER_CHANNEL_OPSET:
+            model = onnx.version_converter.convert_version(model, PER_CHANNEL_OPSET)
         path.write_bytes(model.SerializeToString(deterministic=True))
         return path
 

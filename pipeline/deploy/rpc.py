@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import socket
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,13 +210,19 @@ class RemoteRunner:
     def _call(self, doing: str, function: Callable[[], T]) -> T:
         try:
             return self._worker.call(function, self._timeout)
-        except TimeoutError as error:
-            raise DeviceError(
+        except (TimeoutError, RuntimeError, OSError, AttributeError, ValueError) as error:
+            # What the frames of the failed call hold would keep the session open, and so the server busy, for as long
+            # as anybody keeps the exception.
+            traceback.clear_frames(error.__traceback__)
+            raise self._as_device_error(doing, error) from error
+
+    def _as_device_error(self, doing: str, error: Exception) -> DeviceError:
+        if isinstance(error, TimeoutError):
+            return DeviceError(
                 f"{self.address}: {doing} took more than {self._timeout:g} seconds. The device may be busy "
                 "with another session; wait for it, restart its server, or allow more time."
-            ) from error
-        except (RuntimeError, OSError, AttributeError, ValueError) as error:
-            raise DeviceError(f"{self.address}: {doing} failed: {_last_line(error)} {self._hint()}") from error
+            )
+        return DeviceError(f"{self.address}: {doing} failed: {_last_line(error)} {self._hint()}")
 
     def _hint(self) -> str:
         if self._session is None:

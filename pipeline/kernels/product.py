@@ -297,14 +297,15 @@ class _Nest:
                 offset = T.min(s % plan.steps * plan.depth, last)
                 self._step(place, segment // columns, segment % columns, offset, s)
             return
-        overlaps = g.segment_length % plan.depth > 0
+        overlaps, several = g.segment_length % plan.depth > 0, g.groups * plan.blocks > 1
         with T.serial(rows) as ky, T.serial(columns) as kx:
             first = (ky * columns + kx) * plan.steps
             steps = plan.steps - overlaps
-            run = min(steps, self.steps_per_fetch)
+            run = min(steps, self.steps_per_fetch) if several else steps
             runs = -(-steps // run)
             with T.serial(runs) as r:
-                self._fetch(place.next_weights + ((ky * columns + kx) * runs + r) * self.line_values, level=2)
+                if several:
+                    self._fetch(place.next_weights + ((ky * columns + kx) * runs + r) * self.line_values, level=2)
                 with T.serial(T.min(run, steps - r * run)) as k:
                     self._step(place, ky, kx, (r * run + k) * plan.depth, first + r * run + k)
             if overlaps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -99,6 +100,24 @@ def test_a_library_that_the_server_cannot_load_is_refused(library_for: LibraryFo
     other = "android-arm64" if cpu.architecture() == "x86_64" else "x86-64-v2"
     with pytest.raises(DeviceError, match=r"loading the library failed:.*needs a CPU of"):
         RemoteRunner(library_for(other), rpc=server, timeout=20)
+
+
+def test_a_session_that_failed_is_closed_while_its_error_is_kept(
+    library: Path, library_for: LibraryFor, server: str
+) -> None:
+    other = library_for("android-arm64" if cpu.architecture() == "x86_64" else "x86-64-v2")
+    gc.disable()
+    try:
+        with pytest.raises(DeviceError) as kept:
+            RemoteRunner(other, rpc=server, timeout=20)
+        with RemoteRunner(library, rpc=server, timeout=20), pytest.raises(DeviceError) as kept_too:
+            RemoteRunner(library, rpc=server, timeout=1)
+        with RemoteRunner(library, rpc=server, timeout=20) as remote:
+            remote.run(sample(0))
+        assert "loading" in str(kept.value)
+        assert "connecting" in str(kept_too.value)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("role", ["server", "tracker"])

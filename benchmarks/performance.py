@@ -1,0 +1,114 @@
+"""Writes the tables and the picture of docs/performance.md from what the other benchmarks wrote.
+
+python -m benchmarks.performance latency.json build.json kernels.json
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = DOCS / "performance.md"
+PICTURE = DOCS / "performance.svg"
+ENGINES = {"ours": "ours", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+
+
+def latency_table(report: dict[str, Any]) -> str:
+    """Return the latencies as a Markdown table."""
+    lines = [
+        f"| network | precision | threads | {', '.join(ENGINES.values())}, ms | ratio | start, ms | peak, MiB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in report["results"]:
+        engines = [result["engines"][name] for name in ENGINES]
+        cells = [
+            *(str(result[key]) for key in ("network", "precision", "threads")),
+            " / ".join(f"{engine['minimum_ms']:.2f}" for engine in engines),
+            f"{result['ratio']:.2f}",
+            " / ".join(f"{engine['start_ms']:.0f}" for engine in engines),
+            " / ".join(f"{engine['peak_mib']:.0f}" for engine in engines),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _machine(report)])
+
+
+def build_table(report: dict[str, Any]) -> str:
+    """Return the build times as a Markdown table."""
+    lines = ["| network | import to library, s | of that compile and link, s | peak, MiB |", "|---|---|---|---|"]
+    lines += [
+        f"| {name} | {r['import to library']:.1f} | {r['compile and link']:.1f} | {r['peak_mib']:.0f} |"
+        for name, r in report["results"].items()
+    ]
+    return "\n".join([*lines, "", _machine(report)])
+
+
+def kernel_table(report: dict[str, Any]) -> str:
+    """Return the layers' speeds as a Markdown table."""
+    ceiling = report["ceiling_gmac_per_second"]
+    lines = ["| layer | us | GMAC/s | of the ceiling |", "|---|---|---|---|"]
+    for name, layer in report["layers"].items():
+        speed = layer["gmac_per_second"]
+        lines.append(f"| {name} | {layer['seconds'] * 1e6:.1f} | {speed:.0f} | {speed / ceiling:.0%} |")
+    return "\n".join([*lines, "", f"The ceiling is {ceiling:.0f} GMAC/s. {_machine(report)}"])
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Draw the int8 latencies as bars, the better peer's being 1."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "performance"
+    import matplotlib.pyplot as plt
+
+    int8 = [result for result in report["results"] if result["precision"] == "int8"]
+    counts = sorted({result["threads"] for result in int8})
+    figure, panels = plt.subplots(1, len(counts), figsize=(5 * len(counts), 4), sharey=True, squeeze=False)
+    for panel, threads in zip(panels[0], counts, strict=True):
+        results = [result for result in int8 if result["threads"] == threads]
+        for number, (name, label) in enumerate(ENGINES.items()):
+            times = [r["engines"][name]["minimum_ms"] for r in results]
+            best = [min(r["engines"][peer]["minimum_ms"] for peer in ENGINES if peer != "ours") for r in results]
+            heights = [t / b for t, b in zip(times, best, strict=True)]
+            panel.bar([i + (number - 1) * 0.27 for i in range(len(results))], heights, 0.27, label=label)
+        panel.axhline(1, color="grey", linewidth=0.8)
+        panel.set_title(f"int8, {threads} thread{'s' if threads > 1 else ''}; the better peer is 1")
+        panel.set_xticks(range(len(results)), [r["network"] for r in results], rotation=35, ha="right")
+    panels[0][0].legend()
+    figure.tight_layout()
+    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def replace_block(text: str, name: str, content: str) -> str:
+    """Return the page with what stands between a block's two markers replaced."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n{content}\n{end}{after}"
+
+
+def _machine(report: dict[str, Any]) -> str:
+    machine = report.get("machine") or report["environment"]
+    return f"On {', '.join(f'{key} {value}' for key, value in machine.items())}."
+
+
+@click.command()
+@click.argument("latency", type=click.Path(path_type=Path, exists=True))
+@click.argument("build", type=click.Path(path_type=Path, exists=True))
+@click.argument("kernels", type=click.Path(path_type=Path, exists=True))
+def main(latency: Path, build: Path, kernels: Path) -> None:
+    """Write the page's tables and its picture from LATENCY, BUILD and KERNELS."""
+    reports = {path: json.loads(path.read_text(encoding="utf-8")) for path in (latency, build, kernels)}
+    page = PAGE.read_text(encoding="utf-8")
+    page = replace_block(page, "latency", latency_table(reports[latency]))
+    page = replace_block(page, "build", build_table(reports[build]))
+    page = replace_block(page, "kernels", kernel_table(reports[kernels]))
+    PAGE.write_text(page, encoding="utf-8")
+    draw(reports[latency], PICTURE)
+
+
+if __name__ == "__main__":
+    main()
