@@ -13,6 +13,11 @@ _AT_HWCAP2 = 26
 _ARM64_HWCAP = {"fp": 0, "asimd": 1, "fphp": 9, "asimdhp": 10, "asimddp": 20, "sve": 22}
 _ARM64_HWCAP2 = {"sve2": 1, "i8mm": 13, "bf16": 14}
 
+_SYSCALL_ARCH_PRCTL = 158
+_ARCH_REQ_XCOMP_PERM = 0x1023
+_XFEATURE_XTILE_DATA = 18
+"""How Linux is asked for AMX's tile registers, which a process may use only if it has asked."""
+
 _MACHINE_ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -26,13 +31,22 @@ def cpu_features() -> frozenset[str]:
     """Return the features that the CPU has and the kernel lets programs use; empty where they can't be found out.
 
     On arm64 these come from the auxiliary vector, not from /proc/cpuinfo, which shows the host's under user-mode
-    emulation. There only the features that targets can ask for are known.
+    emulation. There only the features that targets can ask for are known. On x86 this asks the kernel for AMX's tiles,
+    for this process and all its threads; where it refuses, they count as missing.
     """
     if platform.system() != "Linux":
         return frozenset()
     if architecture() == "aarch64":
         return _arm64_features()
-    return _cpuinfo_flags(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
+    flags = _cpuinfo_flags(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
+    if "amx_tile" in flags and not _request_tiles():
+        return frozenset(flag for flag in flags if not flag.startswith("amx_"))
+    return flags
+
+
+def _request_tiles() -> bool:
+    arguments = (ctypes.c_long(v) for v in (_SYSCALL_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILE_DATA))
+    return int(ctypes.CDLL(None).syscall(*arguments)) == 0
 
 
 def _arm64_features() -> frozenset[str]:

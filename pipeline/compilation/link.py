@@ -103,11 +103,14 @@ def link(executable: relax.VMExecutable, target: Target, metadata: bytes, path: 
     with tempfile.TemporaryDirectory(prefix="pipeline-link-") as name:
         folder = Path(name)
         (folder / "metadata.json").write_bytes(metadata)
-        (folder / "metadata.s").write_text(_METADATA_SOURCE, encoding="ascii")
+        sources = {"metadata.s": _METADATA_SOURCE}
+        sources |= {f"{f}.s": _START_UP_SOURCES[f] for f in target.required_features if f in _START_UP_SOURCES}
+        for source, text in sources.items():
+            (folder / source).write_text(text, encoding="ascii")
         linker = _Linker(_driver(target), target, folder)
 
         def link_objects(output: str, objects: Sequence[str], **_options: Any) -> None:
-            linker.library(Path(output), [*objects, "metadata.s"])
+            linker.library(Path(output), [*objects, *sources])
 
         link_objects.output_format = "so"  # type: ignore[attr-defined]
         # A folder of its own: the objects beside it have names that the library may have, too.
@@ -123,6 +126,23 @@ _METADATA_SOURCE = f"""\
     .section .note.GNU-stack, "", %progbits
 """
 """Assembly for every architecture. The section is loaded and retained, so that neither stripping nor gc drops it."""
+
+_START_UP_SOURCES = {
+    "amx_tile": """\
+    .section .init_array, "aw", @init_array
+    .p2align 3
+    .quad request_tiles
+    .text
+request_tiles:
+    movl $158, %eax      # arch_prctl
+    movl $0x1023, %edi   # ARCH_REQ_XCOMP_PERM
+    movl $18, %esi       # XFEATURE_XTILE_DATA
+    syscall
+    ret
+    .section .note.GNU-stack, "", %progbits
+""",
+}
+"""What a library does when it's loaded, by the feature that it requires: whoever loads it, Linux has to be asked."""
 
 
 @dataclass(frozen=True)

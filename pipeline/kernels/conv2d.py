@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+from tvm import tirx
 
 from pipeline.dialect.attributes import Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QDense
 from pipeline.kernels.epilogue import activate, requantize
 from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.isa.amx import TileInstructionSet
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.packing import folded_bias, pack_channels, pack_weights
-from pipeline.kernels.product import Geometry, make_function, make_plan
+from pipeline.kernels.plan import Geometry, Plan, make_plan
+from pipeline.kernels.product import make_function
 from pipeline.kernels.registry import kernel
+from pipeline.kernels.tile_product import fits_tiles, make_tile_function, make_tile_plan
 
 
 def geometry(operation: Operation) -> Geometry:
@@ -54,12 +58,36 @@ def integer(operation: Operation, isa: InstructionSet) -> Kernel:
     if not isinstance(attrs, QConv2d | QDense):
         raise TypeError(f"Expected qnn.conv2d or qnn.dense, got {attrs}")
     plan = make_plan(geometry(operation), isa, isa.dot_depth)
+    func = make_function(plan, ("uint8", isa.weight_dtype, "int32"), requantize(attrs, isa))
+    return _with_constants(func, plan, operation)
+
+
+def _enough_for_tiles(operation: Operation) -> bool:
+    return fits_tiles(geometry(operation))
+
+
+@kernel(QConv2d, isa="amx_int8", variant="tiles", accepts=_enough_for_tiles)
+@kernel(QConv2dAdd, isa="amx_int8", variant="tiles", accepts=_enough_for_tiles)
+@kernel(QDense, isa="amx_int8", variant="tiles", accepts=_enough_for_tiles)
+def tiled(operation: Operation, isa: InstructionSet) -> Kernel:
+    """Multiply tiles of 16 pixels by 64 values with `isa.multiply`."""
+    attrs = operation.attrs
+    if not isinstance(attrs, QConv2d | QDense) or not isinstance(isa, TileInstructionSet):
+        raise TypeError(f"Expected qnn.conv2d or qnn.dense on tile registers, got {attrs} on {isa.name}")
+    plan = make_tile_plan(geometry(operation), isa)
+    return _with_constants(make_tile_function(plan, isa, requantize(attrs, isa)), plan, operation)
+
+
+def _with_constants(func: tirx.PrimFunc, plan: Plan, operation: Operation) -> Kernel:
+    """Return an integer kernel with its packed weights, bias and multipliers."""
+    attrs = operation.attrs
+    if not isinstance(attrs, QConv2d | QDense):
+        raise TypeError(f"Expected qnn.conv2d or qnn.dense, got {attrs}")
     weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
     bias = folded_bias(bias, weight, attrs.input_zero_point)
-    func = make_function(plan, ("uint8", isa.weight_dtype, "int32"), requantize(attrs, isa))
     packed = (pack_channels(plan, bias, 0), pack_channels(plan, multiplier, 0.0))
     added = (4,) if isinstance(attrs, QConv2dAdd) else ()
-    return Kernel(func, (0, pack_weights(plan, weight.astype(isa.weight_dtype)), *packed, *added))
+    return Kernel(func, (0, pack_weights(plan, weight.astype(plan.isa.weight_dtype)), *packed, *added))
 
 
 @kernel(Conv2d, isa="portable", accepts=_not_depthwise)

@@ -35,7 +35,8 @@ from pipeline.kernels.epilogue import Epilogue, requantize
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.packing import folded_bias
-from pipeline.kernels.product import Geometry, worth_sharing
+from pipeline.kernels.plan import Geometry
+from pipeline.kernels.product import worth_sharing
 from pipeline.kernels.registry import kernel
 from pipeline.kernels.vectors import interleave, register_buffer
 

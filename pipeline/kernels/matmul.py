@@ -33,7 +33,8 @@ from pipeline.dialect.attributes import MatMul, QMatMul
 from pipeline.kernels.broadcast import axes, offsets
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.product import Geometry, worth_sharing
+from pipeline.kernels.plan import Geometry
+from pipeline.kernels.product import worth_sharing
 from pipeline.kernels.registry import kernel
 from pipeline.kernels.requantize import rounded, saturate
 from pipeline.kernels.tiling import Tile, choose_tile

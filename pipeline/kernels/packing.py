@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.product import Plan
+from pipeline.kernels.plan import Plan
 
 Array = npt.NDArray[Any]
 

@@ -12,6 +12,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.isa.amx import TileInstructionSet
 from pipeline.kernels.vectors import register_buffer, span
 
 PEAK_ROUNDS = 50_000
@@ -43,9 +44,11 @@ def peak_probe(dtype: str, isa: InstructionSet) -> PeakProbe:
     """Return the loop for an instruction set's own multiply-add.
 
     Args:
-        dtype: "int8" (`isa.dot`) or "float32" (`isa.multiply_add`).
+        dtype: "int8" (`isa.dot`, or `isa.multiply` where there are tile registers) or "float32" (`isa.multiply_add`).
         isa: the instruction set.
     """
+    if dtype == "int8" and isinstance(isa, TileInstructionSet):
+        return _tile_peak_probe(isa)
     accumulators, lanes = isa.registers // 2, isa.lanes
     depth, x_dtype, w_dtype, acc_dtype, multiply_add = (
         (1, "float32", "float32", "float32", isa.multiply_add)
@@ -74,6 +77,29 @@ def peak_probe(dtype: str, isa: InstructionSet) -> PeakProbe:
             for at in vectors:
                 T.buffer_store(y, acc[at], [at])
     return PeakProbe(builder.get(), buffers, PEAK_ROUNDS * size * depth)
+
+
+def _tile_peak_probe(isa: TileInstructionSet) -> PeakProbe:
+    """Return the loop for products of whole tile registers."""
+    size, sums, x_tile, w_tile = isa.tile_rows * isa.tile_bytes, isa.tiles - 2, isa.tiles - 2, isa.tiles - 1
+    buffers = ((size, "uint8"), (size, "int8"), (sums * size // 4, "int32"))
+    with IRBuilder() as builder, T.prim_func():
+        T.func_attr({"tirx.noalias": True})
+        x, w, y = (T.arg(name, T.buffer((n,), kind)) for name, (n, kind) in zip("xwy", buffers, strict=True))
+        tasks = T.arg("tasks", T.int32())
+        with T.parallel(tasks):
+            isa.configure([(isa.tile_rows, isa.tile_bytes)] * isa.tiles)
+            isa.load(x_tile, x, 0, isa.tile_bytes)
+            isa.load(w_tile, w, 0, isa.tile_bytes)
+            with T.serial(PEAK_ROUNDS // isa.tile_rows):
+                for tile in range(sums):
+                    isa.multiply(tile, x_tile, w_tile)
+            # All tasks store the same.
+            for tile in range(sums):
+                isa.store(tile, y, tile * size // 4, isa.tile_bytes)
+            isa.release()
+    per_product = isa.tile_rows * isa.lanes * isa.tile_bytes
+    return PeakProbe(builder.get(), buffers, PEAK_ROUNDS // isa.tile_rows * sums * per_product)
 
 
 def copy_probe(isa: InstructionSet, size: int) -> tirx.PrimFunc:

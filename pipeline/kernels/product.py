@@ -21,13 +21,11 @@ vector of channels and the last step of a segment (there with zero weights for w
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
@@ -35,10 +33,9 @@ from tvm.script.ir_builder import tirx as T
 from pipeline.kernels.epilogue import Epilogue
 from pipeline.kernels.frame import Frame
 from pipeline.kernels.isa import InstructionSet
-from pipeline.kernels.tiling import Tile, choose_tile, resident_bytes
+from pipeline.kernels.plan import Geometry, Plan
+from pipeline.kernels.tiling import resident_bytes
 from pipeline.kernels.vectors import joined, part, register_buffer, span
-
-Array = npt.NDArray[Any]
 
 PARALLEL_INSTRUCTIONS = 30_000
 """Operations of fewer multiply-adds of vectors run on the calling thread: waking the pool costs more than it saves."""
@@ -56,118 +53,7 @@ CACHE_LINE = 64
 """Bytes that one fetch brings."""
 
 FUSED_STEPS = 8
-"""Segments of so few steps share one loop: LLVM would unroll theirs completely, and then run out of registers."""
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """A convolution or matrix product without padding.
-
-    Attributes:
-        batch, height, width: of the input.
-        groups, group_in, group_out: groups, and channels of each on both sides.
-        kernel, strides, dilation: (height, width).
-        out_height, out_width: of the output.
-        frame: (top, left, bottom, right) of the output.
-    """
-
-    batch: int
-    height: int
-    width: int
-    groups: int
-    group_in: int
-    group_out: int
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    dilation: tuple[int, int]
-    out_height: int
-    out_width: int
-    frame: tuple[int, int, int, int] = (0, 0, 0, 0)
-
-    @property
-    def depthwise(self) -> bool:
-        """Whether each of several groups has one channel on both sides."""
-        return self.groups > 1 and self.group_in == self.group_out == 1
-
-    @property
-    def products(self) -> int:
-        """Number of multiply-adds."""
-        pixels = self.batch * self.out_height * self.out_width
-        return pixels * self.groups * self.group_out * self.group_in * self.kernel[0] * self.kernel[1]
-
-    def flattened(self) -> Geometry:
-        """Return a 1x1 convolution with stride 1 and no frame as one row of pixels; anything else as it is."""
-        if self.kernel != (1, 1) or self.strides != (1, 1) or any(self.frame):
-            return self
-        pixels = self.batch * self.height * self.width
-        return Geometry(1, 1, pixels, self.groups, self.group_in, self.group_out, (1, 1), (1, 1), (1, 1), 1, pixels)
-
-    def merged(self, lanes: int) -> Geometry:
-        """Return a convolution of fewer, larger groups, so that each fills `lanes` output channels if that's possible.
-
-        Its weights are block diagonal (`pack_weights`): multiplying by zeros is quicker than leaving lanes empty.
-        """
-        enough = (m for m in range(1, self.groups) if self.groups % m == 0 and m * self.group_out >= lanes)
-        m = next(enough, self.groups)
-        group_in, group_out = m * self.group_in, m * self.group_out
-        return dataclasses.replace(self, groups=self.groups // m, group_in=group_in, group_out=group_out)
-
-    @property
-    def segments(self) -> tuple[int, int]:
-        """How many segments there are along the kernel's height and width."""
-        merged = self.groups == 1 and self.dilation[1] == 1
-        return (self.kernel[0], 1 if merged else self.kernel[1])
-
-    @property
-    def segment_length(self) -> int:
-        """Number of values in a segment."""
-        return self.group_in * self.kernel[1] // self.segments[1]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything the loop nest depends on."""
-
-    geometry: Geometry
-    isa: InstructionSet
-    depth: int
-    tile: Tile
-    vectors: int
-
-    @property
-    def narrow(self) -> bool:
-        """Whether a group has fewer output channels than a vector has lanes."""
-        return self.geometry.group_out < self.isa.lanes
-
-    @property
-    def blocks(self) -> int:
-        """Number of channel blocks in a group."""
-        return -(-self.vectors // self.tile.nv)
-
-    @property
-    def steps(self) -> int:
-        """Number of steps in a segment."""
-        return -(-self.geometry.segment_length // self.depth)
-
-    def channels(self) -> Array:
-        """Return the output channel, within its group, of each packed lane: [blocks * nv * lanes] int."""
-        starts = np.arange(self.blocks * self.tile.nv) * self.isa.lanes
-        starts = np.minimum(starts, max(self.geometry.group_out - self.isa.lanes, 0))
-        return np.asarray((starts[:, None] + np.arange(self.isa.lanes)).reshape(-1))
-
-
-def make_plan(geometry: Geometry, isa: InstructionSet, depth: int) -> Plan:
-    """Return the plan for a geometry.
-
-    Args:
-        geometry: what to compute.
-        isa: the instruction set.
-        depth: how many values a step takes in: the instruction set's `dot_depth`, or 1.
-    """
-    geometry = geometry.flattened().merged(isa.lanes)
-    vectors = -(-geometry.group_out // isa.lanes)
-    steps = geometry.segments[0] * geometry.segments[1] * -(-geometry.segment_length // depth)
-    return Plan(geometry, isa, depth, choose_tile(geometry.out_width, vectors, steps, isa), vectors)
+"""Of so short loops, LLVM would unroll each completely, and then run out of registers."""
 
 
 def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) -> tirx.PrimFunc:
@@ -178,7 +64,7 @@ def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) 
         dtypes: of input, weights and accumulator.
         epilogue: what happens to the accumulators.
     """
-    return _Nest(plan, dtypes, epilogue).build()
+    return Nest(plan, dtypes, epilogue).build()
 
 
 def worth_sharing(geometry: Geometry, isa: InstructionSet, depth: int) -> bool:
@@ -187,7 +73,7 @@ def worth_sharing(geometry: Geometry, isa: InstructionSet, depth: int) -> bool:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where a tile is: offsets into the buffers, as TIR expressions.
 
     Attributes:
@@ -208,37 +94,53 @@ class _Place:
     vector: Any
 
 
-class _Nest:
+class Nest:
+    """The loop nest, with its accumulators in vector registers.
+
+    Where an instruction set sums elsewhere, a subclass overrides what touches the accumulators: `allocate`, `start`,
+    `release`, `step`, `collect` and `register`.
+
+    Attributes:
+        fused_steps: segments of so few steps share one loop.
+    """
+
+    fused_steps: ClassVar[int] = FUSED_STEPS
+
     def __init__(self, plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) -> None:
         self.plan, self.dtypes, self.epilogue = plan, dtypes, epilogue
         g = plan.geometry
         self.channels_in, self.channels_out = g.groups * g.group_in, g.groups * g.group_out
-        self.lines = g.batch * g.out_height
-        self.tiles = -(-g.out_width // plan.tile.mr)
+        self.bands = -(-g.out_height // plan.tile.lines)
+        self.tiles = -(-g.out_width // plan.tile.columns)
+        self.all_tiles = g.batch * self.bands * self.tiles
         rows, columns = g.segments
         self.block_channels = plan.tile.nv * plan.isa.lanes
         self.block_weights = rows * columns * plan.steps * self.block_channels * plan.depth
         self.line_values = CACHE_LINE // np.dtype(dtypes[1]).itemsize
-        # A step reads nv lines of weights, so that this many steps of each tile together cover the next block.
-        self.per_chunk = -(-self.lines * self.tiles // self._chunks())
-        self.steps_per_fetch = max(1, self.per_chunk // plan.tile.nv)
-        self.share = -(-plan.steps * rows * columns // self.steps_per_fetch) * self.line_values
+        self.per_chunk = -(-self.all_tiles // self._chunks())
+        # All tiles of a chunk together fetch as many lines of the next block as they read of this one.
+        step_lines = -(-self.block_channels * plan.depth // self.line_values)
+        self.steps_per_fetch = max(1, self.per_chunk // step_lines)
+        self.lines_per_fetch = -(-step_lines // self.per_chunk)
+        self.fetched_values = self.lines_per_fetch * self.line_values
+        self.share = -(-plan.steps * rows * columns // self.steps_per_fetch) * self.fetched_values
         self.frame = Frame(g.out_height, g.out_width, self.channels_out, *g.frame)
 
     def _chunks(self) -> int:
         plan, g = self.plan, self.plan.geometry
         blocks = g.groups * plan.blocks
-        outputs = self.lines * g.out_width * self.channels_out
+        outputs = g.batch * g.out_height * g.out_width * self.channels_out
         activations = g.batch * g.height * g.width * self.channels_in + outputs
         if blocks >= CHUNKS and blocks * self.block_weights > activations:
             return 1
-        return min(CHUNKS, self.lines * self.tiles)
+        return min(CHUNKS, self.all_tiles)
 
     def build(self) -> tirx.PrimFunc:
+        """Return the function; see `make_function`."""
         plan, g = self.plan, self.plan.geometry
-        blocks, tiles = g.groups * plan.blocks, self.lines * self.tiles
-        tasks = blocks * -(-tiles // self.per_chunk)
-        loop = T.parallel if tasks > 1 and worth_sharing(g, plan.isa, plan.depth) else T.serial
+        blocks = g.groups * plan.blocks
+        tasks = blocks * -(-self.all_tiles // self.per_chunk)
+        loop = T.parallel if tasks > 1 and self.worth_sharing() else T.serial
         with IRBuilder() as builder, T.prim_func():
             T.func_attr({"tirx.noalias": True, "op_pattern": 8})
             self.x = _argument("x", g.batch * g.height * g.width * self.channels_in, self.dtypes[0])
@@ -246,7 +148,8 @@ class _Nest:
             self.bias = _argument("bias", blocks * self.block_channels, self.dtypes[2])
             self.multiplier = _argument("multiplier", blocks * self.block_channels, "float32")
             if self.epilogue.add is not None:
-                self.added = _argument("added", self.lines * g.out_width * self.channels_out, self.epilogue.dtype)
+                size = g.batch * g.out_height * g.out_width * self.channels_out
+                self.added = _argument("added", size, self.epilogue.dtype)
             rows = g.batch * self.frame.framed_height
             self.y = _argument("y", rows * self.frame.row_stride, self.epilogue.dtype)
             if not self.frame.empty:
@@ -254,48 +157,69 @@ class _Nest:
                     value = tirx.const(self.epilogue.frame_value, self.epilogue.dtype)
                     self.frame.fill(self.y, r, value, self.plan.isa.lanes * FILLED_VECTORS)
             with loop(tasks) as p:
-                self.acc = register_buffer(plan.tile.mr * self.block_channels, self.dtypes[2])
+                self.allocate()
                 first = p // blocks * self.per_chunk
-                with T.serial(T.min(self.per_chunk, tiles - first)) as t:
-                    line, tile = (first + t) // self.tiles, (first + t) % self.tiles
-                    self._tile(self._place(p % blocks, line, tile, t))
+                with T.serial(T.min(self.per_chunk, self.all_tiles - first)) as t:
+                    band, tile = (first + t) // self.tiles, (first + t) % self.tiles
+                    self._tile(self._place(p % blocks, band, tile, t))
+                self.release()
         return builder.get()
 
-    def _place(self, block: Any, line: Any, tile: Any, number: Any) -> _Place:
-        """Return where a tile is, by its channel block, output row, place in the row and number in the chunk."""
+    def worth_sharing(self) -> bool:
+        """Return whether this is large enough for several threads."""
+        return worth_sharing(self.plan.geometry, self.plan.isa, self.plan.depth)
+
+    def allocate(self) -> None:
+        """Declare the accumulators."""
+        self.acc = register_buffer(self.plan.tile.mr * self.block_channels, self.dtypes[2])
+
+    def release(self) -> None:
+        """Give back what `allocate` took, at the end of a task."""
+
+    def _place(self, block: Any, band: Any, tile: Any, number: Any) -> Place:
+        """Return where a tile is, by its channel block, band of rows, place in the row and number in the chunk."""
         plan, g = self.plan, self.plan.geometry
         group = block // plan.blocks
-        column = T.min(tile * plan.tile.mr, g.out_width - plan.tile.mr)
-        image, out_row = line // g.out_height, line % g.out_height
+        column = T.min(tile * plan.tile.columns, g.out_width - plan.tile.columns)
+        image = band // self.bands
+        out_row = T.min(band % self.bands * plan.tile.lines, g.out_height - plan.tile.lines)
         row = image * g.height + out_row * g.strides[0]
-        return _Place(
+        return Place(
             x=(row * g.width + column * g.strides[1]) * self.channels_in + group * g.group_in,
             weights=block * self.block_weights,
             next_weights=(block + 1) * self.block_weights + number * self.share,
             packed=block * self.block_channels,
             y=self.frame.start(image, out_row) + column * self.channels_out + group * g.group_out,
-            added=(line * g.out_width + column) * self.channels_out + group * g.group_out,
+            added=((image * g.out_height + out_row) * g.out_width + column) * self.channels_out + group * g.group_out,
             vector=block % plan.blocks * plan.tile.nv,
         )
 
-    def _tile(self, place: _Place) -> None:
+    def _tile(self, place: Place) -> None:
+        self.start(place)
+        self._reduce(place)
+        self.collect()
+        self._finish(place)
+
+    def start(self, place: Place) -> None:
+        """Set all accumulators to the bias."""
         plan, lanes = self.plan, self.plan.isa.lanes
         for v in range(plan.tile.nv):
             bias = self.bias[span(place.packed + v * lanes, lanes)]
             for i in range(plan.tile.mr):
-                T.buffer_store(self.acc, bias, [self._register(i, v)])
-        self._reduce(place)
-        self._finish(place)
+                T.buffer_store(self.acc, bias, [self.register(i, v)])
 
-    def _reduce(self, place: _Place) -> None:
+    def collect(self) -> None:
+        """Have sums ready where `register` says, for the epilogue."""
+
+    def _reduce(self, place: Place) -> None:
         plan, g = self.plan, self.plan.geometry
         rows, columns = g.segments
         last = max(g.segment_length - plan.depth, 0)
-        if plan.steps <= FUSED_STEPS:
+        if plan.steps <= self.fused_steps:
             with T.serial(rows * columns * plan.steps) as s:
                 segment = s // plan.steps
                 offset = T.min(s % plan.steps * plan.depth, last)
-                self._step(place, segment // columns, segment % columns, offset, s)
+                self.step(place, segment // columns, segment % columns, offset, s)
             return
         overlaps, several = g.segment_length % plan.depth > 0, g.groups * plan.blocks > 1
         with T.serial(rows) as ky, T.serial(columns) as kx:
@@ -305,26 +229,51 @@ class _Nest:
             runs = -(-steps // run)
             with T.serial(runs) as r:
                 if several:
-                    self._fetch(place.next_weights + ((ky * columns + kx) * runs + r) * self.line_values, level=2)
+                    start = place.next_weights + ((ky * columns + kx) * runs + r) * self.fetched_values
+                    for line in range(self.lines_per_fetch):
+                        self._fetch(start + line * self.line_values, level=2)
                 with T.serial(T.min(run, steps - r * run)) as k:
-                    self._step(place, ky, kx, (r * run + k) * plan.depth, first + r * run + k)
+                    self.step(place, ky, kx, (r * run + k) * plan.depth, first + r * run + k)
             if overlaps:
-                self._step(place, ky, kx, last, first + plan.steps - 1)
+                self.step(place, ky, kx, last, first + plan.steps - 1)
 
-    def _step(self, place: _Place, ky: Any, kx: Any, offset: Any, number: Any) -> None:
-        plan, g = self.plan, self.plan.geometry
+    def step(self, place: Place, ky: Any, kx: Any, offset: Any, number: Any) -> None:
+        """Add the products of one step to all accumulators.
+
+        Args:
+            place: the tile.
+            ky: the segment's place along the kernel's height.
+            kx: the same along its width.
+            offset: of the step's first value in the segment.
+            number: of the step, through all segments.
+        """
+        plan = self.plan
         width = plan.isa.lanes * plan.depth
         dot = plan.isa.multiply_add if self.dtypes[2] == "float32" else plan.isa.dot
         if self.block_weights * np.dtype(self.dtypes[1]).itemsize > resident_bytes(plan.isa):
             for v in range(plan.tile.nv):
                 self._fetch(place.weights + ((number + FETCH_AHEAD) * plan.tile.nv + v) * width, level=1)
-        x = place.x + (ky * g.dilation[0] * g.width + kx * g.dilation[1]) * self.channels_in + offset
+        x = place.x + self.segment(ky, kx) + offset
         for i in range(plan.tile.mr):
-            values = self._values(x + i * g.strides[1] * self.channels_in)
+            values = self._values(x + self.input_offset(i))
             for v in range(plan.tile.nv):
-                at = self._register(i, v)
+                at = self.register(i, v)
                 w = self.weights[span(place.weights + (number * plan.tile.nv + v) * width, width)]
                 T.buffer_store(self.acc, dot(self.acc[at], values, w), [at])
+
+    def segment(self, ky: Any, kx: Any) -> Any:
+        """Return the offset of a segment from the pixel's first value in x."""
+        g = self.plan.geometry
+        return (ky * g.dilation[0] * g.width + kx * g.dilation[1]) * self.channels_in
+
+    def input_offset(self, i: int) -> int:
+        """Return the offset of the tile's pixel i from its first in x."""
+        g = self.plan.geometry
+        return self._pixel(i, g.strides[0] * g.width * self.channels_in, g.strides[1] * self.channels_in)
+
+    def _pixel(self, i: int, line_stride: int, column_stride: int) -> int:
+        line, column = divmod(i, self.plan.tile.columns)
+        return line * line_stride + column * column_stride
 
     def _fetch(self, weights: Any, level: int) -> None:
         """Have weights brought into the first or second level of the caches."""
@@ -340,7 +289,7 @@ class _Nest:
         zeros = [tirx.const(0, self.dtypes[0])] * (depth - length)
         return T.Shuffle([self.x[start + i] for i in range(length)] + zeros, list(range(depth)))
 
-    def _finish(self, place: _Place) -> None:
+    def _finish(self, place: Place) -> None:
         """Finish and store all accumulators, as many together as the epilogue likes."""
         plan = self.plan
         vectors = [(i, v) for i in range(plan.tile.mr) for v in range(plan.tile.nv)]
@@ -351,27 +300,31 @@ class _Nest:
         for vector in vectors[whole:]:
             self._store(place, [vector])
 
-    def _store(self, place: _Place, vectors: list[tuple[int, int]]) -> None:
+    def _store(self, place: Place, vectors: list[tuple[int, int]]) -> None:
         plan, g, lanes = self.plan, self.plan.geometry, self.plan.isa.lanes
         multipliers = [self.multiplier[span(place.packed + v * lanes, lanes)] for _, v in vectors]
-        result = self.epilogue.finish([self.acc[self._register(i, v)] for i, v in vectors], multipliers)
-        # Where each run of lanes lies from the first pixel's first value on, and how many lanes it has.
-        runs = [
-            (i * self.channels_out + T.min((place.vector + v) * lanes, g.group_out - lanes), count * lanes)
-            for i, v, count in self._runs(vectors)
-        ]
+        result = self.epilogue.finish([self.acc[self.register(i, v)] for i, v in vectors], multipliers)
+        runs = [(i, v, count * lanes) for i, v, count in self._runs(vectors)]
         if plan.narrow:
-            runs = [(vectors[0][0] * self.channels_out, lanes)]
+            runs = [(*vectors[0], lanes)]
         if self.epilogue.add is not None:
-            added = joined([self._load(self.added, place.added + at, count) for at, count in runs])
-            result = self.epilogue.add(result, added)
-        if plan.narrow:
-            self._store_lanes(place.y + runs[0][0], result)
-            return
+            row = g.out_width * self.channels_out
+            added = [self._load(self.added, place.added + self._output(place, i, v, row), n) for i, v, n in runs]
+            result = self.epilogue.add(result, joined(added))
         first = 0
-        for at, count in runs:
-            T.buffer_store(self.y, part(result, first, count), [span(place.y + at, count)])
+        for i, v, count in runs:
+            start = place.y + self._output(place, i, v, self.frame.row_stride)
+            if plan.narrow:
+                self._store_lanes(start, result)
+            else:
+                T.buffer_store(self.y, part(result, first, count), [span(start, count)])
             first += count
+
+    def _output(self, place: Place, i: int, v: int, row_stride: int) -> Any:
+        """Return the offset of a pixel's vector from the first pixel's first value in the group."""
+        lanes = self.plan.isa.lanes
+        pixel = self._pixel(i, row_stride, self.channels_out)
+        return pixel + T.min((place.vector + v) * lanes, max(self.plan.geometry.group_out - lanes, 0))
 
     def _load(self, buffer: Any, start: Any, lanes: int) -> Any:
         """Load lanes of a tensor of the output's shape; a narrow group's last lanes repeat its last channel."""
@@ -382,12 +335,12 @@ class _Nest:
 
     def _runs(self, vectors: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
         """Cut (pixel, vector) pairs into runs that lie together in the output: (pixel, vector, how many vectors)."""
-        if self.channels_out == self.block_channels:
-            return [(*vectors[0], len(vectors))]
         if self.plan.geometry.group_out % self.block_channels > 0:
             return [(i, v, 1) for i, v in vectors]
-        pixels = [list(run) for _, run in itertools.groupby(vectors, key=lambda vector: vector[0])]
-        return [(*run[0], len(run)) for run in pixels]
+        # Pixels without other channels between them lie together, too, up to the end of their line.
+        per_run = self.plan.tile.columns if self.channels_out == self.block_channels else 1
+        runs = [list(run) for _, run in itertools.groupby(vectors, key=lambda vector: vector[0] // per_run)]
+        return [(*run[0], len(run)) for run in runs]
 
     def _store_lanes(self, start: Any, values: Any) -> None:
         """Store as many values of a vector as a group has channels."""
@@ -397,7 +350,8 @@ class _Nest:
         for c in range(self.plan.geometry.group_out):
             T.buffer_store(self.y, few[c], [start + c])
 
-    def _register(self, i: int, v: int) -> Any:
+    def register(self, i: int, v: int) -> Any:
+        """Return the place in `acc` of the sums of pixel i and vector v."""
         lanes = self.plan.isa.lanes
         return span((i * self.plan.tile.nv + v) * lanes, lanes)
 

@@ -27,10 +27,16 @@ BYTES_PER_CYCLE = 24
 
 @dataclass(frozen=True)
 class Tile:
-    """A register tile: `mr` pixels by `nv` vectors of output channels."""
+    """A register tile: `mr` pixels by `nv` vectors of output channels; the pixels are in `lines` rows of the output."""
 
     mr: int
     nv: int
+    lines: int = 1
+
+    @property
+    def columns(self) -> int:
+        """Number of pixels in each of the rows."""
+        return self.mr // self.lines
 
 
 def choose_tile(pixels: int, vectors: int, steps: int, isa: InstructionSet) -> Tile:

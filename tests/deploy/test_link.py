@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import tvm
 from elftools.elf.elffile import ELFFile
 
 import pipeline
@@ -24,6 +25,15 @@ from tests.deploy.emulation import REPOSITORY
 from tests.deploy.models import quantized_model, sample
 
 TARGETS = [target.name for target in list_targets() if target.name != "host"]
+
+
+@pytest.mark.parametrize(("name", "asks"), [("x86-64-v4-amx", True), ("x86-64-v4-vnni", False)])
+def test_a_library_with_tile_registers_asks_the_system_for_them(name: str, asks: bool, library_for: LibraryFor) -> None:
+    path = library_for(name)
+    with path.open("rb") as file:
+        assert (ELFFile(file).get_section_by_name(".init_array") is not None) == asks
+    # Where there are no tiles, the system refuses; loading goes on.
+    assert tvm.runtime.load_module(str(path)).implements_function("vm_load_executable")
 
 
 def dynamic_tags(path: Path) -> dict[str, list[Any]]:

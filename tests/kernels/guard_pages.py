@@ -18,6 +18,7 @@ import tvm
 import pipeline.kernels  # noqa: F401
 from pipeline.kernels.isa import instruction_set
 from pipeline.reference.operators import evaluate
+from tests.kernels.amx import emulated_amx
 from tests.kernels.convolutions import Convolution
 from tests.kernels.harness import build, generate, host_target, make_operation
 
@@ -32,6 +33,8 @@ CASES = (
     Convolution(1, 8, 16, 1, 1, (5, 5), groups=40),
     Convolution(1, 8, 8, 1, 1, (3, 3), (2, 2), groups=72),
     Convolution(1, 6, 32, 1, 1, (3, 3), groups=3),
+    Convolution(1, 9, 9, 64, 20, (3, 3)),
+    Convolution(1, 8, 16, 23, 16, (3, 3)),
 )
 """Inputs are multiples of 64 bytes, which is how TVM aligns tensors; rows, channels and segments are odd."""
 
@@ -51,14 +54,15 @@ def run(isa_name: str, case: Convolution) -> None:
     """Run one convolution with a guarded input; its result still has to be right."""
     attrs, arguments = case.integer(seed=0)
     operation = make_operation(attrs, *arguments)
-    kernel = generate(operation, instruction_set(isa_name))
+    emulated = isa_name == "emulated_amx"
+    kernel = generate(operation, emulated_amx() if emulated else instruction_set(isa_name))
     shapes = [tuple(int(d) for d in p.shape) for p in kernel.func.params]
     x = guarded(shapes[0], "uint8")
     x[...] = arguments[0].reshape(shapes[0])
     constants = [a for a in kernel.arguments if not isinstance(a, int)]
     buffers = [tvm.runtime.from_dlpack(x), *(tvm.runtime.tensor(c) for c in constants)]
     result = tvm.runtime.tensor(np.zeros(shapes[-1], operation.output.dtype))
-    build(kernel, host_target(isa_name))["main"](*buffers, result)
+    build(kernel.func, host_target("avx512_vnni" if emulated else isa_name))["main"](*buffers, result)
     np.testing.assert_array_equal(result.numpy().reshape(operation.output.shape), evaluate(attrs, *arguments))
 
 

@@ -48,7 +48,7 @@ def run(isa_name: str, example: Example) -> None:
     values = [example.arguments[a] if isinstance(a, int) else a for a in kernel.arguments]
     arrays = [place(v.reshape(shape)) for v, shape in zip(values, inputs, strict=True)]
     arrays.append(place(np.zeros(output, operation.output.dtype)))
-    build(kernel, host_target(isa_name))["main"](*(tvm.runtime.from_dlpack(a) for a in arrays))
+    build(kernel.func, host_target(isa_name))["main"](*(tvm.runtime.from_dlpack(a) for a in arrays))
     result = arrays[-1].reshape(operation.output.shape)
     np.testing.assert_array_equal(result, evaluate(example.attrs, *example.arguments))
 

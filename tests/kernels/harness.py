@@ -47,16 +47,16 @@ def generate(operation: Operation, isa: InstructionSet) -> Kernel:
     return registry.select(operation, isa).generate(operation, isa)
 
 
-def build(kernel: Kernel, target: tvm.target.Target) -> tvm.runtime.Module:
-    """Return the compiled module, with the kernel as its function `main`."""
-    module = tvm.IRModule({"main": kernel.func.with_attr("global_symbol", "main")})
+def build(func: tvm.tirx.PrimFunc, target: tvm.target.Target) -> tvm.runtime.Module:
+    """Return the compiled module, with a kernel's function as its `main`."""
+    module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
     with code_generation():
         return tvm.compile(module, target).mod
 
 
 def assembly(kernel: Kernel, target: tvm.target.Target) -> str:
     """Return the assembly text of a kernel, for any target that LLVM knows."""
-    return str(build(kernel, target).inspect_source("s"))
+    return str(build(kernel.func, target).inspect_source("s"))
 
 
 @functools.cache
@@ -83,9 +83,13 @@ def run_kernel(operation: Operation, isa_name: str, *activations: Array) -> Arra
         isa_name: the instruction set to generate for; the test is skipped where this machine lacks it.
         activations: values of the arguments that aren't constants, in order.
     """
-    target = host_target(isa_name)
-    kernel = generate(operation, instruction_set(isa_name))
-    module = build(kernel, target)
+    return run_generated(operation, instruction_set(isa_name), host_target(isa_name), *activations)
+
+
+def run_generated(operation: Operation, isa: InstructionSet, target: tvm.target.Target, *activations: Array) -> Array:
+    """Return what the kernel for an instruction set computes, compiled for a target that this machine can run."""
+    kernel = generate(operation, isa)
+    module = build(kernel.func, target)
     *inputs, output = (tuple(int(d) for d in p.shape) for p in kernel.func.params)
     values = [activations[a] if isinstance(a, int) else a for a in kernel.arguments]
     arguments = [tvm.runtime.tensor(v.reshape(shape)) for v, shape in zip(values, inputs, strict=True)]

@@ -28,5 +28,11 @@ def test_kernels_stay_inside_their_input(isa_name: str) -> None:
     assert process.returncode == 0, process.stderr
 
 
+def test_kernels_on_tile_registers_stay_inside_their_input() -> None:
+    host_target("avx512_vnni")
+    process = _run("emulated_amx")
+    assert process.returncode == 0, process.stderr
+
+
 def test_guard_pages_catch_an_overrun_of_one_byte() -> None:
     assert _run("overrun").returncode == -signal.SIGSEGV

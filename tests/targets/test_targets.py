@@ -29,6 +29,7 @@ def test_the_package_brings_these_targets() -> None:
         "x86-64-v3-vnni",
         "x86-64-v4",
         "x86-64-v4-vnni",
+        "x86-64-v4-amx",
         "linux-aarch64",
         "android-arm64",
         "android-arm64-dotprod",
@@ -67,6 +68,7 @@ class Machine:
         Machine("x86_64", LEVEL_3 | {"avx_vnni"}, "x86-64-v3-vnni"),
         Machine("x86_64", LEVEL_4, "x86-64-v4"),
         Machine("x86_64", LEVEL_4 | {"avx512_vnni", "amx_tile"}, "x86-64-v4-vnni"),
+        Machine("x86_64", LEVEL_4 | {"avx512_vnni", "amx_tile", "amx_int8"}, "x86-64-v4-amx"),
         Machine("aarch64", {"asimd"}, "linux-aarch64"),
     ],
     ids=lambda machine: machine.target,
@@ -79,7 +81,7 @@ def test_host_is_the_best_level_that_the_machine_has(machine: Machine, monkeypat
 
 def test_host_of_an_unknown_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "architecture", lambda: "riscv64")
-    with pytest.raises(TargetError, match=r"riscv64.*can run none of x86-64-v4-vnni"):
+    with pytest.raises(TargetError, match=r"riscv64.*can run none of x86-64-v4-amx"):
         load_target("host")
 
 

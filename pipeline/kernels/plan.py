@@ -1,0 +1,126 @@
+"""Shapes of convolutions and matrix products, and how they are cut into register tiles."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.tiling import Tile, choose_tile
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A convolution or matrix product without padding.
+
+    Attributes:
+        batch, height, width: of the input.
+        groups, group_in, group_out: groups, and channels of each on both sides.
+        kernel, strides, dilation: (height, width).
+        out_height, out_width: of the output.
+        frame: (top, left, bottom, right) of the output.
+    """
+
+    batch: int
+    height: int
+    width: int
+    groups: int
+    group_in: int
+    group_out: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    dilation: tuple[int, int]
+    out_height: int
+    out_width: int
+    frame: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each of several groups has one channel on both sides."""
+        return self.groups > 1 and self.group_in == self.group_out == 1
+
+    @property
+    def products(self) -> int:
+        """Number of multiply-adds."""
+        pixels = self.batch * self.out_height * self.out_width
+        return pixels * self.groups * self.group_out * self.group_in * self.kernel[0] * self.kernel[1]
+
+    def flattened(self) -> Geometry:
+        """Return a 1x1 convolution with stride 1 and no frame as one row of pixels; anything else as it is."""
+        if self.kernel != (1, 1) or self.strides != (1, 1) or any(self.frame):
+            return self
+        pixels = self.batch * self.height * self.width
+        return Geometry(1, 1, pixels, self.groups, self.group_in, self.group_out, (1, 1), (1, 1), (1, 1), 1, pixels)
+
+    def merged(self, lanes: int) -> Geometry:
+        """Return a convolution of fewer, larger groups, so that each fills `lanes` output channels if that's possible.
+
+        Its weights are block diagonal (`pack_weights`): multiplying by zeros is quicker than leaving lanes empty.
+        """
+        enough = (m for m in range(1, self.groups) if self.groups % m == 0 and m * self.group_out >= lanes)
+        m = next(enough, self.groups)
+        group_in, group_out = m * self.group_in, m * self.group_out
+        return dataclasses.replace(self, groups=self.groups // m, group_in=group_in, group_out=group_out)
+
+    @property
+    def segments(self) -> tuple[int, int]:
+        """How many segments there are along the kernel's height and width."""
+        merged = self.groups == 1 and self.dilation[1] == 1
+        return (self.kernel[0], 1 if merged else self.kernel[1])
+
+    @property
+    def segment_length(self) -> int:
+        """Number of values in a segment."""
+        return self.group_in * self.kernel[1] // self.segments[1]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the loop nest depends on."""
+
+    geometry: Geometry
+    isa: InstructionSet
+    depth: int
+    tile: Tile
+    vectors: int
+
+    @property
+    def narrow(self) -> bool:
+        """Whether a group has fewer output channels than a vector has lanes."""
+        return self.geometry.group_out < self.isa.lanes
+
+    @property
+    def blocks(self) -> int:
+        """Number of channel blocks in a group."""
+        return -(-self.vectors // self.tile.nv)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps in a segment."""
+        return -(-self.geometry.segment_length // self.depth)
+
+    def channels(self) -> Array:
+        """Return the output channel, within its group, of each packed lane: [blocks * nv * lanes] int."""
+        starts = np.arange(self.blocks * self.tile.nv) * self.isa.lanes
+        starts = np.minimum(starts, max(self.geometry.group_out - self.isa.lanes, 0))
+        return np.asarray((starts[:, None] + np.arange(self.isa.lanes)).reshape(-1))
+
+
+def make_plan(geometry: Geometry, isa: InstructionSet, depth: int) -> Plan:
+    """Return the plan for a geometry.
+
+    Args:
+        geometry: what to compute.
+        isa: the instruction set.
+        depth: how many values a step takes in: the instruction set's `dot_depth`, or 1.
+    """
+    geometry = geometry.flattened().merged(isa.lanes)
+    vectors = -(-geometry.group_out // isa.lanes)
+    steps = geometry.segments[0] * geometry.segments[1] * -(-geometry.segment_length // depth)
+    return Plan(geometry, isa, depth, choose_tile(geometry.out_width, vectors, steps, isa), vectors)

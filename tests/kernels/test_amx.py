@@ -1,0 +1,136 @@
+"""Kernels on tile registers: bit exact with AMX emulated, and on the CPU itself where it has it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pipeline.kernels  # noqa: F401
+from pipeline.dialect.attributes import QConv2dAdd
+from pipeline.dialect.types import TensorType
+from pipeline.kernels import registry
+from pipeline.kernels.conv2d import geometry
+from pipeline.kernels.isa import instruction_set
+from pipeline.kernels.isa.amx import AMX_INT8, TileInstructionSet
+from pipeline.kernels.operation import Operation
+from pipeline.kernels.probes import PEAK_ROUNDS, peak_probe
+from pipeline.kernels.tile_product import make_tile_plan
+from pipeline.reference.operators import evaluate
+from pipeline.targets import load_target, missing_features
+from tests.kernels.amx import emulated_amx
+from tests.kernels.convolutions import Array, Convolution, convolutions
+from tests.kernels.harness import assembly, build, generate, host_target, make_operation, run_generated
+from tests.kernels.test_conv2d import FRAMES, LAYERS, Frame, sums
+
+AMX_TARGET = "x86-64-v4-amx"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Runs kernels on tile registers, emulated or real."""
+
+    isa: TileInstructionSet
+    target: tvm.target.Target
+
+    def __call__(self, operation: Operation, *activations: Array) -> Array:
+        return run_generated(operation, self.isa, self.target, *activations)
+
+
+@pytest.fixture(scope="module", params=["emulated", "on this CPU"])
+def run(request: pytest.FixtureRequest) -> Run:
+    if request.param == "emulated":
+        return Run(emulated_amx(), host_target("avx512_vnni"))
+    target = load_target(AMX_TARGET)
+    if missing := missing_features(target.architecture, target.required_features):
+        pytest.skip(f"Compiled and emulated, but not run: this CPU lacks {', '.join(missing)}")
+    return Run(AMX_INT8, target.tvm_target())
+
+
+def kernel_name(operation: Operation) -> str:
+    return registry.select(operation, AMX_INT8).name
+
+
+@given(convolution=convolutions(), seed=st.integers(0, 2**32), output_dtype=st.sampled_from(["uint8", "float32"]))
+def test_convolution_is_bit_exact(run: Run, convolution: Convolution, seed: int, output_dtype: str) -> None:
+    attrs, arguments = convolution.integer(seed, output_dtype)
+    result = run(make_operation(attrs, *arguments), arguments[0])
+    np.testing.assert_array_equal(result, evaluate(attrs, *arguments))
+
+
+@given(convolution=convolutions(), seed=st.integers(0, 2**32), frame=FRAMES, total=st.none() | sums())
+def test_frame_and_residual_sum_are_bit_exact(
+    run: Run, convolution: Convolution, seed: int, frame: Frame, total: dict[str, int] | None
+) -> None:
+    attrs, arguments = convolution.integer(seed)
+    if total is not None:
+        shape = attrs.infer(*(TensorType(a.shape, str(a.dtype)) for a in arguments)).shape
+        arguments.append(np.random.default_rng(seed).integers(0, 256, shape).astype("uint8"))
+        attrs = QConv2dAdd(**dataclasses.asdict(attrs), **total)
+    attrs = dataclasses.replace(attrs, frame=frame, frame_value=seed % 256)
+    operation = make_operation(attrs, *arguments)
+    constants = {i: value for i, value in operation.constants.items() if i < 4}
+    result = run(dataclasses.replace(operation, constants=constants), *arguments)
+    np.testing.assert_array_equal(result, evaluate(attrs, *arguments))
+
+
+TILE_LAYERS = {
+    **LAYERS,
+    "two lines in a tile register": Convolution(1, 9, 9, 128, 64, (3, 3)),
+    "two lines with residual width": Convolution(2, 8, 8, 64, 48, (3, 3)),
+    "stride 2, lines in step": Convolution(1, 14, 14, 32, 64, (2, 2), (2, 2)),
+    "stride 2, lines out of step": Convolution(1, 13, 13, 32, 64, (3, 3), (2, 2)),
+    "last step overlaps": Convolution(1, 6, 40, 27, 33, (3, 3)),
+    "dilated": Convolution(1, 12, 12, 64, 32, (3, 3), dilation=(2, 2)),
+    "wide 1x1": Convolution(1, 5, 5, 320, 1280),
+}
+
+
+@pytest.mark.parametrize("layer", TILE_LAYERS.values(), ids=TILE_LAYERS)
+def test_layers_of_real_networks_are_bit_exact(run: Run, layer: Convolution) -> None:
+    attrs, arguments = layer.integer(seed=1)
+    result = run(make_operation(attrs, *arguments), arguments[0])
+    np.testing.assert_array_equal(result, evaluate(attrs, *arguments))
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet 3x3", "resnet 7x7 stem, stride 2", "two lines in a tile register", "wide 1x1"]
+)
+def test_large_layers_use_tiles(name: str) -> None:
+    attrs, arguments = TILE_LAYERS[name].integer(seed=1)
+    assert kernel_name(make_operation(attrs, *arguments)) == "qnn_conv2d_tiles__amx_int8"
+
+
+@pytest.mark.parametrize("layer", [Convolution(1, 3, 35, 3, 32, (3, 3)), Convolution(1, 1, 1, 512, 1000)])
+def test_small_ones_use_vectors(layer: Convolution) -> None:
+    attrs, arguments = layer.integer(seed=1)
+    assert kernel_name(make_operation(attrs, *arguments)) == "qnn_conv2d_dot__avx512_vnni"
+
+
+def test_a_tile_register_spans_lines_where_they_are_short() -> None:
+    attrs, arguments = TILE_LAYERS["two lines in a tile register"].integer(seed=1)
+    plan = make_tile_plan(geometry(make_operation(attrs, *arguments)), AMX_INT8)
+    assert (plan.rows, plan.tile_lines, plan.tile.columns) == (16, 2, 7)
+
+
+def test_the_loop_that_finds_the_peak_sums_up_all_of_its_products(run: Run) -> None:
+    probe = peak_probe("int8", run.isa)
+    x, w, y = (np.ones(elements, kind) for elements, kind in probe.buffers)
+    arguments = [tvm.runtime.tensor(a) for a in (x, w, y)]
+    build(probe.func, run.target)["main"](*arguments, 2)
+    rounds = PEAK_ROUNDS // 16
+    np.testing.assert_array_equal(arguments[2].numpy(), np.full_like(y, rounds * 64))
+    assert probe.multiply_adds == rounds * 64 * y.size
+
+
+def test_instructions_are_those_of_amx() -> None:
+    attrs, arguments = Convolution(1, 8, 18, 64, 64, (3, 3)).integer(seed=0)
+    kernel = generate(make_operation(attrs, *arguments), instruction_set("amx_int8"))
+    text = assembly(kernel, load_target(AMX_TARGET).tvm_target())
+    for instruction in ("ldtilecfg", "tileloadd", "tdpbusd", "tilestored", "tilerelease"):
+        assert f"\t{instruction}" in text
+    assert "vpdpbusd" not in text
