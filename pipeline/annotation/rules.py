@@ -73,7 +73,9 @@ def lower_bound(binding: Binding, known: dict[relax.Var, float]) -> float:
         return 0.0
     if isinstance(attrs, op.Pad):
         return min(args[0], attrs.value)
-    if isinstance(attrs, op.MaxPool2d | op.DepthToSpace) or (binding.operator in _ORDER_PRESERVING and args):
+    if isinstance(attrs, op.MaxPool2d | op.DepthToSpace | op.ResizeBilinear) or (
+        binding.operator in _ORDER_PRESERVING and args
+    ):
         return args[0]
     return -math.inf
 
@@ -215,6 +217,7 @@ RULES: dict[str, Rule] = {
     "relax.concat": Rule(_named("concat"), Role.BRIDGE, _concat),
     "nn.max_pool2d": Rule(_named("max_pool2d"), Role.MOVEMENT, _float_result),
     "nn.depth_to_space": Rule(_named("depth_to_space"), Role.MOVEMENT, _float_result),
+    "nn.resize_bilinear": Rule(_named("resize"), Role.MOVEMENT, _float_result),
     "nn.pad": Rule(_named("pad"), Role.MOVEMENT, _float_result),
     "relax.reshape": Rule(_named("reshape"), Role.MOVEMENT, _float_result),
     "relax.permute_dims": Rule(_named("transpose"), Role.MOVEMENT, _float_result),

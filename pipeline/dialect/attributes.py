@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.dialect.base import Attributes, Requantized
+from pipeline.dialect.resizing import QResizeBilinear, ResizeBilinear
 from pipeline.dialect.rows import LayerNorm, MatMul, QMatMul, QSoftmax, Softmax
 from pipeline.dialect.types import TensorType, broadcast_shapes
 from pipeline.dialect.upsampling import Conv2dTranspose, DepthToSpace, QConv2dTranspose
@@ -448,6 +449,7 @@ OPERATORS: Mapping[str, type[Attributes]] = {
         Add,
         Pad,
         MaxPool2d,
+        ResizeBilinear,
         Unary,
         Softmax,
         LayerNorm,
@@ -461,6 +463,7 @@ OPERATORS: Mapping[str, type[Attributes]] = {
         QAdd,
         QMultiply,
         QAvgPool2d,
+        QResizeBilinear,
         QLookup,
         Quantize,
         QuantizeImage,
@@ -492,10 +495,12 @@ __all__ = [
     "QLookup",
     "QMatMul",
     "QMultiply",
+    "QResizeBilinear",
     "QSoftmax",
     "Quantize",
     "QuantizeImage",
     "Requantized",
+    "ResizeBilinear",
     "Softmax",
     "Unary",
 ]

@@ -297,6 +297,15 @@ def move(binding: Binding, context: Context) -> relax.Expr:
     return relax.Call(value.op, args, value.attrs, list(value.ty_args))
 
 
+def resize_bilinear(binding: Binding, context: Context) -> relax.Expr:
+    """`nn.resize_bilinear` -> `qnn.resize_bilinear`; no mean is outside of what it is made from."""
+    attrs = describe(binding.value)
+    if not isinstance(attrs, op.ResizeBilinear):
+        raise TypeError(f"Expected nn.resize_bilinear, got {attrs}")
+    quantized = op.QResizeBilinear(attrs.size, attrs.starts, attrs.steps)
+    return make_call(quantized, context.codes(binding.value.args[0]))
+
+
 def pad(binding: Binding, context: Context) -> relax.Expr:
     """`nn.pad` -> itself on codes, its value too."""
     attrs = describe(binding.value)
@@ -322,6 +331,7 @@ RULES: dict[str, Rule] = {
     "nn.add": add,
     "nn.unary": unary,
     "nn.max_pool2d": move,
+    "nn.resize_bilinear": resize_bilinear,
     "nn.pad": pad,
     "relax.multiply": multiply,
     "relax.mean": mean,

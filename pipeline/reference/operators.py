@@ -134,6 +134,35 @@ def pad(attrs: op.Pad, x: Array) -> Array:
     return _pad(x, attrs.padding, attrs.value)
 
 
+def _neighbours(size: int, out: int, start: float, step: float) -> tuple[Array, Array, Array]:
+    """Return for each position of a resized axis its two pixels, and the second one's fraction."""
+    positions = np.clip(start + np.arange(out) * step, 0, size - 1)
+    first = np.minimum(positions.astype("int64"), max(size - 2, 0))
+    return first, np.minimum(first + 1, size - 1), positions - first
+
+
+def resize_bilinear(attrs: op.ResizeBilinear, x: Array) -> Array:
+    """`nn.resize_bilinear`, in float64."""
+    y = x.astype("float64")
+    for axis in (1, 2):
+        out, start, step = attrs.size[axis - 1], attrs.starts[axis - 1], attrs.steps[axis - 1]
+        first, second, fraction = _neighbours(x.shape[axis], out, start, step)
+        fraction = fraction.reshape((1,) * axis + (-1,) + (1,) * (3 - axis))
+        y = np.take(y, first, axis) * (1 - fraction) + np.take(y, second, axis) * fraction
+    return np.asarray(y.astype("float32"))
+
+
+def qresize_bilinear(attrs: op.QResizeBilinear, x: Array) -> Array:
+    """`qnn.resize_bilinear`."""
+    y = x.astype("int64")
+    for axis in (1, 2):
+        out, start, step = attrs.size[axis - 1], attrs.starts[axis - 1], attrs.steps[axis - 1]
+        first, second, fraction = _neighbours(x.shape[axis], out, start, step)
+        weight = np.rint(256 * fraction).astype("int64").reshape((1,) * axis + (-1,) + (1,) * (3 - axis))
+        y = np.take(y, first, axis) * (256 - weight) + np.take(y, second, axis) * weight
+    return np.asarray(((y + (1 << 15)) >> 16).astype("uint8"))
+
+
 def max_pool2d(attrs: op.MaxPool2d, x: Array) -> Array:
     """`nn.max_pool2d`."""
     lowest = -np.inf if x.dtype == np.float32 else 0
@@ -273,6 +302,8 @@ OPERATORS: dict[type[op.Attributes], Callable[..., Array]] = {
     op.Add: add,
     op.Pad: pad,
     op.MaxPool2d: max_pool2d,
+    op.ResizeBilinear: resize_bilinear,
+    op.QResizeBilinear: qresize_bilinear,
     op.Unary: unary,
     op.Softmax: softmax,
     op.LayerNorm: layer_norm,

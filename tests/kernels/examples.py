@@ -19,6 +19,7 @@ from pipeline.dialect.attributes import (
     QLookup,
     QMatMul,
     QMultiply,
+    QResizeBilinear,
     QSoftmax,
     Quantize,
 )
@@ -73,6 +74,8 @@ def examples() -> Mapping[str, Example]:
         ),
         "softmax": Example(QSoftmax(), (codes(random, 64, 21), exponentials)),
         "softmax, short": Example(QSoftmax(), (codes(random, 64, 3), exponentials)),
+        "resize": Example(QResizeBilinear((16, 8), (-0.25, 0.0), (0.5, 1.0)), (image,)),
+        "resize, short": Example(QResizeBilinear((5, 64), (0.0, -0.4), (0.3, 0.2)), (codes(random, 1, 8, 8, 3),)),
         "lookup": Example(QLookup(), (np.resize(np.arange(256, dtype="uint8"), 1344), codes(random, 256))),
         "lookup, short": Example(QLookup(), (codes(random, 192), codes(random, 256))),
         "quantize": Example(Quantize(2.0, 3), (floats(random, 1360),)),
