@@ -19,21 +19,8 @@ from tvm.relax.frontend.onnx import onnx_frontend as tvm_onnx
 from pipeline.dialect import attributes as op
 from pipeline.dialect.dataflow import constant, make_constant
 from pipeline.dialect.operators import make_call, tensor_type
-
-Inputs = Sequence[relax.Expr | None]
-NHWC = [0, 2, 3, 1]
-NCHW = [0, 3, 1, 2]
-
-
-class _Fallback(tvm_onnx.OnnxOpConverter):
-    """Base of converters that leave what they can't do to TVM's."""
-
-    op_type: str
-
-    @classmethod
-    def _stock(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
-        converter = tvm_onnx._get_convert_map()[cls.op_type].get_converter(attr["tvm_custom"]["opset"])
-        return converter(bb, inputs, attr, params)
+from pipeline.importer.fallback import NCHW, NHWC, Fallback, Inputs
+from pipeline.importer.upsampling import ConvTranspose, DepthToSpace, Resize
 
 
 def _padding(attr: Mapping[str, Any], sizes: Sequence[int], kernel: Sequence[int]) -> Any:
@@ -55,7 +42,7 @@ def _padding(attr: Mapping[str, Any], sizes: Sequence[int], kernel: Sequence[int
     return (*begins, *ends)
 
 
-class Conv(_Fallback):
+class Conv(Fallback):
     """1-D and 2-D convolution with constant weights -> `nn.conv2d`; a 1-D signal is an image of height 1."""
 
     op_type = "Conv"
@@ -83,73 +70,7 @@ class Conv(_Fallback):
         return relax.op.squeeze(bb.emit(y), [2]) if len(shape) == 3 else y
 
 
-class ConvTranspose(_Fallback):
-    """1-D and 2-D transposed convolution with constant weights -> `nn.conv2d_transpose`."""
-
-    op_type = "ConvTranspose"
-
-    @classmethod
-    def _impl_v1(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
-        weight = constant(inputs[1])
-        bias = np.zeros(1, "float32") if inputs[2] is None else constant(inputs[2])
-        x = inputs[0]
-        if weight is None or bias is None or weight.ndim not in (3, 4) or weight.dtype != np.float32:
-            return cls._stock(bb, inputs, attr, params)
-        shape = tensor_type(x).shape
-        strides, dilation, padding, output_padding = _transposed_geometry(attr, shape[2:], weight.shape[2:])
-        if weight.ndim == 3:
-            x = bb.normalize(relax.op.expand_dims(x, 2))
-            weight, strides, dilation = weight[:, :, None], (1, *strides), (1, *dilation)
-            padding, output_padding = (0, padding[0], 0, padding[1]), (0, *output_padding)
-        groups = attr.get("group", 1)
-        attrs = op.Conv2dTranspose(strides, padding, output_padding, dilation, groups)
-        inputs_per_group, (out, *kernel) = weight.shape[0] // groups, weight.shape[1:]
-        grouped = weight.reshape(groups, inputs_per_group, out, *kernel).transpose(0, 2, 3, 4, 1)
-        ohwi = make_constant(grouped.reshape(groups * out, *kernel, inputs_per_group))
-        bias = make_constant(np.broadcast_to(bias, (groups * out,)).astype("float32"))
-        y = make_call(attrs, bb.emit(relax.op.permute_dims(x, NHWC)), ohwi, bias)
-        y = relax.op.permute_dims(bb.emit(y, name_hint=attr["tvm_custom"]["name"]), NCHW)
-        return relax.op.squeeze(bb.emit(y), [2]) if len(shape) == 3 else y
-
-
-def _transposed_geometry(attr: Mapping[str, Any], sizes: Sequence[int], kernel: Sequence[int]) -> tuple[Any, ...]:
-    """Return a transposed convolution's strides, dilation, padding and output padding, `auto_pad` worked out."""
-    axes = range(len(sizes))
-    strides, dilation = (tuple(attr.get(name, (1,) * len(sizes))) for name in ("strides", "dilations"))
-    extra = list(attr.get("output_padding", (0,) * len(sizes)))
-    wanted = attr.get("output_shape")
-    mode = attr.get("auto_pad", b"NOTSET")
-    mode = mode.decode() if isinstance(mode, bytes) else mode
-    if wanted is None and mode in ("NOTSET", "VALID"):
-        pads = attr.get("pads") if mode == "NOTSET" else None
-        return strides, dilation, tuple(pads or (0,) * (2 * len(sizes))), tuple(extra)
-    wanted = [sizes[i] * strides[i] for i in axes] if wanted is None else wanted[-len(sizes) :]
-    full = [strides[i] * (sizes[i] - 1) + dilation[i] * (kernel[i] - 1) + 1 + extra[i] for i in axes]
-    totals = [max(full[i] - wanted[i], 0) for i in axes]
-    smaller = [t // 2 for t in totals]
-    larger = [t - s for t, s in zip(totals, smaller, strict=True)]
-    # A result that is larger than the full one has zeros, and the bias, at its ends.
-    extra = [extra[i] + max(wanted[i] - full[i], 0) for i in axes]
-    padding = (*smaller, *larger) if mode == "SAME_UPPER" else (*larger, *smaller)
-    return strides, dilation, padding, tuple(extra)
-
-
-class DepthToSpace(_Fallback):
-    """Channels to pixels -> `nn.depth_to_space`."""
-
-    op_type = "DepthToSpace"
-
-    @classmethod
-    def _impl_v1(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
-        del params
-        size, mode = attr["blocksize"], attr.get("mode", b"DCR")
-        channels = tensor_type(inputs[0]).shape[1]
-        groups = channels // size**2 if mode in (b"CRD", "CRD") else 1
-        y = make_call(op.DepthToSpace((size, size), groups), bb.emit(relax.op.permute_dims(inputs[0], NHWC)))
-        return relax.op.permute_dims(bb.emit(y, name_hint=attr["tvm_custom"]["name"]), NCHW)
-
-
-class Gemm(_Fallback):
+class Gemm(Fallback):
     """Matrix product with a constant right side -> `nn.dense`."""
 
     op_type = "Gemm"
@@ -169,7 +90,7 @@ class Gemm(_Fallback):
         return make_call(op.Dense(), inputs[0], make_constant(weight), make_constant(bias))
 
 
-class MatMul(_Fallback):
+class MatMul(Fallback):
     """Product with a constant matrix -> `nn.dense`; of two activations -> `nn.matmul`."""
 
     op_type = "MatMul"
@@ -188,7 +109,7 @@ class MatMul(_Fallback):
         return make_call(op.Dense(), inputs[0], make_constant(weight.T), bias)
 
 
-class BatchNormalization(_Fallback):
+class BatchNormalization(Fallback):
     """Inference batch normalization -> one multiplication and one addition per channel, which `fuse` folds away."""
 
     op_type = "BatchNormalization"
@@ -205,7 +126,7 @@ class BatchNormalization(_Fallback):
         return relax.op.add(bb.emit(scaled), make_constant((beta - mean * scale).astype("float32").reshape(shape)))
 
 
-class MaxPool(_Fallback):
+class MaxPool(Fallback):
     """2-D maximum pooling -> `nn.max_pool2d`."""
 
     op_type = "MaxPool"
@@ -231,7 +152,7 @@ class MaxPool(_Fallback):
         return relax.op.permute_dims(bb.emit(y, name_hint=attr["tvm_custom"]["name"]), NCHW)
 
 
-class AveragePool(_Fallback):
+class AveragePool(Fallback):
     """2-D average pooling without dilation -> Relax's, in NHWC."""
 
     op_type = "AveragePool"
@@ -254,7 +175,7 @@ class AveragePool(_Fallback):
         return relax.op.permute_dims(bb.emit(y, name_hint=attr["tvm_custom"]["name"]), NCHW)
 
 
-class GlobalAveragePool(_Fallback):
+class GlobalAveragePool(Fallback):
     """Mean over all spatial axes."""
 
     op_type = "GlobalAveragePool"
@@ -266,7 +187,7 @@ class GlobalAveragePool(_Fallback):
         return relax.op.mean(inputs[0], list(range(2, rank)), keepdims=True)
 
 
-class Clip(_Fallback):
+class Clip(Fallback):
     """Limits that are constants -> maximum and minimum with scalars."""
 
     op_type = "Clip"
@@ -293,7 +214,7 @@ class Clip(_Fallback):
         return y
 
 
-class Pad(_Fallback):
+class Pad(Fallback):
     """Constant padding of an image's height and width -> `nn.pad`."""
 
     op_type = "Pad"
@@ -316,7 +237,7 @@ class Pad(_Fallback):
         return relax.op.permute_dims(bb.emit(y, name_hint=attr["tvm_custom"]["name"]), NCHW)
 
 
-class Softmax(_Fallback):
+class Softmax(Fallback):
     """Softmax along any axis -> `nn.softmax` along the last one."""
 
     op_type = "Softmax"
@@ -337,7 +258,7 @@ class Softmax(_Fallback):
         )
 
 
-class LayerNormalization(_Fallback):
+class LayerNormalization(Fallback):
     """Layer normalization over the last axis with constant scale and shift -> `nn.layer_norm`."""
 
     op_type = "LayerNormalization"
@@ -356,7 +277,7 @@ class LayerNormalization(_Fallback):
         return make_call(op.LayerNorm(float(attr.get("epsilon", 1e-5))), x, scale, shift)
 
 
-class Split(_Fallback):
+class Split(Fallback):
     """Parts of a tensor -> one slice each, which later passes treat like any other operator with one result."""
 
     op_type = "Split"
@@ -379,7 +300,7 @@ class Split(_Fallback):
         return relax.Tuple([bb.emit(s) for s in slices])
 
 
-class Identity(_Fallback):
+class Identity(Fallback):
     """Nothing at all (Dropout, at inference, too)."""
 
     op_type = "Identity"
@@ -406,6 +327,7 @@ CONVERTERS: dict[str, type[tvm_onnx.OnnxOpConverter]] = {
         MatMul,
         MaxPool,
         Pad,
+        Resize,
         Softmax,
         Split,
     )

@@ -116,6 +116,15 @@ def test_a_moved_tensor_shares_its_scale() -> None:
     assert annotation.source("p") == "r"
 
 
+def test_a_resized_tensor_shares_its_scale() -> None:
+    b = ModelBuilder()
+    scales = b.constant(np.array([1, 1, 2, 2], "float32"))
+    larger = b.node("Resize", b.node("Relu", conv(b, "x", "c1"), name="r"), "", scales, mode="linear", name="l")
+    annotation = annotate(import_test_model(b.model({"x": (1, 4, 4, 4)}, conv(b, larger, "c2"))))
+    assert annotation.source("l") == "r"
+    assert {t.signed for t in annotation.tensors if t.name == "r"} == {False}
+
+
 def test_the_parts_of_a_concat_share_its_scale_if_nothing_else_reads_them() -> None:
     b = ModelBuilder()
     left, right = conv(b, "x", "left"), conv(b, "x", "right")

@@ -317,6 +317,24 @@ def test_an_image_is_enlarged_by_its_nearest_pixels(mode: str, rounding: str) ->
     assert operators.index("relax.image.resize2d") < operators.index("relax.permute_dims", 1)
 
 
+@pytest.mark.parametrize("mode", ["asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners"])
+@pytest.mark.parametrize("sizes", [(18, 24), (13, 8), (4, 5), (9, 1), (1, 30)], ids=str)
+def test_an_image_is_resized_between_its_pixels(mode: str, sizes: tuple[int, int]) -> None:
+    b = ModelBuilder()
+    wanted = b.constant(np.array([1, 4, *sizes], "int64"))
+    y = b.node("Resize", "x", "", "", wanted, mode="linear", coordinate_transformation_mode=mode)
+    operators = assert_same(b.model({"x": (1, 4, 9, 8)}, y))
+    assert operators == ["relax.permute_dims", "nn.resize_bilinear", "relax.permute_dims"]
+
+
+@pytest.mark.parametrize("mode", ["asymmetric", "half_pixel"])
+def test_an_image_is_resized_by_the_scale_that_is_given_even_where_it_makes_no_whole_size(mode: str) -> None:
+    b = ModelBuilder()
+    scales = b.constant(np.array([1, 1, 1.4, 0.7], "float32"))
+    y = b.node("Resize", "x", "", scales, mode="linear", coordinate_transformation_mode=mode)
+    assert "nn.resize_bilinear" in assert_same(b.model({"x": (2, 4, 9, 10)}, y), (2, 4, 9, 10))
+
+
 def test_a_tensor_is_split_and_joined_again() -> None:
     b = ModelBuilder()
     sizes = b.constant(np.array([1, 3], "int64"))
