@@ -27,7 +27,8 @@ from rich.table import Table
 
 import pipeline.kernels  # noqa: F401
 from benchmarks.machine import cpu_name
-from pipeline.compilation.lower import code_generation, instruction_set_of
+from pipeline.compilation.codegen import code_generation
+from pipeline.compilation.lower import instruction_set_of
 from pipeline.dialect.attributes import Attributes, Conv2d, QConv2d
 from pipeline.dialect.types import TensorType
 from pipeline.kernels import registry

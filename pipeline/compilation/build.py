@@ -6,9 +6,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pipeline.artifact import ArtifactMetadata, OperatorRecord, QuantizationSummary, TargetSummary
+from pipeline.compilation.codegen import generate_code
 from pipeline.compilation.dump import Dump
 from pipeline.compilation.link import check_writable, link
-from pipeline.compilation.lower import build_executable, instruction_set_of
+from pipeline.compilation.lower import instruction_set_of, lower
 from pipeline.compilation.records import Recorder
 from pipeline.program import Program
 from pipeline.targets import Target
@@ -42,11 +43,12 @@ def compile_program(
     isa = instruction_set_of(target)
     writer = None if dump is None else Dump(dump)
     recorder = Recorder([o.name for o in program.outputs], writer)
-    executable = build_executable(program.module, target.tvm_target(), isa, recorder)
+    tvm_target = target.tvm_target()
+    code = generate_code(lower(program.module, tvm_target, isa, recorder), tvm_target)
     if writer is not None:
-        writer.assembly(executable)
+        writer.assembly(code.assembly())
     metadata = describe(program, target, quantized, recorder.operators)
-    link(executable, target, metadata.model_dump_json().encode("utf-8"), path)
+    link(code.exportable(), target, metadata.model_dump_json().encode("utf-8"), path)
     return path
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import tvm
-from tvm import relax
 
 from pipeline.errors import OptionError
 from pipeline.files import write_text
@@ -34,8 +33,6 @@ class Dump:
         write_text(self._folder / f"{self._count:02d}-{phase}.py", module.script(show_meta=False) + "\n")
         self._count += 1
 
-    def assembly(self, executable: relax.VMExecutable) -> None:
-        """Write the machine code of an executable as kernels.s."""
-        modules = [executable.mod, *executable.mod.imports]
-        texts = [m.inspect_source("s") for m in modules if m.kind == "llvm"]
-        write_text(self._folder / "kernels.s", "\n".join(texts))
+    def assembly(self, text: str) -> None:
+        """Write the machine code as kernels.s."""
+        write_text(self._folder / "kernels.s", text)

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
-from pipeline.compilation.lower import build_executable, instruction_set_of
+from pipeline.compilation.codegen import generate_code
+from pipeline.compilation.lower import instruction_set_of, lower
 from pipeline.program import Program
 from pipeline.targets import load_target
 
@@ -27,8 +28,9 @@ class Executor:
     def __init__(self, program: Program) -> None:
         self._program = program
         target = load_target("host")
-        executable = build_executable(program.module, target.tvm_target(), instruction_set_of(target))
-        self._machine = relax.VirtualMachine(executable, tvm.cpu())
+        tvm_target = target.tvm_target()
+        code = generate_code(lower(program.module, tvm_target, instruction_set_of(target)), tvm_target)
+        self._machine = relax.VirtualMachine(code.executable(), tvm.cpu())
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs by name for one batch of inputs by name."""

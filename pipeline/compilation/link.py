@@ -113,6 +113,7 @@ def link(executable: relax.VMExecutable, target: Target, metadata: bytes, path: 
             linker.library(Path(output), [*objects, *sources])
 
         link_objects.output_format = "so"  # type: ignore[attr-defined]
+        link_objects.get_target_triple = lambda: target.triple  # type: ignore[attr-defined]
         # A folder of its own: the objects beside it have names that the library may have, too.
         linked = folder / "linked" / path.name
         linked.parent.mkdir()

@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Callable
 
 import tvm
-from tvm import relax
 from tvm.relax import transform
 
 from pipeline.compilation.fusion import fuse_image_inputs, fuse_residual_adds, write_frames
@@ -20,16 +19,6 @@ from pipeline.compilation.transposition import split_transposed_convolutions
 from pipeline.errors import TargetError, unknown_name
 from pipeline.kernels.isa import InstructionSet, instruction_sets
 from pipeline.targets import Target
-
-
-def code_generation() -> tvm.transform.PassContext:
-    """Return the context in which kernels are to be compiled.
-
-    Storage rewriting forgets what kernels say of their buffers, and these would come from the heap, not from registers.
-    What TVM's elimination of common subexpressions finds, LLVM finds, too, and sooner.
-    """
-    config = {"tirx.disable_storage_rewrite": True, "tirx.disable_cse_tir": True}
-    return tvm.transform.PassContext(opt_level=3, config=config)
 
 
 def instruction_set_of(target: Target) -> InstructionSet:
@@ -77,34 +66,22 @@ def phases(isa: InstructionSet) -> tuple[Phase, ...]:
 
 
 def lower(
-    module: tvm.IRModule, isa: InstructionSet, dump: Callable[[str, tvm.IRModule], None] | None = None
+    module: tvm.IRModule,
+    target: tvm.target.Target,
+    isa: InstructionSet,
+    dump: Callable[[str, tvm.IRModule], None] | None = None,
 ) -> tvm.IRModule:
     """Return the module after all phases.
 
     Args:
         module: a program's module.
+        target: what the phases that are TVM's own choose by.
         isa: the instruction set that kernels may use.
         dump: called with each phase's name and result.
     """
-    for name, step in phases(isa):
-        module = step(module)
-        if dump is not None:
-            dump(name, module)
+    with tvm.transform.PassContext(opt_level=3), target:
+        for name, step in phases(isa):
+            module = step(module)
+            if dump is not None:
+                dump(name, module)
     return module
-
-
-def build_executable(
-    module: tvm.IRModule,
-    target: tvm.target.Target,
-    isa: InstructionSet,
-    dump: Callable[[str, tvm.IRModule], None] | None = None,
-) -> relax.VMExecutable:
-    """Return a program's executable for a target: machine code, constants and VM instructions."""
-
-    @tvm.transform.module_pass(opt_level=0, name="PipelineLower")
-    def run(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        with target:
-            return lower(mod, isa, dump)
-
-    with code_generation():
-        return relax.build(module, target, relax_pipeline=run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import warnings
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ def convert(model: onnx.ModelProto) -> tvm.IRModule:
     """
     opset = max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     _check_operators(model.graph, opset)
-    importer = _Importer()
+    importer = _Importer(model)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         # TVM warns about sanitized names and prints each failing operator; both are in our own error.
         warnings.simplefilter("ignore")
@@ -47,13 +48,17 @@ class _FailedNodes(Exception):
 class _Importer(tvm_onnx.ONNXGraphImporter):
     """TVM's importer, which collects the nodes that fail and names variables after ONNX tensors."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: onnx.ModelProto) -> None:
         super().__init__({}, "float32", keep_params_in_input=False, sanitize=False)
+        self._model = model
         self._failures: list[str] = []
-        self._types: Mapping[str, relax.TensorType] = {}
+
+    @functools.cached_property
+    def _types(self) -> Mapping[str, relax.TensorType]:
+        # Inference takes seconds where weights are large, and is of use only for a list of all nodes that fail.
+        return _declared_types(onnx.shape_inference.infer_shapes(self._model).graph)
 
     def _construct_nodes(self, graph: onnx.GraphProto) -> None:
-        self._types = _declared_types(graph)
         super()._construct_nodes(graph)
         if self._failures:
             raise _FailedNodes(self._failures)

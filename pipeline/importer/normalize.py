@@ -40,7 +40,6 @@ def normalize(model: onnx.ModelProto, shapes: Shapes) -> onnx.ModelProto:
             if value.name in resolved:
                 _set_shape(value, resolved[value.name])
         slim = onnxslim.slim(fixed, input_shapes=[f"{n}:{','.join(map(str, s))}" for n, s in resolved.items()])
-        slim = onnx.shape_inference.infer_shapes(slim)
     except Exception as error:  # onnx and onnxslim raise whatever Python or C++ gives for a malformed graph
         raise ModelError(f"The model's graph isn't valid: {error}") from error
     _name_nodes(slim)

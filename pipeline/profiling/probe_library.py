@@ -12,8 +12,8 @@ from pathlib import Path
 import tvm
 
 from pipeline.artifact import TargetSummary, read_metadata
+from pipeline.compilation.codegen import code_generation
 from pipeline.compilation.link import link
-from pipeline.compilation.lower import code_generation
 from pipeline.errors import PipelineError
 from pipeline.kernels.isa import instruction_set
 from pipeline.kernels.probes import copy_probe, peak_probe

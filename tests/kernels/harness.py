@@ -12,7 +12,7 @@ import pytest
 import tvm
 from tvm.target import codegen
 
-from pipeline.compilation.lower import code_generation
+from pipeline.compilation.codegen import code_generation
 from pipeline.dialect.attributes import Attributes
 from pipeline.dialect.types import TensorType
 from pipeline.kernels import registry

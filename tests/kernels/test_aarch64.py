@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tvm
 
-from pipeline.compilation.lower import code_generation
+from pipeline.compilation.codegen import code_generation
 from pipeline.kernels.isa import instruction_set
 from pipeline.reference.operators import evaluate
 from tests.deploy.emulation import SYSROOT_VARIABLE, Aarch64Python, why_missing
