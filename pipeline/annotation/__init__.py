@@ -106,11 +106,12 @@ def _operator(binding: Binding, refusal: str | None, options: AnnotateOptions) -
     rule = rule_for(binding)
     kind = rule.kind(binding) if rule is not None else binding.operator.removeprefix("relax.")
     compute = rule is not None and rule.role is Role.COMPUTE
+    weighted = compute and len(activations(binding)) == 1
     return OperatorDecision(
         name=binding.var.name,
         operator=kind,
         precision="float32" if refusal is not None else "int8",
-        per_channel=options.per_channel if compute and refusal is None else None,
+        per_channel=options.per_channel if weighted and refusal is None else None,
         reason=refusal or ("it does the work" if compute else "it stands between int8 operators"),
     )
 

@@ -60,9 +60,11 @@ def lower_bound(binding: Binding, known: dict[relax.Var, float]) -> float:
     """
     attrs = describe(binding.value)
     args = [known.get(a, -math.inf) for a in binding.value.args if isinstance(a, relax.Var)]
-    if isinstance(attrs, op.Conv2d | op.Dense | op.Add):
+    if isinstance(attrs, op.Conv2d | op.Conv2dTranspose | op.Dense | op.Add):
         clip = attrs.clip_min if attrs.clip_min is not None else -math.inf
         return max(clip, sum(args)) if isinstance(attrs, op.Add) and len(args) == 2 else clip
+    if isinstance(attrs, op.Softmax):
+        return 0.0
     if isinstance(attrs, op.Unary):
         return _expression_bound(pointwise.parse(attrs.expression), args[0])
     if binding.operator == "relax.concat" and isinstance(binding.value.args[0], relax.Tuple):
@@ -71,7 +73,9 @@ def lower_bound(binding: Binding, known: dict[relax.Var, float]) -> float:
         return 0.0
     if isinstance(attrs, op.Pad):
         return min(args[0], attrs.value)
-    if isinstance(attrs, op.MaxPool2d | op.DepthToSpace) or (binding.operator in _ORDER_PRESERVING and args):
+    if isinstance(attrs, op.MaxPool2d | op.DepthToSpace | op.ResizeBilinear) or (
+        binding.operator in _ORDER_PRESERVING and args
+    ):
         return args[0]
     return -math.inf
 
@@ -141,6 +145,24 @@ def _two_activations(binding: Binding) -> str | None:
     return _float_result(binding)
 
 
+def _matrices(binding: Binding) -> str | None:
+    depth = tensor_type(binding.value.args[0]).shape[-1]
+    if depth > op.QMatMul.MAX_DEPTH:
+        return f"its sums of {depth} products could exceed 32 bits"
+    return _two_activations(binding)
+
+
+def _short_rows(binding: Binding) -> str | None:
+    length = tensor_type(binding.var).shape[-1]
+    if length > MAX_SOFTMAX_ROW:
+        return f"its rows of {length} values are too long for exponentials in 32 bits"
+    return _float_result(binding)
+
+
+MAX_SOFTMAX_ROW = 2**16
+"""Longest rows of which the exponentials, of at least 14 bits each, can be summed in 32 bits."""
+
+
 def _float_result(binding: Binding) -> str | None:
     dtype = tensor_type(binding.var).dtype
     return None if dtype == "float32" else f"its result is {dtype}"
@@ -183,7 +205,10 @@ def _named(kind: str) -> Callable[[Binding], str]:
 
 RULES: dict[str, Rule] = {
     "nn.conv2d": Rule(_conv2d_kind, Role.COMPUTE, _constant_weights),
+    "nn.conv2d_transpose": Rule(_named("conv2d_transpose"), Role.COMPUTE, _constant_weights),
     "nn.dense": Rule(_named("dense"), Role.COMPUTE, _constant_weights),
+    "nn.matmul": Rule(_named("matmul"), Role.COMPUTE, _matrices),
+    "nn.softmax": Rule(_named("softmax"), Role.BRIDGE, _short_rows),
     "nn.add": Rule(_named("add"), Role.BRIDGE, _two_activations),
     "nn.unary": Rule(_named("unary"), Role.BRIDGE, _float_result),
     "relax.multiply": Rule(_named("multiply"), Role.BRIDGE, _two_activations),
@@ -192,6 +217,7 @@ RULES: dict[str, Rule] = {
     "relax.concat": Rule(_named("concat"), Role.BRIDGE, _concat),
     "nn.max_pool2d": Rule(_named("max_pool2d"), Role.MOVEMENT, _float_result),
     "nn.depth_to_space": Rule(_named("depth_to_space"), Role.MOVEMENT, _float_result),
+    "nn.resize_bilinear": Rule(_named("resize"), Role.MOVEMENT, _float_result),
     "nn.pad": Rule(_named("pad"), Role.MOVEMENT, _float_result),
     "relax.reshape": Rule(_named("reshape"), Role.MOVEMENT, _float_result),
     "relax.permute_dims": Rule(_named("transpose"), Role.MOVEMENT, _float_result),
@@ -208,14 +234,18 @@ KINDS = (
     "avg_pool2d",
     "concat",
     "conv2d",
+    "conv2d_transpose",
     "dense",
+    "depth_to_space",
     "depthwise_conv2d",
+    "matmul",
     "max_pool2d",
     "multiply",
     "pad",
     "reshape",
     "resize",
     "slice",
+    "softmax",
     "transpose",
     "unary",
 )

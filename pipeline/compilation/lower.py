@@ -13,9 +13,9 @@ import tvm
 from tvm.relax import transform
 
 from pipeline.compilation.fusion import fuse_image_inputs, fuse_residual_adds, write_frames
-from pipeline.compilation.legalize import LEGALIZATIONS
 from pipeline.compilation.padding import separate_padding
 from pipeline.compilation.select import select_kernels
+from pipeline.compilation.transposition import split_transposed_convolutions
 from pipeline.errors import TargetError, unknown_name
 from pipeline.kernels.isa import InstructionSet, instruction_sets
 from pipeline.targets import Target
@@ -40,11 +40,12 @@ Phase = tuple[str, Callable[[tvm.IRModule], tvm.IRModule]]
 def phases(isa: InstructionSet) -> tuple[Phase, ...]:
     """Return the steps from a program to what the VM's code generator takes, in order, each with its name."""
     return (
+        ("split_transposed_convolutions", split_transposed_convolutions),
         ("fuse_residual_adds", fuse_residual_adds),
         ("fuse_image_inputs", fuse_image_inputs),
         ("separate_padding", separate_padding),
         ("write_frames", write_frames),
-        ("legalize", transform.LegalizeOps(LEGALIZATIONS)),
+        ("legalize", transform.LegalizeOps()),
         ("annotate_patterns", transform.AnnotateTIROpPattern()),
         ("fuse_operators", transform.FuseOps()),
         ("fuse_tir", transform.FuseTIR()),

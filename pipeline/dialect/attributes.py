@@ -15,57 +15,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from pipeline.dialect.types import TensorType
+from pipeline.dialect.base import Attributes, Requantized
+from pipeline.dialect.resizing import QResizeBilinear, ResizeBilinear
+from pipeline.dialect.rows import LayerNorm, MatMul, QMatMul, QSoftmax, Softmax
+from pipeline.dialect.types import TensorType, broadcast_shapes
+from pipeline.dialect.upsampling import Conv2dTranspose, DepthToSpace, QConv2dTranspose
 
 
 def _spatial(size: int, before: int, after: int, kernel: int, dilation: int, stride: int) -> int:
     return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
-
-
-def _broadcast(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
-    rank = max(len(left), len(right))
-    padded_left = (1,) * (rank - len(left)) + left
-    padded_right = (1,) * (rank - len(right)) + right
-    for a, b in zip(padded_left, padded_right, strict=True):
-        if a != b and 1 not in (a, b):
-            raise ValueError(f"Shapes {left} and {right} can't be broadcast together")
-    return tuple(max(a, b) for a, b in zip(padded_left, padded_right, strict=True))
-
-
-@dataclass(frozen=True)
-class Attributes:
-    """Base of all operator descriptions.
-
-    Class attributes:
-        name: the operator's name in the program, e.g. `qnn.conv2d`.
-        arguments: names of the tensor arguments, in order.
-    """
-
-    name: ClassVar[str]
-    arguments: ClassVar[tuple[str, ...]]
-
-    def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the output's type for these argument types."""
-        raise TypeError(f"{type(self).__name__} doesn't say what it returns")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the attributes that are set, as plain lists, numbers and strings."""
-        fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in fields if v is not None}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Attributes:
-        """Build the description from what `to_dict` returned (or Relax's `DictAttrs`)."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{k: _plain(values[k]) for k in values if k in known})
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bool | int | float | str):
-        return value
-    return tuple(_plain(v) for v in value)
 
 
 @dataclass(frozen=True)
@@ -165,7 +125,7 @@ class Add(Attributes):
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the broadcast type, float32."""
-        return TensorType(_broadcast(inputs[0].shape, inputs[1].shape), "float32")
+        return TensorType(broadcast_shapes(inputs[0].shape, inputs[1].shape), "float32")
 
 
 @dataclass(frozen=True)
@@ -187,30 +147,6 @@ class Pad(Attributes):
         batch, height, width, channels = inputs[0].shape
         top, left, bottom, right = self.padding
         return TensorType((batch, height + top + bottom, width + left + right, channels), inputs[0].dtype)
-
-
-@dataclass(frozen=True)
-class DepthToSpace(Attributes):
-    """`nn.depth_to_space`: channels become pixels: `y[n, h*bh + i, w*bw + j, c] = x[n, h, w, (i*bw + j)*C + c]`.
-
-    `block` is (bh, bw). A transposed convolution whose windows don't overlap is a 1x1 convolution and then this.
-
-    x: [N,H,W,bh*bw*C], float32 or uint8; result: [N,H*bh,W*bw,C], same dtype.
-    """
-
-    name = "nn.depth_to_space"
-    arguments = ("x",)
-
-    block: tuple[int, int] = (1, 1)
-
-    def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the result's type: [N,H*bh,W*bw,C], same dtype."""
-        batch, height, width, channels = inputs[0].shape
-        rows, columns = self.block
-        if channels % (rows * columns):
-            raise ValueError(f"{channels} channels can't become blocks of {rows}x{columns} pixels")
-        shape = (batch, height * rows, width * columns, channels // (rows * columns))
-        return TensorType(shape, inputs[0].dtype)
 
 
 @dataclass(frozen=True)
@@ -249,19 +185,6 @@ class Unary(Attributes):
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return x's own type."""
         return inputs[0]
-
-
-@dataclass(frozen=True)
-class Requantized(Attributes):
-    """Base of operators that end in a uint8 tensor.
-
-    Their last step is `y = uint8(min(max(q + output_zero_point, output_min), output_max))` with an int32 `q`; a fused
-    activation is nothing but a tighter [output_min, output_max].
-    """
-
-    output_zero_point: int = 0
-    output_min: int = 0
-    output_max: int = 255
 
 
 @dataclass(frozen=True)
@@ -387,7 +310,7 @@ class QAdd(Requantized):
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the broadcast type, uint8."""
-        return TensorType(_broadcast(inputs[0].shape, inputs[1].shape), "uint8")
+        return TensorType(broadcast_shapes(inputs[0].shape, inputs[1].shape), "uint8")
 
     def swapped(self) -> QAdd:
         """Return the operator that gives the same result for its operands in the other order."""
@@ -416,7 +339,7 @@ class QMultiply(Requantized):
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the broadcast type, uint8."""
-        return TensorType(_broadcast(inputs[0].shape, inputs[1].shape), "uint8")
+        return TensorType(broadcast_shapes(inputs[0].shape, inputs[1].shape), "uint8")
 
 
 @dataclass(frozen=True)
@@ -520,18 +443,27 @@ OPERATORS: Mapping[str, type[Attributes]] = {
     for cls in (
         Conv2d,
         Conv2dAdd,
+        Conv2dTranspose,
+        DepthToSpace,
         Dense,
         Add,
         Pad,
-        DepthToSpace,
         MaxPool2d,
+        ResizeBilinear,
         Unary,
+        Softmax,
+        LayerNorm,
+        MatMul,
         QConv2d,
+        QConv2dTranspose,
         QConv2dAdd,
         QDense,
+        QMatMul,
+        QSoftmax,
         QAdd,
         QMultiply,
         QAvgPool2d,
+        QResizeBilinear,
         QLookup,
         Quantize,
         QuantizeImage,
@@ -539,3 +471,36 @@ OPERATORS: Mapping[str, type[Attributes]] = {
     )
 }
 """Every operator of the dialect, by name."""
+
+__all__ = [
+    "OPERATORS",
+    "Add",
+    "Attributes",
+    "Conv2d",
+    "Conv2dAdd",
+    "Conv2dTranspose",
+    "Dense",
+    "DepthToSpace",
+    "Dequantize",
+    "LayerNorm",
+    "MatMul",
+    "MaxPool2d",
+    "Pad",
+    "QAdd",
+    "QAvgPool2d",
+    "QConv2d",
+    "QConv2dAdd",
+    "QConv2dTranspose",
+    "QDense",
+    "QLookup",
+    "QMatMul",
+    "QMultiply",
+    "QResizeBilinear",
+    "QSoftmax",
+    "Quantize",
+    "QuantizeImage",
+    "Requantized",
+    "ResizeBilinear",
+    "Softmax",
+    "Unary",
+]

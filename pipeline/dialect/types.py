@@ -26,3 +26,18 @@ class TensorType:
         """Number of bytes; a bool takes one."""
         bits = self.dtype.lstrip("abcdefghijklmnopqrstuvwxyz")
         return self.size * (int(bits) // 8 if bits else 1)
+
+
+def broadcast_shapes(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of two tensors broadcast as NumPy does it.
+
+    Raises:
+        ValueError: they can't be broadcast.
+    """
+    rank = max(len(left), len(right))
+    padded_left = (1,) * (rank - len(left)) + left
+    padded_right = (1,) * (rank - len(right)) + right
+    for a, b in zip(padded_left, padded_right, strict=True):
+        if a != b and 1 not in (a, b):
+            raise ValueError(f"Shapes {left} and {right} can't be broadcast together")
+    return tuple(max(a, b) for a, b in zip(padded_left, padded_right, strict=True))

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import math
 
-from pipeline.dialect.attributes import Attributes, Conv2d, Dense, QConv2d, QDense
+from pipeline.dialect.attributes import (
+    Attributes,
+    Conv2d,
+    Conv2dTranspose,
+    Dense,
+    MatMul,
+    QConv2d,
+    QConv2dTranspose,
+    QDense,
+    QMatMul,
+)
 from pipeline.dialect.types import TensorType
 
 
@@ -18,6 +28,12 @@ def multiply_adds(attrs: Attributes, *inputs: TensorType) -> int:
     if isinstance(attrs, Dense | QDense):
         x, weight = inputs[:2]
         return math.prod(x.shape[:-1]) * weight.size
+    if isinstance(attrs, MatMul | QMatMul):
+        return attrs.infer(*inputs[:2]).size * inputs[0].shape[-1]
+    if isinstance(attrs, Conv2dTranspose | QConv2dTranspose):
+        batch, height, width, _ = inputs[0].shape
+        # Each weight meets each input pixel once.
+        return batch * height * width * inputs[1].size
     if isinstance(attrs, Conv2d | QConv2d):
         geometry = Conv2d(attrs.strides, attrs.padding, attrs.dilation, attrs.groups)
         batch, height, width, _ = geometry.infer(*inputs[:2]).shape

@@ -1,6 +1,6 @@
 """Import: an ONNX file becomes a float32 Relax program, folded and in NHWC.
 
-read -> normalize -> frontend (converters) -> fold -> layout -> hoist -> fuse -> unary -> simplify
+read -> normalize -> frontend (converters) -> fold -> layer_norm -> layout -> fuse -> unary -> reshapes -> simplify
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from pipeline.dialect.operators import UnknownShapeError, UnsupportedProgramErro
 from pipeline.errors import ModelError
 from pipeline.importer.frontend import convert
 from pipeline.importer.fuse import fuse_affine, fuse_clip
-from pipeline.importer.hoist import hoist_over_depth_to_space
+from pipeline.importer.layer_norm import fuse_layer_norm
 from pipeline.importer.layout import propagate_layout
 from pipeline.importer.normalize import Shapes, normalize
 from pipeline.importer.read import read_model
+from pipeline.importer.reshapes import hoist_reshapes
 from pipeline.importer.simplify import fold_constants, remove_identities
 from pipeline.importer.unary import fuse_unary
 from pipeline.program import Program, TensorSpec
@@ -29,11 +30,12 @@ __all__ = ["import_model", "import_proto"]
 
 PASSES = (
     fold_constants,
+    fuse_layer_norm,
     propagate_layout,
-    hoist_over_depth_to_space,
     fuse_affine,
     fuse_clip,
     fuse_unary,
+    hoist_reshapes,
     remove_identities,
 )
 """What happens to a model between TVM's frontend and `annotate`, in order."""

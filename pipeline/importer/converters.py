@@ -19,21 +19,8 @@ from tvm.relax.frontend.onnx import onnx_frontend as tvm_onnx
 from pipeline.dialect import attributes as op
 from pipeline.dialect.dataflow import constant, make_constant
 from pipeline.dialect.operators import make_call, tensor_type
-
-Inputs = Sequence[relax.Expr | None]
-NHWC = [0, 2, 3, 1]
-NCHW = [0, 3, 1, 2]
-
-
-class _Fallback(tvm_onnx.OnnxOpConverter):
-    """Base of converters that leave what they can't do to TVM's."""
-
-    op_type: str
-
-    @classmethod
-    def _stock(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
-        converter = tvm_onnx._get_convert_map()[cls.op_type].get_converter(attr["tvm_custom"]["opset"])
-        return converter(bb, inputs, attr, params)
+from pipeline.importer.fallback import NCHW, NHWC, Fallback, Inputs
+from pipeline.importer.upsampling import ConvTranspose, DepthToSpace, Resize
 
 
 def _padding(attr: Mapping[str, Any], sizes: Sequence[int], kernel: Sequence[int]) -> Any:
@@ -55,7 +42,7 @@ def _padding(attr: Mapping[str, Any], sizes: Sequence[int], kernel: Sequence[int
     return (*begins, *ends)
 
 
-class Conv(_Fallback):
+class Conv(Fallback):
     """1-D and 2-D convolution with constant weights -> `nn.conv2d`; a 1-D signal is an image of height 1."""
 
     op_type = "Conv"
@@ -83,32 +70,7 @@ class Conv(_Fallback):
         return relax.op.squeeze(bb.emit(y), [2]) if len(shape) == 3 else y
 
 
-class ConvTranspose(_Fallback):
-    """2-D transposed convolution whose windows neither overlap nor leave gaps -> `nn.conv2d`, `nn.depth_to_space`."""
-
-    op_type = "ConvTranspose"
-
-    @classmethod
-    def _impl_v1(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
-        weight = constant(inputs[1])
-        given = inputs[2] if len(inputs) > 2 else None
-        bias = np.zeros(1, "float32") if given is None else constant(given)
-        if weight is None or bias is None or weight.ndim != 4 or weight.dtype != np.float32:
-            return cls._stock(bb, inputs, attr, params)
-        channels, out, *block = weight.shape
-        tiled = tuple(attr.get("strides", (1, 1))) == tuple(block) and attr.get("group", 1) == 1
-        cropped = any(any(attr.get(name, ())) for name in ("pads", "output_padding", "output_shape"))
-        if not tiled or cropped or attr.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-            return cls._stock(bb, inputs, attr, params)
-        rows = weight.transpose(2, 3, 1, 0).reshape(-1, 1, 1, channels)
-        bias = np.tile(np.broadcast_to(bias, (out,)), block[0] * block[1]).astype("float32")
-        x = bb.emit(relax.op.permute_dims(inputs[0], NHWC))
-        y = bb.emit(make_call(op.Conv2d(), x, make_constant(rows), make_constant(bias)))
-        y = make_call(op.DepthToSpace((block[0], block[1])), y)
-        return relax.op.permute_dims(bb.emit(y, name_hint=attr["tvm_custom"]["name"]), NCHW)
-
-
-class Gemm(_Fallback):
+class Gemm(Fallback):
     """Matrix product with a constant right side -> `nn.dense`."""
 
     op_type = "Gemm"
@@ -128,21 +90,26 @@ class Gemm(_Fallback):
         return make_call(op.Dense(), inputs[0], make_constant(weight), make_constant(bias))
 
 
-class MatMul(_Fallback):
-    """Product with a constant matrix -> `nn.dense`; of two activations, TVM's."""
+class MatMul(Fallback):
+    """Product with a constant matrix -> `nn.dense`; of two activations -> `nn.matmul`."""
 
     op_type = "MatMul"
 
     @classmethod
     def _impl_v1(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
         weight = constant(inputs[1])
-        if weight is None or weight.ndim != 2 or weight.dtype != np.float32 or len(tensor_type(inputs[0]).shape) < 2:
+        ranks = [len(tensor_type(i).shape) for i in inputs]
+        if any(tensor_type(i).dtype != "float32" for i in inputs) or min(ranks) < 2:
             return cls._stock(bb, inputs, attr, params)
+        if weight is not None and ranks[1] <= ranks[0] and weight.size == weight.shape[-1] * weight.shape[-2]:
+            weight = weight.reshape(weight.shape[-2:])
+        if weight is None or weight.ndim != 2:
+            return make_call(op.MatMul(), *inputs)
         bias = make_constant(np.zeros(weight.shape[1], "float32"))
         return make_call(op.Dense(), inputs[0], make_constant(weight.T), bias)
 
 
-class BatchNormalization(_Fallback):
+class BatchNormalization(Fallback):
     """Inference batch normalization -> one multiplication and one addition per channel, which `fuse` folds away."""
 
     op_type = "BatchNormalization"
@@ -159,7 +126,7 @@ class BatchNormalization(_Fallback):
         return relax.op.add(bb.emit(scaled), make_constant((beta - mean * scale).astype("float32").reshape(shape)))
 
 
-class MaxPool(_Fallback):
+class MaxPool(Fallback):
     """2-D maximum pooling -> `nn.max_pool2d`."""
 
     op_type = "MaxPool"
@@ -185,7 +152,7 @@ class MaxPool(_Fallback):
         return relax.op.permute_dims(bb.emit(y, name_hint=attr["tvm_custom"]["name"]), NCHW)
 
 
-class AveragePool(_Fallback):
+class AveragePool(Fallback):
     """2-D average pooling without dilation -> Relax's, in NHWC."""
 
     op_type = "AveragePool"
@@ -208,7 +175,7 @@ class AveragePool(_Fallback):
         return relax.op.permute_dims(bb.emit(y, name_hint=attr["tvm_custom"]["name"]), NCHW)
 
 
-class GlobalAveragePool(_Fallback):
+class GlobalAveragePool(Fallback):
     """Mean over all spatial axes."""
 
     op_type = "GlobalAveragePool"
@@ -220,7 +187,7 @@ class GlobalAveragePool(_Fallback):
         return relax.op.mean(inputs[0], list(range(2, rank)), keepdims=True)
 
 
-class Clip(_Fallback):
+class Clip(Fallback):
     """Limits that are constants -> maximum and minimum with scalars."""
 
     op_type = "Clip"
@@ -247,7 +214,7 @@ class Clip(_Fallback):
         return y
 
 
-class Pad(_Fallback):
+class Pad(Fallback):
     """Constant padding of an image's height and width -> `nn.pad`."""
 
     op_type = "Pad"
@@ -270,7 +237,47 @@ class Pad(_Fallback):
         return relax.op.permute_dims(bb.emit(y, name_hint=attr["tvm_custom"]["name"]), NCHW)
 
 
-class Split(_Fallback):
+class Softmax(Fallback):
+    """Softmax along any axis -> `nn.softmax` along the last one."""
+
+    op_type = "Softmax"
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
+        x = inputs[0]
+        rank = len(tensor_type(x).shape)
+        axis = attr.get("axis", -1) % rank
+        if tensor_type(x).dtype != "float32":
+            return cls._stock(bb, inputs, attr, params)
+        if axis == rank - 1:
+            return make_call(op.Softmax(), x)
+        moved = [a for a in range(rank) if a != axis] + [axis]
+        y = make_call(op.Softmax(), bb.emit(relax.op.permute_dims(x, moved)))
+        return relax.op.permute_dims(
+            bb.emit(y, name_hint=attr["tvm_custom"]["name"]), [int(i) for i in np.argsort(moved)]
+        )
+
+
+class LayerNormalization(Fallback):
+    """Layer normalization over the last axis with constant scale and shift -> `nn.layer_norm`."""
+
+    op_type = "LayerNormalization"
+
+    @classmethod
+    def _impl_v17(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
+        x, gamma = inputs[0], constant(inputs[1])
+        shape = tensor_type(x).shape
+        given = inputs[2] if len(inputs) > 2 else None
+        beta = np.zeros(shape[-1:], "float32") if given is None else constant(given)
+        last = attr.get("axis", -1) % len(shape) == len(shape) - 1
+        only = attr["tvm_custom"]["num_outputs"] == 1
+        if not last or not only or gamma is None or beta is None or gamma.dtype != np.float32:
+            return cls._stock(bb, inputs, attr, params)
+        scale, shift = (make_constant(np.broadcast_to(v, shape[-1:])) for v in (gamma, beta))
+        return make_call(op.LayerNorm(float(attr.get("epsilon", 1e-5))), x, scale, shift)
+
+
+class Split(Fallback):
     """Parts of a tensor -> one slice each, which later passes treat like any other operator with one result."""
 
     op_type = "Split"
@@ -293,7 +300,7 @@ class Split(_Fallback):
         return relax.Tuple([bb.emit(s) for s in slices])
 
 
-class Identity(_Fallback):
+class Identity(Fallback):
     """Nothing at all (Dropout, at inference, too)."""
 
     op_type = "Identity"
@@ -312,12 +319,16 @@ CONVERTERS: dict[str, type[tvm_onnx.OnnxOpConverter]] = {
         Clip,
         Conv,
         ConvTranspose,
+        DepthToSpace,
         Gemm,
         GlobalAveragePool,
         Identity,
+        LayerNormalization,
         MatMul,
         MaxPool,
         Pad,
+        Resize,
+        Softmax,
         Split,
     )
 }

@@ -1,10 +1,12 @@
 """FuseAffine and FuseClip: what follows a convolution moves into it.
 
 FuseAffine, before -> after: `conv2d(x, w, b) * m + a`, with one m and one a per channel or for all, becomes
-`conv2d(x, w * m, b * m + a)`; the same for `dense`. A per-channel `x * m + a` that follows neither becomes a depthwise
-1x1 convolution, so that a batch normalization before its convolution is an integer operator too.
+`conv2d(x, w * m, b * m + a)`; the same for `conv2d_transpose` and `dense`. A per-channel `x * m + a` that follows none
+of them becomes a depthwise 1x1 convolution, so that a batch normalization before its convolution is an integer operator
+too.
 
-FuseClip, before -> after: `maximum(conv2d(...), 0)` becomes `conv2d(..., clip_min=0)`; the same for `dense` and `add`.
+FuseClip, before -> after: `maximum(conv2d(...), 0)` becomes `conv2d(..., clip_min=0)`; the same for `conv2d_transpose`,
+`dense` and `add`.
 
 Precondition: NHWC (after PropagateLayout).
 """
@@ -24,6 +26,9 @@ from pipeline.dialect.dataflow import Binding, Dataflow, DataflowBuilder, consta
 from pipeline.dialect.operators import describe, make_call, tensor_type
 
 Array = npt.NDArray[Any]
+
+CLIPPING = op.Conv2d | op.Conv2dTranspose | op.Dense | op.Add
+"""Operators that can limit their own results."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +92,7 @@ def _affine_step(binding: Binding) -> _Affine | None:
 def _fold(flow: Dataflow, builder: DataflowBuilder, step: _Affine, binding: Binding) -> relax.Expr | None:
     producer = flow.producers.get(step.x)
     attrs = describe(producer.value) if producer is not None else None
-    if producer is not None and isinstance(attrs, op.Conv2d | op.Dense):
+    if producer is not None and isinstance(attrs, op.Conv2d | op.Conv2dTranspose | op.Dense):
         unclipped = attrs.clip_min is None and attrs.clip_max is None
         # The product must not be needed by anyone else; steps in between have been checked one by one.
         if unclipped and len(flow.users[step.x]) == 1 and step.x not in flow.outputs:
@@ -122,7 +127,7 @@ def fuse_clip(module: tvm.IRModule) -> tvm.IRModule:
         value = _clipped(flow, fused, binding)
         if value is None:
             value = _as_add(binding)
-        if value is None and isinstance(describe(binding.value), op.Conv2d | op.Dense | op.Add):
+        if value is None and isinstance(describe(binding.value), CLIPPING):
             value = binding.value
         if value is None:
             builder.copy(binding)
@@ -154,7 +159,7 @@ def _clipped(flow: Dataflow, fused: dict[relax.Var, relax.Call], binding: Bindin
     x, low, high = limits
     call = fused[x]
     attrs = describe(call)
-    if not isinstance(attrs, op.Conv2d | op.Dense | op.Add):
+    if not isinstance(attrs, CLIPPING):
         return None
     old_low, old_high = attrs.clip_min, attrs.clip_max
     if low is not None and old_high is not None and low > old_high:

@@ -2,14 +2,15 @@
 
 Before -> after: `conv -> NCHW -> relu -> NHWC -> conv` becomes `conv -> relu -> conv`. A permutation isn't emitted
 where it stands but remembered with its variable; operators that don't care about axes work on the unpermuted tensor, a
-permutation of a permutation is composed, and only an operator that needs the declared order has it made. Permutations
-that only move axes of size 1 become reshapes.
+permutation of a permutation is composed, a reshape splits and merges axes where they are, and only an operator that
+needs the declared order has it made. Permutations that only move axes of size 1 become reshapes.
 
 Precondition: convolutions and pools are NHWC between explicit permutations, as our converters leave them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from pipeline.dialect import attributes as op
 from pipeline.dialect.dataflow import (
     Binding,
     Dataflow,
@@ -25,7 +27,7 @@ from pipeline.dialect.dataflow import (
     make_constant,
     variables,
 )
-from pipeline.dialect.operators import tensor_type
+from pipeline.dialect.operators import describe, make_call, tensor_type
 
 Axes = tuple[int, ...]
 
@@ -38,6 +40,11 @@ ELEMENTWISE = frozenset(
     for name in line.split()
 )
 """Relax operators that treat all elements alike, whatever the order of their axes."""
+
+RESHAPES = frozenset(f"relax.{name}" for name in ("expand_dims", "flatten", "reshape", "squeeze"))
+
+ROWS = frozenset({"nn.dense", "nn.layer_norm", "nn.softmax"})
+"""Operators that work along the last axis only."""
 
 REDUCTIONS = frozenset(f"relax.{name}" for name in ("mean", "sum", "max", "min"))
 
@@ -96,6 +103,12 @@ class _Propagation:
             return self._concat(binding)
         if name == "relax.image.resize2d":
             return self._resize(binding)
+        if name in RESHAPES:
+            return self._reshape(binding)
+        if name in ROWS:
+            return self._rows(binding)
+        if name == "nn.matmul":
+            return self._matmul(binding)
         return False
 
     def _source(self, expr: relax.Expr) -> _Permuted | None:
@@ -197,6 +210,44 @@ class _Propagation:
         self._remember(binding.var, _Permuted(self.builder.emit(resized, binding.var.name), (0, 3, 1, 2)))
         return True
 
+    def _reshape(self, binding: Binding) -> bool:
+        """Split and merge axes where they are, if those to be merged are neighbours in the unpermuted tensor, too."""
+        source = self.permuted.get(binding.value.args[0])
+        if source is None:
+            return False
+        order = _reshaped_order(source.axes, tensor_type(source.base).shape, tensor_type(binding.var).shape)
+        if order is None:
+            return False
+        shape = tensor_type(binding.var).shape
+        base = self.builder.emit(relax.op.reshape(source.base, [shape[a] for a in order]), binding.var.name)
+        self._remember(binding.var, _Permuted(base, tuple(int(i) for i in np.argsort(order))))
+        return True
+
+    def _rows(self, binding: Binding) -> bool:
+        """Work on rows of the unpermuted tensor if they are the same."""
+        x, *constants = binding.value.args
+        source = self.permuted.get(x)
+        if source is None or source.axes[-1] != len(source.axes) - 1:
+            return False
+        call = relax.Call(binding.value.op, [source.base, *constants], binding.value.attrs, list(binding.value.ty_args))
+        self._remember(binding.var, _Permuted(self.builder.emit(call, binding.var.name), source.axes))
+        return True
+
+    def _matmul(self, binding: Binding) -> bool:
+        """Take the right side transposed if its rows then lie in memory as the unpermuted tensor's do."""
+        a, b = binding.value.args
+        attrs, source = describe(binding.value), self.permuted.get(b)
+        if not isinstance(attrs, op.MatMul) or source is None:
+            return False
+        *batch, rows, columns = source.axes
+        if rows != len(source.axes) - 1:
+            return False
+        right = self._make(_Permuted(source.base, (*batch, columns, rows)), b.name)
+        left = self._materialize(a) if isinstance(a, relax.Var) else a
+        call = make_call(op.MatMul(not attrs.transpose_b), left, right)
+        self.builder.values[binding.var] = self.builder.emit(call, binding.var.name)
+        return True
+
     def _materialize(self, var: relax.Var) -> relax.Expr:
         if var in self.permuted:
             self.builder.values[var] = self._make(self.permuted[var], var.name)
@@ -216,3 +267,42 @@ class _Propagation:
             )
             self.made[value] = self.builder.emit(call, f"{name}.permuted")
         return self.made[value]
+
+
+def _reshaped_order(axes: Axes, base: Sequence[int], target: Sequence[int]) -> Axes | None:
+    """Return in which order the axes of a reshaped tensor lie in memory; None if that isn't an order of them.
+
+    Args:
+        axes: the order of the tensor's axes: its axis i is axis `axes[i]` of the base.
+        base: shape of the base.
+        target: shape to which the tensor is reshaped.
+    """
+    placed: list[tuple[int, int]] = []
+    place = -1
+    for sources, targets in _blocks([base[a] for a in axes], target):
+        moved = [axes[i] for i in sources if base[axes[i]] > 1]
+        between = [a for a in range(len(base)) if base[a] > 1 and moved and moved[0] <= a <= moved[-1]]
+        if moved != between:
+            return None
+        # Axes of size 1 stay behind the axis that they follow.
+        place = moved[0] if moved else place
+        placed += [(place, t) for t in targets]
+    return tuple(t for _, t in sorted(placed))
+
+
+def _blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Cut two shapes of equal size into the shortest runs of axes whose sizes have equal products."""
+    blocks: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        left, right = [i] if i < len(before) else [], [j] if j < len(after) else []
+        i, j = i + len(left), j + len(right)
+        while (a := math.prod(before[k] for k in left)) != (b := math.prod(after[k] for k in right)):
+            if a < b:
+                left.append(i)
+                i += 1
+            else:
+                right.append(j)
+                j += 1
+        blocks.append((left, right))
+    return blocks

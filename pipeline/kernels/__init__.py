@@ -10,10 +10,14 @@ from pipeline.kernels import (
     depthwise_dot,
     elementwise,
     lookup,
+    matmul,
     pad,
     pooling,
     quantize,
     quantize_image,
+    resize_bilinear,
+    rows,
+    softmax,
     unary,
 )
 
@@ -24,9 +28,13 @@ __all__ = [
     "depthwise_dot",
     "elementwise",
     "lookup",
+    "matmul",
     "pad",
     "pooling",
     "quantize",
     "quantize_image",
+    "resize_bilinear",
+    "rows",
+    "softmax",
     "unary",
 ]

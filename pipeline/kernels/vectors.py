@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm.script import tirx as T
@@ -47,6 +47,13 @@ def joined(values: Sequence[Any]) -> Any:
     if len(values) == 1:
         return values[0]
     return T.Shuffle(list(values), list(range(sum(lanes_of(v) for v in values))))
+
+
+def folded(value: Any, combine: Callable[[Any, Any], Any]) -> Any:
+    """Return all lanes of a vector combined to one value, halves first; their number is a power of two."""
+    while (lanes := lanes_of(value)) > 1:
+        value = combine(part(value, 0, lanes // 2), part(value, lanes // 2, lanes // 2))
+    return value
 
 
 def interleave(left: Any, right: Any, dtype: str, lanes: int) -> tuple[Any, Any]:

@@ -96,7 +96,7 @@ class _Realizer:
     def _clipped(self, binding: Binding, result: relax.Var) -> relax.Var:
         """Apply a fused activation to a float32 result."""
         attrs = describe(binding.value)
-        if isinstance(attrs, op.Conv2d | op.Dense):
+        if isinstance(attrs, op.Conv2d | op.Conv2dTranspose | op.Dense):
             if attrs.clip_min is not None:
                 limit = relax.const(np.float32(attrs.clip_min))
                 result = self.builder.emit(relax.op.maximum(result, limit), f"{binding.var.name}.clip_min")

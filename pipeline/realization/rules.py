@@ -77,6 +77,23 @@ def conv2d(binding: Binding, context: Context) -> relax.Expr:
     return make_call(quantized, context.codes(binding.value.args[0]), *constants)
 
 
+def conv2d_transpose(binding: Binding, context: Context) -> relax.Expr:
+    """`nn.conv2d_transpose` -> `qnn.conv2d_transpose`."""
+    attrs = describe(binding.value)
+    if not isinstance(attrs, op.Conv2dTranspose):
+        raise TypeError(f"Expected nn.conv2d_transpose, got {attrs}")
+    constants, requantized = _product(binding, attrs.clip_min, attrs.clip_max, context)
+    quantized = op.QConv2dTranspose(
+        strides=attrs.strides,
+        padding=attrs.padding,
+        output_padding=attrs.output_padding,
+        dilation=attrs.dilation,
+        groups=attrs.groups,
+        **requantized,
+    )
+    return make_call(quantized, context.codes(binding.value.args[0]), *constants)
+
+
 def dense(binding: Binding, context: Context) -> relax.Expr:
     """`nn.dense` -> `qnn.dense`."""
     attrs = describe(binding.value)
@@ -110,6 +127,46 @@ def _product(
         raise NotRealizable("its result could exceed 32 bits: the output's scale is too small")
     arrays = (weights.weight, weights.bias, multiplier.astype("float32"))
     return [make_constant(a) for a in arrays], common
+
+
+def matmul(binding: Binding, context: Context) -> relax.Expr:
+    """`nn.matmul` -> `qnn.matmul`."""
+    attrs = describe(binding.value)
+    if not isinstance(attrs, op.MatMul):
+        raise TypeError(f"Expected nn.matmul, got {attrs}")
+    a, b = (context.params(v) for v in binding.value.args)
+    multiplier, requantized = a.scale * b.scale, {}
+    if context.output is not None:
+        multiplier /= context.output.scale
+        requantized = {"output_zero_point": context.output.zero_point}
+        if not tensor_type(binding.value.args[0]).shape[-1] * 255 * 255 * multiplier < 2**30:
+            raise NotRealizable("its result could exceed 32 bits: the output's scale is too small")
+    quantized = op.QMatMul(
+        transpose_b=attrs.transpose_b,
+        a_zero_point=a.zero_point,
+        b_zero_point=b.zero_point,
+        multiplier=float(np.float32(multiplier)),
+        output_dtype="float32" if context.output is None else "uint8",
+        **requantized,
+    )
+    return make_call(quantized, *(context.codes(v) for v in binding.value.args))
+
+
+def softmax(binding: Binding, context: Context) -> relax.Expr:
+    """`nn.softmax` -> `qnn.softmax`, with as many bits for exponentials as their sums leave."""
+    output, x = _output(context), binding.value.args[0]
+    length = tensor_type(x).shape[-1]
+    bits = min(MAX_EXPONENTIAL_BITS, 30 - (length - 1).bit_length())
+    table = np.rint(np.exp(-context.params(x).scale * np.arange(256)) * 2**bits).astype("int32")
+    multiplier = float(np.float32(1.0 / output.scale))
+    if not multiplier < 2**30:
+        raise NotRealizable("its result could exceed 32 bits: the output's scale is too small")
+    attrs = op.QSoftmax(multiplier=multiplier, output_zero_point=output.zero_point)
+    return make_call(attrs, context.codes(x), make_constant(table))
+
+
+MAX_EXPONENTIAL_BITS = 23
+"""More wouldn't be exact in float32."""
 
 
 def add(binding: Binding, context: Context) -> relax.Expr:
@@ -240,6 +297,15 @@ def move(binding: Binding, context: Context) -> relax.Expr:
     return relax.Call(value.op, args, value.attrs, list(value.ty_args))
 
 
+def resize_bilinear(binding: Binding, context: Context) -> relax.Expr:
+    """`nn.resize_bilinear` -> `qnn.resize_bilinear`; no mean is outside of what it is made from."""
+    attrs = describe(binding.value)
+    if not isinstance(attrs, op.ResizeBilinear):
+        raise TypeError(f"Expected nn.resize_bilinear, got {attrs}")
+    quantized = op.QResizeBilinear(attrs.size, attrs.starts, attrs.steps)
+    return make_call(quantized, context.codes(binding.value.args[0]))
+
+
 def pad(binding: Binding, context: Context) -> relax.Expr:
     """`nn.pad` -> itself on codes, its value too."""
     attrs = describe(binding.value)
@@ -257,11 +323,15 @@ def _output(context: Context) -> QParams:
 
 RULES: dict[str, Rule] = {
     "nn.conv2d": conv2d,
+    "nn.conv2d_transpose": conv2d_transpose,
+    "nn.depth_to_space": move,
     "nn.dense": dense,
+    "nn.matmul": matmul,
+    "nn.softmax": softmax,
     "nn.add": add,
     "nn.unary": unary,
     "nn.max_pool2d": move,
-    "nn.depth_to_space": move,
+    "nn.resize_bilinear": resize_bilinear,
     "nn.pad": pad,
     "relax.multiply": multiply,
     "relax.mean": mean,
@@ -277,5 +347,5 @@ RULES: dict[str, Rule] = {
 }
 """Operator -> how it is written with integers."""
 
-FLOAT_RESULT = frozenset({"nn.conv2d", "nn.dense"})
+FLOAT_RESULT = frozenset({"nn.conv2d", "nn.conv2d_transpose", "nn.dense", "nn.matmul"})
 """Operators that can give float32 straight from their accumulator."""

@@ -104,12 +104,6 @@ def _binary(function: Callable[[Any, Any], Any]) -> Stock:
     return run
 
 
-def _softmax(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
-    x, axis = _value(binding.value.args[0], values), int(binding.value.attrs["axis"])
-    shifted = np.exp(x - x.max(axis=axis, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=axis, keepdims=True))
-
-
 def _averaged(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
     x, attrs = _value(binding.value.args[0], values), binding.value.attrs
     (window_h, window_w), (stride_h, stride_w) = (tuple(int(v) for v in attrs[k]) for k in ("pool_size", "strides"))
@@ -165,7 +159,6 @@ STOCK: dict[str, Stock] = {
     "relax.minimum": _binary(np.minimum),
     "relax.multiply": _binary(np.multiply),
     "relax.nn.avg_pool2d": _averaged,
-    "relax.nn.softmax": _softmax,
     "relax.permute_dims": _permuted,
     "relax.reshape": _reshaped,
     "relax.squeeze": _reshaped,

@@ -46,7 +46,7 @@ def _convolve(x: Array, weight: Array, attrs: op.Conv2d | op.QConv2d) -> Array:
     return result
 
 
-def _clip(y: Array, attrs: op.Conv2d | op.Dense | op.Add) -> Array:
+def _clip(y: Array, attrs: op.Conv2d | op.Conv2dTranspose | op.Dense | op.Add) -> Array:
     if attrs.clip_min is not None:
         y = np.maximum(y, np.float32(attrs.clip_min))
     if attrs.clip_max is not None:
@@ -63,7 +63,9 @@ def _saturate(q: Array, attrs: op.Requantized) -> Array:
     return np.asarray(np.clip(shifted, attrs.output_min, attrs.output_max).astype("uint8"))
 
 
-def _finish(acc: Array, multiplier: Array, attrs: op.QConv2d | op.QDense) -> Array:
+def _finish(
+    acc: Array, multiplier: Array | np.float32, attrs: op.QConv2d | op.QConv2dTranspose | op.QDense | op.QMatMul
+) -> Array:
     scaled = _scaled(acc, multiplier)
     return scaled if attrs.output_dtype == "float32" else _saturate(np.rint(scaled), attrs)
 
@@ -83,6 +85,40 @@ def _unframed_float(attrs: op.Conv2d, x: Array, weight: Array, bias: Array) -> A
     return _clip(_convolve(_pad(x, attrs.padding, 0), weight, attrs) + bias, attrs)
 
 
+def _scatter(x: Array, weight: Array, attrs: op.Conv2dTranspose | op.QConv2dTranspose) -> Array:
+    """Return the float64 sums of a transposed convolution: each pixel of x adds its kernel to the result."""
+    batch, height, width, channels = x.shape
+    out, kernel_h, kernel_w, inputs = weight.shape
+    (stride_h, stride_w), (dilation_h, dilation_w), groups = attrs.strides, attrs.dilation, attrs.groups
+    top, left, bottom, right = attrs.padding
+    size_h = stride_h * (height - 1) + dilation_h * (kernel_h - 1) + 1 + attrs.output_padding[0]
+    size_w = stride_w * (width - 1) + dilation_w * (kernel_w - 1) + 1 + attrs.output_padding[1]
+    full = np.zeros((batch, size_h, size_w, out), "float64")
+    grouped = x.reshape(batch, height, width, groups, channels // groups).astype("float64")
+    kernels = weight.reshape(groups, out // groups, kernel_h, kernel_w, inputs).astype("float64")
+    for i, j in np.ndindex(kernel_h, kernel_w):
+        added = np.einsum("nhwgc,goc->nhwgo", grouped, kernels[:, :, i, j])
+        rows = slice(i * dilation_h, i * dilation_h + stride_h * (height - 1) + 1, stride_h)
+        columns = slice(j * dilation_w, j * dilation_w + stride_w * (width - 1) + 1, stride_w)
+        full[:, rows, columns] += added.reshape(batch, height, width, out)
+    return full[:, top : size_h - bottom, left : size_w - right]
+
+
+def conv2d_transpose(attrs: op.Conv2dTranspose, x: Array, weight: Array, bias: Array) -> Array:
+    """`nn.conv2d_transpose`, summed in float64."""
+    return _clip(_scatter(x, weight, attrs) + bias, attrs)
+
+
+def depth_to_space(attrs: op.DepthToSpace, x: Array) -> Array:
+    """`nn.depth_to_space`."""
+    batch, height, width, channels = x.shape
+    (block_h, block_w), groups, (top, left, bottom, right) = attrs.block, attrs.groups, attrs.crop
+    depth = channels // (block_h * block_w * groups)
+    blocks = x.reshape(batch, height, width, groups, block_h, block_w, depth).transpose(0, 1, 4, 2, 5, 3, 6)
+    full = blocks.reshape(batch, height * block_h, width * block_w, groups * depth)
+    return np.asarray(full[:, top : full.shape[1] - bottom, left : full.shape[2] - right])
+
+
 def dense(attrs: op.Dense, x: Array, weight: Array, bias: Array) -> Array:
     """`nn.dense`, summed in float64."""
     return _clip(x.astype("float64") @ weight.T.astype("float64") + bias, attrs)
@@ -98,11 +134,33 @@ def pad(attrs: op.Pad, x: Array) -> Array:
     return _pad(x, attrs.padding, attrs.value)
 
 
-def depth_to_space(attrs: op.DepthToSpace, x: Array) -> Array:
-    """`nn.depth_to_space`."""
-    (rows, columns), (batch, height, width, channels) = attrs.block, x.shape
-    blocks = x.reshape(batch, height, width, rows, columns, channels // (rows * columns))
-    return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * rows, width * columns, -1)
+def _neighbours(size: int, out: int, start: float, step: float) -> tuple[Array, Array, Array]:
+    """Return for each position of a resized axis its two pixels, and the second one's fraction."""
+    positions = np.clip(start + np.arange(out) * step, 0, size - 1)
+    first = np.minimum(positions.astype("int64"), max(size - 2, 0))
+    return first, np.minimum(first + 1, size - 1), positions - first
+
+
+def resize_bilinear(attrs: op.ResizeBilinear, x: Array) -> Array:
+    """`nn.resize_bilinear`, in float64."""
+    y = x.astype("float64")
+    for axis in (1, 2):
+        out, start, step = attrs.size[axis - 1], attrs.starts[axis - 1], attrs.steps[axis - 1]
+        first, second, fraction = _neighbours(x.shape[axis], out, start, step)
+        fraction = fraction.reshape((1,) * axis + (-1,) + (1,) * (3 - axis))
+        y = np.take(y, first, axis) * (1 - fraction) + np.take(y, second, axis) * fraction
+    return np.asarray(y.astype("float32"))
+
+
+def qresize_bilinear(attrs: op.QResizeBilinear, x: Array) -> Array:
+    """`qnn.resize_bilinear`."""
+    y = x.astype("int64")
+    for axis in (1, 2):
+        out, start, step = attrs.size[axis - 1], attrs.starts[axis - 1], attrs.steps[axis - 1]
+        first, second, fraction = _neighbours(x.shape[axis], out, start, step)
+        weight = np.rint(256 * fraction).astype("int64").reshape((1,) * axis + (-1,) + (1,) * (3 - axis))
+        y = np.take(y, first, axis) * (256 - weight) + np.take(y, second, axis) * weight
+    return np.asarray(((y + (1 << 15)) >> 16).astype("uint8"))
 
 
 def max_pool2d(attrs: op.MaxPool2d, x: Array) -> Array:
@@ -115,6 +173,31 @@ def max_pool2d(attrs: op.MaxPool2d, x: Array) -> Array:
 def unary(attrs: op.Unary, x: Array) -> Array:
     """`nn.unary`, in float32."""
     return pointwise.evaluate(pointwise.parse(attrs.expression), x)
+
+
+def softmax(attrs: op.Softmax, x: Array) -> Array:
+    """`nn.softmax`, in float64."""
+    del attrs
+    exponentials = np.exp(x.astype("float64") - x.max(axis=-1, keepdims=True))
+    return np.asarray((exponentials / exponentials.sum(axis=-1, keepdims=True)).astype("float32"))
+
+
+def layer_norm(attrs: op.LayerNorm, x: Array, gamma: Array, beta: Array) -> Array:
+    """`nn.layer_norm`, in float64."""
+    centred = x.astype("float64") - x.mean(axis=-1, keepdims=True, dtype="float64")
+    deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + attrs.epsilon)
+    return np.asarray((centred / deviation * gamma + beta).astype("float32"))
+
+
+def _matrix_products(a: Array, b: Array, transpose_b: bool) -> Array:
+    """Return the float64 products of batches of matrices."""
+    right = np.swapaxes(b, -1, -2) if transpose_b else b
+    return np.asarray(a.astype("float64") @ right.astype("float64"))
+
+
+def matmul(attrs: op.MatMul, a: Array, b: Array) -> Array:
+    """`nn.matmul`, summed in float64."""
+    return _matrix_products(a, b, attrs.transpose_b).astype("float32")
 
 
 def qconv2d(attrs: op.QConv2d, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
@@ -135,10 +218,29 @@ def _unframed(attrs: op.QConv2d, x: Array, weight: Array, bias: Array, multiplie
     return _finish(_convolve(_pad(centred, attrs.padding, 0), weight, attrs) + bias, multiplier, attrs)
 
 
+def qconv2d_transpose(attrs: op.QConv2dTranspose, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
+    """`qnn.conv2d_transpose`."""
+    centred = x.astype("int32") - attrs.input_zero_point
+    return _finish(_scatter(centred, weight, attrs) + bias, multiplier, attrs)
+
+
 def qdense(attrs: op.QDense, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
     """`qnn.dense`."""
     centred = x.astype("float64") - attrs.input_zero_point
     return _finish(centred @ weight.T.astype("float64") + bias, multiplier, attrs)
+
+
+def qmatmul(attrs: op.QMatMul, a: Array, b: Array) -> Array:
+    """`qnn.matmul`."""
+    left, right = a.astype("int32") - attrs.a_zero_point, b.astype("int32") - attrs.b_zero_point
+    return _finish(_matrix_products(left, right, attrs.transpose_b), np.float32(attrs.multiplier), attrs)
+
+
+def qsoftmax(attrs: op.QSoftmax, x: Array, table: Array) -> Array:
+    """`qnn.softmax`."""
+    exponentials = table[x.max(axis=-1, keepdims=True).astype("int32") - x]
+    total = exponentials.sum(axis=-1, keepdims=True, dtype="int32")
+    return _saturate(np.rint(_scaled(exponentials, np.float32(attrs.multiplier) / total.astype("float32"))), attrs)
 
 
 def qadd(attrs: op.QAdd, a: Array, b: Array) -> Array:
@@ -194,15 +296,24 @@ def dequantize(attrs: op.Dequantize, x: Array) -> Array:
 OPERATORS: dict[type[op.Attributes], Callable[..., Array]] = {
     op.Conv2d: conv2d,
     op.Conv2dAdd: conv2d_add,
+    op.Conv2dTranspose: conv2d_transpose,
+    op.DepthToSpace: depth_to_space,
     op.Dense: dense,
     op.Add: add,
     op.Pad: pad,
-    op.DepthToSpace: depth_to_space,
     op.MaxPool2d: max_pool2d,
+    op.ResizeBilinear: resize_bilinear,
+    op.QResizeBilinear: qresize_bilinear,
     op.Unary: unary,
+    op.Softmax: softmax,
+    op.LayerNorm: layer_norm,
+    op.MatMul: matmul,
     op.QConv2d: qconv2d,
     op.QConv2dAdd: qconv2d_add,
+    op.QConv2dTranspose: qconv2d_transpose,
     op.QDense: qdense,
+    op.QMatMul: qmatmul,
+    op.QSoftmax: qsoftmax,
     op.QAdd: qadd,
     op.QMultiply: qmultiply,
     op.QAvgPool2d: qavg_pool2d,

@@ -42,10 +42,10 @@ def test_a_bridge_needs_8_bit_tensors_on_both_sides() -> None:
 
 def test_an_operator_without_an_integer_form_says_so() -> None:
     b = ModelBuilder()
-    y = conv(b, b.node("Softmax", conv(b, "x", "c1"), axis=1, name="s"), "c2")
+    y = conv(b, b.node("CumSum", conv(b, "x", "c1"), b.constant(np.int64(1)), name="s"), "c2")
     decision = annotate(import_test_model(b.model({"x": (1, 4, 3, 3)}, y))).operator("s")
     assert decision is not None
-    assert decision.reason == "there is no integer form of nn.softmax"
+    assert decision.reason == "there is no integer form of cumsum"
 
 
 def test_operators_in_the_skip_list_stay_in_float() -> None:
@@ -82,6 +82,26 @@ def test_a_sum_that_could_exceed_32_bits_stays_in_float() -> None:
     assert "could exceed 32 bits" in decision.reason
 
 
+def test_products_of_activations_are_integers_unless_their_sums_could_exceed_32_bits() -> None:
+    b = ModelBuilder()
+    product = b.node("MatMul", "x", b.node("Transpose", "x", perm=[0, 2, 1]), name="p")
+    model = b.model({"x": (1, 2, "depth")}, product)
+    short, long = (annotate(import_test_model(model, x=(1, 2, depth))).operator("p") for depth in (16_000, 16_001))
+    assert short is not None
+    assert (short.precision, short.per_channel) == ("int8", None), "there are no weights"
+    assert long is not None
+    assert (long.precision, "could exceed 32 bits" in long.reason) == ("float32", True)
+
+
+def test_a_softmax_stays_in_float_where_its_rows_are_too_long() -> None:
+    b = ModelBuilder()
+    soft = b.node("Softmax", b.node("MatMul", "x", "y"), axis=-1, name="s")
+    model = b.model({"x": (2, 1), "y": (1, 70_000), "z": (1, 2)}, b.node("MatMul", "z", soft))
+    decision = annotate(import_test_model(model)).operator("s")
+    assert decision is not None
+    assert (decision.precision, "too long" in decision.reason) == ("float32", True)
+
+
 def test_a_tensor_after_a_relu_is_unsigned_and_others_are_signed() -> None:
     b = ModelBuilder()
     y = conv(b, conv(b, b.node("Relu", conv(b, "x", "c1"), name="r"), "c2"), "c3")
@@ -94,6 +114,15 @@ def test_a_moved_tensor_shares_its_scale() -> None:
     pooled = b.node("MaxPool", b.node("Relu", conv(b, "x", "c1"), name="r"), kernel_shape=[2, 2], name="p")
     annotation = annotate(import_test_model(b.model({"x": (1, 4, 4, 4)}, conv(b, pooled, "c2"))))
     assert annotation.source("p") == "r"
+
+
+def test_a_resized_tensor_shares_its_scale() -> None:
+    b = ModelBuilder()
+    scales = b.constant(np.array([1, 1, 2, 2], "float32"))
+    larger = b.node("Resize", b.node("Relu", conv(b, "x", "c1"), name="r"), "", scales, mode="linear", name="l")
+    annotation = annotate(import_test_model(b.model({"x": (1, 4, 4, 4)}, conv(b, larger, "c2"))))
+    assert annotation.source("l") == "r"
+    assert {t.signed for t in annotation.tensors if t.name == "r"} == {False}
 
 
 def test_the_parts_of_a_concat_share_its_scale_if_nothing_else_reads_them() -> None:

@@ -10,13 +10,17 @@ import numpy as np
 from pipeline.dialect.attributes import (
     Add,
     Attributes,
+    DepthToSpace,
     Dequantize,
     MaxPool2d,
     Pad,
     QAdd,
     QAvgPool2d,
     QLookup,
+    QMatMul,
     QMultiply,
+    QResizeBilinear,
+    QSoftmax,
     Quantize,
 )
 from tests.kernels.tensors import Array, codes, floats
@@ -41,6 +45,8 @@ def examples() -> Mapping[str, Example]:
     hundredth = np.full((1, 1), 0.01, "float32")
     special = np.array([np.nan, np.inf, -np.inf, 3e38, -3e38, -0.0, 0.5, 1.5, 2.5, -0.5, 2.0**31], "float32")
     total = QAdd(output_zero_point=9, a_zero_point=3, b_zero_point=128, a_multiplier=700, b_multiplier=-513, shift=10)
+    scores = QMatMul(9, 3, 250, transpose_b=True, a_zero_point=131, b_zero_point=120, multiplier=0.002)
+    exponentials = np.rint(np.exp(-0.05 * np.arange(256)) * 2**16).astype("int32")
     window = {"pool_size": (3, 3), "padding": (1, 1, 1, 1)}
     mean = QAvgPool2d(output_zero_point=9, input_zero_point=77, **window)
     return {
@@ -50,12 +56,26 @@ def examples() -> Mapping[str, Example]:
         "max pool": Example(MaxPool2d(**window), (image,)),
         "max pool, dilated": Example(MaxPool2d((3, 2), (1, 1), (2, 0, 2, 1), (2, 1)), (image,)),
         "max pool, float": Example(MaxPool2d(**window), (floats(random, 1, 8, 8, 21),)),
+        "depth to space": Example(DepthToSpace((2, 1)), (codes(random, 4, 4, 4, 48),)),
+        "depth to space, short": Example(DepthToSpace((2, 2), 1, (0, 0, 2, 0)), (floats(random, 4, 4, 4, 8),)),
+        "depth to space, groups": Example(DepthToSpace((2, 2), 3), (codes(random, 4, 4, 4, 132),)),
         "mean": Example(mean, (image, np.full((8, 8), 1 / 9, "float32"))),
         "global mean": Example(QAvgPool2d(pool_size=(8, 8)), (codes(random, 64, 8, 8, 21), hundredth)),
         "add": Example(Add(0.0, 6.0), (floats(random, 16, 5, 21), floats(random, 16, 1, 21))),
         "quantized add": Example(total, (codes(random, 64, 3, 2, 21), pixel)),
         "multiply": Example(QMultiply(a_zero_point=128, multiplier=0.5), (codes(random, 64, 3, 2, 21), pixel)),
         "multiply, same shape": Example(QMultiply(multiplier=0.01), (image, codes(random, *image.shape))),
+        "matrix product": Example(scores, (codes(random, 2, 32, 15), codes(random, 2, 32, 15))),
+        "matrix product, wide": Example(
+            QMatMul(a_zero_point=9, multiplier=0.001), (codes(random, 64, 19), codes(random, 19, 64))
+        ),
+        "matrix product, one column": Example(
+            QMatMul(b_zero_point=9, multiplier=0.001), (codes(random, 64, 64, 3), codes(random, 64, 3, 1))
+        ),
+        "softmax": Example(QSoftmax(), (codes(random, 64, 21), exponentials)),
+        "softmax, short": Example(QSoftmax(), (codes(random, 64, 3), exponentials)),
+        "resize": Example(QResizeBilinear((16, 8), (-0.25, 0.0), (0.5, 1.0)), (image,)),
+        "resize, short": Example(QResizeBilinear((5, 64), (0.0, -0.4), (0.3, 0.2)), (codes(random, 1, 8, 8, 3),)),
         "lookup": Example(QLookup(), (np.resize(np.arange(256, dtype="uint8"), 1344), codes(random, 256))),
         "lookup, short": Example(QLookup(), (codes(random, 192), codes(random, 256))),
         "quantize": Example(Quantize(2.0, 3), (floats(random, 1360),)),

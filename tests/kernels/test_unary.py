@@ -32,3 +32,21 @@ def test_functions_of_one_value(isa_name: str, function: str) -> None:
     x = np.linspace(0.1, 4, 77).astype("float32")
     result = run_kernel(make_operation(attrs, x), isa_name, x)
     np.testing.assert_allclose(result, evaluate(attrs, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("function", ["erf", "exp", "sigmoid", "tanh"])
+def test_polynomials_hold_for_all_values(isa_name: str, function: str) -> None:
+    attrs = op.Unary(expression=pointwise.write([function, "x"]))
+    x = np.concatenate([np.linspace(-110, 100, 20_001), np.linspace(-1, 1, 2001), [np.inf, -np.inf, np.nan]])
+    x = x.astype("float32")
+    result = run_kernel(make_operation(attrs, x), isa_name, x)
+    with np.errstate(over="ignore"):
+        exact = pointwise.evaluate(pointwise.parse(attrs.expression), x.astype("float64"))
+        expected = exact.astype("float32")
+    np.testing.assert_allclose(result, expected, rtol=2e-6, atol=1e-38)
+
+
+def test_a_square_is_a_product(isa_name: str) -> None:
+    attrs = op.Unary(expression='["power",["subtract","x",1.0],2.0]')
+    x = np.linspace(-4, 4, 77).astype("float32")
+    np.testing.assert_array_equal(run_kernel(make_operation(attrs, x), isa_name, x), (x - 1) * (x - 1))

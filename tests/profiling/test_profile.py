@@ -62,7 +62,7 @@ def test_rates_follow_from_work_and_time(measured: Profile) -> None:
 
 def test_what_is_computed_in_float_is_named_with_the_reason(measured: Profile) -> None:
     notes = {o.name: o.note for o in measured.operators}
-    assert "Computed in float32: there is no integer form of nn.softmax." in notes["probability"]
+    assert "Computed in float32: nothing that reads it is int8." in notes["probability"]
     assert not any("float32" in notes[name] for name in ("r1", "s", "g", "logits"))
 
 

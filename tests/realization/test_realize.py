@@ -77,6 +77,24 @@ def test_what_the_scales_do_not_allow_stays_in_float_and_is_reported() -> None:
     assert (decision.precision, "output's scale is too small" in decision.reason) == ("float32", True)
 
 
+def test_attention_is_computed_in_integers() -> None:
+    random = np.random.default_rng(0)
+    b = ModelBuilder()
+    queries, keys, values = (
+        b.node("MatMul", "x", b.constant(random.standard_normal((24, 24)).astype("float32") / 5)) for _ in range(3)
+    )
+    scores = b.node("Softmax", b.node("MatMul", queries, b.node("Transpose", keys, perm=[0, 2, 1])), axis=-1)
+    program = import_test_model(b.model({"x": (2, 10, 24)}, b.node("MatMul", scores, values, name="y")))
+    annotation = annotate(program)
+    tokens = [random.standard_normal((2, 10, 24)).astype("float32") for _ in range(4)]
+    realized, _ = realize(program, annotation, calibrate(program, annotation, tokens))
+    operators = [binding.operator for binding in Dataflow.of(realized.module).bindings]
+    assert operators == ["qnn.quantize", *["qnn.dense"] * 3, "qnn.matmul", "qnn.softmax", "qnn.matmul"]
+    for x in tokens:
+        exact, quantized = (execute(p, {"x": x})["y"] for p in (program, realized))
+        assert ((exact - quantized) ** 2).sum() < 0.01 * (exact**2).sum()
+
+
 def test_a_table_without_a_tensor_is_refused(program: Program, table: CalibrationTable) -> None:
     (removed, *_), rest = list(table.tensors), dict(table.tensors)
     del rest[removed]

@@ -161,6 +161,44 @@ def test_a_product_is_rounded_half_to_even_and_broadcast(a_zero: int, b_zero: in
         assert result[i, j, k] == min(max(round(Fraction(product, 128)) + 60, 0), 255)
 
 
+@given(st.integers(0, 255), st.integers(0, 255), st.booleans(), st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_a_matrix_product_of_activations_is_the_rounded_sum_of_products(
+    a_zero: int, b_zero: int, transposed: bool, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    a, b = random.integers(0, 256, (2, 3, 4), "uint8"), random.integers(0, 256, (1, 4, 5), "uint8")
+    attrs = op.QMatMul(60, transpose_b=transposed, a_zero_point=a_zero, b_zero_point=b_zero, multiplier=2.0**-9)
+    result = evaluate(attrs, a, np.swapaxes(b, 1, 2) if transposed else b)
+    for n, i, j in np.ndindex(2, 3, 5):
+        total = sum((int(a[n, i, k]) - a_zero) * (int(b[0, k, j]) - b_zero) for k in range(4))
+        assert result[n, i, j] == min(max(round(Fraction(total, 512)) + 60, 0), 255)
+
+
+@given(st.integers(0, 255), st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_a_softmax_of_codes_is_the_softmax_of_what_they_stand_for(zero_point: int, seed: int) -> None:
+    x = np.random.default_rng(seed).integers(0, 256, (3, 40), "uint8")
+    table = np.rint(np.exp(-0.05 * np.arange(256)) * 2**20).astype("int32")
+    result = evaluate(op.QSoftmax(zero_point, multiplier=1000.0), x, table).astype("float64")
+    exact = np.exp(0.05 * x) / np.exp(0.05 * x).sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(result, np.minimum(exact * 1000 + zero_point, 255), atol=0.51)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_a_resized_image_of_codes_is_the_mean_of_four_pixels(seed: int) -> None:
+    x = np.random.default_rng(seed).integers(0, 256, (1, 4, 3, 2), "uint8")
+    result = evaluate(op.QResizeBilinear((8, 9), (-0.25, -0.125), (0.5, 0.375)), x)
+    for i, j, c in np.ndindex(8, 9, 2):
+        row, column = (Fraction(p) for p in (min(max(i / 2 - 0.25, 0), 3), min(max(j * 0.375 - 0.125, 0), 2)))
+        mean = sum(
+            int(x[0, h, w, c]) * max(1 - abs(row - h), Fraction(0)) * max(1 - abs(column - w), Fraction(0))
+            for h, w in np.ndindex(4, 3)
+        )
+        assert result[0, i, j, c] == (mean + Fraction(1, 2)) // 1
+
+
 def test_infinities_saturate_and_nan_becomes_255() -> None:
     x = np.array([np.inf, -np.inf, np.nan, 3e37, -3e37], "float32")
     np.testing.assert_array_equal(evaluate(op.Quantize(4.0, 128), x), [255, 0, 255, 255, 0])

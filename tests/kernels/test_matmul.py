@@ -1,0 +1,121 @@
+"""`nn.matmul` and `qnn.matmul`: batches of matrix products of two activations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.dialect.attributes import MatMul, QMatMul
+from pipeline.reference.operators import evaluate
+from tests.kernels.harness import make_operation, run_kernel
+from tests.kernels.tensors import CODES, SEEDS, Array, assert_exact, codes, requantization
+
+
+@dataclass(frozen=True)
+class Product:
+    """Shapes of a matrix product."""
+
+    a_batch: tuple[int, ...]
+    b_batch: tuple[int, ...]
+    rows: int
+    depth: int
+    columns: int
+    transpose_b: bool = False
+
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        b = (self.columns, self.depth) if self.transpose_b else (self.depth, self.columns)
+        return (*self.a_batch, self.rows, self.depth), (*self.b_batch, *b)
+
+
+@st.composite
+def products(draw: st.DrawFn) -> Product:
+    full = draw(st.lists(st.integers(1, 3), max_size=2))
+    a_batch, b_batch = (tuple(1 if draw(st.booleans()) else n for n in full) for _ in range(2))
+    sizes = (draw(st.one_of(st.integers(1, 9), st.integers(1, 70))) for _ in range(3))
+    return Product(a_batch, b_batch[draw(st.integers(0, len(full))) :], *sizes, draw(st.booleans()))
+
+
+PRODUCTS = {
+    "scores of attention": Product((1, 8), (1, 8), 40, 15, 40, transpose_b=True),
+    "mixing of values": Product((1, 8), (1, 8), 40, 40, 15),
+    "vision transformer": Product((3,), (3,), 197, 64, 197, transpose_b=True),
+    "one matrix for all": Product((2, 3), (), 17, 33, 65),
+    "one row": Product((2,), (2,), 1, 64, 50),
+    "one number": Product((2,), (2,), 1, 1, 1),
+}
+
+
+@given(
+    case=products(),
+    fields=requantization(),
+    zero_points=st.tuples(CODES, CODES),
+    multiplier=st.sampled_from([2.0**-8, 2.0**-12, 0.0017]),
+    output_dtype=st.sampled_from(["uint8", "float32"]),
+    seed=SEEDS,
+)
+def test_integers(
+    isa_name: str,
+    case: Product,
+    fields: dict[str, int],
+    zero_points: tuple[int, int],
+    multiplier: float,
+    output_dtype: str,
+    seed: int,
+) -> None:
+    random = np.random.default_rng(seed)
+    attrs = QMatMul(
+        **fields,
+        transpose_b=case.transpose_b,
+        a_zero_point=zero_points[0],
+        b_zero_point=zero_points[1],
+        multiplier=multiplier,
+        output_dtype=output_dtype,
+    )
+    assert_exact(isa_name, attrs, *(codes(random, *s) for s in case.shapes()), activations=2)
+
+
+@pytest.mark.parametrize("case", PRODUCTS.values(), ids=PRODUCTS)
+@pytest.mark.parametrize("zero_points", [(0, 128), (131, 0), (77, 120)], ids=str)
+def test_integers_of_real_networks(isa_name: str, case: Product, zero_points: tuple[int, int]) -> None:
+    random = np.random.default_rng(0)
+    attrs = QMatMul(
+        output_zero_point=110,
+        transpose_b=case.transpose_b,
+        a_zero_point=zero_points[0],
+        b_zero_point=zero_points[1],
+        multiplier=0.0011,
+    )
+    assert_exact(isa_name, attrs, *(codes(random, *s) for s in case.shapes()), activations=2)
+
+
+@pytest.mark.parametrize("zero_points", [(0, 0), (255, 255), (0, 255), (255, 0)], ids=str)
+def test_the_largest_sums_fit_32_bits(isa_name: str, zero_points: tuple[int, int]) -> None:
+    a_zero_point, b_zero_point = zero_points
+    attrs = QMatMul(a_zero_point=a_zero_point, b_zero_point=b_zero_point, multiplier=2.0**-3, output_dtype="float32")
+    a, b = (
+        np.full(shape, 255 - zero_point, "uint8")
+        for shape, zero_point in (((3, QMatMul.MAX_DEPTH), a_zero_point), ((QMatMul.MAX_DEPTH, 20), b_zero_point))
+    )
+    assert_exact(isa_name, attrs, a, b, activations=2)
+
+
+def assert_close(isa_name: str, case: Product, a: Array, b: Array) -> None:
+    attrs = MatMul(case.transpose_b)
+    result = run_kernel(make_operation(attrs, a, b, activations=2), isa_name, a, b)
+    np.testing.assert_allclose(result, evaluate(attrs, a, b), rtol=1e-5, atol=1e-5)
+
+
+@given(case=products(), seed=SEEDS)
+def test_floats(isa_name: str, case: Product, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    assert_close(isa_name, case, *(random.standard_normal(s).astype("float32") for s in case.shapes()))
+
+
+@pytest.mark.parametrize("case", PRODUCTS.values(), ids=PRODUCTS)
+def test_floats_of_real_networks(isa_name: str, case: Product) -> None:
+    random = np.random.default_rng(0)
+    assert_close(isa_name, case, *(random.standard_normal(s).astype("float32") for s in case.shapes()))
