@@ -3,8 +3,9 @@
     python -m benchmarks.kernels [--dtype float32] [--rounds 30] [--only 1x1] [--json FILE]
 
 The ceiling is measured in the same run: a loop over the instruction set's multiply-add that never leaves the
-registers. Kernels take turns for some rounds, and each one's shortest time counts, so that a busy machine disturbs
-all of them alike. Times don't hold from one run or machine to the next; shares of the ceiling mostly do.
+registers; and so is what a copy moves, of a small and a large buffer. Kernels take turns for some rounds, and each
+one's shortest time counts, so that a busy machine disturbs all of them alike. Times don't hold from one run or machine
+to the next; shares of the ceiling mostly do.
 """
 
 from __future__ import annotations
@@ -34,12 +35,15 @@ from pipeline.dialect.types import TensorType
 from pipeline.kernels import registry
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.probes import peak_probe
+from pipeline.kernels.probes import copy_probe, peak_probe
 from pipeline.targets import load_target
 
 Array = npt.NDArray[Any]
 
 ROUND_SECONDS = 0.002
+
+COPY_BYTES = (512 * 1024, 32 * 1024**2)
+"""Bytes that the copies read and write: some that stay in the second-level cache, and some that stay in none."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,22 @@ LAYERS = (
 
 @dataclass
 class Program:
-    """A compiled kernel with its arguments (tensors, or a number of tasks), and the shortest time seen, in seconds."""
+    """A compiled kernel.
+
+    Attributes:
+        name: of the layer.
+        module: has the kernel as `main`.
+        arguments: tensors, or a number of tasks.
+        products: multiply-adds of a call.
+        moved: bytes that it reads and writes at least.
+        seconds: shortest time seen.
+    """
 
     name: str
     module: tvm.runtime.Module
     arguments: list[Any]
     products: int
+    moved: int
     seconds: float = float("inf")
 
     def measure(self) -> None:
@@ -105,6 +119,11 @@ class Program:
     def speed(self) -> float:
         """Multiply-adds per nanosecond."""
         return self.products / self.seconds * 1e-9
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per nanosecond."""
+        return self.moved / self.seconds * 1e-9
 
 
 def layer_program(layer: Layer, dtype: str, isa: InstructionSet, target: tvm.target.Target) -> Program:
@@ -136,13 +155,21 @@ def ceiling_program(dtype: str, isa: InstructionSet, target: tvm.target.Target) 
     """Compile a loop of multiply-adds that has all it needs in registers, for one task."""
     probe = peak_probe(dtype, isa)
     buffers = [tvm.runtime.tensor(np.ones(elements, kind)) for elements, kind in probe.buffers]
-    return Program("ceiling", compiled(probe.func, target), [*buffers, 1], probe.multiply_adds)
+    return Program("ceiling", compiled(probe.func, target), [*buffers, 1], probe.multiply_adds, 0)
+
+
+def copy_program(moved: int, isa: InstructionSet, target: tvm.target.Target) -> Program:
+    """Compile a copy that reads and writes `moved` bytes in all, once, in one task."""
+    size = moved // 2
+    buffers = [tvm.runtime.tensor(np.ones(size, "uint8")) for _ in range(2)]
+    vectors, rounds, tasks = size // (4 * isa.lanes), 1, 1
+    return Program("copy", compiled(copy_probe(isa, size), target), [*buffers, vectors, rounds, tasks], 0, moved)
 
 
 def _program(name: str, kernel: Kernel, values: list[Array], products: int, target: tvm.target.Target) -> Program:
     shapes = [tuple(int(d) for d in p.shape) for p in kernel.func.params]
     buffers = [tvm.runtime.tensor(v.reshape(s)) for v, s in zip(values, shapes, strict=True)]
-    return Program(name, compiled(kernel.func, target), buffers, products)
+    return Program(name, compiled(kernel.func, target), buffers, products, sum(v.nbytes for v in values))
 
 
 def compiled(func: tvm.tirx.PrimFunc, target: tvm.target.Target) -> tvm.runtime.Module:
@@ -163,8 +190,9 @@ def main(dtype: str, target_name: str, rounds: int, only: str, json_path: Path |
     target, isa = description.tvm_target(), instruction_set_of(description)
     ceiling = ceiling_program(dtype, isa, target)
     programs = [layer_program(layer, dtype, isa, target) for layer in LAYERS if only in layer.name]
+    copies = [copy_program(moved, isa, target) for moved in COPY_BYTES]
     for _ in range(rounds):
-        for program in (ceiling, *programs):
+        for program in (ceiling, *copies, *programs):
             program.measure()
     environment = {
         "cpu": cpu_name(),
@@ -186,11 +214,12 @@ def main(dtype: str, target_name: str, rounds: int, only: str, json_path: Path |
         table.add_row(program.name, *row)
     rich.print(table)
     if json_path is not None:
-        layers = {p.name: {"seconds": p.seconds, "gmac_per_second": p.speed} for p in programs}
+        layers = {p.name: {"seconds": p.seconds, "gmac_per_second": p.speed, "bytes": p.moved} for p in programs}
         result = {
             "environment": environment,
             "dtype": dtype,
             "ceiling_gmac_per_second": ceiling.speed,
+            "copy_gb_per_second": {str(c.moved): c.bandwidth for c in copies},
             "layers": layers,
         }
         json_path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

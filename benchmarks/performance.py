@@ -1,4 +1,4 @@
-"""Writes the tables and the picture of docs/performance.md from what the other benchmarks wrote.
+"""Writes the tables and the pictures of docs/performance.md from what the other benchmarks wrote.
 
 python -m benchmarks.performance latency.json build.json kernels.json
 """
@@ -10,10 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import click
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+mpl.use("svg")
+mpl.rcParams["svg.hashsalt"] = "performance"
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "performance.md"
-PICTURE = DOCS / "performance.svg"
+BARS = DOCS / "performance.svg"
+ROOFLINE = DOCS / "roofline.svg"
 ENGINES = {"ours": "ours", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
@@ -56,14 +64,8 @@ def kernel_table(report: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"The ceiling is {ceiling:.0f} GMAC/s. {_machine(report)}"])
 
 
-def draw(report: dict[str, Any], path: Path) -> None:
+def draw_bars(report: dict[str, Any], path: Path) -> None:
     """Draw the int8 latencies as bars, the better peer's being 1."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "performance"
-    import matplotlib.pyplot as plt
-
     int8 = [result for result in report["results"] if result["precision"] == "int8"]
     counts = sorted({result["threads"] for result in int8})
     figure, panels = plt.subplots(1, len(counts), figsize=(5 * len(counts), 4), sharey=True, squeeze=False)
@@ -78,6 +80,30 @@ def draw(report: dict[str, Any], path: Path) -> None:
         panel.set_title(f"int8, {threads} thread{'s' if threads > 1 else ''}; the better peer is 1")
         panel.set_xticks(range(len(results)), [r["network"] for r in results], rotation=35, ha="right")
     panels[0][0].legend()
+    _save(figure, path)
+
+
+def draw_roofline(report: dict[str, Any], path: Path) -> None:
+    """Draw layers under the machine's roofline: speed over multiply-adds for each byte that has to be moved."""
+    ceiling, layers = report["ceiling_gmac_per_second"], report["layers"]
+    figure, axes = plt.subplots(figsize=(9, 6))
+    intensities = np.geomspace(0.5, 500, 100)
+    for moved, bandwidth in report["copy_gb_per_second"].items():
+        label = f"{bandwidth:.0f} GB/s, as a copy of {int(moved) // 1024} KiB in all"
+        axes.plot(intensities, np.minimum(ceiling, intensities * bandwidth), linewidth=0.8, label=label)
+    markers = {"depthwise": "^", "1x1": "s", "3x3": "o", "7x7": "D", "classifier": "v"}
+    for kind, marker in markers.items():
+        own = [layer for name, layer in layers.items() if name.startswith(kind)]
+        speeds = [layer["gmac_per_second"] for layer in own]
+        x = [s * layer["seconds"] * 1e9 / layer["bytes"] for s, layer in zip(speeds, own, strict=True)]
+        axes.scatter(x, speeds, marker=marker, label=kind, s=24)
+    axes.set(xscale="log", yscale="log", xlabel="multiply-adds for each byte", ylabel="GMAC/s", ylim=(5, 2 * ceiling))
+    axes.set_title(f"{report['dtype']} layers on one thread, ceiling {ceiling:.0f} GMAC/s")
+    axes.legend()
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, format="svg", metadata={"Date": None})
 
@@ -100,14 +126,15 @@ def _machine(report: dict[str, Any]) -> str:
 @click.argument("build", type=click.Path(path_type=Path, exists=True))
 @click.argument("kernels", type=click.Path(path_type=Path, exists=True))
 def main(latency: Path, build: Path, kernels: Path) -> None:
-    """Write the page's tables and its picture from LATENCY, BUILD and KERNELS."""
+    """Write the page's tables and its pictures from LATENCY, BUILD and KERNELS."""
     reports = {path: json.loads(path.read_text(encoding="utf-8")) for path in (latency, build, kernels)}
     page = PAGE.read_text(encoding="utf-8")
     page = replace_block(page, "latency", latency_table(reports[latency]))
     page = replace_block(page, "build", build_table(reports[build]))
     page = replace_block(page, "kernels", kernel_table(reports[kernels]))
     PAGE.write_text(page, encoding="utf-8")
-    draw(reports[latency], PICTURE)
+    draw_bars(reports[latency], BARS)
+    draw_roofline(reports[kernels], ROOFLINE)
 
 
 if __name__ == "__main__":
