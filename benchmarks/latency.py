@@ -7,6 +7,8 @@ turn: idle thread pools would disturb the others. In each round every engine run
 and the median time of all rounds count. Peers have their best configuration: all graph optimizations, models quantized
 by their own tools from the same samples. Weights of the standard architectures are random: only speed counts.
 
+Where a goal (`benchmarks.goals`) is missed, the layers are named that hold the library back.
+
 On a CPU with AMX, `--vnni` holds the peers back from it, and builds our library for AVX512-VNNI.
 """
 
@@ -22,12 +24,14 @@ import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 import pipeline
+from benchmarks.goals import goal, held_back_by
 from benchmarks.machine import cpu_name
 from benchmarks.networks import NETWORKS, Network
 from benchmarks.peers import quantize_onnxruntime, quantize_openvino
@@ -125,6 +129,20 @@ def compare(models: dict[str, Path], threads: int, rounds: int) -> dict[str, Fig
     return {name: engine.figures() for name, engine in engines.items()}
 
 
+def layers_table(results: list[dict[str, Any]]) -> Table:
+    """Return a table of the layers that hold libraries back where goals are missed."""
+    table = Table("network", "precision", "threads", "layer", "kernel", "us", "of its limit", "of all loss")
+    table.title = "goals missed"
+    for result in results:
+        for layer in result["held_back_by"]:
+            table.add_row(
+                *(str(result[key]) for key in ("network", "precision", "threads")),
+                *(layer["name"], layer["kernel"], f"{layer['microseconds']:.0f}"),
+                *(f"{layer['of_limit']:.0%}", f"{layer['share']:.0%}"),
+            )
+    return table
+
+
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(sorted(NETWORKS)))
 @click.option("--threads", type=click.IntRange(min=1), multiple=True, default=(1, 2), show_default=True)
@@ -158,36 +176,45 @@ def main(
         "ONNX Runtime",
         "OpenVINO",
         "ratio",
+        "goal",
         "start, ms",
         "peak, MiB",
     )
     table = Table(*headings, title="shortest run, ms", caption=", ".join(f"{k} {v}" for k, v in machine.items()))
-    results = []
+    results: list[dict[str, Any]] = []
     for name in names or NETWORKS:
         with tempfile.TemporaryDirectory() as folder:
             models = write_models(NETWORKS[name], Path(folder), batch, target)
             for kind in precision:
                 for count in threads:
                     figures = compare(models[kind], count, rounds)
+                    ratio = figures["ours"].minimum_ms / min(figures[p].minimum_ms for p in PEERS)
+                    wanted = goal(name, kind, count, machine["target"])
+                    missed = held_back_by(models[kind]["ours"], count) if ratio > wanted else []
                     results.append(
                         {
                             "network": name,
                             "precision": kind,
                             "threads": count,
                             "engines": {engine: asdict(f) for engine, f in figures.items()},
-                            "ratio": figures["ours"].minimum_ms / min(figures[p].minimum_ms for p in PEERS),
+                            "ratio": ratio,
+                            "goal": wanted,
+                            "held_back_by": [asdict(layer) for layer in missed],
                         }
                     )
-                    click.echo(f"{name} {kind} {count}: {results[-1]['ratio']:.2f}", err=True)
+                    click.echo(f"{name} {kind} {count}: {ratio:.2f}, goal {wanted:.2f}", err=True)
     for result in results:
-        engines: dict[str, dict[str, float]] = result["engines"]  # type: ignore[assignment]
+        engines = result["engines"]
         table.add_row(
             *(str(result[key]) for key in ("network", "precision", "threads")),
             *(f"{engine['minimum_ms']:.2f}" for engine in engines.values()),
             f"{result['ratio']:.2f}",
+            f"{result['goal']:.2f}",
             *(" / ".join(f"{engine[key]:.0f}" for engine in engines.values()) for key in ("start_ms", "peak_mib")),
         )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    console.print(layers_table(results))
     if json_path is not None:
         json_path.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n", encoding="utf-8")
 

@@ -1,6 +1,6 @@
 """Writes the tables and the pictures of docs/performance.md from what the other benchmarks wrote.
 
-python -m benchmarks.performance latency.json build.json kernels.json
+python -m benchmarks.performance latency.json build.json kernels.json depth_first.json
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ ENGINES = {"ours": "ours", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"
 def latency_table(report: dict[str, Any]) -> str:
     """Return the latencies as a Markdown table."""
     lines = [
-        f"| network | precision | threads | {', '.join(ENGINES.values())}, ms | ratio | start, ms | peak, MiB |",
-        "|---|---|---|---|---|---|---|",
+        f"| network | precision | threads | {', '.join(ENGINES.values())}, ms | ratio | goal | start, ms | peak, MiB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for result in report["results"]:
         engines = [result["engines"][name] for name in ENGINES]
@@ -37,11 +37,28 @@ def latency_table(report: dict[str, Any]) -> str:
             *(str(result[key]) for key in ("network", "precision", "threads")),
             " / ".join(f"{engine['minimum_ms']:.2f}" for engine in engines),
             f"{result['ratio']:.2f}",
+            f"{result['goal']:.2f}",
             " / ".join(f"{engine['start_ms']:.0f}" for engine in engines),
             " / ".join(f"{engine['peak_mib']:.0f}" for engine in engines),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", _machine(report)])
+
+
+def layers_table(report: dict[str, Any]) -> str:
+    """Return the layers that hold libraries back where goals are missed, as a Markdown table."""
+    lines = [
+        "| network | precision | threads | layer | kernel | us | of its limit | of all loss |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for result in report["results"]:
+        start = " | ".join(str(result[key]) for key in ("network", "precision", "threads"))
+        lines += [
+            f"| {start} | {layer['name']} | `{layer['kernel']}` | {layer['microseconds']:.0f} "
+            f"| {layer['of_limit']:.0%} | {layer['share']:.0%} |"
+            for layer in result["held_back_by"]
+        ]
+    return "\n".join(lines)
 
 
 def build_table(report: dict[str, Any]) -> str:
@@ -62,6 +79,16 @@ def kernel_table(report: dict[str, Any]) -> str:
         speed = layer["gmac_per_second"]
         lines.append(f"| {name} | {layer['seconds'] * 1e6:.1f} | {speed:.0f} | {speed / ceiling:.0%} |")
     return "\n".join([*lines, "", f"The ceiling is {ceiling:.0f} GMAC/s. {_machine(report)}"])
+
+
+def depth_first_table(report: dict[str, Any]) -> str:
+    """Return what pairs of layers take in bands, as a share of what they take whole."""
+    bands = sorted({int(count) for times in report["seconds"].values() for count in times} - {1})
+    lines = [f"| layers | whole, us | {' | '.join(f'{b} bands' for b in bands)} |", "|---|---|" + "---|" * len(bands)]
+    for name, times in report["seconds"].items():
+        ratios = [f"{times[str(b)] / times['1']:.2f}" if str(b) in times else "" for b in bands]
+        lines.append(f"| {name} | {times['1'] * 1e6:.0f} | {' | '.join(ratios)} |")
+    return "\n".join(lines)
 
 
 def draw_bars(report: dict[str, Any], path: Path) -> None:
@@ -125,13 +152,17 @@ def _machine(report: dict[str, Any]) -> str:
 @click.argument("latency", type=click.Path(path_type=Path, exists=True))
 @click.argument("build", type=click.Path(path_type=Path, exists=True))
 @click.argument("kernels", type=click.Path(path_type=Path, exists=True))
-def main(latency: Path, build: Path, kernels: Path) -> None:
-    """Write the page's tables and its pictures from LATENCY, BUILD and KERNELS."""
-    reports = {path: json.loads(path.read_text(encoding="utf-8")) for path in (latency, build, kernels)}
+@click.argument("depth_first", type=click.Path(path_type=Path, exists=True))
+def main(latency: Path, build: Path, kernels: Path, depth_first: Path) -> None:
+    """Write the page's tables and its pictures from LATENCY, BUILD, KERNELS and DEPTH_FIRST."""
+    paths = (latency, build, kernels, depth_first)
+    reports = {path: json.loads(path.read_text(encoding="utf-8")) for path in paths}
     page = PAGE.read_text(encoding="utf-8")
     page = replace_block(page, "latency", latency_table(reports[latency]))
+    page = replace_block(page, "layers", layers_table(reports[latency]))
     page = replace_block(page, "build", build_table(reports[build]))
     page = replace_block(page, "kernels", kernel_table(reports[kernels]))
+    page = replace_block(page, "depth_first", depth_first_table(reports[depth_first]))
     PAGE.write_text(page, encoding="utf-8")
     draw_bars(reports[latency], BARS)
     draw_roofline(reports[kernels], ROOFLINE)
