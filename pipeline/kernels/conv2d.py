@@ -57,7 +57,7 @@ def integer(operation: Operation, isa: InstructionSet) -> Kernel:
     attrs = operation.attrs
     if not isinstance(attrs, QConv2d | QDense):
         raise TypeError(f"Expected qnn.conv2d or qnn.dense, got {attrs}")
-    plan = make_plan(geometry(operation), isa, isa.dot_depth)
+    plan = make_plan(geometry(operation), isa, isa.dot_depth, "int8")
     func = make_function(plan, ("uint8", isa.weight_dtype, "int32"), requantize(attrs, isa))
     return _with_constants(func, plan, operation)
 
@@ -98,7 +98,7 @@ def floating(operation: Operation, isa: InstructionSet) -> Kernel:
     attrs = operation.attrs
     if not isinstance(attrs, Conv2d | Dense):
         raise TypeError(f"Expected nn.conv2d or nn.dense, got {attrs}")
-    plan = make_plan(geometry(operation), isa, 1)
+    plan = make_plan(geometry(operation), isa, 1, "float32")
     weight, bias = operation.constants[1], operation.constants[2]
     func = make_function(plan, ("float32", "float32", "float32"), activate(attrs))
     packed_bias = pack_channels(plan, bias, 0.0)

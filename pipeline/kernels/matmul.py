@@ -37,7 +37,7 @@ from pipeline.kernels.plan import Geometry
 from pipeline.kernels.product import worth_sharing
 from pipeline.kernels.registry import kernel
 from pipeline.kernels.requantize import rounded, saturate
-from pipeline.kernels.tiling import Tile, choose_tile
+from pipeline.kernels.tiling import Workload
 from pipeline.kernels.vectors import register_buffer, span
 
 
@@ -124,7 +124,8 @@ class _Nest:
         self.columns = operation.output.shape[-1]
         self.steps = -(-self.depth // arithmetic.depth)
         vectors = -(-self.columns // isa.lanes)
-        self.tile: Tile = choose_tile(self.rows, vectors, self.steps, isa)
+        dtype = "float32" if arithmetic.accumulator == "float32" else "int8"
+        self.tile = Workload(self.rows, self.columns, self.columns, self.steps, dtype, isa).choose()
         self.blocks = -(-vectors // self.tile.nv)
         self.width = isa.lanes * arithmetic.depth
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.isa import InstructionSet
-from pipeline.kernels.tiling import Tile, choose_tile
+from pipeline.kernels.tiling import Tile, Workload
 
 Array = npt.NDArray[Any]
 
@@ -112,15 +112,16 @@ class Plan:
         return np.asarray((starts[:, None] + np.arange(self.isa.lanes)).reshape(-1))
 
 
-def make_plan(geometry: Geometry, isa: InstructionSet, depth: int) -> Plan:
+def make_plan(geometry: Geometry, isa: InstructionSet, depth: int, dtype: str) -> Plan:
     """Return the plan for a geometry.
 
     Args:
         geometry: what to compute.
         isa: the instruction set.
         depth: how many values a step takes in: the instruction set's `dot_depth`, or 1.
+        dtype: what is computed: "int8" or "float32".
     """
-    geometry = geometry.flattened().merged(isa.lanes)
-    vectors = -(-geometry.group_out // isa.lanes)
-    steps = geometry.segments[0] * geometry.segments[1] * -(-geometry.segment_length // depth)
-    return Plan(geometry, isa, depth, choose_tile(geometry.out_width, vectors, steps, isa), vectors)
+    g = geometry.flattened().merged(isa.lanes)
+    steps = g.segments[0] * g.segments[1] * -(-g.segment_length // depth)
+    workload = Workload(g.out_width, g.group_out, g.groups * g.group_out, steps, dtype, isa)
+    return Plan(g, isa, depth, workload.choose(), workload.vectors)

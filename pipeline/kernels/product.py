@@ -34,7 +34,7 @@ from pipeline.kernels.epilogue import Epilogue
 from pipeline.kernels.frame import Frame
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.plan import Geometry, Plan
-from pipeline.kernels.tiling import resident_bytes
+from pipeline.kernels.tiling import CACHE_LINE, resident_bytes
 from pipeline.kernels.vectors import joined, part, register_buffer, span
 
 PARALLEL_INSTRUCTIONS = 30_000
@@ -48,9 +48,6 @@ FILLED_VECTORS = 4
 
 FETCH_AHEAD = 16
 """How many steps ahead weights are fetched into the first-level cache, if they don't stay there from tile to tile."""
-
-CACHE_LINE = 64
-"""Bytes that one fetch brings."""
 
 FUSED_STEPS = 8
 """Of so short loops, LLVM would unroll each completely, and then run out of registers."""
