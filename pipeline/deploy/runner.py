@@ -10,18 +10,19 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.artifact import ArtifactMetadata, read_metadata
-from pipeline.cpu import usable_cores
+from pipeline.cpu import missing_features, usable_cores
 from pipeline.deploy.tensors import Array, check_feeds
-from pipeline.deploy.trace import Trace, captured_calls, time_calls
 from pipeline.deploy.worker import Worker
 from pipeline.errors import ArtifactError, OptionError, TargetError
 from pipeline.program import TensorSpec
-from pipeline.targets import missing_features
+
+if TYPE_CHECKING:
+    from pipeline.deploy.trace import Trace
 
 _CPU = 1
 _POOLED_ALLOCATOR = 2
@@ -105,6 +106,8 @@ class Runner:
         Raises:
             SampleError: an input is missing, unknown, or of the wrong shape or dtype.
         """
+        from pipeline.deploy.trace import captured_calls, time_calls
+
         arguments = self._arguments(feeds)
 
         def measure() -> Trace:

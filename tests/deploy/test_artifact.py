@@ -29,7 +29,7 @@ def test_a_library_says_what_it_is(library: Path) -> None:
     assert [o.name for o in metadata.outputs] == ["logits", "probability"]
     assert metadata.model_sha256 == quantized.program.source_sha256
     assert set(metadata.versions) == {"onnx-int8-pipeline", "apache-tvm", "onnx", "numpy"}
-    assert [o.operator for o in metadata.float_operators if o.name == "probability"] == ["nn.softmax"]
+    assert [o.operator for o in metadata.float_operators if o.name == "probability"] == ["softmax"]
 
 
 def test_a_library_says_what_it_was_built_for(library: Path) -> None:

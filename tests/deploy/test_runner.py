@@ -151,6 +151,11 @@ def test_a_runner_does_not_load_the_compiler(library: Path) -> None:
     assert "libtvm_compiler" not in output
 
 
+def test_a_runner_imports_only_what_it_needs(library: Path) -> None:
+    slow = "print(sorted({'click', 'elftools', 'onnx', 'pydantic', 'rich', 'tvm'} & set(__import__('sys').modules)))"
+    assert run_python(RUN.format(library=str(library), shape=SHAPE), slow) == "[]\n"
+
+
 @pytest.mark.parametrize("compiler_first", [True, False], ids=["compiler first", "runner first"])
 def test_a_runner_and_the_compiler_share_a_process(library: Path, compiler_first: bool) -> None:
     steps = ["import tvm", RUN.format(library=str(library), shape=SHAPE)]
