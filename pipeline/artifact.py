@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import msgspec
 
 from pipeline.dialect.types import TensorType
+from pipeline.elf import ElfError, find_section
 from pipeline.errors import ArtifactError
 from pipeline.program import TensorSpec
 
@@ -22,19 +21,15 @@ SCHEMA_VERSION = 2
 MAX_METADATA_BYTES = 16 * 1024**2
 
 
-class Quantization(BaseModel):
+class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Scale and zero point of an 8-bit tensor."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     scale: float
     zero_point: int
 
 
-class TargetSummary(BaseModel):
+class TargetSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the library was built for; see `targets.Target`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     architecture: str
@@ -45,17 +40,15 @@ class TargetSummary(BaseModel):
     instruction_set: str
 
 
-class FloatOperator(BaseModel):
+class FloatOperator(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An operator of an int8 library that is computed in float32, and why."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     operator: str
     reason: str
 
 
-class QuantizationSummary(BaseModel):
+class QuantizationSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What quantization did to a model; the part of the metadata that a float library lacks.
 
     Attributes:
@@ -65,15 +58,13 @@ class QuantizationSummary(BaseModel):
         float_operators: those that aren't.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     quantization: dict[str, Quantization]
     table_sha256: str
     int8_operators: int
     float_operators: tuple[FloatOperator, ...]
 
 
-class OperatorRecord(BaseModel):
+class OperatorRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One kernel call of a library.
 
     Attributes:
@@ -86,8 +77,6 @@ class OperatorRecord(BaseModel):
         constant_bytes: what it reads of weights and other constants, as they are packed.
         output: type of the tensor.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     operator: str
@@ -108,7 +97,7 @@ class OperatorRecord(BaseModel):
         return all(t.dtype.startswith("float") for t in (*self.inputs, self.output))
 
 
-class ArtifactMetadata(BaseModel):
+class ArtifactMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything a library says about itself.
 
     Attributes:
@@ -127,13 +116,11 @@ class ArtifactMetadata(BaseModel):
         operators: every kernel call, in order; empty in a library of schema version 1.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     schema_version: Literal[1, 2] = 2
     model: str
     kind: Literal["int8", "float32"]
-    inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
-    outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
+    inputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(min_length=1)]
+    outputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(min_length=1)]
     quantization: dict[str, Quantization] = {}
     target: TargetSummary
     versions: dict[str, str]
@@ -155,35 +142,36 @@ def read_metadata(path: Path) -> ArtifactMetadata:
         data = _read_section(path)
     except OSError as error:
         raise ArtifactError(f"{path} can't be read: {error.strerror}.") from error
-    # pyelftools raises whatever its parsers meet in a damaged file.
-    except (ELFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError) as error:
-        raise ArtifactError(f"{path} isn't a shared library, or is damaged.") from error
+    except ElfError as error:
+        raise ArtifactError(f"{path} isn't a shared library, or is damaged: {error}.") from error
     try:
-        written = _Version.model_validate_json(data).schema_version
+        written = msgspec.json.decode(data, type=_Version).schema_version
         if written > SCHEMA_VERSION:
             raise ArtifactError(
                 f"{path} was built by a newer pipeline: its metadata has version {written}, this pipeline reads "
                 f"version {SCHEMA_VERSION}. Update the package, or build the library again."
             )
-        return ArtifactMetadata.model_validate_json(data)
-    except ValidationError as error:
-        raise ArtifactError(f"{path} has damaged metadata. Build it again.\n{error}") from error
+        return msgspec.json.decode(data, type=ArtifactMetadata)
+    # What isn't UTF-8 is a ValueError of Python's.
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} has damaged metadata. Build it again. {error}.") from error
 
 
 def _read_section(path: Path) -> bytes:
     with path.open("rb") as file:
-        section = ELFFile(file).get_section_by_name(METADATA_SECTION)
+        section = find_section(file, METADATA_SECTION)
         if section is None:
             raise ArtifactError(f"{path} wasn't built by this pipeline: it has no section {METADATA_SECTION}.")
-        size, start = section["sh_size"], section["sh_offset"]
-        if size > MAX_METADATA_BYTES or start + size > path.stat().st_size:
-            raise ArtifactError(f"{path} is damaged: its metadata claims {size} bytes at {start}.")
-        # As stored: a section that says it is compressed would be unpacked without a limit by section.data().
-        file.seek(start)
-        return file.read(size)
+        if section.size > MAX_METADATA_BYTES:
+            raise ArtifactError(
+                f"{path} is damaged: its metadata claims {section.size} bytes; the limit is {MAX_METADATA_BYTES}."
+            )
+        # As stored, whatever the section says of compression.
+        file.seek(section.offset)
+        return file.read(section.size)
 
 
-class _Version(BaseModel):
+class _Version(msgspec.Struct):
     """The one field that every version of the metadata has."""
 
     schema_version: int

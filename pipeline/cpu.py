@@ -44,6 +44,14 @@ def cpu_features() -> frozenset[str]:
     return flags
 
 
+def missing_features(target_architecture: str, required: tuple[str, ...]) -> tuple[str, ...]:
+    """Return which requirements this machine doesn't meet: the architecture, if it differs, or CPU features."""
+    if target_architecture != architecture():
+        return (target_architecture,)
+    available = cpu_features()
+    return tuple(feature for feature in required if feature not in available)
+
+
 def _request_tiles() -> bool:
     arguments = (ctypes.c_long(v) for v in (_SYSCALL_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILE_DATA))
     return int(ctypes.CDLL(None).syscall(*arguments)) == 0

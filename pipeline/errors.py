@@ -15,7 +15,6 @@ Each message says what was wrong and where (file, node, tensor, option), what wa
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -73,6 +72,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
         >>> unknown_name("algorithm", "kll", ["kl", "abs_max"])
         "Unknown algorithm 'kll'. Known: abs_max, kl. Did you mean 'kl'?"
     """
+    # Only here: a runner should be ready soon.
+    import difflib
+
     choices = sorted(known)
     close = difflib.get_close_matches(name, choices, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -158,14 +158,6 @@ def load_target(name_or_path: str | Path) -> Target:
     return parsed if isinstance(parsed, Target) else _first_supported(parsed)
 
 
-def missing_features(target_architecture: str, required: tuple[str, ...]) -> tuple[str, ...]:
-    """Return which requirements this machine doesn't meet: the architecture, if it differs, or CPU features."""
-    if target_architecture != cpu.architecture():
-        return (target_architecture,)
-    available = cpu.cpu_features()
-    return tuple(feature for feature in required if feature not in available)
-
-
 def _shipped_file(name: str) -> Path:
     files = {path.stem: path for path in data_directory("targets").glob("*.toml")}
     if name not in files:
@@ -178,7 +170,7 @@ def _first_supported(choice: _Choice) -> Target:
         candidate = _parse(_shipped_file(name))
         if not isinstance(candidate, Target):
             raise TargetError(f"Target {choice.name}: candidate {name!r} is itself a choice; name a plain target.")
-        if not missing_features(candidate.architecture, candidate.required_features):
+        if not cpu.missing_features(candidate.architecture, candidate.required_features):
             return candidate
     raise TargetError(
         f"Target {choice.name}: this machine ({cpu.architecture()}) can run none of {', '.join(choice.candidates)}. "

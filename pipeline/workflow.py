@@ -16,12 +16,13 @@ from pipeline.calibration.samples import Samples, feeds
 from pipeline.compilation.build import compile_program
 from pipeline.compilation.execute import Executor
 from pipeline.compilation.link import check_writable
+from pipeline.cpu import missing_features
 from pipeline.deploy.runner import Runner
 from pipeline.errors import OptionError, SampleError
 from pipeline.recipes.samples import Labelled
 from pipeline.report.agreement import Agreement, compare, top1
 from pipeline.report.build_report import Accuracy, BuildReport, Library, Timing
-from pipeline.targets import Target, load_target, missing_features
+from pipeline.targets import Target, load_target
 
 CHECK_SAMPLES = 16
 """How many samples the agreement with the float model is measured on."""

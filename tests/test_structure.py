@@ -12,7 +12,7 @@ from pipeline import errors
 ROOT = Path(pipeline.__file__).parent
 
 LAYERS = (
-    ("errors", "data", "files", "cpu"),
+    ("errors", "data", "files", "cpu", "elf"),
     ("dialect",),
     ("program", "targets"),
     ("artifact", "kernels", "importer", "annotation", "reference"),

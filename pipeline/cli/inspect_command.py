@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from rich.table import Table
 
 from pipeline.artifact import read_metadata
@@ -49,7 +50,7 @@ def _model(file: Path, shapes: tuple[str, ...], as_json: bool) -> None:
 
 def _library(file: Path, as_json: bool) -> None:
     metadata = read_metadata(file)
-    data = metadata.model_dump(mode="json")
+    data = msgspec.to_builtins(metadata)
 
     def tables() -> list[Table]:
         summary = Table("", "", title=f"Library {file.name}", show_header=False)

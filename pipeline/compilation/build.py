@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
+
 from pipeline.artifact import ArtifactMetadata, OperatorRecord, QuantizationSummary, TargetSummary
 from pipeline.compilation.codegen import generate_code
 from pipeline.compilation.dump import Dump
@@ -48,7 +50,7 @@ def compile_program(
     if writer is not None:
         writer.assembly(code.assembly())
     metadata = describe(program, target, quantized, recorder.operators)
-    link(code.exportable(), target, metadata.model_dump_json().encode("utf-8"), path)
+    link(code.exportable(), target, msgspec.json.encode(metadata), path)
     return path
 
 
@@ -62,9 +64,9 @@ def describe(
         kind="float32" if quantized is None else "int8",
         inputs=program.inputs,
         outputs=program.outputs,
-        target=TargetSummary(**{key: getattr(target, key) for key in TargetSummary.model_fields}),
+        target=TargetSummary(**{key: getattr(target, key) for key in TargetSummary.__struct_fields__}),
         versions={name: version(name) for name in packages},
         model_sha256=program.source_sha256,
         operators=operators,
-        **({} if quantized is None else dict(quantized)),
+        **({} if quantized is None else msgspec.structs.asdict(quantized)),
     )

@@ -63,7 +63,7 @@ def kernel_calls(module: tvm.IRModule, outputs: Sequence[str]) -> tuple[Operator
     names = {var: name for var, name in zip(flow.outputs, outputs, strict=True) if name not in taken}
     call_tir = Op.get("relax.call_tir")
     return tuple(
-        _record(module, b.value, names.get(b.var, b.var.name), tensor_type(b.var))
+        _record(module, b.value, names.get(b.var, str(b.var.name)), tensor_type(b.var))
         for b in flow.bindings
         if isinstance(b.value, relax.Call) and b.value.op.same_as(call_tir)
     )
@@ -76,7 +76,7 @@ def _record(module: tvm.IRModule, call: relax.Call, name: str, output: TensorTyp
     return OperatorRecord(
         name=name,
         operator=str(attrs.get(_OPERATOR, kernel.name_hint)),
-        kernel=kernel.name_hint,
+        kernel=str(kernel.name_hint),
         multiply_adds=int(attrs.get(_MULTIPLY_ADDS, 0)),
         inputs=tuple(tensor_type(a) for a in arguments if constant(a) is None),
         constant_bytes=sum(tensor_type(a).nbytes for a in constants),

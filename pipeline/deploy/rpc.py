@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pipeline.artifact import ArtifactMetadata, read_metadata
-from pipeline.deploy.tensors import Array, check_feeds
+from pipeline.deploy.tensors import Array, Tensor, check_feeds
 from pipeline.deploy.worker import Worker
 from pipeline.errors import DeviceError, OptionError
 from pipeline.program import TensorSpec
@@ -128,7 +128,7 @@ class RemoteRunner:
         """The model's outputs, in order."""
         return self.metadata.outputs
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Array]:
         """Return the outputs by name for inputs by name, computed on the device.
 
         Raises:
@@ -144,7 +144,7 @@ class RemoteRunner:
 
         return self._call("running the model", run)
 
-    def benchmark(self, feeds: Mapping[str, Array], repeats: int = 30, warmup: int = 3) -> list[float]:
+    def benchmark(self, feeds: Mapping[str, Tensor], repeats: int = 30, warmup: int = 3) -> list[float]:
         """Return the time of each of `repeats` runs, in seconds, measured on the device, without transfers.
 
         `warmup` runs, that aren't counted, come first.

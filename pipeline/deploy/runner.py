@@ -10,18 +10,19 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.artifact import ArtifactMetadata, read_metadata
-from pipeline.cpu import usable_cores
-from pipeline.deploy.tensors import Array, check_feeds
-from pipeline.deploy.trace import Trace, captured_calls, time_calls
+from pipeline.cpu import missing_features, usable_cores
+from pipeline.deploy.tensors import Array, Tensor, aligned_zeros, check_feeds
 from pipeline.deploy.worker import Worker
 from pipeline.errors import ArtifactError, OptionError, TargetError
 from pipeline.program import TensorSpec
-from pipeline.targets import missing_features
+
+if TYPE_CHECKING:
+    from pipeline.deploy.trace import Trace
 
 _CPU = 1
 _POOLED_ALLOCATOR = 2
@@ -70,18 +71,29 @@ class Runner:
         """The model's outputs, in order."""
         return self.metadata.outputs
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def input_buffers(self) -> dict[str, Array]:
+        """Return an array of zeros for each input, by name: filled and given to `run`, they aren't copied."""
+        return {spec.name: aligned_zeros(spec.shape, spec.dtype) for spec in self.inputs}
+
+    def run(self, feeds: Mapping[str, Tensor], *, copy: bool = True) -> dict[str, Array]:
         """Return the outputs by name for inputs by name.
 
-        Inputs that are contiguous, writable and aligned to 64 bytes are used where they are; others are copied.
+        Inputs that are contiguous, writable and aligned to 64 bytes are used where they are; others are copied. The
+        caller must not write to them before `run` returns.
+
+        Args:
+            feeds: arrays, or tensors with `__dlpack__`.
+            copy: whether outputs are copied, and so the caller's own. Without it they are read-only, and in the memory
+                that the program wrote them to. A later run never writes there, but an output that the program doesn't
+                compute, because it is an input, say, shows what its caller writes to that input.
 
         Raises:
             SampleError: an input is missing, unknown, or of the wrong shape or dtype.
         """
         arguments = self._arguments(feeds)
-        return self._worker.call(lambda: self._results(self._main(*arguments)))
+        return self._worker.call(lambda: self._results(self._main(*arguments), copy))
 
-    def benchmark(self, feeds: Mapping[str, Array], repeats: int = 30, warmup: int = 3) -> list[float]:
+    def benchmark(self, feeds: Mapping[str, Tensor], repeats: int = 30, warmup: int = 3) -> list[float]:
         """Return the time of each of `repeats` runs, in seconds, after `warmup` runs that aren't counted."""
         arguments = self._arguments(feeds)
 
@@ -92,7 +104,7 @@ class Runner:
 
         return self._worker.call(lambda: [measure() for _ in range(warmup + repeats)][warmup:])
 
-    def trace(self, feeds: Mapping[str, Array], repeats: int = 30) -> Trace:
+    def trace(self, feeds: Mapping[str, Tensor], repeats: int = 30) -> Trace:
         """Return how long each kernel takes, and the whole run.
 
         Kernels are called directly, one after another with the tensors of a run, so that caches are as in a run. What
@@ -105,6 +117,8 @@ class Runner:
         Raises:
             SampleError: an input is missing, unknown, or of the wrong shape or dtype.
         """
+        from pipeline.deploy.trace import captured_calls, time_calls
+
         arguments = self._arguments(feeds)
 
         def measure() -> Trace:
@@ -160,13 +174,16 @@ class Runner:
             raise ArtifactError(f"{self._path} can't be loaded: {error}") from error
         return machine
 
-    def _arguments(self, feeds: Mapping[str, Array]) -> list[Any]:
+    def _arguments(self, feeds: Mapping[str, Tensor]) -> list[Any]:
         return [self._ffi.from_dlpack(a) for a in check_feeds(feeds, self.inputs)]
 
-    def _results(self, result: Any) -> dict[str, Array]:
+    def _results(self, result: Any, copy: bool) -> dict[str, Array]:
         values = [result] if isinstance(result, self._ffi.Tensor) else list(result)
         # An output may be a constant of the library, or an input: only a copy is the caller's own.
-        return {o.name: np.from_dlpack(v).copy() for o, v in zip(self.outputs, values, strict=True)}
+        views = [np.from_dlpack(v) for v in values]
+        for view in views:
+            view.flags.writeable = False
+        return {o.name: v.copy() if copy else v for o, v in zip(self.outputs, views, strict=True)}
 
 
 def _check_target(path: Path, metadata: ArtifactMetadata) -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.dialect.types import TensorType
 from pipeline.errors import SampleError
 from pipeline.program import TensorSpec
 
-Array = npt.NDArray[Any]
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+Tensor: TypeAlias = Any
+"""An array, anything that NumPy makes an array of, or a tensor in this machine's memory that has `__dlpack__`."""
 
 ALIGNMENT = 64
 """Bytes; kernels load whole vectors."""
 
 
-def check_feeds(feeds: Mapping[str, Array], inputs: Sequence[TensorSpec]) -> list[Array]:
+def check_feeds(feeds: Mapping[str, Tensor], inputs: Sequence[TensorSpec]) -> list[Array]:
     """Return the inputs in order, contiguous and aligned to 64 bytes, as kernels need them; others are copied.
 
     Raises:
@@ -31,13 +34,30 @@ def check_feeds(feeds: Mapping[str, Array], inputs: Sequence[TensorSpec]) -> lis
         wrong = [f"missing: {', '.join(missing)}"] if missing else []
         wrong += [f"unknown: {', '.join(unknown)}"] if unknown else []
         raise SampleError(f"The inputs don't fit the model ({'; '.join(wrong)}). Expected {expected}.")
-    return [_checked(spec, np.asarray(feeds[spec.name])) for spec in inputs]
+    return [_checked(spec, _as_array(spec, feeds[spec.name])) for spec in inputs]
 
 
 def noise(inputs: Sequence[TensorSpec]) -> dict[str, Array]:
     """Return seeded noise as inputs by name: for measuring times, which don't depend on it."""
     random = np.random.default_rng(0)
     return {i.name: random.standard_normal(i.shape).astype(i.dtype) for i in inputs}
+
+
+def _as_array(spec: TensorSpec, value: Tensor) -> Array:
+    """Return a tensor as an array: the same memory if it has `__dlpack__`.
+
+    Raises:
+        SampleError: it is on another device, or has a dtype that NumPy lacks.
+    """
+    if isinstance(value, np.ndarray) or not hasattr(value, "__dlpack__"):
+        return np.asarray(value)
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise SampleError(
+            f"Input {spec.name!r} can't be read as an array: {error}. Expected {list(spec.shape)} and {spec.dtype}, in "
+            "the memory of this machine."
+        ) from error
 
 
 def _checked(spec: TensorSpec, value: Array) -> Array:
@@ -54,8 +74,15 @@ def _checked(spec: TensorSpec, value: Array) -> Array:
 
 def aligned(value: Array) -> Array:
     """Return a copy that is contiguous and aligned to 64 bytes."""
-    memory = np.empty(value.nbytes + ALIGNMENT, "uint8")
-    start = -memory.ctypes.data % ALIGNMENT
-    copy: Array = memory[start : start + value.nbytes].view(value.dtype).reshape(value.shape)
+    copy = aligned_zeros(value.shape, str(value.dtype))
     copy[...] = value
     return copy
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: str) -> Array:
+    """Return an array of zeros that is contiguous and aligned to 64 bytes, as runners take inputs without a copy."""
+    nbytes = TensorType(shape, dtype).nbytes
+    memory = np.zeros(nbytes + ALIGNMENT, "uint8")
+    start = -memory.ctypes.data % ALIGNMENT
+    buffer: Array = memory[start : start + nbytes].view(dtype).reshape(shape)
+    return buffer

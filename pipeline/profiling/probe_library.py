@@ -9,6 +9,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+import msgspec
 import tvm
 
 from pipeline.artifact import TargetSummary, read_metadata
@@ -47,7 +48,7 @@ def _target(summary: TargetSummary) -> Target:
     """Return the target of a library that runs here. Linking is as for this machine's own target."""
     fields = {f.name for f in dataclasses.fields(Target)}
     return dataclasses.replace(
-        load_target("host"), **{key: value for key, value in dict(summary).items() if key in fields}
+        load_target("host"), **{key: value for key, value in msgspec.structs.asdict(summary).items() if key in fields}
     )
 
 

@@ -20,10 +20,10 @@ from pathlib import Path
 
 DEBIAN_PACKAGES = ("python3", "libstdc++6")
 
-WHEELS = ("apache-tvm", "apache-tvm-ffi", "ml_dtypes", "numpy", "pydantic", "pydantic_core", "pyelftools")
+WHEELS = ("apache-tvm", "apache-tvm-ffi", "ml_dtypes", "msgspec", "numpy")
 """Needed by the runner; their own requirements are below."""
 
-PURE_WHEELS = ("annotated-types", "typing-extensions", "typing-inspection", "cloudpickle", "psutil")
+PURE_WHEELS = ("typing-extensions", "cloudpickle", "psutil")
 
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
+import pipeline
 from pipeline import cpu
 from pipeline.deploy.runner import Runner
+from pipeline.deploy.tensors import aligned
 from pipeline.errors import ArtifactError, OptionError, SampleError, TargetError
 from pipeline.reference.execute import execute
 from tests.deploy.conftest import LibraryFor
@@ -79,6 +86,79 @@ def test_outputs_belong_to_the_caller(runner: Runner) -> None:
     np.testing.assert_array_equal(first, kept)
     first += 1
     np.testing.assert_array_equal(runner.run(sample(0))["logits"], kept)
+
+
+@pytest.fixture(scope="module")
+def identity_runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """Of a model whose output is its input."""
+    folder = tmp_path_factory.mktemp("identity")
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2, 3, 4])
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2, 3, 4])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "same", [x], [y])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), folder / "m.onnx")
+    program = pipeline.load(folder / "m.onnx")
+    return Runner(pipeline.compile_program(program, pipeline.load_target("host"), folder / "m.so"))
+
+
+def test_neither_an_input_buffer_nor_an_output_is_copied(identity_runner: Runner) -> None:
+    buffers = identity_runner.input_buffers()
+    buffers["x"][...] = np.arange(24).reshape(2, 3, 4)
+    output = identity_runner.run(buffers, copy=False)["y"]
+    assert output.ctypes.data == buffers["x"].ctypes.data
+    np.testing.assert_array_equal(output, buffers["x"])
+    assert not np.shares_memory(identity_runner.run(buffers)["y"], buffers["x"])
+
+
+def test_an_output_that_is_not_copied_is_read_only(runner: Runner) -> None:
+    output = runner.run(sample(0), copy=False)["logits"]
+    with pytest.raises(ValueError, match="read-only"):
+        output[...] = 0
+    assert runner.run(sample(0))["logits"].flags.writeable
+
+
+def test_later_runs_leave_outputs_alone_that_are_not_copied(runner: Runner) -> None:
+    expected = [runner.run(sample(seed)) for seed in range(4)]
+    kept = [runner.run(sample(seed), copy=False) for seed in range(4)]
+    for got, wanted in zip(kept, expected, strict=True):
+        for name in wanted:
+            np.testing.assert_array_equal(got[name], wanted[name])
+
+
+def test_outputs_that_are_not_copied_outlive_their_runner(library: Path) -> None:
+    runner = Runner(library)
+    expected, kept = runner.run(sample(0)), runner.run(sample(0), copy=False)
+    del runner
+    gc.collect()
+    for name in expected:
+        np.testing.assert_array_equal(kept[name], expected[name])
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A tensor of another library: it has nothing but the DLPack protocol."""
+
+    array: np.ndarray
+    device: tuple[int, int] = (1, 0)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        if self.device != (1, 0):
+            raise BufferError("the tensor isn't in the CPU's memory")
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device
+
+
+def test_tensors_of_other_libraries_are_used_where_they_are(identity_runner: Runner) -> None:
+    array = aligned(np.arange(24, dtype="float32").reshape(2, 3, 4))
+    output = identity_runner.run({"x": Exported(array)}, copy=False)["y"]
+    assert output.ctypes.data == array.ctypes.data
+
+
+def test_tensors_in_another_devices_memory_are_refused(identity_runner: Runner) -> None:
+    tensor = Exported(np.zeros((2, 3, 4), "float32"), device=(2, 0))
+    with pytest.raises(SampleError, match=r"'x' can't be read.*memory of this machine"):
+        identity_runner.run({"x": tensor})
 
 
 def layouts(value: np.ndarray) -> dict[str, np.ndarray]:
@@ -149,6 +229,11 @@ def test_a_runner_does_not_load_the_compiler(library: Path) -> None:
     output = run_python(RUN.format(library=str(library), shape=SHAPE), LOADED)
     assert "libtvm_runtime.so" in output
     assert "libtvm_compiler" not in output
+
+
+def test_a_runner_imports_only_what_it_needs(library: Path) -> None:
+    slow = "print(sorted({'click', 'elftools', 'onnx', 'pydantic', 'rich', 'tvm'} & set(__import__('sys').modules)))"
+    assert run_python(RUN.format(library=str(library), shape=SHAPE), slow) == "[]\n"
 
 
 @pytest.mark.parametrize("compiler_first", [True, False], ids=["compiler first", "runner first"])

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pipeline.kernels  # noqa: F401
+from pipeline.cpu import missing_features
 from pipeline.dialect.attributes import QConv2dAdd
 from pipeline.dialect.types import TensorType
 from pipeline.kernels import registry
@@ -21,7 +22,7 @@ from pipeline.kernels.operation import Operation
 from pipeline.kernels.probes import PEAK_ROUNDS, peak_probe
 from pipeline.kernels.tile_product import make_tile_plan
 from pipeline.reference.operators import evaluate
-from pipeline.targets import load_target, missing_features
+from pipeline.targets import load_target
 from tests.kernels.amx import emulated_amx
 from tests.kernels.convolutions import Array, Convolution, convolutions
 from tests.kernels.harness import assembly, build, generate, host_target, make_operation, run_generated

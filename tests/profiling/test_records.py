@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 
 from pipeline.artifact import ArtifactMetadata, read_metadata
@@ -67,5 +68,6 @@ def test_outputs_have_the_models_names(metadata: ArtifactMetadata) -> None:
 
 
 def test_a_library_of_the_first_schema_is_still_read(metadata: ArtifactMetadata) -> None:
-    data = metadata.model_dump(mode="json", exclude={"operators"}) | {"schema_version": 1}
-    assert ArtifactMetadata.model_validate(data).operators == ()
+    data = msgspec.to_builtins(metadata) | {"schema_version": 1}
+    del data["operators"]
+    assert msgspec.convert(data, ArtifactMetadata).operators == ()

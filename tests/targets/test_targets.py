@@ -11,7 +11,7 @@ from pipeline import cpu
 from pipeline.data import data_directory
 from pipeline.errors import OptionError, TargetError
 from pipeline.kernels.isa import instruction_sets
-from pipeline.targets import list_targets, load_target, missing_features
+from pipeline.targets import list_targets, load_target
 
 SHIPPED = [target.name for target in list_targets()]
 CONCRETE = [name for name in SHIPPED if name != "host"]
@@ -87,7 +87,7 @@ def test_host_of_an_unknown_machine_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_test_machine_has_a_host_target() -> None:
     target = load_target("host")
-    assert missing_features(target.architecture, target.required_features) == ()
+    assert cpu.missing_features(target.architecture, target.required_features) == ()
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
