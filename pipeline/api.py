@@ -12,6 +12,7 @@ from pipeline.artifact import FloatOperator, Quantization, QuantizationSummary
 from pipeline.calibration import CalibrateOptions, CalibrationTable, calibrate
 from pipeline.calibration.samples import Samples
 from pipeline.compilation.build import compile_program
+from pipeline.compilation.tuning import TuningDatabase
 from pipeline.errors import TableError
 from pipeline.importer import import_model
 from pipeline.importer.normalize import Shapes
@@ -36,16 +37,24 @@ class Quantized:
     annotation: Annotation
     table: CalibrationTable
 
-    def build(self, target: str | Path | Target, path: str | Path, dump: str | Path | None = None) -> Path:
+    def build(
+        self,
+        target: str | Path | Target,
+        path: str | Path,
+        dump: str | Path | None = None,
+        tuned: TuningDatabase | None = None,
+    ) -> Path:
         """Write the int8 model as a shared library; see `compilation.build.compile_program`.
 
         Args:
             target: name of a target, path of a target file, or a target.
             path: the library to write.
             dump: folder for the program after each compiler phase, and the assembly.
+            tuned: register tiles that were measured; see `compilation.tuning.tune`.
         """
         chosen = target if isinstance(target, Target) else load_target(target)
-        return compile_program(self.program, chosen, Path(path), self.summary(), None if dump is None else Path(dump))
+        folder = None if dump is None else Path(dump)
+        return compile_program(self.program, chosen, Path(path), self.summary(), folder, tuned)
 
     def summary(self) -> QuantizationSummary:
         """Return what a library records of the quantization."""

@@ -16,9 +16,11 @@ from pipeline.calibration.samples import Samples, feeds
 from pipeline.compilation.build import compile_program
 from pipeline.compilation.execute import Executor
 from pipeline.compilation.link import check_writable
+from pipeline.compilation.tuning import TunedLayer, TuningDatabase, tune
 from pipeline.cpu import missing_features
 from pipeline.deploy.runner import Runner
 from pipeline.errors import OptionError, SampleError
+from pipeline.program import Program
 from pipeline.recipes.samples import Labelled
 from pipeline.report.agreement import Agreement, compare, top1
 from pipeline.report.build_report import Accuracy, BuildReport, Library, Timing
@@ -50,6 +52,7 @@ class BuildRequest:
         check: whether to measure how far int8 is from float, on the samples.
         float_library: whether to build the float model for this machine, too.
         dump: folder for the program after each compiler phase.
+        tune: file of a tuning database; the layers that it doesn't know are measured on this machine first.
     """
 
     model: Path
@@ -64,6 +67,7 @@ class BuildRequest:
     check: bool = True
     float_library: bool = False
     dump: Path | None = None
+    tune: Path | None = None
 
 
 def build_model(request: BuildRequest, progress: Progress, batches: Callable[[int], None] | None = None) -> BuildReport:
@@ -97,13 +101,14 @@ def build_model(request: BuildRequest, progress: Progress, batches: Callable[[in
         table=request.table,
         progress=batches,
     )
+    database, tuned = _tuned(quantized.program, targets, request.tune, progress)
     libraries = []
     for name, target in targets.items():
         progress(f"building for {name}")
         path = folder / f"{program.name}.{_file_part(name, target)}.so"
-        quantized.build(target, path, None if request.dump is None else request.dump / target.name)
+        quantized.build(target, path, None if request.dump is None else request.dump / target.name, database)
         libraries.append(Library(name, target.name, str(path), path.stat().st_size))
-    report = _written(quantized, folder, tuple(libraries), request)
+    report = replace(_written(quantized, folder, tuple(libraries), request), tuned=tuned)
     if request.float_library:
         progress("building the float model")
         path = compile_program(program, load_target("host"), folder / f"{program.name}.float32.host.so")
@@ -150,6 +155,22 @@ def time_libraries(float_library: Path, int8_library: Path, inputs: Mapping[str,
             seconds.extend(runner.benchmark(inputs, repeats=3, warmup=1))
     float_ms, int8_ms = (statistics.median(t) * 1e3 for t in times)
     return Timing(float_ms, int8_ms, threads)
+
+
+def _tuned(
+    program: Program, targets: Mapping[str, Target], path: Path | None, progress: Progress
+) -> tuple[TuningDatabase | None, tuple[TunedLayer, ...]]:
+    """Measure what a database doesn't know, for all targets, and write it."""
+    if path is None:
+        return None, ()
+    database = TuningDatabase.load(path)
+    layers: list[TunedLayer] = []
+    for name, target in targets.items():
+        progress(f"tuning for {name}")
+        database, own = tune(program, target, database)
+        layers += own
+    database.save(path)
+    return database, tuple(layers)
 
 
 def _written(quantized: Quantized, folder: Path, libraries: tuple[Library, ...], request: BuildRequest) -> BuildReport:

@@ -35,6 +35,7 @@ from pipeline.workflow import BuildRequest, build_model
 @click.option("--check/--no-check", default=True, help="Measure how far int8 is from float  [default: yes].")
 @click.option("--float", "float_library", is_flag=True, help="Build the float model for host, too.")
 @click.option("--dump", type=click.Path(path_type=Path), help="Folder for each compiler phase's program and assembly.")
+@click.option("--tune", type=click.Path(path_type=Path), help="Measure layers here; a file to keep the results in.")
 @json_option
 def command(
     model: str,
@@ -54,6 +55,7 @@ def command(
     check: bool,
     float_library: bool,
     dump: Path | None,
+    tune: Path | None,
     as_json: bool,
 ) -> None:
     """Quantize MODEL, an .onnx file or a recipe (.toml), and build it for each target."""
@@ -70,6 +72,7 @@ def command(
         check=check,
         float_library=float_library,
         dump=dump,
+        tune=tune,
     )
     if model.endswith(".toml"):
         if samples is not None or shapes:

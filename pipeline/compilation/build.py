@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipeline.compilation.dump import Dump
 from pipeline.compilation.link import check_writable, link
 from pipeline.compilation.lower import instruction_set_of, lower
 from pipeline.compilation.records import Recorder
+from pipeline.compilation.tuning import TuningDatabase
 from pipeline.program import Program
 from pipeline.targets import Target
 
@@ -23,6 +25,7 @@ def compile_program(
     path: Path,
     quantized: QuantizationSummary | None = None,
     dump: Path | None = None,
+    tuned: TuningDatabase | None = None,
 ) -> Path:
     """Compile a program ahead of time and write it as a shared library.
 
@@ -32,17 +35,21 @@ def compile_program(
         path: the library to write.
         quantized: what quantization did, recorded in the library; None for a float program.
         dump: folder for the program after each phase, and the assembly.
+        tuned: register tiles that were measured; see `tuning`.
 
     Returns:
         `path`.
 
     Raises:
+        TableError: a measured tile can't be one.
         TargetError: the target names an unknown instruction set.
         BuildError: linking failed.
         OptionError: the output can't be written.
     """
     check_writable(path)
     isa = instruction_set_of(target)
+    if tuned is not None:
+        isa = dataclasses.replace(isa, tuned=tuned.choices())
     writer = None if dump is None else Dump(dump)
     recorder = Recorder([o.name for o in program.outputs], writer)
     tvm_target = target.tvm_target()

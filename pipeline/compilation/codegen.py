@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +66,7 @@ class Code:
                 self.kernels[part].write_to_file(str(path))
                 return tvm.runtime.load_static_library(str(path), list(self.names[part]))
 
-            return self._linked(_concurrently(emit, range(len(self.kernels))))
+            return self._linked(concurrently(emit, range(len(self.kernels))))
 
     def assembly(self) -> str:
         """Return the machine code as text."""
@@ -95,11 +95,12 @@ def generate_code(module: tvm.IRModule, target: tvm.target.Target) -> Code:
         with code_generation():
             return tvm.tirx.build(tvm.IRModule(dict(part)), target=target)
 
-    kernels = _concurrently(compile_part, parts)
+    kernels = concurrently(compile_part, parts)
     names = tuple(tuple(variable.name_hint for variable, _ in part) for part in parts)
     return Code(target, instructions, dict((module.attrs or {}).get("const_name_to_constant", {})), kernels, names)
 
 
-def _concurrently(function: Callable[[S], R], values: Any) -> tuple[R, ...]:
+def concurrently(function: Callable[[S], R], values: Iterable[S]) -> tuple[R, ...]:
+    """Return what a function returns for each value, called on as many threads as there are CPUs."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return tuple(pool.map(function, values))

@@ -79,8 +79,23 @@ def lower(
         isa: the instruction set that kernels may use.
         dump: called with each phase's name and result.
     """
+    return _after(phases(isa), module, target, dump)
+
+
+def until_kernels(module: tvm.IRModule, target: tvm.target.Target, isa: InstructionSet) -> tvm.IRModule:
+    """Return the module as `select_kernels` finds it, with all operators that will be kernels; see `lower`."""
+    names = [name for name, _ in phases(isa)]
+    return _after(phases(isa)[: names.index("select_kernels")], module, target, None)
+
+
+def _after(
+    steps: tuple[Phase, ...],
+    module: tvm.IRModule,
+    target: tvm.target.Target,
+    dump: Callable[[str, tvm.IRModule], None] | None,
+) -> tvm.IRModule:
     with tvm.transform.PassContext(opt_level=3), target:
-        for name, step in phases(isa):
+        for name, step in steps:
             module = step(module)
             if dump is not None:
                 dump(name, module)

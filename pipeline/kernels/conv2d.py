@@ -11,10 +11,11 @@ from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.isa.amx import TileInstructionSet
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.packing import folded_bias, pack_channels, pack_weights
-from pipeline.kernels.plan import Geometry, Plan, make_plan
+from pipeline.kernels.plan import Geometry, Plan, make_plan, make_workload
 from pipeline.kernels.product import make_function
-from pipeline.kernels.registry import kernel
+from pipeline.kernels.registry import kernel, select
 from pipeline.kernels.tile_product import fits_tiles, make_tile_function, make_tile_plan
+from pipeline.kernels.tiling import Workload
 
 
 def geometry(operation: Operation) -> Geometry:
@@ -34,6 +35,18 @@ def geometry(operation: Operation) -> Geometry:
         )
     rows = x.size // x.shape[-1]
     return Geometry(1, 1, rows, 1, x.shape[-1], weight.shape[0], (1, 1), (1, 1), (1, 1), 1, rows)
+
+
+def workload(operation: Operation, isa: InstructionSet) -> Workload | None:
+    """Return what an operation's register tile is chosen for; None if its kernel has another way."""
+    attrs = operation.attrs
+    if not isinstance(attrs, Conv2d | Dense | QConv2d | QDense) or geometry(operation).depthwise:
+        return None
+    if select(operation, isa).generate is tiled:
+        return None
+    in_float = isinstance(attrs, Conv2d | Dense)
+    depth, dtype = (1, "float32") if in_float else (isa.dot_depth, "int8")
+    return make_workload(geometry(operation), isa, depth, dtype)
 
 
 def _not_depthwise(operation: Operation) -> bool:

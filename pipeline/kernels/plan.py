@@ -121,7 +121,12 @@ def make_plan(geometry: Geometry, isa: InstructionSet, depth: int, dtype: str) -
         depth: how many values a step takes in: the instruction set's `dot_depth`, or 1.
         dtype: what is computed: "int8" or "float32".
     """
+    workload = make_workload(geometry, isa, depth, dtype)
+    return Plan(geometry.flattened().merged(isa.lanes), isa, depth, workload.choose(), workload.vectors)
+
+
+def make_workload(geometry: Geometry, isa: InstructionSet, depth: int, dtype: str) -> Workload:
+    """Return what a tile is chosen for; see `make_plan`."""
     g = geometry.flattened().merged(isa.lanes)
     steps = g.segments[0] * g.segments[1] * -(-g.segment_length // depth)
-    workload = Workload(g.out_width, g.group_out, g.groups * g.group_out, steps, dtype, isa)
-    return Plan(g, isa, depth, workload.choose(), workload.vectors)
+    return Workload(g.out_width, g.group_out, g.groups * g.group_out, steps, dtype, isa)

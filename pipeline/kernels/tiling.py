@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.errors import TableError
 from pipeline.kernels.isa import InstructionSet
 
 MAX_MR = 28
@@ -81,14 +82,37 @@ class Workload:
     isa: InstructionSet
 
     def choose(self) -> Tile:
-        """Return the cheapest tile."""
-        candidates = [
+        """Return the tile that was measured to be the quickest, or, where nothing was measured, the cheapest.
+
+        Raises:
+            TableError: what was measured can't be a tile for this.
+        """
+        candidates = self.candidates()
+        if self.key not in self.isa.tuned:
+            return candidates[0]
+        tile = Tile(*self.isa.tuned[self.key])
+        if tile not in candidates:
+            raise TableError(
+                f"The tuning database has a tile of {tile.mr} pixels by {tile.nv} vectors for {self.key}: that doesn't "
+                "fit the shape or the registers. Delete the entry."
+            )
+        return tile
+
+    def candidates(self) -> list[Tile]:
+        """Return all tiles that fit the registers, the cheapest first."""
+        tiles = [
             Tile(mr, nv)
             for nv in range(1, min(MAX_NV, self.vectors) + 1)
             for mr in range(1, min(MAX_MR, self.pixels) + 1)
             if mr * nv + nv + 2 <= self.isa.registers
         ]
-        return min(candidates, key=lambda tile: (self.cycles(tile), tile.mr, tile.nv))
+        return sorted(tiles, key=lambda tile: (self.cycles(tile), tile.mr, tile.nv))
+
+    @property
+    def key(self) -> str:
+        """What a tuning database knows this by."""
+        shape = f"pixels={self.pixels} channels={self.channels}/{self.all_channels} steps={self.steps}"
+        return f"{self.isa.name} l1d_bytes={self.isa.l1d_bytes} {self.dtype} {shape}"
 
     @property
     def vectors(self) -> int:

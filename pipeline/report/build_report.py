@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from pipeline.annotation import Annotation
+from pipeline.compilation.tuning import TunedLayer
 from pipeline.report.agreement import Agreement
 
 
@@ -62,6 +63,7 @@ class BuildReport:
         agreement: how far int8 is from float; None if it wasn't measured.
         accuracy: on labelled samples; None if there are none.
         timing: on this machine; None if it wasn't measured.
+        tuned: the layers whose register tiles were measured.
     """
 
     model: str
@@ -73,10 +75,12 @@ class BuildReport:
     agreement: Agreement | None = None
     accuracy: Accuracy | None = None
     timing: Timing | None = None
+    tuned: tuple[TunedLayer, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON; an infinite ratio is null."""
-        values = asdict(self) | {"annotation": self.annotation.model_dump(mode="json")}
+        tuned = [{"layer": layer.layer, **layer.tile.model_dump()} for layer in self.tuned]
+        values = asdict(self) | {"annotation": self.annotation.model_dump(mode="json"), "tuned": tuned}
         if self.agreement is not None and math.isinf(self.agreement.sqnr_db):
             values["agreement"]["sqnr_db"] = None
         return values
@@ -97,7 +101,7 @@ class BuildReport:
             gain = f"{t.int8_ms:.3f} ms ({t.float32_ms / t.int8_ms:.1f}x)"
             summary.add_row(f"latency here, {threads}", f"{t.float32_ms:.3f} ms", gain)
         summary.add_row("calibrated", "", f"{self.algorithm}, {self.calibration_samples} samples")
-        return [summary, self._files(), *self._left_in_float()]
+        return [summary, self._files(), *self._left_in_float(), *self._tuned()]
 
     def _quantized(self) -> str:
         total = len(self.annotation.operators)
@@ -112,6 +116,21 @@ class BuildReport:
         for what, path in self.files.items():
             table.add_row(path, what, "")
         return table
+
+    def _tuned(self) -> list[Table]:
+        if not self.tuned:
+            return []
+        table = Table("layer", "cost model's tile", "us", "quickest tile", "us", "gain", title="tuning")
+        for layer in self.tuned:
+            t = layer.tile
+            if (t.mr, t.nv) != (t.model_mr, t.model_nv):
+                before, after = f"{t.model_microseconds:.1f}", f"{t.microseconds:.1f}"
+                gain = f"{1 - t.microseconds / t.model_microseconds:.0%}"
+                table.add_row(layer.layer, f"{t.model_mr}x{t.model_nv}", before, f"{t.mr}x{t.nv}", after, gain)
+        model = sum(layer.tile.model_microseconds for layer in self.tuned)
+        tuned = sum(layer.tile.microseconds for layer in self.tuned)
+        table.add_row(f"all {len(self.tuned)}", "", f"{model:.1f}", "", f"{tuned:.1f}", f"{1 - tuned / model:.1%}")
+        return [table]
 
     def _left_in_float(self) -> list[Table]:
         reasons = collections.Counter(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
@@ -31,6 +31,7 @@ class InstructionSet:
         weight_dtype: how weights are stored for `dot`: int8, or wider if that saves instructions.
         saturate_vectors: how many int32 vectors `saturate` narrows together best.
         l1d_bytes: size of a core's first-level data cache; the target's own takes this one's place.
+        tuned: measured register tiles (mr, nv) by `tiling.Workload.key`, which take the cost model's choice's place.
     """
 
     name: str
@@ -41,6 +42,7 @@ class InstructionSet:
     weight_dtype: str = "int8"
     saturate_vectors: int = 1
     l1d_bytes: int = 32 * 1024
+    tuned: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False)
 
     def lineage(self) -> tuple[InstructionSet, ...]:
         """Return this instruction set and its ancestors, nearest first."""
