@@ -36,6 +36,7 @@ from pipeline.kernels import registry
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.probes import copy_probe, peak_probe
+from pipeline.realization.weights import short_multipliers
 from pipeline.targets import load_target
 
 Array = npt.NDArray[Any]
@@ -138,9 +139,10 @@ def layer_program(layer: Layer, dtype: str, isa: InstructionSet, target: tvm.tar
         arguments = [random.standard_normal(s).astype("float32") for s in (x_shape, weight_shape, weight_shape[:1])]
     else:
         attrs = QConv2d(strides=strides, groups=layer.groups, output_zero_point=3)
-        x, weight = random.integers(0, 256, x_shape, "uint8"), random.integers(-127, 128, weight_shape, "int8")
-        bias = random.integers(-1000, 1000, weight_shape[0], "int32")
-        arguments = [x, weight, bias, np.full(weight_shape[0], 1e-4, "float32")]
+        x, bias = random.integers(0, 256, x_shape, "uint8"), random.integers(-1000, 1000, weight_shape[0], "int32")
+        # Weights of networks are distributed like this, not uniformly: it decides how large sums can be.
+        weight = np.clip(np.rint(32 * random.standard_normal(weight_shape)), -127, 127).astype("int8")
+        arguments = [x, weight, bias, short_multipliers(np.full(weight_shape[0], 1e-4))]
     inputs = tuple(TensorType(a.shape, str(a.dtype)) for a in arguments)
     operation = Operation(attrs, inputs, attrs.infer(*inputs), dict(enumerate(arguments[1:], 1)))
     kernel = registry.select(operation, isa).generate(operation, isa)

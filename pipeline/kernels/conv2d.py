@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from tvm import tirx
 
 from pipeline.dialect.attributes import Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QDense
-from pipeline.kernels.epilogue import activate, requantize
+from pipeline.kernels.epilogue import Epilogue, activate, requantize
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.isa.amx import TileInstructionSet
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.packing import folded_bias, pack_channels, pack_weights
+from pipeline.kernels.packing import folded_bias, pack_channels, pack_sums, pack_weights
 from pipeline.kernels.plan import Geometry, Plan, make_plan, make_workload
 from pipeline.kernels.product import make_function
 from pipeline.kernels.registry import kernel, select
+from pipeline.kernels.requantize import sums_are_floats
 from pipeline.kernels.tile_product import fits_tiles, make_tile_function, make_tile_plan
 from pipeline.kernels.tiling import Workload
 
@@ -71,8 +74,9 @@ def integer(operation: Operation, isa: InstructionSet) -> Kernel:
     if not isinstance(attrs, QConv2d | QDense):
         raise TypeError(f"Expected qnn.conv2d or qnn.dense, got {attrs}")
     plan = make_plan(geometry(operation), isa, isa.dot_depth, "int8")
-    func = make_function(plan, ("uint8", isa.weight_dtype, "int32"), requantize(attrs, isa))
-    return _with_constants(func, plan, operation)
+    return _with_constants(
+        plan, operation, lambda epilogue: make_function(plan, ("uint8", isa.weight_dtype, "int32"), epilogue)
+    )
 
 
 def _enough_for_tiles(operation: Operation) -> bool:
@@ -88,19 +92,21 @@ def tiled(operation: Operation, isa: InstructionSet) -> Kernel:
     if not isinstance(attrs, QConv2d | QDense) or not isinstance(isa, TileInstructionSet):
         raise TypeError(f"Expected qnn.conv2d or qnn.dense on tile registers, got {attrs} on {isa.name}")
     plan = make_tile_plan(geometry(operation), isa)
-    return _with_constants(make_tile_function(plan, isa, requantize(attrs, isa)), plan, operation)
+    return _with_constants(plan, operation, lambda epilogue: make_tile_function(plan, isa, epilogue))
 
 
-def _with_constants(func: tirx.PrimFunc, plan: Plan, operation: Operation) -> Kernel:
+def _with_constants(plan: Plan, operation: Operation, make: Callable[[Epilogue], tirx.PrimFunc]) -> Kernel:
     """Return an integer kernel with its packed weights, bias and multipliers."""
     attrs = operation.attrs
     if not isinstance(attrs, QConv2d | QDense):
         raise TypeError(f"Expected qnn.conv2d or qnn.dense, got {attrs}")
     weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
     bias = folded_bias(bias, weight, attrs.input_zero_point)
-    packed = (pack_channels(plan, bias, 0), pack_channels(plan, multiplier, 0.0))
+    floats = plan.isa.fuses_multiply_add and sums_are_floats(weight, bias, multiplier)
+    func = make(requantize(attrs, plan.isa, floats=floats))
+    sums = pack_sums(plan, bias, multiplier, floats=floats)
     added = (4,) if isinstance(attrs, QConv2dAdd) else ()
-    return Kernel(func, (0, pack_weights(plan, weight.astype(plan.isa.weight_dtype)), *packed, *added))
+    return Kernel(func, (0, pack_weights(plan, weight.astype(plan.isa.weight_dtype)), *sums, *added))
 
 
 @kernel(Conv2d, isa="portable", accepts=_not_depthwise)

@@ -12,7 +12,7 @@ from tvm.script.ir_builder import tirx as T
 from pipeline.dialect.attributes import Add, Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QDense
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.requantize import rounded
-from pipeline.kernels.vectors import clip, lanes_of, vector_type
+from pipeline.kernels.vectors import clip, fused_multiply_add, lanes_of, vector_type
 
 
 @dataclass(frozen=True)
@@ -21,39 +21,49 @@ class Epilogue:
 
     Attributes:
         dtype: of the output.
-        finish: from vectors of accumulators and as many of multipliers, TIR expressions, to one vector of outputs. It
-            takes one vector, or `together` of them.
+        finish: from vectors of accumulators, and for each of `constants` as many vectors, TIR expressions, to one
+            vector of outputs. It takes up to `together` vectors.
         together: how many vectors are finished together best.
+        constants: how many numbers there are for each channel: its multiplier, and maybe its float offset.
         add: adds a vector of another tensor's outputs to one of this; None if there is nothing to add.
         frame_value: what a frame around the output is filled with.
     """
 
     dtype: str
-    finish: Callable[[Sequence[Any], Sequence[Any]], Any]
+    finish: Callable[..., Any]
     together: int = 1
+    constants: int = 1
     add: Callable[[Any, Any], Any] | None = None
     frame_value: float = 0
 
 
-def requantize(attrs: QConv2d | QDense, isa: InstructionSet, *, interleaved: bool = False) -> Epilogue:
+def requantize(
+    attrs: QConv2d | QDense, isa: InstructionSet, *, interleaved: bool = False, floats: bool = False
+) -> Epilogue:
     """Return the last step of an integer operator: to uint8, or to float32 if `output_dtype` says so.
 
     Args:
         attrs: the operator.
         isa: the instruction set.
         interleaved: accumulators come four vectors at a time, as for `InstructionSet.saturate_interleaved`.
+        floats: accumulators are the bits of float32; see `requantize.sums_are_floats`.
     """
+    scaled, constants = (_scaled_float, 2) if floats else (_scaled, 1)
     if attrs.output_dtype == "float32":
-        return Epilogue("float32", lambda accumulators, multipliers: _scaled(accumulators[0], multipliers[0]))
 
-    def finish(accumulators: Sequence[Any], multipliers: Sequence[Any]) -> Any:
-        values = [rounded(_scaled(a, m)) for a, m in zip(accumulators, multipliers, strict=True)]
+        def scale(accumulators: Sequence[Any], *constants: Sequence[Any]) -> Any:
+            return scaled(accumulators[0], *(c[0] for c in constants))
+
+        return Epilogue("float32", scale, constants=constants)
+
+    def finish(accumulators: Sequence[Any], *constants: Sequence[Any]) -> Any:
+        values = [rounded(scaled(*vectors)) for vectors in zip(accumulators, *constants, strict=True)]
         bounds = (attrs.output_zero_point, attrs.output_min, attrs.output_max)
         return isa.saturate_interleaved(values, *bounds) if interleaved else isa.saturate(values, *bounds)
 
     frame_value = attrs.frame_value if isinstance(attrs, QConv2d) else 0
     add = functools.partial(isa.weighted_sum, attrs=attrs.total) if isinstance(attrs, QConv2dAdd) else None
-    return Epilogue("uint8", finish, isa.saturate_vectors, add, frame_value)
+    return Epilogue("uint8", finish, isa.saturate_vectors, constants, add, frame_value)
 
 
 def activate(attrs: Conv2d | Dense) -> Epilogue:
@@ -67,8 +77,14 @@ def activate(attrs: Conv2d | Dense) -> Epilogue:
 
     total = attrs.total if isinstance(attrs, Conv2dAdd) else Add()
     frame_value = attrs.frame_value if isinstance(attrs, Conv2d) else 0.0
-    return Epilogue("float32", finish, 1, add if isinstance(attrs, Conv2dAdd) else None, frame_value)
+    add_or_none = add if isinstance(attrs, Conv2dAdd) else None
+    return Epilogue("float32", finish, add=add_or_none, frame_value=frame_value)
 
 
 def _scaled(accumulator: Any, multiplier: Any) -> Any:
     return T.cast(accumulator, vector_type("float32", lanes_of(accumulator))) * multiplier
+
+
+def _scaled_float(accumulator: Any, multiplier: Any, offset: Any) -> Any:
+    value = T.reinterpret(vector_type("float32", lanes_of(accumulator)), accumulator)
+    return fused_multiply_add(value, multiplier, offset)

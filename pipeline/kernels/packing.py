@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.plan import Plan
+from pipeline.kernels.requantize import FLOAT_OFFSET_BITS, float_offsets
 
 Array = npt.NDArray[Any]
 
@@ -28,6 +29,23 @@ def pack_channels(plan: Plan, values: Array, fill: Any) -> Array:
     valid = channels < plan.geometry.group_out
     packed = grouped[:, np.where(valid, channels, 0)]
     return np.where(valid, packed, np.asarray(fill, values.dtype)).astype(values.dtype).reshape(-1)
+
+
+def pack_sums(plan: Plan, bias: Array, multiplier: Array, *, floats: bool) -> tuple[Array, Array]:
+    """Return what accumulators begin with, and what they are scaled with, in packed order.
+
+    Args:
+        plan: what to pack for.
+        bias: [groups * group_out] int32, with the zero point folded in.
+        multiplier: [groups * group_out] float32.
+        floats: accumulators are the bits of float32; see `requantize.sums_are_floats`. For each vector of multipliers,
+            one of offsets follows.
+    """
+    if not floats:
+        return pack_channels(plan, bias, 0), pack_channels(plan, multiplier, 0.0)
+    scaling = [pack_channels(plan, values, 0.0) for values in (multiplier, float_offsets(multiplier))]
+    vectors = [values.reshape(-1, plan.isa.lanes) for values in scaling]
+    return pack_channels(plan, bias + np.int32(FLOAT_OFFSET_BITS), 0), np.stack(vectors, axis=1).reshape(-1)
 
 
 def pack_weights(plan: Plan, weight: Array) -> Array:

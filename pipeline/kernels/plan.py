@@ -105,11 +105,26 @@ class Plan:
         """Number of steps in a segment."""
         return -(-self.geometry.segment_length // self.depth)
 
+    @property
+    def block_channels(self) -> int:
+        """Number of output channels in a block, if it is full."""
+        return self.tile.nv * self.isa.lanes
+
+    @property
+    def last_block(self) -> int:
+        """First channel of a group's last block, which overlaps the one before where blocks don't divide channels."""
+        return max(self.geometry.group_out - self.block_channels, 0)
+
+    def vector_channel(self, v: int) -> int:
+        """Return the first channel of a vector within its block; an only block's last vector may overlap."""
+        return min(v * self.isa.lanes, max(self.geometry.group_out - self.isa.lanes, 0))
+
     def channels(self) -> Array:
         """Return the output channel, within its group, of each packed lane: [blocks * nv * lanes] int."""
-        starts = np.arange(self.blocks * self.tile.nv) * self.isa.lanes
-        starts = np.minimum(starts, max(self.geometry.group_out - self.isa.lanes, 0))
-        return np.asarray((starts[:, None] + np.arange(self.isa.lanes)).reshape(-1))
+        blocks = np.minimum(np.arange(self.blocks) * self.block_channels, self.last_block)
+        vectors = np.array([self.vector_channel(v) for v in range(self.tile.nv)])
+        starts = blocks[:, None] + vectors
+        return np.asarray((starts[..., None] + np.arange(self.isa.lanes)).reshape(-1))
 
 
 def make_plan(geometry: Geometry, isa: InstructionSet, depth: int, dtype: str) -> Plan:

@@ -16,7 +16,7 @@ While a channel block is computed, its tiles fetch the next one's weights, evenl
 third-level cache or from memory costs nothing: in a whole network, weights are hardly ever near.
 
 What doesn't divide is computed twice, not masked: the last tile of a row overlaps the one before, and so do the last
-vector of channels and the last step of a segment (there with zero weights for what has been counted).
+block of channels and the last step of a segment (there with zero weights for what has been counted).
 """
 
 from __future__ import annotations
@@ -79,7 +79,6 @@ class Place:
         next_weights: of those weights of the next block that this tile fetches into the second-level cache.
         y: of the first pixel's first value in the group.
         added: the same in the tensor that the epilogue adds, which has no frame.
-        vector: number of the block's first vector within the group.
     """
 
     x: Any
@@ -88,7 +87,6 @@ class Place:
     packed: Any
     y: Any
     added: Any
-    vector: Any
 
 
 class Nest:
@@ -111,7 +109,7 @@ class Nest:
         self.tiles = -(-g.out_width // plan.tile.columns)
         self.all_tiles = g.batch * self.bands * self.tiles
         rows, columns = g.segments
-        self.block_channels = plan.tile.nv * plan.isa.lanes
+        self.block_channels = plan.block_channels
         self.block_weights = rows * columns * plan.steps * self.block_channels * plan.depth
         self.line_values = CACHE_LINE // np.dtype(dtypes[1]).itemsize
         self.per_chunk = -(-self.all_tiles // self._chunks())
@@ -143,7 +141,7 @@ class Nest:
             self.x = _argument("x", g.batch * g.height * g.width * self.channels_in, self.dtypes[0])
             self.weights = _argument("weights", blocks * self.block_weights, self.dtypes[1])
             self.bias = _argument("bias", blocks * self.block_channels, self.dtypes[2])
-            self.multiplier = _argument("multiplier", blocks * self.block_channels, "float32")
+            self.scaling = _argument("scaling", blocks * self.block_channels * self.epilogue.constants, "float32")
             if self.epilogue.add is not None:
                 size = g.batch * g.out_height * g.out_width * self.channels_out
                 self.added = _argument("added", size, self.epilogue.dtype)
@@ -181,14 +179,14 @@ class Nest:
         image = band // self.bands
         out_row = T.min(band % self.bands * plan.tile.lines, g.out_height - plan.tile.lines)
         row = image * g.height + out_row * g.strides[0]
+        channel = group * g.group_out + T.min(block % plan.blocks * self.block_channels, plan.last_block)
         return Place(
             x=(row * g.width + column * g.strides[1]) * self.channels_in + group * g.group_in,
             weights=block * self.block_weights,
             next_weights=(block + 1) * self.block_weights + number * self.share,
             packed=block * self.block_channels,
-            y=self.frame.start(image, out_row) + column * self.channels_out + group * g.group_out,
-            added=((image * g.out_height + out_row) * g.out_width + column) * self.channels_out + group * g.group_out,
-            vector=block % plan.blocks * plan.tile.nv,
+            y=self.frame.start(image, out_row) + column * self.channels_out + channel,
+            added=((image * g.out_height + out_row) * g.out_width + column) * self.channels_out + channel,
         )
 
     def _tile(self, place: Place) -> None:
@@ -285,7 +283,7 @@ class Nest:
         row = plan.geometry.out_width * self.channels_out
         for i in range(plan.tile.mr):
             for v in range(0, plan.tile.nv, per_line):
-                _prefetch(self.added, place.added + self._output(place, i, v, row), level=1)
+                _prefetch(self.added, place.added + self._output(i, v, row), level=1)
 
     def _values(self, start: Any) -> Any:
         """Return `depth` values of x; zeros take the place of what lies behind a segment shorter than that."""
@@ -297,40 +295,51 @@ class Nest:
 
     def _finish(self, place: Place) -> None:
         """Finish and store all accumulators, as many together as the epilogue likes."""
-        plan = self.plan
-        vectors = [(i, v) for i in range(plan.tile.mr) for v in range(plan.tile.nv)]
-        together = 1 if plan.narrow else self.epilogue.together
-        whole = len(vectors) // together * together
-        for first in range(0, whole, together):
-            self._store(place, vectors[first : first + together])
-        for vector in vectors[whole:]:
-            self._store(place, [vector])
+        mr, nv = self.plan.tile.mr, self.plan.tile.nv
+        together = 1 if self.plan.narrow else self.epilogue.together
+        if self.channels_out == self.block_channels:
+            vectors = [(i, v) for i in range(mr) for v in range(nv)]
+            groups = [vectors[first : first + together] for first in range(0, len(vectors), together)]
+        else:
+            # Vectors of one pixel lie together; what is left over of some pixels is finished together, too.
+            whole = nv // together * together
+            groups = [[(i, v + k) for k in range(together)] for i in range(mr) for v in range(0, whole, together)]
+            pixels = together // max(nv - whole, 1)
+            left = [(i, v) for i in range(mr) for v in range(whole, nv)]
+            step = pixels * (nv - whole)
+            groups += [left[first : first + step] for first in range(0, len(left), max(step, 1))]
+        for group in groups:
+            self._store(place, group)
 
     def _store(self, place: Place, vectors: list[tuple[int, int]]) -> None:
         plan, g, lanes = self.plan, self.plan.geometry, self.plan.isa.lanes
-        multipliers = [self.multiplier[span(place.packed + v * lanes, lanes)] for _, v in vectors]
-        result = self.epilogue.finish([self.acc[self.register(i, v)] for i, v in vectors], multipliers)
+        accumulators = [self.acc[self.register(i, v)] for i, v in vectors]
+        result = self.epilogue.finish(accumulators, *self._scaling(place, [v for _, v in vectors]))
         runs = [(i, v, count * lanes) for i, v, count in self._runs(vectors)]
         if plan.narrow:
             runs = [(*vectors[0], lanes)]
         if self.epilogue.add is not None:
             row = g.out_width * self.channels_out
-            added = [self._load(self.added, place.added + self._output(place, i, v, row), n) for i, v, n in runs]
+            added = [self._load(self.added, place.added + self._output(i, v, row), n) for i, v, n in runs]
             result = self.epilogue.add(result, joined(added))
         first = 0
         for i, v, count in runs:
-            start = place.y + self._output(place, i, v, self.frame.row_stride)
+            start = place.y + self._output(i, v, self.frame.row_stride)
             if plan.narrow:
                 self._store_lanes(start, result)
             else:
                 T.buffer_store(self.y, part(result, first, count), [span(start, count)])
             first += count
 
-    def _output(self, place: Place, i: int, v: int, row_stride: int) -> Any:
-        """Return the offset of a pixel's vector from the first pixel's first value in the group."""
-        lanes = self.plan.isa.lanes
-        pixel = self._pixel(i, row_stride, self.channels_out)
-        return pixel + T.min((place.vector + v) * lanes, max(self.plan.geometry.group_out - lanes, 0))
+    def _scaling(self, place: Place, vectors: list[int]) -> list[list[Any]]:
+        """Return each of the epilogue's constants for some vectors of channels."""
+        lanes, count = self.plan.isa.lanes, self.epilogue.constants
+        first = place.packed * count
+        return [[self.scaling[span(first + (v * count + k) * lanes, lanes)] for v in vectors] for k in range(count)]
+
+    def _output(self, i: int, v: int, row_stride: int) -> int:
+        """Return the offset of a pixel's vector from the first pixel's first value in the block."""
+        return self._pixel(i, row_stride, self.channels_out) + self.plan.vector_channel(v)
 
     def _load(self, buffer: Any, start: Any, lanes: int) -> Any:
         """Load lanes of a tensor of the output's shape; a narrow group's last lanes repeat its last channel."""
@@ -341,7 +350,7 @@ class Nest:
 
     def _runs(self, vectors: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
         """Cut (pixel, vector) pairs into runs that lie together in the output: (pixel, vector, how many vectors)."""
-        if self.plan.geometry.group_out % self.block_channels > 0:
+        if self.plan.geometry.group_out < self.block_channels:
             return [(i, v, 1) for i, v in vectors]
         # Pixels without other channels between them lie together, too, up to the end of their line.
         per_run = self.plan.tile.columns if self.channels_out == self.block_channels else 1

@@ -2,17 +2,58 @@
 
 There is one float multiply, and what follows it is a rounding, never an addition: LLVM may contract a multiply and an
 add into one instruction with a different result. Rounding is to nearest, ties to even, everywhere.
+
+CPUs with a fused multiply-add save the conversion to float32. Between 2**23 and 2**24, the bits of a float32 count in
+ones, so an accumulator that begins with the bits of `FLOAT_OFFSET` is, taken for a float32, `FLOAT_OFFSET + sum`. Then
+
+    (FLOAT_OFFSET + sum) * multiplier - FLOAT_OFFSET * multiplier
+
+is `sum * multiplier`, rounded once, as the product alone would be: the same bits. It takes sums that are small enough,
+and multipliers whose product with the offset is exact, which `sums_are_floats` tells.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from tvm.script import tirx as T
 
 from pipeline.dialect.attributes import Requantized
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.vectors import lanes_of, part, shift_and_clamp, vector_type
+
+Array = npt.NDArray[Any]
+
+FLOAT_OFFSET = 1.5 * 2.0**23
+"""What accumulators that are taken for float32 begin with."""
+
+FLOAT_OFFSET_BITS = 0x4B400000
+"""Its bits, as an integer."""
+
+MOST_FLOAT_SUM = 2**22
+"""Sums below it, of either sign, keep an accumulator that begins with `FLOAT_OFFSET` between 2**23 and 2**24."""
+
+
+def sums_are_floats(weight: Array, bias: Array, multiplier: Array) -> bool:
+    """Return whether every sum that uint8 inputs can give may be accumulated as a float32's bits.
+
+    Args:
+        weight: [O, ...] int8.
+        bias: [O] int32, with the input's zero point folded in.
+        multiplier: [O] float32.
+    """
+    rows = weight.reshape(weight.shape[0], -1).astype("int64")
+    lowest = bias + 255 * np.minimum(rows, 0).sum(axis=1)
+    highest = bias + 255 * np.maximum(rows, 0).sum(axis=1)
+    exact = float_offsets(multiplier).astype("float64") == -FLOAT_OFFSET * multiplier.astype("float64")
+    return bool(((lowest > -MOST_FLOAT_SUM) & (highest < MOST_FLOAT_SUM) & exact).all())
+
+
+def float_offsets(multiplier: Array) -> Array:
+    """Return what takes `FLOAT_OFFSET` back after it was multiplied, float32 of the multipliers' shape."""
+    return np.asarray(-FLOAT_OFFSET * multiplier.astype("float64"), "float32")
 
 
 def rounded(value: Any) -> Any:

@@ -37,6 +37,13 @@ def clip(value: Any, low: float | None, high: float | None) -> Any:
     return value if high is None else T.min(value, splat(T.float32(high), lanes_of(value)))
 
 
+def fused_multiply_add(a: Any, b: Any, c: Any) -> Any:
+    """Return `a * b + c` of float32 TIR expressions, rounded once, on any CPU."""
+    lanes = lanes_of(a)
+    suffix = "f32" if lanes == 1 else f"v{lanes}f32"
+    return T.call_llvm_pure_intrin(vector_type("float32", lanes), f"llvm.fma.{suffix}", a, b, c)
+
+
 def part(value: Any, start: int, length: int) -> Any:
     """Return `length` neighbouring lanes of a TIR expression."""
     return value if length == lanes_of(value) else T.Shuffle([value], list(range(start, start + length)))

@@ -18,7 +18,7 @@ from pipeline.dialect import attributes as op
 from pipeline.dialect import pointwise
 from pipeline.dialect.dataflow import Binding, constant, make_constant
 from pipeline.dialect.operators import describe, make_call, tensor_type
-from pipeline.realization.weights import accumulator_bounds, quantize_weights, sum_multipliers
+from pipeline.realization.weights import accumulator_bounds, quantize_weights, short_multipliers, sum_multipliers
 
 Array = npt.NDArray[Any]
 
@@ -125,7 +125,7 @@ def _product(
         common |= {"output_zero_point": context.output.zero_point, "output_min": low, "output_max": high}
     if context.output is not None and not (bound * multiplier < 2**30).all():
         raise NotRealizable("its result could exceed 32 bits: the output's scale is too small")
-    arrays = (weights.weight, weights.bias, multiplier.astype("float32"))
+    arrays = (weights.weight, weights.bias, short_multipliers(multiplier))
     return [make_constant(a) for a in arrays], common
 
 

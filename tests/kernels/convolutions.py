@@ -10,6 +10,7 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 from pipeline.dialect.attributes import Conv2d, QConv2d
+from pipeline.realization.weights import short_multipliers
 
 Array = npt.NDArray[Any]
 
@@ -77,6 +78,8 @@ def integer_arguments(
     powers = np.exp2(np.round(np.log2(np.maximum(multiplier, 1e-9)))).astype("float32")
     multiplier = np.where(random.random(out) < 0.3, powers, multiplier)
     multiplier[random.random(out) < 0.05] = 0
+    if random.random() < 0.5:
+        multiplier = short_multipliers(multiplier)
     return [x, weight, bias, multiplier]
 
 

@@ -86,6 +86,7 @@ AMX_INT8 = TileInstructionSet(
     registers=AVX512_VNNI.registers,
     dot_depth=AVX512_VNNI.dot_depth,
     saturate_vectors=AVX512_VNNI.saturate_vectors,
+    fuses_multiply_add=True,
     vpmaddwd=AVX512_VNNI.vpmaddwd,
     vpackssdw=AVX512_VNNI.vpackssdw,
     vpackuswb=AVX512_VNNI.vpackuswb,

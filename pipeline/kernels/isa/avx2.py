@@ -12,6 +12,7 @@ AVX2 = PairwiseInstructionSet(
     dot_depth=4,
     weight_dtype="int16",
     saturate_vectors=4,
+    fuses_multiply_add=True,
     vpmaddwd="llvm.x86.avx2.pmadd.wd",
     vpackssdw="llvm.x86.avx2.packssdw",
     vpackuswb="llvm.x86.avx2.packuswb",

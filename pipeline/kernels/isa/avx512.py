@@ -13,6 +13,7 @@ AVX512 = PairwiseInstructionSet(
     dot_depth=4,
     weight_dtype="int16",
     saturate_vectors=4,
+    fuses_multiply_add=True,
     vpmaddwd="llvm.x86.avx512.pmaddw.d.512",
     vpackssdw="llvm.x86.avx512.packssdw.512",
     vpackuswb="llvm.x86.avx512.packuswb.512",

@@ -12,6 +12,7 @@ AVX512_VNNI = VnniInstructionSet(
     registers=AVX512.registers,
     dot_depth=4,
     saturate_vectors=AVX512.saturate_vectors,
+    fuses_multiply_add=True,
     vpmaddwd=AVX512.vpmaddwd,
     vpackssdw=AVX512.vpackssdw,
     vpackuswb=AVX512.vpackuswb,

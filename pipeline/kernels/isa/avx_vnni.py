@@ -38,6 +38,7 @@ AVX_VNNI = VnniInstructionSet(
     registers=AVX2.registers,
     dot_depth=4,
     saturate_vectors=AVX2.saturate_vectors,
+    fuses_multiply_add=True,
     vpmaddwd=AVX2.vpmaddwd,
     vpackssdw=AVX2.vpackssdw,
     vpackuswb=AVX2.vpackuswb,

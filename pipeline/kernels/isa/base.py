@@ -30,6 +30,8 @@ class InstructionSet:
         dot_depth: how many 8-bit products `dot` sums into each int32 lane.
         weight_dtype: how weights are stored for `dot`: int8, or wider if that saves instructions.
         saturate_vectors: how many int32 vectors `saturate` narrows together best.
+        fuses_multiply_add: whether the CPU has a fused multiply-add of float32, which saves conversions; see
+            `requantize.sums_are_floats`.
         l1d_bytes: size of a core's first-level data cache; the target's own takes this one's place.
         tuned: measured register tiles (mr, nv) by `tiling.Workload.key`, which take the cost model's choice's place.
     """
@@ -41,6 +43,7 @@ class InstructionSet:
     dot_depth: int = 1
     weight_dtype: str = "int8"
     saturate_vectors: int = 1
+    fuses_multiply_add: bool = False
     l1d_bytes: int = 32 * 1024
     tuned: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False)
 
@@ -92,7 +95,7 @@ class InstructionSet:
         """Return `uint8(clamp(values + zero_point, low, high))` as one vector.
 
         Args:
-            values: int32 vectors of equal length: one of any length, or `saturate_vectors` of `lanes`.
+            values: int32 vectors of equal length: one of any length, or up to `saturate_vectors` of `lanes`.
             zero_point: added to each value.
             low: least result, at least 0.
             high: largest result, at most 255.

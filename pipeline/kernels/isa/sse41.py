@@ -38,12 +38,13 @@ class X86InstructionSet(InstructionSet):
         Packing works within 128 bits, so the result's dwords are transposed: 128-bit part by vector instead of vector
         by part.
         """
-        if len(values) != self.saturate_vectors:
+        count = len(values)
+        if lanes_of(values[0]) != self.lanes:
             return super().saturate(values, zero_point, low, high)
-        packed = self.saturate_interleaved(values, zero_point, low, high)
+        packed = self.saturate_interleaved([*values, *values[-1:] * (4 - count)], zero_point, low, high)
         order = [4 * part + vector for vector in range(4) for part in range(self.lanes // 4)]
         dwords = T.Shuffle([T.reinterpret(f"int32x{self.lanes}", packed)], order)
-        return T.reinterpret(f"uint8x{4 * self.lanes}", dwords)
+        return part(T.reinterpret(f"uint8x{4 * self.lanes}", dwords), 0, count * self.lanes)
 
     def saturate_interleaved(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
         """Return four packed vectors; see the base class.
