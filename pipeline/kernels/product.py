@@ -5,7 +5,7 @@ row is a segment of KW * C values, as neighbouring pixels are neighbours in memo
 values. A matrix product, or a 1x1 convolution, has one segment of C values, and all its pixels form one row. No im2col,
 no edges: padding is an operator of its own, which has run before.
 
-The nest, from outside: (chunk of the tiles, group, channel block) in parallel | tile | segment | step of `dot_depth`
+The nest, from outside: chunk of the tiles, in parallel | group, channel block | tile | segment | step of `dot_depth`
 values | register tile of mr pixels x nv vectors. Threads get neighbouring chunks, so that they don't write into each
 other's cache lines; where weights outweigh activations, there is one chunk, and threads share the channel blocks.
 Weights are packed in the order in which the nest reads them:
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from tvm import tirx
@@ -79,6 +79,7 @@ class Place:
         next_weights: of those weights of the next block that this tile fetches into the second-level cache.
         y: of the first pixel's first value in the group.
         added: the same in the tensor that the epilogue adds, which has no frame.
+        sums: of the first accumulator, where they are kept for several tiles.
     """
 
     x: Any
@@ -87,19 +88,15 @@ class Place:
     packed: Any
     y: Any
     added: Any
+    sums: Any
 
 
 class Nest:
     """The loop nest, with its accumulators in vector registers.
 
-    Where an instruction set sums elsewhere, a subclass overrides what touches the accumulators: `allocate`, `start`,
-    `release`, `step`, `collect` and `register`.
-
-    Attributes:
-        fused_steps: segments of so few steps share one loop.
+    Where an instruction set sums elsewhere, a subclass overrides what touches the accumulators: `allocate`, `release`,
+    `register` and `compute`.
     """
-
-    fused_steps: ClassVar[int] = FUSED_STEPS
 
     def __init__(self, plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) -> None:
         self.plan, self.dtypes, self.epilogue = plan, dtypes, epilogue
@@ -113,6 +110,7 @@ class Nest:
         self.block_weights = rows * columns * plan.steps * self.block_channels * plan.depth
         self.line_values = CACHE_LINE // np.dtype(dtypes[1]).itemsize
         self.per_chunk = -(-self.all_tiles // self._chunks())
+        self.total_steps = rows * columns * plan.steps
         # All tiles of a chunk together fetch as many lines of the next block as they read of this one.
         step_lines = -(-self.block_channels * plan.depth // self.line_values)
         self.steps_per_fetch = max(1, self.per_chunk // step_lines)
@@ -134,7 +132,9 @@ class Nest:
         """Return the function; see `make_function`."""
         plan, g = self.plan, self.plan.geometry
         blocks = g.groups * plan.blocks
-        tasks = blocks * -(-self.all_tiles // self.per_chunk)
+        chunks = -(-self.all_tiles // self.per_chunk)
+        # With a single chunk, each task is a block.
+        tasks, task_blocks = (chunks, blocks) if chunks > 1 else (blocks, 1)
         loop = T.parallel if tasks > 1 and self.worth_sharing() else T.serial
         with IRBuilder() as builder, T.prim_func():
             T.func_attr({"tirx.noalias": True, "op_pattern": 8})
@@ -153,12 +153,22 @@ class Nest:
                     self.frame.fill(self.y, r, value, self.plan.isa.lanes * FILLED_VECTORS)
             with loop(tasks) as p:
                 self.allocate()
-                first = p // blocks * self.per_chunk
-                with T.serial(T.min(self.per_chunk, self.all_tiles - first)) as t:
-                    band, tile = (first + t) // self.tiles, (first + t) % self.tiles
-                    self._tile(self._place(p % blocks, band, tile, t))
+                first = p * self.per_chunk if chunks > 1 else 0
+                count = T.min(self.per_chunk, self.all_tiles - first)
+                self.compute(0 if chunks > 1 else p, task_blocks, first, count)
                 self.release()
         return builder.get()
+
+    def compute(self, first_block: Any, blocks: int, first: Any, count: Any) -> None:
+        """Compute `count` tiles, from number `first` on, of some channel blocks."""
+        with T.serial(blocks) as b, T.serial(count) as t:
+            place = self.place(first_block + b, first, t)
+            if self.epilogue.add is not None:
+                self.fetch_added(place)
+            self.start(place)
+            self.reduce(place)
+            for vectors in self.finished_together():
+                self.finish(place, vectors)
 
     def worth_sharing(self) -> bool:
         """Return whether this is large enough for several threads."""
@@ -171,9 +181,10 @@ class Nest:
     def release(self) -> None:
         """Give back what `allocate` took, at the end of a task."""
 
-    def _place(self, block: Any, band: Any, tile: Any, number: Any) -> Place:
-        """Return where a tile is, by its channel block, band of rows, place in the row and number in the chunk."""
+    def place(self, block: Any, first: Any, number: Any) -> Place:
+        """Return where a tile is, by its channel block, the chunk's first tile and its own number in the chunk."""
         plan, g = self.plan, self.plan.geometry
+        band, tile = (first + number) // self.tiles, (first + number) % self.tiles
         group = block // plan.blocks
         column = T.min(tile * plan.tile.columns, g.out_width - plan.tile.columns)
         image = band // self.bands
@@ -187,15 +198,8 @@ class Nest:
             packed=block * self.block_channels,
             y=self.frame.start(image, out_row) + column * self.channels_out + channel,
             added=((image * g.out_height + out_row) * g.out_width + column) * self.channels_out + channel,
+            sums=0,
         )
-
-    def _tile(self, place: Place) -> None:
-        if self.epilogue.add is not None:
-            self._fetch_added(place)
-        self.start(place)
-        self._reduce(place)
-        self.collect()
-        self._finish(place)
 
     def start(self, place: Place) -> None:
         """Set all accumulators to the bias."""
@@ -203,16 +207,14 @@ class Nest:
         for v in range(plan.tile.nv):
             bias = self.bias[span(place.packed + v * lanes, lanes)]
             for i in range(plan.tile.mr):
-                T.buffer_store(self.acc, bias, [self.register(i, v)])
+                T.buffer_store(self.acc, bias, [self.register(place, i, v)])
 
-    def collect(self) -> None:
-        """Have sums ready where `register` says, for the epilogue."""
-
-    def _reduce(self, place: Place) -> None:
+    def reduce(self, place: Place) -> None:
+        """Add all products to a tile's accumulators."""
         plan, g = self.plan, self.plan.geometry
         rows, columns = g.segments
         last = max(g.segment_length - plan.depth, 0)
-        if plan.steps <= self.fused_steps:
+        if plan.steps <= FUSED_STEPS:
             with T.serial(rows * columns * plan.steps) as s:
                 segment = s // plan.steps
                 offset = T.min(s % plan.steps * plan.depth, last)
@@ -228,7 +230,7 @@ class Nest:
                 if several:
                     start = place.next_weights + ((ky * columns + kx) * runs + r) * self.fetched_values
                     for line in range(self.lines_per_fetch):
-                        _prefetch(self.weights, start + line * self.line_values, level=2)
+                        prefetch(self.weights, start + line * self.line_values, level=2)
                 with T.serial(T.min(run, steps - r * run)) as k:
                     self.step(place, ky, kx, (r * run + k) * plan.depth, first + r * run + k)
             if overlaps:
@@ -250,12 +252,12 @@ class Nest:
         if self.block_weights * np.dtype(self.dtypes[1]).itemsize > resident_bytes(plan.isa):
             for v in range(plan.tile.nv):
                 ahead = place.weights + ((number + FETCH_AHEAD) * plan.tile.nv + v) * width
-                _prefetch(self.weights, ahead, level=1)
+                prefetch(self.weights, ahead, level=1)
         x = place.x + self.segment(ky, kx) + offset
         for i in range(plan.tile.mr):
             values = self._values(x + self.input_offset(i))
             for v in range(plan.tile.nv):
-                at = self.register(i, v)
+                at = self.register(place, i, v)
                 w = self.weights[span(place.weights + (number * plan.tile.nv + v) * width, width)]
                 T.buffer_store(self.acc, dot(self.acc[at], values, w), [at])
 
@@ -273,7 +275,7 @@ class Nest:
         line, column = divmod(i, self.plan.tile.columns)
         return line * line_stride + column * column_stride
 
-    def _fetch_added(self, place: Place) -> None:
+    def fetch_added(self, place: Place) -> None:
         """Have what the epilogue will add brought near while the tile is computed.
 
         A tile's pixels are too far apart for the CPU to guess the next one.
@@ -283,7 +285,7 @@ class Nest:
         row = plan.geometry.out_width * self.channels_out
         for i in range(plan.tile.mr):
             for v in range(0, plan.tile.nv, per_line):
-                _prefetch(self.added, place.added + self._output(i, v, row), level=1)
+                prefetch(self.added, place.added + self._output(i, v, row), level=1)
 
     def _values(self, start: Any) -> Any:
         """Return `depth` values of x; zeros take the place of what lies behind a segment shorter than that."""
@@ -293,8 +295,8 @@ class Nest:
         zeros = [tirx.const(0, self.dtypes[0])] * (depth - length)
         return T.Shuffle([self.x[start + i] for i in range(length)] + zeros, list(range(depth)))
 
-    def _finish(self, place: Place) -> None:
-        """Finish and store all accumulators, as many together as the epilogue likes."""
+    def finished_together(self) -> list[list[tuple[int, int]]]:
+        """Return all (pixel, vector) pairs of a tile, in groups that the epilogue takes together."""
         mr, nv = self.plan.tile.mr, self.plan.tile.nv
         together = 1 if self.plan.narrow else self.epilogue.together
         if self.channels_out == self.block_channels:
@@ -308,12 +310,12 @@ class Nest:
             left = [(i, v) for i in range(mr) for v in range(whole, nv)]
             step = pixels * (nv - whole)
             groups += [left[first : first + step] for first in range(0, len(left), max(step, 1))]
-        for group in groups:
-            self._store(place, group)
+        return groups
 
-    def _store(self, place: Place, vectors: list[tuple[int, int]]) -> None:
+    def finish(self, place: Place, vectors: list[tuple[int, int]]) -> None:
+        """Finish and store the accumulators of some (pixel, vector) pairs."""
         plan, g, lanes = self.plan, self.plan.geometry, self.plan.isa.lanes
-        accumulators = [self.acc[self.register(i, v)] for i, v in vectors]
+        accumulators = [self.acc[self.register(place, i, v)] for i, v in vectors]
         result = self.epilogue.finish(accumulators, *self._scaling(place, [v for _, v in vectors]))
         runs = [(i, v, count * lanes) for i, v, count in self._runs(vectors)]
         if plan.narrow:
@@ -365,13 +367,13 @@ class Nest:
         for c in range(self.plan.geometry.group_out):
             T.buffer_store(self.y, few[c], [start + c])
 
-    def register(self, i: int, v: int) -> Any:
+    def register(self, place: Place, i: int, v: int) -> Any:
         """Return the place in `acc` of the sums of pixel i and vector v."""
         lanes = self.plan.isa.lanes
         return span((i * self.plan.tile.nv + v) * lanes, lanes)
 
 
-def _prefetch(buffer: Any, offset: Any, level: int) -> None:
+def prefetch(buffer: Any, offset: Any, level: int) -> None:
     """Have a line brought into the first or second level of the caches."""
     for_reading, locality, data = T.int32(0), T.int32(4 - level), T.int32(1)
     at = buffer.access_ptr("r", offset=offset)

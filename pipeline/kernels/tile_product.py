@@ -6,27 +6,38 @@ several lines, as the pixels of the next one follow at the same distance, with s
 
     7 x 7 outputs, from 9 x 9 inputs: rows 0 to 6 are a line, 7 and 8 are idle, 9 to 15 are the next line.
 
-The sums of `tiles` of these by `nv` vectors of channels stay in tile registers, one for each pair:
+The sums of `tiles` of these by `nv` vectors of channels stay in tile registers, one for each pair, and two or more are
+left for a step's activations and weights. Activations stay for all of the step's weights, if there are registers
+enough, or else weights for all activations, or else activations are loaded again for each of the weights:
 
-    tile registers   0 .. tiles * nv - 1 | .. + nv - 1           | the others, in turn
-                     int32 sums          | int8 weights, 16 x 64 | uint8 activations
+    tiles x nv   sums   activations   weights
+    1 x 6        0-5    6             7, for six in turn
+    2 x 2        0-3    4 and 5       6 and 7
+    3 x 1        0-2    3 to 5        6
+    6 x 1        0-5    7, in turn    6
+    2 x 3        0-5    7, 3 x 2      6, for three in turn
 
-They begin as the bias, which is loaded with stride 0, and go to memory for the epilogue, where vectors take them up.
+The CPU renames tile registers, so that loading one needn't wait for the product that it was last used in. Sums begin
+as the bias, which is loaded with stride 0, and go to memory for the epilogue, where vectors take them up while the next
+tile's products are under way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, TypeVar
 
 from tvm import tirx
+from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.epilogue import Epilogue
 from pipeline.kernels.isa.amx import TileInstructionSet
 from pipeline.kernels.plan import Geometry, Plan
-from pipeline.kernels.product import Nest, Place, worth_sharing
-from pipeline.kernels.tiling import BYTES_PER_CYCLE, Tile, resident_bytes
+from pipeline.kernels.product import Nest, Place, prefetch, worth_sharing
+from pipeline.kernels.tiling import CACHE_LINE, Tile, resident_bytes
 from pipeline.kernels.vectors import register_buffer
 
 VALUES_PER_ROW = 4
@@ -37,6 +48,24 @@ MIN_SEGMENT = 16
 
 MIN_PIXELS = 4
 """Fewer pixels have nothing to share the loading of weights with."""
+
+MIN_PRODUCT_CYCLES = 10
+"""What a product of tile registers takes at least."""
+
+L2_BYTES_PER_CYCLE = 48
+"""What tile loads get from the second-level cache."""
+
+GROUP_CYCLES = 6
+"""To finish and store four vectors of sums."""
+
+TILE_CYCLES = 40
+"""For each tile on top: from the last product to the first sum that is stored."""
+
+MOST_UNROLLED = 24
+"""Products of tile registers for which a reduction is unrolled as a whole."""
+
+LEAST_FETCHED_LINES = 128
+"""Blocks of weights of fewer lines aren't fetched ahead."""
 
 PRODUCTS_PER_LANE = 16
 """As many as vectors sum in the time that waking another thread has to be worth: a quarter of a full tile's."""
@@ -49,10 +78,12 @@ class TilePlan(Plan):
     Attributes:
         rows: of a tile register of activations or sums.
         pitch: how many rows one line of the output is below the one before in a tile register; 0 if it has only one.
+        registers: how many tile registers there are.
     """
 
     rows: int
     pitch: int
+    registers: int
 
     @property
     def tile_lines(self) -> int:
@@ -63,6 +94,36 @@ class TilePlan(Plan):
     def tiles(self) -> int:
         """How many tile registers of activations share the same weights."""
         return self.tile.lines // self.tile_lines * max(1, self.tile.columns // self.rows)
+
+    @property
+    def sums(self) -> int:
+        """How many tile registers hold sums."""
+        return self.tiles * self.tile.nv
+
+    @property
+    def held_activations(self) -> int:
+        """How many tile registers of activations stay for all weights of a step; 0 if they don't."""
+        return self.tiles if self.tiles < self.registers - self.sums else 0
+
+    @property
+    def weight_registers(self) -> int:
+        """How many tile registers weights take; fewer than `nv` are used in turn."""
+        free = self.registers - self.sums
+        if self.held_activations:
+            return min(free - self.tiles, self.tile.nv)
+        return self.tile.nv if self.tile.nv < free else 1
+
+    @property
+    def loaded_activations(self) -> int:
+        """How many tiles of activations a step loads."""
+        again = not self.held_activations and self.weight_registers < self.tile.nv
+        return self.tiles * (self.tile.nv if again else 1)
+
+    @property
+    def lines_per_row(self) -> float:
+        """How many cache lines a row of activations touches, on average."""
+        aligned = self.geometry.groups * self.geometry.group_in % CACHE_LINE == 0
+        return 1.0 if aligned else 1 + (self.depth - 1) / CACHE_LINE
 
     def row_of(self, i: int) -> int:
         """Return in which row the sums of pixel i are, through all tile registers."""
@@ -82,62 +143,82 @@ def fits_tiles(geometry: Geometry) -> bool:
 
 
 def make_tile_plan(geometry: Geometry, isa: TileInstructionSet) -> TilePlan:
-    """Return the cheapest plan: see `_cost`."""
+    """Return the cheapest plan: see `_cycles`."""
+    return min(tile_plans(geometry, isa), key=lambda plan: (_cycles(plan), plan.tile.mr, plan.tile.nv, plan.rows))
+
+
+def tile_plans(geometry: Geometry, isa: TileInstructionSet) -> Iterator[TilePlan]:
+    """Yield all plans: tile registers side by side in a line, or whole lines below each other."""
     g = geometry.flattened().merged(isa.lanes)
     vectors, length = -(-g.group_out // isa.lanes), g.segment_length
     steps = -(-length // isa.tile_bytes)
     depth = min(-(-length // (steps * VALUES_PER_ROW)), length // VALUES_PER_ROW) * VALUES_PER_ROW
-    plans = (TilePlan(g, isa, depth, tile, vectors, rows, pitch) for tile, rows, pitch in _candidates(g, vectors, isa))
-    return min(plans, key=lambda plan: (_cost(plan), plan.tile.mr, plan.tile.nv, plan.rows))
 
+    def plan(tile: Tile, rows: int, pitch: int) -> TilePlan:
+        return TilePlan(g, isa, depth, tile, vectors, rows, pitch, isa.tiles)
 
-def make_tile_function(plan: TilePlan, isa: TileInstructionSet, epilogue: Epilogue) -> tirx.PrimFunc:
-    """Return the loop nest for (x, weights, bias, multiplier, and what the epilogue adds) -> y, all flat."""
-    return TileNest(plan, isa, epilogue).build()
-
-
-def _candidates(g: Geometry, vectors: int, isa: TileInstructionSet) -> Iterator[tuple[Tile, int, int]]:
-    """Yield tiles with their rows and pitch: tile registers side by side in a line, or whole lines below each other."""
     pitch, broken = divmod(g.strides[0] * g.width, g.strides[1])
-    for nv in range(1, vectors + 1):
-        for tiles in range(1, (isa.tiles - 1 - nv) // nv + 1):
+    most_sums = isa.tiles - 2
+    for nv in range(1, min(vectors, most_sums) + 1):
+        for tiles in range(1, most_sums // nv + 1):
             for rows in range(1, min(isa.tile_rows, g.out_width // tiles) + 1):
-                yield Tile(tiles * rows, nv), rows, 0
+                yield plan(Tile(tiles * rows, nv), rows, 0)
             for lines in range(1, g.out_height // tiles + 1):
                 rows = (lines - 1) * pitch + g.out_width
                 if rows <= isa.tile_rows and not (broken and lines > 1):
-                    yield Tile(tiles * lines * g.out_width, nv, tiles * lines), rows, pitch if lines > 1 else 0
+                    yield plan(Tile(tiles * lines * g.out_width, nv, tiles * lines), rows, pitch if lines > 1 else 0)
 
 
-def _cost(plan: TilePlan) -> float:
+def make_tile_function(plan: TilePlan, isa: TileInstructionSet, epilogue: Epilogue) -> tirx.PrimFunc:
+    """Return the loop nest for (x, weights, bias, scaling, and what the epilogue adds) -> y, all flat."""
+    return TileNest(plan, isa, epilogue).build()
+
+
+def _cycles(plan: TilePlan) -> float:
     """Return about how many cycles a plan takes for an image.
 
-    A product takes a cycle for each row of its activations or weights, whichever are more; two rows are loaded in a
-    cycle; weights that don't stay in the first-level cache come as `tiling` has it. The slowest of these sets the pace.
-    The epilogue comes on top, with a store for each pixel: more channels in a tile are fewer stores.
+    A product takes a cycle for each row of its activations or weights, whichever are more, and at least ten; two cache
+    lines are loaded in a cycle; weights that don't stay in the first-level cache come as `tiling` has it. The slowest
+    of these sets the pace. Sums are stored by a row in a cycle. The epilogue comes on top: vectors of a pixel are
+    finished four at a time, and each such group is a store.
     """
     g, tile, isa = plan.geometry, plan.tile, plan.isa
     weight_rows = plan.depth // VALUES_PER_ROW
     steps = plan.steps * g.segments[0] * g.segments[1]
     step_bytes = tile.nv * isa.lanes * plan.depth
-    products = plan.tiles * tile.nv * max(plan.rows, weight_rows)
-    loads = (plan.tiles * plan.rows + tile.nv * weight_rows) / 2
-    fetched = step_bytes / BYTES_PER_CYCLE if steps * step_bytes > resident_bytes(isa) else 0
-    epilogue = 5 * tile.mr * tile.nv + 2 * tile.mr + 2 * plan.tiles * plan.rows * tile.nv + 20
+    products = plan.sums * max(MIN_PRODUCT_CYCLES, plan.rows, weight_rows)
+    loads = (plan.loaded_activations * plan.rows * plan.lines_per_row + tile.nv * weight_rows) / 2
+    fetched = step_bytes / L2_BYTES_PER_CYCLE if steps * step_bytes > resident_bytes(isa) else 0
+    groups = tile.mr * -(-tile.nv // 4) if tile.nv > 2 else tile.mr * tile.nv / 4
+    if g.group_out == tile.nv * isa.lanes and g.groups == 1:
+        groups = tile.mr * tile.nv / 4
+    epilogue = GROUP_CYCLES * groups + plan.sums * plan.rows + TILE_CYCLES
     runs = -(-g.out_width // tile.columns) * -(-g.out_height // tile.lines) * plan.blocks
-    return runs * (steps * (max(products, loads, fetched) + 4) + epilogue)
+    return runs * (steps * max(products, loads, fetched) + epilogue)
 
 
 class TileNest(Nest):
-    """The nest with its accumulators in tile registers."""
+    """The nest with its accumulators in tile registers.
 
-    fused_steps: ClassVar[int] = 0
+    Tile registers and vectors work at the same time only if their instructions stand close together, so that a tile's
+    first products, its bias before them, and, where there are few steps, the storing of its sums take turns with parts
+    of the epilogue of the tile before. `acc` therefore holds two tiles' sums.
+    """
 
     def __init__(self, plan: TilePlan, isa: TileInstructionSet, epilogue: Epilogue) -> None:
         super().__init__(plan, ("uint8", "int8", "int32"), epilogue)
         self.tile_plan, self.isa = plan, isa
-        self.first_weights = plan.tiles * plan.tile.nv
-        self.first_activations = self.first_weights + plan.tile.nv
+        self.first_activations = plan.sums + plan.weight_registers
+        self.acc_vectors = plan.tiles * plan.rows * plan.tile.nv
+        groups = len(self.finished_together())
+        products = plan.sums * max(plan.rows, MIN_PRODUCT_CYCLES)
+        hiding = -(-groups * GROUP_CYCLES // products)
+        self.first_steps = self.total_steps if self.total_steps * plan.sums <= MOST_UNROLLED else hiding
+        self.first_steps = min(self.first_steps, self.total_steps)
+        block_lines = self.block_weights // CACHE_LINE
+        fetches = plan.geometry.groups * plan.blocks > 1 and block_lines >= LEAST_FETCHED_LINES
+        self.lines_per_step = -(-block_lines // (self.per_chunk * self.total_steps)) if fetches else 0
+        self.share = self.total_steps * self.lines_per_step * CACHE_LINE
 
     def worth_sharing(self) -> bool:
         """Return whether this is large enough for several threads."""
@@ -146,9 +227,10 @@ class TileNest(Nest):
     def allocate(self) -> None:
         """Shape the tile registers, and declare where the epilogue finds their sums."""
         plan, row_bytes = self.tile_plan, self.isa.lanes * 4
-        self.acc = register_buffer(plan.tiles * plan.rows * self.block_channels, "int32")
-        sums = [(plan.rows, row_bytes)] * self.first_weights
-        weights = [(plan.depth // VALUES_PER_ROW, row_bytes)] * plan.tile.nv
+        # A buffer of vectors is aligned as they are: other ones on the stack begin at any 16 bytes.
+        self.acc = register_buffer(2 * self.acc_vectors, f"int32x{self.isa.lanes}")
+        sums = [(plan.rows, row_bytes)] * plan.sums
+        weights = [(plan.depth // VALUES_PER_ROW, row_bytes)] * plan.weight_registers
         activations = [(plan.rows, plan.depth)] * (self.isa.tiles - self.first_activations)
         self.isa.configure([*sums, *weights, *activations])
 
@@ -156,39 +238,132 @@ class TileNest(Nest):
         """Give the tile registers back."""
         self.isa.release()
 
-    def start(self, place: Place) -> None:
-        """Set the sums to the bias, the same in each row."""
-        for tile in range(self.tile_plan.tiles):
-            for v in range(self.plan.tile.nv):
-                self.isa.load(self._sums(tile, v), self.bias, place.packed + v * self.isa.lanes, 0)
+    def compute(self, first_block: Any, blocks: int, first: Any, count: Any) -> None:
+        """Compute `count` tiles of some channel blocks; see the base class."""
+        total = blocks * count
+        with T.serial(total + 1) as n:
+            tile = self._place_of(first_block, first, count, n)
+            before = self._place_of(first_block, first, count, n - 1)
+            parts = self._first_parts(tile)
+            rest = self.first_steps < self.total_steps
+            if not rest:
+                parts += self._storing(tile)
+            groups = self.finished_together()
+            turns = min(len(parts), len(groups))
+            for turn in range(turns):
+                with T.If(n < total), T.Then():
+                    for part in _share(parts, turn, turns):
+                        part()
+                with T.If(n > 0), T.Then():
+                    for group in _share(groups, turn, turns):
+                        self.finish(before, group)
+            if rest:
+                with T.If(n < total), T.Then():
+                    self._rest(tile)
+                    for part in self._storing(tile):
+                        part()
 
-    def step(self, place: Place, ky: Any, kx: Any, offset: Any, number: Any) -> None:
-        """Multiply each tile of activations with each tile of weights; see the base class."""
+    def _place_of(self, first_block: Any, first: Any, count: Any, n: Any) -> Place:
+        """Return where the n-th of a task's tiles is; each second one has the same place for its sums."""
+        place = self.place(first_block + n // count, first, n % count)
+        return dataclasses.replace(place, sums=n % 2 * self.acc_vectors)
+
+    def _first_parts(self, place: Place) -> list[Callable[[], None]]:
+        """Return what begins a tile, in small parts: bias and the products of the first steps."""
+        g, plan = self.plan.geometry, self.plan
+        parts: list[Callable[[], None]] = []
+        if self.epilogue.add is not None:
+            parts.append(lambda: self.fetch_added(place))
+        last = max(g.segment_length - plan.depth, 0)
+        for number in range(self.first_steps):
+            segment, step = divmod(number, plan.steps)
+            ky, kx = divmod(segment, g.segments[1])
+            parts += self._step(place, ky, kx, min(step * plan.depth, last), number)
+        return parts
+
+    def _rest(self, place: Place) -> None:
+        """Add the products of all steps but the first ones."""
+        g, plan = self.plan.geometry, self.plan
+        last = max(g.segment_length - plan.depth, 0)
+        rows, columns = g.segments
+        skipped, begun = divmod(self.first_steps, plan.steps)
+        with T.serial(rows * columns - skipped) as s:
+            segment = s + skipped
+            begin = T.if_then_else(s == 0, begun, 0) if begun else 0
+            with T.serial(plan.steps - begin) as k:
+                step = begin + k
+                offset = T.min(step * plan.depth, last)
+                for part in self._step(
+                    place, segment // columns, segment % columns, offset, segment * plan.steps + step
+                ):
+                    part()
+
+    def _step(self, place: Place, ky: Any, kx: Any, offset: Any, number: Any) -> list[Callable[[], None]]:
+        """Return the parts of a step: each tile of activations times each tile of weights; see `Nest.step`."""
         plan, nv = self.tile_plan, self.plan.tile.nv
-        width = self.isa.lanes * plan.depth
-        for v in range(nv):
-            start = place.weights + (number * nv + v) * width
-            self.isa.load(self.first_weights + v, self.weights, start, self.isa.lanes * VALUES_PER_ROW)
         x = place.x + self.segment(ky, kx) + offset
         stride = plan.geometry.strides[1] * self.channels_in
-        for tile in range(plan.tiles):
-            free = self.isa.tiles - self.first_activations
-            register = self.first_activations + tile % free
-            self.isa.load(register, self.x, x + self.input_offset(plan.first_pixel(tile)), stride)
-            for v in range(nv):
-                self.isa.multiply(self._sums(tile, v), register, self.first_weights + v)
+        begins = isinstance(number, int) and number == 0
 
-    def collect(self) -> None:
-        """Store the sums row by row, a pixel's vectors together."""
-        plan, nv, lanes = self.tile_plan, self.plan.tile.nv, self.isa.lanes
+        def fetch() -> None:
+            for line in range(self.lines_per_step):
+                prefetch(self.weights, place.next_weights + (number * self.lines_per_step + line) * CACHE_LINE, level=2)
+
+        def load_weights(v: int) -> None:
+            start = place.weights + (number * nv + v) * self.isa.lanes * plan.depth
+            self.isa.load(plan.sums + v % plan.weight_registers, self.weights, start, self.isa.lanes * VALUES_PER_ROW)
+
+        def load_activations(tile: int) -> None:
+            self.isa.load(self._activations(tile), self.x, x + self.input_offset(plan.first_pixel(tile)), stride)
+
+        def multiply(tile: int, v: int) -> None:
+            sums = tile * nv + v
+            if begins:
+                self.isa.load(sums, self.bias, place.packed + v * self.isa.lanes, 0)
+            self.isa.multiply(sums, self._activations(tile), plan.sums + v % plan.weight_registers)
+
+        def part(*actions: Callable[[], None]) -> Callable[[], None]:
+            return lambda: [action() for action in actions] and None
+
+        parts = [fetch] if self.lines_per_step else []
+        bind = functools.partial
+        if plan.held_activations or plan.weight_registers < nv:
+            held = plan.held_activations > 0
+            parts += [bind(load_activations, tile) for tile in range(plan.tiles) if held]
+            for v in range(nv):
+                for tile in range(plan.tiles):
+                    loads = [bind(load_weights, v)] if tile == 0 else []
+                    loads += [] if held else [bind(load_activations, tile)]
+                    parts.append(part(*loads, bind(multiply, tile, v)))
+            return parts
+        parts += [bind(load_weights, v) for v in range(nv)]
         for tile in range(plan.tiles):
             for v in range(nv):
-                start = (tile * plan.rows * nv + v) * lanes
-                self.isa.store(self._sums(tile, v), self.acc, start, nv * lanes * 4)
+                loads = [bind(load_activations, tile)] if v == 0 else []
+                parts.append(part(*loads, bind(multiply, tile, v)))
+        return parts
 
-    def register(self, i: int, v: int) -> Any:
+    def _storing(self, place: Place) -> list[Callable[[], None]]:
+        """Return the parts that store a tile's sums row by row, a pixel's vectors together."""
+        plan, nv, stride = self.tile_plan, self.plan.tile.nv, self.plan.tile.nv * self.isa.lanes * 4
+
+        def store(tile: int, v: int) -> None:
+            self.isa.store(tile * nv + v, self.acc, place.sums + tile * plan.rows * nv + v, stride)
+
+        return [functools.partial(store, tile, v) for tile in range(plan.tiles) for v in range(nv)]
+
+    def _activations(self, tile: int) -> int:
+        """Return the register of a tile of activations."""
+        return self.first_activations + tile % (self.isa.tiles - self.first_activations)
+
+    def register(self, place: Place, i: int, v: int) -> Any:
         """Return the place in `acc` of the sums of pixel i and vector v."""
-        return super().register(self.tile_plan.row_of(i), v)
+        return place.sums + self.tile_plan.row_of(i) * self.plan.tile.nv + v
 
-    def _sums(self, tile: int, v: int) -> int:
-        return tile * self.plan.tile.nv + v
+
+Item = TypeVar("Item")
+
+
+def _share(items: list[Item], turn: int, turns: int) -> list[Item]:
+    """Return the part of a list that belongs to one of some turns, about equally many to each."""
+    return items[len(items) * turn // turns : len(items) * (turn + 1) // turns]
