@@ -41,7 +41,7 @@ class X86InstructionSet(InstructionSet):
         count = len(values)
         if lanes_of(values[0]) != self.lanes:
             return super().saturate(values, zero_point, low, high)
-        packed = self.saturate_interleaved([*values, *values[-1:] * (4 - count)], zero_point, low, high)
+        packed = self.saturate_interleaved([*values, *[values[-1]] * (4 - count)], zero_point, low, high)
         order = [4 * part + vector for vector in range(4) for part in range(self.lanes // 4)]
         dwords = T.Shuffle([T.reinterpret(f"int32x{self.lanes}", packed)], order)
         return part(T.reinterpret(f"uint8x{4 * self.lanes}", dwords), 0, count * self.lanes)
