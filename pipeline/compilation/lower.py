@@ -16,6 +16,7 @@ from pipeline.compilation.fusion import fuse_image_inputs, fuse_residual_adds, w
 from pipeline.compilation.padding import separate_padding
 from pipeline.compilation.select import select_kernels
 from pipeline.compilation.transposition import split_transposed_convolutions
+from pipeline.compilation.unfolding import unfold_image_inputs
 from pipeline.errors import TargetError, unknown_name
 from pipeline.kernels.isa import InstructionSet, instruction_sets
 from pipeline.targets import Target
@@ -45,6 +46,7 @@ def phases(isa: InstructionSet) -> tuple[Phase, ...]:
         ("fuse_image_inputs", fuse_image_inputs),
         ("separate_padding", separate_padding),
         ("write_frames", write_frames),
+        ("unfold_image_inputs", lambda module: unfold_image_inputs(module, isa)),
         ("legalize", transform.LegalizeOps()),
         ("annotate_patterns", transform.AnnotateTIROpPattern()),
         ("fuse_operators", transform.FuseOps()),

@@ -403,20 +403,26 @@ class Quantize(Attributes):
 class QuantizeImage(Quantize):
     """`qnn.quantize_image`: `nn.pad(qnn.quantize(x with channels last))`, for images as most networks take them.
 
-    The compiler makes it, so that an image is read once. `frame` (top, left, bottom, right) is what `nn.pad` adds.
+    The compiler makes it, so that an image is read once. `frame` (top, left, bottom, right) is what `nn.pad` adds. Then
+    the framed image z is unfolded along its height: a line holds `rows` rows of z, the next begins `row_step` below.
+    `y[n,l,w,r*C+c] = z[n, l*row_step + r, w, c]`; with the defaults that is z itself.
 
-    x: [N,C,H,W] float32; result: [N,top+H+bottom,left+W+right,C] uint8.
+    x: [N,C,H,W] float32; result: [N,(top+H+bottom-rows)//row_step+1,left+W+right,rows*C] uint8.
     """
 
     name = "qnn.quantize_image"
 
     frame: tuple[int, int, int, int] = (0, 0, 0, 0)
     frame_value: int = 0
+    rows: int = 1
+    row_step: int = 1
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the framed image's type, channels last, uint8."""
+        """Return the unfolded image's type, channels last, uint8."""
         batch, channels, height, width = inputs[0].shape
-        return Pad(self.frame).infer(TensorType((batch, height, width, channels), "uint8"))
+        _, height, width, _ = Pad(self.frame).infer(TensorType((batch, height, width, channels), "uint8")).shape
+        lines = _spatial(height, 0, 0, self.rows, 1, self.row_step)
+        return TensorType((batch, lines, width, self.rows * channels), "uint8")
 
     def framed(self, pad: Pad) -> QuantizeImage:
         """Return the operator with padding of its result made part of it."""

@@ -52,6 +52,20 @@ def workload(operation: Operation, isa: InstructionSet) -> Workload | None:
     return make_workload(geometry(operation), isa, depth, dtype)
 
 
+def product_cycles(operation: Operation, isa: InstructionSet) -> float:
+    """Return about how many cycles the multiply-adds of a convolution take, without all that comes with them.
+
+    Two dot products start in a cycle, and tile registers multiply a pixel's step in one.
+    """
+    g = geometry(operation)
+    pixels = g.batch * g.out_height * g.out_width * g.groups
+    if select(operation, isa).generate is tiled and isinstance(isa, TileInstructionSet):
+        plan = make_tile_plan(g, isa)
+        return pixels * plan.vectors * plan.steps * plan.geometry.segments[0] * plan.geometry.segments[1]
+    work = make_workload(g, isa, isa.dot_depth, "int8")
+    return pixels * work.vectors * work.steps / 2
+
+
 def _not_depthwise(operation: Operation) -> bool:
     return not geometry(operation).depthwise
 

@@ -79,6 +79,14 @@ class Geometry:
         """Number of values in a segment."""
         return self.group_in * self.kernel[1] // self.segments[1]
 
+    @property
+    def readable_beyond(self) -> int:
+        """Number of values that lie behind the last segment in the input: each segment has so many behind it."""
+        rows = (self.out_height - 1) * self.strides[0] + (self.kernel[0] - 1) * self.dilation[0]
+        columns = (self.out_width - 1) * self.strides[1] + (self.kernel[1] - 1) * self.dilation[1]
+        pixels_behind = self.height * self.width - (rows * self.width + columns) - 1
+        return pixels_behind * self.groups * self.group_in
+
 
 @dataclass(frozen=True)
 class Plan:

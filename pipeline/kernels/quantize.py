@@ -28,7 +28,12 @@ def quantize(operation: Operation, isa: InstructionSet) -> Kernel:
 
 
 def quantized(x: Any, attrs: Quantize, isa: InstructionSet) -> Any:
-    """Return the codes of a float32 TIR expression.
+    """Return the codes of a float32 TIR expression."""
+    return saturate(rounded(clamped(x, attrs)), Requantized(output_zero_point=attrs.zero_point), isa)
+
+
+def clamped(x: Any, attrs: Quantize) -> Any:
+    """Return the scaled float32 values whose rounding, plus the zero point, is the code.
 
     The clamp is two comparisons, so that NaN comes out the same on every CPU. It comes before the rounding, which
     changes nothing, as its limits are integers, and lets one instruction round and convert.
@@ -37,8 +42,7 @@ def quantized(x: Any, attrs: Quantize, isa: InstructionSet) -> Any:
     low, high = (splat(T.float32(v - attrs.zero_point), lanes) for v in (0, 255))
     v = x * splat(T.float32(attrs.inverse_scale), lanes)
     v = T.Select(v < high, v, high)
-    v = T.Select(v > low, v, low)
-    return saturate(rounded(v), Requantized(output_zero_point=attrs.zero_point), isa)
+    return T.Select(v > low, v, low)
 
 
 @kernel(Dequantize, isa="portable")

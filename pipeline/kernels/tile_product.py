@@ -152,7 +152,9 @@ def tile_plans(geometry: Geometry, isa: TileInstructionSet) -> Iterator[TilePlan
     g = geometry.flattened().merged(isa.lanes)
     vectors, length = -(-g.group_out // isa.lanes), g.segment_length
     steps = -(-length // isa.tile_bytes)
-    depth = min(-(-length // (steps * VALUES_PER_ROW)), length // VALUES_PER_ROW) * VALUES_PER_ROW
+    depth = -(-length // (steps * VALUES_PER_ROW)) * VALUES_PER_ROW
+    if depth > length + g.readable_beyond:
+        depth = length // VALUES_PER_ROW * VALUES_PER_ROW
 
     def plan(tile: Tile, rows: int, pitch: int) -> TilePlan:
         return TilePlan(g, isa, depth, tile, vectors, rows, pitch, isa.tiles)

@@ -285,7 +285,10 @@ def quantize(attrs: op.Quantize, x: Array) -> Array:
 
 def quantize_image(attrs: op.QuantizeImage, x: Array) -> Array:
     """`qnn.quantize_image`."""
-    return _pad(quantize(attrs, x).transpose(0, 2, 3, 1), attrs.frame, attrs.frame_value)
+    framed = _pad(quantize(attrs, x).transpose(0, 2, 3, 1), attrs.frame, attrs.frame_value)
+    last = framed.shape[1] - attrs.rows
+    below = [framed[:, r : last + r + 1 : attrs.row_step] for r in range(attrs.rows)]
+    return np.concatenate(below, axis=3)
 
 
 def dequantize(attrs: op.Dequantize, x: Array) -> Array:

@@ -22,6 +22,7 @@ from pipeline.dialect.attributes import (
     QResizeBilinear,
     QSoftmax,
     Quantize,
+    QuantizeImage,
 )
 from tests.kernels.tensors import Array, codes, floats
 
@@ -81,5 +82,9 @@ def examples() -> Mapping[str, Example]:
         "quantize": Example(Quantize(2.0, 3), (floats(random, 1360),)),
         "quantize infinities and NaN": Example(Quantize(1.0, 128), (np.resize(special, 192),)),
         "quantize, short": Example(Quantize(1.0, 0), (np.resize(special, 64),)),
+        "quantize image": Example(QuantizeImage(2.0, 3, (0, 1, 0, 3), 7), (floats(random, 2, 3, 16, 16),)),
+        "quantize image, unfolded": Example(
+            QuantizeImage(2.0, 3, (1, 1, 0, 3), 7, 3, 2), (floats(random, 2, 4, 16, 16),)
+        ),
         "dequantize": Example(Dequantize(0.017, 3), (np.resize(np.arange(256, dtype="uint8"), 1360),)),
     }

@@ -35,6 +35,8 @@ CASES = (
     Convolution(1, 6, 32, 1, 1, (3, 3), groups=3),
     Convolution(1, 9, 9, 64, 20, (3, 3)),
     Convolution(1, 8, 16, 23, 16, (3, 3)),
+    Convolution(1, 64, 29, 9, 16, (3, 7), (1, 2)),
+    Convolution(1, 64, 30, 9, 16, (3, 7), (1, 2)),
 )
 """Inputs are multiples of 64 bytes, which is how TVM aligns tensors; rows, channels and segments are odd."""
 

@@ -86,6 +86,7 @@ TILE_LAYERS = {
     "stride 2, lines in step": Convolution(1, 14, 14, 32, 64, (2, 2), (2, 2)),
     "stride 2, lines out of step": Convolution(1, 13, 13, 32, 64, (3, 3), (2, 2)),
     "last step overlaps": Convolution(1, 6, 40, 27, 33, (3, 3)),
+    "step longer than a segment": Convolution(1, 5, 30, 9, 33, (3, 7), (1, 2)),
     "dilated": Convolution(1, 12, 12, 64, 32, (3, 3), dilation=(2, 2)),
     "wide 1x1": Convolution(1, 5, 5, 320, 1280),
 }
@@ -116,6 +117,13 @@ def test_a_tile_register_spans_lines_where_they_are_short() -> None:
     attrs, arguments = TILE_LAYERS["two lines in a tile register"].integer(seed=1)
     plan = make_tile_plan(geometry(make_operation(attrs, *arguments)), AMX_INT8)
     assert (plan.rows, plan.tile_lines, plan.tile.columns) == (16, 2, 7)
+
+
+@pytest.mark.parametrize(("width", "steps"), [(30, [64, 1]), (29, [60, 2])])
+def test_a_step_is_longer_than_a_segment_if_something_is_behind_it(width: int, steps: list[int]) -> None:
+    attrs, arguments = Convolution(1, 5, width, 9, 32, (3, 7), (1, 2)).integer(seed=1)
+    plan = make_tile_plan(geometry(make_operation(attrs, *arguments)), AMX_INT8)
+    assert [plan.depth, plan.steps] == steps
 
 
 def test_the_loop_that_finds_the_peak_sums_up_all_of_its_products(run: Run) -> None:

@@ -53,6 +53,36 @@ def test_quantize_image(
 
 
 @every_vector_length
+@given(
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(5, 40), st.integers(1, 70)),
+    frame=st.tuples(*[st.integers(0, 2)] * 4),
+    rows=st.integers(2, 7),
+    row_step=st.integers(1, 3),
+    zero_point=CODES,
+    seed=SEEDS,
+)
+def test_quantize_image_unfolded(
+    isa_name: str,
+    shape: tuple[int, ...],
+    frame: tuple[int, int, int, int],
+    rows: int,
+    row_step: int,
+    zero_point: int,
+    seed: int,
+) -> None:
+    x = floats(np.random.default_rng(seed), *shape)
+    fitting = min(rows, shape[2])
+    assert_exact(isa_name, QuantizeImage(20.0, zero_point, frame, seed % 256, fitting, row_step), x)
+
+
+@every_vector_length
+def test_large_images_are_shared_out_to_threads(isa_name: str) -> None:
+    x = floats(np.random.default_rng(0), 2, 3, 113, 120)
+    assert_exact(isa_name, QuantizeImage(20.0, 3, (1, 1, 0, 0), 7), x)
+    assert_exact(isa_name, QuantizeImage(20.0, 3, (1, 1, 0, 0), 7, 3, 2), x)
+
+
+@every_vector_length
 @given(shape=SHAPES, scale=SCALES, zero_point=CODES, seed=SEEDS)
 def test_dequantize(isa_name: str, shape: tuple[int, ...], scale: float, zero_point: int, seed: int) -> None:
     assert_exact(isa_name, Dequantize(scale, zero_point), codes(np.random.default_rng(seed), *shape))

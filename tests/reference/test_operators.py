@@ -233,3 +233,14 @@ def test_an_average_leaves_out_what_is_padding() -> None:
 def test_an_expression_is_nothing_but_known_functions(text: str) -> None:
     with pytest.raises(ValueError, match=r"Not a function|takes \d operands"):
         pointwise.parse(text)
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.tuples(*[st.integers(0, 2)] * 4), st.integers(0, 2**32))
+@settings(max_examples=30, deadline=None)
+def test_an_unfolded_image_holds_rows_side_by_side(rows: int, step: int, frame: tuple, seed: int) -> None:
+    x = np.random.default_rng(seed).standard_normal((2, 3, 5, 4)).astype("float32")
+    y = evaluate(op.QuantizeImage(20.0, 128, frame, 9, rows, step), x)
+    image = evaluate(op.QuantizeImage(20.0, 128, frame, 9), x)
+    assert y.shape == (2, (image.shape[1] - rows) // step + 1, image.shape[2], 3 * rows)
+    for n, line, column, r, c in itertools.product(*(range(size) for size in (*y.shape[:3], rows, 3))):
+        assert y[n, line, column, r * 3 + c] == image[n, line * step + r, column, c]
