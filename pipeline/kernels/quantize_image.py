@@ -26,7 +26,7 @@ from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.quantize import clamped
 from pipeline.kernels.registry import kernel
 from pipeline.kernels.requantize import rounded
-from pipeline.kernels.vectors import register_buffer, span, splat
+from pipeline.kernels.vectors import span, splat, stack_buffer
 
 CHUNKS = 8
 """Into how many chunks the lines of an image are cut for the threads."""
@@ -56,26 +56,19 @@ def quantize_image(operation: Operation, isa: InstructionSet) -> Kernel:
     batch, lines = target.shape[:2]
     per_chunk = -(-lines // CHUNKS)
     chunks = -(-lines // per_chunk)
-    rows, step = attrs.rows, attrs.row_step
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True, "op_pattern": 8})
         x = T.arg("x", T.buffer((source.size,), "float32"))
         y = T.arg("y", T.buffer((target.size,), "uint8"))
         with loop_for(source.size, batch * chunks)(batch * chunks) as p:
             image, first = p // chunks, p % chunks * per_chunk
-            buffer = _RowBuffer.declare(operation, isa)
-            held = (T.min(per_chunk, lines - first) - 1) * step + rows
-            with T.serial(held) as t:
-                buffer.fill(x, image, first * step + t, t % rows)
-                complete = t - (rows - 1)
-                with T.If(T.And(complete >= 0, complete % step == 0)), T.Then():
-                    slots = [(t + 1 + r) % rows for r in range(rows)]
-                    buffer.write_line(y, image * lines + first + complete // step, slots)
+            count = T.min(per_chunk, lines - first)
+            RowBuffer.declare(attrs, source, isa).write_lines(x, image, first, count, y, image * lines + first)
     return Kernel(builder.get(), (0,))
 
 
 @dataclass(frozen=True)
-class _RowBuffer:
+class RowBuffer:
     """The last rows of a framed image, channels last.
 
     Attributes:
@@ -95,17 +88,29 @@ class _RowBuffer:
     width: int
 
     @classmethod
-    def declare(cls, operation: Operation, isa: InstructionSet) -> _RowBuffer:
-        """Declare the buffer, on the stack."""
-        attrs = operation.attrs
-        if not isinstance(attrs, QuantizeImage):
-            raise TypeError(f"Expected qnn.quantize_image, got {attrs}")
-        _, channels, height, width = operation.inputs[0].shape
-        stride = operation.output.shape[2] * channels + max(4 * isa.lanes, 2 * SHUFFLED_BYTES)
-        memory = register_buffer(attrs.rows * stride, "uint8")
-        # By another name, TVM doesn't look for what is used of it, to make it smaller, and sometimes fail.
-        buffer = T.decl_buffer((attrs.rows * stride,), "uint8", data=memory.data)
-        return cls(buffer, stride, attrs, isa, channels, height, width)
+    def declare(cls, attrs: QuantizeImage, image: TensorType, isa: InstructionSet) -> RowBuffer:
+        """Declare the buffer for images [N,C,H,W], on the stack."""
+        _, channels, height, width = image.shape
+        stride = (attrs.frame[1] + width + attrs.frame[3]) * channels + max(4 * isa.lanes, 2 * SHUFFLED_BYTES)
+        return cls(stack_buffer(attrs.rows * stride, "uint8"), stride, attrs, isa, channels, height, width)
+
+    def write_lines(self, x: Any, image: Any, first: Any, count: Any, y: Any, at: Any) -> None:
+        """Write neighbouring lines of the output.
+
+        Args:
+            x: the images.
+            image: which one of them.
+            first: the first line's number in it.
+            count: how many lines.
+            y: where they are written, flat.
+            at: the first line's number there.
+        """
+        rows, step = self.attrs.rows, self.attrs.row_step
+        with T.serial((count - 1) * step + rows) as t:
+            self.fill(x, image, first * step + t, t % rows)
+            complete = t - (rows - 1)
+            with T.If(T.And(complete >= 0, complete % step == 0)), T.Then():
+                self.write_line(y, at + complete // step, [(t + 1 + r) % rows for r in range(rows)])
 
     def fill(self, x: Any, image: Any, framed_row: Any, slot: Any) -> None:
         """Quantize a row of an image, counted in its frame, into a slot; a row of the frame only fills it."""

@@ -95,3 +95,11 @@ def register_buffer(size: int, dtype: str) -> Any:
     Without the annotation, TVM takes buffers in parallel loops from the heap, in each iteration.
     """
     return ir_builder.alloc_buffer((size,), dtype, scope="local", annotations={"disable_lower_builtin": True})
+
+
+def stack_buffer(size: int, dtype: str) -> Any:
+    """Declare a buffer for any indices, on the stack.
+
+    By a second name, TVM doesn't look for what of it is used, to make it smaller, and sometimes fail.
+    """
+    return ir_builder.decl_buffer((size,), dtype, data=register_buffer(size, dtype).data)
