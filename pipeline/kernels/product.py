@@ -220,7 +220,7 @@ class Nest:
                 offset = T.min(s % plan.steps * plan.depth, last)
                 self.step(place, segment // columns, segment % columns, offset, s)
             return
-        overlaps, several = last % plan.depth > 0, g.groups * plan.blocks > 1
+        overlaps, several = g.segment_length % plan.depth > 0, g.groups * plan.blocks > 1
         with T.serial(rows) as ky, T.serial(columns) as kx:
             first = (ky * columns + kx) * plan.steps
             steps = plan.steps - overlaps
