@@ -15,6 +15,7 @@ from tvm.relax import transform
 from pipeline.compilation.fusion import fuse_image_inputs, fuse_residual_adds, write_frames
 from pipeline.compilation.padding import separate_padding
 from pipeline.compilation.select import select_kernels
+from pipeline.compilation.striding import pick_strided_pixels
 from pipeline.compilation.transposition import split_transposed_convolutions
 from pipeline.errors import TargetError, unknown_name
 from pipeline.kernels.isa import InstructionSet, instruction_sets
@@ -41,6 +42,7 @@ def phases(isa: InstructionSet) -> tuple[Phase, ...]:
     """Return the steps from a program to what the VM's code generator takes, in order, each with its name."""
     return (
         ("split_transposed_convolutions", split_transposed_convolutions),
+        ("pick_strided_pixels", lambda module: pick_strided_pixels(module, isa)),
         ("fuse_residual_adds", fuse_residual_adds),
         ("fuse_image_inputs", fuse_image_inputs),
         ("separate_padding", separate_padding),

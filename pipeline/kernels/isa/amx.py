@@ -87,6 +87,7 @@ AMX_INT8 = TileInstructionSet(
     dot_depth=AVX512_VNNI.dot_depth,
     saturate_vectors=AVX512_VNNI.saturate_vectors,
     fuses_multiply_add=True,
+    pixels_together=16,
     vpmaddwd=AVX512_VNNI.vpmaddwd,
     vpackssdw=AVX512_VNNI.vpackssdw,
     vpackuswb=AVX512_VNNI.vpackuswb,

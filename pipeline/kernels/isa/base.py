@@ -32,6 +32,7 @@ class InstructionSet:
         saturate_vectors: how many int32 vectors `saturate` narrows together best.
         fuses_multiply_add: whether the CPU has a fused multiply-add of float32, which saves conversions; see
             `requantize.sums_are_floats`.
+        pixels_together: how many neighbouring pixels an instruction takes at once.
         l1d_bytes: size of a core's first-level data cache; the target's own takes this one's place.
         tuned: measured register tiles (mr, nv) by `tiling.Workload.key`, which take the cost model's choice's place.
     """
@@ -44,6 +45,7 @@ class InstructionSet:
     weight_dtype: str = "int8"
     saturate_vectors: int = 1
     fuses_multiply_add: bool = False
+    pixels_together: int = 1
     l1d_bytes: int = 32 * 1024
     tuned: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False)
 
