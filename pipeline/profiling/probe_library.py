@@ -14,7 +14,7 @@ import tvm
 
 from pipeline.artifact import TargetSummary, read_metadata
 from pipeline.compilation.codegen import code_generation
-from pipeline.compilation.link import link
+from pipeline.compilation.link import Sections, link
 from pipeline.errors import PipelineError
 from pipeline.kernels.isa import instruction_set
 from pipeline.kernels.probes import copy_probe, peak_probe
@@ -36,7 +36,7 @@ def build_probes(summary: TargetSummary, path: Path) -> ProbeSizes:
     functions["copy"] = copy_probe(isa, COPY_BUFFER_BYTES)
     module = tvm.IRModule({name: f.with_attr("global_symbol", name) for name, f in functions.items()})
     with code_generation():
-        link(tvm.compile(module, target.tvm_target()), target, b"{}", path)
+        link(tvm.compile(module, target.tvm_target()), target, Sections(metadata=b"{}"), path)
     return ProbeSizes(
         vector_bytes=4 * isa.lanes,
         buffers={dtype: probe.buffers for dtype, probe in peaks.items()},
