@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import os
 import struct
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +13,7 @@ import numpy as np
 
 from pipeline.artifact import ArtifactMetadata, read_metadata
 from pipeline.cpu import missing_features, usable_cores
+from pipeline.deploy import ffi
 from pipeline.deploy.tensors import Array, Tensor, aligned_zeros, check_feeds
 from pipeline.deploy.worker import Worker
 from pipeline.errors import ArtifactError, OptionError, TargetError
@@ -55,11 +53,9 @@ class Runner:
         _check_target(path, self.metadata)
         cpus = _choose_cpus(num_threads)
         self.num_threads = len(cpus)
-        self._ffi = _runtime()
+        self._runtime = ffi.runtime()
         self._worker = Worker(f"runner of {path.name}")
-        self._executable = self._worker.call(lambda: self._load(path, cpus))
-        self._machine = self._worker.call(self._new_machine)
-        self._main = self._machine["main"]
+        self._main = self._worker.call(lambda: self._load(path, cpus))
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -117,13 +113,18 @@ class Runner:
         Raises:
             SampleError: an input is missing, unknown, or of the wrong shape or dtype.
         """
+        # What can also be called back, and with less delay.
+        import tvm_ffi
+
         from pipeline.deploy.trace import captured_calls, time_calls
 
-        arguments = self._arguments(feeds)
+        arguments = [tvm_ffi.from_dlpack(a) for a in check_feeds(feeds, self.inputs)]
 
         def measure() -> Trace:
-            calls = captured_calls(self._new_machine(), arguments, self._ffi)
-            return time_calls(lambda: self._main(*arguments), calls, self._ffi, repeats)
+            executable = tvm_ffi.load_module(str(self._path.resolve()))
+            calls = captured_calls(_new_machine(executable), arguments, tvm_ffi)
+            run = _new_machine(executable)["main"]
+            return time_calls(lambda: run(*arguments), calls, tvm_ffi, repeats)
 
         return self._worker.call(measure)
 
@@ -139,12 +140,13 @@ class Runner:
             number: calls in one measurement, which is their mean.
             repeats: measurements.
         """
+        import tvm_ffi
 
         def measure() -> list[float]:
-            evaluator = self._ffi.get_global_func("runtime.RPCTimeEvaluator")
-            values = [a if isinstance(a, int) else self._ffi.from_dlpack(a) for a in arguments]
+            evaluator = tvm_ffi.get_global_func("runtime.RPCTimeEvaluator")
+            values = [a if isinstance(a, int) else tvm_ffi.from_dlpack(a) for a in arguments]
             settings = (number, repeats, *_NO_EXTRAS)
-            timed = evaluator(self._ffi.load_module(str(library)), name, _CPU, 0, *settings)
+            timed = evaluator(tvm_ffi.load_module(str(library)), name, _CPU, 0, *settings)
             return list(struct.unpack(f"@{repeats}d", timed(*values)))
 
         return self._worker.call(measure)
@@ -154,36 +156,36 @@ class Runner:
         if worker is not None:
             worker.close()
 
-    def _load(self, path: Path, cpus: tuple[int, ...]) -> Any:
+    def _load(self, path: Path, cpus: tuple[int, ...]) -> ffi.Function:
         allowed = os.sched_getaffinity(0)
-        configure = self._ffi.get_global_func("runtime.config_threadpool")
+        configure = self._runtime.function("runtime.config_threadpool")
         configure(_THREADS_SHARE_CORES, len(cpus), [str(cpu) for cpu in cpus])
         if len(cpus) == 1:
             # A single thread needs no core of its own; several runners would all be bound to the same.
             os.sched_setaffinity(0, allowed)
         try:
-            return self._ffi.load_module(str(path.resolve()))
-        except (AttributeError, RuntimeError, ValueError, OSError) as error:
+            main: ffi.Function = _new_machine(self._runtime.load_module(path.resolve()))["main"]
+        except ffi.RuntimeCallError as error:
             raise ArtifactError(f"{path} can't be loaded: {error}") from error
-
-    def _new_machine(self) -> Any:
-        try:
-            machine = self._executable["vm_load_executable"]()
-            machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
-        except (AttributeError, RuntimeError, ValueError, OSError) as error:
-            raise ArtifactError(f"{self._path} can't be loaded: {error}") from error
-        return machine
+        return main
 
     def _arguments(self, feeds: Mapping[str, Tensor]) -> list[Any]:
-        return [self._ffi.from_dlpack(a) for a in check_feeds(feeds, self.inputs)]
+        return [self._runtime.tensor(a) for a in check_feeds(feeds, self.inputs)]
 
     def _results(self, result: Any, copy: bool) -> dict[str, Array]:
-        values = [result] if isinstance(result, self._ffi.Tensor) else list(result)
+        values = [result] if isinstance(result, ffi.Tensor) else list(result)
         # An output may be a constant of the library, or an input: only a copy is the caller's own.
         views = [np.from_dlpack(v) for v in values]
         for view in views:
             view.flags.writeable = False
         return {o.name: v.copy() if copy else v for o, v in zip(self.outputs, views, strict=True)}
+
+
+def _new_machine(executable: Any) -> Any:
+    """Return a virtual machine for an executable; both are modules of `pipeline.deploy.ffi`, or of `tvm_ffi`."""
+    machine = executable["vm_load_executable"]()
+    machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
+    return machine
 
 
 def _check_target(path: Path, metadata: ArtifactMetadata) -> None:
@@ -205,17 +207,3 @@ def _choose_cpus(num_threads: int | None) -> tuple[int, ...]:
     if not 1 <= num_threads <= len(cpus):
         raise OptionError(f"num_threads is {num_threads}; this process may use 1 to {len(cpus)}.")
     return tuple(cpu for _, cpu in cpus[:num_threads])
-
-
-def _runtime() -> Any:
-    """Return tvm_ffi with TVM's runtime loaded: the small library, unless this process has the compiler already."""
-    import tvm_ffi
-
-    if "tvm" not in sys.modules and tvm_ffi.get_global_func("runtime.config_threadpool", allow_missing=True) is None:
-        spec = importlib.util.find_spec("tvm")
-        folder = Path(spec.origin).parent if spec is not None and spec.origin else None
-        library = folder / "lib" / "libtvm_runtime.so" if folder is not None else None
-        if library is None or not library.is_file():
-            raise ArtifactError("TVM's runtime isn't installed. Install the apache-tvm package.")
-        ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
-    return tvm_ffi
