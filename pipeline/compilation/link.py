@@ -27,7 +27,7 @@ import platformdirs
 from elftools.elf.elffile import ELFFile
 
 from pipeline.artifact import MAX_METADATA_BYTES, METADATA_SECTION
-from pipeline.compilation.constants import ADDRESS_FUNCTION, ALIGNMENT, CONSTANTS_SECTION
+from pipeline.compilation.constants import ALIGNMENT, CONSTANTS_SECTION
 from pipeline.errors import BuildError, OptionError
 from pipeline.files import write_bytes
 from pipeline.targets import Target
@@ -119,7 +119,7 @@ def link(executable: relax.VMExecutable, target: Target, sections: Sections, pat
         folder = Path(name)
         (folder / "metadata.json").write_bytes(sections.metadata)
         (folder / "constants.bin").write_bytes(sections.constants)
-        sources = {"sections.s": _SECTIONS_SOURCE, "constants.c": _CONSTANTS_SOURCE}
+        sources = {"sections.s": _SECTIONS_SOURCE, _LIBRARY_SOURCE.name: _LIBRARY_SOURCE.read_text(encoding="ascii")}
         sources |= {f"{f}.s": _START_UP_SOURCES[f] for f in target.required_features if f in _START_UP_SOURCES}
         for source, text in sources.items():
             (folder / source).write_text(text, encoding="ascii")
@@ -150,10 +150,7 @@ constants:
 """
 """Assembly for every architecture. Metadata is loaded and retained, so that neither stripping nor gc drops it."""
 
-_CONSTANTS_SOURCE = f"""\
-extern const char constants[] __attribute__((visibility("hidden")));
-__attribute__((visibility("hidden"))) const char *{ADDRESS_FUNCTION}(long long offset) {{ return constants + offset; }}
-"""
+_LIBRARY_SOURCE = Path(__file__).with_name("library.c")
 
 _START_UP_SOURCES = {
     "amx_tile": """\

@@ -100,12 +100,12 @@ class Module(Object):
     """A module: a library, an executable, or a virtual machine."""
 
     def __getitem__(self, name: str) -> Function:
-        """Return a function of the module.
+        """Return a function of the module or of what it imports.
 
         Raises:
-            RuntimeCallError: it has none of this name.
+            RuntimeCallError: there is none of this name.
         """
-        function = self.runtime.function("ffi.ModuleGetFunction")(self, name, False)
+        function = self.runtime.function("ffi.ModuleGetFunction")(self, name, True)
         if not isinstance(function, Function):
             raise RuntimeCallError(f"the module has no function {name!r}")
         return function

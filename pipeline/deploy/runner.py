@@ -103,51 +103,65 @@ class Runner:
     def trace(self, feeds: Mapping[str, Tensor], repeats: int = 30) -> Trace:
         """Return how long each kernel takes, and the whole run.
 
-        Kernels are called directly, one after another with the tensors of a run, so that caches are as in a run. What
-        it costs to call an empty function is measured and subtracted.
-
         Args:
             feeds: inputs by name.
-            repeats: how many runs, and how many passes over the kernels, are timed. Each comes after one that isn't.
+            repeats: how many runs, and how many runs with a stopwatch, are timed. Each comes after one that isn't.
 
         Raises:
+            ArtifactError: the library can't time its kernels: an older pipeline built it.
             SampleError: an input is missing, unknown, or of the wrong shape or dtype.
         """
-        # What can also be called back, and with less delay.
-        import tvm_ffi
+        from pipeline.deploy.trace import STOPWATCH, Times, alternate, new_times
 
-        from pipeline.deploy.trace import captured_calls, time_calls
-
-        arguments = [tvm_ffi.from_dlpack(a) for a in check_feeds(feeds, self.inputs)]
+        arguments = self._arguments(feeds)
+        kernels = [o.kernel for o in self.metadata.operators]
 
         def measure() -> Trace:
-            executable = tvm_ffi.load_module(str(self._path.resolve()))
-            calls = captured_calls(_new_machine(executable), arguments, tvm_ffi)
-            run = _new_machine(executable)["main"]
-            return time_calls(lambda: run(*arguments), calls, tvm_ffi, repeats)
+            executable = self._runtime.load_module(self._path.resolve())
+            machine = _new_machine(executable)
+            main, start_stopwatch = machine["main"], executable[STOPWATCH]
+            values = new_times(len(kernels))
+            tensor = self._runtime.tensor(values)
 
-        return self._worker.call(measure)
+            def run() -> float:
+                start = time.perf_counter()
+                self._main(*arguments)
+                return time.perf_counter() - start
+
+            def times() -> Times:
+                start_stopwatch(machine, tensor)
+                main(*arguments)
+                return values
+
+            return alternate(run, times, kernels, repeats)
+
+        try:
+            return self._worker.call(measure)
+        except ffi.RuntimeCallError as error:
+            raise ArtifactError(f"{self._path} can't be traced: {error}. Build it again.") from error
 
     def time_function(
-        self, library: Path, name: str, arguments: Sequence[Array | int], number: int, repeats: int
-    ) -> list[float]:
-        """Return the seconds of one call of a function of any TVM library, in this runner's thread and on its CPUs.
+        self, library: Path, name: str, buffers: Sequence[Array], numbers: Sequence[tuple[int, ...]], repeats: int
+    ) -> list[list[float]]:
+        """Time a function of any TVM library, in this runner's thread and on its CPUs.
 
         Args:
             library: the library; it stays loaded as long as the process lives.
             name: the function.
-            arguments: arrays, aligned and writable, and integers.
-            number: calls in one measurement, which is their mean.
-            repeats: measurements.
+            buffers: its first arguments, aligned and writable.
+            numbers: its other arguments; the function is timed with each of these tuples.
+            repeats: measurements with each.
+
+        Returns:
+            for each tuple of numbers, the seconds of each call.
         """
         import tvm_ffi
 
-        def measure() -> list[float]:
+        def measure() -> list[list[float]]:
             evaluator = tvm_ffi.get_global_func("runtime.RPCTimeEvaluator")
-            values = [a if isinstance(a, int) else tvm_ffi.from_dlpack(a) for a in arguments]
-            settings = (number, repeats, *_NO_EXTRAS)
-            timed = evaluator(tvm_ffi.load_module(str(library)), name, _CPU, 0, *settings)
-            return list(struct.unpack(f"@{repeats}d", timed(*values)))
+            timed = evaluator(tvm_ffi.load_module(str(library)), name, _CPU, 0, 1, repeats, *_NO_EXTRAS)
+            tensors = [tvm_ffi.from_dlpack(buffer) for buffer in buffers]
+            return [list(struct.unpack(f"@{repeats}d", timed(*tensors, *values))) for values in numbers]
 
         return self._worker.call(measure)
 
