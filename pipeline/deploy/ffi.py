@@ -18,14 +18,11 @@ import numpy as np
 from pipeline.errors import ArtifactError
 
 _NONE, _INT, _BOOL, _RAW_TEXT = 0, 1, 2, 8
-_FIRST_OBJECT, _FUNCTION, _TENSOR, _ARRAY, _MODULE = 64, 68, 70, 71, 73
+_FIRST_OBJECT, _ERROR, _FUNCTION, _TENSOR, _ARRAY, _MODULE = 64, 67, 68, 70, 71, 73
 """Types of values: TVMFFITypeIndex."""
 
 _OBJECT_HEADER_BYTES = 24
 """Of every object; its own fields follow."""
-
-_TYPE_OFFSET = 8
-"""Of the object's type in its header, behind the count of references."""
 
 _CAPSULE, _USED_CAPSULE = b"dltensor", b"used_dltensor"
 """DLPack's names for a capsule that holds a tensor, and for one whose tensor was taken out."""
@@ -45,12 +42,6 @@ Value: TypeAlias = "Object | int | str | Sequence[str] | None"
 
 class RuntimeCallError(RuntimeError):
     """TVM's runtime refused a call; the message is its own."""
-
-
-class _Any(ctypes.Structure):
-    """TVMFFIAny: a number, or a pointer."""
-
-    _fields_ = (("type", ctypes.c_int32), ("padding", ctypes.c_uint32), ("value", ctypes.c_int64))
 
 
 class _Bytes(ctypes.Structure):
@@ -75,10 +66,11 @@ class Object:
     Args:
         runtime: that it belongs to.
         handle: address of the object; the reference becomes this object's.
+        type_: of the object.
     """
 
-    def __init__(self, runtime: Runtime, handle: int) -> None:
-        self.runtime, self.handle = runtime, handle
+    def __init__(self, runtime: Runtime, handle: int, type_: int) -> None:
+        self.runtime, self.handle, self.type = runtime, handle, type_
 
     def __del__(self) -> None:
         self.runtime.library.TVMFFIObjectDecRef(self.handle)
@@ -176,17 +168,19 @@ class Runtime:
         managed = _capsule_pointer(capsule, _CAPSULE)
         self.check(self.library.TVMFFITensorFromDLPack(managed, 0, 0, ctypes.byref(handle)))
         _rename_capsule(capsule, _USED_CAPSULE)
-        return Tensor(self, handle.value or 0)
+        return Tensor(self, handle.value or 0, _TENSOR)
 
     def call(self, function: Function, arguments: Sequence[Value]) -> Any:
         """Return what a function returns; see `Function`."""
-        packed = (_Any * len(arguments))()
-        # Keeps temporary objects until the call is over.
-        kept = [self._pack(slot, value) for slot, value in zip(packed, arguments, strict=True)]
-        result = _Any()
-        self.check(self.library.TVMFFIFunctionCall(function.handle, packed, len(arguments), ctypes.byref(result)))
-        del kept
-        return self._unpack(result)
+        # TVMFFIAny, a type and a value of 8 bytes each, for each argument and for the result.
+        words: list[int] = []
+        kept: list[Any] = []
+        for value in arguments:
+            words += (value.type, value.handle) if isinstance(value, Object) else self._pack(value, kept)
+        packed, result = (ctypes.c_int64 * len(words))(*words), (ctypes.c_int64 * 2)()
+        self.check(self.library.TVMFFIFunctionCall(function.handle, packed, len(arguments), result))
+        # A type has 4 bytes; the others are of no use here.
+        return self._unpack(result[0] & 0xFFFFFFFF, result[1])
 
     def check(self, status: int) -> None:
         """Raise the runtime's error if a call of its C interface returned another status than zero."""
@@ -194,7 +188,7 @@ class Runtime:
             return
         handle = ctypes.c_void_p()
         self.library.TVMFFIErrorMoveFromRaised(ctypes.byref(handle))
-        raised = Object(self, handle.value or 0)
+        raised = Object(self, handle.value or 0, _ERROR)
         error = _Error.from_address(raised.handle + _OBJECT_HEADER_BYTES)
         raise RuntimeCallError(f"{error.kind.text()}: {error.message.text()}")
 
@@ -202,34 +196,35 @@ class Runtime:
         text, handle = ctypes.create_string_buffer(name.encode()), ctypes.c_void_p()
         key = _Bytes(ctypes.addressof(text), len(text.value))
         self.check(self.library.TVMFFIFunctionGetGlobal(ctypes.byref(key), ctypes.byref(handle)))
-        return None if handle.value is None else Function(self, handle.value)
+        return None if handle.value is None else Function(self, handle.value, _FUNCTION)
 
-    def _pack(self, slot: _Any, value: Value) -> Any:
-        """Write an argument; return what must live as long as it is used."""
-        if isinstance(value, Object):
-            slot.type = ctypes.c_int32.from_address(value.handle + _TYPE_OFFSET).value
-            slot.value = value.handle
-        elif isinstance(value, bool):
-            slot.type, slot.value = _BOOL, value
-        elif isinstance(value, int):
-            slot.type, slot.value = _INT, value
-        elif isinstance(value, str):
+    def _pack(self, value: Value, kept: list[Any]) -> tuple[int, int]:
+        """Return an argument's type and value; what must live until the call is over goes to `kept`."""
+        if value is None:
+            return _NONE, 0
+        if isinstance(value, bool):
+            return _BOOL, value
+        if isinstance(value, int):
+            return _INT, value
+        if isinstance(value, str):
             text = ctypes.create_string_buffer(value.encode(errors="surrogateescape"))
-            slot.type, slot.value = _RAW_TEXT, ctypes.addressof(text)
-            return text
-        elif value is not None:
-            return self._pack(slot, self.function("ffi.Array")(*value))
-        return value
+            kept.append(text)
+            return _RAW_TEXT, ctypes.addressof(text)
+        array = value if isinstance(value, Object) else self.function("ffi.Array")(*value)
+        kept.append(array)
+        return array.type, array.handle
 
-    def _unpack(self, result: _Any) -> Any:
-        if result.type == _NONE:
+    def _unpack(self, type_: int, value: int) -> Any:
+        if type_ == _NONE:
             return None
-        if result.type in (_INT, _BOOL):
-            return result.value
-        if result.type < _FIRST_OBJECT:
-            raise RuntimeCallError(f"a function returned a value of type {result.type}, which this can't read")
-        kinds = {_FUNCTION: Function, _TENSOR: Tensor, _ARRAY: Array, _MODULE: Module}
-        return kinds.get(result.type, Object)(self, result.value)
+        if type_ in (_INT, _BOOL):
+            return value
+        if type_ < _FIRST_OBJECT:
+            raise RuntimeCallError(f"a function returned a value of type {type_}, which this can't read")
+        return _CLASSES.get(type_, Object)(self, value, type_)
+
+
+_CLASSES: dict[int, type[Object]] = {_FUNCTION: Function, _TENSOR: Tensor, _ARRAY: Array, _MODULE: Module}
 
 
 @functools.cache
