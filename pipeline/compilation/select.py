@@ -1,7 +1,7 @@
 """SelectKernels: every dialect operator becomes a call of a TIR kernel.
 
-Before -> after: `y = qnn.conv2d(x, w, b, m)` becomes `y = call_tir(qnn_conv2d_vpdpbusd, (x, packed w, ...))`. Equal
-operators share one kernel.
+Before -> after: `y = qnn.conv2d(x, w, b, m)` becomes `y = call_tir(qnn_conv2d_vpdpbusd, (x, packed w, ...))`, where
+offsets in the library's constants stand for packed constants, if a library is made. Equal operators share one kernel.
 """
 
 from __future__ import annotations
