@@ -42,7 +42,7 @@ def test_an_error_has_the_runtimes_words(runtime: ffi.Runtime) -> None:
 
 
 def test_what_does_not_exist_is_named(runtime: ffi.Runtime, library: Path) -> None:
-    with pytest.raises(ffi.RuntimeCallError, match="no function 'no.such'"):
+    with pytest.raises(ffi.RuntimeCallError, match=r"no function 'no\.such'"):
         runtime.function("no.such")
     with pytest.raises(ffi.RuntimeCallError, match="no function 'nothing'"):
         runtime.load_module(library)["nothing"]
