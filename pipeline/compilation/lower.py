@@ -12,6 +12,7 @@ from collections.abc import Callable
 import tvm
 from tvm.relax import transform
 
+from pipeline.compilation.constants import ConstantPool
 from pipeline.compilation.fusion import fuse_image_inputs, fuse_residual_adds, write_frames
 from pipeline.compilation.padding import separate_padding
 from pipeline.compilation.select import select_kernels
@@ -38,7 +39,7 @@ def instruction_set_of(target: Target) -> InstructionSet:
 Phase = tuple[str, Callable[[tvm.IRModule], tvm.IRModule]]
 
 
-def phases(isa: InstructionSet) -> tuple[Phase, ...]:
+def phases(isa: InstructionSet, pool: ConstantPool | None) -> tuple[Phase, ...]:
     """Return the steps from a program to what the VM's code generator takes, in order, each with its name."""
     return (
         ("split_transposed_convolutions", split_transposed_convolutions),
@@ -52,7 +53,7 @@ def phases(isa: InstructionSet) -> tuple[Phase, ...]:
         ("fuse_operators", transform.FuseOps()),
         ("fuse_tir", transform.FuseTIR()),
         ("reshape_without_copy", transform.RewriteDataflowReshape()),
-        ("select_kernels", lambda module: select_kernels(module, isa)),
+        ("select_kernels", lambda module: select_kernels(module, isa, pool)),
         ("remove_dead_code", transform.DeadCodeElimination(["main"])),
         ("end_dataflow", transform.ToNonDataflow()),
         ("drop_purity", transform.RemovePurityChecking()),
@@ -71,6 +72,7 @@ def lower(
     module: tvm.IRModule,
     target: tvm.target.Target,
     isa: InstructionSet,
+    pool: ConstantPool | None = None,
     dump: Callable[[str, tvm.IRModule], None] | None = None,
 ) -> tvm.IRModule:
     """Return the module after all phases.
@@ -79,15 +81,17 @@ def lower(
         module: a program's module.
         target: what the phases that are TVM's own choose by.
         isa: the instruction set that kernels may use.
+        pool: takes the constants of a library; see `select_kernels`.
         dump: called with each phase's name and result.
     """
-    return _after(phases(isa), module, target, dump)
+    return _after(phases(isa, pool), module, target, dump)
 
 
 def until_kernels(module: tvm.IRModule, target: tvm.target.Target, isa: InstructionSet) -> tvm.IRModule:
     """Return the module as `select_kernels` finds it, with all operators that will be kernels; see `lower`."""
-    names = [name for name, _ in phases(isa)]
-    return _after(phases(isa)[: names.index("select_kernels")], module, target, None)
+    steps = phases(isa, None)
+    names = [name for name, _ in steps]
+    return _after(steps[: names.index("select_kernels")], module, target, None)
 
 
 def _after(
