@@ -92,7 +92,7 @@ def write_frames(module: tvm.IRModule) -> tvm.IRModule:
         if not isinstance(pad, op.Pad) or (producer := flow.producers.get(binding.value.args[0])) is None:
             continue
         image = describe(producer.value)
-        writer = image if isinstance(image, op.QuantizeImage) else _extensible(producer)
+        writer = image if isinstance(image, op.QuantizeImage | op.UpsampleConcat) else _extensible(producer)
         if writer is not None and flow.only_user(producer.var) is not None:
             framed[producer.var] = (binding.var, writer.framed(pad))
     pads = {pad for pad, _ in framed.values()}

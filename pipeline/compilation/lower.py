@@ -12,6 +12,7 @@ from collections.abc import Callable
 import tvm
 from tvm.relax import transform
 
+from pipeline.compilation.concatenation import fuse_concatenations
 from pipeline.compilation.fusion import fuse_image_inputs, fuse_residual_adds, write_frames
 from pipeline.compilation.padding import separate_padding
 from pipeline.compilation.select import select_kernels
@@ -43,6 +44,7 @@ def phases(isa: InstructionSet) -> tuple[Phase, ...]:
         ("split_transposed_convolutions", split_transposed_convolutions),
         ("fuse_residual_adds", fuse_residual_adds),
         ("fuse_image_inputs", fuse_image_inputs),
+        ("fuse_concatenations", fuse_concatenations),
         ("separate_padding", separate_padding),
         ("write_frames", write_frames),
         ("legalize", transform.LegalizeOps()),

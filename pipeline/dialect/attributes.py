@@ -21,7 +21,7 @@ from pipeline.dialect.base import Attributes, Requantized
 from pipeline.dialect.resizing import QResizeBilinear, ResizeBilinear
 from pipeline.dialect.rows import LayerNorm, MatMul, QMatMul, QSoftmax, Softmax
 from pipeline.dialect.types import TensorType, broadcast_shapes
-from pipeline.dialect.upsampling import Conv2dTranspose, DepthToSpace, QConv2dTranspose
+from pipeline.dialect.upsampling import Conv2dTranspose, DepthToSpace, QConv2dTranspose, UpsampleConcat
 
 
 def _spatial(size: int, before: int, after: int, kernel: int, dilation: int, stride: int) -> int:
@@ -445,6 +445,7 @@ OPERATORS: Mapping[str, type[Attributes]] = {
         Conv2dAdd,
         Conv2dTranspose,
         DepthToSpace,
+        UpsampleConcat,
         Dense,
         Add,
         Pad,
@@ -503,4 +504,5 @@ __all__ = [
     "ResizeBilinear",
     "Softmax",
     "Unary",
+    "UpsampleConcat",
 ]

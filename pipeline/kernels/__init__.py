@@ -19,6 +19,7 @@ from pipeline.kernels import (
     rows,
     softmax,
     unary,
+    upsample_concat,
 )
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "rows",
     "softmax",
     "unary",
+    "upsample_concat",
 ]

@@ -134,6 +134,12 @@ def pad(attrs: op.Pad, x: Array) -> Array:
     return _pad(x, attrs.padding, attrs.value)
 
 
+def upsample_concat(attrs: op.UpsampleConcat, *images: Array) -> Array:
+    """`nn.upsample_concat`."""
+    parts = [x.repeat(rows, 1).repeat(columns, 2) for x, (rows, columns) in zip(images, attrs.scales, strict=True)]
+    return _pad(np.concatenate(parts, 3), attrs.frame, attrs.frame_value)
+
+
 def _neighbours(size: int, out: int, start: float, step: float) -> tuple[Array, Array, Array]:
     """Return for each position of a resized axis its two pixels, and the second one's fraction."""
     positions = np.clip(start + np.arange(out) * step, 0, size - 1)
@@ -298,6 +304,7 @@ OPERATORS: dict[type[op.Attributes], Callable[..., Array]] = {
     op.Conv2dAdd: conv2d_add,
     op.Conv2dTranspose: conv2d_transpose,
     op.DepthToSpace: depth_to_space,
+    op.UpsampleConcat: upsample_concat,
     op.Dense: dense,
     op.Add: add,
     op.Pad: pad,
