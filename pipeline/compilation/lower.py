@@ -16,6 +16,7 @@ from pipeline.compilation.concatenation import fuse_concatenations
 from pipeline.compilation.fusion import fuse_image_inputs, fuse_residual_adds, write_frames
 from pipeline.compilation.padding import separate_padding
 from pipeline.compilation.select import select_kernels
+from pipeline.compilation.stock import replace_stock_operators
 from pipeline.compilation.transposition import split_transposed_convolutions
 from pipeline.errors import TargetError, unknown_name
 from pipeline.kernels.isa import InstructionSet, instruction_sets
@@ -42,6 +43,7 @@ def phases(isa: InstructionSet) -> tuple[Phase, ...]:
     """Return the steps from a program to what the VM's code generator takes, in order, each with its name."""
     return (
         ("split_transposed_convolutions", split_transposed_convolutions),
+        ("replace_stock_operators", replace_stock_operators),
         ("fuse_residual_adds", fuse_residual_adds),
         ("fuse_image_inputs", fuse_image_inputs),
         ("fuse_concatenations", fuse_concatenations),
