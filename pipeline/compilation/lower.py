@@ -13,7 +13,7 @@ import tvm
 from tvm.relax import transform
 
 from pipeline.compilation.concatenation import fuse_concatenations
-from pipeline.compilation.fusion import fuse_image_inputs, fuse_residual_adds, write_frames
+from pipeline.compilation.fusion import fuse_image_inputs, fuse_lookups, fuse_residual_adds, write_frames
 from pipeline.compilation.padding import separate_padding
 from pipeline.compilation.select import select_kernels
 from pipeline.compilation.stock import replace_stock_operators
@@ -45,6 +45,7 @@ def phases(isa: InstructionSet) -> tuple[Phase, ...]:
         ("split_transposed_convolutions", split_transposed_convolutions),
         ("replace_stock_operators", replace_stock_operators),
         ("fuse_residual_adds", fuse_residual_adds),
+        ("fuse_lookups", fuse_lookups if isa.table_vectors else lambda module: module),
         ("fuse_image_inputs", fuse_image_inputs),
         ("fuse_concatenations", fuse_concatenations),
         ("separate_padding", separate_padding),

@@ -259,6 +259,17 @@ class QConv2dAdd(QConv2d):
 
 
 @dataclass(frozen=True)
+class QConv2dLookup(QConv2d):
+    """`qnn.conv2d_lookup`: `qnn.lookup(qnn.conv2d(x, weight, bias, multiplier), table)`, and then its frame.
+
+    The compiler makes it where tables are quick, so that the convolution's result needn't go through memory.
+    """
+
+    name = "qnn.conv2d_lookup"
+    arguments = ("x", "weight", "bias", "multiplier", "table")
+
+
+@dataclass(frozen=True)
 class QDense(Requantized):
     """`qnn.dense`: as `qnn.conv2d` for a matrix product with constant weights.
 
@@ -420,6 +431,7 @@ OPERATORS: Mapping[str, type[Attributes]] = {
         QConv2d,
         QConv2dTranspose,
         QConv2dAdd,
+        QConv2dLookup,
         QDense,
         QMatMul,
         QSoftmax,

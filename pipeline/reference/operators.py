@@ -225,6 +225,13 @@ def qconv2d_add(
     return _pad(total, attrs.frame, attrs.frame_value)
 
 
+def qconv2d_lookup(
+    attrs: op.QConv2dLookup, x: Array, weight: Array, bias: Array, multiplier: Array, table: Array
+) -> Array:
+    """`qnn.conv2d_lookup`."""
+    return _pad(table[_unframed(attrs, x, weight, bias, multiplier)], attrs.frame, attrs.frame_value)
+
+
 def _unframed(attrs: op.QConv2d, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
     centred = x.astype("int32") - attrs.input_zero_point
     return _finish(_convolve(_pad(centred, attrs.padding, 0), weight, attrs) + bias, multiplier, attrs)
@@ -335,6 +342,7 @@ OPERATORS: dict[type[op.Attributes], Callable[..., Array]] = {
     op.MatMul: matmul,
     op.QConv2d: qconv2d,
     op.QConv2dAdd: qconv2d_add,
+    op.QConv2dLookup: qconv2d_lookup,
     op.QConv2dTranspose: qconv2d_transpose,
     op.QDense: qdense,
     op.QMatMul: qmatmul,
