@@ -12,6 +12,7 @@ from collections.abc import Callable
 import tvm
 from tvm.relax import transform
 
+from pipeline.compilation.batching import split_batches
 from pipeline.compilation.concatenation import fuse_concatenations
 from pipeline.compilation.fusion import fuse_image_inputs, fuse_lookups, fuse_residual_adds, write_frames
 from pipeline.compilation.padding import separate_padding
@@ -33,7 +34,9 @@ def instruction_set_of(target: Target) -> InstructionSet:
     if target.instruction_set not in known:
         message = unknown_name("instruction set", target.instruction_set, known)
         raise TargetError(f"Target {target.name}: {message}")
-    return dataclasses.replace(known[target.instruction_set], l1d_bytes=target.cache.l1d_bytes)
+    return dataclasses.replace(
+        known[target.instruction_set], l1d_bytes=target.cache.l1d_bytes, l2_bytes=target.cache.l2_bytes
+    )
 
 
 Phase = tuple[str, Callable[[tvm.IRModule], tvm.IRModule]]
@@ -50,6 +53,7 @@ def phases(isa: InstructionSet) -> tuple[Phase, ...]:
         ("fuse_concatenations", fuse_concatenations),
         ("separate_padding", separate_padding),
         ("write_frames", write_frames),
+        ("split_batches", lambda module: split_batches(module, isa.l2_bytes)),
         ("legalize", transform.LegalizeOps()),
         ("annotate_patterns", transform.AnnotateTIROpPattern()),
         ("fuse_operators", transform.FuseOps()),

@@ -34,6 +34,7 @@ class InstructionSet:
             `requantize.sums_are_floats`.
         table_vectors: how many vectors hold a table of 256 bytes for `lookup`; 0 if that isn't quick.
         l1d_bytes: size of a core's first-level data cache; the target's own takes this one's place.
+        l2_bytes: the same of its second-level cache.
         tuned: measured register tiles (mr, nv) by `tiling.Workload.key`, which take the cost model's choice's place.
     """
 
@@ -47,6 +48,7 @@ class InstructionSet:
     fuses_multiply_add: bool = False
     table_vectors: int = 0
     l1d_bytes: int = 32 * 1024
+    l2_bytes: int = 1024 * 1024
     tuned: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False)
 
     def lineage(self) -> tuple[InstructionSet, ...]:
