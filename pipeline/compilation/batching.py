@@ -2,7 +2,7 @@
 
 Before -> after, for images n of a batch and one run of layers f:
 
-    `y = f(x)` becomes `y_n = f(x[n])` for each n, one image after the other, and `y = concat(y_0, y_1, ...)`.
+    `y = f(x)` becomes `y_n = f(x[n])` for each n, one image after the other, and `y = nn.stack(y_0, y_1, ...)`.
 
 A batch saves weights from being read again for each image, and costs that activations of all images, which one layer
 writes and the next reads, don't fit the cache. Early layers of most networks have large activations and few weights,
@@ -11,7 +11,6 @@ late ones the opposite. What is counted is bytes that come from beyond the secon
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import tvm
@@ -120,7 +119,7 @@ def split_batches(module: tvm.IRModule, l2_bytes: int) -> tvm.IRModule:
     if first < last:
         results = [_run_image(builder, batch, first, last, image) for image in range(size)]
         for var, parts in zip(batch.leaving(first, last), zip(*results, strict=True), strict=True):
-            builder.values[var] = _join(builder, var, parts)
+            builder.values[var] = builder.emit(make_call(op.Stack(size), *parts), var.name)
     for binding in flow.bindings[last:]:
         builder.copy(binding)
     return builder.finish([builder.replaced(o) for o in flow.outputs])
@@ -138,11 +137,3 @@ def _run_image(builder: DataflowBuilder, batch: _Batch, first: int, last: int, i
             value = relax.op.reshape(value.args[0], [1, *tensor_type(binding.var).shape[1:]])
         values[binding.var] = builder.emit(value, f"{binding.var.name}.image{image}")
     return [values[v] for v in batch.leaving(first, last)]
-
-
-def _join(builder: DataflowBuilder, var: relax.Var, parts: tuple[relax.Expr, ...]) -> relax.Var:
-    """Emit the tensor of all images."""
-    flat = [builder.emit(relax.op.reshape(p, [1, 1, 1, tensor_type(p).size]), f"{var.name}.flat") for p in parts]
-    factors = tuple(itertools.repeat(1, 2 * len(flat)))
-    joined = builder.emit(make_call(op.UpsampleConcat(factors), *flat), f"{var.name}.joined")
-    return builder.emit(relax.op.reshape(joined, list(tensor_type(var).shape)), var.name)

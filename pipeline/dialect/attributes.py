@@ -159,6 +159,28 @@ class Pad(Attributes):
 
 
 @dataclass(frozen=True)
+class Stack(Attributes):
+    """`nn.stack`: a batch of `count` tensors of one each, float32 or uint8; only the compiler makes it.
+
+    x_i: [1,...]; result: [count,...], same dtype.
+    """
+
+    name = "nn.stack"
+    arguments = ("x",)
+
+    count: int = 1
+
+    @property
+    def arity(self) -> int:
+        """Number of tensors."""
+        return self.count
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return the batch's type, same dtype."""
+        return TensorType((self.count, *inputs[0].shape[1:]), inputs[0].dtype)
+
+
+@dataclass(frozen=True)
 class Unary(Attributes):
     """`nn.unary`: one function of one value, float32, any shape. `expression`: JSON, see `dialect.pointwise`."""
 
@@ -424,6 +446,7 @@ OPERATORS: Mapping[str, type[Attributes]] = {
         AvgPool2d,
         MaxPool2d,
         ResizeBilinear,
+        Stack,
         Unary,
         Softmax,
         LayerNorm,
@@ -479,6 +502,7 @@ __all__ = [
     "Requantized",
     "ResizeBilinear",
     "Softmax",
+    "Stack",
     "Unary",
     "UpsampleConcat",
 ]

@@ -19,6 +19,7 @@ from pipeline.kernels import (
     resize_bilinear,
     rows,
     softmax,
+    stack,
     unary,
     upsample_concat,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "resize_bilinear",
     "rows",
     "softmax",
+    "stack",
     "unary",
     "upsample_concat",
 ]

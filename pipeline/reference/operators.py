@@ -140,6 +140,12 @@ def pad(attrs: op.Pad, x: Array) -> Array:
     return _pad(x, attrs.padding, attrs.value)
 
 
+def stack(attrs: op.Stack, *parts: Array) -> Array:
+    """`nn.stack`."""
+    del attrs
+    return np.concatenate(parts)
+
+
 def upsample_concat(attrs: op.UpsampleConcat, *images: Array) -> Array:
     """`nn.upsample_concat`."""
     parts = [x.repeat(rows, 1).repeat(columns, 2) for x, (rows, columns) in zip(images, attrs.scales, strict=True)]
@@ -327,6 +333,7 @@ OPERATORS: dict[type[op.Attributes], Callable[..., Array]] = {
     op.Conv2dAdd: conv2d_add,
     op.Conv2dTranspose: conv2d_transpose,
     op.DepthToSpace: depth_to_space,
+    op.Stack: stack,
     op.UpsampleConcat: upsample_concat,
     op.Dense: dense,
     op.Add: add,
