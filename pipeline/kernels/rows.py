@@ -52,17 +52,11 @@ class _Row:
                 that no vector before has held, and the second in the others.
         """
         again = self.run.steps * self.run.width - self.run.length
-        lanes = list(range(again, self.run.width)) if again else []
-
-        def last(value: Any, otherwise: Any) -> Any:
-            return T.Shuffle(
-                [value, otherwise], [self.run.width + i if i < again else i for i in range(self.run.width)]
-            )
-
-        with T.serial(self.run.steps - bool(lanes)) as step:
+        order = [i if i >= again else self.run.width + i for i in range(self.run.width)]
+        with T.serial(self.run.steps - (again > 0)) as step:
             body(step, lambda value, _: value)
-        if lanes:
-            body(self.run.steps - 1, last)
+        if again > 0:
+            body(self.run.steps - 1, lambda value, otherwise: T.Shuffle([value, otherwise], order))
 
     def reduce(self, start: float, combine: Callable[[Any, Any], Any], value: Callable[[Any], Any]) -> Any:
         """Return `value(step)` of all vectors, combined to one number.
