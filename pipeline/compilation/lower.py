@@ -12,10 +12,13 @@ from collections.abc import Callable
 import tvm
 from tvm.relax import transform
 
+from pipeline.compilation.batching import split_batches
+from pipeline.compilation.concatenation import fuse_concatenations
 from pipeline.compilation.constants import ConstantPool
-from pipeline.compilation.fusion import fuse_image_inputs, fuse_residual_adds, write_frames
+from pipeline.compilation.fusion import fuse_image_inputs, fuse_lookups, fuse_residual_adds, write_frames
 from pipeline.compilation.padding import separate_padding
 from pipeline.compilation.select import select_kernels
+from pipeline.compilation.stock import replace_stock_operators
 from pipeline.compilation.striding import pick_strided_pixels
 from pipeline.compilation.transposition import split_transposed_convolutions
 from pipeline.errors import TargetError, unknown_name
@@ -33,7 +36,9 @@ def instruction_set_of(target: Target) -> InstructionSet:
     if target.instruction_set not in known:
         message = unknown_name("instruction set", target.instruction_set, known)
         raise TargetError(f"Target {target.name}: {message}")
-    return dataclasses.replace(known[target.instruction_set], l1d_bytes=target.cache.l1d_bytes)
+    return dataclasses.replace(
+        known[target.instruction_set], l1d_bytes=target.cache.l1d_bytes, l2_bytes=target.cache.l2_bytes
+    )
 
 
 Phase = tuple[str, Callable[[tvm.IRModule], tvm.IRModule]]
@@ -44,10 +49,14 @@ def phases(isa: InstructionSet, pool: ConstantPool | None) -> tuple[Phase, ...]:
     return (
         ("split_transposed_convolutions", split_transposed_convolutions),
         ("pick_strided_pixels", lambda module: pick_strided_pixels(module, isa)),
+        ("replace_stock_operators", replace_stock_operators),
         ("fuse_residual_adds", fuse_residual_adds),
+        ("fuse_lookups", fuse_lookups if isa.table_vectors else lambda module: module),
         ("fuse_image_inputs", fuse_image_inputs),
+        ("fuse_concatenations", fuse_concatenations),
         ("separate_padding", separate_padding),
         ("write_frames", write_frames),
+        ("split_batches", lambda module: split_batches(module, isa.l2_bytes)),
         ("legalize", transform.LegalizeOps()),
         ("annotate_patterns", transform.AnnotateTIROpPattern()),
         ("fuse_operators", transform.FuseOps()),

@@ -29,7 +29,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.dialect.attributes import QConv2d
+from pipeline.dialect.attributes import QConv2d, QConv2dLookup
 from pipeline.kernels.conv2d import geometry
 from pipeline.kernels.epilogue import Epilogue, requantize
 from pipeline.kernels.isa import InstructionSet
@@ -142,6 +142,7 @@ def _accepts(operation: Operation) -> bool:
     return g.depthwise and fits and wide and isinstance(attrs, QConv2d) and attrs.output_dtype == "uint8"
 
 
+@kernel(QConv2dLookup, isa="avx512_vnni", variant="depthwise_dot", accepts=_accepts)
 @kernel(QConv2d, isa="avx_vnni", variant="depthwise_dot", accepts=_accepts)
 @kernel(QConv2d, isa="avx512_vnni", variant="depthwise_dot", accepts=_accepts)
 def depthwise_dot(operation: Operation, isa: InstructionSet) -> Kernel:
@@ -152,7 +153,9 @@ def depthwise_dot(operation: Operation, isa: InstructionSet) -> Kernel:
     weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
     folded = folded_bias(bias, weight, attrs.input_zero_point)
     constants = _pack_weights(plan, weight), _pack_channels(plan, folded), _pack_channels(plan, multiplier)
-    return Kernel(_Nest(plan, requantize(attrs, isa, interleaved=True)).build(), (0, *constants))
+    return Kernel(
+        _Nest(plan, requantize(attrs, isa, table=operation.constants.get(4), interleaved=True)).build(), (0, *constants)
+    )
 
 
 def _channel_order(plan: Plan) -> Array:

@@ -47,13 +47,14 @@ def quantize_image(operation: Operation, isa: InstructionSet) -> Kernel:
                 column = run.start(0, step)
                 planes = [((image * channels + c) * height + row) * width + column for c in range(channels)]
                 codes = [quantized(x[span(plane, run.width)], attrs, isa) for plane in planes]
-                _store_pixels(y, frame.start(image, row) + column * channels, codes, run.width)
+                octets = 4 * isa.lanes if isa.table_vectors else OCTETS
+                _store_pixels(y, frame.start(image, row) + column * channels, codes, run.width, octets)
     return Kernel(builder.get(), (0,))
 
 
-def _store_pixels(y: Any, start: Any, codes: list[Any], pixels: int) -> None:
-    """Store vectors of `pixels` codes, one for each channel, pixel by pixel."""
-    channels, length = len(codes), min(pixels, OCTETS)
+def _store_pixels(y: Any, start: Any, codes: list[Any], pixels: int, octets: int) -> None:
+    """Store vectors of `pixels` codes, one for each channel, pixel by pixel; `octets` bytes are shuffled at once."""
+    channels, length = len(codes), min(pixels, octets)
     if length == 1:
         for c, code in enumerate(codes):
             T.buffer_store(y, code, [start + c])
@@ -61,7 +62,10 @@ def _store_pixels(y: Any, start: Any, codes: list[Any], pixels: int) -> None:
     for first in range(0, pixels, length):
         parts = [part(code, first, length) for code in codes]
         for number in range(channels):
-            values = range(number * length, (number + 1) * length)
-            order = [value % channels * length + value // channels for value in values]
-            at = span(start + first * channels + number * length, length)
-            T.buffer_store(y, T.Shuffle(parts, order), [at])
+            values = [divmod(value, channels) for value in range(number * length, (number + 1) * length)]
+            # One channel after another joins the result: of more than two vectors, LLVM takes single bytes.
+            result = T.Shuffle([parts[0]], [pixel for pixel, _ in values])
+            for c in range(1, channels):
+                order = [length + pixel if channel == c else i for i, (pixel, channel) in enumerate(values)]
+                result = T.Shuffle([result, parts[c]], order)
+            T.buffer_store(y, result, [span(start + first * channels + number * length, length)])
