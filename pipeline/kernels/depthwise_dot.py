@@ -55,6 +55,12 @@ CHUNK_ROWS = 14
 SPLIT_ROWS = 8
 """As many rows are cut into two chunks, even if these are small."""
 
+SHARED_DEPTH = 2
+"""What a dot product counts for where an operation is weighed for threads. Of four, it often sums three, and more goes
+into shuffles; but smaller layers (up to about 10 microseconds) cost their neighbours more than they save, when these
+find half of their input in another core's cache.
+"""
+
 MIN_CHANNELS = 64
 """Places of fewer channels are for the generic kernel."""
 
@@ -88,7 +94,7 @@ class _Nest:
         self.in_stride, self.out_stride = g.width * g.groups, g.out_width * g.groups
         self.products = len(plan.products())
         self.block_weights = self.products * DEPTH * plan.vector
-        self.shared = worth_sharing(g, plan.isa, 1)
+        self.shared = worth_sharing(g, plan.isa, SHARED_DEPTH)
         chunks = min(TASKS, max(g.out_height // CHUNK_ROWS, 1 + (g.out_height >= SPLIT_ROWS))) if self.shared else 1
         self.rows = -(-g.out_height // chunks)
         self.chunks = -(-g.out_height // self.rows)
@@ -177,7 +183,9 @@ class _Nest:
                     for v in (2 * half, 2 * half + 1):
                         weights = block * self.block_weights + (number * DEPTH + v) * plan.vector
                         packed, at = self.weights[T.ramp(weights, 1, plan.vector)], self._sums(output, v)
-                        T.buffer_store(self.acc, plan.isa.dot_lanes(self.acc[at], self.taps[self._tap(v)], packed), [at])
+                        T.buffer_store(
+                            self.acc, plan.isa.dot_lanes(self.acc[at], self.taps[self._tap(v)], packed), [at]
+                        )
 
     def _vector(self, band: Band, x: Any, row: int, column: int) -> Any:
         plan, g = self.plan, self.plan.geometry
