@@ -16,8 +16,8 @@ loops go down the rows and interleave each once, while the sums of `live` output
 Interleaving works within 128 bits, as x86 does it, so the four vectors hold channels in another order
 (`Band.channel_order`); constants are stored in it, and narrowing the results to bytes undoes it for free.
 
-Where neighbouring pixels of the output are neighbours in the input, they can be taken for more channels: a *place* is as
-many pixels as it takes to fill vectors. With a stride, channels that don't fill a vector are gathered from several
+Where neighbouring pixels of the output are neighbours in the input, they can be taken for more channels: a *place* is
+as many pixels as it takes to fill vectors. With a stride, channels that don't fill a vector are gathered from several
 pixels. What doesn't divide overlaps, as in `product`. `depthwise_plan` decides all this.
 
 Threads get chunks of rows, as those of other layers do, so that they find their input in their own core's cache.

@@ -114,7 +114,9 @@ class Plan:
         """Return the plan with the fewest instructions, or None if a place would be less than a vector."""
         channels, vector = geometry.groups, DEPTH * isa.lanes
         few = range(1, min(MAX_PIXELS, geometry.out_width) + 1)
-        plans = [(Band(0, channels, pixels, vector),) for pixels in (few if geometry.strides[1] == 1 else (1,))]
+        plans: list[tuple[Band, ...]] = [
+            (Band(0, channels, pixels, vector),) for pixels in (few if geometry.strides[1] == 1 else (1,))
+        ]
         rest = channels % vector
         if geometry.strides[1] > 1 and rest > 0 and vector % rest == 0 and vector // rest in few:
             gathered = Band(channels - rest, rest, vector // rest, vector)
@@ -189,7 +191,9 @@ class Plan:
                 if top + product.row == row:
                     products.setdefault(product.group, []).append((output, number))
                     known = taps.setdefault(product.group, [None] * DEPTH)
-                    taps[product.group] = [(top + t[0], t[1]) if t else k for t, k in zip(product.taps, known)]
+                    taps[product.group] = [
+                        (top + t[0], t[1]) if t else k for t, k in zip(product.taps, known, strict=True)
+                    ]
         return [Use(tuple(taps[group]), tuple(products[group])) for group in taps]
 
 
