@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
@@ -40,6 +41,7 @@ from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.packing import folded_bias
 from pipeline.kernels.product import worth_sharing
 from pipeline.kernels.registry import kernel
+from pipeline.kernels.requantize import FLOAT_OFFSET_BITS, float_offsets, sums_are_floats
 from pipeline.kernels.tiling import resident_bytes
 from pipeline.kernels.vectors import interleave, joined, part, register_buffer
 
@@ -82,9 +84,14 @@ def depthwise_dot(operation: Operation, isa: InstructionSet) -> Kernel:
     if not isinstance(attrs, QConv2d) or plan is None:
         raise TypeError(f"Expected a depthwise qnn.conv2d of at least {MIN_CHANNELS} channels, got {attrs}")
     weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
-    folded = folded_bias(bias, weight, attrs.input_zero_point)
-    constants = pack_weights(plan, weight), pack_channels(plan, folded), pack_channels(plan, multiplier)
-    return Kernel(_Nest(plan, requantize(attrs, isa, interleaved=True)).build(), (0, *constants))
+    bias = folded_bias(bias, weight, attrs.input_zero_point)
+    floats = isa.fuses_multiply_add and sums_are_floats(weight, bias, multiplier)
+    scaling = [multiplier, float_offsets(multiplier)] if floats else [multiplier]
+    start = bias + np.int32(FLOAT_OFFSET_BITS) if floats else bias
+    nest = _Nest(plan, requantize(attrs, isa, interleaved=True, floats=floats))
+    return Kernel(
+        nest.build(), (0, pack_weights(plan, weight), pack_channels(plan, start), pack_channels(plan, *scaling))
+    )
 
 
 class _Nest:
@@ -94,33 +101,32 @@ class _Nest:
         self.in_stride, self.out_stride = g.width * g.groups, g.out_width * g.groups
         self.products = len(plan.products())
         self.block_weights = self.products * DEPTH * plan.vector
+        # Beside weights and sums, registers hold what is interleaved, and some of the other constants.
+        spare = plan.isa.registers - DEPTH * (self.products + plan.live)
+        self.weights_are_kept, self.constants_are_kept = spare >= 2 * DEPTH, spare >= 3 * DEPTH
         self.shared = worth_sharing(g, plan.isa, SHARED_DEPTH)
         chunks = min(TASKS, max(g.out_height // CHUNK_ROWS, 1 + (g.out_height >= SPLIT_ROWS))) if self.shared else 1
         self.rows = -(-g.out_height // chunks)
         self.chunks = -(-g.out_height // self.rows)
         self.parts = TASKS // self.chunks if self.shared else 1
 
-    @property
-    def weights_fit(self) -> bool:
-        """Whether a vector's weights fit the registers, beside sums, four multipliers and what is interleaved."""
-        return DEPTH * (self.products + self.plan.live + 2) <= self.plan.isa.registers
-
     def build(self) -> tirx.PrimFunc:
         plan, g = self.plan, self.plan.geometry
         blocks = sum(band.blocks for band in plan.bands)
         loop = T.parallel if self.shared else T.serial
         with IRBuilder() as builder, T.prim_func():
-            # LLVM would read weights that don't fit the registers once and put them on the stack, which is not aligned
-            # to vectors. It can't, if the output might overlap them.
-            T.func_attr({"tirx.noalias": self.weights_fit, "op_pattern": 8})
+            # LLVM would read all that a loop doesn't change once, and put what doesn't fit the registers on the stack,
+            # which isn't aligned to vectors. It can't, if the output might overlap it.
+            T.func_attr({"tirx.noalias": self.constants_are_kept, "op_pattern": 8})
             self.x = T.arg("x", T.buffer((g.batch * g.height * self.in_stride,), "uint8"))
             self.weights = T.arg("weights", T.buffer((blocks * self.block_weights,), "int8"))
             self.bias = T.arg("bias", T.buffer((blocks * plan.vector,), "int32"))
-            self.multiplier = T.arg("multiplier", T.buffer((blocks * plan.vector,), "float32"))
+            self.scaling = T.arg("scaling", T.buffer((blocks * plan.vector * self.epilogue.constants,), "float32"))
             self.y = T.arg("y", T.buffer((g.batch * g.out_height * self.out_stride,), "uint8"))
             with loop(g.batch * self.chunks * self.parts) as p:
                 self.acc = register_buffer(plan.live * plan.vector, "int32")
                 self.taps = register_buffer(DEPTH * plan.vector, "uint8")
+                self.kept = register_buffer(self.block_weights, "int8")
                 image = p // (self.chunks * self.parts)
                 row = T.min(p // self.parts % self.chunks * self.rows, g.out_height - self.rows)
                 x = (image * g.height + row * g.strides[0]) * self.in_stride
@@ -151,6 +157,9 @@ class _Nest:
         """Compute a vector of each row of a chunk."""
         plan, g = self.plan, self.plan.geometry
         last = min(plan.live - 1, self.rows)
+        if self.weights_are_kept:
+            for number in range(self.products * DEPTH):
+                T.buffer_store(self.kept, self._stored_weights(block, number), [self._bytes(number)])
         for output in range(plan.live):
             self._start(output, block)
         for row in range(plan.fresh_rows.start):
@@ -169,7 +178,7 @@ class _Nest:
 
     def _start(self, output: int, block: Any) -> None:
         for v in range(DEPTH):
-            T.buffer_store(self.acc, self.bias[self._constants(block, v)], [self._sums(output, v)])
+            T.buffer_store(self.acc, self.bias[self._lanes(block * DEPTH + v)], [self._sums(output, v)])
 
     def _input_row(self, band: Band, x: Any, block: Any, uses: list[Use]) -> None:
         plan = self.plan
@@ -181,11 +190,15 @@ class _Nest:
                 self._interleave(vectors, half)
                 for output, number in use.products:
                     for v in (2 * half, 2 * half + 1):
-                        weights = block * self.block_weights + (number * DEPTH + v) * plan.vector
-                        packed, at = self.weights[T.ramp(weights, 1, plan.vector)], self._sums(output, v)
-                        T.buffer_store(
-                            self.acc, plan.isa.dot_lanes(self.acc[at], self.taps[self._tap(v)], packed), [at]
-                        )
+                        at, taps = self._sums(output, v), self.taps[self._bytes(v)]
+                        weights = self._weights(block, number * DEPTH + v)
+                        T.buffer_store(self.acc, plan.isa.dot_lanes(self.acc[at], taps, weights), [at])
+
+    def _weights(self, block: Any, number: int) -> Any:
+        return self.kept[self._bytes(number)] if self.weights_are_kept else self._stored_weights(block, number)
+
+    def _stored_weights(self, block: Any, number: int) -> Any:
+        return self.weights[T.ramp(block * self.block_weights + number * self.plan.vector, 1, self.plan.vector)]
 
     def _vector(self, band: Band, x: Any, row: int, column: int) -> Any:
         plan, g = self.plan, self.plan.geometry
@@ -199,13 +212,17 @@ class _Nest:
         size = self.plan.vector
         first, second = (interleave(vectors[i], vectors[i + 1], "uint8", size)[half] for i in (0, 2))
         for i, taps in enumerate(interleave(first, second, "uint16", size // 2)):
-            T.buffer_store(self.taps, T.reinterpret(f"uint8x{size}", taps), [self._tap(2 * half + i)])
+            T.buffer_store(self.taps, T.reinterpret(f"uint8x{size}", taps), [self._bytes(2 * half + i)])
 
     def _finish(self, band: Band, y: Any, block: Any) -> None:
         """Store the uppermost output row's vector, and move the other rows' sums up."""
         plan = self.plan
         sums = [self.acc[self._sums(0, v)] for v in range(DEPTH)]
-        result = self.epilogue.finish(sums, [self.multiplier[self._constants(block, v)] for v in range(DEPTH)])
+        count = self.epilogue.constants
+        scaling = [
+            [self.scaling[self._lanes((block * DEPTH + v) * count + c)] for v in range(DEPTH)] for c in range(count)
+        ]
+        result = self.epilogue.finish(sums, *scaling)
         pieces = plan.pieces(band)
         length = plan.vector // pieces
         for i in range(pieces):
@@ -216,11 +233,11 @@ class _Nest:
                 T.buffer_store(self.acc, self.acc[self._sums(output, v)], [self._sums(output - 1, v)])
         self._start(plan.live - 1, block)
 
-    def _constants(self, block: Any, v: int) -> Any:
-        return T.ramp(block * self.plan.vector + v * self.plan.isa.lanes, 1, self.plan.isa.lanes)
-
     def _sums(self, output: int, v: int) -> Any:
-        return T.ramp((output * DEPTH + v) * self.plan.isa.lanes, 1, self.plan.isa.lanes)
+        return self._lanes(output * DEPTH + v)
 
-    def _tap(self, v: int) -> Any:
-        return T.ramp(v * self.plan.vector, 1, self.plan.vector)
+    def _lanes(self, number: Any) -> Any:
+        return T.ramp(number * self.plan.isa.lanes, 1, self.plan.isa.lanes)
+
+    def _bytes(self, number: int) -> Any:
+        return T.ramp(number * self.plan.vector, 1, self.plan.vector)

@@ -26,7 +26,7 @@ DEPTH = 4
 MAX_PIXELS = 8
 """Most neighbouring pixels in a place."""
 
-REQUANTIZATION = 16
+REQUANTIZATION = 12
 """Instructions that finish the sums of a vector of outputs."""
 
 Tap = tuple[int, int] | None
@@ -197,9 +197,10 @@ class Plan:
         return [Use(tuple(taps[group]), tuple(products[group])) for group in taps]
 
 
-def pack_channels(plan: Plan, values: Array) -> Array:
-    """Return per-channel constants [C] as [blocks of all bands][DEPTH][lanes], flat."""
-    return np.concatenate([values[band.channel_order()].reshape(-1) for band in plan.bands])
+def pack_channels(plan: Plan, *values: Array) -> Array:
+    """Return per-channel constants, each [C], as [blocks of all bands][DEPTH][constants][lanes], flat."""
+    stacked = np.stack(values)
+    return np.concatenate([np.moveaxis(stacked[:, band.channel_order()], 0, 2).reshape(-1) for band in plan.bands])
 
 
 def pack_weights(plan: Plan, weight: Array) -> Array:
