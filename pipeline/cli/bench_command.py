@@ -9,7 +9,8 @@ import click
 from rich.table import Table
 
 from pipeline.cli.console import show
-from pipeline.cli.options import json_option, open_runner, rpc_option, threads_option, tracker_option
+from pipeline.cli.options import json_option, rpc_option, threads_option, tracker_option
+from pipeline.deploy import open_runner
 from pipeline.deploy.tensors import noise
 from pipeline.files import load_arrays
 

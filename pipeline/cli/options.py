@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
 from pipeline.errors import OptionError
-
-if TYPE_CHECKING:
-    from pipeline.deploy.rpc import RemoteRunner
-    from pipeline.deploy.runner import Runner
 
 Decorator = Callable[[Any], Any]
 
@@ -45,23 +39,3 @@ def parse_shapes(values: Sequence[str]) -> dict[str, list[int]]:
             raise OptionError(f"--shape {value}: expected NAME=D,D,..., for example x=1,3,224,224.")
         shapes[name] = shape
     return shapes
-
-
-@contextlib.contextmanager
-def open_runner(
-    library: Path, threads: int | None, rpc: str | None, tracker: str | None
-) -> Iterator[Runner | RemoteRunner]:
-    """Give the block a runner for a library: on this machine, or on the device that the options name.
-
-    Raises:
-        OptionError: both `rpc` and `tracker` are given.
-    """
-    if rpc is None and tracker is None:
-        from pipeline.deploy.runner import Runner
-
-        yield Runner(library, threads)
-        return
-    from pipeline.deploy.rpc import RemoteRunner
-
-    with RemoteRunner(library, rpc=rpc, tracker=tracker, num_threads=threads) as runner:
-        yield runner

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pipeline.artifact import read_metadata
 from pipeline.cli.console import show, working
-from pipeline.cli.options import json_option, threads_option
+from pipeline.cli.options import json_option, rpc_option, threads_option, tracker_option
 from pipeline.files import load_arrays
 from pipeline.profiling import OperatorProfile, Profile, profile
 
@@ -34,21 +34,28 @@ _ORDERS: dict[str, Callable[[OperatorProfile], Any]] = {
     show_default=True,
     help="By order of execution, by time, or by the time lost against the machine's limits.",
 )
-@click.option("--limits/--no-limits", default=True, help="Measure what this machine can do; needs the compiler.")
+@click.option("--limits/--no-limits", default=True, help="Measure what the machine can do; needs the compiler.")
 @threads_option
+@rpc_option
+@tracker_option
 @json_option
 def command(
-    library: Path, source: Path | None, repeats: int, sort: str, limits: bool, threads: int | None, as_json: bool
+    library: Path,
+    source: Path | None,
+    repeats: int,
+    sort: str,
+    limits: bool,
+    threads: int | None,
+    rpc: str | None,
+    tracker: str | None,
+    as_json: bool,
 ) -> None:
-    """Show how long each operator of LIBRARY takes here, and how long it could take.
-
-    On this machine only: TVM's RPC can't time single kernels; `pipeline bench --rpc` times whole runs on a device.
-    """
+    """Show how long each operator of LIBRARY takes, here or on a device, and how long it could take."""
     loaded = None if source is None else load_arrays(source)
     if loaded is not None and not isinstance(loaded, dict):
         loaded = {read_metadata(library).inputs[0].name: loaded}
     with working("measuring"):
-        result = profile(library, loaded, threads=threads, repeats=repeats, limits=limits)
+        result = profile(library, loaded, threads=threads, repeats=repeats, limits=limits, rpc=rpc, tracker=tracker)
     operators = sorted(result.operators, key=_ORDERS[sort])
     show(result.to_dict(), lambda: [_operators(result, operators), _totals(result), *_notes(operators)], as_json)
 

@@ -10,7 +10,8 @@ import numpy as np
 from rich.table import Table
 
 from pipeline.cli.console import show
-from pipeline.cli.options import json_option, open_runner, rpc_option, threads_option, tracker_option
+from pipeline.cli.options import json_option, rpc_option, threads_option, tracker_option
+from pipeline.deploy import open_runner
 from pipeline.errors import OptionError
 from pipeline.files import load_arrays, write_bytes
 

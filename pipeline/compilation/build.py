@@ -10,8 +10,9 @@ import msgspec
 
 from pipeline.artifact import ArtifactMetadata, OperatorRecord, QuantizationSummary, TargetSummary
 from pipeline.compilation.codegen import generate_code
+from pipeline.compilation.constants import ConstantPool
 from pipeline.compilation.dump import Dump
-from pipeline.compilation.link import check_writable, link
+from pipeline.compilation.link import Sections, check_writable, link
 from pipeline.compilation.lower import instruction_set_of, lower
 from pipeline.compilation.records import Recorder
 from pipeline.compilation.tuning import TuningDatabase
@@ -53,11 +54,12 @@ def compile_program(
     writer = None if dump is None else Dump(dump)
     recorder = Recorder([o.name for o in program.outputs], writer)
     tvm_target = target.tvm_target()
-    code = generate_code(lower(program.module, tvm_target, isa, recorder), tvm_target)
+    pool = ConstantPool()
+    code = generate_code(lower(program.module, tvm_target, isa, pool, recorder), tvm_target)
     if writer is not None:
         writer.assembly(code.assembly())
     metadata = describe(program, target, quantized, recorder.operators)
-    link(code.exportable(), target, msgspec.json.encode(metadata), path)
+    link(code.exportable(), target, Sections(msgspec.json.encode(metadata), pool.data()), path)
     return path
 
 

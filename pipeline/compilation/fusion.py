@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import tvm
 from tvm import relax
 
@@ -53,6 +55,38 @@ def _find_convolution(flow: Dataflow, binding: Binding) -> tuple[Binding, relax.
     return None
 
 
+def fuse_lookups(module: tvm.IRModule) -> tvm.IRModule:
+    """Return the module with tables looked up by the convolutions whose result only they read.
+
+    Before -> after: `y = qnn.lookup(qnn.conv2d(x, ...), table)` becomes `y = qnn.conv2d_lookup(x, ..., table)`.
+    """
+    flow = Dataflow.of(module)
+    fusions = {b.var: f for b in flow.bindings if (f := _find_looked_up(flow, b)) is not None}
+    convolutions = {convolution.var for convolution, _ in fusions.values()}
+    builder = DataflowBuilder(module)
+    for binding in flow.bindings:
+        if binding.var in fusions:
+            convolution, attrs = fusions[binding.var]
+            arguments = [builder.replaced(a) for a in (*convolution.value.args, binding.value.args[1])]
+            builder.values[binding.var] = builder.emit(make_call(attrs, *arguments), binding.var.name)
+        elif binding.var not in convolutions:
+            builder.copy(binding)
+    return builder.finish([builder.replaced(o) for o in flow.outputs])
+
+
+def _find_looked_up(flow: Dataflow, binding: Binding) -> tuple[Binding, op.QConv2dLookup] | None:
+    """Return the convolution that a lookup can be fused into, and the fused operator."""
+    if not isinstance(describe(binding.value), op.QLookup):
+        return None
+    producer = flow.producers.get(binding.value.args[0])
+    convolution = None if producer is None else describe(producer.value)
+    if producer is None or not isinstance(convolution, op.QConv2d) or isinstance(convolution, op.QConv2dAdd):
+        return None
+    if convolution.output_dtype != "uint8" or flow.only_user(producer.var) is None:
+        return None
+    return producer, op.QConv2dLookup(**dataclasses.asdict(convolution))
+
+
 def fuse_image_inputs(module: tvm.IRModule) -> tvm.IRModule:
     """Return the module with images quantized and their channels moved last in one pass.
 
@@ -92,7 +126,7 @@ def write_frames(module: tvm.IRModule) -> tvm.IRModule:
         if not isinstance(pad, op.Pad) or (producer := flow.producers.get(binding.value.args[0])) is None:
             continue
         image = describe(producer.value)
-        writer = image if isinstance(image, op.QuantizeImage) else _extensible(producer)
+        writer = image if isinstance(image, op.QuantizeImage | op.UpsampleConcat) else _extensible(producer)
         if writer is not None and flow.only_user(producer.var) is not None:
             framed[producer.var] = (binding.var, writer.framed(pad))
     pads = {pad for pad, _ in framed.values()}

@@ -27,6 +27,7 @@ import platformdirs
 from elftools.elf.elffile import ELFFile
 
 from pipeline.artifact import MAX_METADATA_BYTES, METADATA_SECTION
+from pipeline.compilation.constants import ALIGNMENT, CONSTANTS_SECTION
 from pipeline.errors import BuildError, OptionError
 from pipeline.files import write_bytes
 from pipeline.targets import Target
@@ -83,13 +84,26 @@ def check_writable(path: Path) -> None:
         raise OptionError(f"The folder {folder} of the output {path} isn't writable: {error.strerror}.") from error
 
 
-def link(executable: relax.VMExecutable, target: Target, metadata: bytes, path: Path) -> None:
+@dataclass(frozen=True)
+class Sections:
+    """What a library holds beside its code.
+
+    Attributes:
+        metadata: JSON, put into `METADATA_SECTION`.
+        constants: put into `CONSTANTS_SECTION`.
+    """
+
+    metadata: bytes
+    constants: bytes = b""
+
+
+def link(executable: relax.VMExecutable, target: Target, sections: Sections, path: Path) -> None:
     """Write an executable as a shared library.
 
     Args:
-        executable: code and constants, compiled for `target.tvm_target()`.
+        executable: code, compiled for `target.tvm_target()`.
         target: says what to link for.
-        metadata: JSON, put into `METADATA_SECTION`.
+        sections: what it holds beside it.
         path: the library; it appears there complete or not at all. Its file name becomes the soname.
 
     Raises:
@@ -98,12 +112,14 @@ def link(executable: relax.VMExecutable, target: Target, metadata: bytes, path: 
         OptionError: the output can't be written, or the environment names a linker that doesn't exist.
     """
     check_writable(path)
-    if len(metadata) > MAX_METADATA_BYTES:
-        raise BuildError(f"The metadata of {path} has {len(metadata)} bytes; the limit is {MAX_METADATA_BYTES}.")
+    if len(sections.metadata) > MAX_METADATA_BYTES:
+        length = len(sections.metadata)
+        raise BuildError(f"The metadata of {path} has {length} bytes; the limit is {MAX_METADATA_BYTES}.")
     with tempfile.TemporaryDirectory(prefix="pipeline-link-") as name:
         folder = Path(name)
-        (folder / "metadata.json").write_bytes(metadata)
-        sources = {"metadata.s": _METADATA_SOURCE}
+        (folder / "metadata.json").write_bytes(sections.metadata)
+        (folder / "constants.bin").write_bytes(sections.constants)
+        sources = {"sections.s": _SECTIONS_SOURCE, _LIBRARY_SOURCE.name: _LIBRARY_SOURCE.read_text(encoding="ascii")}
         sources |= {f"{f}.s": _START_UP_SOURCES[f] for f in target.required_features if f in _START_UP_SOURCES}
         for source, text in sources.items():
             (folder / source).write_text(text, encoding="ascii")
@@ -121,12 +137,20 @@ def link(executable: relax.VMExecutable, target: Target, metadata: bytes, path: 
         write_bytes(path, linked.read_bytes())
 
 
-_METADATA_SOURCE = f"""\
+_SECTIONS_SOURCE = f"""\
     .section {METADATA_SECTION}, "aR", %progbits
     .incbin "metadata.json"
+    .section {CONSTANTS_SECTION}, "a", %progbits
+    .p2align {ALIGNMENT.bit_length() - 1}
+    .hidden constants
+    .globl constants
+constants:
+    .incbin "constants.bin"
     .section .note.GNU-stack, "", %progbits
 """
-"""Assembly for every architecture. The section is loaded and retained, so that neither stripping nor gc drops it."""
+"""Assembly for every architecture. Metadata is loaded and retained, so that neither stripping nor gc drops it."""
+
+_LIBRARY_SOURCE = Path(__file__).with_name("library.c")
 
 _START_UP_SOURCES = {
     "amx_tile": """\

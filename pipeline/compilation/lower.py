@@ -12,9 +12,14 @@ from collections.abc import Callable
 import tvm
 from tvm.relax import transform
 
-from pipeline.compilation.fusion import fuse_image_inputs, fuse_residual_adds, write_frames
+from pipeline.compilation.batching import split_batches
+from pipeline.compilation.concatenation import fuse_concatenations
+from pipeline.compilation.constants import ConstantPool
+from pipeline.compilation.fusion import fuse_image_inputs, fuse_lookups, fuse_residual_adds, write_frames
 from pipeline.compilation.padding import separate_padding
 from pipeline.compilation.select import select_kernels
+from pipeline.compilation.stock import replace_stock_operators
+from pipeline.compilation.striding import pick_strided_pixels
 from pipeline.compilation.transposition import split_transposed_convolutions
 from pipeline.compilation.unfolding import unfold_image_inputs
 from pipeline.errors import TargetError, unknown_name
@@ -32,27 +37,34 @@ def instruction_set_of(target: Target) -> InstructionSet:
     if target.instruction_set not in known:
         message = unknown_name("instruction set", target.instruction_set, known)
         raise TargetError(f"Target {target.name}: {message}")
-    return dataclasses.replace(known[target.instruction_set], l1d_bytes=target.cache.l1d_bytes)
+    return dataclasses.replace(
+        known[target.instruction_set], l1d_bytes=target.cache.l1d_bytes, l2_bytes=target.cache.l2_bytes
+    )
 
 
 Phase = tuple[str, Callable[[tvm.IRModule], tvm.IRModule]]
 
 
-def phases(isa: InstructionSet) -> tuple[Phase, ...]:
+def phases(isa: InstructionSet, pool: ConstantPool | None) -> tuple[Phase, ...]:
     """Return the steps from a program to what the VM's code generator takes, in order, each with its name."""
     return (
         ("split_transposed_convolutions", split_transposed_convolutions),
+        ("pick_strided_pixels", lambda module: pick_strided_pixels(module, isa)),
+        ("replace_stock_operators", replace_stock_operators),
         ("fuse_residual_adds", fuse_residual_adds),
+        ("fuse_lookups", fuse_lookups if isa.table_vectors else lambda module: module),
         ("fuse_image_inputs", fuse_image_inputs),
+        ("fuse_concatenations", fuse_concatenations),
         ("separate_padding", separate_padding),
         ("write_frames", write_frames),
         ("unfold_image_inputs", lambda module: unfold_image_inputs(module, isa)),
+        ("split_batches", lambda module: split_batches(module, isa.l2_bytes)),
         ("legalize", transform.LegalizeOps()),
         ("annotate_patterns", transform.AnnotateTIROpPattern()),
         ("fuse_operators", transform.FuseOps()),
         ("fuse_tir", transform.FuseTIR()),
         ("reshape_without_copy", transform.RewriteDataflowReshape()),
-        ("select_kernels", lambda module: select_kernels(module, isa)),
+        ("select_kernels", lambda module: select_kernels(module, isa, pool)),
         ("remove_dead_code", transform.DeadCodeElimination(["main"])),
         ("end_dataflow", transform.ToNonDataflow()),
         ("drop_purity", transform.RemovePurityChecking()),
@@ -71,6 +83,7 @@ def lower(
     module: tvm.IRModule,
     target: tvm.target.Target,
     isa: InstructionSet,
+    pool: ConstantPool | None = None,
     dump: Callable[[str, tvm.IRModule], None] | None = None,
 ) -> tvm.IRModule:
     """Return the module after all phases.
@@ -79,15 +92,17 @@ def lower(
         module: a program's module.
         target: what the phases that are TVM's own choose by.
         isa: the instruction set that kernels may use.
+        pool: takes the constants of a library; see `select_kernels`.
         dump: called with each phase's name and result.
     """
-    return _after(phases(isa), module, target, dump)
+    return _after(phases(isa, pool), module, target, dump)
 
 
 def until_kernels(module: tvm.IRModule, target: tvm.target.Target, isa: InstructionSet) -> tvm.IRModule:
     """Return the module as `select_kernels` finds it, with all operators that will be kernels; see `lower`."""
-    names = [name for name, _ in phases(isa)]
-    return _after(phases(isa)[: names.index("select_kernels")], module, target, None)
+    steps = phases(isa, None)
+    names = [name for name, _ in steps]
+    return _after(steps[: names.index("select_kernels")], module, target, None)
 
 
 def _after(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 from tvm.ir import Op
 
 from pipeline.artifact import OperatorRecord
@@ -18,14 +18,19 @@ from pipeline.kernels.operation import Operation
 
 _OPERATOR = "pipeline.operator"
 _MULTIPLY_ADDS = "pipeline.multiply_adds"
+_CONSTANT_BYTES = "pipeline.constant_bytes"
 
 _RECORDED_PHASE = "remove_dead_code"
 """The phase after which every call is there that will be made, still with the names of tensors."""
 
 
-def work_attributes(operation: Operation) -> dict[str, Any]:
-    """Return function attributes that say what a kernel computes, for `Recorder` to read."""
-    return {_OPERATOR: operation.attrs.name, _MULTIPLY_ADDS: multiply_adds(operation.attrs, *operation.inputs)}
+def kernel_attributes(operation: Operation, constant_bytes: int) -> dict[str, Any]:
+    """Return function attributes that say what a kernel computes and reads, for `Recorder` to read."""
+    return {
+        _OPERATOR: operation.attrs.name,
+        _MULTIPLY_ADDS: multiply_adds(operation.attrs, *operation.inputs),
+        _CONSTANT_BYTES: constant_bytes,
+    }
 
 
 class Recorder:
@@ -72,13 +77,15 @@ def kernel_calls(module: tvm.IRModule, outputs: Sequence[str]) -> tuple[Operator
 def _record(module: tvm.IRModule, call: relax.Call, name: str, output: TensorType) -> OperatorRecord:
     kernel, arguments = call.args[0], call.args[1].fields
     attrs = module[kernel].attrs
-    constants = [a for a in arguments if constant(a) is not None]
+    # Kernels that aren't of the dialect have their constants as arguments; offsets into the pool are no tensors.
+    tensors = [a for a in arguments if not isinstance(a, tirx.IntImm)]
+    constant_bytes = sum(tensor_type(a).nbytes for a in tensors if constant(a) is not None)
     return OperatorRecord(
         name=name,
         operator=str(attrs.get(_OPERATOR, kernel.name_hint)),
         kernel=str(kernel.name_hint),
         multiply_adds=int(attrs.get(_MULTIPLY_ADDS, 0)),
-        inputs=tuple(tensor_type(a) for a in arguments if constant(a) is None),
-        constant_bytes=sum(tensor_type(a).nbytes for a in constants),
+        inputs=tuple(tensor_type(a) for a in tensors if constant(a) is None),
+        constant_bytes=int(attrs.get(_CONSTANT_BYTES, constant_bytes)),
         output=output,
     )

@@ -1,17 +1,18 @@
 """SelectKernels: every dialect operator becomes a call of a TIR kernel.
 
-Before -> after: `y = qnn.conv2d(x, w, b, m)` becomes `y = call_tir(qnn_conv2d_vpdpbusd, (x, packed w, ...))`. Equal
-operators share one kernel.
+Before -> after: `y = qnn.conv2d(x, w, b, m)` becomes `y = call_tir(qnn_conv2d_vpdpbusd, (x, packed w, ...))`, where
+offsets in the library's constants stand for packed constants, if a library is made. Equal operators share one kernel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import tvm
 from tvm import relax, tirx
 
-from pipeline.compilation.records import work_attributes
+from pipeline.compilation.constants import ConstantPool, pointer
+from pipeline.compilation.records import kernel_attributes
 from pipeline.dialect.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant
 from pipeline.dialect.operators import describe, tensor_type, to_relax_type
 from pipeline.dialect.types import TensorType
@@ -20,8 +21,15 @@ from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Operation
 
 
-def select_kernels(module: tvm.IRModule, isa: InstructionSet) -> tvm.IRModule:
-    """Return the module with dialect operators replaced by kernels for `isa`; see the module's docstring."""
+def select_kernels(module: tvm.IRModule, isa: InstructionSet, pool: ConstantPool | None) -> tvm.IRModule:
+    """Return the module with dialect operators replaced by kernels for `isa`; see the module's docstring.
+
+    Args:
+        module: the program, with constants as arguments of operators.
+        isa: the instruction set that kernels may use.
+        pool: takes the kernels' constants, of which they get the offsets. None leaves them arguments, as they have to
+            be where no library is made.
+    """
     flow = Dataflow.of(module)
     builder = DataflowBuilder(module)
     for binding in flow.bindings:
@@ -36,8 +44,13 @@ def select_kernels(module: tvm.IRModule, isa: InstructionSet) -> tvm.IRModule:
             for a in kernel.arguments
         ]
         types = [tensor_type(a) for a in arguments]
-        func = _with_shapes(kernel.func, [*types, operation.output]).with_attrs(work_attributes(operation))
-        global_var = builder.add_function(row.name, func)
+        constants = {i: value for i, a in enumerate(arguments) if (value := constant(a)) is not None}
+        if pool is not None:
+            for i, value in constants.items():
+                arguments[i] = tirx.IntImm("int64", pool.add(value))
+        func = _with_shapes(kernel.func, [*types, operation.output], set() if pool is None else constants.keys())
+        attributes = kernel_attributes(operation, sum(value.nbytes for value in constants.values()))
+        global_var = builder.add_function(row.name, func.with_attrs(attributes))
         call = relax.call_tir(global_var, arguments, to_relax_type(operation.output))
         builder.values[binding.var] = builder.emit(call, binding.var.name)
     return builder.finish([builder.replaced(o) for o in flow.outputs])
@@ -57,8 +70,20 @@ def as_operation(binding: Binding) -> Operation | None:
     )
 
 
-def _with_shapes(func: tirx.PrimFunc, types: Sequence[TensorType]) -> tirx.PrimFunc:
-    """Return a kernel whose parameters have their tensors' shapes; its flat buffers become views of them."""
-    params = [tirx.decl_buffer(t.shape, t.dtype, flat.name) for t, flat in zip(types, func.params, strict=True)]
-    views = [tirx.DeclBuffer(flat, data=param.data) for param, flat in zip(params, func.params, strict=True)]
+def _with_shapes(func: tirx.PrimFunc, types: Sequence[TensorType], pooled: Set[int]) -> tirx.PrimFunc:
+    """Return a kernel whose parameters have their tensors' shapes; its flat buffers become views of them.
+
+    Those of `pooled`, by index, become offsets in the pool of constants.
+    """
+    params: list[tirx.Var] = []
+    views: list[tirx.Stmt] = []
+    for i, (type_, flat) in enumerate(zip(types, func.params, strict=True)):
+        if i in pooled:
+            params.append(tirx.Var(f"{flat.name}_offset", "int64"))
+            views.append(pointer(f"{flat.name}_data", type_.dtype, params[i]))
+            data = views[-1].var
+        else:
+            params.append(tirx.decl_buffer(type_.shape, type_.dtype, flat.name))
+            data = params[i].data
+        views.append(tirx.DeclBuffer(flat, data=data))
     return tirx.PrimFunc(params, tirx.SeqStmt([*views, func.body]), func.ret_type, func.attrs)

@@ -10,7 +10,7 @@ import hashlib
 import re
 import socket
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ import numpy as np
 
 from pipeline.artifact import ArtifactMetadata, read_metadata
 from pipeline.deploy.tensors import Array, Tensor, check_feeds
+from pipeline.deploy.trace import STOPWATCH, Times, Trace, alternate, new_times
 from pipeline.deploy.worker import Worker
 from pipeline.errors import DeviceError, OptionError
 from pipeline.program import TensorSpec
@@ -83,6 +84,7 @@ class RemoteRunner:
 
     Attributes:
         metadata: what the library says about itself.
+        num_threads: how many threads one run may use.
 
     Raises:
         ArtifactError: the file isn't a library of this pipeline, or is damaged.
@@ -107,6 +109,8 @@ class RemoteRunner:
         self._timeout = timeout
         self._session: Any = None
         self._device: Any = None
+        self._library: Any = None
+        self._libraries: dict[str, Any] = {}
         self._machine: Any = None
         self._through_tracker = tracker is not None
         _check_reachable(self.address, "tracker" if self._through_tracker else "server", timeout)
@@ -138,7 +142,7 @@ class RemoteRunner:
         arrays = check_feeds(feeds, self.inputs)
 
         def run() -> dict[str, Array]:
-            self._set_inputs(arrays)
+            self._set_inputs(self._machine, arrays)
             self._machine.invoke_stateful("main")
             return {o.name: np.asarray(v.numpy()) for o, v in zip(self.outputs, self._results(), strict=True)}
 
@@ -152,18 +156,68 @@ class RemoteRunner:
         arrays = check_feeds(feeds, self.inputs)
 
         def measure() -> list[float]:
-            self._set_inputs(arrays)
+            self._set_inputs(self._machine, arrays)
             evaluator = self._machine.time_evaluator("invoke_stateful", self._device, number=1, repeat=warmup + repeats)
             return [float(seconds) for seconds in evaluator("main").results[warmup:]]
 
         return self._call("benchmarking", measure)
+
+    def trace(self, feeds: Mapping[str, Tensor], repeats: int = 30) -> Trace:
+        """Return how long each kernel takes, and the whole run, measured on the device; see `Runner.trace`.
+
+        Raises:
+            ArtifactError: the library can't time its kernels: an older pipeline built it.
+            SampleError: an input is missing, unknown, or of the wrong shape or dtype.
+            DeviceError: the session failed or took too long.
+        """
+        arrays = check_feeds(feeds, self.inputs)
+        kernels = [o.kernel for o in self.metadata.operators]
+
+        def prepare() -> tuple[Any, Any, Any]:
+            from tvm import relax, runtime
+
+            self._set_inputs(self._machine, arrays)
+            timed = relax.VirtualMachine(self._library, self._device)
+            self._set_inputs(timed, arrays)
+            start_stopwatch = self._library.get_function(STOPWATCH, query_imports=True)
+            return timed, start_stopwatch, runtime.tensor(new_times(len(kernels)), self._device)
+
+        def run() -> float:
+            evaluator = self._machine.time_evaluator("invoke_stateful", self._device, number=1, repeat=1)
+            return float(evaluator("main").results[0])
+
+        def times() -> Times:
+            timed, start_stopwatch, values = prepared
+            start_stopwatch(timed.module, values)
+            timed.invoke_stateful("main")
+            return np.asarray(values.numpy())
+
+        prepared = self._call("preparing to trace", prepare)
+        return alternate(
+            lambda: self._call("running the model", run), lambda: self._call("tracing", times), kernels, repeats
+        )
+
+    def time_function(
+        self, library: Path, name: str, buffers: Sequence[Array], numbers: Sequence[tuple[int, ...]], repeats: int
+    ) -> list[list[float]]:
+        """Time a function of any TVM library on the device; see `Runner.time_function`."""
+
+        def measure() -> list[list[float]]:
+            import tvm
+
+            tensors = [tvm.runtime.tensor(buffer, self._device) for buffer in buffers]
+            timed = self._upload(library).time_evaluator(name, self._device, number=1, repeat=repeats)
+            return [[float(seconds) for seconds in timed(*tensors, *values).results] for values in numbers]
+
+        return self._call("measuring the device", measure)
 
     def close(self) -> None:
         """End the session."""
 
         def release() -> None:
             # TVM closes the connection when nothing refers to the session any more.
-            self._machine = self._device = self._session = None
+            self._machine = self._library = self._device = self._session = None
+            self._libraries.clear()
 
         self._worker.post(release)
         self._worker.close()
@@ -188,18 +242,27 @@ class RemoteRunner:
     def _load(self, path: Path, num_threads: int | None) -> None:
         from tvm import relax
 
-        # The name tells libraries apart: a server may keep its directory, and loaded libraries, between sessions.
-        name = f"{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.so"
-        self._session.upload(str(path), target=name)
         self._device = self._session.cpu(0)
         if num_threads is not None:
             self._session.get_function("runtime.config_threadpool")(1, num_threads)
-        self._machine = relax.VirtualMachine(self._session.load_module(name), self._device)
+        self.num_threads = int(self._session.get_function("runtime.NumThreads")())
+        self._library = self._upload(path)
+        self._machine = relax.VirtualMachine(self._library, self._device)
 
-    def _set_inputs(self, arrays: list[Array]) -> None:
+    def _upload(self, path: Path) -> Any:
+        """Return a library, loaded on the device."""
+        # The name tells libraries apart: a server may keep its directory, and loaded libraries, between sessions.
+        name = f"{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.so"
+        # A file that is loaded must not be written to.
+        if name not in self._libraries:
+            self._session.upload(str(path), target=name)
+            self._libraries[name] = self._session.load_module(name)
+        return self._libraries[name]
+
+    def _set_inputs(self, machine: Any, arrays: list[Array]) -> None:
         import tvm
 
-        self._machine.set_input("main", *(tvm.runtime.tensor(a, self._device) for a in arrays))
+        machine.set_input("main", *(tvm.runtime.tensor(a, self._device) for a in arrays))
 
     def _results(self) -> list[Any]:
         # VirtualMachine.get_outputs does this too, but leaves a reference cycle that keeps the session open.

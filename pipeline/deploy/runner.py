@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import os
 import struct
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +13,7 @@ import numpy as np
 
 from pipeline.artifact import ArtifactMetadata, read_metadata
 from pipeline.cpu import missing_features, usable_cores
+from pipeline.deploy import ffi
 from pipeline.deploy.tensors import Array, Tensor, aligned_zeros, check_feeds
 from pipeline.deploy.worker import Worker
 from pipeline.errors import ArtifactError, OptionError, TargetError
@@ -55,11 +53,9 @@ class Runner:
         _check_target(path, self.metadata)
         cpus = _choose_cpus(num_threads)
         self.num_threads = len(cpus)
-        self._ffi = _runtime()
+        self._runtime = ffi.runtime()
         self._worker = Worker(f"runner of {path.name}")
-        self._executable = self._worker.call(lambda: self._load(path, cpus))
-        self._machine = self._worker.call(self._new_machine)
-        self._main = self._machine["main"]
+        self._main = self._worker.call(lambda: self._load(path, cpus))
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -107,45 +103,65 @@ class Runner:
     def trace(self, feeds: Mapping[str, Tensor], repeats: int = 30) -> Trace:
         """Return how long each kernel takes, and the whole run.
 
-        Kernels are called directly, one after another with the tensors of a run, so that caches are as in a run. What
-        it costs to call an empty function is measured and subtracted.
-
         Args:
             feeds: inputs by name.
-            repeats: how many runs, and how many passes over the kernels, are timed. Each comes after one that isn't.
+            repeats: how many runs, and how many runs with a stopwatch, are timed. Each comes after one that isn't.
 
         Raises:
+            ArtifactError: the library can't time its kernels: an older pipeline built it.
             SampleError: an input is missing, unknown, or of the wrong shape or dtype.
         """
-        from pipeline.deploy.trace import captured_calls, time_calls
+        from pipeline.deploy.trace import STOPWATCH, Times, alternate, new_times
 
         arguments = self._arguments(feeds)
+        kernels = [o.kernel for o in self.metadata.operators]
 
         def measure() -> Trace:
-            calls = captured_calls(self._new_machine(), arguments, self._ffi)
-            return time_calls(lambda: self._main(*arguments), calls, self._ffi, repeats)
+            executable = self._runtime.load_module(self._path.resolve())
+            machine = _new_machine(executable)
+            main, start_stopwatch = machine["main"], executable[STOPWATCH]
+            values = new_times(len(kernels))
+            tensor = self._runtime.tensor(values)
 
-        return self._worker.call(measure)
+            def run() -> float:
+                start = time.perf_counter()
+                self._main(*arguments)
+                return time.perf_counter() - start
+
+            def times() -> Times:
+                start_stopwatch(machine, tensor)
+                main(*arguments)
+                return values
+
+            return alternate(run, times, kernels, repeats)
+
+        try:
+            return self._worker.call(measure)
+        except ffi.RuntimeCallError as error:
+            raise ArtifactError(f"{self._path} can't be traced: {error}. Build it again.") from error
 
     def time_function(
-        self, library: Path, name: str, arguments: Sequence[Array | int], number: int, repeats: int
-    ) -> list[float]:
-        """Return the seconds of one call of a function of any TVM library, in this runner's thread and on its CPUs.
+        self, library: Path, name: str, buffers: Sequence[Array], numbers: Sequence[tuple[int, ...]], repeats: int
+    ) -> list[list[float]]:
+        """Time a function of any TVM library, in this runner's thread and on its CPUs.
 
         Args:
             library: the library; it stays loaded as long as the process lives.
             name: the function.
-            arguments: arrays, aligned and writable, and integers.
-            number: calls in one measurement, which is their mean.
-            repeats: measurements.
-        """
+            buffers: its first arguments, aligned and writable.
+            numbers: its other arguments; the function is timed with each of these tuples.
+            repeats: measurements with each.
 
-        def measure() -> list[float]:
-            evaluator = self._ffi.get_global_func("runtime.RPCTimeEvaluator")
-            values = [a if isinstance(a, int) else self._ffi.from_dlpack(a) for a in arguments]
-            settings = (number, repeats, *_NO_EXTRAS)
-            timed = evaluator(self._ffi.load_module(str(library)), name, _CPU, 0, *settings)
-            return list(struct.unpack(f"@{repeats}d", timed(*values)))
+        Returns:
+            for each tuple of numbers, the seconds of each call.
+        """
+        import tvm_ffi
+
+        def measure() -> list[list[float]]:
+            evaluator = tvm_ffi.get_global_func("runtime.RPCTimeEvaluator")
+            timed = evaluator(tvm_ffi.load_module(str(library)), name, _CPU, 0, 1, repeats, *_NO_EXTRAS)
+            tensors = [tvm_ffi.from_dlpack(buffer) for buffer in buffers]
+            return [list(struct.unpack(f"@{repeats}d", timed(*tensors, *values))) for values in numbers]
 
         return self._worker.call(measure)
 
@@ -154,36 +170,36 @@ class Runner:
         if worker is not None:
             worker.close()
 
-    def _load(self, path: Path, cpus: tuple[int, ...]) -> Any:
+    def _load(self, path: Path, cpus: tuple[int, ...]) -> ffi.Function:
         allowed = os.sched_getaffinity(0)
-        configure = self._ffi.get_global_func("runtime.config_threadpool")
+        configure = self._runtime.function("runtime.config_threadpool")
         configure(_THREADS_SHARE_CORES, len(cpus), [str(cpu) for cpu in cpus])
         if len(cpus) == 1:
             # A single thread needs no core of its own; several runners would all be bound to the same.
             os.sched_setaffinity(0, allowed)
         try:
-            return self._ffi.load_module(str(path.resolve()))
-        except (AttributeError, RuntimeError, ValueError, OSError) as error:
+            main: ffi.Function = _new_machine(self._runtime.load_module(path.resolve()))["main"]
+        except ffi.RuntimeCallError as error:
             raise ArtifactError(f"{path} can't be loaded: {error}") from error
-
-    def _new_machine(self) -> Any:
-        try:
-            machine = self._executable["vm_load_executable"]()
-            machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
-        except (AttributeError, RuntimeError, ValueError, OSError) as error:
-            raise ArtifactError(f"{self._path} can't be loaded: {error}") from error
-        return machine
+        return main
 
     def _arguments(self, feeds: Mapping[str, Tensor]) -> list[Any]:
-        return [self._ffi.from_dlpack(a) for a in check_feeds(feeds, self.inputs)]
+        return [self._runtime.tensor(a) for a in check_feeds(feeds, self.inputs)]
 
     def _results(self, result: Any, copy: bool) -> dict[str, Array]:
-        values = [result] if isinstance(result, self._ffi.Tensor) else list(result)
+        values = [result] if isinstance(result, ffi.Tensor) else list(result)
         # An output may be a constant of the library, or an input: only a copy is the caller's own.
         views = [np.from_dlpack(v) for v in values]
         for view in views:
             view.flags.writeable = False
         return {o.name: v.copy() if copy else v for o, v in zip(self.outputs, views, strict=True)}
+
+
+def _new_machine(executable: Any) -> Any:
+    """Return a virtual machine for an executable; both are modules of `pipeline.deploy.ffi`, or of `tvm_ffi`."""
+    machine = executable["vm_load_executable"]()
+    machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
+    return machine
 
 
 def _check_target(path: Path, metadata: ArtifactMetadata) -> None:
@@ -205,17 +221,3 @@ def _choose_cpus(num_threads: int | None) -> tuple[int, ...]:
     if not 1 <= num_threads <= len(cpus):
         raise OptionError(f"num_threads is {num_threads}; this process may use 1 to {len(cpus)}.")
     return tuple(cpu for _, cpu in cpus[:num_threads])
-
-
-def _runtime() -> Any:
-    """Return tvm_ffi with TVM's runtime loaded: the small library, unless this process has the compiler already."""
-    import tvm_ffi
-
-    if "tvm" not in sys.modules and tvm_ffi.get_global_func("runtime.config_threadpool", allow_missing=True) is None:
-        spec = importlib.util.find_spec("tvm")
-        folder = Path(spec.origin).parent if spec is not None and spec.origin else None
-        library = folder / "lib" / "libtvm_runtime.so" if folder is not None else None
-        if library is None or not library.is_file():
-            raise ArtifactError("TVM's runtime isn't installed. Install the apache-tvm package.")
-        ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
-    return tvm_ffi

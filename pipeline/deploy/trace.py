@@ -1,36 +1,24 @@
-"""Times a library's kernels one by one: they are captured from a run, and then called directly.
-
-Timing around callbacks in the middle of a run would measure the callbacks, too: they cost more than small kernels do.
-"""
+"""Times a library's kernels one by one, by the stopwatch that is part of it (`compilation/library.c`)."""
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_BUILTIN_PREFIX = "vm.builtin."
-"""What the names of the virtual machine's own functions begin with: allocation, checks, views."""
+import numpy as np
+import numpy.typing as npt
 
-_EMPTY_FUNCTION = "vm.builtin.null_value"
-_EMPTY_CALLS = 1000
+from pipeline.errors import ArtifactError
 
+STOPWATCH = "pipeline_stopwatch"
+"""The function of a library that lets a virtual machine note how long each kernel takes."""
 
-@dataclass(frozen=True)
-class Call:
-    """A kernel with the tensors that it was called with.
+_COUNT, _CAPACITY, _DURATIONS = 0, 1, 4
+"""Indices into the stopwatch's values; between them is what it needs itself."""
 
-    Attributes:
-        kernel: the kernel's name.
-        function: the kernel.
-        tensors: inputs, constants and output.
-    """
-
-    kernel: str
-    function: Any
-    tensors: tuple[Any, ...]
+Times = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -43,11 +31,11 @@ class KernelTime:
 
 @dataclass(frozen=True)
 class Trace:
-    """How long runs took, and the kernels in them.
+    """How long runs took, and the kernels in others.
 
     Attributes:
-        runs: seconds of whole runs.
-        kernels: every kernel call, in order; the i-th times of all of them are one pass over the program.
+        runs: seconds of whole runs, without the stopwatch.
+        kernels: every kernel call, in order; the i-th times of all of them are one run with it.
     """
 
     runs: tuple[float, ...]
@@ -55,7 +43,7 @@ class Trace:
 
     @property
     def passes(self) -> tuple[float, ...]:
-        """Seconds of each pass over the kernels."""
+        """Seconds of all kernels of a run together."""
         return tuple(sum(times) for times in zip(*(k.seconds for k in self.kernels), strict=True))
 
     @property
@@ -68,54 +56,40 @@ class Trace:
         return statistics.median(1 - kernels / run for kernels, run in zip(self.passes, self.runs, strict=True))
 
 
-def captured_calls(machine: Any, arguments: Sequence[Any], ffi: Any) -> tuple[Call, ...]:
-    """Return the kernel calls of one run, in order. Their tensors stay as the run left them.
+def new_times(kernels: int) -> Times:
+    """Return the values of a stopwatch that isn't used yet.
 
     Args:
-        machine: a virtual machine that is used for nothing else.
-        arguments: of its function `main`.
-        ffi: the module `tvm_ffi`.
+        kernels: how many durations there is room for.
     """
-    calls: list[Call] = []
-
-    def record(function: Any, name: str, before: bool, _result: Any, *tensors: Any) -> int:
-        if before and not name.startswith(_BUILTIN_PREFIX):
-            calls.append(Call(name, function, tensors))
-        return 0
-
-    machine["set_instrument"](ffi.convert(record))
-    machine["main"](*arguments)
-    return tuple(calls)
+    times = np.zeros(_DURATIONS + kernels, "int64")
+    times[_CAPACITY] = kernels
+    return times
 
 
-def time_calls(run: Callable[[], Any], calls: Sequence[Call], ffi: Any, repeats: int) -> Trace:
-    """Time whole runs and passes over the kernels in turn, so that a change of the machine's speed meets both.
+def alternate(run: Callable[[], float], times: Callable[[], Times], kernels: Sequence[str], repeats: int) -> Trace:
+    """Measure whole runs and the kernels of runs in turn, so that a change of the machine's speed meets both.
 
     Args:
-        run: makes one run.
-        calls: its kernel calls.
-        ffi: the module `tvm_ffi`.
-        repeats: how many runs and passes are timed. One of each comes before, as they use different memory.
+        run: makes a run, and returns its seconds.
+        times: starts the stopwatch, makes a run, and returns the stopwatch's values.
+        kernels: names of the kernels, in order.
+        repeats: how often both are done. One of each comes before, as they use different memory.
+
+    Raises:
+        ArtifactError: the library calls more or fewer kernels.
     """
-    empty = _empty_call(ffi.get_global_func(_EMPTY_FUNCTION))
     runs: list[float] = []
-    passes: list[list[float]] = []
+    passes: list[Any] = []
     for _ in range(repeats):
         run()
-        runs.append(_seconds(run))
-        for call in calls:
-            call.function(*call.tensors)
-        passes.append([_seconds(call.function, *call.tensors) - empty for call in calls])
-    times = zip(*passes, strict=True)
-    return Trace(tuple(runs), tuple(KernelTime(c.kernel, seconds) for c, seconds in zip(calls, times, strict=True)))
-
-
-def _seconds(function: Callable[..., Any], *arguments: Any) -> float:
-    start = time.perf_counter_ns()
-    function(*arguments)
-    return (time.perf_counter_ns() - start) * 1e-9
-
-
-def _empty_call(function: Callable[[], Any]) -> float:
-    """Return the seconds that a call takes which does nothing; two readings of the clock are among them."""
-    return min(_seconds(function) for _ in range(_EMPTY_CALLS))
+        runs.append(run())
+        times()
+        values = times()
+        if values[_COUNT] != len(kernels):
+            raise ArtifactError(
+                f"The library calls {values[_COUNT]} kernels, its metadata lists {len(kernels)}. Build it again."
+            )
+        passes.append((values[_DURATIONS:] * 1e-9).tolist())
+    seconds = zip(*passes, strict=True)
+    return Trace(tuple(runs), tuple(KernelTime(name, each) for name, each in zip(kernels, seconds, strict=True)))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 T = TypeVar("T")
+
+_Answer: TypeAlias = "queue.SimpleQueue[tuple[Any, BaseException | None]]"
+"""Takes what a function returns, or raises. concurrent.futures has more to offer, and takes longer to import."""
 
 
 class Worker:
@@ -21,7 +22,7 @@ class Worker:
     """
 
     def __init__(self, name: str) -> None:
-        self._tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[tuple[Callable[[], Any], _Answer] | None] = queue.SimpleQueue()
         threading.Thread(target=_work, args=(self._tasks,), name=name, daemon=True).start()
 
     def call(self, function: Callable[[], T], timeout: float | None = None) -> T:
@@ -34,30 +35,36 @@ class Worker:
         Raises:
             TimeoutError: the call hasn't ended in time. It goes on, and so do those after it when it ends.
         """
-        future: Future[T] = Future()
-        self._tasks.put((function, future))
+        answer: _Answer = queue.SimpleQueue()
+        self._tasks.put((function, answer))
         try:
-            return future.result(timeout)
-        except FutureTimeoutError as error:
-            if future.done():
-                raise
-            raise TimeoutError(f"no answer within {timeout:g} seconds") from error
+            result, error = answer.get(timeout=timeout)
+        except queue.Empty:
+            raise TimeoutError(f"no answer within {timeout:g} seconds") from None
+        if error is None:
+            value: T = result
+            return value
+        try:
+            raise error
+        finally:
+            # The error's traceback holds this frame: without the reference back, it goes when its handler is done.
+            del error, answer
 
     def post(self, function: Callable[[], None]) -> None:
         """Run `function` in the thread after the calls that were made before, without waiting."""
-        self._tasks.put((function, Future()))
+        self._tasks.put((function, queue.SimpleQueue()))
 
     def close(self) -> None:
         """End the thread after the calls that were made before."""
         self._tasks.put(None)
 
 
-def _work(tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]) -> None:
+def _work(tasks: queue.SimpleQueue[tuple[Callable[[], Any], _Answer] | None]) -> None:
     while (task := tasks.get()) is not None:
-        function, future = task
+        function, answer = task
         try:
-            future.set_result(function())
+            answer.put((function(), None))
         except BaseException as error:
-            # Belongs to the caller, who gets it from the future.
-            future.set_exception(error)
-        del task, function, future
+            # Belongs to the caller.
+            answer.put((None, error))
+        del task, function, answer

@@ -18,14 +18,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.dialect.base import Attributes, Requantized
+from pipeline.dialect.pooling import AvgPool2d, MaxPool2d, QAvgPool2d, window_positions
 from pipeline.dialect.resizing import QResizeBilinear, ResizeBilinear
 from pipeline.dialect.rows import LayerNorm, MatMul, QMatMul, QSoftmax, Softmax
 from pipeline.dialect.types import TensorType, broadcast_shapes
-from pipeline.dialect.upsampling import Conv2dTranspose, DepthToSpace, QConv2dTranspose
-
-
-def _spatial(size: int, before: int, after: int, kernel: int, dilation: int, stride: int) -> int:
-    return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
+from pipeline.dialect.upsampling import Conv2dTranspose, DepthToSpace, QConv2dTranspose, UpsampleConcat
 
 
 @dataclass(frozen=True)
@@ -67,8 +64,8 @@ class Conv2d(Attributes):
         if per_group * self.groups != channels or out % self.groups:
             raise ValueError(f"weight {weight.shape} doesn't fit input {x.shape} with {self.groups} groups")
         top, left, bottom, right = self.padding
-        out_h = _spatial(height, top, bottom, kernel_h, self.dilation[0], self.strides[0])
-        out_w = _spatial(width, left, right, kernel_w, self.dilation[1], self.strides[1])
+        out_h = window_positions(height, top, bottom, kernel_h, self.dilation[0], self.strides[0])
+        out_w = window_positions(width, left, right, kernel_w, self.dilation[1], self.strides[1])
         return (batch, out_h, out_w, out)
 
 
@@ -129,6 +126,18 @@ class Add(Attributes):
 
 
 @dataclass(frozen=True)
+class Multiply(Attributes):
+    """`nn.multiply`: `y = a * b`, float32, broadcasting as NumPy does. The compiler makes it from `relax.multiply`."""
+
+    name = "nn.multiply"
+    arguments = ("a", "b")
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return the broadcast type, float32."""
+        return TensorType(broadcast_shapes(inputs[0].shape, inputs[1].shape), "float32")
+
+
+@dataclass(frozen=True)
 class Pad(Attributes):
     """`nn.pad`: a frame of `value` around the pixels of x: [N,H,W,C], float32 or uint8.
 
@@ -150,27 +159,25 @@ class Pad(Attributes):
 
 
 @dataclass(frozen=True)
-class MaxPool2d(Attributes):
-    """`nn.max_pool2d`: largest value of each window of x: [N,H,W,C], float32 or uint8. Padded pixels never win.
+class Stack(Attributes):
+    """`nn.stack`: a batch of `count` tensors of one each, float32 or uint8; only the compiler makes it.
 
-    `padding` is (top, left, bottom, right); bottom and right already hold what rounding the output size up asks for.
+    x_i: [1,...]; result: [count,...], same dtype.
     """
 
-    name = "nn.max_pool2d"
+    name = "nn.stack"
     arguments = ("x",)
 
-    pool_size: tuple[int, int] = (1, 1)
-    strides: tuple[int, int] = (1, 1)
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
-    dilation: tuple[int, int] = (1, 1)
+    count: int = 1
+
+    @property
+    def arity(self) -> int:
+        """Number of tensors."""
+        return self.count
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the pooled type: [N,OH,OW,C], same dtype."""
-        batch, height, width, channels = inputs[0].shape
-        top, left, bottom, right = self.padding
-        out_h = _spatial(height, top, bottom, self.pool_size[0], self.dilation[0], self.strides[0])
-        out_w = _spatial(width, left, right, self.pool_size[1], self.dilation[1], self.strides[1])
-        return TensorType((batch, out_h, out_w, channels), inputs[0].dtype)
+        """Return the batch's type, same dtype."""
+        return TensorType((self.count, *inputs[0].shape[1:]), inputs[0].dtype)
 
 
 @dataclass(frozen=True)
@@ -274,6 +281,17 @@ class QConv2dAdd(QConv2d):
 
 
 @dataclass(frozen=True)
+class QConv2dLookup(QConv2d):
+    """`qnn.conv2d_lookup`: `qnn.lookup(qnn.conv2d(x, weight, bias, multiplier), table)`, and then its frame.
+
+    The compiler makes it where tables are quick, so that the convolution's result needn't go through memory.
+    """
+
+    name = "qnn.conv2d_lookup"
+    arguments = ("x", "weight", "bias", "multiplier", "table")
+
+
+@dataclass(frozen=True)
 class QDense(Requantized):
     """`qnn.dense`: as `qnn.conv2d` for a matrix product with constant weights.
 
@@ -340,31 +358,6 @@ class QMultiply(Requantized):
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the broadcast type, uint8."""
         return TensorType(broadcast_shapes(inputs[0].shape, inputs[1].shape), "uint8")
-
-
-@dataclass(frozen=True)
-class QAvgPool2d(Requantized):
-    """`qnn.avg_pool2d`: mean over windows (global pooling is a window of the whole image).
-
-    `q = int32(rint(float32(sum(x - input_zero_point)) * multiplier[oh, ow]))`; padded pixels add nothing to the sum.
-    `multiplier` holds input scale / (output scale * pixels counted) for each position, which is where "count include
-    pad" and windows that stick out are settled.
-
-    x: [N,H,W,C] uint8; multiplier: [OH,OW] float32; result: [N,OH,OW,C] uint8.
-    """
-
-    name = "qnn.avg_pool2d"
-    arguments = ("x", "multiplier")
-
-    pool_size: tuple[int, int] = (1, 1)
-    strides: tuple[int, int] = (1, 1)
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
-    input_zero_point: int = 0
-
-    def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the output's type; its height and width are those of `multiplier`."""
-        batch, _, _, channels = inputs[0].shape
-        return TensorType((batch, *inputs[1].shape, channels), "uint8")
 
 
 @dataclass(frozen=True)
@@ -451,11 +444,15 @@ OPERATORS: Mapping[str, type[Attributes]] = {
         Conv2dAdd,
         Conv2dTranspose,
         DepthToSpace,
+        UpsampleConcat,
         Dense,
         Add,
+        Multiply,
         Pad,
+        AvgPool2d,
         MaxPool2d,
         ResizeBilinear,
+        Stack,
         Unary,
         Softmax,
         LayerNorm,
@@ -463,6 +460,7 @@ OPERATORS: Mapping[str, type[Attributes]] = {
         QConv2d,
         QConv2dTranspose,
         QConv2dAdd,
+        QConv2dLookup,
         QDense,
         QMatMul,
         QSoftmax,
@@ -482,6 +480,7 @@ __all__ = [
     "OPERATORS",
     "Add",
     "Attributes",
+    "AvgPool2d",
     "Conv2d",
     "Conv2dAdd",
     "Conv2dTranspose",
@@ -491,6 +490,7 @@ __all__ = [
     "LayerNorm",
     "MatMul",
     "MaxPool2d",
+    "Multiply",
     "Pad",
     "QAdd",
     "QAvgPool2d",
@@ -508,5 +508,7 @@ __all__ = [
     "Requantized",
     "ResizeBilinear",
     "Softmax",
+    "Stack",
     "Unary",
+    "UpsampleConcat",
 ]

@@ -22,6 +22,11 @@ class Attributes:
     name: ClassVar[str]
     arguments: ClassVar[tuple[str, ...]]
 
+    @property
+    def arity(self) -> int:
+        """Number of tensor arguments."""
+        return len(self.arguments)
+
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the output's type for these argument types."""
         raise TypeError(f"{type(self).__name__} doesn't say what it returns")

@@ -49,7 +49,7 @@ def to_relax_type(ty: TensorType) -> relax.TensorType:
 
 def make_call(attrs: Attributes, *arguments: relax.Expr) -> relax.Call:
     """Return the Relax call of a dialect operator, its type not yet inferred (a BlockBuilder does that)."""
-    if len(arguments) != len(attrs.arguments):
+    if len(arguments) != attrs.arity:
         raise ValueError(f"{attrs.name} takes {attrs.arguments}, got {len(arguments)} arguments")
     return relax.Call(Op.get(attrs.name), list(arguments), make_node("ir.DictAttrs", **attrs.to_dict()))
 

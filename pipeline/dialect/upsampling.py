@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipeline.dialect.base import Attributes, Requantized
 from pipeline.dialect.types import TensorType
+
+if TYPE_CHECKING:
+    from pipeline.dialect.attributes import Pad
 
 
 @dataclass(frozen=True)
@@ -103,3 +108,49 @@ class DepthToSpace(Attributes):
         top, left, bottom, right = self.crop
         shape = (batch, height * self.block[0] - top - bottom, width * self.block[1] - left - right)
         return TensorType((*shape, channels // (self.block[0] * self.block[1])), inputs[0].dtype)
+
+
+@dataclass(frozen=True)
+class UpsampleConcat(Attributes):
+    """`nn.upsample_concat`: images, each enlarged by whole factors, side by side in one's channels; float32 or uint8.
+
+    `y[n, h, w, first_i + c] = x_i[n, h // factors[2*i], w // factors[2*i+1], c]`, where first_i is the number of
+    channels of all images before x_i. The compiler makes it from concatenations and nearest-neighbour resizing. With a
+    `frame` (top, left, bottom, right) the result lies in a frame of `frame_value`, as if by `nn.pad`.
+
+    x_i: [N,H/factors[2*i],W/factors[2*i+1],C_i]; result: [N,top+H+bottom,left+W+right,C_0+C_1+...], same dtype.
+    """
+
+    name = "nn.upsample_concat"
+    arguments = ("x",)
+
+    factors: tuple[int, ...] = (1, 1)
+    frame: tuple[int, int, int, int] = (0, 0, 0, 0)
+    frame_value: float = 0.0
+
+    @property
+    def arity(self) -> int:
+        """Number of images."""
+        return len(self.factors) // 2
+
+    @property
+    def scales(self) -> tuple[tuple[int, int], ...]:
+        """How much larger each image gets: (height, width)."""
+        return tuple(zip(self.factors[::2], self.factors[1::2], strict=True))
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return the framed result's type, same dtype."""
+        sizes = {
+            (x.shape[0], x.shape[1] * rows, x.shape[2] * columns, x.dtype)
+            for x, (rows, columns) in zip(inputs, self.scales, strict=True)
+        }
+        if len(sizes) > 1:
+            raise ValueError(f"Images of {sorted(sizes)} don't fit side by side")
+        batch, height, width, dtype = sizes.pop()
+        top, left, bottom, right = self.frame
+        channels = sum(x.shape[3] for x in inputs)
+        return TensorType((batch, top + height + bottom, left + width + right, channels), dtype)
+
+    def framed(self, pad: Pad) -> UpsampleConcat:
+        """Return the operator with padding of its result made part of it."""
+        return dataclasses.replace(self, frame=pad.padding, frame_value=pad.value)

@@ -9,6 +9,7 @@ from pipeline.kernels import (
     depthwise_conv2d,
     depthwise_dot,
     elementwise,
+    global_pooling,
     lookup,
     matmul,
     pad,
@@ -18,7 +19,9 @@ from pipeline.kernels import (
     resize_bilinear,
     rows,
     softmax,
+    stack,
     unary,
+    upsample_concat,
 )
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "depthwise_conv2d",
     "depthwise_dot",
     "elementwise",
+    "global_pooling",
     "lookup",
     "matmul",
     "pad",
@@ -36,5 +40,7 @@ __all__ = [
     "resize_bilinear",
     "rows",
     "softmax",
+    "stack",
     "unary",
+    "upsample_concat",
 ]

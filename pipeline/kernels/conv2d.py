@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from tvm import tirx
 
-from pipeline.dialect.attributes import Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QDense
+from pipeline.dialect.attributes import Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QConv2dLookup, QDense
 from pipeline.kernels.epilogue import Epilogue, activate, requantize
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.isa.amx import TileInstructionSet
@@ -70,6 +70,7 @@ def _not_depthwise(operation: Operation) -> bool:
     return not geometry(operation).depthwise
 
 
+@kernel(QConv2dLookup, isa="avx512_vnni", variant="dot", accepts=_not_depthwise)
 @kernel(QConv2d, isa="avx512_vnni", variant="dot", accepts=_not_depthwise)
 @kernel(QConv2dAdd, isa="avx512_vnni", variant="dot")
 @kernel(QDense, isa="avx512_vnni", variant="dot")
@@ -81,6 +82,7 @@ def _not_depthwise(operation: Operation) -> bool:
 @kernel(QDense, isa="sse41", variant="dot")
 @kernel(QConv2d, isa="portable", accepts=_not_depthwise)
 @kernel(QConv2dAdd, isa="portable")
+@kernel(QConv2dLookup, isa="portable", accepts=_not_depthwise)
 @kernel(QDense, isa="portable")
 def integer(operation: Operation, isa: InstructionSet) -> Kernel:
     """Sum `isa.dot_depth` products with each `isa.dot`."""
@@ -99,6 +101,7 @@ def _enough_for_tiles(operation: Operation) -> bool:
 
 @kernel(QConv2d, isa="amx_int8", variant="tiles", accepts=_enough_for_tiles)
 @kernel(QConv2dAdd, isa="amx_int8", variant="tiles", accepts=_enough_for_tiles)
+@kernel(QConv2dLookup, isa="amx_int8", variant="tiles", accepts=_enough_for_tiles)
 @kernel(QDense, isa="amx_int8", variant="tiles", accepts=_enough_for_tiles)
 def tiled(operation: Operation, isa: InstructionSet) -> Kernel:
     """Multiply tiles of 16 pixels by 64 values with `isa.multiply`."""
@@ -117,7 +120,8 @@ def _with_constants(plan: Plan, operation: Operation, make: Callable[[Epilogue],
     weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
     bias = folded_bias(bias, weight, attrs.input_zero_point)
     floats = plan.isa.fuses_multiply_add and sums_are_floats(weight, bias, multiplier)
-    func = make(requantize(attrs, plan.isa, floats=floats))
+    table = operation.constants[4] if isinstance(attrs, QConv2dLookup) else None
+    func = make(requantize(attrs, plan.isa, floats=floats, table=table))
     sums = pack_sums(plan, bias, multiplier, floats=floats)
     added = (4,) if isinstance(attrs, QConv2dAdd) else ()
     return Kernel(func, (0, pack_weights(plan, weight.astype(plan.isa.weight_dtype)), *sums, *added))

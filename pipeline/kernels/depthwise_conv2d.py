@@ -21,7 +21,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.dialect.attributes import Conv2d, QConv2d
+from pipeline.dialect.attributes import Conv2d, QConv2d, QConv2dLookup
 from pipeline.kernels.conv2d import geometry
 from pipeline.kernels.epilogue import Epilogue, activate, requantize
 from pipeline.kernels.isa import InstructionSet
@@ -42,6 +42,7 @@ def _is_depthwise(operation: Operation) -> bool:
     return geometry(operation).depthwise
 
 
+@kernel(QConv2dLookup, isa="portable", variant="depthwise", accepts=_is_depthwise)
 @kernel(QConv2d, isa="portable", variant="depthwise", accepts=_is_depthwise)
 def integer_depthwise(operation: Operation, isa: InstructionSet) -> Kernel:
     """Multiply and add in int32; the zero point is in the bias."""
@@ -51,7 +52,7 @@ def integer_depthwise(operation: Operation, isa: InstructionSet) -> Kernel:
     weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
     folded = folded_bias(bias, weight, attrs.input_zero_point)
     plan = Plan.choose(geometry(operation), isa)
-    func = make_function(plan, ("uint8", "int8", "int32"), requantize(attrs, isa))
+    func = make_function(plan, ("uint8", "int8", "int32"), requantize(attrs, isa, table=operation.constants.get(4)))
     constants = pack_weights(plan, weight), pack_channels(plan, folded), pack_channels(plan, multiplier)
     return Kernel(func, (0, *constants))
 

@@ -1,4 +1,4 @@
-"""`nn.add`, `qnn.add` and `qnn.multiply`: two tensors, broadcast as NumPy does."""
+"""`nn.add`, `nn.multiply`, `qnn.add` and `qnn.multiply`: two tensors, broadcast as NumPy does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from pipeline.dialect.attributes import Add, QAdd, QMultiply
+from pipeline.dialect.attributes import Add, Multiply, QAdd, QMultiply
 from pipeline.kernels.broadcast import Axis, axes, offsets
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.loops import MAX_TASKS, Run, loop_for
@@ -25,6 +25,12 @@ def add(operation: Operation, isa: InstructionSet) -> Kernel:
     if not isinstance(attrs, Add):
         raise TypeError(f"Expected nn.add, got {attrs}")
     return _binary(operation, 2 * isa.lanes, lambda a, b: clip(a + b, attrs.clip_min, attrs.clip_max))
+
+
+@kernel(Multiply, isa="portable")
+def multiply(operation: Operation, isa: InstructionSet) -> Kernel:
+    """`a * b` in float32."""
+    return _binary(operation, 2 * isa.lanes, lambda a, b: a * b)
 
 
 @kernel(QAdd, isa="portable")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.dialect.attributes import Add, Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QDense
@@ -38,7 +40,12 @@ class Epilogue:
 
 
 def requantize(
-    attrs: QConv2d | QDense, isa: InstructionSet, *, interleaved: bool = False, floats: bool = False
+    attrs: QConv2d | QDense,
+    isa: InstructionSet,
+    *,
+    interleaved: bool = False,
+    floats: bool = False,
+    table: npt.NDArray[np.uint8] | None = None,
 ) -> Epilogue:
     """Return the last step of an integer operator: to uint8, or to float32 if `output_dtype` says so.
 
@@ -47,6 +54,7 @@ def requantize(
         isa: the instruction set.
         interleaved: accumulators come four vectors at a time, as for `InstructionSet.saturate_interleaved`.
         floats: accumulators are the bits of float32; see `requantize.sums_are_floats`.
+        table: replaces each result by an entry; see `qnn.conv2d_lookup`.
     """
     scaled, constants = (_scaled_float, 2) if floats else (_scaled, 1)
     if attrs.output_dtype == "float32":
@@ -59,7 +67,8 @@ def requantize(
     def finish(accumulators: Sequence[Any], *constants: Sequence[Any]) -> Any:
         values = [rounded(scaled(*vectors)) for vectors in zip(accumulators, *constants, strict=True)]
         bounds = (attrs.output_zero_point, attrs.output_min, attrs.output_max)
-        return isa.saturate_interleaved(values, *bounds) if interleaved else isa.saturate(values, *bounds)
+        codes = isa.saturate_interleaved(values, *bounds) if interleaved else isa.saturate(values, *bounds)
+        return codes if table is None else isa.lookup(codes, _constant_vectors(table, isa.table_vectors))
 
     frame_value = attrs.frame_value if isinstance(attrs, QConv2d) else 0
     add = functools.partial(isa.weighted_sum, attrs=attrs.total) if isinstance(attrs, QConv2dAdd) else None
@@ -79,6 +88,11 @@ def activate(attrs: Conv2d | Dense) -> Epilogue:
     frame_value = attrs.frame_value if isinstance(attrs, Conv2d) else 0.0
     add_or_none = add if isinstance(attrs, Conv2dAdd) else None
     return Epilogue("float32", finish, add=add_or_none, frame_value=frame_value)
+
+
+def _constant_vectors(table: npt.NDArray[np.uint8], count: int) -> list[Any]:
+    """Return a table in vectors: constants, which LLVM loads where it needs them, so that they cost no registers."""
+    return [T.Shuffle([T.uint8(int(v)) for v in row], list(range(len(row)))) for row in table.reshape(count, -1)]
 
 
 def _scaled(accumulator: Any, multiplier: Any) -> Any:

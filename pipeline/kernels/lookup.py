@@ -49,6 +49,20 @@ def loaded(operation: Operation, isa: InstructionSet) -> Kernel:
     return Kernel(_loops(run, table.size, step), (0, table))
 
 
+@kernel(QLookup, isa="avx512_vbmi", variant="permute", accepts=_is_long)
+def permuted(operation: Operation, isa: InstructionSet) -> Kernel:
+    """The instruction set looks a vector up."""
+    run = Run.of(operation.output.size, 4 * isa.lanes, MAX_TASKS)
+    row = 256 // isa.table_vectors
+
+    def step(x: Any, table: Any, y: Any, start: Any) -> None:
+        rows = [table[span(first, row)] for first in range(0, 256, row)]
+        T.buffer_store(y, isa.lookup(x[span(start, run.width)], rows), [span(start, run.width)])
+
+    table = operation.constants[1]
+    return Kernel(_loops(run, table.size, step), (0, table))
+
+
 @kernel(QLookup, isa="avx2", variant="shuffle", accepts=_is_long)
 def shuffled_in_rows(operation: Operation, isa: InstructionSet) -> Kernel:
     """16 shuffles for each vector, one for each 16 entries of the table.

@@ -1,4 +1,4 @@
-"""`nn.max_pool2d` and `qnn.avg_pool2d`: vectors of channels, pixels outside the image left out.
+"""`nn.max_pool2d`, `nn.avg_pool2d` and `qnn.avg_pool2d`: vectors of channels, pixels outside the image left out.
 
 for output row (or, in an image of one row, piece of the channels), in parallel:
 for output pixel:
@@ -18,7 +18,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.dialect.attributes import MaxPool2d, QAvgPool2d
+from pipeline.dialect.attributes import AvgPool2d, MaxPool2d, QAvgPool2d
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.loops import MAX_TASKS, Run, loop_for
 from pipeline.kernels.operation import Kernel, Operation
@@ -105,25 +105,64 @@ def max_pool2d(operation: Operation, isa: InstructionSet) -> Kernel:
     return Kernel(_pool(operation, 4 * isa.lanes, _taps(operation, attrs, attrs.dilation), largest), (0,))
 
 
-@kernel(QAvgPool2d, isa="portable")
+def whole_image(operation: Operation) -> bool:
+    """Return whether the one window of a mean is all of the image."""
+    attrs, (_, height, width, _) = operation.attrs, operation.inputs[0].shape
+    if not isinstance(attrs, AvgPool2d | QAvgPool2d) or operation.output.shape[1:3] != (1, 1):
+        return False
+    return attrs.pool_size == (height, width) and not any(attrs.padding)
+
+
+def _not_whole_image(operation: Operation) -> bool:
+    return not whole_image(operation)
+
+
+@kernel(AvgPool2d, isa="portable", accepts=_not_whole_image)
+def float_avg_pool2d(operation: Operation, isa: InstructionSet) -> Kernel:
+    """Sum of each window, times the position's own multiplier."""
+    attrs = operation.attrs
+    if not isinstance(attrs, AvgPool2d):
+        raise TypeError(f"Expected nn.avg_pool2d, got {attrs}")
+    taps = _taps(operation, attrs, (1, 1))
+    return Kernel(_pool(operation, 4 * isa.lanes, taps, float_mean()), (0, operation.constants[1]))
+
+
+@kernel(QAvgPool2d, isa="portable", accepts=_not_whole_image)
 def avg_pool2d(operation: Operation, isa: InstructionSet) -> Kernel:
     """Sum of each window, requantized with the position's own multiplier."""
     attrs = operation.attrs
     if not isinstance(attrs, QAvgPool2d):
         raise TypeError(f"Expected qnn.avg_pool2d, got {attrs}")
 
+    narrow = attrs.pool_size[0] * attrs.pool_size[1] <= MAX_UINT16_TAPS
+    mean = integer_mean(attrs, isa, "uint16" if narrow else "int32")
+    return Kernel(_pool(operation, 4 * isa.lanes, _taps(operation, attrs, (1, 1)), mean), (0, operation.constants[1]))
+
+
+def float_mean() -> Reduction:
+    """Return what a float32 mean is made of."""
+    return Reduction(
+        "float32",
+        T.float32(0.0),
+        lambda acc, value: acc + value,
+        lambda acc, pixels, multiplier: acc * splat(multiplier, lanes_of(acc)),
+    )
+
+
+def integer_mean(attrs: QAvgPool2d, isa: InstructionSet, dtype: str) -> Reduction:
+    """Return what an integer mean is made of, with sums of `dtype`."""
+
     def finish(acc: Any, pixels: Any, multiplier: Any) -> Any:
         lanes = lanes_of(acc)
         centred = T.cast(acc, vector_type("int32", lanes)) - splat(T.int32(attrs.input_zero_point) * pixels, lanes)
         return saturate(rounded(T.cast(centred, vector_type("float32", lanes)) * splat(multiplier, lanes)), attrs, isa)
 
-    narrow = attrs.pool_size[0] * attrs.pool_size[1] <= MAX_UINT16_TAPS
-    dtype, zero = ("uint16", T.uint16(0)) if narrow else ("int32", T.int32(0))
-    mean = Reduction(dtype, zero, lambda acc, value: acc + value, finish)
-    return Kernel(_pool(operation, 4 * isa.lanes, _taps(operation, attrs, (1, 1)), mean), (0, operation.constants[1]))
+    return Reduction(dtype, tirx.const(0, dtype), lambda acc, value: acc + value, finish)
 
 
-def _taps(operation: Operation, attrs: MaxPool2d | QAvgPool2d, dilation: tuple[int, int]) -> tuple[Taps, Taps]:
+def _taps(
+    operation: Operation, attrs: AvgPool2d | MaxPool2d | QAvgPool2d, dilation: tuple[int, int]
+) -> tuple[Taps, Taps]:
     """Return the window's rows and columns."""
     sizes, outs = operation.inputs[0].shape[1:3], operation.output.shape[1:3]
     fields = zip(sizes, outs, attrs.pool_size, attrs.strides, dilation, attrs.padding[:2], strict=True)

@@ -37,8 +37,11 @@ from pipeline.kernels.plan import Geometry, Plan
 from pipeline.kernels.tiling import CACHE_LINE, resident_bytes
 from pipeline.kernels.vectors import joined, part, register_buffer, span
 
-PARALLEL_INSTRUCTIONS = 30_000
-"""Operations of fewer multiply-adds of vectors run on the calling thread: waking the pool costs more than it saves."""
+SHARED_CYCLES = 10_000
+"""Shorter operations run on the calling thread: calling another one takes some 3,000 cycles."""
+
+OUTPUTS_PER_CYCLE, BYTES_PER_CYCLE = 6, 8
+"""How many outputs are finished, and how many bytes of weights come from afar, in a cycle."""
 
 CHUNKS = 8
 """Into how many chunks the tiles are cut, so that few threads get equal shares."""
@@ -66,7 +69,11 @@ def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) 
 
 def worth_sharing(geometry: Geometry, isa: InstructionSet, depth: int) -> bool:
     """Return whether an operation is large enough for several threads, if each instruction sums `depth` products."""
-    return geometry.products >= PARALLEL_INSTRUCTIONS * isa.lanes * depth
+    pixels = geometry.batch * geometry.out_height * geometry.out_width
+    outputs = pixels * geometry.groups * geometry.group_out
+    products = geometry.products / (2 * isa.lanes * depth)
+    weights = geometry.products / pixels / BYTES_PER_CYCLE
+    return max(products + outputs / OUTPUTS_PER_CYCLE, weights) >= SHARED_CYCLES
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.loops import Run, loop_for
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.registry import kernel
-from pipeline.kernels.vector_math import exp
+from pipeline.kernels.vector_math import exp_of_negative
 from pipeline.kernels.vectors import folded, register_buffer, span, splat
 
-VECTORS = 2
-"""Vectors that are computed together: while one waits for a result, the other goes on."""
+VECTORS = 4
+"""Vectors that are computed together: while one waits for a result, the others go on."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,19 @@ class _Row:
         """Return the index of a vector in the buffer of all rows."""
         return span(self.first + self.run.start(0, step), self.run.width)
 
-    def fresh(self, step: Any, value: Any, otherwise: Any) -> Any:
-        """Return `value` in those lanes of a vector that no vector before has held, and `otherwise` in the others."""
+    def each(self, body: Callable[[Any, Callable[[Any, Any], Any]], None]) -> None:
+        """Do something with each vector of the row.
+
+        Args:
+            body: gets the number of a vector, and a function that chooses from two values: the first in those lanes
+                that no vector before has held, and the second in the others.
+        """
         again = self.run.steps * self.run.width - self.run.length
-        if again == 0:
-            return value
-        if self.run.width == 1:
-            return T.Select(step < self.run.length, value, otherwise)
-        lane = T.ramp(0, 1, self.run.width)
-        held = T.if_then_else(step == self.run.steps - 1, again, 0)
-        return T.Select(lane >= T.broadcast(held, self.run.width), value, otherwise)
+        order = [i if i >= again else self.run.width + i for i in range(self.run.width)]
+        with T.serial(self.run.steps - (again > 0)) as step:
+            body(step, lambda value, _: value)
+        if again > 0:
+            body(self.run.steps - 1, lambda value, otherwise: T.Shuffle([value, otherwise], order))
 
     def reduce(self, start: float, combine: Callable[[Any, Any], Any], value: Callable[[Any], Any]) -> Any:
         """Return `value(step)` of all vectors, combined to one number.
@@ -67,9 +70,11 @@ class _Row:
         acc, everything = register_buffer(width, "float32"), span(0, width)
         nothing = splat(T.float32(start), width)
         T.buffer_store(acc, nothing, [everything])
-        with T.serial(self.run.steps) as step:
-            new = self.fresh(step, value(step), nothing)
-            T.buffer_store(acc, combine(acc[everything], new), [everything])
+
+        def add(step: Any, fresh: Callable[[Any, Any], Any]) -> None:
+            T.buffer_store(acc, combine(acc[everything], fresh(value(step), nothing)), [everything])
+
+        self.each(add)
         total = register_buffer(1, "float32")
         T.buffer_store(total, folded(acc[everything], combine), [0])
         return total[0]
@@ -89,14 +94,18 @@ def softmax(operation: Operation, isa: InstructionSet) -> Kernel:
             largest = row.reduce(float("-inf"), T.max, lambda step: x[row.at(step)])
 
             def exponential(step: Any) -> Any:
-                T.buffer_store(y, exp(x[row.at(step)] - splat(largest, run.width)), [row.at(step)])
+                T.buffer_store(y, exp_of_negative(x[row.at(step)] - splat(largest, run.width)), [row.at(step)])
                 return y[row.at(step)]
 
             total = row.reduce(0.0, lambda a, b: a + b, exponential)
-            with T.serial(run.steps) as step:
+            inverse = register_buffer(1, "float32")
+            T.buffer_store(inverse, T.float32(1.0) / total, [0])
+
+            def scale(step: Any, fresh: Callable[[Any, Any], Any]) -> None:
                 value = y[row.at(step)]
-                scaled = value * splat(T.float32(1.0) / total, run.width)
-                T.buffer_store(y, row.fresh(step, scaled, value), [row.at(step)])
+                T.buffer_store(y, fresh(value * splat(inverse[0], run.width), value), [row.at(step)])
+
+            row.each(scale)
     return Kernel(builder.get(), (0,))
 
 

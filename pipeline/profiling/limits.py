@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured: multiply-adds each second, and bytes by the size of the working set.
+"""What a machine can do at most, measured: multiply-adds each second, and bytes by the size of the working set.
 
 Together they are the roofline (S. Williams, A. Waterman, D. Patterson, 2009) that operators are compared with.
 """
@@ -10,13 +10,17 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel
 
-from pipeline.deploy.runner import Runner
 from pipeline.deploy.tensors import aligned
 from pipeline.errors import BuildError
+
+if TYPE_CHECKING:
+    from pipeline.deploy.rpc import RemoteRunner
+    from pipeline.deploy.runner import Runner
 
 COPY_BUFFER_BYTES = 32 * 1024**2
 """Of each of the two buffers of the copy: beyond most caches."""
@@ -47,7 +51,7 @@ class ProbeSizes(BaseModel):
 
 @dataclass(frozen=True)
 class Limits:
-    """What this machine does at most, with the instruction set and the number of threads of a library's run.
+    """What a machine does at most, with the instruction set and the number of threads of a library's run.
 
     Attributes:
         int8, float32: multiply-adds each second, from registers.
@@ -72,8 +76,8 @@ class Limits:
         return max(multiply_adds / self.peak(in_float), moved / self.bandwidth(moved))
 
 
-def measure_limits(runner: Runner, library: Path) -> Limits:
-    """Measure this machine in a runner's thread, with its threads.
+def measure_limits(runner: Runner | RemoteRunner, library: Path) -> Limits:
+    """Measure a runner's machine, in its thread and with its threads.
 
     Args:
         runner: of the library.
@@ -94,25 +98,25 @@ def _build(library: Path, probes: Path) -> ProbeSizes:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         reason = result.stderr.strip().rpartition("\n")[2]
-        raise BuildError(f"The loops that measure this machine can't be built: {reason} Profile without limits.")
+        raise BuildError(f"The loops that measure the machine can't be built: {reason} Profile without limits.")
     return ProbeSizes.model_validate_json(result.stdout)
 
 
-def _peak(runner: Runner, probes: Path, sizes: ProbeSizes, dtype: str) -> float:
+def _peak(runner: Runner | RemoteRunner, probes: Path, sizes: ProbeSizes, dtype: str) -> float:
     arrays = [aligned(np.ones(elements, kind)) for elements, kind in sizes.buffers[dtype]]
-    seconds = runner.time_function(probes, f"peak_{dtype}", (*arrays, runner.num_threads), number=2, repeats=REPEATS)
+    (seconds,) = runner.time_function(probes, f"peak_{dtype}", arrays, [(runner.num_threads,)], REPEATS)
     return runner.num_threads * sizes.multiply_adds[dtype] / min(seconds)
 
 
-def _copies(runner: Runner, probes: Path, vector_bytes: int) -> tuple[tuple[int, float], ...]:
-    x, y = (aligned(np.ones(COPY_BUFFER_BYTES, "uint8")) for _ in range(2))
-    result = []
-    moved, tasks = SMALLEST_COPY_BYTES, runner.num_threads
-    while moved <= 2 * COPY_BUFFER_BYTES:
-        vectors = max(1, moved // (2 * vector_bytes * tasks))
-        rounds = max(1, COPIED_BYTES // moved)
-        arguments = (x, y, vectors, rounds, tasks)
-        seconds = min(runner.time_function(probes, "copy", arguments, number=1, repeats=REPEATS))
-        result.append((moved, 2 * vectors * vector_bytes * tasks * rounds / seconds))
-        moved *= 2
-    return tuple(result)
+def _copies(runner: Runner | RemoteRunner, probes: Path, vector_bytes: int) -> tuple[tuple[int, float], ...]:
+    buffers = [aligned(np.ones(COPY_BUFFER_BYTES, "uint8")) for _ in range(2)]
+    sizes = [SMALLEST_COPY_BYTES]
+    while 2 * sizes[-1] <= 2 * COPY_BUFFER_BYTES:
+        sizes.append(2 * sizes[-1])
+    tasks = runner.num_threads
+    vectors = [max(1, moved // (2 * vector_bytes * tasks)) for moved in sizes]
+    rounds = [max(1, COPIED_BYTES // moved) for moved in sizes]
+    numbers = [(count, times, tasks) for count, times in zip(vectors, rounds, strict=True)]
+    seconds = runner.time_function(probes, "copy", buffers, numbers, REPEATS)
+    moved_bytes = [2 * count * vector_bytes * tasks * times for count, times in zip(vectors, rounds, strict=True)]
+    return tuple((moved, total / min(each)) for moved, total, each in zip(sizes, moved_bytes, seconds, strict=True))

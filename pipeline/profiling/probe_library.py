@@ -14,19 +14,19 @@ import tvm
 
 from pipeline.artifact import TargetSummary, read_metadata
 from pipeline.compilation.codegen import code_generation
-from pipeline.compilation.link import link
+from pipeline.compilation.link import Sections, link
 from pipeline.errors import PipelineError
 from pipeline.kernels.isa import instruction_set
 from pipeline.kernels.probes import copy_probe, peak_probe
 from pipeline.profiling.limits import COPY_BUFFER_BYTES, ProbeSizes
-from pipeline.targets import Target, load_target
+from pipeline.targets import Target, list_targets, load_target
 
 
 def build_probes(summary: TargetSummary, path: Path) -> ProbeSizes:
     """Write a library with the functions `peak_int8`, `peak_float32` and `copy`, built as a model's kernels are.
 
     Args:
-        summary: what the model's library was built for; this machine can run it.
+        summary: what the model's library was built for.
         path: the library to write.
     """
     target = _target(summary)
@@ -36,7 +36,7 @@ def build_probes(summary: TargetSummary, path: Path) -> ProbeSizes:
     functions["copy"] = copy_probe(isa, COPY_BUFFER_BYTES)
     module = tvm.IRModule({name: f.with_attr("global_symbol", name) for name, f in functions.items()})
     with code_generation():
-        link(tvm.compile(module, target.tvm_target()), target, b"{}", path)
+        link(tvm.compile(module, target.tvm_target()), target, Sections(metadata=b"{}"), path)
     return ProbeSizes(
         vector_bytes=4 * isa.lanes,
         buffers={dtype: probe.buffers for dtype, probe in peaks.items()},
@@ -45,11 +45,12 @@ def build_probes(summary: TargetSummary, path: Path) -> ProbeSizes:
 
 
 def _target(summary: TargetSummary) -> Target:
-    """Return the target of a library that runs here. Linking is as for this machine's own target."""
-    fields = {f.name for f in dataclasses.fields(Target)}
-    return dataclasses.replace(
-        load_target("host"), **{key: value for key, value in msgspec.structs.asdict(summary).items() if key in fields}
-    )
+    """Return the target of a library. Linking is as for a target of the same triple, or else for this machine's."""
+    names = {f.name for f in dataclasses.fields(Target)}
+    fields = {key: value for key, value in msgspec.structs.asdict(summary).items() if key in names}
+    listed = (load_target(target.name) for target in list_targets())
+    alike = next((target for target in listed if target.triple == summary.triple), None)
+    return dataclasses.replace(alike or load_target("host"), **fields)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifact import ArtifactMetadata, OperatorRecord
-from pipeline.deploy.runner import Runner
+from pipeline.deploy import open_runner
 from pipeline.deploy.tensors import Array, noise
 from pipeline.deploy.trace import KernelTime, Trace
 from pipeline.errors import ArtifactError, OptionError
@@ -38,7 +38,7 @@ class OperatorProfile:
         share: of the time of all operators; by the shortest times.
         multiply_adds: how many it does; 0 if it is no convolution or matrix product.
         gmac_per_second: 10^9 multiply-adds each second, in the shortest time.
-        of_peak: share of what this machine can do in registers; None if that wasn't measured.
+        of_peak: share of what the machine can do in registers; None if that wasn't measured.
         bytes: read and written: inputs, constants, output.
         gbyte_per_second: 10^9 of them each second, in the shortest time.
         of_limit: share of its roofline limit, by multiply-adds or bytes, whichever takes longer; None if that wasn't
@@ -65,7 +65,7 @@ class OperatorProfile:
 
 @dataclass(frozen=True)
 class Profile:
-    """How long a library takes on this machine, and where.
+    """How long a library takes on a machine, and where.
 
     Attributes:
         model: the model's name.
@@ -73,7 +73,7 @@ class Profile:
         target: what it was built for.
         threads: of a run.
         repeats: how many runs, and passes over the operators, were timed.
-        limits: what this machine can do; None if that wasn't measured.
+        limits: what the machine can do; None if that wasn't measured.
         run_minimum_us, run_median_us: time of a whole run.
         operators_minimum_us, operators_median_us: time of a pass over all operators.
         overhead: share of a run that isn't spent in operators; see `deploy.trace.Trace.overhead`.
@@ -105,39 +105,45 @@ def profile(
     threads: int | None = None,
     repeats: int = 30,
     limits: bool = True,
+    rpc: str | None = None,
+    tracker: str | None = None,
 ) -> Profile:
-    """Return how long each operator of a library takes on this machine.
+    """Return how long each operator of a library takes on this machine, or on a device.
 
     Args:
         library: the library.
         feeds: inputs by name; None means seeded noise.
-        threads: of a run; None means one for each physical core.
+        threads: of a run; None means one for each physical core, or the device's default.
         repeats: how many runs, and passes over the operators, are timed.
-        limits: whether to measure what this machine can do. That needs the compiler, in a process of its own.
+        limits: whether to measure what the machine can do. That needs the compiler, in a process of its own.
+        rpc: address of the device's RPC server, as `RemoteRunner` takes it.
+        tracker: address of a tracker, instead. Without either it is this machine that runs the library.
 
     Raises:
-        ArtifactError: the file isn't a library of this pipeline, is damaged, or doesn't list its operators.
+        ArtifactError: the file isn't a library of this pipeline, is damaged, or an older pipeline built it.
         TargetError: this machine can't run it.
+        DeviceError: the device can't be reached, or can't run it.
         SampleError: an input is missing, unknown, or of the wrong shape or dtype.
-        OptionError: there aren't as many CPUs as `threads`, or `repeats` is below 1.
+        OptionError: there aren't as many CPUs as `threads`, `repeats` is below 1, or an address is wrong.
         BuildError: what measures the limits can't be built.
     """
     if repeats < 1:
         raise OptionError(f"repeats is {repeats}; it must be at least 1.")
     path = Path(library)
-    runner = Runner(path, threads)
-    metadata = runner.metadata
-    if not metadata.operators:
-        raise ArtifactError(f"{path} doesn't say which operators it has: an older pipeline built it. Build it again.")
-    measured = measure_limits(runner, path) if limits else None
-    trace = runner.trace(noise(runner.inputs) if feeds is None else feeds, repeats)
-    if [k.kernel for k in trace.kernels] != [o.kernel for o in metadata.operators]:
-        raise ArtifactError(f"{path} calls other kernels than its metadata lists. Build it again.")
+    with open_runner(path, threads, rpc, tracker) as runner:
+        metadata = runner.metadata
+        if not metadata.operators:
+            raise ArtifactError(
+                f"{path} doesn't say which operators it has: an older pipeline built it. Build it again."
+            )
+        measured = measure_limits(runner, path) if limits else None
+        trace = runner.trace(noise(runner.inputs) if feeds is None else feeds, repeats)
+        used_threads = runner.num_threads
     return Profile(
         model=metadata.model,
         kind=metadata.kind,
         target=metadata.target.name,
-        threads=runner.num_threads,
+        threads=used_threads,
         repeats=repeats,
         limits=measured,
         run_minimum_us=min(trace.runs) * 1e6,

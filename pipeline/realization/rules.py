@@ -18,6 +18,7 @@ from pipeline.dialect import attributes as op
 from pipeline.dialect import pointwise
 from pipeline.dialect.dataflow import Binding, constant, make_constant
 from pipeline.dialect.operators import describe, make_call, tensor_type
+from pipeline.dialect.pooling import counted_pixels
 from pipeline.realization.weights import accumulator_bounds, quantize_weights, short_multipliers, sum_multipliers
 
 Array = npt.NDArray[Any]
@@ -228,19 +229,8 @@ def avg_pool2d(binding: Binding, context: Context) -> relax.Expr:
     strides = tuple(int(v) for v in attrs["strides"])
     padding = tuple(int(v) for v in attrs["padding"])
     include = bool(attrs["count_include_pad"])
-    sizes = tensor_type(x).shape[1:3]
-    rows, columns = (
-        _counted(sizes[i], (out_h, out_w)[i], pool_size[i], strides[i], padding[i], padding[i + 2], include)
-        for i in range(2)
-    )
-    return _avg_pool(x, pool_size, strides, padding, np.outer(rows, columns), context)
-
-
-def _counted(size: int, out: int, window: int, stride: int, before: int, after: int, include_pad: bool) -> Array:
-    """Return how many of its pixels each window counts along one axis, [out]."""
-    starts = np.arange(out) * stride - before
-    low, high = (-before, size + after) if include_pad else (0, size)
-    return np.minimum(starts + window, high) - np.maximum(starts, low)
+    counted = counted_pixels(tensor_type(x).shape[1:3], (out_h, out_w), pool_size, strides, padding, include)
+    return _avg_pool(x, pool_size, strides, padding, counted, context)
 
 
 def _avg_pool(x: relax.Var, pool_size: Any, strides: Any, padding: Any, counted: Array, context: Context) -> relax.Expr:

@@ -129,9 +129,27 @@ def add(attrs: op.Add, a: Array, b: Array) -> Array:
     return _clip(a + b, attrs)
 
 
+def multiply(attrs: op.Multiply, a: Array, b: Array) -> Array:
+    """`nn.multiply`."""
+    del attrs
+    return np.asarray(a * b)
+
+
 def pad(attrs: op.Pad, x: Array) -> Array:
     """`nn.pad`."""
     return _pad(x, attrs.padding, attrs.value)
+
+
+def stack(attrs: op.Stack, *parts: Array) -> Array:
+    """`nn.stack`."""
+    del attrs
+    return np.concatenate(parts)
+
+
+def upsample_concat(attrs: op.UpsampleConcat, *images: Array) -> Array:
+    """`nn.upsample_concat`."""
+    parts = [x.repeat(rows, 1).repeat(columns, 2) for x, (rows, columns) in zip(images, attrs.scales, strict=True)]
+    return _pad(np.concatenate(parts, 3), attrs.frame, attrs.frame_value)
 
 
 def _neighbours(size: int, out: int, start: float, step: float) -> tuple[Array, Array, Array]:
@@ -213,6 +231,13 @@ def qconv2d_add(
     return _pad(total, attrs.frame, attrs.frame_value)
 
 
+def qconv2d_lookup(
+    attrs: op.QConv2dLookup, x: Array, weight: Array, bias: Array, multiplier: Array, table: Array
+) -> Array:
+    """`qnn.conv2d_lookup`."""
+    return _pad(table[_unframed(attrs, x, weight, bias, multiplier)], attrs.frame, attrs.frame_value)
+
+
 def _unframed(attrs: op.QConv2d, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
     centred = x.astype("int32") - attrs.input_zero_point
     return _finish(_convolve(_pad(centred, attrs.padding, 0), weight, attrs) + bias, multiplier, attrs)
@@ -256,17 +281,27 @@ def qmultiply(attrs: op.QMultiply, a: Array, b: Array) -> Array:
     return _saturate(np.rint(_scaled(product, np.float32(attrs.multiplier))), attrs)
 
 
+def avg_pool2d(attrs: op.AvgPool2d, x: Array, multiplier: Array) -> Array:
+    """`nn.avg_pool2d`."""
+    sums = _window_sums(attrs, x.astype("float64"), multiplier.shape)
+    return np.asarray(sums * multiplier[None, :, :, None], "float32")
+
+
 def qavg_pool2d(attrs: op.QAvgPool2d, x: Array, multiplier: Array) -> Array:
     """`qnn.avg_pool2d`."""
-    out_h, out_w = multiplier.shape
+    sums = _window_sums(attrs, x.astype("int32") - attrs.input_zero_point, multiplier.shape)
+    return _saturate(np.rint(_scaled(sums, multiplier[None, :, :, None])), attrs)
+
+
+def _window_sums(attrs: op.AvgPool2d | op.QAvgPool2d, x: Array, out: tuple[int, ...]) -> Array:
+    out_h, out_w = out
     needed_h = (out_h - 1) * attrs.strides[0] + attrs.pool_size[0]
     needed_w = (out_w - 1) * attrs.strides[1] + attrs.pool_size[1]
     top, left, _, _ = attrs.padding
     below = max(needed_h - x.shape[1] - top, 0)
     beside = max(needed_w - x.shape[2] - left, 0)
-    centred = _pad(x.astype("int32") - attrs.input_zero_point, (top, left, below, beside), 0)
-    sums = _windows(centred, attrs.pool_size, attrs.strides, (1, 1))[:, :out_h, :out_w].sum(axis=(4, 5))
-    return _saturate(np.rint(_scaled(sums, multiplier[None, :, :, None])), attrs)
+    padded = _pad(x, (top, left, below, beside), 0)
+    return np.asarray(_windows(padded, attrs.pool_size, attrs.strides, (1, 1))[:, :out_h, :out_w].sum(axis=(4, 5)))
 
 
 def qlookup(attrs: op.QLookup, x: Array, table: Array) -> Array:
@@ -301,8 +336,12 @@ OPERATORS: dict[type[op.Attributes], Callable[..., Array]] = {
     op.Conv2dAdd: conv2d_add,
     op.Conv2dTranspose: conv2d_transpose,
     op.DepthToSpace: depth_to_space,
+    op.Stack: stack,
+    op.UpsampleConcat: upsample_concat,
     op.Dense: dense,
     op.Add: add,
+    op.Multiply: multiply,
+    op.AvgPool2d: avg_pool2d,
     op.Pad: pad,
     op.MaxPool2d: max_pool2d,
     op.ResizeBilinear: resize_bilinear,
@@ -313,6 +352,7 @@ OPERATORS: dict[type[op.Attributes], Callable[..., Array]] = {
     op.MatMul: matmul,
     op.QConv2d: qconv2d,
     op.QConv2dAdd: qconv2d_add,
+    op.QConv2dLookup: qconv2d_lookup,
     op.QConv2dTranspose: qconv2d_transpose,
     op.QDense: qdense,
     op.QMatMul: qmatmul,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.api import quantize
-from pipeline.compilation.fusion import fuse_image_inputs, fuse_residual_adds, write_frames
+from pipeline.compilation.fusion import fuse_image_inputs, fuse_lookups, fuse_residual_adds, write_frames
 from pipeline.compilation.padding import separate_padding
 from pipeline.dialect.dataflow import Dataflow
 from pipeline.program import Program
@@ -104,3 +104,30 @@ def test_depthwise_convolutions_stay_as_they_are() -> None:
     n = Network()
     found = operators(n.quantized(n.conv(n.conv("x", group=8))))
     assert found.count("nn.pad") == 2
+
+
+def looked_up(output: str, n: Network) -> list[str]:
+    return [b.operator for b in Dataflow.of(fuse_lookups(n.quantized(output).module)).bindings]
+
+
+@pytest.mark.parametrize("group", [1, 8], ids=["dense", "depthwise"])
+def test_a_convolution_looks_its_activation_up(group: int) -> None:
+    n = Network()
+    found = looked_up(n.node("HardSwish", n.conv("x", group=group)), n)
+    assert "qnn.conv2d_lookup" in found
+    assert "qnn.lookup" not in found
+
+
+def test_a_convolution_that_others_read_is_looked_up_later() -> None:
+    n = Network()
+    y = n.conv("x")
+    assert "qnn.lookup" in looked_up(n.node("Add", n.node("Sigmoid", y), y), n)
+
+
+def test_sums_are_looked_up_later() -> None:
+    n = Network()
+    x = n.conv("x")
+    quantized = n.quantized(n.node("Sigmoid", n.node("Add", n.conv(x), x)))
+    found = [b.operator for b in Dataflow.of(fuse_lookups(fuse_residual_adds(quantized.module))).bindings]
+    assert "qnn.conv2d_add" in found
+    assert "qnn.lookup" in found

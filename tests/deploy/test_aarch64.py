@@ -67,6 +67,7 @@ def test_tvms_rpc_server_on_arm64_gives_the_bytes_of_the_host(
     ):
         outputs = remote.run(sample(0))
         assert len(remote.benchmark(sample(0), repeats=2, warmup=0)) == 2
+        assert len(remote.trace(sample(0), repeats=1).kernels) == len(remote.metadata.operators)
     for name in expected:
         np.testing.assert_array_equal(outputs[name], expected[name])
 

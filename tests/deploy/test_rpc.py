@@ -19,6 +19,7 @@ from pipeline import cpu
 from pipeline.deploy.rpc import Address, RemoteRunner
 from pipeline.deploy.runner import Runner
 from pipeline.errors import DeviceError, OptionError, SampleError
+from pipeline.profiling import profile
 from tests.deploy.conftest import LibraryFor
 from tests.deploy.emulation import REPOSITORY
 from tests.deploy.models import sample
@@ -73,6 +74,24 @@ def test_a_benchmark_is_timed_on_the_server(library: Path, server: str) -> None:
         seconds = remote.benchmark(sample(0), repeats=4, warmup=1)
     assert len(seconds) == 4
     assert min(seconds) > 0
+
+
+def test_kernels_are_timed_on_the_server(library: Path, server: str) -> None:
+    with RemoteRunner(library, rpc=server, num_threads=1) as remote:
+        expected = remote.run(sample(0))
+        trace = remote.trace(sample(1), repeats=2)
+        assert [k.kernel for k in trace.kernels] == [o.kernel for o in remote.metadata.operators]
+        assert min(seconds for k in trace.kernels for seconds in k.seconds) > 0
+        assert len(trace.runs) == len(trace.passes) == 2
+        for name, value in remote.run(sample(0)).items():
+            np.testing.assert_array_equal(value, expected[name])
+
+
+def test_a_profile_compares_with_the_servers_limits(library: Path, server: str) -> None:
+    result = profile(library, sample(0), threads=1, repeats=1, rpc=server)
+    assert result.threads == 1
+    assert result.limits is not None
+    assert all(o.of_limit is not None and o.of_limit > 0 for o in result.operators)
 
 
 def test_wrong_inputs_never_reach_the_server(library: Path, server: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from pipeline.dialect.dataflow import Dataflow
+from pipeline.dialect.dataflow import Dataflow, constant
 from pipeline.importer import import_model
 from pipeline.program import TensorSpec
 from pipeline.recipes import load_recipe, prepare
@@ -376,3 +376,12 @@ def test_the_real_digit_classifier() -> None:
     for sample, _ in zip(prepared.evaluation(), range(5), strict=False):
         (expected,) = run_onnx(model, sample.feeds)
         np.testing.assert_allclose(execute(program, sample.feeds)["scores"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_denormal_weights_become_zero() -> None:
+    b = ModelBuilder()
+    weight = np.full((1, 4, 1, 1), 1e-40, "float32")
+    weight[0, 1] = 1e-30
+    program = import_test_model(b.model({"x": [1, 4, 2, 2]}, b.node("Conv", "x", b.constant(weight))))
+    call = next(binding.value for binding in Dataflow.of(program.module).bindings if binding.operator == "nn.conv2d")
+    np.testing.assert_array_equal(constant(call.args[1]).reshape(-1), np.float32([0, 1e-30, 0, 0]))

@@ -23,6 +23,7 @@ from pipeline.dialect.attributes import (
     QSoftmax,
     Quantize,
     QuantizeImage,
+    UpsampleConcat,
 )
 from tests.kernels.tensors import Array, codes, floats
 
@@ -75,6 +76,9 @@ def examples() -> Mapping[str, Example]:
         ),
         "softmax": Example(QSoftmax(), (codes(random, 64, 21), exponentials)),
         "softmax, short": Example(QSoftmax(), (codes(random, 64, 3), exponentials)),
+        "concatenation": Example(
+            UpsampleConcat((2, 1, 1, 2), (4, 3, 4, 5), 9.0), (codes(random, 2, 4, 8, 20), codes(random, 2, 8, 4, 44))
+        ),
         "resize": Example(QResizeBilinear((16, 8), (-0.25, 0.0), (0.5, 1.0)), (image,)),
         "resize, short": Example(QResizeBilinear((5, 64), (0.0, -0.4), (0.3, 0.2)), (codes(random, 1, 8, 8, 3),)),
         "lookup": Example(QLookup(), (np.resize(np.arange(256, dtype="uint8"), 1344), codes(random, 256))),

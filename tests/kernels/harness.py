@@ -28,6 +28,7 @@ CPUS = {
     "avx512": "skylake-avx512",
     "avx_vnni": "cascadelake",
     "avx512_vnni": "cascadelake",
+    "avx512_vbmi": "icelake-server",
 }
 """The oldest x86 CPU that has each instruction set; nothing newer may be needed to run its kernels.
 

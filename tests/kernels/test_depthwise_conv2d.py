@@ -24,6 +24,26 @@ LAYERS = {
     "a wide row": Convolution(1, 1, 60, 1, 1, (1, 31), groups=16),
 }
 
+SHAPES = {
+    "chunks that overlap": Convolution(1, 21, 37, 1, 1, (3, 3), groups=160),
+    "chunks that overlap, 5x5, stride 2": Convolution(1, 49, 39, 1, 1, (5, 5), (2, 2), groups=164),
+    "several images": Convolution(3, 12, 31, 1, 1, (3, 3), groups=144),
+    "fewer rows than the kernel": Convolution(1, 6, 20, 1, 1, (5, 5), groups=100),
+    "one row": Convolution(2, 5, 14, 1, 1, (5, 5), groups=64),
+    "a kernel of one column": Convolution(1, 12, 9, 1, 1, (6, 1), groups=48),
+    "a kernel of two columns": Convolution(1, 9, 9, 1, 1, (7, 2), groups=65),
+    "a kernel of six columns": Convolution(1, 9, 15, 1, 1, (2, 6), groups=24),
+    "stride down the rows only": Convolution(1, 11, 12, 1, 1, (5, 5), (2, 1), groups=40),
+    "stride along the rows only": Convolution(1, 11, 13, 1, 1, (3, 3), (1, 2), groups=80),
+    "stride larger than the kernel": Convolution(1, 12, 12, 1, 1, (2, 2), (3, 3), groups=96),
+    "rows apart": Convolution(1, 17, 19, 1, 1, (5, 5), (1, 1), (2, 2), groups=72),
+    "rows apart, stride 2": Convolution(1, 17, 19, 1, 1, (3, 3), (2, 2), (3, 2), groups=96),
+    "gathered from two pixels": Convolution(1, 9, 17, 1, 1, (3, 3), (2, 2), groups=32),
+    "gathered from four pixels, of which one twice": Convolution(1, 9, 15, 1, 1, (5, 5), (2, 2), groups=144),
+    "gathered by 256 bits": Convolution(1, 9, 11, 1, 1, (3, 3), (2, 3), groups=48),
+    "too few pixels to gather from": Convolution(1, 9, 5, 1, 1, (3, 3), (2, 2), groups=144),
+}
+
 
 @given(
     convolution=convolutions(depthwise=True),
@@ -45,8 +65,8 @@ def test_float_depthwise_convolution_is_close(isa_name: str, convolution: Convol
     np.testing.assert_allclose(result, evaluate(attrs, *arguments), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
-def test_layers_of_real_networks_are_bit_exact(isa_name: str, layer: Convolution) -> None:
+@pytest.mark.parametrize("layer", [*LAYERS.values(), *SHAPES.values()], ids=[*LAYERS, *SHAPES])
+def test_layers_are_bit_exact(isa_name: str, layer: Convolution) -> None:
     attrs, arguments = layer.integer(seed=1)
     operation = make_operation(attrs, *arguments)
     assert "depthwise" in registry.select(operation, instruction_set(isa_name)).name

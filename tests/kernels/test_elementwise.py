@@ -1,4 +1,4 @@
-"""`nn.add`, `qnn.add` and `qnn.multiply`, with every broadcast that NumPy knows."""
+"""`nn.add`, `nn.multiply`, `qnn.add` and `qnn.multiply`, with every broadcast that NumPy knows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tvm
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dialect.attributes import Add, QAdd, QMultiply
+from pipeline.dialect.attributes import Add, Multiply, QAdd, QMultiply
 from pipeline.kernels.isa import instruction_set
 from tests.kernels.harness import CPUS, assembly, generate, make_operation
 from tests.kernels.tensors import (
@@ -69,6 +69,13 @@ def test_float_sum(
 ) -> None:
     random = np.random.default_rng(seed)
     assert_exact(isa_name, Add(*clip), *(floats(random, *s) for s in shapes), activations=2)
+
+
+@every_vector_length
+@given(shapes=operand_shapes(), seed=SEEDS)
+def test_float_product(isa_name: str, shapes: tuple[Shape, Shape], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    assert_exact(isa_name, Multiply(), *(floats(random, *s) for s in shapes), activations=2)
 
 
 @every_vector_length

@@ -12,19 +12,22 @@ from pipeline.dialect.attributes import QLookup
 from pipeline.kernels import registry
 from pipeline.kernels.isa import instruction_set
 from tests.kernels.harness import CPUS, assembly, generate, make_operation
-from tests.kernels.tensors import SEEDS, assert_exact, codes, every_vector_length
+from tests.kernels.tensors import SEEDS, assert_exact, codes
 
 SHAPES = st.lists(st.integers(1, 9), min_size=0, max_size=4).map(tuple)
 
 
-@every_vector_length
+every_kernel = pytest.mark.parametrize("isa_name", ["portable", "sse41", "avx2", "avx512", "avx512_vbmi"])
+
+
+@every_kernel
 @given(shape=SHAPES, seed=SEEDS)
 def test_every_value_is_replaced(isa_name: str, shape: tuple[int, ...], seed: int) -> None:
     random = np.random.default_rng(seed)
     assert_exact(isa_name, QLookup(), codes(random, *shape), codes(random, 256))
 
 
-@every_vector_length
+@every_kernel
 @pytest.mark.parametrize("length", [256, 321, 65_536, 70_001])
 def test_long_tensors(isa_name: str, length: int) -> None:
     random = np.random.default_rng(0)
@@ -37,6 +40,7 @@ def test_long_tensors(isa_name: str, length: int) -> None:
     [
         ("avx2", "x86_64-linux-gnu", CPUS["avx2"], "vpshufb"),
         ("avx512", "x86_64-linux-gnu", CPUS["avx512"], "vpshufb"),
+        ("avx512_vbmi", "x86_64-linux-gnu", CPUS["avx512_vbmi"], "vperm"),
         ("neon", "aarch64-linux-gnu", "cortex-a53", "tbx"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`nn.max_pool2d` and `qnn.avg_pool2d`."""
+"""`nn.max_pool2d`, `nn.avg_pool2d` and `qnn.avg_pool2d`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dialect.attributes import MaxPool2d, QAvgPool2d
+from pipeline.dialect.attributes import AvgPool2d, MaxPool2d, QAvgPool2d
+from pipeline.reference.operators import evaluate
+from tests.kernels.harness import make_operation, run_kernel
 from tests.kernels.tensors import (
     CHANNELS,
     CODES,
     SEEDS,
+    Array,
     assert_exact,
     codes,
     every_vector_length,
@@ -135,3 +138,29 @@ def test_stem_of_resnet(isa_name: str, dtype: str) -> None:
     make = codes if dtype == "uint8" else floats
     x = make(np.random.default_rng(0), 1, 112, 112, 64)
     assert_exact(isa_name, MaxPool2d((3, 3), (2, 2), (1, 1, 1, 1)), x)
+
+
+def assert_close(isa_name: str, attrs: AvgPool2d, x: Array, multiplier: Array) -> None:
+    result = run_kernel(make_operation(attrs, x, multiplier), isa_name, x)
+    np.testing.assert_allclose(result, evaluate(attrs, x, multiplier), rtol=1e-5, atol=1e-5 * float(np.abs(x).max()))
+
+
+@every_vector_length
+@given(rows=windows(), columns=windows(), channels=CHANNELS, seed=SEEDS)
+def test_float_mean_of_each_window(isa_name: str, rows: Window, columns: Window, channels: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    attrs = AvgPool2d(
+        (rows.window, columns.window),
+        (rows.stride, columns.stride),
+        (rows.before, columns.before, rows.after, columns.after),
+    )
+    multiplier = random.random((rows.out, columns.out)).astype("float32")
+    assert_close(isa_name, attrs, floats(random, 2, rows.size, columns.size, channels), multiplier)
+
+
+@every_vector_length
+@pytest.mark.parametrize("image", GLOBAL.values(), ids=GLOBAL)
+def test_global_float_mean(isa_name: str, image: Global) -> None:
+    attrs = AvgPool2d(pool_size=(image.height, image.width))
+    x = floats(np.random.default_rng(0), 2, image.height, image.width, image.channels)
+    assert_close(isa_name, attrs, x, np.full((1, 1), 1 / (image.height * image.width), "float32"))

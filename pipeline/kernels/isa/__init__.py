@@ -9,7 +9,7 @@ __all__ = ["InstructionSet", "instruction_set", "instruction_sets"]
 
 def instruction_sets() -> dict[str, InstructionSet]:
     """Return every known instruction set by name."""
-    from pipeline.kernels.isa import amx, avx2, avx512, avx512_vnni, avx_vnni, neon, portable, sse41
+    from pipeline.kernels.isa import amx, avx2, avx512, avx512_vbmi, avx512_vnni, avx_vnni, neon, portable, sse41
 
     known = (
         portable.PORTABLE,
@@ -18,6 +18,7 @@ def instruction_sets() -> dict[str, InstructionSet]:
         avx_vnni.AVX_VNNI,
         avx512.AVX512,
         avx512_vnni.AVX512_VNNI,
+        avx512_vbmi.AVX512_VBMI,
         amx.AMX_INT8,
         neon.NEON,
     )

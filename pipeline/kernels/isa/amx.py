@@ -1,6 +1,6 @@
 """AMX: eight tile registers of 16 rows by 64 bytes, and `tdpbusd`, which multiplies two of them.
 
-Whatever has no tiles in it, is computed as on AVX512-VNNI.
+Whatever has no tiles in it, is computed as on AVX512-VBMI, which all CPUs with tiles have.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.isa.avx512_vnni import AVX512_VNNI
-from pipeline.kernels.isa.avx_vnni import VnniInstructionSet
+from pipeline.kernels.isa.avx512_vbmi import AVX512_VBMI, VbmiInstructionSet
 from pipeline.kernels.isa.base import Array
 from pipeline.kernels.vectors import register_buffer, span
 
 
 @dataclass(frozen=True)
-class TileInstructionSet(VnniInstructionSet):
+class TileInstructionSet(VbmiInstructionSet):
     """x86 with tile registers.
 
     Attributes:
@@ -81,14 +80,15 @@ class TileInstructionSet(VnniInstructionSet):
 
 AMX_INT8 = TileInstructionSet(
     name="amx_int8",
-    parent=AVX512_VNNI,
-    lanes=AVX512_VNNI.lanes,
-    registers=AVX512_VNNI.registers,
-    dot_depth=AVX512_VNNI.dot_depth,
-    saturate_vectors=AVX512_VNNI.saturate_vectors,
+    parent=AVX512_VBMI,
+    lanes=AVX512_VBMI.lanes,
+    registers=AVX512_VBMI.registers,
+    dot_depth=AVX512_VBMI.dot_depth,
+    saturate_vectors=AVX512_VBMI.saturate_vectors,
     fuses_multiply_add=True,
-    vpmaddwd=AVX512_VNNI.vpmaddwd,
-    vpackssdw=AVX512_VNNI.vpackssdw,
-    vpackuswb=AVX512_VNNI.vpackuswb,
-    vpdpbusd=AVX512_VNNI.vpdpbusd,
+    pixels_together=16,
+    vpmaddwd=AVX512_VBMI.vpmaddwd,
+    vpackssdw=AVX512_VBMI.vpackssdw,
+    vpackuswb=AVX512_VBMI.vpackuswb,
+    vpdpbusd=AVX512_VBMI.vpdpbusd,
 )

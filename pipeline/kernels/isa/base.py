@@ -32,7 +32,10 @@ class InstructionSet:
         saturate_vectors: how many int32 vectors `saturate` narrows together best.
         fuses_multiply_add: whether the CPU has a fused multiply-add of float32, which saves conversions; see
             `requantize.sums_are_floats`.
+        pixels_together: how many neighbouring pixels an instruction takes at once.
+        table_vectors: how many vectors hold a table of 256 bytes for `lookup`; 0 if that isn't quick.
         l1d_bytes: size of a core's first-level data cache; the target's own takes this one's place.
+        l2_bytes: the same of its second-level cache.
         tuned: measured register tiles (mr, nv) by `tiling.Workload.key`, which take the cost model's choice's place.
     """
 
@@ -44,7 +47,10 @@ class InstructionSet:
     weight_dtype: str = "int8"
     saturate_vectors: int = 1
     fuses_multiply_add: bool = False
+    pixels_together: int = 1
+    table_vectors: int = 0
     l1d_bytes: int = 32 * 1024
+    l2_bytes: int = 1024 * 1024
     tuned: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False)
 
     def lineage(self) -> tuple[InstructionSet, ...]:
@@ -135,3 +141,12 @@ class InstructionSet:
             high: largest result, at most 255.
         """
         raise TypeError(f"{self.name} doesn't interleave bytes")
+
+    def lookup(self, codes: Any, table: Sequence[Any]) -> Any:
+        """Return the entries of a table of 256 bytes, as a vector like `codes`.
+
+        Args:
+            codes: uint8 vector of at most 4 * `lanes`.
+            table: the `table_vectors` uint8 vectors that hold it.
+        """
+        raise TypeError(f"{self.name} has no quick way to look codes up")

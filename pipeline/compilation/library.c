@@ -1,0 +1,139 @@
+/* Part of every library: the address of its constants, and a stopwatch for its kernels.
+ *
+ * It is compiled without headers of TVM and without a C library. What it knows of TVM's C interface is below, with the
+ * names that tvm/ffi/c_api.h and dlpack.h give it.
+ */
+#include <stdint.h>
+
+#define HIDDEN __attribute__((visibility("hidden")))
+
+extern const char constants[] HIDDEN;
+
+/* Kernels call this; see constants.py. */
+HIDDEN const char *pipeline_constant(int64_t offset) { return constants + offset; }
+
+#if defined(__linux__) && (defined(__x86_64__) || defined(__aarch64__))
+
+enum { kTVMFFIInt = 1, kTVMFFIBool = 2, kTVMFFIRawStr = 8, kTVMFFIFunction = 68, kTVMFFITensor = 70 };
+
+typedef struct {
+    int32_t type_index;
+    uint32_t padding;
+    union {
+        int64_t number;
+        const char *text;
+        void *pointer;
+    } value;
+} TVMFFIAny;
+
+typedef struct {
+    const char *data;
+    uint64_t size;
+} TVMFFIByteArray;
+
+typedef struct {
+    void *data; /* its other fields aren't needed */
+} DLTensor;
+
+enum { OBJECT_HEADER = 24 }; /* bytes of a TVMFFIObject, behind which a tensor object has its DLTensor */
+
+typedef int (*TVMFFISafeCallType)(void *, const TVMFFIAny *, int32_t, TVMFFIAny *);
+
+extern int TVMFFIFunctionCreate(void *self, TVMFFISafeCallType call, void (*deleter)(void *), void **out);
+extern int TVMFFIFunctionGetGlobal(const TVMFFIByteArray *name, void **out);
+extern int TVMFFIFunctionCall(void *function, TVMFFIAny *arguments, int32_t count, TVMFFIAny *result);
+extern int TVMFFIObjectDecRef(void *object);
+
+/* The values of the caller's tensor, who fills in the capacity. */
+typedef struct {
+    int64_t count;    /* kernels that ended */
+    int64_t capacity; /* how many durations there is room for */
+    int64_t started;  /* when the last kernel began */
+    int64_t reading;  /* how long it takes to read the clock */
+    int64_t durations[];
+} Stopwatch;
+
+/* Return nanoseconds, straight from Linux: a library must not ask for a C library. */
+static int64_t now(void) {
+    int64_t time[2];
+    long clock_monotonic = 1;
+#if defined(__x86_64__)
+    long result = 228;
+    __asm__ volatile("syscall" : "+a"(result) : "D"(clock_monotonic), "S"(time) : "rcx", "r11", "memory");
+#else
+    register long x8 __asm__("x8") = 113;
+    register long x0 __asm__("x0") = clock_monotonic;
+    register int64_t *x1 __asm__("x1") = time;
+    __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1) : "memory");
+#endif
+    return time[0] * 1000000000 + time[1];
+}
+
+static int64_t shortest_reading(void) {
+    int64_t shortest = INT64_MAX;
+    for (int i = 0; i < 100; i++) {
+        int64_t start = now(), duration = now() - start;
+        if (duration < shortest) shortest = duration;
+    }
+    return shortest;
+}
+
+static int is_builtin(const TVMFFIAny *name) {
+    const char *prefix = "vm.builtin.", *text = name->type_index == kTVMFFIRawStr ? name->value.text : prefix;
+    while (*prefix && *prefix == *text) prefix++, text++;
+    return !*prefix;
+}
+
+/* What the virtual machine calls before and after each function: with the function, its name, whether it is yet to be
+ * called, its result, and its arguments. */
+static int record(void *self, const TVMFFIAny *arguments, int32_t count, TVMFFIAny *result) {
+    Stopwatch *watch = self;
+    int64_t time = now();
+    *result = (TVMFFIAny){.type_index = kTVMFFIInt}; /* 0: go on */
+    if (is_builtin(&arguments[1])) return 0;
+    if (arguments[2].value.number) {
+        watch->started = now();
+    } else {
+        if (watch->count < watch->capacity) watch->durations[watch->count] = time - watch->started - watch->reading;
+        watch->count++;
+    }
+    return 0;
+}
+
+/* Let a virtual machine of this library note how long each kernel takes, in the order in which they are called from
+ * now on.
+ *
+ * Arguments: the machine's module; an int64 tensor that holds a Stopwatch, which has to live as long as the machine.
+ */
+__attribute__((visibility("default"))) int __tvm_ffi_pipeline_stopwatch(
+    void *self, const TVMFFIAny *arguments, int32_t count, TVMFFIAny *result) {
+    const TVMFFIByteArray name = {"ffi.ModuleGetFunction", sizeof("ffi.ModuleGetFunction") - 1};
+    TVMFFIAny query[] = {
+        arguments[0],
+        {.type_index = kTVMFFIRawStr, .value.text = "set_instrument"},
+        {.type_index = kTVMFFIBool},
+    };
+    TVMFFIAny setter = {0}, instrument = {.type_index = kTVMFFIFunction};
+    const char *tensor = arguments[1].value.pointer;
+    Stopwatch *watch;
+    void *get_function;
+    int status;
+    if (arguments[1].type_index == kTVMFFITensor) tensor += OBJECT_HEADER;
+    watch = ((const DLTensor *)tensor)->data;
+    watch->count = 0;
+    watch->reading = shortest_reading();
+    status = TVMFFIFunctionGetGlobal(&name, &get_function);
+    if (status) return status;
+    status = TVMFFIFunctionCall(get_function, query, 3, &setter);
+    TVMFFIObjectDecRef(get_function);
+    if (status) return status;
+    status = TVMFFIFunctionCreate(watch, record, 0, &instrument.value.pointer);
+    if (!status) {
+        status = TVMFFIFunctionCall(setter.value.pointer, &instrument, 1, result);
+        TVMFFIObjectDecRef(instrument.value.pointer);
+    }
+    TVMFFIObjectDecRef(setter.value.pointer);
+    return status;
+}
+
+#endif

@@ -1,0 +1,252 @@
+"""Calls TVM's runtime through its C interface (tvm/ffi/c_api.h), as far as running a library needs it.
+
+The package `tvm_ffi` does this and far more, but importing it takes a third of the time from starting Python to the
+first result. Both may be used in one process: they share TVM's libraries.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from pipeline.errors import ArtifactError
+
+_NONE, _INT, _BOOL, _RAW_TEXT = 0, 1, 2, 8
+_FIRST_OBJECT, _ERROR, _FUNCTION, _TENSOR, _ARRAY, _MODULE = 64, 67, 68, 70, 71, 73
+"""Types of values: TVMFFITypeIndex."""
+
+_OBJECT_HEADER_BYTES = 24
+"""Of every object; its own fields follow."""
+
+_CAPSULE, _USED_CAPSULE = b"dltensor", b"used_dltensor"
+"""DLPack's names for a capsule that holds a tensor, and for one whose tensor was taken out."""
+
+_PARAMETERS: dict[str, list[Any]] = {
+    "TVMFFIErrorMoveFromRaised": [ctypes.c_void_p],
+    "TVMFFIFunctionCall": [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p],
+    "TVMFFIFunctionGetGlobal": [ctypes.c_void_p, ctypes.c_void_p],
+    "TVMFFIObjectDecRef": [ctypes.c_void_p],
+    "TVMFFITensorFromDLPack": [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p],
+    "TVMFFITensorToDLPack": [ctypes.c_void_p, ctypes.c_void_p],
+}
+"""Types of the parameters of the functions that are used; all but the first return a status, 0 for success."""
+
+Value: TypeAlias = "Object | int | str | Sequence[str] | None"
+
+
+class RuntimeCallError(RuntimeError):
+    """TVM's runtime refused a call; the message is its own."""
+
+
+class _Bytes(ctypes.Structure):
+    """TVMFFIByteArray."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("size", ctypes.c_size_t))
+
+    def text(self) -> str:
+        """Return what it holds."""
+        return ctypes.string_at(self.data, self.size).decode(errors="replace")
+
+
+class _Error(ctypes.Structure):
+    """The beginning of TVMFFIErrorCell."""
+
+    _fields_ = (("kind", _Bytes), ("message", _Bytes))
+
+
+class Object:
+    """A reference to an object of the runtime, released with the last use of this one.
+
+    Args:
+        runtime: that it belongs to.
+        handle: address of the object; the reference becomes this object's.
+        type_: of the object.
+    """
+
+    def __init__(self, runtime: Runtime, handle: int, type_: int) -> None:
+        self.runtime, self.handle, self.type = runtime, handle, type_
+
+    def __del__(self) -> None:
+        self.runtime.library.TVMFFIObjectDecRef(self.handle)
+
+
+class Function(Object):
+    """A function."""
+
+    def __call__(self, *arguments: Value) -> Any:
+        """Return what the function returns: None, an integer, or an object.
+
+        Raises:
+            RuntimeCallError: it failed.
+        """
+        return self.runtime.call(self, arguments)
+
+
+class Module(Object):
+    """A module: a library, an executable, or a virtual machine."""
+
+    def __getitem__(self, name: str) -> Function:
+        """Return a function of the module or of what it imports.
+
+        Raises:
+            RuntimeCallError: there is none of this name.
+        """
+        function = self.runtime.function("ffi.ModuleGetFunction")(self, name, True)
+        if not isinstance(function, Function):
+            raise RuntimeCallError(f"the module has no function {name!r}")
+        return function
+
+
+class Array(Object):
+    """An array of values."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Go through the values; see `Function` for what they may be."""
+        item, size = (self.runtime.function(name) for name in ("ffi.ArrayGetItem", "ffi.ArraySize"))
+        return (item(self, i) for i in range(size(self)))
+
+
+class Tensor(Object):
+    """A tensor in this machine's memory."""
+
+    def __dlpack__(self, **_options: Any) -> Any:
+        """Return the tensor, as DLPack asks for it."""
+        managed = ctypes.c_void_p()
+        self.runtime.check(self.runtime.library.TVMFFITensorToDLPack(self.handle, ctypes.byref(managed)))
+        return _new_capsule(managed, _CAPSULE, None)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Return the device, as DLPack asks for it: the CPU."""
+        return (1, 0)
+
+
+class Runtime:
+    """TVM's runtime in this process: the small library, unless the compiler is there already.
+
+    Raises:
+        ArtifactError: it isn't installed.
+    """
+
+    def __init__(self) -> None:
+        self.library = ctypes.CDLL(str(_library("tvm_ffi", "apache-tvm-ffi")), ctypes.RTLD_GLOBAL)
+        for name, types in _PARAMETERS.items():
+            getattr(self.library, name).argtypes = types
+        self._functions: dict[str, Function] = {}
+        if self._find("runtime.config_threadpool") is None:
+            ctypes.CDLL(str(_library("tvm", "apache-tvm")), ctypes.RTLD_GLOBAL)
+
+    def function(self, name: str) -> Function:
+        """Return a global function.
+
+        Raises:
+            RuntimeCallError: there is none of this name.
+        """
+        found = self._functions.get(name) or self._find(name)
+        if found is None:
+            raise RuntimeCallError(f"the runtime has no function {name!r}")
+        self._functions[name] = found
+        return found
+
+    def load_module(self, path: Path) -> Module:
+        """Return a library as a module.
+
+        Raises:
+            RuntimeCallError: it can't be loaded.
+        """
+        module: Module = self.function("ffi.ModuleLoadFromFile")(str(path))
+        return module
+
+    def tensor(self, array: np.ndarray[Any, Any]) -> Tensor:
+        """Return an array as a tensor, in the same memory."""
+        capsule, handle = array.__dlpack__(), ctypes.c_void_p()
+        managed = _capsule_pointer(capsule, _CAPSULE)
+        self.check(self.library.TVMFFITensorFromDLPack(managed, 0, 0, ctypes.byref(handle)))
+        _rename_capsule(capsule, _USED_CAPSULE)
+        return Tensor(self, handle.value or 0, _TENSOR)
+
+    def call(self, function: Function, arguments: Sequence[Value]) -> Any:
+        """Return what a function returns; see `Function`."""
+        # TVMFFIAny, a type and a value of 8 bytes each, for each argument and for the result.
+        words: list[int] = []
+        kept: list[Any] = []
+        for value in arguments:
+            words += (value.type, value.handle) if isinstance(value, Object) else self._pack(value, kept)
+        packed, result = (ctypes.c_int64 * len(words))(*words), (ctypes.c_int64 * 2)()
+        self.check(self.library.TVMFFIFunctionCall(function.handle, packed, len(arguments), result))
+        # A type has 4 bytes; the others are of no use here.
+        return self._unpack(result[0] & 0xFFFFFFFF, result[1])
+
+    def check(self, status: int) -> None:
+        """Raise the runtime's error if a call of its C interface returned another status than zero."""
+        if status == 0:
+            return
+        handle = ctypes.c_void_p()
+        self.library.TVMFFIErrorMoveFromRaised(ctypes.byref(handle))
+        raised = Object(self, handle.value or 0, _ERROR)
+        error = _Error.from_address(raised.handle + _OBJECT_HEADER_BYTES)
+        raise RuntimeCallError(f"{error.kind.text()}: {error.message.text()}")
+
+    def _find(self, name: str) -> Function | None:
+        text, handle = ctypes.create_string_buffer(name.encode()), ctypes.c_void_p()
+        key = _Bytes(ctypes.addressof(text), len(text.value))
+        self.check(self.library.TVMFFIFunctionGetGlobal(ctypes.byref(key), ctypes.byref(handle)))
+        return None if handle.value is None else Function(self, handle.value, _FUNCTION)
+
+    def _pack(self, value: Value, kept: list[Any]) -> tuple[int, int]:
+        """Return an argument's type and value; what must live until the call is over goes to `kept`."""
+        if value is None:
+            return _NONE, 0
+        if isinstance(value, bool):
+            return _BOOL, value
+        if isinstance(value, int):
+            return _INT, value
+        if isinstance(value, str):
+            text = ctypes.create_string_buffer(value.encode(errors="surrogateescape"))
+            kept.append(text)
+            return _RAW_TEXT, ctypes.addressof(text)
+        array = value if isinstance(value, Object) else self.function("ffi.Array")(*value)
+        kept.append(array)
+        return array.type, array.handle
+
+    def _unpack(self, type_: int, value: int) -> Any:
+        if type_ == _NONE:
+            return None
+        if type_ in (_INT, _BOOL):
+            return value
+        if type_ < _FIRST_OBJECT:
+            raise RuntimeCallError(f"a function returned a value of type {type_}, which this can't read")
+        return _CLASSES.get(type_, Object)(self, value, type_)
+
+
+_CLASSES: dict[int, type[Object]] = {_FUNCTION: Function, _TENSOR: Tensor, _ARRAY: Array, _MODULE: Module}
+
+
+@functools.cache
+def runtime() -> Runtime:
+    """Return the process's one runtime."""
+    return Runtime()
+
+
+def _library(package: str, distribution: str) -> Path:
+    """Return a package's library, without importing the package."""
+    name = {"tvm_ffi": "libtvm_ffi.so", "tvm": "libtvm_runtime.so"}[package]
+    spec = importlib.util.find_spec(package)
+    path = Path(spec.origin).parent / "lib" / name if spec is not None and spec.origin else None
+    if path is None or not path.is_file():
+        raise ArtifactError(f"TVM's runtime isn't installed. Install the {distribution} package.")
+    return path
+
+
+_capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_capsule_pointer.restype, _capsule_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+_rename_capsule = ctypes.pythonapi.PyCapsule_SetName
+_rename_capsule.argtypes = [ctypes.py_object, ctypes.c_char_p]
+_new_capsule = ctypes.pythonapi.PyCapsule_New
+_new_capsule.restype = ctypes.py_object
+_new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]

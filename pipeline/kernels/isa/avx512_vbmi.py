@@ -1,0 +1,49 @@
+"""AVX512-VBMI: a table of 256 bytes in four registers, and `vpermi2b`, which looks 64 codes up in two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from pipeline.kernels.isa.avx512_vnni import AVX512_VNNI
+from pipeline.kernels.isa.avx_vnni import VnniInstructionSet
+from pipeline.kernels.vectors import joined, lanes_of, part
+
+
+@dataclass(frozen=True)
+class VbmiInstructionSet(VnniInstructionSet):
+    """x86 with permutations of bytes."""
+
+    table_vectors: int = 4
+
+    def lookup(self, codes: Any, table: Sequence[Any]) -> Any:
+        """Return the table's entries for codes; see the base class.
+
+        Each half of the table is two registers, whose 128 bytes the low 7 bits of a code choose from.
+        """
+        octets, lanes = 4 * self.lanes, lanes_of(codes)
+        # What else is in the register doesn't matter.
+        index = part(joined([codes] * -(-octets // lanes)), 0, octets)
+
+        def half(first: Any, second: Any) -> Any:
+            return T.call_llvm_pure_intrin(f"uint8x{octets}", "llvm.x86.avx512.vpermi2var.qi.512", first, index, second)
+
+        upper = index >= T.broadcast(T.uint8(128), octets)
+        return part(T.Select(upper, half(*table[2:]), half(*table[:2])), 0, lanes)
+
+
+AVX512_VBMI = VbmiInstructionSet(
+    name="avx512_vbmi",
+    parent=AVX512_VNNI,
+    lanes=AVX512_VNNI.lanes,
+    registers=AVX512_VNNI.registers,
+    dot_depth=AVX512_VNNI.dot_depth,
+    saturate_vectors=AVX512_VNNI.saturate_vectors,
+    vpmaddwd=AVX512_VNNI.vpmaddwd,
+    vpackssdw=AVX512_VNNI.vpackssdw,
+    vpackuswb=AVX512_VNNI.vpackuswb,
+    vpdpbusd=AVX512_VNNI.vpdpbusd,
+)

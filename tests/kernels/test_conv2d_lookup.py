@@ -1,0 +1,54 @@
+"""`qnn.conv2d_lookup`: a convolution of any kind whose codes are looked up in a table, where tables are quick."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.cpu import missing_features
+from pipeline.dialect.attributes import QConv2dLookup
+from pipeline.kernels.isa import instruction_set
+from pipeline.reference.operators import evaluate
+from pipeline.targets import load_target
+from tests.kernels.convolutions import Convolution, convolutions
+from tests.kernels.harness import make_operation, run_generated, run_kernel
+from tests.kernels.test_conv2d import FRAMES, LAYERS, Frame
+from tests.kernels.test_depthwise_conv2d import LAYERS as DEPTHWISE_LAYERS
+
+
+def assert_exact(isa_name: str, convolution: Convolution, seed: int, frame: Frame = (0, 0, 0, 0)) -> None:
+    attrs, arguments = convolution.integer(seed)
+    arguments.append(np.random.default_rng(seed).integers(0, 256, 256).astype("uint8"))
+    if convolution.groups > 1 and convolution.channels_in == convolution.channels_out == 1:
+        frame = (0, 0, 0, 0)
+    fused = QConv2dLookup(**dataclasses.asdict(attrs) | {"frame": frame, "frame_value": seed % 256})
+    operation = make_operation(fused, *arguments)
+    if isa_name == "amx_int8":
+        target = load_target("x86-64-v4-amx")
+        if missing := missing_features(target.architecture, target.required_features):
+            pytest.skip(f"This CPU lacks {', '.join(missing)}")
+        result = run_generated(operation, instruction_set(isa_name), target.tvm_target(), arguments[0])
+    else:
+        result = run_kernel(operation, isa_name, arguments[0])
+    np.testing.assert_array_equal(result, evaluate(fused, *arguments))
+
+
+every_quick_table = pytest.mark.parametrize("isa_name", ["avx512_vbmi", "amx_int8"])
+
+
+@every_quick_table
+@given(convolution=convolutions(), seed=st.integers(0, 2**32), frame=FRAMES)
+def test_codes_are_replaced_before_they_are_stored(
+    isa_name: str, convolution: Convolution, seed: int, frame: Frame
+) -> None:
+    assert_exact(isa_name, convolution, seed, frame)
+
+
+@every_quick_table
+@pytest.mark.parametrize("layer", [*LAYERS.values(), *DEPTHWISE_LAYERS.values()], ids=[*LAYERS, *DEPTHWISE_LAYERS])
+def test_layers_of_real_networks(isa_name: str, layer: Convolution) -> None:
+    assert_exact(isa_name, layer, seed=1)

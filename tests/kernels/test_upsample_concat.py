@@ -1,0 +1,49 @@
+"""`nn.upsample_concat`."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.dialect.attributes import UpsampleConcat
+from tests.kernels.tensors import CODES, SEEDS, assert_exact, codes, every_vector_length, floats
+
+SIDES = st.integers(0, 3)
+
+
+@every_vector_length
+@given(
+    batch=st.integers(1, 3),
+    channels=st.lists(st.one_of(st.integers(1, 20), st.integers(1, 100)), min_size=1, max_size=4),
+    rows=st.lists(st.integers(1, 3), min_size=4, max_size=4),
+    columns=st.lists(st.integers(1, 3), min_size=4, max_size=4),
+    frame=st.tuples(SIDES, SIDES, SIDES, SIDES),
+    value=CODES,
+    dtype=st.sampled_from(["uint8", "float32"]),
+    seed=SEEDS,
+)
+def test_enlarged_images_lie_side_by_side_in_a_frame(
+    isa_name: str,
+    batch: int,
+    channels: list[int],
+    rows: list[int],
+    columns: list[int],
+    frame: tuple[int, int, int, int],
+    value: int,
+    dtype: str,
+    seed: int,
+) -> None:
+    random, make = np.random.default_rng(seed), codes if dtype == "uint8" else floats
+    images = [make(random, batch, 6 // rows[i], 6 // columns[i], c) for i, c in enumerate(channels)]
+    factors = tuple(f for i in range(len(images)) for f in (rows[i], columns[i]))
+    attrs = UpsampleConcat(factors, frame, float(value))
+    assert_exact(isa_name, attrs, *images, activations=len(images))
+
+
+@every_vector_length
+def test_large_images_are_shared_out_to_threads(isa_name: str) -> None:
+    random = np.random.default_rng(0)
+    images = codes(random, 1, 10, 10, 24), codes(random, 1, 40, 40, 24), codes(random, 1, 80, 80, 23)
+    attrs = UpsampleConcat((8, 8, 2, 2, 1, 1), (1, 1, 1, 1), 9.0)
+    assert_exact(isa_name, attrs, *images, activations=3)
