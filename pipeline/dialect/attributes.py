@@ -414,7 +414,7 @@ class QuantizeImage(Quantize):
         """Return the unfolded image's type, channels last, uint8."""
         batch, channels, height, width = inputs[0].shape
         _, height, width, _ = Pad(self.frame).infer(TensorType((batch, height, width, channels), "uint8")).shape
-        lines = _spatial(height, 0, 0, self.rows, 1, self.row_step)
+        lines = window_positions(height, 0, 0, self.rows, 1, self.row_step)
         return TensorType((batch, lines, width, self.rows * channels), "uint8")
 
     def framed(self, pad: Pad) -> QuantizeImage:
