@@ -30,6 +30,7 @@ import pipeline.kernels  # noqa: F401
 from benchmarks.machine import cpu_name
 from pipeline.compilation.codegen import code_generation
 from pipeline.compilation.lower import instruction_set_of
+from pipeline.cpu import missing_features
 from pipeline.dialect.attributes import Attributes, Conv2d, QConv2d
 from pipeline.dialect.types import TensorType
 from pipeline.kernels import registry
@@ -189,6 +190,9 @@ def compiled(func: tvm.tirx.PrimFunc, target: tvm.target.Target) -> tvm.runtime.
 def main(dtype: str, target_name: str, rounds: int, only: str, json_path: Path | None) -> None:
     """Measure kernels for standard layers."""
     description = load_target(target_name)
+    # Asking for them is also how a process gets tile registers.
+    if missing := missing_features(description.architecture, description.required_features):
+        raise click.ClickException(f"This machine can't run {description.name}: it lacks {', '.join(missing)}.")
     target, isa = description.tvm_target(), instruction_set_of(description)
     ceiling = ceiling_program(dtype, isa, target)
     programs = [layer_program(layer, dtype, isa, target) for layer in LAYERS if only in layer.name]

@@ -1,6 +1,6 @@
 """Writes the tables and the pictures of docs/performance.md from what the other benchmarks wrote.
 
-python -m benchmarks.performance latency.json build.json kernels.json depth_first.json
+python -m benchmarks.performance --latency FILE [--latency FILE ...] --build FILE --kernels FILE --depth-first FILE
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import click
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 mpl.use("svg")
@@ -45,19 +46,21 @@ def latency_table(report: dict[str, Any]) -> str:
     return "\n".join([*lines, "", _machine(report)])
 
 
-def layers_table(report: dict[str, Any]) -> str:
+def layers_table(reports: list[dict[str, Any]]) -> str:
     """Return the layers that hold libraries back where goals are missed, as a Markdown table."""
     lines = [
-        "| network | precision | threads | layer | kernel | us | of its limit | of all loss |",
-        "|---|---|---|---|---|---|---|---|",
+        "| target | network | precision | threads | layer | kernel | us | of its limit | of all loss |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for result in report["results"]:
-        start = " | ".join(str(result[key]) for key in ("network", "precision", "threads"))
-        lines += [
-            f"| {start} | {layer['name']} | `{layer['kernel']}` | {layer['microseconds']:.0f} "
-            f"| {layer['of_limit']:.0%} | {layer['share']:.0%} |"
-            for layer in result["held_back_by"]
-        ]
+    for report in reports:
+        target = report["machine"]["target"]
+        for result in report["results"]:
+            start = " | ".join((target, *(str(result[key]) for key in ("network", "precision", "threads"))))
+            lines += [
+                f"| {start} | {layer['name']} | `{layer['kernel']}` | {layer['microseconds']:.0f} "
+                f"| {layer['of_limit']:.0%} | {layer['share']:.0%} |"
+                for layer in result["held_back_by"]
+            ]
     return "\n".join(lines)
 
 
@@ -91,23 +94,29 @@ def depth_first_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw_bars(report: dict[str, Any], path: Path) -> None:
-    """Draw the int8 latencies as bars, the better peer's being 1."""
-    int8 = [result for result in report["results"] if result["precision"] == "int8"]
-    counts = sorted({result["threads"] for result in int8})
-    figure, panels = plt.subplots(1, len(counts), figsize=(5 * len(counts), 4), sharey=True, squeeze=False)
-    for panel, threads in zip(panels[0], counts, strict=True):
-        results = [result for result in int8 if result["threads"] == threads]
-        for number, (name, label) in enumerate(ENGINES.items()):
-            times = [r["engines"][name]["minimum_ms"] for r in results]
-            best = [min(r["engines"][peer]["minimum_ms"] for peer in ENGINES if peer != "ours") for r in results]
-            heights = [t / b for t, b in zip(times, best, strict=True)]
-            panel.bar([i + (number - 1) * 0.27 for i in range(len(results))], heights, 0.27, label=label)
-        panel.axhline(1, color="grey", linewidth=0.8)
-        panel.set_title(f"int8, {threads} thread{'s' if threads > 1 else ''}; the better peer is 1")
-        panel.set_xticks(range(len(results)), [r["network"] for r in results], rotation=35, ha="right")
+def draw_bars(reports: list[dict[str, Any]], path: Path) -> None:
+    """Draw the int8 latencies as bars, the better peer's being 1; a row of panels for each report."""
+    counts = sorted({result["threads"] for report in reports for result in report["results"]})
+    size = (5 * len(counts), 4 * len(reports))
+    figure, panels = plt.subplots(len(reports), len(counts), figsize=size, sharey=True, squeeze=False)
+    for row, report in zip(panels, reports, strict=True):
+        for panel, threads in zip(row, counts, strict=True):
+            results = [r for r in report["results"] if (r["precision"], r["threads"]) == ("int8", threads)]
+            _draw_panel(panel, results)
+            panel.set_title(f"{report['machine']['target']}, {threads} thread{'s' if threads > 1 else ''}")
+        row[0].set_ylabel("int8, the better peer is 1")
     panels[0][0].legend()
     _save(figure, path)
+
+
+def _draw_panel(panel: Axes, results: list[dict[str, Any]]) -> None:
+    for number, (name, label) in enumerate(ENGINES.items()):
+        times = [r["engines"][name]["minimum_ms"] for r in results]
+        best = [min(r["engines"][peer]["minimum_ms"] for peer in ENGINES if peer != "ours") for r in results]
+        heights = [t / b for t, b in zip(times, best, strict=True)]
+        panel.bar([i + (number - 1) * 0.27 for i in range(len(results))], heights, 0.27, label=label)
+    panel.axhline(1, color="grey", linewidth=0.8)
+    panel.set_xticks(range(len(results)), [r["network"] for r in results], rotation=35, ha="right")
 
 
 def draw_roofline(report: dict[str, Any], path: Path) -> None:
@@ -148,24 +157,31 @@ def _machine(report: dict[str, Any]) -> str:
     return f"On {', '.join(f'{key} {value}' for key, value in machine.items())}."
 
 
+_FILE = click.Path(path_type=Path, exists=True)
+
+
 @click.command()
-@click.argument("latency", type=click.Path(path_type=Path, exists=True))
-@click.argument("build", type=click.Path(path_type=Path, exists=True))
-@click.argument("kernels", type=click.Path(path_type=Path, exists=True))
-@click.argument("depth_first", type=click.Path(path_type=Path, exists=True))
-def main(latency: Path, build: Path, kernels: Path, depth_first: Path) -> None:
-    """Write the page's tables and its pictures from LATENCY, BUILD, KERNELS and DEPTH_FIRST."""
-    paths = (latency, build, kernels, depth_first)
-    reports = {path: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+@click.option("--latency", type=_FILE, multiple=True, required=True, help="May be repeated, for several targets.")
+@click.option("--build", type=_FILE, required=True)
+@click.option("--kernels", type=_FILE, required=True)
+@click.option("--depth-first", type=_FILE, required=True)
+def main(latency: tuple[Path, ...], build: Path, kernels: Path, depth_first: Path) -> None:
+    """Write the page's tables and its pictures from what the other benchmarks wrote."""
+    latencies = [_read(path) for path in latency]
     page = PAGE.read_text(encoding="utf-8")
-    page = replace_block(page, "latency", latency_table(reports[latency]))
-    page = replace_block(page, "layers", layers_table(reports[latency]))
-    page = replace_block(page, "build", build_table(reports[build]))
-    page = replace_block(page, "kernels", kernel_table(reports[kernels]))
-    page = replace_block(page, "depth_first", depth_first_table(reports[depth_first]))
+    page = replace_block(page, "latency", "\n\n".join(latency_table(report) for report in latencies))
+    page = replace_block(page, "layers", layers_table(latencies))
+    page = replace_block(page, "build", build_table(_read(build)))
+    page = replace_block(page, "kernels", kernel_table(_read(kernels)))
+    page = replace_block(page, "depth_first", depth_first_table(_read(depth_first)))
     PAGE.write_text(page, encoding="utf-8")
-    draw_bars(reports[latency], BARS)
-    draw_roofline(reports[kernels], ROOFLINE)
+    draw_bars(latencies, BARS)
+    draw_roofline(_read(kernels), ROOFLINE)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return report
 
 
 if __name__ == "__main__":
