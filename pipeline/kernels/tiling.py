@@ -25,7 +25,7 @@ MAX_NV = 8
 MIN_ACCUMULATORS = 10
 """A multiply-add takes four or five cycles and two start in each, so fewer chains leave the ports idle."""
 
-CYCLES_PER_LOAD = {"int8": 0.85, "float32": 0.95}
+CYCLES_PER_LOAD = {"int8": 0.9, "float32": 0.95}
 """By what is computed: float32 has four times the bytes."""
 
 BYTES_PER_CYCLE = 24
