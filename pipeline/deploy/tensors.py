@@ -26,13 +26,13 @@ def check_feeds(feeds: Mapping[str, Tensor], inputs: Sequence[TensorSpec]) -> li
     Raises:
         SampleError: an input is missing, unknown, or of the wrong shape or dtype.
     """
-    expected = ", ".join(f"{i.name!r} {list(i.shape)} {i.dtype}" for i in inputs)
     names = [i.name for i in inputs]
     missing = [name for name in names if name not in feeds]
     unknown = [name for name in feeds if name not in names]
     if missing or unknown:
         wrong = [f"missing: {', '.join(missing)}"] if missing else []
         wrong += [f"unknown: {', '.join(unknown)}"] if unknown else []
+        expected = ", ".join(f"{i.name!r} {list(i.shape)} {i.dtype}" for i in inputs)
         raise SampleError(f"The inputs don't fit the model ({'; '.join(wrong)}). Expected {expected}.")
     return [_checked(spec, _as_array(spec, feeds[spec.name])) for spec in inputs]
 

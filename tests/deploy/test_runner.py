@@ -109,6 +109,24 @@ def test_neither_an_input_buffer_nor_an_output_is_copied(identity_runner: Runner
     assert not np.shares_memory(identity_runner.run(buffers)["y"], buffers["x"])
 
 
+def test_an_array_that_is_used_again_is_read_again(runner: Runner) -> None:
+    buffers = runner.input_buffers()
+    for seed in (0, 1):
+        for name, value in sample(seed).items():
+            buffers[name][...] = value
+        outputs, expected = runner.run(buffers), runner.run(sample(seed))
+        np.testing.assert_array_equal(outputs["logits"], expected["logits"])
+
+
+def test_an_array_that_was_given_another_shape_is_refused(runner: Runner) -> None:
+    buffers = runner.input_buffers()
+    runner.run(buffers)
+    (array,) = buffers.values()
+    array.shape = (array.size,)
+    with pytest.raises(SampleError, match="expected"):
+        runner.run(buffers)
+
+
 def test_an_output_that_is_not_copied_is_read_only(runner: Runner) -> None:
     output = runner.run(sample(0), copy=False)["logits"]
     with pytest.raises(ValueError, match="read-only"):
