@@ -7,7 +7,7 @@ no edges: padding is an operator of its own, which has run before.
 
 The nest, from outside: chunk of the tiles, in parallel | group, channel block | tile | segment | step of `dot_depth`
 values | register tile of mr pixels x nv vectors. Threads get neighbouring chunks, so that they don't write into each
-other's cache lines; where weights outweigh activations, there is one chunk, and threads share the channel blocks.
+other's cache lines; where weights far outweigh activations, there is one chunk, and threads share channel blocks.
 Weights are packed in the order in which the nest reads them:
 
     [group][channel block][segment][step][nv][lanes][dot_depth]
@@ -45,6 +45,12 @@ OUTPUTS_PER_CYCLE, BYTES_PER_CYCLE = 6, 8
 
 CHUNKS = 8
 """Into how many chunks the tiles are cut, so that few threads get equal shares."""
+
+OUTWEIGHED = 4
+"""By how much weights have to outweigh activations for threads to share channel blocks, not tiles.
+
+Each thread then reads all activations, half of which are in another core's cache.
+"""
 
 FILLED_VECTORS = 4
 """Vectors of a frame that are written by one step."""
@@ -131,7 +137,7 @@ class Nest:
         blocks = g.groups * plan.blocks
         outputs = g.batch * g.out_height * g.out_width * self.channels_out
         activations = g.batch * g.height * g.width * self.channels_in + outputs
-        if blocks >= CHUNKS and blocks * self.block_weights > activations:
+        if blocks >= CHUNKS and blocks * self.block_weights > OUTWEIGHED * activations:
             return 1
         return min(CHUNKS, self.all_tiles)
 
