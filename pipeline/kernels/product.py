@@ -122,7 +122,8 @@ class Nest:
         self.block_channels = plan.block_channels
         self.block_weights = rows * columns * plan.steps * self.block_channels * plan.depth
         self.line_values = CACHE_LINE // np.dtype(dtypes[1]).itemsize
-        self.per_chunk = -(-self.all_tiles // self._chunks())
+        self.chunks = self._chunks()
+        self.per_chunk = -(-self.all_tiles // self.chunks)
         self.total_steps = rows * columns * plan.steps
         # All tiles of a chunk together fetch as many lines of the next block as they read of this one.
         step_lines = -(-self.block_channels * plan.depth // self.line_values)
@@ -145,9 +146,8 @@ class Nest:
         """Return the function; see `make_function`."""
         plan, g = self.plan, self.plan.geometry
         blocks = g.groups * plan.blocks
-        chunks = -(-self.all_tiles // self.per_chunk)
         # With a single chunk, each task is a block.
-        tasks, task_blocks = (chunks, blocks) if chunks > 1 else (blocks, 1)
+        tasks, task_blocks = (self.chunks, blocks) if self.chunks > 1 else (blocks, 1)
         loop = T.parallel if tasks > 1 and self.worth_sharing() else T.serial
         with IRBuilder() as builder, T.prim_func():
             T.func_attr({"tirx.noalias": True, "op_pattern": 8})
@@ -166,9 +166,12 @@ class Nest:
                     self.frame.fill(self.y, r, value, self.plan.isa.lanes * FILLED_VECTORS)
             with loop(tasks) as p:
                 self.allocate()
-                first = p * self.per_chunk if chunks > 1 else 0
-                count = T.min(self.per_chunk, self.all_tiles - first)
-                self.compute(0 if chunks > 1 else p, task_blocks, first, count)
+                if self.chunks > 1:
+                    # No two chunks differ by more than a tile.
+                    first, behind = (c * self.all_tiles // self.chunks for c in (p, p + 1))
+                    self.compute(0, task_blocks, first, behind - first)
+                else:
+                    self.compute(p, task_blocks, 0, self.all_tiles)
                 self.release()
         return builder.get()
 
