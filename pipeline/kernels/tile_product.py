@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
@@ -63,6 +64,9 @@ CROWDING_CYCLES = 4
 
 MOST_UNROLLED = 24
 """Products of tile registers for which a reduction is unrolled as a whole."""
+
+MOST_TURNS = 4
+"""Of products and epilogue: more turns are more code, not less time."""
 
 LEAST_FETCHED_LINES = 128
 """Blocks of weights of fewer lines aren't fetched ahead."""
@@ -255,19 +259,37 @@ class TileNest(Nest):
             if not rest:
                 parts += self._storing(tile)
             groups = self.finished_together()
-            turns = min(len(parts), len(groups))
+            turns = min(len(parts), len(groups), MOST_TURNS)
             for turn in range(turns):
                 with T.If(n < total), T.Then():
                     for part in _share(parts, turn, turns):
                         part()
                 with T.If(n > 0), T.Then():
-                    for group in _share(groups, turn, turns):
-                        self.finish(before, group)
+                    self._finish_all(before, _share(groups, turn, turns))
             if rest:
                 with T.If(n < total), T.Then():
                     self._rest(tile)
                     for part in self._storing(tile):
                         part()
+
+    def _finish_all(self, place: Place, groups: list[list[tuple[int, int]]]) -> None:
+        """Finish some groups of (pixel, vector) pairs: in a loop, if each is as far from the one before as the next."""
+        offsets = [np.array([self._offsets(i, v) for i, v in group]) for group in groups]
+        step = offsets[1] - offsets[0] if len({o.shape for o in offsets}) == 1 < len(groups) else np.zeros((1, 3), int)
+        alike = step.any() and (step == step[0]).all()
+        if not (alike and all((o == offsets[0] + k * step).all() for k, o in enumerate(offsets))):
+            for group in groups:
+                self.finish(place, group)
+            return
+        sums, y, added = step[0].tolist()
+        with T.serial(len(groups)) as k:
+            shifted = {"sums": place.sums + k * sums, "y": place.y + k * y, "added": place.added + k * added}
+            self.finish(dataclasses.replace(place, **shifted), groups[0])
+
+    def _offsets(self, i: int, v: int) -> tuple[int, int, int]:
+        """Return where a pixel's vector is in the tile: among its sums, in the output, and in what is added."""
+        row = self.plan.geometry.out_width * self.channels_out
+        return self._sum(i, v), self._output(i, v, self.frame.row_stride), self._output(i, v, row)
 
     def _place_of(self, first_block: Any, first: Any, count: Any, n: Any) -> Place:
         """Return where the n-th of a task's tiles is; each second one has the same place for its sums."""
@@ -361,7 +383,10 @@ class TileNest(Nest):
 
     def register(self, place: Place, i: int, v: int) -> Any:
         """Return the place in `acc` of the sums of pixel i and vector v."""
-        return place.sums + self.tile_plan.row_of(i) * self.plan.tile.nv + v
+        return place.sums + self._sum(i, v)
+
+    def _sum(self, i: int, v: int) -> int:
+        return self.tile_plan.row_of(i) * self.plan.tile.nv + v
 
 
 def _together(*actions: Callable[[], None]) -> Callable[[], None]:
