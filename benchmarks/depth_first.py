@@ -73,7 +73,7 @@ PAIRS = (
     Pair("MobileNetV2: depthwise, 1x1, 32 to 16", 112, 16, 32, 1, False),
     Pair("MobileNetV2: depthwise, 1x1, 144 to 24", 56, 24, 144, 1, False),
     Pair("MobileNetV1: depthwise, 1x1, 128 to 128", 56, 128, 128, 1, False),
-    Pair("EfficientNet at 380x380: 1x1, 24 to 144, depthwise, stride 2", 190, 24, 144, 2, True),
+    Pair("EfficientNet at 384x384: 1x1, 24 to 144, depthwise, stride 2", 192, 24, 144, 2, True),
 )
 
 
