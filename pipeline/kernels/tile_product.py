@@ -30,7 +30,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
@@ -273,18 +272,30 @@ class TileNest(Nest):
                         part()
 
     def _finish_all(self, place: Place, groups: list[list[tuple[int, int]]]) -> None:
-        """Finish some groups of (pixel, vector) pairs: in a loop, if each is as far from the one before as the next."""
-        offsets = [np.array([self._offsets(i, v) for i, v in group]) for group in groups]
-        step = offsets[1] - offsets[0] if len({o.shape for o in offsets}) == 1 < len(groups) else np.zeros((1, 3), int)
-        alike = step.any() and (step == step[0]).all()
-        if not (alike and all((o == offsets[0] + k * step).all() for k, o in enumerate(offsets))):
-            for group in groups:
-                self.finish(place, group)
+        """Finish some groups of (pixel, vector) pairs: in a loop, if they repeat at even distances."""
+        for period in range(1, len(groups) // 2 + 1):
+            step = self._step_between(groups, period)
+            if step is None:
+                continue
+            with T.serial(len(groups) // period) as k:
+                moved = {name: getattr(place, name) + k * distance for name, distance in step.items()}
+                for group in groups[:period]:
+                    self.finish(dataclasses.replace(place, **moved), group)
             return
-        sums, y, added = step[0].tolist()
-        with T.serial(len(groups)) as k:
-            shifted = {"sums": place.sums + k * sums, "y": place.y + k * y, "added": place.added + k * added}
-            self.finish(dataclasses.replace(place, **shifted), groups[0])
+        for group in groups:
+            self.finish(place, group)
+
+    def _step_between(self, groups: list[list[tuple[int, int]]], period: int) -> dict[str, int] | None:
+        """Return how far apart each group and the one that is `period` behind it are; None if not all are alike."""
+        pairs = list(zip(groups, groups[period:], strict=False))
+        if len(groups) % period > 0 or any([v for _, v in one] != [v for _, v in other] for one, other in pairs):
+            return None
+        steps = {
+            tuple(b - a for a, b in zip(self._offsets(*first), self._offsets(*second), strict=True))
+            for one, other in pairs
+            for first, second in zip(one, other, strict=True)
+        }
+        return dict(zip(("sums", "y", "added"), steps.pop(), strict=True)) if len(steps) == 1 else None
 
     def _offsets(self, i: int, v: int) -> tuple[int, int, int]:
         """Return where a pixel's vector is in the tile: among its sums, in the output, and in what is added."""

@@ -98,6 +98,7 @@ def convolutions(draw: st.DrawFn, depthwise: bool = False) -> Convolution:
     if depthwise:
         channels, groups = (1, 1), draw(st.integers(2, 70))
     else:
-        channels = draw(st.tuples(st.integers(1, 40), st.integers(1, 70)))
+        # Whole vectors of channels, up to a block of them, are where kernels take short cuts.
+        channels = draw(st.tuples(st.integers(1, 40), st.integers(1, 70) | st.sampled_from([16, 32, 48, 64, 80, 96])))
         groups = draw(st.sampled_from([1, 1, 1, 2, 3]))
     return Convolution(draw(st.integers(1, 2)), height, width, *channels, kernel, strides, dilation, groups)

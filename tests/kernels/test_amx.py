@@ -89,6 +89,10 @@ TILE_LAYERS = {
     "step longer than a segment": Convolution(1, 5, 30, 9, 33, (3, 7), (1, 2)),
     "dilated": Convolution(1, 12, 12, 64, 32, (3, 3), dilation=(2, 2)),
     "wide 1x1": Convolution(1, 5, 5, 320, 1280),
+    "three vectors of channels": Convolution(1, 6, 24, 32, 48),
+    "five vectors of channels": Convolution(1, 6, 24, 32, 80),
+    "six vectors of channels": Convolution(1, 6, 24, 16, 96),
+    "nine vectors of channels": Convolution(1, 6, 24, 24, 144),
 }
 
 
