@@ -17,7 +17,8 @@ from pipeline.kernels.plan import Geometry, Plan, make_plan, make_workload
 from pipeline.kernels.product import make_function
 from pipeline.kernels.registry import kernel, select
 from pipeline.kernels.requantize import sums_are_floats
-from pipeline.kernels.tile_product import fits_tiles, make_tile_function, make_tile_plan
+from pipeline.kernels.tile_plan import fits_tiles, make_tile_plan
+from pipeline.kernels.tile_product import make_tile_function
 from pipeline.kernels.tiling import Workload
 
 

@@ -20,7 +20,7 @@ from pipeline.kernels.isa import instruction_set
 from pipeline.kernels.isa.amx import AMX_INT8, TileInstructionSet
 from pipeline.kernels.operation import Operation
 from pipeline.kernels.probes import PEAK_ROUNDS, peak_probe
-from pipeline.kernels.tile_product import make_tile_plan
+from pipeline.kernels.tile_plan import make_tile_plan
 from pipeline.reference.operators import evaluate
 from pipeline.targets import load_target
 from tests.kernels.amx import emulated_amx
