@@ -5,9 +5,10 @@ row is a segment of KW * C values, as neighbouring pixels are neighbours in memo
 values. A matrix product, or a 1x1 convolution, has one segment of C values, and all its pixels form one row. No im2col,
 no edges: padding is an operator of its own, which has run before.
 
-The nest, from outside: chunk of the tiles, in parallel | group, channel block | tile | segment | step of `dot_depth`
-values | register tile of mr pixels x nv vectors. Threads get neighbouring chunks, so that they don't write into each
-other's cache lines; where weights far outweigh activations, there is one chunk, and threads share channel blocks.
+The nest, from outside: chunk of the tiles and run of the channel blocks, in parallel | group, channel block | tile |
+segment | step of `dot_depth` values | register tile of mr pixels x nv vectors. Threads get neighbouring chunks, so that
+they don't write into each other's cache lines; where weights far outweigh activations, there is one chunk, and threads
+share channel blocks.
 Weights are packed in the order in which the nest reads them:
 
     [group][channel block][segment][step][nv][lanes][dot_depth]
@@ -43,8 +44,11 @@ SHARED_CYCLES = 10_000
 OUTPUTS_PER_CYCLE, BYTES_PER_CYCLE = 6, 8
 """How many outputs are finished, and how many bytes of weights come from afar, in a cycle."""
 
-CHUNKS = 8
-"""Into how many chunks the tiles are cut, so that few threads get equal shares."""
+TASKS = 8
+"""Into how many tasks a product is cut, so that few threads get equal shares."""
+
+FEW_CHUNKS = 2
+"""Of tiles, where each chunk has all weights come from the second-level cache once more."""
 
 OUTWEIGHED = 4
 """By how much weights have to outweigh activations for threads to share channel blocks, not tiles.
@@ -122,7 +126,7 @@ class Nest:
         self.block_channels = plan.block_channels
         self.block_weights = rows * columns * plan.steps * self.block_channels * plan.depth
         self.line_values = CACHE_LINE // np.dtype(dtypes[1]).itemsize
-        self.chunks = self._chunks()
+        self.chunks, self.runs = self._tasks()
         self.per_chunk = -(-self.all_tiles // self.chunks)
         self.total_steps = rows * columns * plan.steps
         # All tiles of a chunk together fetch as many lines of the next block as they read of this one.
@@ -133,21 +137,23 @@ class Nest:
         self.share = -(-plan.steps * rows * columns // self.steps_per_fetch) * self.fetched_values
         self.frame = Frame(g.out_height, g.out_width, self.channels_out, *g.frame)
 
-    def _chunks(self) -> int:
+    def _tasks(self) -> tuple[int, int]:
+        """Return into how many chunks the tiles, and into how many runs the channel blocks are cut."""
         plan, g = self.plan, self.plan.geometry
         blocks = g.groups * plan.blocks
         outputs = g.batch * g.out_height * g.out_width * self.channels_out
         activations = g.batch * g.height * g.width * self.channels_in + outputs
-        if blocks >= CHUNKS and blocks * self.block_weights > OUTWEIGHED * activations:
-            return 1
-        return min(CHUNKS, self.all_tiles)
+        if blocks >= TASKS and blocks * self.block_weights > OUTWEIGHED * activations:
+            return 1, blocks
+        resident = blocks * self.block_weights * np.dtype(self.dtypes[1]).itemsize <= resident_bytes(plan.isa)
+        chunks = min(TASKS if resident else max(FEW_CHUNKS, TASKS // blocks), self.all_tiles)
+        return chunks, min(TASKS // chunks, blocks)
 
     def build(self) -> tirx.PrimFunc:
         """Return the function; see `make_function`."""
         plan, g = self.plan, self.plan.geometry
         blocks = g.groups * plan.blocks
-        # With a single chunk, each task is a block.
-        tasks, task_blocks = (self.chunks, blocks) if self.chunks > 1 else (blocks, 1)
+        tasks = self.chunks * self.runs
         loop = T.parallel if tasks > 1 and self.worth_sharing() else T.serial
         with IRBuilder() as builder, T.prim_func():
             T.func_attr({"tirx.noalias": True, "op_pattern": 8})
@@ -166,17 +172,15 @@ class Nest:
                     self.frame.fill(self.y, r, value, self.plan.isa.lanes * FILLED_VECTORS)
             with loop(tasks) as p:
                 self.allocate()
-                if self.chunks > 1:
-                    # No two chunks differ by more than a tile.
-                    first, behind = (c * self.all_tiles // self.chunks for c in (p, p + 1))
-                    self.compute(0, task_blocks, first, behind - first)
-                else:
-                    self.compute(p, task_blocks, 0, self.all_tiles)
+                # Shares differ by one at most. A thread gets neighbouring tasks, which have the same tiles.
+                tile, next_tile = (c * self.all_tiles // self.chunks for c in (p // self.runs, p // self.runs + 1))
+                block, next_block = (r * blocks // self.runs for r in (p % self.runs, p % self.runs + 1))
+                self.compute(block, next_block - block, tile, next_tile - tile)
                 self.release()
         return builder.get()
 
-    def compute(self, first_block: Any, blocks: int, first: Any, count: Any) -> None:
-        """Compute `count` tiles, from number `first` on, of some channel blocks."""
+    def compute(self, first_block: Any, blocks: Any, first: Any, count: Any) -> None:
+        """Compute `count` tiles, from number `first` on, of `blocks` channel blocks, from `first_block` on."""
         with T.serial(blocks) as b, T.serial(count) as t:
             place = self.place(first_block + b, first, t)
             if self.epilogue.add is not None:

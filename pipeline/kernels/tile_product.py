@@ -37,6 +37,9 @@ from pipeline.kernels.vectors import register_buffer
 MOST_UNROLLED = 24
 """Products of tile registers for which a reduction is unrolled as a whole."""
 
+MOST_PRODUCTS = 32
+"""Of tile registers, until one of sums is stored. After some 2200 cycles without, storing takes 800 cycles longer."""
+
 MOST_TURNS = 4
 """Of products and epilogue: more turns are more code, not less time."""
 
@@ -70,6 +73,9 @@ class TileNest(Nest):
         hiding = -(-groups * WHOLE_CYCLES // products)
         self.first_steps = self.total_steps if self.total_steps * plan.sums <= MOST_UNROLLED else hiding
         self.first_steps = min(self.first_steps, self.total_steps)
+        rest = self.total_steps - self.first_steps
+        self.rounds = max(1, rest * plan.sums // MOST_PRODUCTS)
+        self.first_steps += rest % self.rounds
         block_lines = self.block_weights // CACHE_LINE
         fetches = plan.geometry.groups * plan.blocks > 1 and block_lines >= LEAST_FETCHED_LINES
         self.lines_per_step = -(-block_lines // (self.per_chunk * self.total_steps)) if fetches else 0
@@ -93,29 +99,27 @@ class TileNest(Nest):
         """Give the tile registers back."""
         self.isa.release()
 
-    def compute(self, first_block: Any, blocks: int, first: Any, count: Any) -> None:
-        """Compute `count` tiles of some channel blocks; see the base class."""
+    def compute(self, first_block: Any, blocks: Any, first: Any, count: Any) -> None:
+        """Compute `count` tiles of `blocks` channel blocks; see the base class."""
         total = blocks * count
-        with T.serial(total + 1) as n:
+        with T.serial(total + 2) as n:
             tile = self._place_of(first_block, first, count, n)
-            before = self._place_of(first_block, first, count, n - 1)
+            before = self._place_of(first_block, first, count, n - 2)
             parts = self._first_parts(tile)
-            rest = self.first_steps < self.total_steps
-            if not rest:
-                parts += self._storing(tile)
             groups = self.finished_together()
             turns = min(len(parts), len(groups), MOST_TURNS)
             for turn in range(turns):
                 with T.If(n < total), T.Then():
                     for part in _share(parts, turn, turns):
                         part()
-                with T.If(n > 0), T.Then():
+                with T.If(n > 1), T.Then():
                     self._finish_all(before, _share(groups, turn, turns))
-            if rest:
+            if self.first_steps < self.total_steps:
                 with T.If(n < total), T.Then():
                     self._rest(tile)
-                    for part in self._storing(tile):
-                        part()
+            with T.If(n == total), T.Then():
+                for sums in range(self.tile_plan.sums):
+                    self._store(sums, self.acc_vectors - tile.sums)
 
     def _finish_all(self, place: Place, groups: list[list[tuple[int, int]]]) -> None:
         """Finish some groups of (pixel, vector) pairs: in a loop, if they repeat at even distances."""
@@ -170,17 +174,15 @@ class TileNest(Nest):
         """Add the products of all steps but the first ones."""
         g, plan = self.plan.geometry, self.plan
         last = max(g.segment_length - plan.depth, 0)
-        rows, columns = g.segments
-        skipped, begun = divmod(self.first_steps, plan.steps)
-        with T.serial(rows * columns - skipped) as s:
-            segment = s + skipped
-            begin = T.if_then_else(s == 0, begun, 0) if begun else 0
-            with T.serial(plan.steps - begin) as k:
-                step = begin + k
-                offset = T.min(step * plan.depth, last)
-                for part in self._step(
-                    place, segment // columns, segment % columns, offset, segment * plan.steps + step
-                ):
+        columns = g.segments[1]
+        per_round = (self.total_steps - self.first_steps) // self.rounds
+        with T.serial(self.rounds) as r:
+            if self.rounds > 1:
+                self._store(0, place.sums)
+            with T.serial(per_round) as s:
+                number = self.first_steps + r * per_round + s
+                segment, offset = number // plan.steps, T.min(number % plan.steps * plan.depth, last)
+                for part in self._step(place, segment // columns, segment % columns, offset, number):
                     part()
 
     def _step(self, place: Place, ky: Any, kx: Any, offset: Any, number: Any) -> list[Callable[[], None]]:
@@ -204,6 +206,7 @@ class TileNest(Nest):
         def multiply(tile: int, v: int) -> None:
             sums = tile * nv + v
             if begins:
+                self._store(sums, self.acc_vectors - place.sums)
                 self.isa.load(sums, self.bias, place.packed + v * self.isa.lanes, 0)
             self.isa.multiply(sums, self._activations(tile), plan.sums + v % plan.weight_registers)
 
@@ -211,11 +214,10 @@ class TileNest(Nest):
         bind = functools.partial
         if plan.held_activations or plan.weight_registers < nv:
             held = plan.held_activations > 0
-            parts += [bind(load_activations, tile) for tile in range(plan.tiles) if held]
             for v in range(nv):
                 for tile in range(plan.tiles):
                     loads = [bind(load_weights, v)] if tile == 0 else []
-                    loads += [] if held else [bind(load_activations, tile)]
+                    loads += [] if held and v > 0 else [bind(load_activations, tile)]
                     parts.append(_together(*loads, bind(multiply, tile, v)))
             return parts
         parts += [bind(load_weights, v) for v in range(nv)]
@@ -225,14 +227,11 @@ class TileNest(Nest):
                 parts.append(_together(*loads, bind(multiply, tile, v)))
         return parts
 
-    def _storing(self, place: Place) -> list[Callable[[], None]]:
-        """Return the parts that store a tile's sums row by row, a pixel's vectors together."""
-        plan, nv, stride = self.tile_plan, self.plan.tile.nv, self.plan.tile.nv * self.isa.lanes * 4
-
-        def store(tile: int, v: int) -> None:
-            self.isa.store(tile * nv + v, self.acc, place.sums + tile * plan.rows * nv + v, stride)
-
-        return [functools.partial(store, tile, v) for tile in range(plan.tiles) for v in range(nv)]
+    def _store(self, sums: int, slot: Any) -> None:
+        """Store a register of sums, row by row, a pixel's vectors together."""
+        plan, nv = self.tile_plan, self.plan.tile.nv
+        tile, v = divmod(sums, nv)
+        self.isa.store(sums, self.acc, slot + tile * plan.rows * nv + v, nv * self.isa.lanes * 4)
 
     def _activations(self, tile: int) -> int:
         """Return the register of a tile of activations."""
