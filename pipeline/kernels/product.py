@@ -47,8 +47,8 @@ OUTPUTS_PER_CYCLE, BYTES_PER_CYCLE = 6, 8
 TASKS = 8
 """Into how many tasks a product is cut, so that few threads get equal shares."""
 
-FEW_CHUNKS = 2
-"""Of tiles, where each chunk has all weights come from the second-level cache once more."""
+LEAST_TILES = 2
+"""In a chunk, to share the next block's coming."""
 
 OUTWEIGHED = 4
 """By how much weights have to outweigh activations for threads to share channel blocks, not tiles.
@@ -145,9 +145,12 @@ class Nest:
         activations = g.batch * g.height * g.width * self.channels_in + outputs
         if blocks >= TASKS and blocks * self.block_weights > OUTWEIGHED * activations:
             return 1, blocks
-        resident = blocks * self.block_weights * np.dtype(self.dtypes[1]).itemsize <= resident_bytes(plan.isa)
-        chunks = min(TASKS if resident else max(FEW_CHUNKS, TASKS // blocks), self.all_tiles)
+        chunks = max(1, min(self.most_chunks(), self.all_tiles // LEAST_TILES))
         return chunks, min(TASKS // chunks, blocks)
+
+    def most_chunks(self) -> int:
+        """Return into how many chunks the tiles are cut at most. Activations of small ones stay near."""
+        return TASKS
 
     def build(self) -> tirx.PrimFunc:
         """Return the function; see `make_function`."""

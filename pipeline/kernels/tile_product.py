@@ -29,9 +29,9 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.epilogue import Epilogue
 from pipeline.kernels.isa.amx import TileInstructionSet
-from pipeline.kernels.product import Nest, Place, prefetch, worth_sharing
+from pipeline.kernels.product import TASKS, Nest, Place, prefetch, worth_sharing
 from pipeline.kernels.tile_plan import MIN_PRODUCT_CYCLES, VALUES_PER_ROW, WHOLE_CYCLES, TilePlan
-from pipeline.kernels.tiling import CACHE_LINE
+from pipeline.kernels.tiling import CACHE_LINE, resident_bytes
 from pipeline.kernels.vectors import register_buffer
 
 MOST_UNROLLED = 24
@@ -42,6 +42,9 @@ MOST_PRODUCTS = 32
 
 MOST_TURNS = 4
 """Of products and epilogue: more turns are more code, not less time."""
+
+FEW_CHUNKS = 2
+"""Of tiles, where weights don't stay in the first-level cache."""
 
 LEAST_FETCHED_LINES = 128
 """Blocks of weights of fewer lines aren't fetched ahead."""
@@ -84,6 +87,13 @@ class TileNest(Nest):
     def worth_sharing(self) -> bool:
         """Return whether this is large enough for several threads."""
         return worth_sharing(self.plan.geometry, self.isa, PRODUCTS_PER_LANE)
+
+    def most_chunks(self) -> int:
+        """Return into how many chunks the tiles are cut; each has all weights come from the second-level cache."""
+        blocks = self.plan.geometry.groups * self.plan.blocks
+        if blocks * self.block_weights <= resident_bytes(self.isa):
+            return TASKS
+        return max(FEW_CHUNKS, TASKS // blocks)
 
     def allocate(self) -> None:
         """Shape the tile registers, and declare where the epilogue finds their sums."""
