@@ -91,7 +91,7 @@ class TileNest(Nest):
     def most_chunks(self) -> int:
         """Return into how many chunks the tiles are cut; each has all weights come from the second-level cache."""
         blocks = self.plan.geometry.groups * self.plan.blocks
-        if blocks * self.block_weights <= resident_bytes(self.isa):
+        if blocks * self.block_weights <= resident_bytes(self.plan.isa):
             return TASKS
         return max(FEW_CHUNKS, TASKS // blocks)
 
