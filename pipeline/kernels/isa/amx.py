@@ -91,4 +91,5 @@ AMX_INT8 = TileInstructionSet(
     vpackssdw=AVX512_VBMI.vpackssdw,
     vpackuswb=AVX512_VBMI.vpackuswb,
     vpdpbusd=AVX512_VBMI.vpdpbusd,
+    vpdpwssd=AVX512_VBMI.vpdpwssd,
 )

@@ -46,4 +46,5 @@ AVX512_VBMI = VbmiInstructionSet(
     vpackssdw=AVX512_VNNI.vpackssdw,
     vpackuswb=AVX512_VNNI.vpackuswb,
     vpdpbusd=AVX512_VNNI.vpdpbusd,
+    vpdpwssd=AVX512_VNNI.vpdpwssd,
 )

@@ -17,4 +17,5 @@ AVX512_VNNI = VnniInstructionSet(
     vpackssdw=AVX512.vpackssdw,
     vpackuswb=AVX512.vpackuswb,
     vpdpbusd="llvm.x86.avx512.vpdpbusd.512",
+    vpdpwssd="llvm.x86.avx512.vpdpwssd.512",
 )

@@ -16,10 +16,11 @@ class VnniInstructionSet(X86InstructionSet):
     """x86 with four-fold dot products of bytes.
 
     Attributes:
-        vpdpbusd: LLVM's name of the instruction for this width.
+        vpdpbusd, vpdpwssd: LLVM's names of the instructions for this width.
     """
 
     vpdpbusd: str = ""
+    vpdpwssd: str = ""
 
     def dot(self, acc: Any, activations: Any, weights: Any) -> Any:
         """Return `acc` plus the sums of four products; see the base class."""
@@ -29,6 +30,10 @@ class VnniInstructionSet(X86InstructionSet):
     def dot_lanes(self, acc: Any, activations: Any, weights: Any) -> Any:
         """Return `acc` plus the sums of four products in each lane; see the base class."""
         return T.call_llvm_pure_intrin(f"int32x{self.lanes}", self.vpdpbusd, acc, activations, weights)
+
+    def dot_pairs(self, acc: Any, left: Any, right: Any) -> Any:
+        """Return `acc` plus the sums of two products; see the base class."""
+        return T.call_llvm_pure_intrin(f"int32x{self.lanes}", self.vpdpwssd, acc, left, right)
 
 
 AVX_VNNI = VnniInstructionSet(
@@ -43,4 +48,5 @@ AVX_VNNI = VnniInstructionSet(
     vpackssdw=AVX2.vpackssdw,
     vpackuswb=AVX2.vpackuswb,
     vpdpbusd="llvm.x86.avx512.vpdpbusd.256",
+    vpdpwssd="llvm.x86.avx512.vpdpwssd.256",
 )

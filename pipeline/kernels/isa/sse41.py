@@ -73,14 +73,13 @@ class X86InstructionSet(InstructionSet):
         zero = attrs.a_zero_point * attrs.a_multiplier + attrs.b_zero_point * attrs.b_multiplier
         offset = T.broadcast(T.int32((1 << (attrs.shift - 1)) - zero), self.lanes)
         shift = T.broadcast(T.int32(attrs.shift), self.lanes)
-        sums = [
-            T.call_llvm_pure_intrin(
-                f"int32x{self.lanes}", self.vpmaddwd, T.reinterpret(f"int16x{words}", pair), multipliers
-            )
-            for pair in pairs
-        ]
+        sums = [self.dot_pairs(offset, T.reinterpret(f"int16x{words}", pair), multipliers) for pair in pairs]
         bounds = attrs.output_zero_point, attrs.output_min, attrs.output_max
-        return self.saturate_interleaved([T.shift_right(s + offset, shift) for s in sums], *bounds)
+        return self.saturate_interleaved([T.shift_right(s, shift) for s in sums], *bounds)
+
+    def dot_pairs(self, acc: Any, left: Any, right: Any) -> Any:
+        """Return `acc` plus the sums of two products of int16 values in each of `lanes` lanes."""
+        return acc + T.call_llvm_pure_intrin(f"int32x{self.lanes}", self.vpmaddwd, left, right)
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class PairwiseInstructionSet(X86InstructionSet):
         odd = T.shift_right(four, T.broadcast(T.uint16(8), words))
         for half, pairs in enumerate((even, odd)):
             operands = T.reinterpret(f"int16x{words}", pairs), part(weights, half * words, words)
-            acc = acc + T.call_llvm_pure_intrin(f"int32x{self.lanes}", self.vpmaddwd, *operands)
+            acc = self.dot_pairs(acc, *operands)
         return acc
 
 
