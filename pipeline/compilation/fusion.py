@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TypeAlias
 
 import tvm
 from tvm import relax
@@ -10,6 +11,8 @@ from tvm import relax
 from pipeline.dialect import attributes as op
 from pipeline.dialect.dataflow import Binding, Dataflow, DataflowBuilder
 from pipeline.dialect.operators import describe, make_call, tensor_type
+
+_Framed: TypeAlias = op.Conv2d | op.QConv2d | op.MaxPool2d | op.QuantizeImage | op.UpsampleConcat
 
 MAX_PLANES = 4
 """Channels of an image that are interleaved by byte shuffles; more are moved last by a transposition."""
@@ -115,30 +118,53 @@ def _few_planes(flow: Dataflow, binding: Binding) -> relax.Expr | None:
 
 
 def write_frames(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module with padding written by those whose result only it reads: convolutions, and image inputs.
+    """Return the module with padding written by those whose result it is of: convolutions, image inputs, pooling.
 
     Before -> after: `y = nn.pad(qnn.conv2d(x, ...), p)` becomes `y = qnn.conv2d(x, ..., frame=p)`; the same for `nn`.
+    Nobody else may read what is padded, but for sums: these find it inside the frame.
     """
     flow = Dataflow.of(module)
     framed: dict[relax.Var, tuple[relax.Var, op.Attributes]] = {}
+    residual_frames: dict[relax.Var, tuple[int, int, int, int]] = {}
     for binding in flow.bindings:
         pad = describe(binding.value)
         if not isinstance(pad, op.Pad) or (producer := flow.producers.get(binding.value.args[0])) is None:
             continue
-        image = describe(producer.value)
-        writer = image if isinstance(image, op.QuantizeImage | op.UpsampleConcat) else _extensible(producer)
-        if writer is not None and flow.only_user(producer.var) is not None:
-            framed[producer.var] = (binding.var, writer.framed(pad))
+        others = [user for user in flow.users[producer.var] if not user.var.same_as(binding.var)]
+        writer = _writer(producer)
+        if writer is None or producer.var in flow.outputs or not all(_adds(o, producer.var) for o in others):
+            continue
+        framed[producer.var] = (binding.var, writer.framed(pad))
+        residual_frames |= {o.var: pad.padding for o in others}
     pads = {pad for pad, _ in framed.values()}
     builder = DataflowBuilder(module)
     for binding in flow.bindings:
-        if binding.var in framed:
-            padded, attrs = framed[binding.var]
-            call = make_call(attrs, *(builder.replaced(a) for a in binding.value.args))
-            builder.values[padded] = builder.emit(call, binding.var.name)
-        elif binding.var not in pads:
+        if binding.var in pads:
+            continue
+        padded, attrs = framed.get(binding.var, (binding.var, describe(binding.value)))
+        if binding.var in residual_frames and isinstance(attrs, op.Conv2dAdd | op.QConv2dAdd):
+            attrs = dataclasses.replace(attrs, residual_frame=residual_frames[binding.var])
+        if attrs is None or attrs == describe(binding.value):
             builder.copy(binding)
+            continue
+        result = builder.emit(make_call(attrs, *(builder.replaced(a) for a in binding.value.args)), binding.var.name)
+        builder.values[binding.var] = builder.values[padded] = result
     return builder.finish([builder.replaced(o) for o in flow.outputs])
+
+
+def _writer(producer: Binding) -> _Framed | None:
+    """Return an operator that can write a frame around its result; None if it can't."""
+    attrs = describe(producer.value)
+    return attrs if isinstance(attrs, op.MaxPool2d | op.QuantizeImage | op.UpsampleConcat) else _extensible(producer)
+
+
+def _adds(user: Binding, var: relax.Var) -> bool:
+    """Return whether `var` is but added to a convolution, and its pixels needn't lie together for that."""
+    if not isinstance(describe(user.value), op.Conv2dAdd | op.QConv2dAdd):
+        return False
+    *others, residual = user.value.args
+    far = tensor_type(user.value.args[1]).shape[1:3] != (1, 1)
+    return far and residual.same_as(var) and not any(other.same_as(var) for other in others)
 
 
 def _extensible(binding: Binding) -> op.Conv2d | op.QConv2d | None:

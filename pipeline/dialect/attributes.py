@@ -74,7 +74,7 @@ class Conv2dAdd(Conv2d):
     """`nn.conv2d_add`: `nn.add(nn.conv2d(x, weight, bias), residual)`, and then its frame.
 
     The compiler makes it, so that the convolution's result needn't go through memory. `sum_clip_min` and
-    `sum_clip_max` are those of the sum.
+    `sum_clip_max` are those of the sum. What is added may lie in a frame of its own, `residual_frame`.
     """
 
     name = "nn.conv2d_add"
@@ -82,6 +82,7 @@ class Conv2dAdd(Conv2d):
 
     sum_clip_min: float | None = None
     sum_clip_max: float | None = None
+    residual_frame: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @classmethod
     def of(cls, convolution: Conv2d, total: Add) -> Conv2dAdd:
@@ -237,7 +238,8 @@ class QConv2dAdd(QConv2d):
     """`qnn.conv2d_add`: `qnn.add(qnn.conv2d(x, weight, bias, multiplier), residual)`, exactly, and then its frame.
 
     The compiler makes it, so that the convolution's result needn't go through memory. The first attributes are those
-    of the convolution; the rest are those of the sum, whose first operand the convolution is.
+    of the convolution; the rest are those of the sum, whose first operand the convolution is. What is added may lie in
+    a frame of its own, `residual_frame`.
     """
 
     name = "qnn.conv2d_add"
@@ -250,6 +252,7 @@ class QConv2dAdd(QConv2d):
     sum_zero_point: int = 0
     sum_min: int = 0
     sum_max: int = 255
+    residual_frame: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @classmethod
     def of(cls, convolution: QConv2d, total: QAdd) -> QConv2dAdd:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.dialect.base import Attributes, Requantized
 from pipeline.dialect.types import TensorType
+
+if TYPE_CHECKING:
+    from pipeline.dialect.attributes import Pad
 
 
 def window_positions(size: int, before: int, after: int, kernel: int, dilation: int, stride: int) -> int:
@@ -50,6 +54,8 @@ class MaxPool2d(Attributes):
     """`nn.max_pool2d`: largest value of each window of x: [N,H,W,C], float32 or uint8. Padded pixels never win.
 
     `padding` is (top, left, bottom, right); bottom and right already hold what rounding the output size up asks for.
+    With a `frame` (top, left, bottom, right), which only the compiler sets, the result lies in a frame of
+    `frame_value`: [N,top+OH+bottom,left+OW+right,C].
     """
 
     name = "nn.max_pool2d"
@@ -59,14 +65,21 @@ class MaxPool2d(Attributes):
     strides: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
+    frame: tuple[int, int, int, int] = (0, 0, 0, 0)
+    frame_value: float = 0.0
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the pooled type: [N,OH,OW,C], same dtype."""
+        """Return the pooled type: [N,OH,OW,C] and its frame, same dtype."""
         batch, height, width, channels = inputs[0].shape
         top, left, bottom, right = self.padding
         out_h = window_positions(height, top, bottom, self.pool_size[0], self.dilation[0], self.strides[0])
         out_w = window_positions(width, left, right, self.pool_size[1], self.dilation[1], self.strides[1])
-        return TensorType((batch, out_h, out_w, channels), inputs[0].dtype)
+        top, left, bottom, right = self.frame
+        return TensorType((batch, top + out_h + bottom, left + out_w + right, channels), inputs[0].dtype)
+
+    def framed(self, pad: Pad) -> MaxPool2d:
+        """Return the operator with padding of its result made part of it."""
+        return dataclasses.replace(self, frame=pad.padding, frame_value=pad.value)
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,11 @@ def geometry(operation: Operation) -> Geometry:
         out, kernel_h, kernel_w, _ = weight.shape
         per_group = (channels // attrs.groups, out // attrs.groups)
         window, frame = (kernel_h, kernel_w), attrs.frame
+        added_frame = attrs.residual_frame if isinstance(attrs, Conv2dAdd | QConv2dAdd) else (0, 0, 0, 0)
         framed_h, framed_w = operation.output.shape[1:3]
         size = (framed_h - frame[0] - frame[2], framed_w - frame[1] - frame[3])
-        return Geometry(
-            batch, height, width, attrs.groups, *per_group, window, attrs.strides, attrs.dilation, *size, frame
-        )
+        image = (batch, height, width, attrs.groups, *per_group)
+        return Geometry(*image, window, attrs.strides, attrs.dilation, *size, frame, added_frame)
     rows = x.size // x.shape[-1]
     return Geometry(1, 1, rows, 1, x.shape[-1], weight.shape[0], (1, 1), (1, 1), (1, 1), 1, rows)
 

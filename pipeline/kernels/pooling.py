@@ -19,12 +19,15 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.dialect.attributes import AvgPool2d, MaxPool2d, QAvgPool2d
+from pipeline.kernels.frame import Frame
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.loops import MAX_TASKS, Run, loop_for
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.registry import kernel
 from pipeline.kernels.requantize import rounded, saturate
 from pipeline.kernels.vectors import lanes_of, register_buffer, span, splat, vector_type
+
+NO_FRAME = (0, 0, 0, 0)
 
 MAX_UNROLLED_TAPS = 16
 """Larger windows are loops even where they are inside the image."""
@@ -102,7 +105,8 @@ def max_pool2d(operation: Operation, isa: InstructionSet) -> Kernel:
     dtype = operation.output.dtype
     lowest = T.uint8(0) if dtype == "uint8" else T.float32(float("-inf"))
     largest = Reduction(dtype, lowest, T.max, lambda acc, pixels, multiplier: acc)
-    return Kernel(_pool(operation, 4 * isa.lanes, _taps(operation, attrs, attrs.dilation), largest), (0,))
+    taps = _taps(operation, attrs, attrs.dilation, attrs.frame)
+    return Kernel(_pool(operation, 4 * isa.lanes, taps, largest, attrs.frame, attrs.frame_value), (0,))
 
 
 def whole_image(operation: Operation) -> bool:
@@ -161,16 +165,27 @@ def integer_mean(attrs: QAvgPool2d, isa: InstructionSet, dtype: str) -> Reductio
 
 
 def _taps(
-    operation: Operation, attrs: AvgPool2d | MaxPool2d | QAvgPool2d, dilation: tuple[int, int]
+    operation: Operation,
+    attrs: AvgPool2d | MaxPool2d | QAvgPool2d,
+    dilation: tuple[int, int],
+    frame: tuple[int, int, int, int] = NO_FRAME,
 ) -> tuple[Taps, Taps]:
     """Return the window's rows and columns."""
-    sizes, outs = operation.inputs[0].shape[1:3], operation.output.shape[1:3]
+    sizes, (framed_h, framed_w) = operation.inputs[0].shape[1:3], operation.output.shape[1:3]
+    outs = (framed_h - frame[0] - frame[2], framed_w - frame[1] - frame[3])
     fields = zip(sizes, outs, attrs.pool_size, attrs.strides, dilation, attrs.padding[:2], strict=True)
     rows, columns = (Taps(*f) for f in fields)
     return rows, columns
 
 
-def _pool(operation: Operation, width: int, taps: tuple[Taps, Taps], reduction: Reduction) -> tirx.PrimFunc:
+def _pool(
+    operation: Operation,
+    width: int,
+    taps: tuple[Taps, Taps],
+    reduction: Reduction,
+    padding: tuple[int, int, int, int] = NO_FRAME,
+    frame_value: float = 0,
+) -> tirx.PrimFunc:
     """Return the loops as a function of (x, y) or (x, multiplier, y).
 
     Args:
@@ -178,6 +193,8 @@ def _pool(operation: Operation, width: int, taps: tuple[Taps, Taps], reduction: 
         width: values in a vector.
         taps: rows and columns of the window.
         reduction: what to do with the taps.
+        padding: of the frame around the result.
+        frame_value: what it is filled with.
     """
     (rows, columns), source, target = taps, operation.inputs[0], operation.output
     batch, channels = source.shape[0], source.shape[3]
@@ -185,11 +202,16 @@ def _pool(operation: Operation, width: int, taps: tuple[Taps, Taps], reduction: 
     run = Run.of(channels, width, 1 if lines > 1 else MAX_TASKS)
     vector = vector_type(reduction.dtype, run.width)
     loop = loop_for(source.size, lines * run.tasks)
+    frame = Frame(rows.out, columns.out, channels, *padding)
+    value = tirx.const(int(frame_value) if target.dtype == "uint8" else frame_value, target.dtype)
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True, "op_pattern": 8})
         x = T.arg("x", T.buffer((source.size,), source.dtype))
         multiplier = [T.arg("multiplier", T.buffer(t.shape, t.dtype)) for t in operation.inputs[1:]]
         y = T.arg("y", T.buffer((target.size,), target.dtype))
+        if not frame.empty:
+            with T.serial(batch * frame.framed_height) as r:
+                frame.fill(y, r, value, width)
         with loop(lines * run.tasks) as t, T.serial(columns.out) as column, T.serial(run.steps) as step:
             line, channel = t // run.tasks, run.start(t % run.tasks, step)
             image, row = line // rows.out * rows.size, line % rows.out
@@ -201,7 +223,8 @@ def _pool(operation: Operation, width: int, taps: tuple[Taps, Taps], reduction: 
 
             def store(acc: Any, pixels: Any) -> None:
                 result = reduction.finish(acc, pixels, scale)
-                T.buffer_store(y, result, [span((line * columns.out + column) * channels + channel, run.width)])
+                start = frame.start(line // rows.out, line % rows.out) + column * channels + channel
+                T.buffer_store(y, result, [span(start, run.width)])
 
             def unrolled() -> None:
                 values = [load(ky, kx) for ky in range(rows.window) for kx in range(columns.window)]

@@ -95,7 +95,7 @@ class Place:
         weights, packed: of the channel block's weights, and of its bias and multipliers.
         next_weights: of those weights of the next block that this tile fetches into the second-level cache.
         y: of the first pixel's first value in the group.
-        added: the same in the tensor that the epilogue adds, which has no frame.
+        added: the same in the tensor that the epilogue adds.
         sums: of the first accumulator, where they are kept for several tiles.
     """
 
@@ -136,6 +136,7 @@ class Nest:
         self.fetched_values = self.lines_per_fetch * self.line_values
         self.share = -(-plan.steps * rows * columns // self.steps_per_fetch) * self.fetched_values
         self.frame = Frame(g.out_height, g.out_width, self.channels_out, *g.frame)
+        self.added_frame = Frame(g.out_height, g.out_width, self.channels_out, *g.added_frame)
 
     def _tasks(self) -> tuple[int, int]:
         """Return into how many chunks the tiles, and into how many runs the channel blocks are cut."""
@@ -165,7 +166,7 @@ class Nest:
             self.bias = _argument("bias", blocks * self.block_channels, self.dtypes[2])
             self.scaling = _argument("scaling", blocks * self.block_channels * self.epilogue.constants, "float32")
             if self.epilogue.add is not None:
-                size = g.batch * g.out_height * g.out_width * self.channels_out
+                size = g.batch * self.added_frame.framed_height * self.added_frame.row_stride
                 self.added = _argument("added", size, self.epilogue.dtype)
             rows = g.batch * self.frame.framed_height
             self.y = _argument("y", rows * self.frame.row_stride, self.epilogue.dtype)
@@ -220,7 +221,7 @@ class Nest:
             next_weights=(block + 1) * self.block_weights + number * self.share,
             packed=block * self.block_channels,
             y=self.frame.start(image, out_row) + column * self.channels_out + channel,
-            added=((image * g.out_height + out_row) * g.out_width + column) * self.channels_out + channel,
+            added=self.added_frame.start(image, out_row) + column * self.channels_out + channel,
             sums=0,
         )
 
@@ -305,10 +306,9 @@ class Nest:
         """
         plan = self.plan
         per_line = max(1, CACHE_LINE // np.dtype(self.epilogue.dtype).itemsize // plan.isa.lanes)
-        row = plan.geometry.out_width * self.channels_out
         for i in range(plan.tile.mr):
             for v in range(0, plan.tile.nv, per_line):
-                prefetch(self.added, place.added + self._output(i, v, row), level=1)
+                prefetch(self.added, place.added + self._output(i, v, self.added_frame.row_stride), level=1)
 
     def _values(self, start: Any) -> Any:
         """Return `depth` values of x; zeros take the place of what lies behind a segment shorter than that."""
@@ -337,14 +337,14 @@ class Nest:
 
     def finish(self, place: Place, vectors: list[tuple[int, int]]) -> None:
         """Finish and store the accumulators of some (pixel, vector) pairs."""
-        plan, g, lanes = self.plan, self.plan.geometry, self.plan.isa.lanes
+        plan, lanes = self.plan, self.plan.isa.lanes
         accumulators = [self.acc[self.register(place, i, v)] for i, v in vectors]
         result = self.epilogue.finish(accumulators, *self._scaling(place, [v for _, v in vectors]))
         runs = [(i, v, count * lanes) for i, v, count in self._runs(vectors)]
         if plan.narrow:
             runs = [(*vectors[0], lanes)]
         if self.epilogue.add is not None:
-            row = g.out_width * self.channels_out
+            row = self.added_frame.row_stride
             added = [self._load(self.added, place.added + self._output(i, v, row), n) for i, v, n in runs]
             result = self.epilogue.add(result, joined(added))
         first = 0

@@ -159,8 +159,8 @@ class TileNest(Nest):
 
     def _offsets(self, i: int, v: int) -> tuple[int, int, int]:
         """Return where a pixel's vector is in the tile: among its sums, in the output, and in what is added."""
-        row = self.plan.geometry.out_width * self.channels_out
-        return self._sum(i, v), self._output(i, v, self.frame.row_stride), self._output(i, v, row)
+        y, added = (self._output(i, v, frame.row_stride) for frame in (self.frame, self.added_frame))
+        return self._sum(i, v), y, added
 
     def _place_of(self, first_block: Any, first: Any, count: Any, n: Any) -> Place:
         """Return where the n-th of a task's tiles is; each second one has the same place for its sums."""

@@ -77,8 +77,13 @@ def conv2d(attrs: op.Conv2d, x: Array, weight: Array, bias: Array) -> Array:
 
 def conv2d_add(attrs: op.Conv2dAdd, x: Array, weight: Array, bias: Array, residual: Array) -> Array:
     """`nn.conv2d_add`."""
-    total = add(attrs.total, _unframed_float(attrs, x, weight, bias), residual)
+    total = add(attrs.total, _unframed_float(attrs, x, weight, bias), _inside(residual, attrs.residual_frame))
     return _pad(total, attrs.frame, attrs.frame_value)
+
+
+def _inside(x: Array, frame: tuple[int, int, int, int]) -> Array:
+    top, left, bottom, right = frame
+    return x[:, top : x.shape[1] - bottom, left : x.shape[2] - right]
 
 
 def _unframed_float(attrs: op.Conv2d, x: Array, weight: Array, bias: Array) -> Array:
@@ -185,7 +190,7 @@ def max_pool2d(attrs: op.MaxPool2d, x: Array) -> Array:
     """`nn.max_pool2d`."""
     lowest = -np.inf if x.dtype == np.float32 else 0
     windows = _windows(_pad(x, attrs.padding, lowest), attrs.pool_size, attrs.strides, attrs.dilation)
-    return np.asarray(windows.max(axis=(4, 5)))
+    return _pad(np.asarray(windows.max(axis=(4, 5))), attrs.frame, attrs.frame_value)
 
 
 def unary(attrs: op.Unary, x: Array) -> Array:
@@ -227,7 +232,7 @@ def qconv2d_add(
     attrs: op.QConv2dAdd, x: Array, weight: Array, bias: Array, multiplier: Array, residual: Array
 ) -> Array:
     """`qnn.conv2d_add`."""
-    total = qadd(attrs.total, _unframed(attrs, x, weight, bias, multiplier), residual)
+    total = qadd(attrs.total, _unframed(attrs, x, weight, bias, multiplier), _inside(residual, attrs.residual_frame))
     return _pad(total, attrs.frame, attrs.frame_value)
 
 

@@ -73,8 +73,28 @@ def test_a_convolution_writes_the_padding_of_the_next() -> None:
 def test_padding_of_a_tensor_that_others_read_stays() -> None:
     n = Network()
     y = n.conv("x", kernel=1)
-    found = operators(n.quantized(n.node("Add", n.conv(y), y)))
+    found = operators(n.quantized(n.node("Add", n.conv(y), n.conv(y, kernel=1))))
     assert found.count("nn.pad") == 1
+
+
+def test_a_sum_finds_what_it_adds_inside_its_frame() -> None:
+    n = Network()
+    y = n.conv("x", kernel=1)
+    found = operators(n.quantized(n.node("Add", n.conv(y), y)))
+    assert "nn.pad" not in found
+
+
+def test_what_a_1x1_convolution_adds_stays_without_frame() -> None:
+    n = Network()
+    y = n.conv("x", kernel=1)
+    found = operators(n.quantized(n.node("Add", n.conv(n.conv(y), kernel=1), y)))
+    assert found.count("nn.pad") == 1
+
+
+def test_pooling_writes_the_padding_of_the_next() -> None:
+    n = Network()
+    found = operators(n.quantized(n.conv(n.node("MaxPool", n.conv("x", kernel=1), kernel_shape=[2, 2]))))
+    assert "nn.pad" not in found
 
 
 def test_float_convolutions_are_extended_alike() -> None:

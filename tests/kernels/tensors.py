@@ -15,6 +15,10 @@ from tests.kernels.harness import make_operation, run_kernel
 
 Array = npt.NDArray[Any]
 
+Frame = tuple[int, int, int, int]
+
+FRAMES = st.just((0, 0, 0, 0)) | st.tuples(*[st.integers(0, 2)] * 4)
+
 every_vector_length = pytest.mark.parametrize("isa_name", ["portable", "sse41", "avx2", "avx512"])
 """All that distinguishes instruction sets in kernels that don't multiply matrices: vectors, and how they narrow."""
 

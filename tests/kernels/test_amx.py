@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 import pipeline.kernels  # noqa: F401
 from pipeline.cpu import missing_features
-from pipeline.dialect.attributes import QConv2dAdd
+from pipeline.dialect.attributes import Pad, QConv2dAdd
 from pipeline.dialect.types import TensorType
 from pipeline.kernels import registry
 from pipeline.kernels.conv2d import geometry
@@ -26,7 +27,8 @@ from pipeline.targets import load_target
 from tests.kernels.amx import emulated_amx
 from tests.kernels.convolutions import Array, Convolution, convolutions
 from tests.kernels.harness import assembly, build, generate, host_target, make_operation, run_generated
-from tests.kernels.test_conv2d import FRAMES, LAYERS, Frame, sums
+from tests.kernels.tensors import FRAMES, Frame
+from tests.kernels.test_conv2d import LAYERS, sums
 
 AMX_TARGET = "x86-64-v4-amx"
 
@@ -65,11 +67,12 @@ def test_convolution_is_bit_exact(run: Run, convolution: Convolution, seed: int,
 
 @given(convolution=convolutions(), seed=st.integers(0, 2**32), frame=FRAMES, total=st.none() | sums())
 def test_frame_and_residual_sum_are_bit_exact(
-    run: Run, convolution: Convolution, seed: int, frame: Frame, total: dict[str, int] | None
+    run: Run, convolution: Convolution, seed: int, frame: Frame, total: dict[str, Any] | None
 ) -> None:
     attrs, arguments = convolution.integer(seed)
     if total is not None:
-        shape = attrs.infer(*(TensorType(a.shape, str(a.dtype)) for a in arguments)).shape
+        image = attrs.infer(*(TensorType(a.shape, str(a.dtype)) for a in arguments))
+        shape = Pad(total["residual_frame"]).infer(image).shape
         arguments.append(np.random.default_rng(seed).integers(0, 256, shape).astype("uint8"))
         attrs = QConv2dAdd(**dataclasses.asdict(attrs), **total)
     attrs = dataclasses.replace(attrs, frame=frame, frame_value=seed % 256)

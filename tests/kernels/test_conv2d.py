@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from pipeline.kernels.isa import instruction_set
 from pipeline.reference.operators import evaluate
 from tests.kernels.convolutions import Convolution, convolutions
 from tests.kernels.harness import CPUS, assembly, generate, make_operation, run_kernel
+from tests.kernels.tensors import FRAMES, Frame
 
 LAYERS = {
     "resnet 3x3": Convolution(1, 16, 16, 64, 64, (3, 3)),
@@ -32,10 +34,6 @@ LAYERS = {
     "transformer patches": Convolution(1, 32, 32, 3, 48, (16, 16), (16, 16)),
 }
 
-Frame = tuple[int, int, int, int]
-
-FRAMES = st.just((0, 0, 0, 0)) | st.tuples(*[st.integers(0, 2)] * 4)
-
 
 @given(convolution=convolutions(), seed=st.integers(0, 2**32), output_dtype=st.sampled_from(["uint8", "float32"]))
 def test_integer_convolution_is_bit_exact(
@@ -47,7 +45,7 @@ def test_integer_convolution_is_bit_exact(
 
 
 @st.composite
-def sums(draw: st.DrawFn) -> dict[str, int]:
+def sums(draw: st.DrawFn) -> dict[str, Any]:
     """Draw the attributes of a residual sum."""
     low, high = sorted(draw(st.tuples(st.integers(0, 255), st.integers(0, 255))))
     multipliers = st.integers(0, 2**15 - 1)
@@ -59,16 +57,18 @@ def sums(draw: st.DrawFn) -> dict[str, int]:
         "sum_zero_point": draw(st.integers(0, 255)),
         "sum_min": low,
         "sum_max": high,
+        "residual_frame": draw(FRAMES),
     }
 
 
 @given(convolution=convolutions(), seed=st.integers(0, 2**32), frame=FRAMES, total=st.none() | sums())
 def test_frame_and_residual_sum_are_bit_exact(
-    isa_name: str, convolution: Convolution, seed: int, frame: Frame, total: dict[str, int] | None
+    isa_name: str, convolution: Convolution, seed: int, frame: Frame, total: dict[str, Any] | None
 ) -> None:
     attrs, arguments = convolution.integer(seed)
     if total is not None:
-        shape = attrs.infer(*(TensorType(a.shape, str(a.dtype)) for a in arguments)).shape
+        image = attrs.infer(*(TensorType(a.shape, str(a.dtype)) for a in arguments))
+        shape = Pad(total["residual_frame"]).infer(image).shape
         arguments.append(np.random.default_rng(seed).integers(0, 256, shape).astype("uint8"))
         attrs = QConv2dAdd(**dataclasses.asdict(attrs), **total)
     attrs = dataclasses.replace(attrs, frame=frame, frame_value=seed % 256)
@@ -85,14 +85,16 @@ def test_float_convolution_is_close(isa_name: str, convolution: Convolution, see
     np.testing.assert_allclose(result, evaluate(attrs, *arguments), rtol=1e-4, atol=1e-4)
 
 
-@given(convolution=convolutions(), seed=st.integers(0, 2**32), frame=FRAMES)
+@given(convolution=convolutions(), seed=st.integers(0, 2**32), frame=FRAMES, residual_frame=FRAMES)
 def test_float_frame_and_residual_sum_are_close(
-    isa_name: str, convolution: Convolution, seed: int, frame: Frame
+    isa_name: str, convolution: Convolution, seed: int, frame: Frame, residual_frame: Frame
 ) -> None:
     attrs, arguments = convolution.floating(seed)
-    shape = attrs.infer(*(TensorType(a.shape, str(a.dtype)) for a in arguments)).shape
+    image = attrs.infer(*(TensorType(a.shape, str(a.dtype)) for a in arguments))
+    shape = Pad(residual_frame).infer(image).shape
     arguments.append(np.random.default_rng(seed).standard_normal(shape).astype("float32"))
     fused = Conv2dAdd.of(attrs, Add(-1.0, 2.0)).framed(Pad(frame, 0.5))
+    fused = dataclasses.replace(fused, residual_frame=residual_frame)
     operation = make_operation(fused, *arguments)
     constants = {i: value for i, value in operation.constants.items() if i < 3}
     result = run_kernel(dataclasses.replace(operation, constants=constants), isa_name, *arguments)

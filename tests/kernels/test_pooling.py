@@ -15,8 +15,10 @@ from tests.kernels.harness import make_operation, run_kernel
 from tests.kernels.tensors import (
     CHANNELS,
     CODES,
+    FRAMES,
     SEEDS,
     Array,
+    Frame,
     assert_exact,
     codes,
     every_vector_length,
@@ -57,16 +59,19 @@ def windows(draw: st.DrawFn, dilations: tuple[int, ...] = (1,)) -> Window:
     columns=windows(dilations=(1, 2)),
     channels=CHANNELS,
     dtype=st.sampled_from(["uint8", "float32"]),
+    frame=FRAMES,
     seed=SEEDS,
 )
 def test_largest_value_of_each_window(
-    isa_name: str, batch: int, rows: Window, columns: Window, channels: int, dtype: str, seed: int
+    isa_name: str, batch: int, rows: Window, columns: Window, channels: int, dtype: str, frame: Frame, seed: int
 ) -> None:
     attrs = MaxPool2d(
         (rows.window, columns.window),
         (rows.stride, columns.stride),
         (rows.before, columns.before, rows.after, columns.after),
         (rows.dilation, columns.dilation),
+        frame,
+        7.0,
     )
     make = codes if dtype == "uint8" else floats
     assert_exact(isa_name, attrs, make(np.random.default_rng(seed), batch, rows.size, columns.size, channels))
