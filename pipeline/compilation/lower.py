@@ -17,6 +17,7 @@ from pipeline.compilation.concatenation import fuse_concatenations
 from pipeline.compilation.constants import ConstantPool
 from pipeline.compilation.fusion import fuse_image_inputs, fuse_lookups, fuse_residual_adds, write_frames
 from pipeline.compilation.padding import separate_padding
+from pipeline.compilation.placement import center_tensors
 from pipeline.compilation.select import select_kernels
 from pipeline.compilation.stock import replace_stock_operators
 from pipeline.compilation.striding import pick_strided_pixels
@@ -70,6 +71,7 @@ def phases(isa: InstructionSet, pool: ConstantPool | None) -> tuple[Phase, ...]:
         ("drop_purity", transform.RemovePurityChecking()),
         ("call_kernels", transform.CallTIRRewrite()),
         ("plan_memory", transform.StaticPlanBlockMemory()),
+        ("center_tensors", center_tensors),
         ("allocate_tensors", transform.LowerAllocTensor()),
         ("free_after_use", transform.KillAfterLastUse()),
         ("lower_builtins", transform.LowerRuntimeBuiltin()),

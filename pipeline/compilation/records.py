@@ -33,6 +33,11 @@ def kernel_attributes(operation: Operation, constant_bytes: int) -> dict[str, An
     }
 
 
+def is_kernel(function: tvm.ir.BaseFunc) -> bool:
+    """Return whether a function of a module is one of our kernels, not one of TVM's."""
+    return function.attrs is not None and _OPERATOR in function.attrs
+
+
 class Recorder:
     """Called after each phase of lowering; passes each call on.
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 
+import numpy as np
 import tvm
 from tvm import relax, tirx
 
-from pipeline.compilation.constants import ConstantPool, pointer
+from pipeline.compilation.constants import ALIGNMENT, ConstantPool, pointer
 from pipeline.compilation.records import kernel_attributes
 from pipeline.dialect.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant
 from pipeline.dialect.operators import describe, tensor_type, to_relax_type
@@ -56,6 +57,12 @@ def select_kernels(module: tvm.IRModule, isa: InstructionSet, pool: ConstantPool
     return builder.finish([builder.replaced(o) for o in flow.outputs])
 
 
+def _anywhere(type_: TensorType, name: str) -> tirx.Buffer:
+    """Return a parameter for tensors that begin at any multiple of `ALIGNMENT` in their storage."""
+    start, unit = tirx.Var(f"{name}_start", "int32"), ALIGNMENT // np.dtype(type_.dtype).itemsize
+    return tirx.decl_buffer(type_.shape, type_.dtype, name, elem_offset=start, offset_factor=unit)
+
+
 def as_operation(binding: Binding) -> Operation | None:
     """Return what a binding asks of a kernel; None if it isn't a dialect operator."""
     attrs = describe(binding.value)
@@ -83,7 +90,9 @@ def _with_shapes(func: tirx.PrimFunc, types: Sequence[TensorType], pooled: Set[i
             views.append(pointer(f"{flat.name}_data", type_.dtype, params[i]))
             data = views[-1].var
         else:
-            params.append(tirx.decl_buffer(type_.shape, type_.dtype, flat.name))
-            data = params[i].data
+            params.append(_anywhere(type_, flat.name))
+            first = tirx.address_of(params[i][[0] * len(type_.shape)])
+            views.append(tirx.Bind(tirx.Var(f"{flat.name}_data", first.ty), first))
+            data = views[-1].var
         views.append(tirx.DeclBuffer(flat, data=data))
     return tirx.PrimFunc(params, tirx.SeqStmt([*views, func.body]), func.ret_type, func.attrs)
