@@ -49,11 +49,12 @@ def test_an_operators_record_says_what_it_reads_and_writes(metadata: ArtifactMet
     records = {o.name: o for o in metadata.operators}
     total, scores = records["s"], records["logits"]
     assert (total.operator, total.multiply_adds) == ("qnn.conv2d_add", 12 * 12 * 16 * 16 * 9)
-    assert total.inputs == (TensorType((1, 14, 14, 16), "uint8"), TensorType((1, 12, 12, 16), "uint8"))
+    # What is added lies in the frame that the convolution needs.
+    assert total.inputs == (TensorType((1, 14, 14, 16), "uint8"), TensorType((1, 14, 14, 16), "uint8"))
     assert total.output == TensorType((1, 12, 12, 16), "uint8")
     # Weights, and for each channel bias and multiplier, and an offset on CPUs that fuse multiply-adds.
     assert total.constant_bytes - 16 * 16 * 9 in (16 * (4 + 4), 16 * (4 + 4 + 4))
-    assert total.moved_bytes == total.constant_bytes + 14 * 14 * 16 + 2 * 12 * 12 * 16
+    assert total.moved_bytes == total.constant_bytes + 2 * 14 * 14 * 16 + 12 * 12 * 16
     assert (scores.operator, scores.multiply_adds) == ("qnn.dense", 16 * 10)
 
 
