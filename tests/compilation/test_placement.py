@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -39,7 +40,7 @@ def placed(model: ModelBuilder, output: str, shape: list[int]) -> list[tuple[int
 
 def convolutions(b: ModelBuilder, channels: list[int]) -> str:
     y = "x"
-    for before, after in zip(channels, channels[1:], strict=False):
+    for before, after in itertools.pairwise(channels):
         weight = np.random.default_rng(after).standard_normal((after, before, 1, 1)).astype("float32")
         y = b.node("Conv", y, b.constant(weight))
     return y
