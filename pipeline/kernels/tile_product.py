@@ -13,8 +13,9 @@ each of the weights:
     2 x 3        0-5    7, 3 x 2      6, for three in turn
 
 The CPU renames tile registers, so that loading one needn't wait for the product that it was last used in. Sums begin
-as the bias, which is loaded with stride 0, and go to memory for the epilogue, where vectors take them up while the next
-tile's products are under way.
+as the bias, which is loaded with stride 0. They go to memory for the epilogue, each right before the next tile's bias
+takes its register: if all were stored at the end of a tile, the next one's products would begin some 70 cycles later.
+Vectors take them up during the products of the tile after that.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ class TileNest(Nest):
     """The nest with its accumulators in tile registers.
 
     Tile registers and vectors work at the same time only if their instructions stand close together, so that a tile's
-    first products, its bias before them, and, where there are few steps, the storing of its sums take turns with parts
-    of the epilogue of the tile before. `acc` therefore holds two tiles' sums.
+    first products, with the storing of the last tile's sums and its own bias before them, take turns with parts of the
+    epilogue of the tile before the last. `acc` therefore holds two tiles' sums.
     """
 
     def __init__(self, plan: TilePlan, isa: TileInstructionSet, epilogue: Epilogue) -> None:
@@ -216,6 +217,7 @@ class TileNest(Nest):
         def multiply(tile: int, v: int) -> None:
             sums = tile * nv + v
             if begins:
+                # A task's first tile stores nothing of use here, and nobody reads it.
                 self._store(sums, self.acc_vectors - place.sums)
                 self.isa.load(sums, self.bias, place.packed + v * self.isa.lanes, 0)
             self.isa.multiply(sums, self._activations(tile), plan.sums + v % plan.weight_registers)
