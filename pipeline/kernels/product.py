@@ -45,7 +45,7 @@ OUTPUTS_PER_CYCLE, BYTES_PER_CYCLE = 6, 8
 """How many outputs are finished, and how many bytes of weights come from afar, in a cycle."""
 
 TASKS = 8
-"""Into how many tasks a product is cut, so that few threads get equal shares."""
+"""Into how many tasks a product is cut, so that few threads get equal shares; a power of two, for two threads."""
 
 LEAST_TILES = 2
 """In a chunk, to share the next block's coming."""
@@ -146,11 +146,13 @@ class Nest:
         activations = g.batch * g.height * g.width * self.channels_in + outputs
         if blocks >= TASKS and blocks * self.block_weights > OUTWEIGHED * activations:
             return 1, blocks
-        chunks = max(1, min(self.most_chunks(), self.all_tiles // LEAST_TILES))
+        chunks = self.most_chunks()
+        while chunks > 1 and chunks * LEAST_TILES > self.all_tiles:
+            chunks //= 2
         return chunks, min(TASKS // chunks, blocks)
 
     def most_chunks(self) -> int:
-        """Return into how many chunks the tiles are cut at most. Activations of small ones stay near."""
+        """Return into how many chunks the tiles are cut at most, a power of two. Activations of small ones stay near."""
         return TASKS
 
     def build(self) -> tirx.PrimFunc:

@@ -94,7 +94,7 @@ class TileNest(Nest):
         blocks = self.plan.geometry.groups * self.plan.blocks
         if blocks * self.block_weights <= resident_bytes(self.plan.isa):
             return TASKS
-        return max(FEW_CHUNKS, TASKS // blocks)
+        return FEW_CHUNKS if blocks > 2 else TASKS // blocks
 
     def allocate(self) -> None:
         """Shape the tile registers, and declare where the epilogue finds their sums."""
