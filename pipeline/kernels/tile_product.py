@@ -166,7 +166,9 @@ class TileNest(Nest):
     def _place_of(self, first_block: Any, first: Any, count: Any, n: Any) -> Place:
         """Return where the n-th of a task's tiles is; each second one has the same place for its sums."""
         place = self.place(first_block + n // count, first, n % count)
-        return dataclasses.replace(place, sums=n % 2 * self.acc_vectors)
+        place = dataclasses.replace(place, sums=n % 2 * self.acc_vectors)
+        # Divisions are done once, not by each of the branches that need them.
+        return Place(**{f.name: T.bind(getattr(place, f.name)) for f in dataclasses.fields(Place)})
 
     def _first_parts(self, place: Place) -> list[Callable[[], None]]:
         """Return what begins a tile, in small parts: bias and the products of the first steps."""
