@@ -152,7 +152,7 @@ class Nest:
         return chunks, min(TASKS // chunks, blocks)
 
     def most_chunks(self) -> int:
-        """Return into how many chunks the tiles are cut at most, a power of two. Activations of small ones stay near."""
+        """Return into how many chunks tiles are cut at most, a power of two. Activations of small ones stay near."""
         return TASKS
 
     def build(self) -> tirx.PrimFunc:
