@@ -57,12 +57,6 @@ def select_kernels(module: tvm.IRModule, isa: InstructionSet, pool: ConstantPool
     return builder.finish([builder.replaced(o) for o in flow.outputs])
 
 
-def _anywhere(type_: TensorType, name: str) -> tirx.Buffer:
-    """Return a parameter for tensors that begin at any multiple of `ALIGNMENT` in their storage."""
-    start, unit = tirx.Var(f"{name}_start", "int32"), ALIGNMENT // np.dtype(type_.dtype).itemsize
-    return tirx.decl_buffer(type_.shape, type_.dtype, name, elem_offset=start, offset_factor=unit)
-
-
 def as_operation(binding: Binding) -> Operation | None:
     """Return what a binding asks of a kernel; None if it isn't a dialect operator."""
     attrs = describe(binding.value)
@@ -96,3 +90,9 @@ def _with_shapes(func: tirx.PrimFunc, types: Sequence[TensorType], pooled: Set[i
             data = views[-1].var
         views.append(tirx.DeclBuffer(flat, data=data))
     return tirx.PrimFunc(params, tirx.SeqStmt([*views, func.body]), func.ret_type, func.attrs)
+
+
+def _anywhere(type_: TensorType, name: str) -> tirx.Buffer:
+    """Return a parameter for tensors that begin at any multiple of `ALIGNMENT` in their storage."""
+    start, unit = tirx.Var(f"{name}_start", "int32"), ALIGNMENT // np.dtype(type_.dtype).itemsize
+    return tirx.decl_buffer(type_.shape, type_.dtype, name, elem_offset=start, offset_factor=unit)

@@ -28,8 +28,8 @@ from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.packing import folded_bias
 from pipeline.kernels.plan import Geometry
-from pipeline.kernels.product import worth_sharing
 from pipeline.kernels.registry import kernel
+from pipeline.kernels.sharing import worth_sharing
 from pipeline.kernels.vectors import part, register_buffer, span, vector_type
 
 Array = npt.NDArray[Any]

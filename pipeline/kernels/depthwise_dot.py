@@ -39,9 +39,9 @@ from pipeline.kernels.epilogue import Epilogue, requantize
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.packing import folded_bias
-from pipeline.kernels.product import worth_sharing
 from pipeline.kernels.registry import kernel
 from pipeline.kernels.requantize import FLOAT_OFFSET_BITS, float_offsets, sums_are_floats
+from pipeline.kernels.sharing import worth_sharing
 from pipeline.kernels.tiling import resident_bytes
 from pipeline.kernels.vectors import interleave, joined, part, register_buffer
 

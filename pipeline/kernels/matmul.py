@@ -34,9 +34,9 @@ from pipeline.kernels.broadcast import axes, offsets
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.plan import Geometry
-from pipeline.kernels.product import worth_sharing
 from pipeline.kernels.registry import kernel
 from pipeline.kernels.requantize import rounded, saturate
+from pipeline.kernels.sharing import worth_sharing
 from pipeline.kernels.tiling import Workload
 from pipeline.kernels.vectors import register_buffer, span
 

@@ -33,28 +33,10 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.epilogue import Epilogue
 from pipeline.kernels.frame import Frame
-from pipeline.kernels.isa import InstructionSet
-from pipeline.kernels.plan import Geometry, Plan
+from pipeline.kernels.plan import Plan
+from pipeline.kernels.sharing import TASKS, chunks_and_runs, worth_sharing
 from pipeline.kernels.tiling import CACHE_LINE, resident_bytes
 from pipeline.kernels.vectors import joined, part, register_buffer, span
-
-SHARED_CYCLES = 10_000
-"""Shorter operations run on the calling thread: calling another one takes some 3,000 cycles."""
-
-OUTPUTS_PER_CYCLE, BYTES_PER_CYCLE = 6, 8
-"""How many outputs are finished, and how many bytes of weights come from afar, in a cycle."""
-
-TASKS = 8
-"""Into how many tasks a product is cut, so that few threads get equal shares; a power of two, for two threads."""
-
-LEAST_TILES = 2
-"""In a chunk, to share the next block's coming."""
-
-OUTWEIGHED = 4
-"""By how much weights have to outweigh activations for threads to share channel blocks, not tiles.
-
-Each thread then reads all activations, half of which are in another core's cache.
-"""
 
 FILLED_VECTORS = 4
 """Vectors of a frame that are written by one step."""
@@ -75,15 +57,6 @@ def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) 
         epilogue: what happens to the accumulators.
     """
     return Nest(plan, dtypes, epilogue).build()
-
-
-def worth_sharing(geometry: Geometry, isa: InstructionSet, depth: int) -> bool:
-    """Return whether an operation is large enough for several threads, if each instruction sums `depth` products."""
-    pixels = geometry.batch * geometry.out_height * geometry.out_width
-    outputs = pixels * geometry.groups * geometry.group_out
-    products = geometry.products / (2 * isa.lanes * depth)
-    weights = geometry.products / pixels / BYTES_PER_CYCLE
-    return max(products + outputs / OUTPUTS_PER_CYCLE, weights) >= SHARED_CYCLES
 
 
 @dataclass(frozen=True)
@@ -126,7 +99,10 @@ class Nest:
         self.block_channels = plan.block_channels
         self.block_weights = rows * columns * plan.steps * self.block_channels * plan.depth
         self.line_values = CACHE_LINE // np.dtype(dtypes[1]).itemsize
-        self.chunks, self.runs = self._tasks()
+        self.blocks = g.groups * plan.blocks
+        self.chunks, self.runs = chunks_and_runs(
+            self.all_tiles, self.blocks, outweighed=self._outweighed(), most_chunks=self.most_chunks()
+        )
         self.per_chunk = -(-self.all_tiles // self.chunks)
         self.total_steps = rows * columns * plan.steps
         # All tiles of a chunk together fetch as many lines of the next block as they read of this one.
@@ -138,18 +114,12 @@ class Nest:
         self.frame = Frame(g.out_height, g.out_width, self.channels_out, *g.frame)
         self.added_frame = Frame(g.out_height, g.out_width, self.channels_out, *g.added_frame)
 
-    def _tasks(self) -> tuple[int, int]:
-        """Return into how many chunks the tiles, and into how many runs the channel blocks are cut."""
-        plan, g = self.plan, self.plan.geometry
-        blocks = g.groups * plan.blocks
+    def _outweighed(self) -> float:
+        """Return how many times as many values weights have as activations."""
+        g = self.plan.geometry
         outputs = g.batch * g.out_height * g.out_width * self.channels_out
         activations = g.batch * g.height * g.width * self.channels_in + outputs
-        if blocks >= TASKS and blocks * self.block_weights > OUTWEIGHED * activations:
-            return 1, blocks
-        chunks = self.most_chunks()
-        while chunks > 1 and chunks * LEAST_TILES > self.all_tiles:
-            chunks //= 2
-        return chunks, min(TASKS // chunks, blocks)
+        return self.blocks * self.block_weights / activations
 
     def most_chunks(self) -> int:
         """Return into how many chunks tiles are cut at most, a power of two. Activations of small ones stay near."""
@@ -157,9 +127,7 @@ class Nest:
 
     def build(self) -> tirx.PrimFunc:
         """Return the function; see `make_function`."""
-        plan, g = self.plan, self.plan.geometry
-        blocks = g.groups * plan.blocks
-        tasks = self.chunks * self.runs
+        g, blocks, tasks = self.plan.geometry, self.blocks, self.chunks * self.runs
         loop = T.parallel if tasks > 1 and self.worth_sharing() else T.serial
         with IRBuilder() as builder, T.prim_func():
             T.func_attr({"tirx.noalias": True, "op_pattern": 8})
@@ -247,7 +215,7 @@ class Nest:
                 offset = T.min(s % plan.steps * plan.depth, last)
                 self.step(place, segment // columns, segment % columns, offset, s)
             return
-        overlaps, several = g.segment_length % plan.depth > 0, g.groups * plan.blocks > 1
+        overlaps, several = g.segment_length % plan.depth > 0, self.blocks > 1
         with T.serial(rows) as ky, T.serial(columns) as kx:
             first = (ky * columns + kx) * plan.steps
             steps = plan.steps - overlaps

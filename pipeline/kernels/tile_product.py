@@ -30,7 +30,8 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.epilogue import Epilogue
 from pipeline.kernels.isa.amx import TileInstructionSet
-from pipeline.kernels.product import TASKS, Nest, Place, prefetch, worth_sharing
+from pipeline.kernels.product import Nest, Place, prefetch
+from pipeline.kernels.sharing import TASKS, worth_sharing
 from pipeline.kernels.tile_plan import MIN_PRODUCT_CYCLES, VALUES_PER_ROW, WHOLE_CYCLES, TilePlan
 from pipeline.kernels.tiling import CACHE_LINE, resident_bytes
 from pipeline.kernels.vectors import register_buffer
@@ -81,7 +82,7 @@ class TileNest(Nest):
         self.rounds = max(1, rest * plan.sums // MOST_PRODUCTS)
         self.first_steps += rest % self.rounds
         block_lines = self.block_weights // CACHE_LINE
-        fetches = plan.geometry.groups * plan.blocks > 1 and block_lines >= LEAST_FETCHED_LINES
+        fetches = self.blocks > 1 and block_lines >= LEAST_FETCHED_LINES
         self.lines_per_step = -(-block_lines // (self.per_chunk * self.total_steps)) if fetches else 0
         self.share = self.total_steps * self.lines_per_step * CACHE_LINE
 
@@ -91,10 +92,9 @@ class TileNest(Nest):
 
     def most_chunks(self) -> int:
         """Return into how many chunks the tiles are cut; each has all weights come from the second-level cache."""
-        blocks = self.plan.geometry.groups * self.plan.blocks
-        if blocks * self.block_weights <= resident_bytes(self.plan.isa):
+        if self.blocks * self.block_weights <= resident_bytes(self.plan.isa):
             return TASKS
-        return FEW_CHUNKS if blocks > 2 else TASKS // blocks
+        return FEW_CHUNKS if self.blocks > 2 else TASKS // self.blocks
 
     def allocate(self) -> None:
         """Shape the tile registers, and declare where the epilogue finds their sums."""

@@ -96,6 +96,8 @@ TILE_LAYERS = {
     "five vectors of channels": Convolution(1, 6, 24, 32, 80),
     "six vectors of channels": Convolution(1, 6, 24, 16, 96),
     "nine vectors of channels": Convolution(1, 6, 24, 24, 144),
+    "long reduction": Convolution(1, 5, 19, 256, 48, (3, 3)),
+    "one tile of pixels, many of channels": Convolution(1, 3, 5, 64, 512),
 }
 
 
