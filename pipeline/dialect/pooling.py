@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.dialect.base import Attributes, Requantized
+from pipeline.dialect.padding import Pad
 from pipeline.dialect.types import TensorType
-
-if TYPE_CHECKING:
-    from pipeline.dialect.attributes import Pad
 
 
 def window_positions(size: int, before: int, after: int, kernel: int, dilation: int, stride: int) -> int:
@@ -74,8 +72,7 @@ class MaxPool2d(Attributes):
         top, left, bottom, right = self.padding
         out_h = window_positions(height, top, bottom, self.pool_size[0], self.dilation[0], self.strides[0])
         out_w = window_positions(width, left, right, self.pool_size[1], self.dilation[1], self.strides[1])
-        top, left, bottom, right = self.frame
-        return TensorType((batch, top + out_h + bottom, left + out_w + right, channels), inputs[0].dtype)
+        return Pad(self.frame).infer(TensorType((batch, out_h, out_w, channels), inputs[0].dtype))
 
     def framed(self, pad: Pad) -> MaxPool2d:
         """Return the operator with padding of its result made part of it."""

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pipeline.dialect.base import Attributes, Requantized
+from pipeline.dialect.padding import Pad
 from pipeline.dialect.types import TensorType
-
-if TYPE_CHECKING:
-    from pipeline.dialect.attributes import Pad
 
 
 @dataclass(frozen=True)
