@@ -165,10 +165,9 @@ class TileNest(Nest):
 
     def _place_of(self, first_block: Any, first: Any, count: Any, n: Any) -> Place:
         """Return where the n-th of a task's tiles is; each second one has the same place for its sums."""
-        place = self.place(first_block + n // count, first, n % count)
-        place = dataclasses.replace(place, sums=n % 2 * self.acc_vectors)
-        # Divisions are done once, not by each of the branches that need them.
-        return Place(**{f.name: T.bind(getattr(place, f.name)) for f in dataclasses.fields(Place)})
+        # Division by what isn't a constant is slow: it is done once, not by each of the branches that need it.
+        block, number = T.bind(first_block + n // count), T.bind(n % count)
+        return dataclasses.replace(self.place(block, first, number), sums=n % 2 * self.acc_vectors)
 
     def _first_parts(self, place: Place) -> list[Callable[[], None]]:
         """Return what begins a tile, in small parts: bias and the products of the first steps."""
