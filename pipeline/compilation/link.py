@@ -126,7 +126,7 @@ def link(executable: relax.VMExecutable, target: Target, sections: Sections, pat
         linker = _Linker(_driver(target), target, folder)
 
         def link_objects(output: str, objects: Sequence[str], **_options: Any) -> None:
-            linker.library(Path(output), [*objects, *sources])
+            linker.link(Path(output), [*objects, *sources])
 
         link_objects.output_format = "so"  # type: ignore[attr-defined]
         link_objects.get_target_triple = lambda: target.triple  # type: ignore[attr-defined]
@@ -178,7 +178,7 @@ class _Linker:
     target: Target
     folder: Path
 
-    def library(self, output: Path, inputs: Sequence[str]) -> None:
+    def link(self, output: Path, inputs: Sequence[str]) -> None:
         """Link the model's library.
 
         Raises:

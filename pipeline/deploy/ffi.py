@@ -73,7 +73,7 @@ class Object:
         self.runtime, self.handle, self.type = runtime, handle, type_
 
     def __del__(self) -> None:
-        self.runtime.library.TVMFFIObjectDecRef(self.handle)
+        self.runtime.interface.TVMFFIObjectDecRef(self.handle)
 
 
 class Function(Object):
@@ -118,7 +118,7 @@ class Tensor(Object):
     def __dlpack__(self, **_options: Any) -> Any:
         """Return the tensor, as DLPack asks for it."""
         managed = ctypes.c_void_p()
-        self.runtime.check(self.runtime.library.TVMFFITensorToDLPack(self.handle, ctypes.byref(managed)))
+        self.runtime.check(self.runtime.interface.TVMFFITensorToDLPack(self.handle, ctypes.byref(managed)))
         return _new_capsule(managed, _CAPSULE, None)
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -134,9 +134,9 @@ class Runtime:
     """
 
     def __init__(self) -> None:
-        self.library = ctypes.CDLL(str(_library("tvm_ffi", "apache-tvm-ffi")), ctypes.RTLD_GLOBAL)
+        self.interface = ctypes.CDLL(str(_library("tvm_ffi", "apache-tvm-ffi")), ctypes.RTLD_GLOBAL)
         for name, types in _PARAMETERS.items():
-            getattr(self.library, name).argtypes = types
+            getattr(self.interface, name).argtypes = types
         self._functions: dict[str, Function] = {}
         if self._find("runtime.config_threadpool") is None:
             ctypes.CDLL(str(_library("tvm", "apache-tvm")), ctypes.RTLD_GLOBAL)
@@ -166,7 +166,7 @@ class Runtime:
         """Return an array as a tensor, in the same memory."""
         capsule, handle = array.__dlpack__(), ctypes.c_void_p()
         managed = _capsule_pointer(capsule, _CAPSULE)
-        self.check(self.library.TVMFFITensorFromDLPack(managed, 0, 0, ctypes.byref(handle)))
+        self.check(self.interface.TVMFFITensorFromDLPack(managed, 0, 0, ctypes.byref(handle)))
         _rename_capsule(capsule, _USED_CAPSULE)
         return Tensor(self, handle.value or 0, _TENSOR)
 
@@ -178,7 +178,7 @@ class Runtime:
         for value in arguments:
             words += (value.type, value.handle) if isinstance(value, Object) else self._pack(value, kept)
         packed, result = (ctypes.c_int64 * len(words))(*words), (ctypes.c_int64 * 2)()
-        self.check(self.library.TVMFFIFunctionCall(function.handle, packed, len(arguments), result))
+        self.check(self.interface.TVMFFIFunctionCall(function.handle, packed, len(arguments), result))
         # A type has 4 bytes; the others are of no use here.
         return self._unpack(result[0] & 0xFFFFFFFF, result[1])
 
@@ -187,7 +187,7 @@ class Runtime:
         if status == 0:
             return
         handle = ctypes.c_void_p()
-        self.library.TVMFFIErrorMoveFromRaised(ctypes.byref(handle))
+        self.interface.TVMFFIErrorMoveFromRaised(ctypes.byref(handle))
         raised = Object(self, handle.value or 0, _ERROR)
         error = _Error.from_address(raised.handle + _OBJECT_HEADER_BYTES)
         raise RuntimeCallError(f"{error.kind.text()}: {error.message.text()}")
@@ -195,7 +195,7 @@ class Runtime:
     def _find(self, name: str) -> Function | None:
         text, handle = ctypes.create_string_buffer(name.encode()), ctypes.c_void_p()
         key = _Bytes(ctypes.addressof(text), len(text.value))
-        self.check(self.library.TVMFFIFunctionGetGlobal(ctypes.byref(key), ctypes.byref(handle)))
+        self.check(self.interface.TVMFFIFunctionGetGlobal(ctypes.byref(key), ctypes.byref(handle)))
         return None if handle.value is None else Function(self, handle.value, _FUNCTION)
 
     def _pack(self, value: Value, kept: list[Any]) -> tuple[int, int]:
