@@ -124,31 +124,29 @@ def write_frames(module: tvm.IRModule) -> tvm.IRModule:
     Nobody else may read what is padded, but for sums: these find it inside the frame.
     """
     flow = Dataflow.of(module)
-    framed: dict[relax.Var, tuple[relax.Var, op.Attributes]] = {}
-    residual_frames: dict[relax.Var, tuple[int, int, int, int]] = {}
+    changed: dict[relax.Var, _Framed] = {}
+    padded: dict[relax.Var, relax.Var] = {}
     for binding in flow.bindings:
         pad = describe(binding.value)
         if not isinstance(pad, op.Pad) or (producer := flow.producers.get(binding.value.args[0])) is None:
             continue
         others = [user for user in flow.users[producer.var] if not user.var.same_as(binding.var)]
+        sums = {user.var: _adding_inside(user, producer.var, pad) for user in others}
         writer = _writer(producer)
-        if writer is None or producer.var in flow.outputs or not all(_adds(o, producer.var) for o in others):
+        if writer is None or producer.var in flow.outputs or None in sums.values():
             continue
-        framed[producer.var] = (binding.var, writer.framed(pad))
-        residual_frames |= {o.var: pad.padding for o in others}
-    pads = {pad for pad, _ in framed.values()}
+        padded[binding.var] = producer.var
+        changed[producer.var] = changed.get(producer.var, writer).framed(pad)
+        changed |= {var: attrs for var, attrs in sums.items() if attrs is not None}
     builder = DataflowBuilder(module)
     for binding in flow.bindings:
-        if binding.var in pads:
-            continue
-        padded, attrs = framed.get(binding.var, (binding.var, describe(binding.value)))
-        if binding.var in residual_frames and isinstance(attrs, op.Conv2dAdd | op.QConv2dAdd):
-            attrs = dataclasses.replace(attrs, residual_frame=residual_frames[binding.var])
-        if attrs is None or attrs == describe(binding.value):
+        if binding.var in padded:
+            builder.values[binding.var] = builder.values[padded[binding.var]]
+        elif binding.var in changed:
+            call = make_call(changed[binding.var], *(builder.replaced(a) for a in binding.value.args))
+            builder.values[binding.var] = builder.emit(call, binding.var.name)
+        else:
             builder.copy(binding)
-            continue
-        result = builder.emit(make_call(attrs, *(builder.replaced(a) for a in binding.value.args)), binding.var.name)
-        builder.values[binding.var] = builder.values[padded] = result
     return builder.finish([builder.replaced(o) for o in flow.outputs])
 
 
@@ -158,13 +156,15 @@ def _writer(producer: Binding) -> _Framed | None:
     return attrs if isinstance(attrs, op.MaxPool2d | op.QuantizeImage | op.UpsampleConcat) else _extensible(producer)
 
 
-def _adds(user: Binding, var: relax.Var) -> bool:
-    """Return whether `var` is but added to a convolution, and its pixels needn't lie together for that."""
-    if not isinstance(describe(user.value), op.Conv2dAdd | op.QConv2dAdd):
-        return False
+def _adding_inside(user: Binding, var: relax.Var, pad: op.Pad) -> op.Conv2dAdd | op.QConv2dAdd | None:
+    """Return a sum that finds `var` inside a frame; None if `user` isn't one, or needs the pixels of `var` together."""
+    attrs = describe(user.value)
+    if not isinstance(attrs, op.Conv2dAdd | op.QConv2dAdd) or tensor_type(user.value.args[1]).shape[1:3] == (1, 1):
+        return None
     *others, residual = user.value.args
-    far = tensor_type(user.value.args[1]).shape[1:3] != (1, 1)
-    return far and residual.same_as(var) and not any(other.same_as(var) for other in others)
+    if not residual.same_as(var) or any(other.same_as(var) for other in others):
+        return None
+    return dataclasses.replace(attrs, residual_frame=pad.padding)
 
 
 def _extensible(binding: Binding) -> op.Conv2d | op.QConv2d | None:

@@ -20,31 +20,23 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from pipeline.compilation.constants import ALIGNMENT
 from pipeline.compilation.records import is_kernel
+from pipeline.dialect.dataflow import Dataflow
 
 
 def center_tensors(module: tvm.IRModule) -> tvm.IRModule:
     """Return the module, whose memory has been planned, with tensors in the middle of their storage."""
-    main = module["main"]
-    sizes: dict[relax.Var, int] = {}
+    flow = Dataflow.of(module)
     offsets: dict[relax.Var, int] = {}
-    allocated: dict[relax.Var, relax.Var] = {}
-    for binding in (b for block in main.body.blocks for b in block.bindings):
-        var, value = binding.var, binding.value
-        if isinstance(value, relax.Var) and value in allocated:
-            allocated[var] = allocated[value]
-        elif _is_call_of(value, "relax.memory.alloc_storage"):
-            sizes[var] = _elements(value.args[0])
-        elif _is_call_of(value, "relax.memory.alloc_tensor"):
-            allocated[var] = var
-            size = _elements(value.args[2]) * np.dtype(value.args[3].value).itemsize
-            offsets[var] = (sizes[value.args[0]] - size) // 2 // ALIGNMENT * ALIGNMENT
-        elif not _is_kernel_call(module, value):
-            for used in relax.analysis.free_vars(value):
-                offsets.pop(allocated.get(used), None)
-    for used in relax.analysis.free_vars(main.body.body):
-        offsets.pop(allocated.get(used), None)
+    for binding in flow.bindings:
+        if binding.operator != "relax.memory.alloc_tensor" or binding.var in flow.outputs:
+            continue
+        if all(_is_kernel_call(module, user.value) for user in flow.users[binding.var]):
+            storage, _, shape, dtype, *_ = binding.value.args
+            size = _elements(shape) * np.dtype(dtype.value).itemsize
+            free = _elements(flow.producers[storage].value.args[0]) - size
+            offsets[binding.var] = free // 2 // ALIGNMENT * ALIGNMENT
     result = module.clone()
-    result["main"] = _Placement(offsets).visit_expr(main)
+    result["main"] = _Placement(offsets).visit_expr(module["main"])
     return result
 
 
@@ -64,10 +56,6 @@ class _Placement(PyExprMutator):  # type: ignore[misc]
             moved = relax.Call(call.op, [storage, tirx.IntImm("int64", offset), *others], call.attrs, call.ty_args)
             binding = relax.VarBinding(binding.var, moved)
         super().visit_var_binding_(binding)
-
-
-def _is_call_of(value: relax.Expr, operator: str) -> bool:
-    return isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op) and value.op.name == operator
 
 
 def _is_kernel_call(module: tvm.IRModule, value: relax.Expr) -> bool:

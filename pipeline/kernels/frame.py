@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.loops import Run
@@ -47,13 +48,21 @@ class Frame:
         """Return the offset of the first value of an image's row."""
         return (image * self.framed_height + self.top + row) * self.row_stride + self.left * self.channels
 
-    def fill(self, y: Any, row: Any, value: Any, width: int) -> None:
+    def fill_share(self, y: Any, rows: int, share: Any, shares: int, value: float, width: int) -> None:
+        """Write what belongs to the frame in one of several shares of all rows; see `fill`."""
+        if self.empty:
+            return
+        first, behind = (s * rows // shares for s in (share, share + 1))
+        with T.serial(behind - first) as r:
+            self.fill(y, first + r, value, width)
+
+    def fill(self, y: Any, row: Any, value: float, width: int) -> None:
         """Write what belongs to the frame in one row.
 
         Args:
             y: the buffer of framed images, flat.
             row: number of the row, counted through all framed images.
-            value: of the frame, a TIR constant.
+            value: of the frame.
             width: most values that are written at once.
         """
         start, inside = row * self.row_stride, row % self.framed_height - self.top
@@ -66,10 +75,11 @@ class Frame:
                 _fill(y, start, self.row_stride, value, width)
 
 
-def _fill(y: Any, start: Any, length: int, value: Any, width: int) -> None:
+def _fill(y: Any, start: Any, length: int, value: float, width: int) -> None:
     if length == 0:
         T.evaluate(T.int32(0))
         return
     run = Run.of(length, width)
+    constant = tirx.const(value if y.dtype == "float32" else int(value), y.dtype)
     with T.serial(run.steps) as step:
-        T.buffer_store(y, splat(value, run.width), [span(start + run.start(0, step), run.width)])
+        T.buffer_store(y, splat(constant, run.width), [span(start + run.start(0, step), run.width)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
@@ -27,14 +26,13 @@ def pad(operation: Operation, isa: InstructionSet) -> Kernel:
     batch, height, width, channels = source.shape
     frame, lanes = Frame(height, width, channels, *attrs.padding), isa.lanes * VECTORS
     copy = Run.of(width * channels, lanes)
-    value = tirx.const(int(attrs.value) if source.dtype == "uint8" else attrs.value, source.dtype)
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True, "op_pattern": 8})
         x = T.arg("x", T.buffer((source.size,), source.dtype))
         y = T.arg("y", T.buffer((target.size,), target.dtype))
         rows = batch * frame.framed_height
         with loop_for(target.size, rows)(rows) as r:
-            frame.fill(y, r, value, lanes)
+            frame.fill(y, r, attrs.value, lanes)
             inside = r % frame.framed_height - frame.top
             with T.If(T.And(inside >= 0, inside < height)), T.Then(), T.serial(copy.steps) as step:
                 image, offset = r // frame.framed_height, copy.start(0, step)

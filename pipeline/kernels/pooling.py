@@ -203,15 +203,12 @@ def _pool(
     vector = vector_type(reduction.dtype, run.width)
     loop = loop_for(source.size, lines * run.tasks)
     frame = Frame(rows.out, columns.out, channels, *padding)
-    value = tirx.const(int(frame_value) if target.dtype == "uint8" else frame_value, target.dtype)
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True, "op_pattern": 8})
         x = T.arg("x", T.buffer((source.size,), source.dtype))
         multiplier = [T.arg("multiplier", T.buffer(t.shape, t.dtype)) for t in operation.inputs[1:]]
         y = T.arg("y", T.buffer((target.size,), target.dtype))
-        if not frame.empty:
-            with T.serial(batch * frame.framed_height) as r:
-                frame.fill(y, r, value, width)
+        frame.fill_share(y, batch * frame.framed_height, 0, 1, frame_value, width)
         with loop(lines * run.tasks) as t, T.serial(columns.out) as column, T.serial(run.steps) as step:
             line, channel = t // run.tasks, run.start(t % run.tasks, step)
             image, row = line // rows.out * rows.size, line % rows.out

@@ -141,11 +141,8 @@ class Nest:
             rows = g.batch * self.frame.framed_height
             self.y = _argument("y", rows * self.frame.row_stride, self.epilogue.dtype)
             with loop(tasks) as p:
-                if not self.frame.empty:
-                    first_row, next_row = (t * rows // tasks for t in (p, p + 1))
-                    with T.serial(next_row - first_row) as r:
-                        value = tirx.const(self.epilogue.frame_value, self.epilogue.dtype)
-                        self.frame.fill(self.y, first_row + r, value, self.plan.isa.lanes * FILLED_VECTORS)
+                width = self.plan.isa.lanes * FILLED_VECTORS
+                self.frame.fill_share(self.y, rows, p, tasks, self.epilogue.frame_value, width)
                 self.allocate()
                 # Shares differ by one at most. A thread gets neighbouring tasks, which have the same tiles.
                 tile, next_tile = (c * self.all_tiles // self.chunks for c in (p // self.runs, p // self.runs + 1))

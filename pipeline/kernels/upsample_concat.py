@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
@@ -36,7 +35,6 @@ def upsample_concat(operation: Operation, isa: InstructionSet) -> Kernel:
     top, left, bottom, right = attrs.frame
     height, width = framed_h - top - bottom, framed_w - left - right
     frame, most = Frame(height, width, channels, *attrs.frame), isa.lanes * VECTORS
-    value = tirx.const(int(attrs.frame_value) if target.dtype == "uint8" else attrs.frame_value, target.dtype)
 
     def copy(x: Any, y: Any, start: Any, to: Any, length: int) -> None:
         run = Run.of(length, most)
@@ -51,7 +49,7 @@ def upsample_concat(operation: Operation, isa: InstructionSet) -> Kernel:
         rows = batch * framed_h
         with loop_for(target.size, rows)(rows) as r:
             if not frame.empty:
-                frame.fill(y, r, value, most)
+                frame.fill(y, r, attrs.frame_value, most)
             image, inside = r // framed_h, r % framed_h - top
             with T.If(T.And(inside >= 0, inside < height)), T.Then(), T.serial(width) as column:
                 to = frame.start(image, inside) + column * channels
