@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
+import sys
 from pathlib import Path
+
+from pipeline.data import data_directory
+from pipeline.errors import OptionError, unknown_name
+
+LIMIT_VARIABLE = "PIPELINE_INSTRUCTION_SET_LIMIT"
+"""The environment variable that names the best instruction set which this CPU is taken to have."""
 
 _AT_HWCAP = 16
 _AT_HWCAP2 = 26
@@ -33,7 +41,17 @@ def cpu_features() -> frozenset[str]:
     On arm64 these come from the auxiliary vector, not from /proc/cpuinfo, which shows the host's under user-mode
     emulation. There only the features that targets can ask for are known. On x86 this asks the kernel for AMX's tiles,
     for this process and all its threads; where it refuses, they count as missing.
+
+    Where PIPELINE_INSTRUCTION_SET_LIMIT names an instruction set, features that it doesn't need are left out.
+
+    Raises:
+        OptionError: that variable names none.
     """
+    available, limit = _all_features(), os.environ.get(LIMIT_VARIABLE)
+    return _limited(available, limit) if limit else available
+
+
+def _all_features() -> frozenset[str]:
     if platform.system() != "Linux":
         return frozenset()
     if architecture() == "aarch64":
@@ -45,11 +63,42 @@ def cpu_features() -> frozenset[str]:
 
 
 def missing_features(target_architecture: str, required: tuple[str, ...]) -> tuple[str, ...]:
-    """Return which requirements this machine doesn't meet: the architecture, if it differs, or CPU features."""
+    """Return which requirements this machine doesn't meet: the architecture, if it differs, or CPU features.
+
+    Raises:
+        OptionError: PIPELINE_INSTRUCTION_SET_LIMIT names no instruction set.
+    """
     if target_architecture != architecture():
         return (target_architecture,)
     available = cpu_features()
     return tuple(feature for feature in required if feature not in available)
+
+
+def _limited(available: frozenset[str], limit: str) -> frozenset[str]:
+    """Return what is left of the features; another architecture's limit hides nothing."""
+    known = _instruction_sets()
+    if limit not in known:
+        raise OptionError(f"{LIMIT_VARIABLE}: {unknown_name('instruction set', limit, known)}")
+    limited_architecture, needed = known[limit]
+    return available & needed if limited_architecture == architecture() else available
+
+
+@functools.cache
+def _instruction_sets() -> dict[str, tuple[str, frozenset[str]]]:
+    """Return architecture and features of each instruction set: what all targets that come with the package ask for."""
+    # Only here: a runner should be ready soon.
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    found: dict[str, tuple[str, frozenset[str]]] = {}
+    for path in sorted(data_directory("targets").glob("*.toml")):
+        target = tomllib.loads(path.read_text(encoding="utf-8"))
+        if "instruction_set" in target:
+            name, features = target["instruction_set"], frozenset(target["required_features"])
+            found[name] = target["triple"].partition("-")[0], features & found.get(name, ("", features))[1]
+    return found
 
 
 def _request_tiles() -> bool:

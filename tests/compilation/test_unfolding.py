@@ -16,7 +16,7 @@ from pipeline.compilation.unfolding import unfold_image_inputs
 from pipeline.dialect.attributes import Attributes, QConv2d, QuantizeImage
 from pipeline.dialect.dataflow import Dataflow, constant, make_constant
 from pipeline.dialect.operators import describe, make_call
-from pipeline.kernels.isa import instruction_set
+from pipeline.kernels.isa import instruction_set, instruction_sets
 from pipeline.reference.execute import execute
 from pipeline.reference.operators import evaluate
 from tests.kernels.convolutions import integer_arguments
@@ -24,8 +24,6 @@ from tests.models import ModelBuilder, import_test_model
 
 Array = npt.NDArray[np.generic]
 Shape = tuple[int, int, int, int]
-
-INSTRUCTION_SETS = ["portable", "sse41", "avx2", "avx_vnni", "avx512", "avx512_vnni", "amx_int8"]
 
 
 def image_network(
@@ -75,7 +73,7 @@ def unfolding(module: tvm.IRModule, isa_name: str) -> tuple[int, int]:
     return quantization.rows, quantization.row_step
 
 
-@pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("isa_name", instruction_sets())
 @given(data=st.data())
 @settings(max_examples=15, deadline=None)
 def test_unfolding_changes_no_result(isa_name: str, data: st.DataObject) -> None:

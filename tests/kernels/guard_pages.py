@@ -16,11 +16,10 @@ import numpy.typing as npt
 import tvm
 
 import pipeline.kernels  # noqa: F401
-from pipeline.kernels.isa import instruction_set
 from pipeline.reference.operators import evaluate
-from tests.kernels.amx import emulated_amx
 from tests.kernels.convolutions import Convolution
-from tests.kernels.harness import build, generate, host_target, make_operation
+from tests.kernels.harness import build, generate, make_operation
+from tests.kernels.instruction_sets import runnable
 
 CASES = (
     Convolution(1, 8, 8, 3, 16, (3, 3)),
@@ -56,15 +55,15 @@ def run(isa_name: str, case: Convolution) -> None:
     """Run one convolution with a guarded input; its result still has to be right."""
     attrs, arguments = case.integer(seed=0)
     operation = make_operation(attrs, *arguments)
-    emulated = isa_name == "emulated_amx"
-    kernel = generate(operation, emulated_amx() if emulated else instruction_set(isa_name))
+    machine = runnable(isa_name)
+    kernel = generate(operation, machine.isa)
     shapes = [tuple(int(d) for d in p.shape) for p in kernel.func.params]
     x = guarded(shapes[0], "uint8")
     x[...] = arguments[0].reshape(shapes[0])
     constants = [a for a in kernel.arguments if not isinstance(a, int)]
     buffers = [tvm.runtime.from_dlpack(x), *(tvm.runtime.tensor(c) for c in constants)]
     result = tvm.runtime.tensor(np.zeros(shapes[-1], operation.output.dtype))
-    build(kernel.func, host_target("avx512_vnni" if emulated else isa_name))["main"](*buffers, result)
+    build(kernel.func, machine.target)["main"](*buffers, result)
     np.testing.assert_array_equal(result.numpy().reshape(operation.output.shape), evaluate(attrs, *arguments))
 
 

@@ -11,11 +11,11 @@ import sys
 import numpy as np
 import tvm
 
-from pipeline.kernels.isa import instruction_set
 from pipeline.reference.operators import evaluate
 from tests.kernels.examples import Example, examples
 from tests.kernels.guard_pages import guarded
-from tests.kernels.harness import build, generate, host_target, make_operation
+from tests.kernels.harness import build, generate, make_operation
+from tests.kernels.instruction_sets import runnable
 from tests.kernels.tensors import Array
 
 ALIGNMENT = 64
@@ -43,12 +43,13 @@ def place(value: Array) -> Array:
 def run(isa_name: str, example: Example) -> None:
     """Run one example; its result still has to be right."""
     operation = make_operation(example.attrs, *example.arguments)
-    kernel = generate(operation, instruction_set(isa_name))
+    machine = runnable(isa_name)
+    kernel = generate(operation, machine.isa)
     *inputs, output = (tuple(int(d) for d in p.shape) for p in kernel.func.params)
     values = [example.arguments[a] if isinstance(a, int) else a for a in kernel.arguments]
     arrays = [place(v.reshape(shape)) for v, shape in zip(values, inputs, strict=True)]
     arrays.append(place(np.zeros(output, operation.output.dtype)))
-    build(kernel.func, host_target(isa_name))["main"](*(tvm.runtime.from_dlpack(a) for a in arrays))
+    build(kernel.func, machine.target)["main"](*(tvm.runtime.from_dlpack(a) for a in arrays))
     result = arrays[-1].reshape(operation.output.shape)
     np.testing.assert_array_equal(result, evaluate(example.attrs, *example.arguments))
 

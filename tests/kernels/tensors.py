@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipeline.dialect.attributes import Attributes
 from pipeline.reference.operators import evaluate
 from tests.kernels.harness import make_operation, run_kernel
+from tests.kernels.instruction_sets import distinct
 
 Array = npt.NDArray[Any]
 
@@ -19,7 +20,7 @@ Frame = tuple[int, int, int, int]
 
 FRAMES = st.just((0, 0, 0, 0)) | st.tuples(*[st.integers(0, 2)] * 4)
 
-every_vector_length = pytest.mark.parametrize("isa_name", ["portable", "sse41", "avx2", "avx512"])
+every_vector_length = pytest.mark.parametrize("isa_name", distinct(lambda isa: (isa.lanes, isa.saturate_vectors)))
 """All that distinguishes instruction sets in kernels that don't multiply matrices: vectors, and how they narrow."""
 
 CODES = st.integers(0, 255)

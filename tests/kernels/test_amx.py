@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pipeline.kernels  # noqa: F401
-from pipeline.cpu import missing_features
 from pipeline.dialect.attributes import Pad, QConv2dAdd
 from pipeline.dialect.types import TensorType
 from pipeline.kernels import registry
@@ -23,14 +22,12 @@ from pipeline.kernels.operation import Operation
 from pipeline.kernels.probes import PEAK_ROUNDS, peak_probe
 from pipeline.kernels.tile_plan import make_tile_plan
 from pipeline.reference.operators import evaluate
-from pipeline.targets import load_target
 from tests.kernels.amx import emulated_amx
 from tests.kernels.convolutions import Array, Convolution, convolutions
-from tests.kernels.harness import assembly, build, generate, host_target, make_operation, run_generated
+from tests.kernels.harness import assembly, build, generate, make_operation, run_generated
+from tests.kernels.instruction_sets import compile_target, runnable, why_not
 from tests.kernels.tensors import FRAMES, Frame
 from tests.kernels.test_conv2d import LAYERS, sums
-
-AMX_TARGET = "x86-64-v4-amx"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +41,11 @@ class Run:
         return run_generated(operation, self.isa, self.target, *activations)
 
 
-@pytest.fixture(scope="module", params=["emulated", "on this CPU"])
+@pytest.fixture(scope="module", params=["emulated", *([] if why_not("amx_int8") else ["on this CPU"])])
 def run(request: pytest.FixtureRequest) -> Run:
     if request.param == "emulated":
-        return Run(emulated_amx(), host_target("avx512_vnni"))
-    target = load_target(AMX_TARGET)
-    if missing := missing_features(target.architecture, target.required_features):
-        pytest.skip(f"Compiled and emulated, but not run: this CPU lacks {', '.join(missing)}")
-    return Run(AMX_INT8, target.tvm_target())
+        return Run(emulated_amx(), runnable("avx512_vnni").target)
+    return Run(AMX_INT8, compile_target("amx_int8"))
 
 
 def kernel_name(operation: Operation) -> str:
@@ -148,7 +142,7 @@ def test_the_loop_that_finds_the_peak_sums_up_all_of_its_products(run: Run) -> N
 def test_instructions_are_those_of_amx() -> None:
     attrs, arguments = Convolution(1, 8, 18, 64, 64, (3, 3)).integer(seed=0)
     kernel = generate(make_operation(attrs, *arguments), instruction_set("amx_int8"))
-    text = assembly(kernel, load_target(AMX_TARGET).tvm_target())
+    text = assembly(kernel, compile_target("amx_int8"))
     for instruction in ("ldtilecfg", "tileloadd", "tdpbusd", "tilestored", "tilerelease"):
         assert f"\t{instruction}" in text
     assert "vpdpbusd" not in text

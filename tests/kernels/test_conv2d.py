@@ -19,7 +19,8 @@ from pipeline.dialect.types import TensorType
 from pipeline.kernels.isa import instruction_set
 from pipeline.reference.operators import evaluate
 from tests.kernels.convolutions import Convolution, convolutions
-from tests.kernels.harness import CPUS, assembly, generate, make_operation, run_kernel
+from tests.kernels.harness import assembly, generate, make_operation, run_kernel
+from tests.kernels.instruction_sets import compile_target
 from tests.kernels.tensors import FRAMES, Frame
 
 LAYERS = {
@@ -128,8 +129,7 @@ def test_padding_is_refused() -> None:
 def test_dot_products_are_single_instructions(isa_name: str, instruction: str) -> None:
     attrs, arguments = Convolution(1, 8, 8, 16, 32, (3, 3)).integer(seed=0)
     kernel = generate(make_operation(attrs, *arguments), instruction_set(isa_name))
-    target = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": CPUS[isa_name]})
-    assert instruction in assembly(kernel, target)
+    assert instruction in assembly(kernel, compile_target(isa_name))
 
 
 def test_avx_vnni_needs_no_avx512() -> None:

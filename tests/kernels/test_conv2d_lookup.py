@@ -9,13 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cpu import missing_features
 from pipeline.dialect.attributes import QConv2dLookup
-from pipeline.kernels.isa import instruction_set
+from pipeline.kernels.isa import instruction_sets
 from pipeline.reference.operators import evaluate
-from pipeline.targets import load_target
 from tests.kernels.convolutions import Convolution, convolutions
-from tests.kernels.harness import make_operation, run_generated, run_kernel
+from tests.kernels.harness import make_operation, run_kernel
 from tests.kernels.test_conv2d import FRAMES, LAYERS, Frame
 from tests.kernels.test_depthwise_conv2d import LAYERS as DEPTHWISE_LAYERS
 
@@ -27,17 +25,13 @@ def assert_exact(isa_name: str, convolution: Convolution, seed: int, frame: Fram
         frame = (0, 0, 0, 0)
     fused = QConv2dLookup(**dataclasses.asdict(attrs) | {"frame": frame, "frame_value": seed % 256})
     operation = make_operation(fused, *arguments)
-    if isa_name == "amx_int8":
-        target = load_target("x86-64-v4-amx")
-        if missing := missing_features(target.architecture, target.required_features):
-            pytest.skip(f"This CPU lacks {', '.join(missing)}")
-        result = run_generated(operation, instruction_set(isa_name), target.tvm_target(), arguments[0])
-    else:
-        result = run_kernel(operation, isa_name, arguments[0])
+    result = run_kernel(operation, isa_name, arguments[0])
     np.testing.assert_array_equal(result, evaluate(fused, *arguments))
 
 
-every_quick_table = pytest.mark.parametrize("isa_name", ["avx512_vbmi", "amx_int8"])
+every_quick_table = pytest.mark.parametrize(
+    "isa_name", [isa.name for isa in instruction_sets().values() if isa.table_vectors]
+)
 
 
 @every_quick_table

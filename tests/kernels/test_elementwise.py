@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import tvm
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.dialect.attributes import Add, Multiply, QAdd, QMultiply
-from pipeline.kernels.isa import instruction_set
-from tests.kernels.harness import CPUS, assembly, generate, make_operation
+from pipeline.kernels.isa import instruction_set, instruction_sets
+from tests.kernels.harness import assembly, generate, make_operation
+from tests.kernels.instruction_sets import compile_target
 from tests.kernels.tensors import (
     CHANNELS,
     CODES,
@@ -148,21 +148,13 @@ def test_every_pair_of_codes(isa_name: str) -> None:
     assert_exact(isa_name, total, a, b, activations=2)
 
 
-@pytest.mark.parametrize(
-    ("isa_name", "triple", "cpu"),
-    [
-        ("portable", "x86_64-linux-gnu", "x86-64-v2"),
-        ("avx2", "x86_64-linux-gnu", CPUS["avx2"]),
-        ("avx512", "x86_64-linux-gnu", CPUS["avx512"]),
-        ("neon", "aarch64-linux-gnu", "cortex-a53"),
-    ],
-)
+@pytest.mark.parametrize("isa_name", instruction_sets())
 @pytest.mark.parametrize("channels", [64, 1], ids=["vectors", "scalars"])
-def test_products_are_rounded_by_instructions(isa_name: str, triple: str, cpu: str, channels: int) -> None:
+def test_products_are_rounded_by_instructions(isa_name: str, channels: int) -> None:
     attrs = QMultiply(output_zero_point=30, a_zero_point=128, multiplier=0.011)
     operands = (np.zeros((1, 2, 3, channels), "uint8"), np.zeros((1, 1, 1, channels), "uint8"))
     kernel = generate(make_operation(attrs, *operands, activations=2), instruction_set(isa_name))
-    text = assembly(kernel, tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu}))
+    text = assembly(kernel, compile_target(isa_name))
     assert re.search(r"\bv?cvt[ps]s2(?:dq|si)\b|\bfrint[inx]\b|\bfcvtns\b", text)
     assert not re.search(r"\b(?:l?l?rint|nearbyint|l?l?round)f?\b", text)
     assert not re.search(r"\bv?fn?m(?:add|sub|l[as])\w*\b", text)

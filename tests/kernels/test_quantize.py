@@ -6,13 +6,13 @@ import re
 
 import numpy as np
 import pytest
-import tvm
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.dialect.attributes import Attributes, Dequantize, Quantize, QuantizeImage
-from pipeline.kernels.isa import instruction_set
-from tests.kernels.harness import CPUS, assembly, generate, make_operation
+from pipeline.kernels.isa import instruction_set, instruction_sets
+from tests.kernels.harness import assembly, generate, make_operation
+from tests.kernels.instruction_sets import compile_target
 from tests.kernels.tensors import CODES, SEEDS, assert_exact, codes, every_vector_length, floats
 
 SHAPES = st.lists(st.integers(1, 9), min_size=0, max_size=4).map(tuple)
@@ -22,12 +22,6 @@ SPECIAL = np.array(
     "float32",
 )
 CONVERSIONS = {"quantize": Quantize(20.0, 3), "dequantize": Dequantize(0.05, 3)}
-TARGETS = {
-    "x86-64-v2": ("portable", "x86_64-linux-gnu", "x86-64-v2"),
-    "haswell": ("avx2", "x86_64-linux-gnu", CPUS["avx2"]),
-    "skylake-avx512": ("avx512", "x86_64-linux-gnu", CPUS["avx512"]),
-    "cortex-a53": ("neon", "aarch64-linux-gnu", "cortex-a53"),
-}
 
 
 @every_vector_length
@@ -117,13 +111,12 @@ def test_long_tensors_are_shared_out_to_threads(isa_name: str, length: int) -> N
 
 
 @pytest.mark.parametrize("attrs", CONVERSIONS.values(), ids=CONVERSIONS)
-@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize("isa_name", instruction_sets())
 @pytest.mark.parametrize("length", [1, 640])
-def test_conversions_are_instructions(attrs: Attributes, target: tuple[str, str, str], length: int) -> None:
-    isa_name, triple, cpu = target
+def test_conversions_are_instructions(isa_name: str, attrs: Attributes, length: int) -> None:
     x = np.zeros(length, "float32" if isinstance(attrs, Quantize) else "uint8")
     kernel = generate(make_operation(attrs, x), instruction_set(isa_name))
-    text = assembly(kernel, tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu}))
+    text = assembly(kernel, compile_target(isa_name))
     rounding = r"\bv?(?:round[ps]s|rndscale[ps]s|cvt[ps]s2(?:dq|si))\b|\bfrint[inx]\b|\bfcvtns\b"
     assert bool(re.search(rounding, text)) == isinstance(attrs, Quantize)
     assert not re.search(r"\b(?:l?l?rint|nearbyint|l?l?round)f?\b", text)

@@ -81,6 +81,51 @@ def test_host_is_the_best_level_that_the_machine_has(machine: Machine, monkeypat
     assert load_target("host") == load_target(machine.target)
 
 
+@dataclass(frozen=True)
+class Limit:
+    instruction_set: str
+    architecture: str
+    target: str
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        Limit("amx_int8", "x86_64", "x86-64-v4-amx"),
+        Limit("avx512_vbmi", "x86_64", "x86-64-v4-vbmi"),
+        Limit("avx512_vnni", "x86_64", "x86-64-v4-vnni"),
+        Limit("avx512", "x86_64", "x86-64-v4"),
+        Limit("avx_vnni", "x86_64", "x86-64-v3-vnni"),
+        Limit("avx2", "x86_64", "x86-64-v3"),
+        Limit("sse41", "x86_64", "x86-64-v2"),
+        Limit("neon", "aarch64", "linux-aarch64"),
+        Limit("avx2", "aarch64", "linux-aarch64"),
+        Limit("neon", "x86_64", "x86-64-v4-amx"),
+    ],
+    ids=lambda limit: f"{limit.instruction_set}-{limit.architecture}",
+)
+def test_a_limit_hides_what_better_instruction_sets_need(limit: Limit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a machine that has everything; another architecture's instruction set is no limit."""
+    everything = frozenset(feature for name in CONCRETE for feature in load_target(name).required_features)
+    monkeypatch.setattr(cpu, "architecture", lambda: limit.architecture)
+    monkeypatch.setattr(cpu, "_all_features", lambda: everything)
+    monkeypatch.setenv(cpu.LIMIT_VARIABLE, limit.instruction_set)
+    assert load_target("host").name == limit.target
+
+
+def test_a_limit_adds_nothing_to_what_the_cpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "architecture", lambda: "x86_64")
+    monkeypatch.setattr(cpu, "_all_features", lambda: frozenset(LEVEL_3))
+    monkeypatch.setenv(cpu.LIMIT_VARIABLE, "avx512_vbmi")
+    assert load_target("host").name == "x86-64-v3"
+
+
+def test_an_unknown_limit_is_refused_with_the_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cpu.LIMIT_VARIABLE, "avx3")
+    with pytest.raises(OptionError, match=r"PIPELINE_INSTRUCTION_SET_LIMIT: Unknown .*'avx3'\. Known: amx_int8, avx2"):
+        load_target("host")
+
+
 def test_host_of_an_unknown_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "architecture", lambda: "riscv64")
     with pytest.raises(TargetError, match=r"riscv64.*can run none of x86-64-v4-amx"):
