@@ -15,7 +15,7 @@ from tvm import relax
 from pipeline.dialect.dataflow import Dataflow
 from pipeline.dialect.operators import UnknownShapeError, UnsupportedProgramError, from_relax_type
 from pipeline.errors import ModelError
-from pipeline.importer.frontend import convert
+from pipeline.importer.frontend import NATIVE, convert
 from pipeline.importer.fuse import fuse_affine, fuse_clip
 from pipeline.importer.layer_norm import fuse_layer_norm
 from pipeline.importer.layout import propagate_layout
@@ -59,7 +59,7 @@ def import_model(path: str | Path, shapes: Shapes | None = None) -> Program:
 
 def import_proto(model: onnx.ModelProto, shapes: Shapes, name: str, source_sha256: str) -> Program:
     """Return an ONNX model in memory as a float32 program; see `import_model`."""
-    normalized = normalize(model, shapes)
+    normalized = normalize(model, shapes, NATIVE)
     module = convert(normalized)
     try:
         _check_shapes(module)

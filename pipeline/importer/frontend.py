@@ -18,6 +18,25 @@ from pipeline.errors import ModelError
 from pipeline.importer.converters import CONVERTERS
 
 
+NATIVE = frozenset({*tvm_onnx._get_convert_map(), *CONVERTERS}) - {
+    "AffineGrid",
+    "Attention",
+    "GroupNormalization",
+    "MeanVarianceNormalization",
+    "Mish",
+    "RMSNormalization",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceSumSquare",
+    "Shrink",
+    "ThresholdedRelu",
+}
+"""Operators that are converted as they are. Of the others, those that ONNX defines by a function become its nodes; among
+them are some that TVM converts, too, but not always rightly."""
+
+
 def convert(model: onnx.ModelProto) -> tvm.IRModule:
     """Return the Relax module of a normalized model; variables carry the names of the ONNX tensors.
 

@@ -1,51 +1,39 @@
-"""ONNX to simpler ONNX: shapes fixed, operator set raised, shape arithmetic folded, dead nodes gone."""
+"""ONNX to simpler ONNX: input shapes fixed, then everything that follows from them computed.
+
+shapes -> specialize (shape arithmetic, branches, functions, old operator sets) -> precision (float32) -> denormals
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 import onnx
-import onnxslim
-from onnx import numpy_helper, version_converter
+from onnx import numpy_helper
 
-from pipeline.errors import ModelError, OptionError, unknown_name
-
-MIN_OPSET = 13
-"""From here on the converters know one form of each operator (axes as inputs, per-channel attributes)."""
+from pipeline.errors import OptionError, unknown_name
+from pipeline.importer.precision import to_float32
+from pipeline.importer.specialize import specialize
 
 Shapes = Mapping[str, Sequence[int]]
 
 
-def normalize(model: onnx.ModelProto, shapes: Shapes) -> onnx.ModelProto:
-    """Return an equivalent model with static shapes.
+def normalize(model: onnx.ModelProto, shapes: Shapes, native: Set[str]) -> onnx.ModelProto:
+    """Return an equivalent model with static shapes, in float32.
 
     Args:
         model: the model as it was read; not changed.
         shapes: input name -> shape. Inputs that aren't named keep the model's shape; there an unknown batch, their
             first dimension, becomes 1.
+        native: operators that have converters; see `specialize`.
 
     Raises:
         OptionError: `shapes` names an input that doesn't exist, contradicts the model, or leaves a dimension unknown.
         ModelError: the model is invalid.
     """
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
-    resolved = _resolve_shapes(fixed, shapes)
-    _name_nodes(fixed)
-    opset = max((o.version for o in fixed.opset_import if o.domain in ("", "ai.onnx")), default=0)
-    try:
-        if 0 < opset < MIN_OPSET:
-            fixed = version_converter.convert_version(fixed, MIN_OPSET)
-        for value in fixed.graph.input:
-            if value.name in resolved:
-                _set_shape(value, resolved[value.name])
-        slim = onnxslim.slim(fixed, input_shapes=[f"{n}:{','.join(map(str, s))}" for n, s in resolved.items()])
-    except Exception as error:  # onnx and onnxslim raise whatever Python or C++ gives for a malformed graph
-        raise ModelError(f"The model's graph isn't valid: {error}") from error
-    _name_nodes(slim)
-    _flush_denormals(slim)
-    return slim
+    simpler = to_float32(specialize(model, native, resolve_shapes(model, shapes)))
+    _flush_denormals(simpler)
+    return simpler
 
 
 def _flush_denormals(model: onnx.ModelProto) -> None:
@@ -62,7 +50,8 @@ def _flush_denormals(model: onnx.ModelProto) -> None:
             tensor.CopyFrom(numpy_helper.from_array(np.where(denormal, np.float32(0), values), tensor.name))
 
 
-def _resolve_shapes(model: onnx.ModelProto, shapes: Shapes) -> dict[str, tuple[int, ...]]:
+def resolve_shapes(model: onnx.ModelProto, shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every input; see `normalize`."""
     weights = {t.name for t in model.graph.initializer}
     inputs = {v.name: v for v in model.graph.input if v.name not in weights}
     for name in shapes:
@@ -95,16 +84,3 @@ def _resolve_shapes(model: onnx.ModelProto, shapes: Shapes) -> dict[str, tuple[i
 
 def _written(dims: Sequence[int | None]) -> str:
     return "[" + ", ".join("?" if d is None else str(d) for d in dims) + "]"
-
-
-def _set_shape(value: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
-    proto = value.type.tensor_type.shape
-    proto.ClearField("dim")
-    for size in shape:
-        proto.dim.add().dim_value = size
-
-
-def _name_nodes(model: onnx.ModelProto) -> None:
-    """Give each node the name of its first output, which is what its Relax variable will be called."""
-    for node in model.graph.node:
-        node.name = next((o for o in node.output if o), node.op_type)
