@@ -17,7 +17,6 @@ from tvm.relax.frontend.onnx import onnx_frontend as tvm_onnx
 from pipeline.errors import ModelError
 from pipeline.importer.converters import CONVERTERS
 
-
 NATIVE = frozenset({*tvm_onnx._get_convert_map(), *CONVERTERS}) - {
     "AffineGrid",
     "Attention",
@@ -33,8 +32,10 @@ NATIVE = frozenset({*tvm_onnx._get_convert_map(), *CONVERTERS}) - {
     "Shrink",
     "ThresholdedRelu",
 }
-"""Operators that are converted as they are. Of the others, those that ONNX defines by a function become its nodes; among
-them are some that TVM converts, too, but not always rightly."""
+"""Operators that are converted as they are.
+
+Of the others, those that ONNX defines by a function become its nodes; among them are some that TVM converts, too, but
+not always rightly."""
 
 
 def convert(model: onnx.ModelProto) -> tvm.IRModule:

@@ -137,7 +137,7 @@ def _attribute_to_input(attribute: str) -> Callable[[OldNode], Nodes]:
 
 def _cast(node: OldNode) -> Nodes:
     name = node.attributes["to"].decode("ascii", "replace").upper()
-    if name not in TensorProto.DataType.keys():
+    if name not in dict(TensorProto.DataType.items()):
         raise ModelError(f"Cast {node.proto.name!r}: there is no type {name!r}.")
     return [node.again(node.inputs, without=("to",), to=TensorProto.DataType.Value(name))]
 
@@ -241,13 +241,16 @@ def _resize_10(node: OldNode) -> Nodes:
 
 
 def _resize(node: OldNode, scales: str) -> Nodes:
-    """Sets 1 to 10: a pixel's place is its index divided by the scale; the nearest is below it, above in a smaller image."""
+    """Sets 1 to 10: a pixel lies at its index divided by the scale; the nearest is below, but above in smaller images."""
     mode = node.attributes.get("mode", b"nearest")
     mode = mode.decode("ascii", "replace") if isinstance(mode, bytes) else mode
-    kept = {"mode": "linear" if mode in ("linear", "bilinear") else mode, "coordinate_transformation_mode": "asymmetric"}
+    kept = {
+        "mode": "linear" if mode in ("linear", "bilinear") else mode,
+        "coordinate_transformation_mode": "asymmetric",
+    }
     x, output = node.inputs[0], list(node.proto.output)
     value = node.value(scales)
-    if kept["mode"] == "linear":
+    if mode == "linear":
         return [helper.make_node("Resize", [x, "", scales], output, node.proto.name, **kept)]
     if value is None or (value >= 1).all():
         return [helper.make_node("Resize", [x, "", scales], output, node.proto.name, nearest_mode="floor", **kept)]

@@ -1,10 +1,10 @@
 """Specialize: an ONNX graph for fixed input shapes, in which every shape is known and every constant is computed.
 
-Before -> after: shape arithmetic (`Shape -> Gather -> Concat -> Reshape`) becomes the constant that it gives; `If` whose
-condition is constant becomes the branch that is taken, and `Loop` with a constant number of turns those turns; calls of
-the model's own functions, and of operators that only exist as functions of others, become the functions' nodes; nodes
-of operator sets before 13 are written as those of 13; equal nodes become one, nodes that change nothing and nodes that
-nothing reads go.
+Before -> after: shape arithmetic (`Shape -> Gather -> Concat -> Reshape`) becomes the constant that it gives; an `If`
+whose condition is constant becomes the branch that is taken, and a `Loop` with a constant number of turns those turns;
+calls of the model's own functions, and of operators that only exist as functions of others, become the functions'
+nodes; nodes of operator sets before 13 are written as those of 13; equal nodes become one, nodes that change nothing
+and nodes that nothing reads go.
 
 Only the model and the package `onnx` have a say: shapes come from the operators' own inference, constants from their
 reference implementation.
@@ -12,7 +12,6 @@ reference implementation.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, TypeProto, defs, helper, numpy_helper, shape_inference
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    NodeProto,
+    TensorProto,
+    TypeProto,
+    defs,
+    helper,
+    numpy_helper,
+    shape_inference,
+)
 
 from pipeline.errors import ModelError
 from pipeline.importer.evaluate import evaluate, is_foldable
@@ -301,7 +310,7 @@ class _Specializer:
             raise ModelError(f"{node.op_type} {_title(node)!r}: functions call each other more than {_MAX_DEPTH} deep.")
         attributes = {a.name: a for a in function.attribute_proto} | {a.name: a for a in node.attribute}
         # Inputs that the call leaves out are like optional ones that aren't given.
-        scope: Scope = {"": None} | dict.fromkeys(function.input)
+        scope: Scope = {"": None, **dict.fromkeys(function.input)}
         scope |= dict(zip(function.input, inputs, strict=False))
         results = [(formal, actual in used) for formal, actual in zip(function.output, node.output, strict=False)]
         opset = max((o.version for o in function.opset_import if o.domain in ("", "ai.onnx")), default=self.opset)
@@ -431,7 +440,7 @@ def _concat(
 ) -> Sequence[Tensor | None] | None:
     """Parts without elements add nothing."""
     filled = [t for t in inputs if t is None or t.shape is None or 0 not in t.shape]
-    if len(filled) == len(inputs) and len(inputs) > 1 or not filled:
+    if (len(filled) == len(inputs) and len(inputs) > 1) or not filled:
         return None
     if len(filled) == 1:
         return filled
@@ -534,7 +543,7 @@ _SINGLE_RESULT = frozenset({"LayerNormalization", "RMSNormalization", "SkipLayer
 
 def _title(node: NodeProto) -> str:
     """Return what a user calls a node: its name, or its first result's."""
-    return node.name or next((o for o in node.output if o), node.op_type)
+    return str(node.name or next((o for o in node.output if o), node.op_type))
 
 
 def _defined(scope: Scope, name: str, reader: str) -> Tensor:
