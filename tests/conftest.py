@@ -6,7 +6,23 @@ import os
 
 import pytest
 
+from tests import properties
+
 _SKIPS: list[str] = []
+
+properties.load_profile()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Give Hypothesis the seed, in the option that its own plugin reads after this."""
+    seed = properties.chosen_seed()
+    if seed is not None:
+        config.option.hypothesis_seed = str(seed)
+
+
+def pytest_report_header() -> str:
+    return f"property tests: {properties.reproducer()}"
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -26,6 +42,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if properties.chosen_seed() is not None:
+        terminalreporter.write_line(f"Property tests tried what {properties.reproducer()} gives.")
     missing = [s for s in _SKIPS if "CPU" not in s]
     if os.environ.get("PIPELINE_NO_SKIPS") and missing:
         terminalreporter.section("skipped, though nothing may be", red=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.annotation import annotate
@@ -15,6 +15,7 @@ from pipeline.calibration import CalibrateOptions, CalibrationTable, calibrate
 from pipeline.calibration.table import make_entry
 from pipeline.errors import SampleError, TableError
 from tests.models import ModelBuilder, import_test_model, small_network
+from tests.properties import examples
 
 
 def samples(count: int = 4) -> Iterator[np.ndarray]:
@@ -97,7 +98,7 @@ ranges = st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)).map(sorted)
 
 
 @given(ranges, st.floats(0.01, 1), st.booleans(), st.booleans())
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_zero_has_an_exact_code_and_codes_cover_what_is_not_clipped(
     limits: list[float], kept: float, signed: bool, symmetric: bool
 ) -> None:

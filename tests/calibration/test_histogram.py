@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.calibration.histogram import BINS, Histogram
+from tests.properties import examples
 
 values = hnp.arrays(
     "float32", st.integers(1, 40), elements=st.floats(-(2.0**60), 2.0**60, width=32, allow_subnormal=False)
@@ -28,13 +29,13 @@ def assert_equal(a: Histogram, b: Histogram) -> None:
 
 
 @given(batches)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_the_order_of_batches_does_not_matter(arrays: list[np.ndarray]) -> None:
     assert_equal(filled(arrays), filled(arrays[::-1]))
 
 
 @given(batches, batches)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_two_workers_merged_are_as_one(left: list[np.ndarray], right: list[np.ndarray]) -> None:
     merged = filled(left)
     merged.merge(filled(right))
@@ -42,7 +43,7 @@ def test_two_workers_merged_are_as_one(left: list[np.ndarray], right: list[np.nd
 
 
 @given(batches)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_every_value_is_counted_once(arrays: list[np.ndarray]) -> None:
     histogram = filled(arrays)
     everything = np.concatenate(arrays)

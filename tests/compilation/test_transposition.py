@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tvm import relax
 
@@ -17,6 +17,7 @@ from pipeline.dialect.dataflow import Dataflow, make_constant
 from pipeline.dialect.operators import make_call, tensor_type
 from pipeline.program import Program, TensorSpec
 from pipeline.reference.execute import execute
+from tests.properties import examples
 
 
 def program_of(attrs: op.Attributes, x: np.ndarray, *constants: np.ndarray) -> Program:
@@ -115,7 +116,7 @@ def deconvolutions(draw: st.DrawFn) -> Deconvolution:
 
 
 @given(case=deconvolutions(), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_any_transposed_convolution_is_a_convolution_and_a_depth_to_space(case: Deconvolution, seed: int) -> None:
     program = case.integer(seed)
     parts = split(program)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tvm
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tvm import relax
 
@@ -21,6 +21,7 @@ from pipeline.reference.execute import execute
 from pipeline.reference.operators import evaluate
 from tests.kernels.convolutions import integer_arguments
 from tests.models import ModelBuilder, import_test_model
+from tests.properties import examples
 
 Array = npt.NDArray[np.generic]
 Shape = tuple[int, int, int, int]
@@ -75,7 +76,7 @@ def unfolding(module: tvm.IRModule, isa_name: str) -> tuple[int, int]:
 
 @pytest.mark.parametrize("isa_name", instruction_sets())
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_unfolding_changes_no_result(isa_name: str, data: st.DataObject) -> None:
     kernel = data.draw(st.tuples(st.integers(1, 7), st.integers(1, 7)))
     strides = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))

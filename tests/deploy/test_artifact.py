@@ -16,10 +16,9 @@ from pipeline.artifact import MAX_METADATA_BYTES, METADATA_SECTION, read_metadat
 from pipeline.errors import ArtifactError
 from pipeline.targets import load_target
 from tests.deploy.models import SHAPE, quantized_model
+from tests.properties import scaled
 
-quick = settings(
-    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+quick = settings(max_examples=scaled(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def test_a_library_says_what_it_is(library: Path) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.elf import ElfError, find_section
+from tests.properties import examples
 
 SOURCE = """
     .data
@@ -69,7 +70,7 @@ def test_other_files_are_refused(data: bytes) -> None:
         find_section(io.BytesIO(data), ".mine")
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@examples(200)
 @given(data=st.data())
 def test_damage_is_refused_or_leads_to_bytes_of_the_file(content: bytes, data: st.DataObject) -> None:
     damaged = bytearray(content)

@@ -1,17 +1,10 @@
-"""Settings and parameters that all kernel tests share."""
+"""Parameters that all kernel tests share."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from tests.kernels.instruction_sets import distinct
-
-settings.register_profile(
-    "kernels", max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("kernels")
-
 
 PRODUCTS = distinct(
     lambda isa: (isa.lanes, isa.registers, isa.dot_depth, isa.weight_dtype, type(isa).dot, isa.pixels_together)

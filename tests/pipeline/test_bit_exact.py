@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.api import load, quantize
@@ -17,6 +17,7 @@ from pipeline.program import Program, TensorSpec
 from pipeline.recipes import load_recipe, prepare
 from pipeline.reference.execute import execute
 from tests.models import import_test_model, small_network
+from tests.properties import examples
 
 
 def with_every_code(program: Program) -> Program:
@@ -40,7 +41,7 @@ def assert_bit_exact(program: Program, feeds: dict[str, np.ndarray]) -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(6, 20), st.booleans())
-@settings(max_examples=6, deadline=None)
+@examples(6)
 def test_random_networks(seed: int, size: int, symmetric: bool) -> None:
     program = import_test_model(small_network(seed, size))
     random = np.random.default_rng(seed)

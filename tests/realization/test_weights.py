@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.realization.weights import accumulator_bounds, quantize_weights, sum_multipliers
+from tests.properties import examples
 
 weights = hnp.arrays("float32", st.tuples(st.integers(1, 6), st.integers(1, 9)), elements=st.floats(-8, 8, width=32))
 scales = st.floats(1e-4, 1e2)
 
 
 @given(weights, scales, st.booleans())
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_weights_come_back_within_half_a_step(weight: np.ndarray, scale: float, per_channel: bool) -> None:
     made = quantize_weights(weight, np.zeros(len(weight), "float32"), scale, per_channel=per_channel)
     assert made.weight.dtype == np.int8
@@ -39,7 +40,7 @@ def test_an_all_zero_channel_gets_scale_one() -> None:
 
 
 @given(st.floats(1e-30, 1e-3), st.floats(-1e6, 1e6), scales)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_bias_always_fits_32_bits(weight: float, bias: float, scale: float) -> None:
     made = quantize_weights(np.full((1, 4), weight, "float32"), np.full(1, bias, "float32"), scale, per_channel=True)
     assert abs(int(made.bias[0])) <= 2**28
@@ -47,7 +48,7 @@ def test_a_bias_always_fits_32_bits(weight: float, bias: float, scale: float) ->
 
 
 @given(weights, hnp.arrays("uint8", (8, 9)), st.integers(0, 255))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_no_input_exceeds_the_bounds(weight: np.ndarray, codes: np.ndarray, zero_point: int) -> None:
     made = quantize_weights(weight, np.ones(len(weight), "float32"), 0.1, per_channel=True)
     final, on_the_way = accumulator_bounds(made, zero_point)
@@ -60,7 +61,7 @@ def test_no_input_exceeds_the_bounds(weight: np.ndarray, codes: np.ndarray, zero
 
 
 @given(scales, scales, scales, st.integers(0, 255), st.integers(0, 255), st.integers(0, 255), st.integers(0, 255))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_a_sum_is_right_within_rounding_and_fits_32_bits(
     a_scale: float, b_scale: float, output_scale: float, a: int, b: int, a_zero: int, b_zero: int
 ) -> None:

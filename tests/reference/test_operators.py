@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import onnxruntime
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import NodeProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from pipeline.dialect import attributes as op
 from pipeline.dialect import pointwise
 from pipeline.reference.operators import OPERATORS, evaluate
+from tests.properties import examples
 
 
 def test_every_operator_has_a_reference() -> None:
@@ -31,7 +32,7 @@ def test_every_operator_has_a_reference() -> None:
     st.integers(0, 255),
     st.integers(0, 2**32),
 )
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_convolution_is_the_sum_that_its_description_writes(
     groups: int, batch: int, strides: tuple, padding: tuple, dilation: tuple, zero_point: int, seed: int
 ) -> None:
@@ -63,7 +64,7 @@ def test_convolution_is_the_sum_that_its_description_writes(
 
 
 @given(st.floats(2.0**-10, 2.0**6, width=32), st.integers(0, 255), st.integers(0, 2**32))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_quantize_and_dequantize_are_onnx_s_for_scales_that_are_powers_of_two(
     scale: float, zero_point: int, seed: int
 ) -> None:
@@ -95,7 +96,7 @@ def run_onnx(node: NodeProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
 
 
 @given(st.integers(1, 2), st.integers(1, 2), st.integers(0, 2), st.integers(0, 255), st.integers(0, 2**32 - 1))
-@settings(max_examples=20, deadline=None)
+@examples(20)
 def test_integer_convolution_is_onnx_runtimes_for_scales_that_are_powers_of_two(
     groups: int, stride: int, pad: int, zero_point: int, seed: int
 ) -> None:
@@ -131,7 +132,7 @@ def test_max_pool_is_onnx_runtimes(dtype: str, dilation: int) -> None:
 
 
 @given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 2**32 - 1))
-@settings(max_examples=20, deadline=None)
+@examples(20)
 def test_a_mean_is_the_rounded_sum_over_the_window(zero_point: int, output_zero_point: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     x = random.integers(0, 256, (1, 5, 6, 2), "uint8")
@@ -150,7 +151,7 @@ def test_a_mean_is_the_rounded_sum_over_the_window(zero_point: int, output_zero_
 
 
 @given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 2**32 - 1))
-@settings(max_examples=20, deadline=None)
+@examples(20)
 def test_a_product_is_rounded_half_to_even_and_broadcast(a_zero: int, b_zero: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     a, b = random.integers(0, 256, (2, 3, 4), "uint8"), random.integers(0, 256, (2, 1, 4), "uint8")
@@ -162,7 +163,7 @@ def test_a_product_is_rounded_half_to_even_and_broadcast(a_zero: int, b_zero: in
 
 
 @given(st.integers(0, 255), st.integers(0, 255), st.booleans(), st.integers(0, 2**32 - 1))
-@settings(max_examples=20, deadline=None)
+@examples(20)
 def test_a_matrix_product_of_activations_is_the_rounded_sum_of_products(
     a_zero: int, b_zero: int, transposed: bool, seed: int
 ) -> None:
@@ -176,7 +177,7 @@ def test_a_matrix_product_of_activations_is_the_rounded_sum_of_products(
 
 
 @given(st.integers(0, 255), st.integers(0, 2**32 - 1))
-@settings(max_examples=20, deadline=None)
+@examples(20)
 def test_a_softmax_of_codes_is_the_softmax_of_what_they_stand_for(zero_point: int, seed: int) -> None:
     x = np.random.default_rng(seed).integers(0, 256, (3, 40), "uint8")
     table = np.rint(np.exp(-0.05 * np.arange(256)) * 2**20).astype("int32")
@@ -186,7 +187,7 @@ def test_a_softmax_of_codes_is_the_softmax_of_what_they_stand_for(zero_point: in
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=20, deadline=None)
+@examples(20)
 def test_a_resized_image_of_codes_is_the_mean_of_four_pixels(seed: int) -> None:
     x = np.random.default_rng(seed).integers(0, 256, (1, 4, 3, 2), "uint8")
     result = evaluate(op.QResizeBilinear((8, 9), (-0.25, -0.125), (0.5, 0.375)), x)
@@ -213,7 +214,7 @@ def test_a_lookup_and_a_pad_are_what_they_say() -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@examples(20)
 def test_a_sum_is_the_rounded_real_sum(seed: int) -> None:
     random = np.random.default_rng(seed)
     a, b = random.integers(0, 256, (2, 100), "uint8")
@@ -236,7 +237,7 @@ def test_an_expression_is_nothing_but_known_functions(text: str) -> None:
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.tuples(*[st.integers(0, 2)] * 4), st.integers(0, 2**32))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_an_unfolded_image_holds_rows_side_by_side(rows: int, step: int, frame: tuple, seed: int) -> None:
     x = np.random.default_rng(seed).standard_normal((2, 3, 5, 4)).astype("float32")
     y = evaluate(op.QuantizeImage(20.0, 128, frame, 9, rows, step), x)
