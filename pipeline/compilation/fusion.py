@@ -44,15 +44,15 @@ def _find_convolution(flow: Dataflow, binding: Binding) -> tuple[Binding, relax.
         return None
     a, b = binding.value.args
     # The later operand first: its result is what is still in the cache.
-    for operand, residual in ((b, a), (a, b)):
+    for operand, residual, first in ((b, a, False), (a, b, True)):
         producer = flow.producers.get(operand)
-        if producer is None or a is b or tensor_type(a).shape != tensor_type(b).shape:
+        if producer is None or a.same_as(b) or tensor_type(a).shape != tensor_type(b).shape:
             continue
         convolution = _extensible(producer)
         if convolution is None or flow.only_user(producer.var) is None:
             continue
         if isinstance(total, op.QAdd) and isinstance(convolution, op.QConv2d):
-            return producer, residual, op.QConv2dAdd.of(convolution, total if operand is a else total.swapped())
+            return producer, residual, op.QConv2dAdd.of(convolution, total if first else total.swapped())
         if isinstance(total, op.Add) and isinstance(convolution, op.Conv2d):
             return producer, residual, op.Conv2dAdd.of(convolution, total)
     return None

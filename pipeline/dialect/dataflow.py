@@ -109,6 +109,8 @@ class Dataflow:
 class DataflowBuilder:
     """Writes a new `main`, keeping the module's other functions.
 
+    Variables may have any name that no other one has: names are what users know tensors by, not identifiers.
+
     Attributes:
         module: the module whose `main` is replaced.
         params: parameters of the new function; by default those of the old one.
@@ -122,6 +124,8 @@ class DataflowBuilder:
     def __post_init__(self) -> None:
         function = self.module["main"]
         self._params = list(function.params if self.params is None else self.params)
+        self._names = {p.name for p in self._params}
+        self._suffixes: dict[str, int] = {}
         self._builder = relax.BlockBuilder()
         self._function_scope = self._builder.function("main", self._params)
         self._function_scope.__enter__()
@@ -130,7 +134,19 @@ class DataflowBuilder:
 
     def emit(self, expr: relax.Expr, name: str) -> relax.Var:
         """Append `name = expr` and return the variable; a taken name gets a numbered suffix."""
-        return self._builder.emit(expr, name_hint=name)
+        # TVM's own way of naming takes functions and variables as one namespace, and renames a `main` in it.
+        value = self._builder.normalize(expr)
+        var = relax.DataflowVar(self._free(name), value.ty)
+        self._builder.emit_normalized(relax.VarBinding(var, value))
+        return var
+
+    def _free(self, name: str) -> str:
+        free = name
+        while free in self._names:
+            self._suffixes[name] = self._suffixes.get(name, 0) + 1
+            free = f"{name}_{self._suffixes[name]}"
+        self._names.add(free)
+        return free
 
     def copy(self, binding: Binding) -> relax.Var:
         """Append an old binding, its arguments replaced by what they have become."""

@@ -10,6 +10,7 @@ from typing import Any
 from tvm import relax
 from tvm.ir import Op, make_node
 from tvm.ir import _ffi_api as _ir
+from tvm.tirx import IntImm
 
 from pipeline.dialect.attributes import OPERATORS, Attributes
 from pipeline.dialect.types import TensorType
@@ -40,6 +41,19 @@ def from_relax_type(ty: Any) -> TensorType:
         return TensorType(tuple(int(d) for d in ty.shape), str(ty.dtype))
     except TypeError as error:
         raise UnknownShapeError(f"Expected a tensor of known shape, got {ty}") from error
+
+
+def has_known_shape(expr: relax.Expr) -> bool:
+    """Return whether all tensors that an expression holds have known shapes."""
+    return _is_static(expr.ty)
+
+
+def _is_static(ty: Any) -> bool:
+    if isinstance(ty, relax.TupleType):
+        return all(_is_static(field) for field in ty.fields)
+    if not isinstance(ty, relax.TensorType):
+        return True
+    return isinstance(ty.shape, relax.ShapeExpr) and all(isinstance(d, IntImm) for d in ty.shape)
 
 
 def to_relax_type(ty: TensorType) -> relax.TensorType:

@@ -14,8 +14,10 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend as tvm_onnx
 
+from pipeline.dialect.operators import UnknownShapeError, has_known_shape
 from pipeline.errors import ModelError
 from pipeline.importer.converters import CONVERTERS
+from pipeline.importer.names import name_tensors
 
 NATIVE = frozenset({*tvm_onnx._get_convert_map(), *CONVERTERS}) - {
     "AffineGrid",
@@ -56,7 +58,7 @@ def convert(model: onnx.ModelProto) -> tvm.IRModule:
             # TVM complains on standard error about a block that nobody ends.
             importer.bb._end_block()
             raise ModelError(_message([str(f) for f in failed.failures], opset)) from failed
-    return module
+    return name_tensors(module, importer.names())
 
 
 class _FailedNodes(Exception):
@@ -66,7 +68,7 @@ class _FailedNodes(Exception):
 
 
 class _Importer(tvm_onnx.ONNXGraphImporter):
-    """TVM's importer, which collects the nodes that fail and names variables after ONNX tensors."""
+    """TVM's importer, which collects the nodes that fail."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         super().__init__({}, "float32", keep_params_in_input=False, sanitize=False)
@@ -78,6 +80,14 @@ class _Importer(tvm_onnx.ONNXGraphImporter):
         # Inference takes seconds where weights are large, and is of use only for a list of all nodes that fail.
         return _declared_types(onnx.shape_inference.infer_shapes(self._model).graph)
 
+    def names(self) -> dict[relax.Var, str]:
+        """Return what the model calls each variable, by its first name if there are several."""
+        found: dict[relax.Var, str] = {}
+        for name, value in self._nodes.items():
+            if isinstance(value, relax.Var):
+                found.setdefault(value, name)
+        return found
+
     def _construct_nodes(self, graph: onnx.GraphProto) -> None:
         super()._construct_nodes(graph)
         if self._failures:
@@ -85,20 +95,23 @@ class _Importer(tvm_onnx.ONNXGraphImporter):
 
     def _convert_operator(self, op_name: str, inputs: Any, attrs: dict[str, Any], opset: int) -> relax.Expr:
         name = attrs["tvm_custom"]["name"]
-        attrs["tvm_custom"]["opset"] = opset
+        # TVM numbers variables and functions together: a tensor called "main" would take the function's name.
+        attrs["tvm_custom"] |= {"opset": opset, "name": "tensor"}
         try:
             if op_name in CONVERTERS:
                 result = CONVERTERS[op_name].get_converter(opset)(self.bb, inputs, attrs, [self._nodes, self._params])
                 result = self.bb.normalize(result)
             else:
                 result = super()._convert_operator(op_name, inputs, attrs, opset)
+            if not has_known_shape(result):
+                raise UnknownShapeError(f"the shape of tensor {name!r} depends on the data")
         except Exception as error:  # TVM raises anything from KeyError to InternalError; each becomes one line
             reason = str(error).strip().splitlines() or [type(error).__name__]
             self._failures.append(f"{op_name} {name!r}: {reason[-1]}")
             if name not in self._types:
                 raise _FailedNodes(self._failures) from error
             return relax.Var(name, self._types[name])
-        return self.bb.emit(result, name_hint=name) if isinstance(result, relax.Call) else result
+        return self.bb.emit(result) if isinstance(result, relax.Call) else result
 
 
 def _declared_types(graph: onnx.GraphProto) -> Mapping[str, relax.TensorType]:

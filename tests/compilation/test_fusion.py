@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from pipeline.api import quantize
+from pipeline.compilation.execute import Executor
 from pipeline.compilation.fusion import fuse_image_inputs, fuse_lookups, fuse_residual_adds, write_frames
 from pipeline.compilation.padding import separate_padding
 from pipeline.dialect.dataflow import Dataflow
 from pipeline.program import Program
-from tests.models import ModelBuilder, import_test_model
+from tests.models import ModelBuilder, import_test_model, run_onnx
 
 
 class Network(ModelBuilder):
@@ -47,6 +48,17 @@ def test_of_two_convolutions_one_takes_the_other_up(swapped: bool) -> None:
     operands = [n.conv("x"), n.conv("x", kernel=1)]
     found = operators(n.quantized(n.node("Add", *(operands[::-1] if swapped else operands))))
     assert (found.count("qnn.conv2d"), found.count("qnn.conv2d_add")) == (2, 1)
+
+
+def test_a_convolution_added_to_itself_stays_a_sum() -> None:
+    n = Network()
+    y = n.conv("x")
+    model = n.model({"x": [1, 8, 6, 6]}, n.node("Add", y, y))
+    x = np.random.default_rng(0).standard_normal((1, 8, 6, 6)).astype("float32")
+    program = import_test_model(model)
+    np.testing.assert_allclose(
+        Executor(program).run({"x": x})[program.outputs[0].name], run_onnx(model, {"x": x})[0], rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_convolution_that_others_read_keeps_its_result() -> None:

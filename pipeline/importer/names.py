@@ -1,0 +1,63 @@
+"""NameTensors: every variable gets the name of the ONNX tensor that it holds.
+
+Before -> after: `lv3 = permute_dims(x); lv4 = relu(lv3)`, where ONNX calls lv4 `y`, becomes
+`y.permute_dims = permute_dims(x); y = relu(y.permute_dims)`. A tensor that ONNX doesn't know is one on the way to the
+next that it knows: it gets that one's name, and the operator's. Where the last step only moves values, the name is that
+of the operator before it, which computes them. What users read (annotations, calibration tables, reports, errors) goes
+by these names.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+
+import tvm
+from tvm import relax
+
+from pipeline.dialect.dataflow import Binding, Dataflow, DataflowBuilder
+
+_MOVEMENTS = frozenset(f"relax.{name}" for name in ("expand_dims", "permute_dims", "reshape", "squeeze"))
+
+
+def name_tensors(module: tvm.IRModule, names: Mapping[relax.Var, str]) -> tvm.IRModule:
+    """Return the module with its variables renamed; see the module's docstring.
+
+    Args:
+        module: as TVM's importer leaves it.
+        names: the ONNX names of the variables that hold ONNX tensors; some may be missing.
+    """
+    flow = Dataflow.of(module)
+    chosen = _names(flow, names)
+    builder = DataflowBuilder(module)
+    for binding in flow.bindings:
+        builder.values[binding.var] = builder.emit(builder.replaced(binding.value), chosen[binding.var])
+    return builder.finish([builder.replaced(o) for o in flow.outputs])
+
+
+def _names(flow: Dataflow, names: Mapping[relax.Var, str]) -> dict[relax.Var, str]:
+    chosen: dict[relax.Var, str] = {}
+    known = {v: n for v, n in names.items() if v not in flow.params}
+    taken = {p.name for p in flow.params} | set(names.values())
+    following = "result"
+    for binding in reversed(flow.bindings):
+        following = known.get(binding.var, following)
+        source = binding.value.args[0] if binding.operator in _MOVEMENTS else None
+        if source in flow.producers and source not in known and len(flow.users[source]) == 1 and binding.var in known:
+            known[source] = known.pop(binding.var)
+        if binding.var in known:
+            chosen[binding.var] = following
+            continue
+        chosen[binding.var] = next(n for n in _numbered(f"{following}.{_step(binding)}") if n not in taken)
+        taken.add(chosen[binding.var])
+    return chosen
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}{i}" for i in itertools.count(2))
+
+
+def _step(binding: Binding) -> str:
+    """Return a short word for what a binding does."""
+    return "parts" if isinstance(binding.var.ty, relax.TupleType) else binding.operator.rpartition(".")[2].lower()
