@@ -17,7 +17,7 @@ from pipeline.kernels.isa.base import Array
 from pipeline.kernels.vectors import register_buffer, span
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TileInstructionSet(VbmiInstructionSet):
     """x86 with tile registers.
 
@@ -78,18 +78,4 @@ class TileInstructionSet(VbmiInstructionSet):
         T.evaluate(T.call_llvm_intrin("void", f"llvm.x86.{instruction}", *operands))
 
 
-AMX_INT8 = TileInstructionSet(
-    name="amx_int8",
-    parent=AVX512_VBMI,
-    lanes=AVX512_VBMI.lanes,
-    registers=AVX512_VBMI.registers,
-    dot_depth=AVX512_VBMI.dot_depth,
-    saturate_vectors=AVX512_VBMI.saturate_vectors,
-    fuses_multiply_add=True,
-    pixels_together=16,
-    vpmaddwd=AVX512_VBMI.vpmaddwd,
-    vpackssdw=AVX512_VBMI.vpackssdw,
-    vpackuswb=AVX512_VBMI.vpackuswb,
-    vpdpbusd=AVX512_VBMI.vpdpbusd,
-    vpdpwssd=AVX512_VBMI.vpdpwssd,
-)
+AMX_INT8 = TileInstructionSet.extending(AVX512_VBMI, "amx_int8", pixels_together=16)

@@ -13,11 +13,9 @@ from pipeline.kernels.isa.avx_vnni import VnniInstructionSet
 from pipeline.kernels.vectors import joined, lanes_of, part
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VbmiInstructionSet(VnniInstructionSet):
     """x86 with permutations of bytes."""
-
-    table_vectors: int = 4
 
     def lookup(self, codes: Any, table: Sequence[Any]) -> Any:
         """Return the table's entries for codes; see the base class.
@@ -35,16 +33,4 @@ class VbmiInstructionSet(VnniInstructionSet):
         return part(T.Select(upper, half(*table[2:]), half(*table[:2])), 0, lanes)
 
 
-AVX512_VBMI = VbmiInstructionSet(
-    name="avx512_vbmi",
-    parent=AVX512_VNNI,
-    lanes=AVX512_VNNI.lanes,
-    registers=AVX512_VNNI.registers,
-    dot_depth=AVX512_VNNI.dot_depth,
-    saturate_vectors=AVX512_VNNI.saturate_vectors,
-    vpmaddwd=AVX512_VNNI.vpmaddwd,
-    vpackssdw=AVX512_VNNI.vpackssdw,
-    vpackuswb=AVX512_VNNI.vpackuswb,
-    vpdpbusd=AVX512_VNNI.vpdpbusd,
-    vpdpwssd=AVX512_VNNI.vpdpwssd,
-)
+AVX512_VBMI = VbmiInstructionSet.extending(AVX512_VNNI, "avx512_vbmi", table_vectors=4)

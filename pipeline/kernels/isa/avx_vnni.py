@@ -11,7 +11,7 @@ from pipeline.kernels.isa.avx2 import AVX2
 from pipeline.kernels.isa.sse41 import X86InstructionSet
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VnniInstructionSet(X86InstructionSet):
     """x86 with four-fold dot products of bytes.
 
@@ -19,8 +19,8 @@ class VnniInstructionSet(X86InstructionSet):
         vpdpbusd, vpdpwssd: LLVM's names of the instructions for this width.
     """
 
-    vpdpbusd: str = ""
-    vpdpwssd: str = ""
+    vpdpbusd: str
+    vpdpwssd: str
 
     def dot(self, acc: Any, activations: Any, weights: Any) -> Any:
         """Return `acc` plus the sums of four products; see the base class."""
@@ -36,17 +36,10 @@ class VnniInstructionSet(X86InstructionSet):
         return T.call_llvm_pure_intrin(f"int32x{self.lanes}", self.vpdpwssd, acc, left, right)
 
 
-AVX_VNNI = VnniInstructionSet(
-    name="avx_vnni",
-    parent=AVX2,
-    lanes=AVX2.lanes,
-    registers=AVX2.registers,
-    dot_depth=4,
-    saturate_vectors=AVX2.saturate_vectors,
-    fuses_multiply_add=True,
-    vpmaddwd=AVX2.vpmaddwd,
-    vpackssdw=AVX2.vpackssdw,
-    vpackuswb=AVX2.vpackuswb,
+AVX_VNNI = VnniInstructionSet.extending(
+    AVX2,
+    "avx_vnni",
+    weight_dtype="int8",
     vpdpbusd="llvm.x86.avx512.vpdpbusd.256",
     vpdpwssd="llvm.x86.avx512.vpdpwssd.256",
 )

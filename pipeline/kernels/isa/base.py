@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
@@ -13,6 +13,8 @@ from pipeline.dialect.attributes import QAdd
 from pipeline.kernels.vectors import lanes_of, shift_and_clamp, splat, vector_type
 
 Array = npt.NDArray[Any]
+
+Derived = TypeVar("Derived", bound="InstructionSet")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,16 @@ class InstructionSet:
     l1d_bytes: int = 32 * 1024
     l2_bytes: int = 1024 * 1024
     tuned: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def extending(cls: type[Derived], parent: InstructionSet, name: str, **changes: Any) -> Derived:
+        """Return an instruction set of this class that has all of its parent's attributes, except for `changes`.
+
+        Raises:
+            TypeError: this class has an attribute without a default that neither the parent nor `changes` has.
+        """
+        inherited = {f.name: getattr(parent, f.name) for f in fields(cls) if hasattr(parent, f.name)}
+        return cls(**inherited | {"name": name, "parent": parent} | changes)
 
     def lineage(self) -> tuple[InstructionSet, ...]:
         """Return this instruction set and its ancestors, nearest first."""

@@ -5,4 +5,4 @@ from __future__ import annotations
 from pipeline.kernels.isa.base import InstructionSet
 from pipeline.kernels.isa.portable import PORTABLE
 
-NEON = InstructionSet(name="neon", parent=PORTABLE, lanes=4, registers=32)
+NEON = InstructionSet.extending(PORTABLE, "neon", registers=32)

@@ -19,7 +19,7 @@ from pipeline.kernels.isa.portable import PORTABLE
 from pipeline.kernels.vectors import interleave, lanes_of, part
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class X86InstructionSet(InstructionSet):
     """What x86 vectors of all widths do alike, by LLVM's names of the instructions for one width.
 
@@ -28,9 +28,9 @@ class X86InstructionSet(InstructionSet):
         vpackssdw, vpackuswb: narrow two vectors to int16 and uint8, with saturation.
     """
 
-    vpmaddwd: str = ""
-    vpackssdw: str = ""
-    vpackuswb: str = ""
+    vpmaddwd: str
+    vpackssdw: str
+    vpackuswb: str
 
     def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
         """Return `uint8(clamp(values + zero_point, low, high))`, packing four vectors; see the base class.
@@ -106,11 +106,9 @@ class PairwiseInstructionSet(X86InstructionSet):
         return acc
 
 
-SSE41 = PairwiseInstructionSet(
-    name="sse41",
-    parent=PORTABLE,
-    lanes=4,
-    registers=16,
+SSE41 = PairwiseInstructionSet.extending(
+    PORTABLE,
+    "sse41",
     dot_depth=4,
     weight_dtype="int16",
     saturate_vectors=4,
