@@ -38,7 +38,7 @@ def execute_all(program: Program, feeds: Mapping[str, Array]) -> dict[relax.Var,
     flow = Dataflow.of(program.module)
     values: dict[relax.Var, Any] = {p: feeds[i.name] for p, i in zip(flow.params, program.inputs, strict=True)}
     for binding in flow.bindings:
-        values[binding.var] = _run(binding, values)
+        values[binding.var] = evaluate_binding(binding, values)
     return values
 
 
@@ -50,7 +50,8 @@ def _value(expr: relax.Expr, values: Mapping[relax.Var, Any]) -> Any:
     return constant(expr)
 
 
-def _run(binding: Binding, values: Mapping[relax.Var, Any]) -> Any:
+def evaluate_binding(binding: Binding, values: Mapping[relax.Var, Any]) -> Any:
+    """Return the value of one binding, given those of the variables that it reads; see `execute`."""
     value = binding.value
     if isinstance(value, relax.Tuple):
         return _value(value, values)

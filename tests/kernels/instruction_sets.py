@@ -69,6 +69,16 @@ def why_not(isa_name: str) -> str | None:
     return f"{isa_name} needs a CPU with {', '.join(lacking[0])}; {why}"
 
 
+def runnable_names() -> Sequence[str]:
+    """Return the instruction sets that this machine can run, its own or emulated, the least first."""
+    return tuple(name for name in instruction_sets() if why_not(name) is None or _emulated(name))
+
+
+def _emulated(isa_name: str) -> bool:
+    parent = instruction_set(isa_name).parent
+    return isa_name == "amx_int8" and parent is not None and why_not(parent.name) is None
+
+
 @functools.cache
 def runnable(isa_name: str) -> Runnable:
     """Return how to run an instruction set on this machine; skip the test where neither CPU nor emulation can."""
@@ -77,7 +87,7 @@ def runnable(isa_name: str) -> Runnable:
         target = next(t for t in targets_with(isa_name) if not missing_features(t.architecture, t.required_features))
         return Runnable(instruction_set(isa_name), target.tvm_target())
     parent = instruction_set(isa_name).parent
-    if isa_name == "amx_int8" and parent is not None and why_not(parent.name) is None:
+    if _emulated(isa_name) and parent is not None:
         return Runnable(emulated_amx(), runnable(parent.name).target)
     pytest.skip(reason)
 
