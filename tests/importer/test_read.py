@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.errors import ModelError, OptionError
-from pipeline.importer import import_model
-from tests.models import ModelBuilder, import_test_model, small_network
+from pipeline.importer import external, import_model
+from pipeline.importer.check.walk import tensors
+from pipeline.importer.read import read_model
+from tests.models import ModelBuilder, import_test_model, run_onnx, small_network
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -50,24 +52,33 @@ def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
     weight[0, 0] = np.nan
     path = tmp_path / "m.onnx"
     onnx.save(b.model({"x": (1, 3)}, b.node("Gemm", "x", b.constant(weight), transB=1)), path)
-    with pytest.raises(ModelError, match="weight 'w0' holds NaN or infinity"):
+    with pytest.raises(ModelError, match="weight 'w0' holds NaN"):
         import_model(path)
 
 
-def _external(tmp_path: Path, location: str) -> Path:
+def _external(tmp_path: Path, location: str, **entries: str) -> Path:
+    """Write a model whose only weight, float32 of the shape [3, 2], is said to lie in another file."""
     b = ModelBuilder()
     model = b.model({"x": (1, 3)}, b.node("Gemm", "x", b.constant(np.ones((3, 2), "float32"))))
-    tensor = model.graph.initializer[0]
+    _move(model.graph.initializer[0], location, **entries)
+    return _written(tmp_path, model)
+
+
+def _move(tensor: TensorProto, location: str, **entries: str) -> None:
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value=location)
+    for key, value in {"location": location, **entries}.items():
+        tensor.external_data.add(key=key, value=value)
+
+
+def _written(tmp_path: Path, model: onnx.ModelProto) -> Path:
     path = tmp_path / "model" / "m.onnx"
     path.parent.mkdir()
     path.write_bytes(model.SerializeToString())
     return path
 
 
-@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "missing.bin", ""])
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "missing.bin", "", ".", "a\0b", "a" * 5000])
 def test_external_weights_outside_the_models_folder_are_not_read(tmp_path: Path, location: str) -> None:
     (tmp_path / "secret.bin").write_bytes(bytes(24))
     with pytest.raises(ModelError, match="isn't a file below the model's folder"):
@@ -88,6 +99,90 @@ def test_external_weights_are_read_and_count_for_the_digest(tmp_path: Path) -> N
     before = import_model(path).source_sha256
     (path.parent / "weights.bin").write_bytes(np.zeros(6, "float32").tobytes())
     assert import_model(path).source_sha256 != before
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"offset": "-1"}, "weight 'w0' has the offset '-1' in its external data; expected a number of bytes"),
+        ({"offset": "1e3"}, "has the offset '1e3'"),
+        ({"offset": "9" * 5000}, "has the offset '999"),
+        ({"offset": "8"}, r"takes 24 bytes from byte 8 of 'weights.bin', which has 24. The file is truncated"),
+        ({"offset": "9" * 19}, "which has 24"),
+        ({"length": ""}, "has the length ''"),
+        ({"length": "-24"}, "has the length '-24'"),
+        ({"length": "23"}, r"has the shape \[3, 2\], which takes 24 bytes, but 23 in 'weights.bin'"),
+        ({"length": "1099511627776"}, "but 1099511627776 in"),
+        ({"ofset": "8"}, "is described by 'ofset' which ONNX doesn't know. Known: basepath, checksum, length"),
+    ],
+    ids=lambda value: "-".join(f"{k}_{v[:12]}" for k, v in value.items()) if isinstance(value, dict) else "",
+)
+def test_external_weights_that_are_described_wrongly(tmp_path: Path, entries: dict[str, str], message: str) -> None:
+    path = _external(tmp_path, "weights.bin", **entries)
+    (path.parent / "weights.bin").write_bytes(bytes(24))
+    with pytest.raises(ModelError, match=message):
+        import_model(path)
+
+
+def test_an_external_weight_described_twice(tmp_path: Path) -> None:
+    path = _external(tmp_path, "weights.bin")
+    model = onnx.load(path, load_external_data=False)
+    model.graph.initializer[0].external_data.add(key="location", value="other.bin")
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="is described by 'location' twice"):
+        import_model(path)
+
+
+def test_weights_that_lie_within_a_larger_file(tmp_path: Path) -> None:
+    path = _external(tmp_path, "weights.bin", offset="8", length="24")
+    values = np.arange(10, dtype="float32")
+    (path.parent / "weights.bin").write_bytes(values.tobytes())
+    model, _ = read_model(path)
+    np.testing.assert_array_equal(numpy_helper.to_array(model.graph.initializer[0]), values[2:8].reshape(3, 2))
+
+
+def test_a_file_that_holds_many_weights_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(external, "MAX_EXTERNAL_BYTES", 24)
+    path = _external(tmp_path, "weights.bin", offset="0")
+    (path.parent / "weights.bin").write_bytes(bytes(1000))
+    read_model(path)
+    monkeypatch.setattr(external, "MAX_EXTERNAL_BYTES", 23)
+    with pytest.raises(ModelError, match="its external weights take more than 23 bytes"):
+        read_model(path)
+
+
+def test_external_data_is_read_in_nodes_and_branches_and_functions_as_well(tmp_path: Path) -> None:
+    tensor = numpy_helper.from_array(np.zeros(2, "float32"), "t")
+    _move(tensor, "weights.bin")
+    floats = helper.make_tensor_value_info("b", TensorProto.FLOAT, [2])
+    constant = helper.make_node("Constant", [], ["c"], value=tensor)
+    branch = helper.make_graph([helper.make_node("Abs", ["t"], ["b"])], "inner", [], [floats], [tensor])
+    nodes = [
+        constant,
+        helper.make_node("If", ["x"], ["i"], then_branch=branch, else_branch=branch),
+        helper.make_node("F", ["c"], ["f"], domain="ours"),
+        helper.make_node("Sum", ["c", "i", "f"], ["y"]),
+    ]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ours", 1)]
+    body = [helper.make_node("Constant", [], ["k"], value=tensor), helper.make_node("Add", ["a", "k"], ["s"])]
+    function = helper.make_function("ours", "F", ["a"], ["s"], body, opsets)
+    inputs = [helper.make_tensor_value_info("x", TensorProto.BOOL, [])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs)
+    path = _written(tmp_path, helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=9))
+    (path.parent / "weights.bin").write_bytes(np.array([3, 4], "float32").tobytes())
+    found = [numpy_helper.to_array(t).tolist() for t, _ in tensors(read_model(path)[0])]
+    assert found == [[3, 4]] * 4
+
+
+def test_a_model_whose_nodes_are_out_of_order_is_the_same_model(tmp_path: Path) -> None:
+    expected = small_network()
+    shuffled = small_network()
+    del shuffled.graph.node[:]
+    shuffled.graph.node.extend(reversed(expected.graph.node))
+    model, _ = read_model(_written(tmp_path, shuffled))
+    x = np.random.default_rng(0).standard_normal((1, 3, 12, 12), "float32")
+    np.testing.assert_array_equal(run_onnx(model, {"x": x})[0], run_onnx(expected, {"x": x})[0])
 
 
 def test_all_operators_that_cannot_be_imported_are_named() -> None:

@@ -1,0 +1,88 @@
+"""Checks of names: each tensor is written once, and read only where it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from onnx import FunctionProto, GraphProto, ModelProto
+
+from pipeline.errors import ModelError
+from pipeline.importer.check.walk import MAX_NESTING, Body, function_name, inner_bodies, opset_of, title
+
+
+def check_names(model: ModelProto) -> None:
+    """Check all names of tensors in a model.
+
+    Raises:
+        ModelError: a tensor is written twice, read though nothing writes it, or has a name that isn't text; graphs are
+            nested too deep.
+    """
+    _check_body(Body(model.graph, "", opset_of(model)), ())
+    for function in model.functions:
+        place = f" in the function {function_name(function)!r}"
+        _check_body(Body(function, place, opset_of(function), function), ())
+
+
+def _check_body(body: Body, outer: Sequence[set[str]]) -> None:
+    if body.depth > MAX_NESTING:
+        raise ModelError(f"graphs lie in each other more than {MAX_NESTING} deep.")
+    own = _written(body)
+    _check_text([body.proto.name], f"the graph{body.place}")
+    visible = (*outer, own)
+    for node in body.proto.node:
+        _check_text([*node.input, node.name, node.op_type, node.domain], f"{title(node)}{body.place}")
+        for name in node.input:
+            if name and not _knows(visible, name):
+                raise ModelError(f"{title(node)}{body.place} reads the tensor {name!r}, which nothing computes.")
+    names = body.proto.output if isinstance(body.proto, FunctionProto) else [o.name for o in body.proto.output]
+    _check_unique(names, "output", body.place)
+    for name in names:
+        if not _knows(visible, name):
+            raise ModelError(f"nothing computes the output {name!r}{body.place}.")
+    for inner in inner_bodies(body):
+        _check_body(inner, visible)
+
+
+def _knows(scopes: Iterable[set[str]], name: str) -> bool:
+    return any(name in scope for scope in scopes)
+
+
+def _written(body: Body) -> set[str]:
+    """Return the names that a graph or function defines, after checking that each is defined once."""
+    if isinstance(body.proto, GraphProto):
+        inputs = [i.name for i in body.proto.input]
+        weights = [t.name for t in body.proto.initializer] + [s.values.name for s in body.proto.sparse_initializer]
+    else:
+        inputs, weights = list(body.proto.input), []
+    _check_unique(inputs, "input", body.place)
+    _check_unique(weights, "weight", body.place)
+    # A weight may have the name of an input: it is the input's default.
+    written = {*inputs, *weights}
+    for node in body.proto.node:
+        _check_text(node.output, f"{title(node)}{body.place}")
+        for name in filter(None, node.output):
+            if name in written:
+                raise ModelError(
+                    f"{title(node)}{body.place} writes the tensor {name!r}, which is there already: another node, an "
+                    "input or a weight has this name."
+                )
+            written.add(name)
+    return written
+
+
+def _check_unique(names: Sequence[str], kind: str, place: str) -> None:
+    article = "a" if kind == "weight" else "an"
+    _check_text(names, f"{article} {kind}{place}")
+    seen: set[str] = set()
+    for name in names:
+        if not name:
+            raise ModelError(f"{article} {kind}{place} has no name.")
+        if name in seen:
+            raise ModelError(f"there are two {kind}s{place} called {name!r}.")
+        seen.add(name)
+
+
+def _check_text(names: Iterable[str], owner: str) -> None:
+    # Protobuf gives bytes where it expects text and finds something else.
+    if any(isinstance(name, bytes) for name in names):
+        raise ModelError(f"{owner} has a name that isn't UTF-8 text. The file is damaged.")

@@ -1,0 +1,159 @@
+"""Checks of nodes by themselves: what an operator must be given, and that attributes hold what they say."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from onnx import AttributeProto, FunctionProto, NodeProto, defs
+
+from pipeline.errors import ModelError
+from pipeline.importer.check.walk import Body, is_standard, title
+
+_FIELDS = {
+    AttributeProto.FLOAT: "f",
+    AttributeProto.INT: "i",
+    AttributeProto.STRING: "s",
+    AttributeProto.TENSOR: "t",
+    AttributeProto.GRAPH: "g",
+    AttributeProto.SPARSE_TENSOR: "sparse_tensor",
+    AttributeProto.TYPE_PROTO: "tp",
+    AttributeProto.FLOATS: "floats",
+    AttributeProto.INTS: "ints",
+    AttributeProto.STRINGS: "strings",
+    AttributeProto.TENSORS: "tensors",
+    AttributeProto.GRAPHS: "graphs",
+    AttributeProto.SPARSE_TENSORS: "sparse_tensors",
+    AttributeProto.TYPE_PROTOS: "type_protos",
+}
+"""Where an attribute of each type has its value."""
+
+_NEEDED = frozenset({"t", "g", "sparse_tensor", "tp"})
+"""Values that must be written; some writers leave out numbers that are 0, and lists that are empty."""
+
+_KINDS = {number: name for name, number in AttributeProto.AttributeType.items()}
+
+
+def check_nodes(body: Body, functions: dict[tuple[str, str, str], FunctionProto]) -> None:
+    """Check the nodes of one graph or function, without the graphs inside them.
+
+    Args:
+        body: the graph or function.
+        functions: the model's own functions by domain, name and overload.
+
+    Raises:
+        ModelError: a node can't be: it has no operator or no result, or too many or few of inputs, outputs or
+            attributes, or an attribute that isn't what the operator defines.
+    """
+    for node in body.proto.node:
+        where = f"{title(node)}{body.place}"
+        if not node.op_type:
+            raise ModelError(f"the node {where or 'without a name'} has no operator.")
+        if not any(node.output):
+            raise ModelError(f"{where} has no outputs.")
+        for attribute in node.attribute:
+            check_attribute(attribute, f"{where}", body.function)
+        names = [a.name for a in node.attribute]
+        if len(set(names)) < len(names):
+            raise ModelError(f"{where} has an attribute twice: {', '.join(sorted(names))}.")
+        function = functions.get((node.domain, node.op_type, node.overload))
+        if function is not None:
+            _check_counts(where, _length(node.input), len(node.output), len(function.input), len(function.output))
+        elif is_standard(node.domain) and body.opset is not None:
+            _check_against_schema(node, body.opset, where)
+
+
+def check_attribute(attribute: AttributeProto, where: str, function: FunctionProto | None) -> None:
+    """Check that an attribute has a name, and a value of the type that it says.
+
+    Args:
+        attribute: the attribute.
+        where: what it belongs to, for messages.
+        function: the function around it, whose attributes it may stand for.
+
+    Raises:
+        ModelError: it hasn't.
+    """
+    if not attribute.name or isinstance(attribute.name, bytes):
+        raise ModelError(f"{where} has an attribute whose name is missing or damaged.")
+    what = f"attribute {attribute.name!r} of {where}"
+    given = {field.name for field, _ in attribute.ListFields()} & set(_FIELDS.values())
+    if attribute.ref_attr_name:
+        declared = [] if function is None else [*function.attribute, *(a.name for a in function.attribute_proto)]
+        if attribute.ref_attr_name not in declared:
+            raise ModelError(f"{what} refers to {attribute.ref_attr_name!r}, which nothing around it defines.")
+        return
+    if attribute.type not in _FIELDS:
+        raise ModelError(f"{what} has no type. Export the model again with a newer exporter.")
+    expected = _FIELDS[attribute.type]
+    if given - {expected} or (expected in _NEEDED and not given):
+        found = ", ".join(sorted(given)) or "nothing"
+        raise ModelError(f"{what} should hold a value of type {_KINDS[attribute.type]}, but holds: {found}.")
+
+
+def _length(names: object) -> int:
+    """Return how many names there are, without empty ones at the end."""
+    given = list(names)  # type: ignore[call-overload]
+    while given and not given[-1]:
+        given.pop()
+    return len(given)
+
+
+def _check_counts(where: str, inputs: int, outputs: int, max_inputs: int, max_outputs: int) -> None:
+    if inputs > max_inputs:
+        raise ModelError(f"{where} has {inputs} inputs; there are {max_inputs} at most.")
+    if outputs > max_outputs:
+        raise ModelError(f"{where} has {outputs} outputs; there are {max_outputs} at most.")
+
+
+@cache
+def _schema(op_type: str, opset: int) -> defs.OpSchema | None:
+    """Return what an operator is in an operator set; None if there is no such operator, or it is no longer one."""
+    if not defs.has(op_type, opset, ""):
+        return None
+    schema = defs.get_schema(op_type, opset, "")
+    return None if schema.deprecated else schema
+
+
+@cache
+def _required_inputs(op_type: str, opset: int) -> tuple[tuple[int, str], ...]:
+    """Return positions and names of the inputs that can't be left out.
+
+    Those that a later operator set made optional aren't among them: exporters left them out before.
+    """
+    schema = defs.get_schema(op_type, opset, "")
+    latest = {
+        i.name for i in defs.get_schema(op_type).inputs if i.option == defs.OpSchema.FormalParameterOption.Optional
+    }
+    single = defs.OpSchema.FormalParameterOption.Single
+    return tuple((k, i.name) for k, i in enumerate(schema.inputs) if i.option == single and i.name not in latest)
+
+
+def _check_against_schema(node: NodeProto, opset: int, where: str) -> None:
+    schema = _schema(node.op_type, opset)
+    if schema is None:
+        return
+    _check_counts(where, _length(node.input), _length(node.output), schema.max_input, schema.max_output)
+    for position, name in _required_inputs(node.op_type, opset):
+        if position >= len(node.input) or not node.input[position]:
+            raise ModelError(f"{where} lacks its input {name!r}.")
+    variadic = [i for i in schema.inputs if i.option == defs.OpSchema.FormalParameterOption.Variadic]
+    if variadic and _length(node.input) < schema.min_input:
+        raise ModelError(f"{where} has {_length(node.input)} inputs; it takes {schema.min_input} at least.")
+    given = {a.name: a for a in node.attribute}
+    for name, attribute in given.items():
+        known = schema.attributes.get(name)
+        # As in ONNX's own checker, names with two underscores are notes of the tool that wrote them.
+        if known is None and not name.startswith("__"):
+            raise ModelError(
+                f"{where} has the attribute {name!r}, which {node.op_type} of operator set {opset} doesn't know. "
+                f"Known: {', '.join(sorted(schema.attributes)) or 'none'}."
+            )
+        if known is not None and _KINDS[attribute.type] != known.type.name:
+            raise ModelError(
+                f"attribute {name!r} of {where} has the type {_KINDS[attribute.type]}; expected {known.type.name}."
+            )
+    missing = [name for name, known in schema.attributes.items() if known.required and name not in given]
+    if missing:
+        raise ModelError(f"{where} lacks its attribute {', '.join(map(repr, missing))}.")
+    if node.op_type == "Constant" and len(given) != 1:
+        raise ModelError(f"{where} has {len(given)} attributes; a constant is defined by one.")

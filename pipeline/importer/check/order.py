@@ -1,0 +1,90 @@
+"""Puts nodes in an order in which each comes after those that it reads from, as ONNX asks for."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence, Set
+
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
+
+from pipeline.errors import ModelError
+from pipeline.importer.check.walk import Body, bodies, subgraphs, title
+
+
+def in_order(model: ModelProto) -> ModelProto:
+    """Return the model; a copy with its nodes put in order if one comes before what it reads.
+
+    Args:
+        model: its names have been checked.
+
+    Raises:
+        ModelError: nodes read each other's results in a circle.
+    """
+    if all(_is_sorted(_dependencies(body.proto.node)) for body in bodies(model)):
+        return model
+    ordered = ModelProto()
+    ordered.CopyFrom(model)
+    # Outer graphs come last: sorting copies nodes, and with them the graphs inside.
+    for body in reversed(list(bodies(ordered))):
+        _sort(body)
+    return ordered
+
+
+def _dependencies(nodes: Sequence[NodeProto]) -> list[set[int]]:
+    """Return for each node the positions of the nodes that it reads from."""
+    writers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    return [{writers[name] for name in _read(node) if name in writers} for node in nodes]
+
+
+def _read(node: NodeProto) -> Set[str]:
+    """Return the names that a node reads, those that the graphs inside it take from around it included."""
+    return {*node.input}.union(*(_captured(graph) for graph in subgraphs(node)))
+
+
+def _captured(graph: GraphProto) -> Set[str]:
+    read = {o.name for o in graph.output}.union(*(_read(node) for node in graph.node))
+    own = {name for node in graph.node for name in node.output}
+    own |= {i.name for i in graph.input} | {t.name for t in graph.initializer}
+    return read - own - {s.values.name for s in graph.sparse_initializer}
+
+
+def _is_sorted(dependencies: Sequence[Set[int]]) -> bool:
+    return all(before < i for i, own in enumerate(dependencies) for before in own)
+
+
+def _sort(body: Body) -> None:
+    nodes: GraphProto | FunctionProto = body.proto
+    dependencies = _dependencies(nodes.node)
+    if _is_sorted(dependencies):
+        return
+    missing = [len(own) for own in dependencies]
+    readers: list[list[int]] = [[] for _ in dependencies]
+    for i, own in enumerate(dependencies):
+        for before in own:
+            readers[before].append(i)
+    # Of the nodes that are ready, the first in the file comes first: the order changes no more than it must.
+    ready = [i for i, count in enumerate(missing) if not count]
+    order = []
+    while ready:
+        order.append(heapq.heappop(ready))
+        for reader in readers[order[-1]]:
+            missing[reader] -= 1
+            if not missing[reader]:
+                heapq.heappush(ready, reader)
+    if len(order) < len(missing):
+        circle = ", ".join(title(nodes.node[i]) for i in _circle(dependencies, set(order)))
+        raise ModelError(f"nodes read each other's results in a circle{body.place}: {circle}.")
+    copies = []
+    for i in order:
+        copies.append(NodeProto())
+        copies[-1].CopyFrom(nodes.node[i])
+    del nodes.node[:]
+    nodes.node.extend(copies)
+
+
+def _circle(dependencies: Sequence[Set[int]], done: Set[int]) -> list[int]:
+    """Return nodes of which each reads from the next, and the last from the first; five at most."""
+    path = [next(i for i in range(len(dependencies)) if i not in done)]
+    while path[-1] not in path[:-1]:
+        path.append(min(dependencies[path[-1]] - done))
+    return path[path.index(path[-1]) : -1][:5]
