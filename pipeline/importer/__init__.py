@@ -15,6 +15,7 @@ from tvm import relax
 from pipeline.dialect.dataflow import Dataflow
 from pipeline.dialect.operators import UnknownShapeError, UnsupportedProgramError, from_relax_type
 from pipeline.errors import ModelError
+from pipeline.importer.check import check_model
 from pipeline.importer.frontend import NATIVE, convert
 from pipeline.importer.fuse import fuse_affine, fuse_clip
 from pipeline.importer.layer_norm import fuse_layer_norm
@@ -54,11 +55,15 @@ def import_model(path: str | Path, shapes: Shapes | None = None) -> Program:
     """
     path = Path(path)
     model, digest = read_model(path)
-    return import_proto(model, shapes or {}, path.name.removesuffix(".onnx"), digest)
+    return _import(model, shapes or {}, path.name.removesuffix(".onnx"), digest)
 
 
 def import_proto(model: onnx.ModelProto, shapes: Shapes, name: str, source_sha256: str) -> Program:
     """Return an ONNX model in memory as a float32 program; see `import_model`."""
+    return _import(check_model(model, name), shapes, name, source_sha256)
+
+
+def _import(model: onnx.ModelProto, shapes: Shapes, name: str, source_sha256: str) -> Program:
     normalized = normalize(model, shapes, NATIVE)
     module = convert(normalized)
     try:

@@ -12,6 +12,7 @@ import onnx
 from onnx import numpy_helper
 
 from pipeline.errors import OptionError, unknown_name
+from pipeline.importer.limits import check_tensor_size
 from pipeline.importer.precision import to_float32
 from pipeline.importer.specialize import specialize
 
@@ -51,8 +52,8 @@ def _flush_denormals(model: onnx.ModelProto) -> None:
 
 
 def resolve_shapes(model: onnx.ModelProto, shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every input; see `normalize`."""
-    weights = {t.name for t in model.graph.initializer}
+    """Return the shape of every input; see `normalize`, and `limits.check_tensor_size`."""
+    weights = {t.name for t in model.graph.initializer} | {s.values.name for s in model.graph.sparse_initializer}
     inputs = {v.name: v for v in model.graph.input if v.name not in weights}
     for name in shapes:
         if name not in inputs:
@@ -62,12 +63,19 @@ def resolve_shapes(model: onnx.ModelProto, shapes: Shapes) -> dict[str, tuple[in
         dims = value.type.tensor_type.shape.dim
         declared = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in dims]
         wanted = shapes.get(name)
+        has_rank = value.type.tensor_type.HasField("shape")
+        if wanted is None and not has_rank:
+            raise OptionError(
+                f"The model doesn't say how many dimensions input {name!r} has. "
+                f"Give its shape, for example --shape {name}=1,3,224,224."
+            )
         if wanted is None:
             shape = [1 if d is None and i == 0 else d for i, d in enumerate(declared)]
         else:
             shape = [int(d) for d in wanted]
-            fits = value.type.tensor_type.HasField("shape") is False or len(shape) == len(declared)
-            if not fits or any(d is not None and d != s for d, s in zip(declared, shape, strict=False)):
+            if (has_rank and len(shape) != len(declared)) or any(
+                d is not None and d != s for d, s in zip(declared, shape, strict=False)
+            ):
                 raise OptionError(
                     f"Shape {tuple(shape)} for input {name!r} contradicts the model, which has "
                     f"{_written(declared)} ('?' may be any size)."
@@ -79,6 +87,7 @@ def resolve_shapes(model: onnx.ModelProto, shapes: Shapes) -> dict[str, tuple[in
                 f"Give it, for example --shape {name}={','.join(str(d or 224) for d in shape)}."
             )
         resolved[name] = tuple(d for d in shape if d is not None)
+        check_tensor_size(name, resolved[name], value.type.tensor_type.elem_type)
     return resolved
 
 

@@ -32,6 +32,7 @@ from onnx import (
 )
 
 from pipeline.errors import ModelError
+from pipeline.importer.check.walk import opset_of
 from pipeline.importer.evaluate import evaluate, is_foldable
 from pipeline.importer.opsets import MIN_OPSET, OldNode, upgrade
 
@@ -81,7 +82,8 @@ def specialize(model: onnx.ModelProto, native: Set[str], shapes: Mapping[str, Se
     Raises:
         ModelError: the graph isn't valid, or grows beyond all bounds.
     """
-    opset = max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    # A graph of nothing but calls needs no operators of ONNX's own; its functions do.
+    opset = opset_of(model) or max(opset_of(function) or 0 for function in model.functions)
     return _Specializer(model, native, opset).run(shapes)
 
 
@@ -90,7 +92,7 @@ class _Specializer:
         self.model = model
         self.native = native
         self.opset = opset
-        self.functions = {(f.domain, f.name): f for f in model.functions}
+        self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
         self.nodes: list[NodeProto] = []
         self.made: dict[tuple[Any, ...], list[Tensor | None]] = {}
         self.names: set[str] = set()
@@ -183,7 +185,7 @@ class _Specializer:
     def _node(self, node: NodeProto, used: Set[str], scope: Scope, opset: int) -> Sequence[Tensor | None]:
         """Add what computes a node, and return its results, None for those that nothing reads."""
         inputs = [None if not n else _defined(scope, n, f"{node.op_type} {_title(node)!r}") for n in node.input]
-        if node.domain not in ("", "ai.onnx") or (node.domain, node.op_type) in self.functions:
+        if node.domain not in ("", "ai.onnx") or (node.domain, node.op_type, node.overload) in self.functions:
             return self._function_call(node, inputs, used, scope)
         if opset < MIN_OPSET:
             rewritten = self._upgraded(node, scope, opset)
@@ -283,7 +285,7 @@ class _Specializer:
         self, node: NodeProto, inputs: list[Tensor | None], used: Set[str], scope: Scope
     ) -> Sequence[Tensor | None]:
         """Add the nodes of one of the model's own functions; a call of a function that isn't there stays as it is."""
-        function = self.functions.get((node.domain, node.op_type))
+        function = self.functions.get((node.domain, node.op_type, node.overload))
         if function is not None:
             return self._function(function, node, inputs, used)
         call = NodeProto()

@@ -13,6 +13,7 @@ from pipeline.errors import ModelError, OptionError
 from pipeline.importer import external, import_model
 from pipeline.importer.check.walk import tensors
 from pipeline.importer.read import read_model
+from pipeline.reference.execute import execute
 from tests.models import ModelBuilder, import_test_model, run_onnx, small_network
 
 
@@ -242,6 +243,46 @@ def test_shapes_that_do_not_fit(shapes: dict[str, tuple[int, ...]], message: str
     b = ModelBuilder()
     with pytest.raises(OptionError, match=message):
         import_test_model(b.model({"x": ("batch", 3, "height", 4)}, b.node("Relu", "x")), **shapes)
+
+
+def test_an_input_without_a_shape_needs_one() -> None:
+    b = ModelBuilder()
+    model = b.model({"x": (1, 3)}, b.node("Relu", "x"))
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(OptionError, match=r"doesn't say how many dimensions input 'x' has. Give its shape"):
+        import_test_model(model)
+    assert import_test_model(model, x=(2, 5)).inputs[0].shape == (2, 5)
+
+
+def test_a_shape_that_no_memory_holds() -> None:
+    b = ModelBuilder()
+    with pytest.raises(ModelError, match=r"Tensor 'x' has the shape \[1, 3, 1048576, 1048576\] and takes \d+ bytes"):
+        import_test_model(b.model({"x": (1, 3, "h", "w")}, b.node("Relu", "x")), x=(1, 3, 2**20, 2**20))
+
+
+def test_a_model_in_memory_is_checked_as_one_in_a_file_is() -> None:
+    b = ModelBuilder()
+    with pytest.raises(ModelError, match="Model test: Relu 't0' reads the tensor 'nowhere', which nothing computes"):
+        import_test_model(b.model({"x": (1, 3)}, b.node("Relu", "nowhere")))
+
+
+def test_functions_of_one_name_are_told_apart_by_their_overload() -> None:
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ours", 1)]
+    functions = [
+        helper.make_function("ours", "F", ["a"], ["b"], [helper.make_node(op, ["a"], ["b"])], opsets, overload=op)
+        for op in ("Neg", "Abs")
+    ]
+    calls = [
+        helper.make_node("F", ["x"], ["t"], domain="ours", overload="Abs"),
+        helper.make_node("F", ["t"], ["y"], domain="ours", overload="Neg"),
+    ]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3]) for n in "xy"]
+    graph = helper.make_graph(calls, "g", values[:1], values[1:])
+    # The graph itself uses no operators of ONNX's own.
+    model = helper.make_model(graph, opset_imports=opsets[1:], functions=functions, ir_version=10)
+    program = import_test_model(model)
+    x = np.array([[-1, 0, 2]], "float32")
+    np.testing.assert_array_equal(execute(program, {"x": x})["y"], [[-1, 0, -2]])
 
 
 def test_the_model_given_is_not_changed() -> None:
