@@ -134,7 +134,7 @@ def measure(report: BuildReport, evaluation: Callable[[], Iterable[Labelled]]) -
     if samples:
         right = [sum(top1(run(s.feeds)) == s.label for s in samples) for run in (float_run, int8_run)]
         accuracy = Accuracy(len(samples), *(count / len(samples) for count in right))
-    agreement = compare(float_run, int8_run, (s.feeds for s in evaluation()))
+    agreement = compare(float_run, int8_run, (s.feeds for s in evaluation()), "evaluation samples")
     timing = time_libraries(float_path, int8_path, next(iter(evaluation())).feeds)
     return replace(report, accuracy=accuracy, agreement=agreement, timing=timing)
 
@@ -200,7 +200,8 @@ def _check(
     ]
     int8 = Runner(runnable[0]).run if runnable else Executor(quantized.program).run
     stream = feeds(request.samples if request.samples is not None else (), quantized.program.inputs)
-    return compare(Executor(quantized.source).run, int8, itertools.islice(stream, CHECK_SAMPLES))
+    described = "of the calibration samples" if request.table is None else "of the samples"
+    return compare(Executor(quantized.source).run, int8, itertools.islice(stream, CHECK_SAMPLES), described)
 
 
 def _file_part(name: str, target: Target) -> str:

@@ -23,20 +23,27 @@ class Agreement:
         samples: how many inputs were run.
         same_argmax: share of the inputs for which the largest value of the first output stands in the same place.
         sqnr_db: signal to quantization noise of all outputs, decibels; infinity if they are equal.
+        inputs: which inputs these were, after a number of them: "calibration samples", for example.
     """
 
     samples: int
     same_argmax: float
     sqnr_db: float
+    inputs: str
+
+    def where(self) -> str:
+        """Return what was measured on, for people."""
+        return f"{self.samples} {self.inputs}"
 
 
-def compare(float_run: Run, int8_run: Run, inputs: Iterable[Feeds]) -> Agreement:
+def compare(float_run: Run, int8_run: Run, inputs: Iterable[Feeds], described: str) -> Agreement:
     """Run both models over the inputs and compare their outputs.
 
     Args:
         float_run: runs the float model on one batch.
         int8_run: runs the int8 model on one batch.
         inputs: at least one batch.
+        described: what the inputs are, see `Agreement.inputs`.
     """
     samples = same = 0
     signal = noise = 0.0
@@ -52,7 +59,7 @@ def compare(float_run: Run, int8_run: Run, inputs: Iterable[Feeds]) -> Agreement
             signal += float((exact**2).sum())
             noise += float(((exact - actual[name].astype("float64")) ** 2).sum())
     ratio = 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else math.inf
-    return Agreement(samples, same / max(samples, 1), ratio)
+    return Agreement(samples, same / max(samples, 1), ratio, described)
 
 
 def top1(outputs: Mapping[str, Array]) -> int:

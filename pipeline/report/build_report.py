@@ -92,9 +92,9 @@ class BuildReport:
             a = self.accuracy
             summary.add_row(f"accuracy on {a.samples} labelled samples", f"{a.float32:.4f}", f"{a.int8:.4f}")
         if self.agreement is not None:
-            samples = self.agreement.samples
-            summary.add_row(f"same answer as float on {samples} samples", "", f"{self.agreement.same_argmax:.4f}")
-            summary.add_row("outputs' signal to quantization noise", "", f"{self.agreement.sqnr_db:.1f} dB")
+            where = self.agreement.where()
+            summary.add_row(f"same answer as float, on {where}", "", f"{self.agreement.same_argmax:.4f}")
+            summary.add_row(f"signal to quantization noise, on {where}", "", f"{self.agreement.sqnr_db:.1f} dB")
         if self.timing is not None:
             t = self.timing
             threads = "1 thread" if t.threads == 1 else f"{t.threads} threads"
