@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,3 +40,19 @@ class Program:
     outputs: tuple[TensorSpec, ...]
     name: str
     source_sha256: str
+
+    def with_outputs(self, names: Sequence[str]) -> Program:
+        """Return the program with the named variables of its module as its outputs."""
+        # Here, not above: running a library needs none of this.
+        from pipeline.dialect.dataflow import Dataflow, DataflowBuilder
+        from pipeline.dialect.operators import tensor_type
+
+        flow = Dataflow.of(self.module)
+        by_name = {v.name: v for v in (*flow.params, *(b.var for b in flow.bindings))}
+        builder = DataflowBuilder(self.module)
+        for binding in flow.bindings:
+            builder.copy(binding)
+        module = builder.finish([builder.replaced(by_name[n]) for n in names])
+        types = [tensor_type(by_name[n]) for n in names]
+        outputs = tuple(TensorSpec(n, t.shape, t.dtype) for n, t in zip(names, types, strict=True))
+        return replace(self, module=module, outputs=outputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pipeline.compilation.tuning import TunedLayer, TuningDatabase, tune
 from pipeline.cpu import missing_features
 from pipeline.deploy.runner import Runner
 from pipeline.errors import OptionError, SampleError
+from pipeline.importer.verify import ImportCheck, example_feeds, verify_import
 from pipeline.program import Program
 from pipeline.recipes.samples import Labelled
 from pipeline.report.agreement import Agreement, compare, top1
@@ -52,6 +53,7 @@ class BuildRequest:
         check: whether to measure how far int8 is from float, on the samples.
         float_library: whether to build the float model for this machine, too.
         dump: folder for the program after each compiler phase.
+        verify_import: whether to compare the float program with an independent evaluation of the ONNX file.
         tune: file of a tuning database; the layers that it doesn't know are measured on this machine first.
     """
 
@@ -68,6 +70,7 @@ class BuildRequest:
     float_library: bool = False
     dump: Path | None = None
     tune: Path | None = None
+    verify_import: bool = True
 
 
 def build_model(request: BuildRequest, progress: Progress, batches: Callable[[int], None] | None = None) -> BuildReport:
@@ -87,6 +90,10 @@ def build_model(request: BuildRequest, progress: Progress, batches: Callable[[in
     folder = _make_folder(request.output)
     progress("importing")
     program = load(request.model, request.shapes)
+    check = None
+    if request.verify_import:
+        progress("verifying the import")
+        check = verify(request.model, program, request.samples)
     progress("calibrating")
     calibration = request.calibrate
     quantized = quantize(
@@ -108,7 +115,7 @@ def build_model(request: BuildRequest, progress: Progress, batches: Callable[[in
         path = folder / f"{program.name}.{_file_part(name, target)}.so"
         quantized.build(target, path, None if request.dump is None else request.dump / target.name, database)
         libraries.append(Library(name, target.name, str(path), path.stat().st_size))
-    report = replace(_written(quantized, folder, tuple(libraries), request), tuned=tuned)
+    report = replace(_written(quantized, folder, tuple(libraries), request), tuned=tuned, import_check=check)
     if request.float_library:
         progress("building the float model")
         path = compile_program(program, load_target("host"), folder / f"{program.name}.float32.host.so")
@@ -117,6 +124,22 @@ def build_model(request: BuildRequest, progress: Progress, batches: Callable[[in
         progress("comparing with float")
         report = replace(report, agreement=_check(quantized, report, targets, request))
     return report
+
+
+def verify(model: Path, program: Program, samples: Samples | None = None) -> ImportCheck:
+    """Compare an imported program with an independent evaluation of its ONNX file; see `importer.verify`.
+
+    Args:
+        model: the ONNX file.
+        program: what it was imported as.
+        samples: the first one is compared; without any, or where they can be read only once, an invented one.
+
+    Raises:
+        ModelError: the two differ.
+    """
+    reusable = samples is not None and not isinstance(samples, Iterator)
+    given = next(feeds(samples, program.inputs)) if samples is not None and reusable else example_feeds(program.inputs)
+    return verify_import(model, program, lambda float_program: Executor(float_program).run, given)
 
 
 def measure(report: BuildReport, evaluation: Callable[[], Iterable[Labelled]]) -> BuildReport:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,8 @@ from pipeline.calibration.algorithms import ALGORITHMS, Observer, make_observer
 from pipeline.calibration.samples import Samples, feeds
 from pipeline.calibration.table import Calibrated, CalibrationTable, make_entry
 from pipeline.compilation.execute import Executor
-from pipeline.dialect.dataflow import Dataflow, DataflowBuilder
-from pipeline.dialect.operators import tensor_type
 from pipeline.errors import SampleError
-from pipeline.program import Program, TensorSpec
+from pipeline.program import Program
 
 __all__ = ["ALGORITHMS", "CalibrateOptions", "Calibrated", "CalibrationTable", "calibrate"]
 
@@ -94,23 +92,10 @@ def _activations(
     """Yield the values of the named tensors for each batch."""
     stream = feeds(samples, program.inputs, options.batch_size, options.batch_nums)
     first = next(stream)
-    executor = Executor(_observing(program, names))
+    executor = Executor(program.with_outputs(names))
     yield executor.run(first)
     for feed in stream:
         yield executor.run(feed)
-
-
-def _observing(program: Program, names: list[str]) -> Program:
-    """Return the program with the named tensors as its outputs."""
-    flow = Dataflow.of(program.module)
-    by_name = {v.name: v for v in (*flow.params, *(b.var for b in flow.bindings))}
-    builder = DataflowBuilder(program.module)
-    for binding in flow.bindings:
-        builder.copy(binding)
-    module = builder.finish([builder.replaced(by_name[n]) for n in names])
-    types = [tensor_type(by_name[n]) for n in names]
-    outputs = tuple(TensorSpec(n, t.shape, t.dtype) for n, t in zip(names, types, strict=True))
-    return replace(program, module=module, outputs=outputs)
 
 
 def _observe(observer: Observer, name: str, values: Array, batch: int) -> None:

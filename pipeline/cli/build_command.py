@@ -11,7 +11,7 @@ from pipeline.annotation import AnnotateOptions, Annotation
 from pipeline.annotation.rules import KINDS
 from pipeline.calibration import ALGORITHMS, CalibrateOptions, CalibrationTable
 from pipeline.cli.console import counting, messages, show
-from pipeline.cli.options import json_option, parse_shapes
+from pipeline.cli.options import json_option, parse_shapes, verify_option
 from pipeline.errors import OptionError
 from pipeline.recipes import load_recipe, prepare
 from pipeline.workflow import BuildRequest, build_model
@@ -33,6 +33,7 @@ from pipeline.workflow import BuildRequest, build_model
 @click.option("--calibration", type=click.Path(path_type=Path), help="Use this table instead of calibrating.")
 @click.option("--annotation", type=click.Path(path_type=Path), help="Use these decisions instead of making them.")
 @click.option("--check/--no-check", default=True, help="Measure how far int8 is from float  [default: yes].")
+@verify_option
 @click.option("--float", "float_library", is_flag=True, help="Build the float model for host, too.")
 @click.option("--dump", type=click.Path(path_type=Path), help="Folder for each compiler phase's program and assembly.")
 @click.option("--tune", type=click.Path(path_type=Path), help="Measure layers here; a file to keep the results in.")
@@ -53,6 +54,7 @@ def command(
     calibration: Path | None,
     annotation: Path | None,
     check: bool,
+    verify_import: bool,
     float_library: bool,
     dump: Path | None,
     tune: Path | None,
@@ -73,6 +75,7 @@ def command(
         float_library=float_library,
         dump=dump,
         tune=tune,
+        verify_import=verify_import,
     )
     if model.endswith(".toml"):
         if samples is not None or shapes:

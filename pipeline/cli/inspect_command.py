@@ -10,40 +10,50 @@ import msgspec
 from rich.table import Table
 
 from pipeline.artifact import read_metadata
-from pipeline.cli.console import show
-from pipeline.cli.options import json_option, parse_shapes
+from pipeline.cli.console import show, working
+from pipeline.cli.options import json_option, parse_shapes, verify_option
 
 
 @click.command(name="inspect")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=D,D,...", help="Shape of an input of an ONNX model.")
+@verify_option
 @json_option
-def command(file: Path, shapes: tuple[str, ...], as_json: bool) -> None:
+def command(file: Path, shapes: tuple[str, ...], verify_import: bool, as_json: bool) -> None:
     """Show what is in FILE: an ONNX model (which operators would become int8, and why) or a library."""
     if file.suffix == ".onnx":
-        _model(file, shapes, as_json)
+        _model(file, shapes, verify_import, as_json)
     else:
         _library(file, as_json)
 
 
-def _model(file: Path, shapes: tuple[str, ...], as_json: bool) -> None:
+def _model(file: Path, shapes: tuple[str, ...], verify_import: bool, as_json: bool) -> None:
     from pipeline.annotation import annotate
     from pipeline.importer import import_model
+    from pipeline.report.build_report import describe_check
+    from pipeline.workflow import verify
 
     program = import_model(file, parse_shapes(shapes))
+    check = None
+    if verify_import:
+        with working("verifying the import"):
+            check = verify(file, program)
     annotation = annotate(program)
     data: dict[str, Any] = {
         "model": program.name,
         "inputs": [vars(i) for i in program.inputs],
         "outputs": [vars(o) for o in program.outputs],
+        "import_check": None if check is None else vars(check),
         **annotation.model_dump(mode="json"),
     }
 
     def tables() -> list[Table]:
+        verified = Table(show_header=False)
+        verified.add_row("import verified", describe_check(check))
         operators = Table("operator", "type", "computed in", "why", title=f"Model {program.name}")
         for o in annotation.operators:
             operators.add_row(o.name, o.operator, o.precision, o.reason)
-        return [_specs(data), operators]
+        return [_specs(data), verified, operators]
 
     show(data, tables, as_json)
 

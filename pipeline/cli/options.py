@@ -13,6 +13,12 @@ Decorator = Callable[[Any], Any]
 
 json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
+verify_option: Decorator = click.option(
+    "--verify-import/--no-verify-import",
+    default=True,
+    help="Compare the imported float model with an independent evaluation of the ONNX file  [default: yes].",
+)
+
 threads_option: Decorator = click.option("--threads", type=int, help="How many threads a run may use [default: all].")
 
 rpc_option: Decorator = click.option("--rpc", metavar="HOST:PORT[/KEY]", help="Run on a TVM RPC server.")

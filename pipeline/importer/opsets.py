@@ -241,7 +241,7 @@ def _resize_10(node: OldNode) -> Nodes:
 
 
 def _resize(node: OldNode, scales: str) -> Nodes:
-    """Sets 1 to 10: a pixel lies at its index divided by the scale; the nearest is below, but above in smaller images."""
+    """Sets 1 to 10: a pixel lies at its index divided by the scale; the nearest is below, in smaller images above."""
     mode = node.attributes.get("mode", b"nearest")
     mode = mode.decode("ascii", "replace") if isinstance(mode, bytes) else mode
     kept = {

@@ -33,7 +33,8 @@ from onnx import (
 
 from pipeline.errors import ModelError
 from pipeline.importer.check.walk import opset_of
-from pipeline.importer.evaluate import evaluate, is_foldable
+from pipeline.importer.evaluate import evaluate, is_foldable, is_random
+from pipeline.importer.limits import check_tensor_size
 from pipeline.importer.opsets import MIN_OPSET, OldNode, upgrade
 
 Array = npt.NDArray[Any]
@@ -214,14 +215,14 @@ class _Specializer:
         call.output.extend(outputs)
         types = self._infer(call, inputs, opset)
         if all(t is None or t.value is not None for t in inputs) and is_foldable(call, [s for _, s in types]):
-            values = evaluate(call, [None if t is None else t.value for t in inputs][: len(call.input)], opset)
+            values = evaluate(call, {t.name: t.value for t in inputs if t is not None and t.value is not None}, opset)
             if values is not None:
-                return [self._constant(np.asarray(v), n) if n else None for v, n in zip(values, outputs, strict=True)]
+                return [None if v is None else self._constant(v, n) for v, n in zip(values, outputs, strict=True)]
         return self._emit(call, types)
 
     def _emit(self, call: NodeProto, types: Sequence[tuple[int, tuple[int, ...] | None]]) -> Sequence[Tensor | None]:
         key = (call.op_type, call.domain, *call.input, *map(bool, call.output), *_attribute_bytes(call))
-        if key in self.made and not _is_random(call):
+        if key in self.made and not is_random(call):
             return self.made[key]
         if len(self.nodes) >= MAX_NODES:
             raise ModelError(f"The model has more than {MAX_NODES} nodes once its loops and functions are written out.")
@@ -256,7 +257,11 @@ class _Specializer:
             raise ModelError(_inference_message(call, inputs, str(error))) from error
         except defs.SchemaError as error:
             raise ModelError(f"{call.op_type} {call.name!r} isn't valid for operator set {opset}: {error}") from error
-        return [_static(found[n].tensor_type) if n in found else (0, None) for n in call.output]
+        types = [_static(found[n].tensor_type) if n in found else (0, None) for n in call.output]
+        for name, (dtype, shape) in zip(call.output, types, strict=True):
+            if shape is not None:
+                check_tensor_size(name, shape, dtype)
+        return types
 
     def _upgraded(self, node: NodeProto, scope: Scope, opset: int) -> list[NodeProto]:
         def known(name: str) -> Tensor | None:
@@ -338,8 +343,8 @@ def _constant_node(
         return [s._constant(numpy_helper.to_array(attribute.t), node.output[0], attribute.t.data_type)]
     if attribute.name == "sparse_value":
         return [s._constant(_dense(attribute.sparse_tensor), node.output[0])]
-    values = evaluate(node, [], opset)
-    return None if values is None else [s._constant(np.asarray(values[0]), node.output[0])]
+    values = evaluate(node, {}, opset)
+    return None if values is None or values[0] is None else [s._constant(values[0], node.output[0])]
 
 
 def _shape(
@@ -585,10 +590,6 @@ def _attribute(node: NodeProto, name: str, default: Any) -> Any:
 
 def _attribute_bytes(node: NodeProto) -> list[bytes]:
     return sorted(a.SerializeToString(deterministic=True) for a in node.attribute)
-
-
-def _is_random(node: NodeProto) -> bool:
-    return not is_foldable(node, ())
 
 
 def _probe(node: NodeProto, inputs: Sequence[Tensor | None]) -> NodeProto:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pipeline.annotation import Annotation
 from pipeline.compilation.tuning import TunedLayer
+from pipeline.importer.verify import ImportCheck
 from pipeline.report.agreement import Agreement
 
 
@@ -64,6 +65,7 @@ class BuildReport:
         accuracy: on labelled samples; None if there are none.
         timing: on this machine; None if it wasn't measured.
         tuned: the layers whose register tiles were measured.
+        import_check: how the import was verified; None if that was switched off.
     """
 
     model: str
@@ -76,6 +78,7 @@ class BuildReport:
     accuracy: Accuracy | None = None
     timing: Timing | None = None
     tuned: tuple[TunedLayer, ...] = ()
+    import_check: ImportCheck | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON; an infinite ratio is null."""
@@ -101,6 +104,7 @@ class BuildReport:
             gain = f"{t.int8_ms:.3f} ms ({t.float32_ms / t.int8_ms:.1f}x)"
             summary.add_row(f"latency here, {threads}", f"{t.float32_ms:.3f} ms", gain)
         summary.add_row("calibrated", "", f"{self.algorithm}, {self.calibration_samples} samples")
+        summary.add_row("import verified", describe_check(self.import_check), "")
         return [summary, self._files(), *self._left_in_float(), *self._tuned()]
 
     def _quantized(self) -> str:
@@ -142,3 +146,12 @@ class BuildReport:
         for (operator, reason), count in reasons.most_common():
             table.add_row(operator, str(count), reason)
         return [table]
+
+
+def describe_check(check: ImportCheck | None) -> str:
+    """Return in words how an import was verified."""
+    if check is None:
+        return "no, switched off"
+    if check.evaluator is None or check.largest_error is None:
+        return f"no: {check.note}"
+    return f"within {check.largest_error:.1e} of {check.evaluator}, {check.seconds:.1f} s"

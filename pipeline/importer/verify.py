@@ -1,0 +1,239 @@
+"""Import proves itself: the float program and the ONNX file compute the same for a sample.
+
+The file is evaluated by another program, ONNX Runtime where it is installed and ONNX's reference implementation
+otherwise, which sees the file as it is: none of what the importer made of it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto
+from tvm import relax
+
+from pipeline.dialect.dataflow import Dataflow
+from pipeline.errors import ModelError
+from pipeline.importer.evaluate import CannotEvaluate, evaluate_graph
+from pipeline.importer.read import read_model
+from pipeline.program import Program, TensorSpec
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+Run = Callable[[Feeds], dict[str, Array]]
+
+TOLERANCE = 1e-3
+"""Largest difference of a value, relative to the tensor's largest, and largest share of integers that may differ."""
+
+_TOLERANCES = {TensorProto.FLOAT16: 2e-2, TensorProto.BFLOAT16: 1e-1}
+"""For models that compute in these types: the program computes in float32."""
+
+REFERENCE_SECONDS = 60.0
+"""How long ONNX's reference implementation may take."""
+
+
+@dataclass(frozen=True)
+class ImportCheck:
+    """How the import was verified.
+
+    Attributes:
+        evaluator: what evaluated the ONNX file, with its version; None if nothing could.
+        largest_error: of the outputs, relative to each output's largest value; None if nothing was compared.
+        seconds: how long it took.
+        note: why nothing was compared, or what else there is to say; "" if nothing.
+    """
+
+    evaluator: str | None
+    largest_error: float | None
+    seconds: float
+    note: str = ""
+
+
+def verify_import(path: Path, program: Program, make_run: Callable[[Program], Run], feeds: Feeds) -> ImportCheck:
+    """Compare an imported program with an independent evaluation of its ONNX file.
+
+    Args:
+        path: the ONNX file.
+        program: what it was imported as.
+        make_run: returns a function that runs a float program.
+        feeds: one sample: an array for each input, of the program's shapes and dtypes.
+
+    Raises:
+        ModelError: the two differ; the first tensor that does is named.
+    """
+    start = time.perf_counter()
+    model, _ = read_model(path)
+    tolerance = _tolerance(model)
+    failures = []
+    for evaluator in _evaluators():
+        try:
+            expected = evaluator.run(path, model, feeds, [])
+        except CannotEvaluate as error:
+            failures.append(f"{evaluator.name}: {error}")
+            continue
+        actual = make_run(program)(feeds)
+        errors = [relative_error(expected[o.name], actual[o.name]) for o in program.outputs]
+        if max(errors) > tolerance:
+            worst = program.outputs[errors.index(max(errors))].name
+            raise ModelError(_message(path, program, make_run, feeds, evaluator, model, tolerance, worst, max(errors)))
+        return ImportCheck(evaluator.name, max(errors), time.perf_counter() - start, "; ".join(failures))
+    return ImportCheck(None, None, time.perf_counter() - start, "; ".join(failures))
+
+
+def example_feeds(inputs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """Return inputs to verify with where there are no samples: numbers around 0, and for integers zeros and ones."""
+    random = np.random.default_rng(0)
+    values: dict[str, Array] = {}
+    for spec in inputs:
+        floats = np.dtype(spec.dtype).kind not in "iub"
+        made = random.standard_normal(spec.shape) if floats else random.integers(0, 2, spec.shape)
+        values[spec.name] = np.asarray(made, spec.dtype)
+    return values
+
+
+def relative_error(expected: Array, actual: Array) -> float:
+    """Return the largest difference relative to the largest value; of integers, the share that differs.
+
+    Infinity where shapes or dtypes differ, or where one value is finite and the other isn't.
+    """
+    if expected.shape != actual.shape or expected.dtype != actual.dtype:
+        return float("inf")
+    if expected.dtype.kind in "iub":
+        return float(np.mean(expected != actual)) if expected.size else 0.0
+    a, b = expected.astype("float64"), actual.astype("float64")
+    finite = np.isfinite(a)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(b[finite]).all():
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    a, b = a[finite], b[finite]
+    return float(np.abs(a - b).max() / max(np.abs(a).max(), np.finfo("float32").tiny))
+
+
+@dataclass(frozen=True)
+class _Evaluator:
+    """Evaluates ONNX files.
+
+    Attributes:
+        name: with its version.
+        run: returns the outputs and the named tensors, as far as there are such, of a model for one sample.
+    """
+
+    name: str
+    run: Callable[[Path, onnx.ModelProto, Feeds, Sequence[str]], dict[str, Array]]
+
+
+def _evaluators() -> Iterator[_Evaluator]:
+    if importlib.util.find_spec("onnxruntime") is not None:
+        import onnxruntime
+
+        yield _Evaluator(f"ONNX Runtime {onnxruntime.__version__}", _run_onnxruntime)
+    yield _Evaluator(f"ONNX reference implementation {onnx.__version__}", _run_reference)
+
+
+def _run_onnxruntime(path: Path, model: onnx.ModelProto, feeds: Feeds, wanted: Sequence[str]) -> dict[str, Array]:
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    options = onnxruntime.SessionOptions()
+    # An optimizer's own differences, of quantized models above all, would be taken for ours.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    failures = tuple(v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception))
+    source: Any = str(path)
+    if wanted:
+        extended = onnx.ModelProto()
+        extended.CopyFrom(model)
+        known = {o.name for o in extended.graph.output}
+        extended.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in known)
+        source = extended.SerializeToString()
+    try:
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        names = [o.name for o in session.get_outputs()]
+        given = {i.name: feeds[i.name] for i in session.get_inputs() if i.name in feeds}
+        return dict(zip(names, session.run(names, given), strict=True))
+    except failures as error:
+        raise CannotEvaluate(str(error).splitlines()[0]) from error
+
+
+def _run_reference(path: Path, model: onnx.ModelProto, feeds: Feeds, wanted: Sequence[str]) -> dict[str, Array]:
+    del path
+    kept = {o.name for o in model.graph.output} | set(wanted)
+    values = evaluate_graph(model, feeds, REFERENCE_SECONDS)
+    return {name: value for name, value in values if name in kept}
+
+
+def _tolerance(model: onnx.ModelProto) -> float:
+    types = {t.data_type for t in model.graph.initializer}
+    types |= {v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.value_info)}
+    types |= {a.i for n in model.graph.node if n.op_type == "Cast" for a in n.attribute if a.name == "to"}
+    return max((t for dtype, t in _TOLERANCES.items() if dtype in types), default=TOLERANCE)
+
+
+def _message(
+    path: Path,
+    program: Program,
+    make_run: Callable[[Program], Run],
+    feeds: Feeds,
+    evaluator: _Evaluator,
+    model: onnx.ModelProto,
+    tolerance: float,
+    worst: str,
+    error: float,
+) -> str:
+    first = _first_difference(path, program, make_run, feeds, evaluator, model, tolerance)
+    where = f"The first tensor that differs is {first!r}. " if first is not None else ""
+    return (
+        f"Model {path} isn't imported rightly: its output {worst!r} differs from what {evaluator.name} computes by "
+        f"{error:.1e} of its largest value, more than {tolerance:g}. {where}"
+        "This is a fault of this package: please report it with the model. Verification can be switched off "
+        "(--no-verify-import), for example where the model itself gives other results each time."
+    )
+
+
+def _first_difference(
+    path: Path,
+    program: Program,
+    make_run: Callable[[Program], Run],
+    feeds: Feeds,
+    evaluator: _Evaluator,
+    model: onnx.ModelProto,
+    tolerance: float,
+) -> str | None:
+    """Return the first tensor of the ONNX file that has a counterpart in the program, of other values."""
+    computed = {o for n in model.graph.node for o in n.output if o}
+    flow = Dataflow.of(program.module)
+    names: list[str] = [
+        b.var.name for b in flow.bindings if b.var.name in computed and isinstance(b.var.ty, relax.TensorType)
+    ]
+    if not names:
+        return None
+    try:
+        expected = evaluator.run(path, model, feeds, names)
+    except CannotEvaluate:
+        return None
+    actual = make_run(program.with_outputs(names))(feeds)
+    for name in names:
+        if name in expected and not _equal_in_any_layout(expected[name], actual[name], tolerance):
+            return name
+    return None
+
+
+def _equal_in_any_layout(expected: Array, actual: Array, tolerance: float) -> bool:
+    """Return whether two tensors hold the same, axes permuted or merged: programs keep images in NHWC."""
+    if expected.size != actual.size:
+        return False
+    orders: Iterable[tuple[int, ...]] = itertools.permutations(range(expected.ndim))
+    for order in itertools.islice(orders, 120):
+        moved = expected.transpose(order)
+        if relative_error(moved.reshape(actual.shape).astype(actual.dtype), actual) <= tolerance:
+            return True
+    return False
