@@ -31,7 +31,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "data": "",
         "elf": "",
         "dialect": "",
-        "program": "",
+        "program": "dialect",
         "files": "errors",
         "cpu": "data errors",
         "targets": "cpu data errors files",

@@ -253,7 +253,7 @@ class _Specializer:
                 opset_imports=[helper.make_opsetid("", opset)],
                 ir_version=10,
             )
-        except shape_inference.InferenceError as error:
+        except (shape_inference.InferenceError, onnx.checker.ValidationError) as error:
             raise ModelError(_inference_message(call, inputs, str(error))) from error
         except defs.SchemaError as error:
             raise ModelError(f"{call.op_type} {call.name!r} isn't valid for operator set {opset}: {error}") from error
