@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 import numpy as np
 from tvm import relax
@@ -66,7 +65,7 @@ def lower_bound(binding: Binding, known: dict[relax.Var, float]) -> float:
     if isinstance(attrs, op.Softmax):
         return 0.0
     if isinstance(attrs, op.Unary):
-        return _expression_bound(pointwise.parse(attrs.expression), args[0])
+        return pointwise.parse(attrs.expression).evaluate(args[0], float, _function_bound)
     if binding.operator == "relax.concat" and isinstance(binding.value.args[0], relax.Tuple):
         return min(known.get(f, -math.inf) for f in binding.value.args[0].fields)
     if binding.operator == "relax.multiply" and len(args) == 2 and min(args) >= 0:
@@ -96,15 +95,10 @@ _ORDER_PRESERVING = frozenset(
 )
 
 
-def _expression_bound(expression: Any, x: float) -> float:
-    if isinstance(expression, str):
-        return x
-    if isinstance(expression, int | float):
-        return float(expression)
-    function, *operands = expression
+def _function_bound(function: str, *bounds: float) -> float:
+    """Return a lower bound of a function's value, given those of its operands."""
     if function in ("sigmoid", "exp", "abs", "sqrt"):
         return 0.0
-    bounds = [_expression_bound(o, x) for o in operands]
     if function == "maximum":
         return max(bounds)
     if function == "minimum":

@@ -1,24 +1,30 @@
-"""Functions of one value, as expressions: what `nn.unary` computes, and what 8-bit tables are filled from.
+"""Functions of one value, as formulas: what `nn.unary` computes, and what 8-bit tables are filled from.
 
-An expression is the variable `"x"`, a number, or `[function, operand, ...]`; programs carry it as
-JSON text. Hard-swish:
+A formula is a list of steps, and its value that of the last one. A step is `[function, operand, ...]`, an operand the
+variable `"x"`, a number, or `"#i"`, the value of step i; programs carry it as JSON text. Hard-swish:
 
-    ["divide", ["multiply", "x", ["minimum", ["maximum", ["add", "x", 3.0], 0.0], 6.0]], 6.0]
+    [["add", "x", 3.0], ["maximum", "#0", 0.0], ["minimum", "#1", 6.0], ["multiply", "x", "#2"], ["divide", "#3", 6.0]]
+
+A value that is used twice is one step, so a formula is no longer than what it was made from.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Expression = str | float | list[Any]
-"""`"x"`, a number, or a list of a function's name and its operands."""
+Operand: TypeAlias = "str | float"
+"""`"x"`, `"#i"` or a number."""
+Step: TypeAlias = "tuple[str, tuple[Operand, ...]]"
+"""A function and its operands."""
+V = TypeVar("V")
 
 _erf = np.vectorize(math.erf, otypes=["float64"])
 
@@ -48,44 +54,92 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Array]]] = {
 """Every function by name: how many operands it takes, and its NumPy definition."""
 
 
-def parse(text: str) -> Expression:
-    """Return the expression written as JSON.
+@dataclass(frozen=True)
+class Formula:
+    """A function of one value; without steps, the value itself."""
+
+    steps: tuple[Step, ...] = ()
+
+    def evaluate(self, x: V, number: Callable[[float], V], function: Callable[..., V]) -> V:
+        """Return the formula's value, each step evaluated once.
+
+        Args:
+            x: value of the variable.
+            number: returns the value of a number.
+            function: returns the value of a step, called with the function's name and the operands' values.
+        """
+        values: list[V] = []
+
+        def value(operand: Operand) -> V:
+            if isinstance(operand, str):
+                return x if operand == "x" else values[int(operand[1:])]
+            return number(operand)
+
+        for name, operands in self.steps:
+            values.append(function(name, *(value(o) for o in operands)))
+        return values[-1] if values else x
+
+
+X = Formula()
+"""The variable itself."""
+
+
+def apply(function: str, *operands: Formula | float) -> Formula:
+    """Return the formula of a function of other formulas and numbers; steps that are the same become one."""
+    steps: dict[str, Step] = {}
+    last = _add(steps, function, [_merge(steps, o) if isinstance(o, Formula) else float(o) for o in operands])
+    # A last step that others have already computed, as in `x + x - (x + x)`, has to be the last.
+    kept = tuple(steps.values())
+    return Formula(kept[: int(last[1:]) + 1])
+
+
+def _merge(steps: dict[str, Step], formula: Formula) -> Operand:
+    """Add a formula's steps, and return the operand that is its value."""
+    places: list[str] = []
+    for function, operands in formula.steps:
+        moved = [places[int(o[1:])] if isinstance(o, str) and o != "x" else o for o in operands]
+        places.append(_add(steps, function, moved))
+    return places[-1] if places else "x"
+
+
+def _add(steps: dict[str, Step], function: str, operands: Sequence[Operand]) -> str:
+    # As text: 0.0 and -0.0 are equal numbers, but not the same.
+    key = json.dumps([function, *operands])
+    steps.setdefault(key, (function, tuple(operands)))
+    return f"#{list(steps).index(key)}"
+
+
+def parse(text: str) -> Formula:
+    """Return the formula written as JSON.
 
     Raises:
-        ValueError: a function is unknown or has a wrong number of operands.
+        ValueError: a function is unknown or has a wrong number of operands, or an operand isn't one.
     """
-    expression: Expression = json.loads(text)
-    _check(expression)
-    return expression
+    found = json.loads(text)
+    if not isinstance(found, list) or not found:
+        raise ValueError(f"Not a function of one value: {found!r}")
+    return Formula(tuple(_checked(step, i) for i, step in enumerate(found)))
 
 
-def write(expression: Expression) -> str:
-    """Return an expression as JSON text."""
-    return json.dumps(expression, separators=(",", ":"))
+def write(formula: Formula) -> str:
+    """Return a formula as JSON text."""
+    return json.dumps([[function, *operands] for function, operands in formula.steps], separators=(",", ":"))
 
 
-def evaluate(expression: Expression, x: Array) -> Array:
-    """Return the expression's value for each element of `x`, in x's precision; outside a function's domain, NaN."""
+def evaluate(formula: Formula, x: Array) -> Array:
+    """Return the formula's value for each element of `x`, in x's precision; outside a function's domain, NaN."""
     with np.errstate(all="ignore"):
-        return np.asarray(_evaluate(expression, x), x.dtype)
+        return np.asarray(formula.evaluate(x, x.dtype.type, lambda f, *values: FUNCTIONS[f][1](*values)), x.dtype)
 
 
-def _evaluate(expression: Expression, x: Array) -> Any:
-    if isinstance(expression, str):
-        return x
-    if isinstance(expression, int | float):
-        return x.dtype.type(expression)
-    function, *operands = expression
-    return FUNCTIONS[function][1](*(_evaluate(o, x) for o in operands))
-
-
-def _check(expression: Any) -> None:
-    if expression == "x" or (isinstance(expression, int | float) and not isinstance(expression, bool)):
-        return
-    if not isinstance(expression, list) or not expression or expression[0] not in FUNCTIONS:
-        raise ValueError(f"Not a function of one value: {expression!r}")
-    function, *operands = expression
+def _checked(step: Any, index: int) -> Step:
+    if not isinstance(step, list) or not step or not isinstance(step[0], str) or step[0] not in FUNCTIONS:
+        raise ValueError(f"Not a function of one value: {step!r}")
+    function, *operands = step
     if len(operands) != FUNCTIONS[function][0]:
         raise ValueError(f"{function} takes {FUNCTIONS[function][0]} operands, got {len(operands)}")
+    earlier = {"x", *(f"#{i}" for i in range(index))}
     for operand in operands:
-        _check(operand)
+        if not (isinstance(operand, float) or (isinstance(operand, str) and operand in earlier)):
+            raise ValueError(f"Not an operand of step {index}: {operand!r}")
+    return function, tuple(operands)

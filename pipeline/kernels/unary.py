@@ -6,17 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 from tvm import tirx
-from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
 
 from pipeline.dialect import pointwise
 from pipeline.dialect.attributes import Unary
-from pipeline.dialect.pointwise import Expression
 from pipeline.kernels import vector_math
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.loops import MAX_TASKS, Run, loop_for
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.registry import kernel
-from pipeline.kernels.vectors import lanes_of, span, splat
+from pipeline.kernels.vectors import lanes_of, register_buffer, span, splat
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "abs": T.abs,
@@ -56,43 +56,48 @@ def unary(operation: Operation, isa: InstructionSet) -> Kernel:
     attrs = operation.attrs
     if not isinstance(attrs, Unary):
         raise TypeError(f"Expected nn.unary, got {attrs}")
-    expression = _without_squares(pointwise.parse(attrs.expression))
+    formula = pointwise.parse(attrs.expression)
     size = operation.output.size
-    run = Run.of(size, 1 if _names(expression) & _SCALAR else isa.lanes * VECTORS, MAX_TASKS)
-    loop = loop_for(size, run.tasks)
-
-    @T.prim_func
-    def func(x: T.Buffer((size,), "float32"), y: T.Buffer((size,), "float32")):
+    scalar = any(_calls_libm(step) for step in formula.steps)
+    run = Run.of(size, 1 if scalar else isa.lanes * VECTORS, MAX_TASKS)
+    with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True, "op_pattern": 8})
-        for p in loop(run.tasks):
-            for s in T.serial(run.steps):
-                y[span(run.start(p, s), run.width)] = _tir(expression, x[span(run.start(p, s), run.width)])
-
-    return Kernel(func, (0,))
-
-
-def _without_squares(expression: Expression) -> Expression:
-    """Return the expression with second powers as products."""
-    if not isinstance(expression, list):
-        return expression
-    function, *operands = expression
-    operands = [_without_squares(o) for o in operands]
-    if function == "power" and operands[1] == 2.0:
-        return ["multiply", operands[0], operands[0]]
-    return [function, *operands]
+        x = T.arg("x", T.buffer((size,), "float32"))
+        y = T.arg("y", T.buffer((size,), "float32"))
+        with loop_for(size, run.tasks)(run.tasks) as task, T.serial(run.steps) as step:
+            place = span(run.start(task, step), run.width)
+            value = formula.evaluate(
+                _kept(x[place]),
+                lambda number: splat(T.float32(number), run.width),
+                lambda function, *operands: _kept(_value(function, operands)),
+            )
+            T.buffer_store(y, value, [place])
+    return Kernel(builder.get(), (0,))
 
 
-def _names(expression: Expression) -> set[str]:
-    """Return the functions that an expression uses."""
-    if not isinstance(expression, list):
-        return set()
-    return {str(expression[0])}.union(*(_names(o) for o in expression[1:]))
+def _kept(value: Any) -> Any:
+    """Return a value from a register of its own, so that it is computed, and written down, once.
+
+    What is bound to a name, TVM's simplification looks into, which takes exponential time.
+    """
+    register = register_buffer(lanes_of(value), "float32")
+    everything = span(0, lanes_of(value))
+    T.buffer_store(register, value, [everything])
+    return register[everything]
 
 
-def _tir(expression: Expression, x: tirx.PrimExpr) -> tirx.PrimExpr:
-    if isinstance(expression, str):
-        return x
-    if isinstance(expression, int | float):
-        return splat(T.float32(float(expression)), lanes_of(x))
-    function, *operands = expression
-    return _FUNCTIONS[function](*(_tir(o, x) for o in operands))
+def _value(function: str, operands: tuple[Any, ...]) -> Any:
+    if function == "power" and _is_two(operands[1]):
+        return operands[0] * operands[0]
+    return _FUNCTIONS[function](*operands)
+
+
+def _is_two(value: Any) -> bool:
+    number = value.value if isinstance(value, tirx.Broadcast) else value
+    return isinstance(number, tirx.FloatImm) and float(number.value) == 2.0
+
+
+def _calls_libm(step: pointwise.Step) -> bool:
+    """Return whether a step has no form for vectors; a square is a product."""
+    function, operands = step
+    return function in _SCALAR and not (function == "power" and operands[1] == 2.0)

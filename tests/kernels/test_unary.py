@@ -8,18 +8,19 @@ import pytest
 from pipeline.dialect import attributes as op
 from pipeline.dialect import pointwise
 from pipeline.reference.operators import evaluate
-from tests.kernels.harness import make_operation, run_kernel
+from tests.kernels.harness import assembly, generate, make_operation, run_kernel
+from tests.kernels.instruction_sets import runnable
 
 
 def test_exponential_from_end_to_end_of_its_range(isa_name: str) -> None:
-    attrs = op.Unary(expression=pointwise.write(["exp", "x"]))
+    attrs = op.Unary(expression=pointwise.write(pointwise.apply("exp", pointwise.X)))
     x = np.linspace(-87.3, 88.7, 100_001).astype("float32")
     result = run_kernel(make_operation(attrs, x), isa_name, x)
     np.testing.assert_allclose(result, np.exp(x.astype("float64")), rtol=3e-7)
 
 
 def test_exponential_beyond_its_range(isa_name: str) -> None:
-    attrs = op.Unary(expression=pointwise.write(["exp", "x"]))
+    attrs = op.Unary(expression=pointwise.write(pointwise.apply("exp", pointwise.X)))
     x = np.array([np.inf, 1000, 89, -104, -1000, -np.inf, np.nan, 0], "float32")
     result = run_kernel(make_operation(attrs, x), isa_name, x)
     np.testing.assert_array_equal(result, np.array([np.inf, np.inf, np.inf, 0, 0, 0, np.nan, 1], "float32"))
@@ -27,8 +28,8 @@ def test_exponential_beyond_its_range(isa_name: str) -> None:
 
 @pytest.mark.parametrize("function", sorted(pointwise.FUNCTIONS))
 def test_functions_of_one_value(isa_name: str, function: str) -> None:
-    operands = ["x"] + [1.5] * (pointwise.FUNCTIONS[function][0] - 1)
-    attrs = op.Unary(expression=pointwise.write([function, *operands]))
+    operands = [1.5] * (pointwise.FUNCTIONS[function][0] - 1)
+    attrs = op.Unary(expression=pointwise.write(pointwise.apply(function, pointwise.X, *operands)))
     x = np.linspace(0.1, 4, 77).astype("float32")
     result = run_kernel(make_operation(attrs, x), isa_name, x)
     np.testing.assert_allclose(result, evaluate(attrs, x), rtol=1e-5, atol=1e-6)
@@ -36,7 +37,7 @@ def test_functions_of_one_value(isa_name: str, function: str) -> None:
 
 @pytest.mark.parametrize("function", ["erf", "exp", "sigmoid", "tanh"])
 def test_polynomials_hold_for_all_values(isa_name: str, function: str) -> None:
-    attrs = op.Unary(expression=pointwise.write([function, "x"]))
+    attrs = op.Unary(expression=pointwise.write(pointwise.apply(function, pointwise.X)))
     x = np.concatenate([np.linspace(-110, 100, 20_001), np.linspace(-1, 1, 2001), [np.inf, -np.inf, np.nan]])
     x = x.astype("float32")
     result = run_kernel(make_operation(attrs, x), isa_name, x)
@@ -47,6 +48,21 @@ def test_polynomials_hold_for_all_values(isa_name: str, function: str) -> None:
 
 
 def test_a_square_is_a_product(isa_name: str) -> None:
-    attrs = op.Unary(expression='["power",["subtract","x",1.0],2.0]')
+    attrs = op.Unary(expression='[["subtract","x",1.0],["power","#0",2.0]]')
     x = np.linspace(-4, 4, 77).astype("float32")
     np.testing.assert_array_equal(run_kernel(make_operation(attrs, x), isa_name, x), (x - 1) * (x - 1))
+
+
+@pytest.mark.parametrize("function", ["erf", "sigmoid", "tanh"])
+def test_code_grows_by_the_same_for_each_step(function: str) -> None:
+    machine = runnable("portable")
+
+    def size_of(steps: int) -> int:
+        formula = pointwise.X
+        for _ in range(steps):
+            formula = pointwise.apply("multiply", formula, pointwise.apply(function, formula))
+        operation = make_operation(op.Unary(expression=pointwise.write(formula)), np.zeros(64, "float32"))
+        return len(assembly(generate(operation, machine.isa), machine.target))
+
+    one, two, three = (size_of(steps) for steps in (5, 10, 15))
+    assert three - two < 2 * (two - one)

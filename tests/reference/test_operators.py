@@ -230,9 +230,24 @@ def test_an_average_leaves_out_what_is_padding() -> None:
     assert (evaluate(attrs, x, multiplier) == 30).all()
 
 
-@pytest.mark.parametrize("text", ['["exec","x"]', '["add","x"]', '"y"', "[]", '["__import__","os"]'])
-def test_an_expression_is_nothing_but_known_functions(text: str) -> None:
-    with pytest.raises(ValueError, match=r"Not a function|takes \d operands"):
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[["exec","x"]]',
+        '[["add","x"]]',
+        '"y"',
+        "[]",
+        "[[]]",
+        '[["__import__","os"]]',
+        '[["add","x",true]]',
+        '[["exp","y"]]',
+        '[["exp","#0"]]',
+        '[["exp","x"],["exp","#-1"]]',
+        '[["exp",["exp","x"]]]',
+    ],
+)
+def test_a_formula_is_nothing_but_known_functions(text: str) -> None:
+    with pytest.raises(ValueError, match=r"Not a function|takes \d operands|Not an operand"):
         pointwise.parse(text)
 
 
