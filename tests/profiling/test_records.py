@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 import pytest
 
 from pipeline.artifact import ArtifactMetadata, read_metadata
 from pipeline.dialect.attributes import Add, Attributes, Conv2d, Dense, QAvgPool2d, QConv2d, QDense
 from pipeline.dialect.types import TensorType
 from pipeline.dialect.work import multiply_adds
+from pipeline.kernels.isa import instruction_set
 from tests.deploy.models import quantized_model
 
 
@@ -53,7 +55,9 @@ def test_an_operators_record_says_what_it_reads_and_writes(metadata: ArtifactMet
     assert total.inputs == (TensorType((1, 14, 14, 16), "uint8"), TensorType((1, 14, 14, 16), "uint8"))
     assert total.output == TensorType((1, 12, 12, 16), "uint8")
     # Weights, and for each channel bias and multiplier, and an offset on CPUs that fuse multiply-adds.
-    assert total.constant_bytes - 16 * 16 * 9 in (16 * (4 + 4), 16 * (4 + 4 + 4))
+    isa = instruction_set(metadata.target.instruction_set)
+    per_channel = 16 * 9 * np.dtype(isa.weight_dtype).itemsize + 4 + 4 + (4 if isa.fuses_multiply_add else 0)
+    assert total.constant_bytes == 16 * per_channel
     assert total.moved_bytes == total.constant_bytes + 2 * 14 * 14 * 16 + 12 * 12 * 16
     assert (scores.operator, scores.multiply_adds) == ("qnn.dense", 16 * 10)
 
