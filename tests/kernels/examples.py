@@ -1,4 +1,4 @@
-"""One example of each way that memory-bound kernels work, for tests that run all of them elsewhere."""
+"""One example of each way that kernels work, for tests that run all of them elsewhere."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from pipeline.dialect.attributes import (
     QuantizeImage,
     UpsampleConcat,
 )
+from tests.kernels.convolutions import Convolution
 from tests.kernels.tensors import Array, codes, floats
 
 
@@ -34,8 +35,38 @@ class Example:
     arguments: tuple[Array, ...]
 
 
+CONVOLUTIONS = (
+    Convolution(1, 8, 8, 3, 16, (3, 3)),
+    Convolution(1, 8, 8, 3, 32, (1, 3), (1, 2)),
+    Convolution(1, 4, 16, 2, 1),
+    Convolution(2, 4, 8, 30, 8),
+    Convolution(1, 2, 32, 7, 20, (2, 1)),
+    Convolution(1, 8, 8, 6, 3, (3, 3), (1, 1), (2, 2), groups=4),
+    Convolution(1, 8, 8, 1, 1, (3, 3), groups=24),
+    Convolution(1, 8, 16, 1, 1, (5, 5), groups=40),
+    Convolution(1, 8, 8, 1, 1, (3, 3), (2, 2), groups=72),
+    Convolution(1, 6, 32, 1, 1, (3, 3), groups=3),
+    Convolution(1, 9, 9, 64, 20, (3, 3)),
+    Convolution(1, 8, 16, 23, 16, (3, 3)),
+    Convolution(1, 64, 29, 9, 16, (3, 7), (1, 2)),
+    Convolution(1, 64, 30, 9, 16, (3, 7), (1, 2)),
+)
+"""Inputs are multiples of 64 bytes, see `memory_bound_examples`; rows, channels and segments are odd."""
+
+
 def examples() -> Mapping[str, Example]:
-    """Return them by name.
+    """Return all by name: those of convolutions and those of memory-bound kernels."""
+    return {**convolution_examples(), **memory_bound_examples()}
+
+
+def convolution_examples() -> Mapping[str, Example]:
+    """Return those of convolutions by name."""
+    cases = ((convolution, convolution.integer(seed=0)) for convolution in CONVOLUTIONS)
+    return {str(convolution): Example(attrs, tuple(arguments)) for convolution, (attrs, arguments) in cases}
+
+
+def memory_bound_examples() -> Mapping[str, Example]:
+    """Return those of memory-bound kernels by name.
 
     Lengths aren't multiples of the vectors' wherever possible.
 

@@ -13,7 +13,11 @@ import tvm
 from pipeline.cpu import LIMIT_VARIABLE, architecture, missing_features
 from pipeline.kernels.isa import InstructionSet, instruction_set, instruction_sets
 from pipeline.targets import Target, list_targets, load_target
+from tests.deploy.emulation import why_missing
 from tests.kernels.amx import emulated_amx
+from tests.kernels.execution import Execute, execute_emulated, execute_here
+
+EMULATED_ARCHITECTURE = "aarch64"
 
 OTHER_ENCODINGS = {"avx_vnni": "avx512_vnni"}
 """Instruction sets whose instructions are part of another one, too: AVX-VNNI's came with AVX512."""
@@ -26,10 +30,12 @@ class Runnable:
     Attributes:
         isa: to generate kernels for.
         target: to compile them for; it has no more than they need.
+        execute: compiles kernels and calls them.
     """
 
     isa: InstructionSet
     target: tvm.target.Target
+    execute: Execute = execute_here
 
 
 def targets_with(isa_name: str) -> tuple[Target, ...]:
@@ -89,13 +95,24 @@ def runnable(isa_name: str) -> Runnable:
     parent = instruction_set(isa_name).parent
     if _emulated(isa_name) and parent is not None:
         return Runnable(emulated_amx(), runnable(parent.name).target)
+    if targets_with(isa_name)[0].architecture == EMULATED_ARCHITECTURE != architecture():
+        if missing := why_missing():
+            pytest.skip(missing)
+        return Runnable(instruction_set(isa_name), compile_target(isa_name), execute_emulated)
     pytest.skip(reason)
 
 
 def distinct(key: Callable[[InstructionSet], Hashable]) -> Sequence[str]:
-    """Return names of this architecture's instruction sets, one for each value of `key`, the least first."""
+    """Return names of instruction sets to test, the least first: one of each architecture for each value of `key`.
+
+    An emulated architecture's are left out where the instruction sets of this one are limited: they are the same then.
+    """
+    architectures = {architecture()}
+    if LIMIT_VARIABLE not in os.environ:
+        architectures.add(EMULATED_ARCHITECTURE)
     found: dict[Hashable, str] = {}
     for isa in instruction_sets().values():
-        if any(target.architecture == architecture() for target in targets_with(isa.name)):
-            found.setdefault(key(isa), isa.name)
+        (first, *_) = targets_with(isa.name)
+        if first.architecture in architectures:
+            found.setdefault((first.architecture, key(isa)), isa.name)
     return tuple(found.values())

@@ -1,7 +1,9 @@
-"""Random tensors and attributes of the memory-bound kernels, and the comparison that all their tests end in."""
+"""Random tensors and attributes, and the comparisons that tests of kernels end in."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,8 @@ from hypothesis import strategies as st
 
 from pipeline.dialect.attributes import Attributes
 from pipeline.reference.operators import evaluate
-from tests.kernels.harness import make_operation, run_kernel
-from tests.kernels.instruction_sets import distinct
+from tests.kernels.harness import check, make_operation
+from tests.kernels.instruction_sets import Runnable, distinct
 
 Array = npt.NDArray[Any]
 
@@ -47,11 +49,43 @@ def requantization(draw: st.DrawFn) -> dict[str, int]:
     return {"output_zero_point": draw(CODES), "output_min": low, "output_max": high}
 
 
-def assert_exact(isa_name: str, attrs: Attributes, *arguments: Array, activations: int = 1) -> None:
-    """Assert that the selected kernel's result is the reference's; the first `activations` arguments vary at run time.
+def assert_exact(
+    where: str | Runnable,
+    attrs: Attributes,
+    *arguments: Array,
+    activations: int | Collection[int] = 1,
+    expected: Array | None = None,
+) -> None:
+    """Assert that the selected kernel's result is the reference's.
 
     Sign bits of zeros and payloads of NaN aren't compared, everything else is.
+
+    Args:
+        where: the instruction set, or what runs it.
+        attrs: which operator.
+        arguments: all of them.
+        activations: which of them vary at run time, see `make_operation`.
+        expected: what takes the reference's place.
     """
     operation = make_operation(attrs, *arguments, activations=activations)
-    result = run_kernel(operation, isa_name, *arguments)
-    np.testing.assert_array_equal(result, evaluate(attrs, *arguments))
+    wanted = evaluate(attrs, *arguments) if expected is None else expected
+    check(where, operation, arguments, wanted, np.testing.assert_array_equal)
+
+
+def assert_close(
+    where: str | Runnable,
+    attrs: Attributes,
+    *arguments: Array,
+    rtol: float,
+    atol: float = 0.0,
+    activations: int | Collection[int] = 1,
+    expected: Array | None = None,
+) -> None:
+    """Assert that no value of the selected kernel's differs from the reference's by more than `atol + rtol * value`.
+
+    The other arguments are those of `assert_exact`.
+    """
+    operation = make_operation(attrs, *arguments, activations=activations)
+    wanted = evaluate(attrs, *arguments) if expected is None else expected
+    compare = functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol)
+    check(where, operation, arguments, wanted, compare)

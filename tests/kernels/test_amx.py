@@ -17,35 +17,25 @@ from pipeline.dialect.types import TensorType
 from pipeline.kernels import registry
 from pipeline.kernels.conv2d import geometry
 from pipeline.kernels.isa import instruction_set
-from pipeline.kernels.isa.amx import AMX_INT8, TileInstructionSet
+from pipeline.kernels.isa.amx import AMX_INT8
 from pipeline.kernels.operation import Operation
 from pipeline.kernels.probes import PEAK_ROUNDS, peak_probe
 from pipeline.kernels.tile_plan import make_tile_plan
-from pipeline.reference.operators import evaluate
 from tests.kernels.amx import emulated_amx
-from tests.kernels.convolutions import Array, Convolution, convolutions
-from tests.kernels.harness import assembly, build, generate, make_operation, run_generated
-from tests.kernels.instruction_sets import compile_target, runnable, why_not
-from tests.kernels.tensors import FRAMES, Frame
+from tests.kernels.convolutions import Convolution, convolutions
+from tests.kernels.execution import build
+from tests.kernels.harness import assembly, generate, make_operation
+from tests.kernels.instruction_sets import Runnable, compile_target, runnable, why_not
+from tests.kernels.tensors import FRAMES, Frame, assert_exact
 from tests.kernels.test_conv2d import LAYERS, sums
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """Runs kernels on tile registers, emulated or real."""
-
-    isa: TileInstructionSet
-    target: tvm.target.Target
-
-    def __call__(self, operation: Operation, *activations: Array) -> Array:
-        return run_generated(operation, self.isa, self.target, *activations)
-
-
 @pytest.fixture(scope="module", params=["emulated", *([] if why_not("amx_int8") else ["on this CPU"])])
-def run(request: pytest.FixtureRequest) -> Run:
+def tiles(request: pytest.FixtureRequest) -> Runnable:
+    """Tile registers, emulated or real."""
     if request.param == "emulated":
-        return Run(emulated_amx(), runnable("avx512_vnni").target)
-    return Run(AMX_INT8, compile_target("amx_int8"))
+        return Runnable(emulated_amx(), runnable("avx512_vnni").target)
+    return Runnable(AMX_INT8, compile_target("amx_int8"))
 
 
 def kernel_name(operation: Operation) -> str:
@@ -53,15 +43,14 @@ def kernel_name(operation: Operation) -> str:
 
 
 @given(convolution=convolutions(), seed=st.integers(0, 2**32), output_dtype=st.sampled_from(["uint8", "float32"]))
-def test_convolution_is_bit_exact(run: Run, convolution: Convolution, seed: int, output_dtype: str) -> None:
+def test_convolution_is_bit_exact(tiles: Runnable, convolution: Convolution, seed: int, output_dtype: str) -> None:
     attrs, arguments = convolution.integer(seed, output_dtype)
-    result = run(make_operation(attrs, *arguments), arguments[0])
-    np.testing.assert_array_equal(result, evaluate(attrs, *arguments))
+    assert_exact(tiles, attrs, *arguments)
 
 
 @given(convolution=convolutions(), seed=st.integers(0, 2**32), frame=FRAMES, total=st.none() | sums())
 def test_frame_and_residual_sum_are_bit_exact(
-    run: Run, convolution: Convolution, seed: int, frame: Frame, total: dict[str, Any] | None
+    tiles: Runnable, convolution: Convolution, seed: int, frame: Frame, total: dict[str, Any] | None
 ) -> None:
     attrs, arguments = convolution.integer(seed)
     if total is not None:
@@ -70,10 +59,7 @@ def test_frame_and_residual_sum_are_bit_exact(
         arguments.append(np.random.default_rng(seed).integers(0, 256, shape).astype("uint8"))
         attrs = QConv2dAdd(**dataclasses.asdict(attrs), **total)
     attrs = dataclasses.replace(attrs, frame=frame, frame_value=seed % 256)
-    operation = make_operation(attrs, *arguments)
-    constants = {i: value for i, value in operation.constants.items() if i < 4}
-    result = run(dataclasses.replace(operation, constants=constants), *arguments)
-    np.testing.assert_array_equal(result, evaluate(attrs, *arguments))
+    assert_exact(tiles, attrs, *arguments, activations=(0, 4))
 
 
 TILE_LAYERS = {
@@ -96,10 +82,9 @@ TILE_LAYERS = {
 
 
 @pytest.mark.parametrize("layer", TILE_LAYERS.values(), ids=TILE_LAYERS)
-def test_layers_of_real_networks_are_bit_exact(run: Run, layer: Convolution) -> None:
+def test_layers_of_real_networks_are_bit_exact(tiles: Runnable, layer: Convolution) -> None:
     attrs, arguments = layer.integer(seed=1)
-    result = run(make_operation(attrs, *arguments), arguments[0])
-    np.testing.assert_array_equal(result, evaluate(attrs, *arguments))
+    assert_exact(tiles, attrs, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -129,11 +114,11 @@ def test_a_step_is_longer_than_a_segment_if_something_is_behind_it(width: int, s
     assert [plan.depth, plan.steps] == steps
 
 
-def test_the_loop_that_finds_the_peak_sums_up_all_of_its_products(run: Run) -> None:
-    probe = peak_probe("int8", run.isa)
+def test_the_loop_that_finds_the_peak_sums_up_all_of_its_products(tiles: Runnable) -> None:
+    probe = peak_probe("int8", tiles.isa)
     x, w, y = (np.ones(elements, kind) for elements, kind in probe.buffers)
     arguments = [tvm.runtime.tensor(a) for a in (x, w, y)]
-    build(probe.func, run.target)["main"](*arguments, 2)
+    build([probe.func], tiles.target)["kernel0"](*arguments, 2)
     rounds = PEAK_ROUNDS // 16
     np.testing.assert_array_equal(arguments[2].numpy(), np.full_like(y, rounds * 64))
     assert probe.multiply_adds == rounds * 64 * y.size

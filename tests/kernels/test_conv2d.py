@@ -17,11 +17,10 @@ import pipeline.kernels.depthwise_conv2d  # noqa: F401
 from pipeline.dialect.attributes import Add, Conv2dAdd, Pad, QConv2dAdd
 from pipeline.dialect.types import TensorType
 from pipeline.kernels.isa import instruction_set
-from pipeline.reference.operators import evaluate
 from tests.kernels.convolutions import Convolution, convolutions
-from tests.kernels.harness import assembly, generate, make_operation, run_kernel
+from tests.kernels.harness import assembly, generate, make_operation
 from tests.kernels.instruction_sets import compile_target
-from tests.kernels.tensors import FRAMES, Frame
+from tests.kernels.tensors import FRAMES, Frame, assert_close, assert_exact
 
 LAYERS = {
     "resnet 3x3": Convolution(1, 16, 16, 64, 64, (3, 3)),
@@ -41,8 +40,7 @@ def test_integer_convolution_is_bit_exact(
     isa_name: str, convolution: Convolution, seed: int, output_dtype: str
 ) -> None:
     attrs, arguments = convolution.integer(seed, output_dtype)
-    result = run_kernel(make_operation(attrs, *arguments), isa_name, arguments[0])
-    np.testing.assert_array_equal(result, evaluate(attrs, *arguments))
+    assert_exact(isa_name, attrs, *arguments)
 
 
 @st.composite
@@ -73,17 +71,13 @@ def test_frame_and_residual_sum_are_bit_exact(
         arguments.append(np.random.default_rng(seed).integers(0, 256, shape).astype("uint8"))
         attrs = QConv2dAdd(**dataclasses.asdict(attrs), **total)
     attrs = dataclasses.replace(attrs, frame=frame, frame_value=seed % 256)
-    operation = make_operation(attrs, *arguments)
-    constants = {i: value for i, value in operation.constants.items() if i < 4}
-    result = run_kernel(dataclasses.replace(operation, constants=constants), isa_name, *arguments)
-    np.testing.assert_array_equal(result, evaluate(attrs, *arguments))
+    assert_exact(isa_name, attrs, *arguments, activations=(0, 4))
 
 
 @given(convolution=convolutions(), seed=st.integers(0, 2**32))
 def test_float_convolution_is_close(isa_name: str, convolution: Convolution, seed: int) -> None:
     attrs, arguments = convolution.floating(seed)
-    result = run_kernel(make_operation(attrs, *arguments), isa_name, arguments[0])
-    np.testing.assert_allclose(result, evaluate(attrs, *arguments), rtol=1e-4, atol=1e-4)
+    assert_close(isa_name, attrs, *arguments, rtol=1e-4, atol=1e-4)
 
 
 @given(convolution=convolutions(), seed=st.integers(0, 2**32), frame=FRAMES, residual_frame=FRAMES)
@@ -96,17 +90,13 @@ def test_float_frame_and_residual_sum_are_close(
     arguments.append(np.random.default_rng(seed).standard_normal(shape).astype("float32"))
     fused = Conv2dAdd.of(attrs, Add(-1.0, 2.0)).framed(Pad(frame, 0.5))
     fused = dataclasses.replace(fused, residual_frame=residual_frame)
-    operation = make_operation(fused, *arguments)
-    constants = {i: value for i, value in operation.constants.items() if i < 3}
-    result = run_kernel(dataclasses.replace(operation, constants=constants), isa_name, *arguments)
-    np.testing.assert_allclose(result, evaluate(fused, *arguments), rtol=1e-4, atol=1e-4)
+    assert_close(isa_name, fused, *arguments, activations=(0, 3), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 def test_layers_of_real_networks_are_bit_exact(isa_name: str, layer: Convolution) -> None:
     attrs, arguments = layer.integer(seed=1)
-    result = run_kernel(make_operation(attrs, *arguments), isa_name, arguments[0])
-    np.testing.assert_array_equal(result, evaluate(attrs, *arguments))
+    assert_exact(isa_name, attrs, *arguments)
 
 
 def test_padding_is_refused() -> None:

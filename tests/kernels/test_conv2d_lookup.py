@@ -11,22 +11,19 @@ from hypothesis import strategies as st
 
 from pipeline.dialect.attributes import QConv2dLookup
 from pipeline.kernels.isa import instruction_sets
-from pipeline.reference.operators import evaluate
 from tests.kernels.convolutions import Convolution, convolutions
-from tests.kernels.harness import make_operation, run_kernel
+from tests.kernels.tensors import assert_exact
 from tests.kernels.test_conv2d import FRAMES, LAYERS, Frame
 from tests.kernels.test_depthwise_conv2d import LAYERS as DEPTHWISE_LAYERS
 
 
-def assert_exact(isa_name: str, convolution: Convolution, seed: int, frame: Frame = (0, 0, 0, 0)) -> None:
+def assert_layer_is_exact(isa_name: str, convolution: Convolution, seed: int, frame: Frame = (0, 0, 0, 0)) -> None:
     attrs, arguments = convolution.integer(seed)
     arguments.append(np.random.default_rng(seed).integers(0, 256, 256).astype("uint8"))
     if convolution.groups > 1 and convolution.channels_in == convolution.channels_out == 1:
         frame = (0, 0, 0, 0)
     fused = QConv2dLookup(**dataclasses.asdict(attrs) | {"frame": frame, "frame_value": seed % 256})
-    operation = make_operation(fused, *arguments)
-    result = run_kernel(operation, isa_name, arguments[0])
-    np.testing.assert_array_equal(result, evaluate(fused, *arguments))
+    assert_exact(isa_name, fused, *arguments)
 
 
 every_quick_table = pytest.mark.parametrize(
@@ -39,10 +36,10 @@ every_quick_table = pytest.mark.parametrize(
 def test_codes_are_replaced_before_they_are_stored(
     isa_name: str, convolution: Convolution, seed: int, frame: Frame
 ) -> None:
-    assert_exact(isa_name, convolution, seed, frame)
+    assert_layer_is_exact(isa_name, convolution, seed, frame)
 
 
 @every_quick_table
 @pytest.mark.parametrize("layer", [*LAYERS.values(), *DEPTHWISE_LAYERS.values()], ids=[*LAYERS, *DEPTHWISE_LAYERS])
 def test_layers_of_real_networks(isa_name: str, layer: Convolution) -> None:
-    assert_exact(isa_name, layer, seed=1)
+    assert_layer_is_exact(isa_name, layer, seed=1)

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 import pipeline.kernels.conv2d  # noqa: F401
 from pipeline.dialect.attributes import Dense, QDense
-from pipeline.reference.operators import evaluate
 from tests.kernels.convolutions import integer_arguments
-from tests.kernels.harness import make_operation, run_kernel
+from tests.kernels.tensors import assert_close, assert_exact
 
 SHAPES = st.lists(st.integers(1, 5), min_size=0, max_size=2).map(tuple)
 
@@ -29,8 +28,7 @@ def test_integer_dense_is_bit_exact(
 ) -> None:
     attrs = QDense(output_zero_point=128, input_zero_point=zero_point, output_dtype=output_dtype)
     arguments = integer_arguments(np.random.default_rng(seed), (*leading, depth), (out, depth))
-    result = run_kernel(make_operation(attrs, *arguments), isa_name, arguments[0])
-    np.testing.assert_array_equal(result, evaluate(attrs, *arguments))
+    assert_exact(isa_name, attrs, *arguments)
 
 
 @given(leading=SHAPES, depth=st.integers(1, 100), out=st.integers(1, 150), seed=st.integers(0, 2**32))
@@ -38,13 +36,11 @@ def test_float_dense_is_close(isa_name: str, leading: tuple[int, ...], depth: in
     random = np.random.default_rng(seed)
     arguments = [random.standard_normal(s).astype("float32") for s in ((*leading, depth), (out, depth), (out,))]
     attrs = Dense(clip_min=0.0)
-    result = run_kernel(make_operation(attrs, *arguments), isa_name, arguments[0])
-    np.testing.assert_allclose(result, evaluate(attrs, *arguments), rtol=1e-4, atol=1e-4)
+    assert_close(isa_name, attrs, *arguments, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("batch", "depth", "out"), [(1, 2048, 1000), (8, 512, 1000), (197, 192, 576)])
 def test_classifiers_and_transformers_are_bit_exact(isa_name: str, batch: int, depth: int, out: int) -> None:
     attrs = QDense(output_zero_point=100, input_zero_point=7)
     arguments = integer_arguments(np.random.default_rng(0), (batch, depth), (out, depth))
-    result = run_kernel(make_operation(attrs, *arguments), isa_name, arguments[0])
-    np.testing.assert_array_equal(result, evaluate(attrs, *arguments))
+    assert_exact(isa_name, attrs, *arguments)

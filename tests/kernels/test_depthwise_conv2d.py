@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,9 +10,9 @@ import pipeline.kernels.conv2d
 import pipeline.kernels.depthwise_conv2d  # noqa: F401
 from pipeline.kernels import registry
 from pipeline.kernels.isa import instruction_set
-from pipeline.reference.operators import evaluate
 from tests.kernels.convolutions import Convolution, convolutions
-from tests.kernels.harness import make_operation, run_kernel
+from tests.kernels.harness import make_operation
+from tests.kernels.tensors import assert_close, assert_exact
 
 LAYERS = {
     "mobilenet 3x3": Convolution(1, 16, 16, 1, 1, (3, 3), groups=96),
@@ -54,20 +53,17 @@ def test_integer_depthwise_convolution_is_bit_exact(
     isa_name: str, convolution: Convolution, seed: int, output_dtype: str
 ) -> None:
     attrs, arguments = convolution.integer(seed, output_dtype)
-    result = run_kernel(make_operation(attrs, *arguments), isa_name, arguments[0])
-    np.testing.assert_array_equal(result, evaluate(attrs, *arguments))
+    assert_exact(isa_name, attrs, *arguments)
 
 
 @given(convolution=convolutions(depthwise=True), seed=st.integers(0, 2**32))
 def test_float_depthwise_convolution_is_close(isa_name: str, convolution: Convolution, seed: int) -> None:
     attrs, arguments = convolution.floating(seed)
-    result = run_kernel(make_operation(attrs, *arguments), isa_name, arguments[0])
-    np.testing.assert_allclose(result, evaluate(attrs, *arguments), rtol=1e-4, atol=1e-4)
+    assert_close(isa_name, attrs, *arguments, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("layer", [*LAYERS.values(), *SHAPES.values()], ids=[*LAYERS, *SHAPES])
 def test_layers_are_bit_exact(isa_name: str, layer: Convolution) -> None:
     attrs, arguments = layer.integer(seed=1)
-    operation = make_operation(attrs, *arguments)
-    assert "depthwise" in registry.select(operation, instruction_set(isa_name)).name
-    np.testing.assert_array_equal(run_kernel(operation, isa_name, arguments[0]), evaluate(attrs, *arguments))
+    assert "depthwise" in registry.select(make_operation(attrs, *arguments), instruction_set(isa_name)).name
+    assert_exact(isa_name, attrs, *arguments)

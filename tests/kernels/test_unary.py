@@ -7,23 +7,21 @@ import pytest
 
 from pipeline.dialect import attributes as op
 from pipeline.dialect import pointwise
-from pipeline.reference.operators import evaluate
-from tests.kernels.harness import assembly, generate, make_operation, run_kernel
+from tests.kernels.harness import assembly, generate, make_operation
 from tests.kernels.instruction_sets import runnable
+from tests.kernels.tensors import assert_close, assert_exact
 
 
 def test_exponential_from_end_to_end_of_its_range(isa_name: str) -> None:
     attrs = op.Unary(expression=pointwise.write(pointwise.apply("exp", pointwise.X)))
     x = np.linspace(-87.3, 88.7, 100_001).astype("float32")
-    result = run_kernel(make_operation(attrs, x), isa_name, x)
-    np.testing.assert_allclose(result, np.exp(x.astype("float64")), rtol=3e-7)
+    assert_close(isa_name, attrs, x, rtol=3e-7, expected=np.exp(x.astype("float64")))
 
 
 def test_exponential_beyond_its_range(isa_name: str) -> None:
     attrs = op.Unary(expression=pointwise.write(pointwise.apply("exp", pointwise.X)))
     x = np.array([np.inf, 1000, 89, -104, -1000, -np.inf, np.nan, 0], "float32")
-    result = run_kernel(make_operation(attrs, x), isa_name, x)
-    np.testing.assert_array_equal(result, np.array([np.inf, np.inf, np.inf, 0, 0, 0, np.nan, 1], "float32"))
+    assert_exact(isa_name, attrs, x, expected=np.array([np.inf, np.inf, np.inf, 0, 0, 0, np.nan, 1], "float32"))
 
 
 @pytest.mark.parametrize("function", sorted(pointwise.FUNCTIONS))
@@ -31,8 +29,7 @@ def test_functions_of_one_value(isa_name: str, function: str) -> None:
     operands = [1.5] * (pointwise.FUNCTIONS[function][0] - 1)
     attrs = op.Unary(expression=pointwise.write(pointwise.apply(function, pointwise.X, *operands)))
     x = np.linspace(0.1, 4, 77).astype("float32")
-    result = run_kernel(make_operation(attrs, x), isa_name, x)
-    np.testing.assert_allclose(result, evaluate(attrs, x), rtol=1e-5, atol=1e-6)
+    assert_close(isa_name, attrs, x, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("function", ["erf", "exp", "sigmoid", "tanh"])
@@ -40,17 +37,16 @@ def test_polynomials_hold_for_all_values(isa_name: str, function: str) -> None:
     attrs = op.Unary(expression=pointwise.write(pointwise.apply(function, pointwise.X)))
     x = np.concatenate([np.linspace(-110, 100, 20_001), np.linspace(-1, 1, 2001), [np.inf, -np.inf, np.nan]])
     x = x.astype("float32")
-    result = run_kernel(make_operation(attrs, x), isa_name, x)
     with np.errstate(over="ignore"):
         exact = pointwise.evaluate(pointwise.parse(attrs.expression), x.astype("float64"))
         expected = exact.astype("float32")
-    np.testing.assert_allclose(result, expected, rtol=2e-6, atol=1e-38)
+    assert_close(isa_name, attrs, x, rtol=2e-6, atol=1e-38, expected=expected)
 
 
 def test_a_square_is_a_product(isa_name: str) -> None:
     attrs = op.Unary(expression='[["subtract","x",1.0],["power","#0",2.0]]')
     x = np.linspace(-4, 4, 77).astype("float32")
-    np.testing.assert_array_equal(run_kernel(make_operation(attrs, x), isa_name, x), (x - 1) * (x - 1))
+    assert_exact(isa_name, attrs, x, expected=(x - 1) * (x - 1))
 
 
 @pytest.mark.parametrize("function", ["erf", "sigmoid", "tanh"])
