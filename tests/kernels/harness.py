@@ -130,11 +130,11 @@ _collected: Checks | None = None
 def collected_checks() -> Iterator[Checks]:
     """Collect the checks that are asked for inside; it's for the caller to make them."""
     global _collected
-    _collected = checks = Checks()
+    outer, _collected = _collected, Checks()
     try:
-        yield checks
+        yield _collected
     finally:
-        _collected = None
+        _collected = outer
 
 
 def check(
