@@ -13,10 +13,15 @@ from contextlib import contextmanager
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port of 127.0.0.1 that nothing listens on, and that no other of pytest-xdist's workers will choose."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    this = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port % workers == this:
+            return port
 
 
 @contextmanager
