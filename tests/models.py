@@ -11,8 +11,12 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from pipeline.annotation import annotate
+from pipeline.api import quantize
+from pipeline.calibration.table import CalibrationTable, make_entry
 from pipeline.importer import import_proto
 from pipeline.program import Program
+from pipeline.reference.execute import execute_all
 
 Array = npt.NDArray[Any]
 
@@ -58,6 +62,20 @@ def run_onnx(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
     return session.run(None, feeds)
 
 
+def quantize_by_reference(program: Program, *samples: dict[str, Array]) -> Program:
+    """Return a program as int8, calibrated on what its reference gives for the samples: nothing is compiled."""
+    annotation = annotate(program)
+    seen = [{v.name: value for v, value in execute_all(program, feeds).items()} for feeds in samples]
+    entries = {}
+    for tensor in annotation.calibrated():
+        low = min(float(values[tensor.name].min()) for values in seen)
+        high = max(float(values[tensor.name].max()) for values in seen)
+        options = {"signed": tensor.signed, "symmetric": False, "algorithm": "largest"}
+        entries[tensor.name] = make_entry(max(-low, high), low, high, **options)
+    table = CalibrationTable(model_sha256=program.source_sha256, samples=len(samples), tensors=entries)
+    return quantize(program, annotation=annotation, table=table).program
+
+
 def small_network(seed: int = 0, size: int = 12) -> onnx.ModelProto:
     """Return a network with one of everything; x: [1,3,size,size]."""
     random = np.random.default_rng(seed)
@@ -95,3 +113,26 @@ def small_network(seed: int = 0, size: int = 12) -> onnx.ModelProto:
     flat = b.node("Flatten", b.node("GlobalAveragePool", joined))
     scores = b.node("Gemm", flat, b.constant(weight(5, 28)), b.constant(weight(5)), transB=1, name="scores")
     return b.model({"x": [1, 3, size, size]}, scores)
+
+
+def residual_network() -> onnx.ModelProto:
+    """Return a ResNet's beginning, and two of its blocks; x: [2,3,40,40].
+
+    What a block adds is read by a convolution that pads it, too, and the second block is strided.
+    """
+    random = np.random.default_rng(0)
+    b = ModelBuilder()
+
+    def conv(x: str, channels: int, out: int, kernel: int, **attributes: Any) -> str:
+        weight = random.standard_normal((out, channels, kernel, kernel)) / np.sqrt(channels * kernel**2)
+        inputs = [b.constant(value.astype("float32")) for value in (weight, random.standard_normal(out))]
+        return b.node("Conv", x, *inputs, pads=[kernel // 2] * 4, **attributes)
+
+    y = b.node("Relu", conv("x", 3, 16, 7, strides=[2, 2]))
+    y = b.node("MaxPool", y, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    y = b.node("Relu", b.node("Add", conv(b.node("Relu", conv(y, 16, 16, 3)), 16, 16, 3), y))
+    shortcut = conv(y, 16, 24, 1, strides=[2, 2])
+    y = b.node("Relu", conv(y, 16, 24, 3, strides=[2, 2]))
+    y = b.node("Relu", b.node("Add", conv(y, 24, 24, 3), shortcut))
+    scores = conv(b.node("GlobalAveragePool", y), 24, 10, 1)
+    return b.model({"x": [2, 3, 40, 40]}, b.node("Flatten", scores, name="scores"))

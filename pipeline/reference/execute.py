@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax
 
+from pipeline.dialect import pointwise
 from pipeline.dialect.dataflow import Binding, Dataflow, constant
 from pipeline.dialect.operators import describe, tensor_type
 from pipeline.program import Program
@@ -146,8 +147,30 @@ def _resized(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
     return np.asarray(x)
 
 
+def _elementwise(function: Callable[..., Any]) -> Stock:
+    def run(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
+        with np.errstate(all="ignore"):
+            value = function(*(_value(a, values) for a in binding.value.args))
+        return np.asarray(value, tensor_type(binding.var).dtype)
+
+    return run
+
+
+def _clipped(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
+    x, low, high = binding.value.args
+    return np.asarray(np.minimum(np.maximum(_value(x, values), np.float32(low.value)), np.float32(high.value)))
+
+
+def _leaky(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
+    x = _value(binding.value.args[0], values)
+    return np.asarray(np.where(x > 0, x, x * np.float32(binding.value.attrs["alpha"])))
+
+
 STOCK: dict[str, Stock] = {
+    **{f"relax.{name}": _elementwise(function) for name, (_, function) in pointwise.FUNCTIONS.items()},
     "relax.add": _binary(np.add),
+    "relax.astype": _elementwise(np.asarray),
+    "relax.clip": _clipped,
     "relax.concat": _concatenated,
     "relax.divide": _binary(np.divide),
     "relax.expand_dims": _reshaped,
@@ -160,8 +183,13 @@ STOCK: dict[str, Stock] = {
     "relax.minimum": _binary(np.minimum),
     "relax.multiply": _binary(np.multiply),
     "relax.nn.avg_pool2d": _averaged,
+    "relax.nn.leakyrelu": _leaky,
+    "relax.nn.relu": _elementwise(lambda x: np.maximum(x, 0)),
+    "relax.nn.relu6": _elementwise(lambda x: np.minimum(np.maximum(x, 0), 6)),
+    "relax.nn.silu": _elementwise(lambda x: x / (1 + np.exp(-x))),
     "relax.permute_dims": _permuted,
     "relax.reshape": _reshaped,
+    "relax.square": _elementwise(np.square),
     "relax.squeeze": _reshaped,
     "relax.strided_slice": _sliced,
     "relax.subtract": _binary(np.subtract),

@@ -1,0 +1,164 @@
+"""What ships is what is proven: libraries, with all that the compiler has fused, give the reference's bytes.
+
+Every network is built as `pipeline build` builds it, for the instruction sets of this machine, with the tiles of the
+cost model and with others that tuning might choose, and run by one thread and by two.
+
+By default, each network is built for the best instruction set, and each instruction set builds some networks.
+PIPELINE_TEST_EXAMPLES=10 in the environment, or any number above 1, builds all for all, and runs more images.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.compilation.build import compile_program
+from pipeline.compilation.lower import instruction_set_of
+from pipeline.compilation.tuning import TunedTile, TuningDatabase, tunable_layers
+from pipeline.cpu import missing_features
+from pipeline.deploy.runner import Runner
+from pipeline.program import Program
+from pipeline.targets import Target, list_targets, load_target
+from tests import properties
+from tests.pipeline.fusions import FUSIONS, fired, operators
+from tests.pipeline.real_models import MAKERS, answers, quantized
+
+SUM, LOOKUP, IMAGE, UNFOLDED, PADDING, SUMMAND, TOGETHER, ENLARGED, PICKED, TRANSPOSED, BATCH = FUSIONS
+
+EXPECTED: Mapping[str, Mapping[str, int]] = {
+    "digits": {SUM: 1, PADDING: 2, TOGETHER: 1},
+    "text-direction": {SUM: 7, IMAGE: 1, PADDING: 4},
+    "text-detection": {IMAGE: 1, PADDING: 3, TOGETHER: 1, ENLARGED: 4, TRANSPOSED: 2},
+    "text-recognition": {IMAGE: 1, PADDING: 3, TOGETHER: 1},
+    "efficientnet-lite0": {SUM: 9, IMAGE: 1, PADDING: 17},
+    "efficientnet-lite0 in pairs": {SUM: 9, IMAGE: 1, PADDING: 17, BATCH: 1},
+    "residual blocks": {SUM: 2, IMAGE: 1, PADDING: 4, SUMMAND: 1},
+}
+"""Which fusions fire on every instruction set, and how often at least."""
+
+WITH_TABLES: Mapping[str, Mapping[str, int]] = {
+    "digits": {LOOKUP: 2},
+    "text-direction": {LOOKUP: 18, PADDING: 12},
+    "text-detection": {LOOKUP: 24, PADDING: 13},
+    "text-recognition": {LOOKUP: 31, PADDING: 16},
+}
+"""What is more where vectors look tables up."""
+
+WITH_TILES: Mapping[str, Mapping[str, int]] = {
+    "text-direction": {UNFOLDED: 1},
+    "text-detection": {UNFOLDED: 1},
+    "text-recognition": {UNFOLDED: 1},
+    "efficientnet-lite0": {UNFOLDED: 1},
+    "efficientnet-lite0 in pairs": {UNFOLDED: 1},
+    "residual blocks": {UNFOLDED: 1, PICKED: 1},
+}
+"""What is more on tile registers."""
+
+THREADS = (1, 2)
+
+
+def shipped_targets() -> Mapping[str, Target]:
+    """Return the package's targets, one for each instruction set."""
+    loaded = (load_target(listing.name) for listing in list_targets() if listing.name != "host")
+    return {target.instruction_set: target for target in loaded}
+
+
+def runnable_targets() -> list[Target]:
+    """Return those that this machine can run, the one that it builds for by default last."""
+    host = load_target("host")
+    here = [t for t in shipped_targets().values() if not missing_features(t.architecture, t.required_features)]
+    return [*(t for t in here if t.instruction_set != host.instruction_set), host]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network to build.
+
+    Attributes:
+        model: see `real_models`.
+        target: what it is built for.
+        tuned: whether with other tiles than the cost model's.
+    """
+
+    model: str
+    target: Target
+    tuned: bool
+
+    def __str__(self) -> str:
+        return f"{self.model}, {self.target.name}{', tuned' if self.tuned else ''}"
+
+
+def cases() -> list[Case]:
+    """Return what is built, see the module's docstring."""
+    targets = runnable_targets()
+    every = [
+        Case(m, t, tuned) for (m, t), tuned in itertools.product(itertools.product(MAKERS, targets), (False, True))
+    ]
+    if properties.scale() > 1:
+        return every
+    models = list(MAKERS)
+    alternating = [case for case in every if case.tuned == (models.index(case.model) + targets.index(case.target)) % 2]
+    chosen = {(models[i % len(models)], target) for i, target in enumerate(targets)}
+    small = ("digits", "residual blocks")
+    return [c for c in alternating if c.target is targets[-1] or c.model in small or (c.model, c.target) in chosen]
+
+
+def other_tiles(program: Program, target: Target) -> TuningDatabase:
+    """Return a database in which layers have other tiles than the cost model's, as many different ones as may be."""
+    tiles = {}
+    for number, (_, work, _) in enumerate(tunable_layers(program, target, instruction_set_of(target))):
+        model, *others = work.candidates()
+        tile = others[number % len(others)] if others else model
+        entry = {"mr": tile.mr, "nv": tile.nv, "microseconds": 1.0}
+        tiles[work.key] = TunedTile(**entry, model_mr=model.mr, model_nv=model.nv, model_microseconds=2.0)
+    return TuningDatabase(tiles=tiles)
+
+
+def same_bytes(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    return all(one[name].tobytes() == other[name].tobytes() for name in one)
+
+
+@pytest.mark.parametrize("case", cases(), ids=str)
+def test_libraries_give_the_bytes_of_the_reference(case: Case, tmp_path: Path) -> None:
+    model = quantized(case.model)
+    observed = model.observed.program
+    tuned = other_tiles(model.program, case.target) if case.tuned else None
+    shipped = compile_program(model.program, case.target, tmp_path / "shipped.so", tuned=tuned)
+    library = shipped
+    if observed is not model.program:
+        # More outputs, and otherwise the same: no fusion is lost by it.
+        assert operators(observed, case.target) == operators(model.program, case.target)
+        library = compile_program(observed, case.target, tmp_path / "observed.so", tuned=tuned)
+    for index in range(5 if properties.scale() > 1 else 1):
+        feeds = model.image(index)
+        for threads in THREADS[: len(os.sched_getaffinity(0))]:
+            outputs = Runner(library, threads).run(feeds)
+            model.observed.check(feeds, outputs, answers(case.model, index))
+            if library is not shipped:
+                assert same_bytes(Runner(shipped, threads).run(feeds), outputs)
+
+
+@pytest.mark.parametrize("target", shipped_targets().values(), ids=shipped_targets())
+@pytest.mark.parametrize("name", MAKERS)
+def test_fusions_fire(name: str, target: Target) -> None:
+    found, isa = fired(quantized(name).program, target), instruction_set_of(target)
+    expected = dict(EXPECTED[name])
+    if isa.table_vectors:
+        expected |= WITH_TABLES.get(name, {})
+    if isa.name == "amx_int8":
+        expected |= WITH_TILES.get(name, {})
+    # Whether unfolding an image pays is left to each instruction set's costs.
+    assert set(found) - {UNFOLDED} == set(expected) - {UNFOLDED}
+    assert found >= +type(found)(expected)
+
+
+def test_every_fusion_fires_somewhere() -> None:
+    assert {f for table in (EXPECTED, WITH_TABLES, WITH_TILES) for found in table.values() for f in found} == set(
+        FUSIONS
+    )
