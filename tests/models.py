@@ -52,6 +52,15 @@ def import_test_model(model: onnx.ModelProto, **shapes: Sequence[int]) -> Progra
     return import_proto(model, shapes, "test", "0" * 64)
 
 
+def run_exactly(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
+    """Return what ONNX Runtime gives without its optimizer, which saturates and reorders."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, feeds)
+
+
 def run_onnx(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -1,12 +1,15 @@
-"""Normalized ONNX to Relax, through TVM's frontend with our converters in front of its own."""
+"""Normalized ONNX to Relax, through TVM's frontend with our converters in front of its own.
+
+What a converter declines, with a `ModelError`, becomes a line of one error that names all such nodes; what TVM's own
+can't do is declined for it (`fallback.convert_by_tvm`). Any other exception is a fault of this package, and stays one.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -17,6 +20,7 @@ from tvm.relax.frontend.onnx import onnx_frontend as tvm_onnx
 from pipeline.dialect.operators import UnknownShapeError, has_known_shape
 from pipeline.errors import ModelError
 from pipeline.importer.converters import CONVERTERS
+from pipeline.importer.fallback import convert_by_tvm
 from pipeline.importer.names import name_tensors
 
 NATIVE = frozenset({*tvm_onnx._get_convert_map(), *CONVERTERS}) - {
@@ -38,6 +42,10 @@ NATIVE = frozenset({*tvm_onnx._get_convert_map(), *CONVERTERS}) - {
 
 Of the others, those that ONNX defines by a function become its nodes; among them are some that TVM converts, too, but
 not always rightly."""
+
+
+MAX_LISTED = 20
+"""How many nodes that can't be imported are listed."""
 
 
 def convert(model: onnx.ModelProto) -> tvm.IRModule:
@@ -72,13 +80,8 @@ class _Importer(tvm_onnx.ONNXGraphImporter):
 
     def __init__(self, model: onnx.ModelProto) -> None:
         super().__init__({}, "float32", keep_params_in_input=False, sanitize=False)
-        self._model = model
+        self._types = _declared_types(model.graph)
         self._failures: list[str] = []
-
-    @functools.cached_property
-    def _types(self) -> Mapping[str, relax.TensorType]:
-        # Inference takes seconds where weights are large, and is of use only for a list of all nodes that fail.
-        return _declared_types(onnx.shape_inference.infer_shapes(self._model).graph)
 
     def names(self) -> dict[relax.Var, str]:
         """Return what the model calls each variable, by its first name if there are several."""
@@ -102,20 +105,24 @@ class _Importer(tvm_onnx.ONNXGraphImporter):
                 result = CONVERTERS[op_name].get_converter(opset)(self.bb, inputs, attrs, [self._nodes, self._params])
                 result = self.bb.normalize(result)
             else:
-                result = super()._convert_operator(op_name, inputs, attrs, opset)
+                result = convert_by_tvm(op_name, self.bb, inputs, attrs, [self._nodes, self._params])
             if not has_known_shape(result):
-                raise UnknownShapeError(f"the shape of tensor {name!r} depends on the data")
-        except Exception as error:  # TVM raises anything from KeyError to InternalError; each becomes one line
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            self._failures.append(f"{op_name} {name!r}: {reason[-1]}")
+                raise ModelError(f"the shape of tensor {name!r} depends on the data")
+        except (ModelError, UnknownShapeError) as error:
+            self._failures.append(f"{op_name} {name!r}: {error}")
             if name not in self._types:
                 raise _FailedNodes(self._failures) from error
             return relax.Var(name, self._types[name])
         return self.bb.emit(result) if isinstance(result, relax.Call) else result
 
+    def _parse_attr(self, attr_proto: Sequence[onnx.AttributeProto]) -> dict[str, Any]:
+        """Return the attributes' values by name; TVM's own refuses empty lists."""
+        values = {a.name: onnx.helper.get_attribute_value(a) for a in attr_proto}
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
 
 def _declared_types(graph: onnx.GraphProto) -> Mapping[str, relax.TensorType]:
-    """Return the types that shape inference found, which stand in for the results of nodes that fail."""
+    """Return the types that are written down, which stand in for the results of nodes that fail."""
     types = {}
     for value in (*graph.value_info, *graph.output):
         tensor = value.type.tensor_type
@@ -127,21 +134,52 @@ def _declared_types(graph: onnx.GraphProto) -> Mapping[str, relax.TensorType]:
 
 
 def _check_operators(graph: onnx.GraphProto, opset: int) -> None:
-    known = {*tvm_onnx._get_convert_map(), *CONVERTERS, "Constant"}
+    known = {*tvm_onnx._get_convert_map(), *CONVERTERS}
     failures = []
     for node in graph.node:
         if node.domain not in ("", "ai.onnx"):
-            failures.append(f"{node.op_type} {node.name!r}: operator of the domain {node.domain!r}")
+            reason = _FOREIGN.get(node.domain, f"operator of the domain {node.domain!r}")
+            failures.append(f"{node.op_type} {node.name!r}: {reason}")
         elif node.op_type not in known:
-            failures.append(f"{node.op_type} {node.name!r}: operator not supported")
+            failures.append(f"{node.op_type} {node.name!r}: {_REASONS.get(node.op_type, 'operator not supported')}")
     if failures:
         raise ModelError(_message(failures, opset))
 
 
+_QUANTIZED = (
+    "the model is quantized already; give the float model that it was made from, or one that is quantized by pairs of "
+    "QuantizeLinear and DequantizeLinear"
+)
+_RANDOM = "gives other results each time"
+_RECURRENT = "recurrent layers can't be imported yet"
+
+_REASONS = {
+    "ConvInteger": _QUANTIZED,
+    "GRU": _RECURRENT,
+    "If": "which branch is taken depends on the data, not on shapes alone",
+    "LSTM": _RECURRENT,
+    "Loop": "how often it turns depends on the data, not on shapes alone",
+    "QLinearConv": _QUANTIZED,
+    "QLinearMatMul": _QUANTIZED,
+    "RNN": _RECURRENT,
+    "RandomNormal": _RANDOM,
+    "RandomNormalLike": _RANDOM,
+    "RandomUniform": _RANDOM,
+    "RandomUniformLike": _RANDOM,
+}
+"""Why operators without a converter have none, where there is more to say."""
+
+_FOREIGN = {
+    "com.microsoft": "an operator of ONNX Runtime's own, which its optimizer makes; export the model without it",
+    "ai.onnx.ml": "classical machine learning, such as trees, can't be quantized",
+}
+
+
 def _message(failures: list[str], opset: int) -> str:
-    listed = "\n".join(f"  {f}" for f in failures)
+    shown = failures[:MAX_LISTED] + [f"... and {len(failures) - MAX_LISTED} more"] * (len(failures) > MAX_LISTED)
+    listed = "\n".join(f"  {f}" for f in shown)
     noun = "node" if len(failures) == 1 else "nodes"
     return (
         f"{len(failures)} {noun} can't be imported (operator set {opset}):\n{listed}\n"
-        "Export the model with other operators, or add a converter to pipeline/importer/converters.py."
+        "Export the model with other operators."
     )

@@ -1,6 +1,6 @@
 """ONNX to simpler ONNX: input shapes fixed, then everything that follows from them computed.
 
-shapes -> specialize (shape arithmetic, branches, functions, old operator sets) -> precision (float32) -> denormals
+shapes -> specialize -> precision (float32) -> fake_quantize -> denormals
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import onnx
 from onnx import numpy_helper
 
 from pipeline.errors import OptionError, unknown_name
+from pipeline.importer.fake_quantize import fake_quantize
 from pipeline.importer.limits import check_tensor_size
 from pipeline.importer.precision import to_float32
 from pipeline.importer.specialize import specialize
@@ -32,7 +33,7 @@ def normalize(model: onnx.ModelProto, shapes: Shapes, native: Set[str]) -> onnx.
         OptionError: `shapes` names an input that doesn't exist, contradicts the model, or leaves a dimension unknown.
         ModelError: the model is invalid.
     """
-    simpler = to_float32(specialize(model, native, resolve_shapes(model, shapes)))
+    simpler = fake_quantize(to_float32(specialize(model, native, resolve_shapes(model, shapes))))
     _flush_denormals(simpler)
     return simpler
 

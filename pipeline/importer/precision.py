@@ -34,6 +34,9 @@ def to_float32(model: onnx.ModelProto) -> onnx.ModelProto:
         if dtype in OTHER_FLOATS:
             inner = renamed.setdefault(value.name, f"{value.name}.float32")
             casts_out.append(_cast(inner, value.name, dtype))
+    for value in graph.value_info:
+        if value.type.tensor_type.elem_type in OTHER_FLOATS:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
     for tensor in graph.initializer:
         if tensor.data_type in OTHER_FLOATS:
             value32 = np.asarray(numpy_helper.to_array(tensor)).astype("float32")

@@ -124,7 +124,15 @@ class _Specializer:
                 needed.update(node.input, *(_captured(g) for g in _subgraphs(node)))
                 kept.append(node)
         initializers = [numpy_helper.from_array(v, n) for n, v in self.constants.items() if n in needed]
-        graph = helper.make_graph(kept[::-1], self.model.graph.name or "main", inputs, outputs, initializers)
+        named = needed.difference(o.name for o in outputs)
+        known = [
+            helper.make_tensor_value_info(t.name, t.dtype, t.shape)
+            for results in self.made.values()
+            for t in results
+            if t is not None and t.name in named and t.shape is not None
+        ]
+        name = self.model.graph.name or "main"
+        graph = helper.make_graph(kept[::-1], name, inputs, outputs, initializers, value_info=known)
         opsets = [helper.make_opsetid("", max(self.opset, MIN_OPSET))]
         opsets += [o for o in self.model.opset_import if o.domain not in ("", "ai.onnx")]
         return helper.make_model(graph, opset_imports=opsets, ir_version=max(self.model.ir_version, 8))
