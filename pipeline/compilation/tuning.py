@@ -132,7 +132,7 @@ def tune(
             "that has it; builds anywhere can use the database."
         )
     isa = instruction_set_of(target)
-    layers = _workloads(program, target, isa)
+    layers = tunable_layers(program, target, isa)
     unknown = {work.key: (work, operation) for _, work, operation in layers if work.key not in database.tiles}
     compiled = concurrently(lambda pair: _Trial(*pair, isa, target.tvm_target()), list(unknown.values()))
     tiles = dict(database.tiles)
@@ -149,7 +149,7 @@ def _use_one_thread() -> None:
     tvm.get_global_func("runtime.config_threadpool")(big_cores, threads)
 
 
-def _workloads(program: Program, target: Target, isa: InstructionSet) -> list[tuple[str, Workload, Operation]]:
+def tunable_layers(program: Program, target: Target, isa: InstructionSet) -> list[tuple[str, Workload, Operation]]:
     """Return the program's layers that have a choice of tiles, in order of execution."""
     module = until_kernels(program.module, target.tvm_target(), isa)
     found = []
