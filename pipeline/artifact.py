@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import sys
+import zlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, BinaryIO, Literal
 
 import msgspec
 
-from pipeline.dialect.types import TensorType
+from pipeline.dialect.types import MAX_TENSOR_BYTES, TensorType
 from pipeline.elf import ElfError, find_section
 from pipeline.errors import ArtifactError
 from pipeline.program import TensorSpec
@@ -15,17 +18,37 @@ from pipeline.program import TensorSpec
 METADATA_SECTION = ".pipeline.metadata"
 """The ELF section of a library that holds its metadata, JSON."""
 
-SCHEMA_VERSION = 2
+CHECKSUM_SECTION = ".pipeline.checksum"
+"""The ELF section of a library that holds the CRC-32 of all bytes of the file but its own, little-endian.
+
+A CRC, as it finds any few bits that have changed, not just most; and as it is quick: every process that loads a library
+reads all of it. It isn't a signature: who changes a library on purpose can write a checksum that fits.
+"""
+
+SCHEMA_VERSION = 3
 """Of the metadata's fields: a change that older readers would misunderstand raises it."""
 
+_FIRST_WITH_CHECKSUM = 3
+
 MAX_METADATA_BYTES = 16 * 1024**2
+
+_CHECKSUM_BYTES = 4
+_READ_BYTES = 256 * 1024
+
+_DTYPES = {"bool", "float16", "float32", "float64"} | {f"{t}{n}" for t in ("int", "uint") for n in (8, 16, 32, 64)}
+"""Of the tensors that programs have."""
+
+_MAX_RANK = 64
+"""NumPy's own limit."""
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Scale and zero point of an 8-bit tensor."""
 
-    scale: float
-    zero_point: int
+    scale: Annotated[float, msgspec.Meta(gt=0)]
+    zero_point: Annotated[int, msgspec.Meta(ge=-128, le=255)]
 
 
 class TargetSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,7 +83,7 @@ class QuantizationSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
     quantization: dict[str, Quantization]
     table_sha256: str
-    int8_operators: int
+    int8_operators: _Count
     float_operators: tuple[FloatOperator, ...]
 
 
@@ -81,10 +104,15 @@ class OperatorRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     name: str
     operator: str
     kernel: str
-    multiply_adds: int
+    multiply_adds: _Count
     inputs: tuple[TensorType, ...]
-    constant_bytes: int
+    constant_bytes: _Count
     output: TensorType
+
+    def __post_init__(self) -> None:
+        """Refuse tensors that can't be; when metadata is read, this is an error of decoding it."""
+        for tensor in (*self.inputs, self.output):
+            _check_type(f"what operator {self.name!r} reads and writes", tensor)
 
     @property
     def moved_bytes(self) -> int:
@@ -116,7 +144,7 @@ class ArtifactMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         operators: every kernel call, in order; empty in a library of schema version 1.
     """
 
-    schema_version: Literal[1, 2] = 2
+    schema_version: Literal[1, 2, 3] = 3
     model: str
     kind: Literal["int8", "float32"]
     inputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(min_length=1)]
@@ -126,49 +154,116 @@ class ArtifactMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     versions: dict[str, str]
     model_sha256: str
     table_sha256: str | None = None
-    int8_operators: int = 0
+    int8_operators: _Count = 0
     float_operators: tuple[FloatOperator, ...] = ()
     operators: tuple[OperatorRecord, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse inputs and outputs that can't be; when metadata is read, this is an error of decoding it."""
+        for kind, specs in (("input", self.inputs), ("output", self.outputs)):
+            names = {spec.name for spec in specs}
+            if len(names) != len(specs):
+                raise ValueError(f"two {kind}s have the same name")
+            for spec in specs:
+                _check_type(f"{kind} {spec.name!r}", TensorType(spec.shape, spec.dtype))
+
+
+def _check_type(what: str, tensor: TensorType) -> None:
+    if tensor.dtype not in _DTYPES:
+        raise ValueError(f"{what}: the dtype {tensor.dtype!r} is none of {', '.join(sorted(_DTYPES))}")
+    if len(tensor.shape) > _MAX_RANK:
+        raise ValueError(f"{what}: it has {len(tensor.shape)} dimensions, the limit is {_MAX_RANK}")
+    if any(size < 0 for size in tensor.shape):
+        raise ValueError(f"{what}: a size in the shape {list(tensor.shape)} is negative")
+    if tensor.nbytes > MAX_TENSOR_BYTES:
+        raise ValueError(f"{what}: shape {list(tensor.shape)} and {tensor.dtype} exceed {MAX_TENSOR_BYTES} bytes")
+
 
 def read_metadata(path: Path) -> ArtifactMetadata:
-    """Return what a library says about itself; nothing in it is run.
+    """Return what a library says about itself, if its content is as it was built; nothing of it is run.
+
+    All of the file is read for that. Libraries of schema versions 1 and 2 have no checksum: of these, only the metadata
+    is checked.
 
     Raises:
         ArtifactError: the file is missing, isn't a library of this pipeline, is damaged, or was built by a newer
             version of this pipeline.
     """
     try:
-        data = _read_section(path)
+        with path.open("rb") as file:
+            stored = _read_section(path, file)
+            intact = _is_intact(file)
     except OSError as error:
         raise ArtifactError(f"{path} can't be read: {error.strerror}.") from error
     except ElfError as error:
         raise ArtifactError(f"{path} isn't a shared library, or is damaged: {error}.") from error
+    if intact is False:
+        raise ArtifactError(
+            f"{path} is damaged: its content isn't what it was when it was built. Copy it again, or build it again."
+        )
     try:
-        written = msgspec.json.decode(data, type=_Version).schema_version
+        written = msgspec.json.decode(stored, type=_Version).schema_version
         if written > SCHEMA_VERSION:
             raise ArtifactError(
                 f"{path} was built by a newer pipeline: its metadata has version {written}, this pipeline reads "
                 f"version {SCHEMA_VERSION}. Update the package, or build the library again."
             )
-        return msgspec.json.decode(data, type=ArtifactMetadata)
-    # What isn't UTF-8 is a ValueError of Python's.
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if intact is None and written >= _FIRST_WITH_CHECKSUM:
+            raise ArtifactError(f"{path} is damaged: it has lost its section {CHECKSUM_SECTION}. Build it again.")
+        return msgspec.json.decode(stored, type=ArtifactMetadata)
+    # What isn't UTF-8 is a ValueError of Python's; what is nested too deeply, a RecursionError.
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(f"{path} has damaged metadata. Build it again. {error}.") from error
 
 
-def _read_section(path: Path) -> bytes:
-    with path.open("rb") as file:
-        section = find_section(file, METADATA_SECTION)
-        if section is None:
-            raise ArtifactError(f"{path} wasn't built by this pipeline: it has no section {METADATA_SECTION}.")
-        if section.size > MAX_METADATA_BYTES:
-            raise ArtifactError(
-                f"{path} is damaged: its metadata claims {section.size} bytes; the limit is {MAX_METADATA_BYTES}."
-            )
-        # As stored, whatever the section says of compression.
-        file.seek(section.offset)
-        return file.read(section.size)
+def with_checksum(library: bytes) -> bytes:
+    """Return a linked library with its checksum filled in.
+
+    Args:
+        library: an ELF file with a section `CHECKSUM_SECTION` of four bytes, whatever is in them.
+
+    Raises:
+        ElfError: it is no such file.
+    """
+    section = find_section(io.BytesIO(library), CHECKSUM_SECTION)
+    if section is None:
+        raise ElfError(f"it has no section {CHECKSUM_SECTION}")
+    before, after = library[: section.offset], library[section.offset + _CHECKSUM_BYTES :]
+    checksum = zlib.crc32(after, zlib.crc32(before))
+    return b"".join((before, checksum.to_bytes(_CHECKSUM_BYTES, "little"), after))
+
+
+def _read_section(path: Path, file: BinaryIO) -> bytes:
+    section = find_section(file, METADATA_SECTION)
+    if section is None:
+        raise ArtifactError(f"{path} wasn't built by this pipeline: it has no section {METADATA_SECTION}.")
+    if section.size > MAX_METADATA_BYTES:
+        raise ArtifactError(
+            f"{path} is damaged: its metadata claims {section.size} bytes; the limit is {MAX_METADATA_BYTES}."
+        )
+    # As stored, whatever the section says of compression.
+    file.seek(section.offset)
+    return file.read(section.size)
+
+
+def _is_intact(file: BinaryIO) -> bool | None:
+    """Return whether a library's content has its checksum; None if there is none."""
+    section = find_section(file, CHECKSUM_SECTION)
+    if section is None:
+        return None
+    file.seek(0)
+    checksum = _crc32(file, section.offset, 0)
+    stored = file.read(_CHECKSUM_BYTES)
+    checksum = _crc32(file, sys.maxsize, checksum)
+    return section.size == _CHECKSUM_BYTES and stored == checksum.to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def _crc32(file: BinaryIO, size: int, checksum: int) -> int:
+    """Return the checksum of what came before and of the next `size` bytes of a file, or what is left of it."""
+    while data := file.read(min(size, _READ_BYTES)):
+        checksum = zlib.crc32(data, checksum)
+        size -= len(data)
+    return checksum
 
 
 class _Version(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""Links a compiled program into one shared library that carries its metadata.
+"""Links a compiled program into one shared library that carries its metadata and a checksum of its content.
 
 The default linker is `zig cc` from the ziglang package, so that no compiler is needed, whatever the target. The
 library asks for no other library: what LLVM calls (`expf`, `memcpy`, ...) comes from zig's compiler runtime, the same
@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 from elftools.elf.elffile import ELFFile
 
-from pipeline.artifact import MAX_METADATA_BYTES, METADATA_SECTION
+from pipeline.artifact import CHECKSUM_SECTION, MAX_METADATA_BYTES, METADATA_SECTION, with_checksum
 from pipeline.compilation.constants import ALIGNMENT, CONSTANTS_SECTION
+from pipeline.elf import ElfError
 from pipeline.errors import BuildError, OptionError
 from pipeline.files import write_bytes
 from pipeline.targets import Target
@@ -134,12 +135,17 @@ def link(executable: relax.VMExecutable, target: Target, sections: Sections, pat
         linked = folder / "linked" / path.name
         linked.parent.mkdir()
         executable.export_library(str(linked), fcompile=link_objects, workspace_dir=name)
-        write_bytes(path, linked.read_bytes())
+        try:
+            write_bytes(path, with_checksum(linked.read_bytes()))
+        except ElfError as error:
+            raise BuildError(f"{linker.driver.command[0]} linked no library that can be used: {error}.") from error
 
 
 _SECTIONS_SOURCE = f"""\
     .section {METADATA_SECTION}, "aR", %progbits
     .incbin "metadata.json"
+    .section {CHECKSUM_SECTION}, "aR", %progbits
+    .zero 4
     .section {CONSTANTS_SECTION}, "a", %progbits
     .p2align {ALIGNMENT.bit_length() - 1}
     .hidden constants
@@ -148,7 +154,7 @@ constants:
     .incbin "constants.bin"
     .section .note.GNU-stack, "", %progbits
 """
-"""Assembly for every architecture. Metadata is loaded and retained, so that neither stripping nor gc drops it."""
+"""Assembly for every architecture. Metadata and checksum are loaded and retained, so that no stripping drops them."""
 
 _LIBRARY_SOURCE = Path(__file__).with_name("library.c")
 

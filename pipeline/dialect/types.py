@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+MAX_TENSOR_BYTES = 2 * 1024**3
+"""Of one tensor. Real ones stay well below; more comes of a wrong size, pad or scale, or of a damaged file."""
+
 
 @dataclass(frozen=True)
 class TensorType:

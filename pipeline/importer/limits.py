@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from onnx import TensorProto
 
+from pipeline.dialect.types import MAX_TENSOR_BYTES
 from pipeline.errors import ModelError
-
-MAX_TENSOR_BYTES = 2 * 1024**3
-"""Of one tensor that the model computes. Real ones stay well below; more comes of a wrong size, pad or scale."""
 
 MAX_RANK = 64
 """NumPy's own limit."""

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import binascii
+import io
+import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from elftools.elf.elffile import ELFFile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import pipeline
-from pipeline.artifact import MAX_METADATA_BYTES, METADATA_SECTION, read_metadata
+from pipeline.artifact import (
+    CHECKSUM_SECTION,
+    MAX_METADATA_BYTES,
+    METADATA_SECTION,
+    SCHEMA_VERSION,
+    read_metadata,
+    with_checksum,
+)
+from pipeline.deploy.runner import Runner
+from pipeline.elf import find_section
 from pipeline.errors import ArtifactError
 from pipeline.targets import load_target
 from tests.deploy.models import SHAPE, quantized_model
-from tests.properties import scaled
-
-quick = settings(max_examples=scaled(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
+from tests.properties import examples
 
 
 def test_a_library_says_what_it_is(library: Path) -> None:
@@ -48,34 +60,98 @@ Tamper = Callable[[bytes], bytes]
 
 
 def tampered(library: Path, folder: Path, change: Tamper) -> Path:
+    """Write a library that was changed on purpose: with a checksum that fits, if it has one."""
     path = folder / "tampered.so"
-    path.write_bytes(change(library.read_bytes()))
+    path.write_bytes(with_checksum(change(library.read_bytes())))
     return path
 
 
-@quick
-@given(share=st.floats(0, 0.999))
-def test_a_cut_off_library_is_refused(library: Path, tmp_path: Path, share: float) -> None:
-    path = tampered(library, tmp_path, lambda data: data[: int(share * len(data))])
-    with pytest.raises(ArtifactError, match=r"tampered\.so"):
+def with_metadata(library: Path, folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    """Write a library with other metadata, padded to the size of the section with spaces."""
+
+    def replace(data: bytes) -> bytes:
+        section = find_section(io.BytesIO(data), METADATA_SECTION)
+        assert section is not None
+        start, end = section.offset, section.offset + section.size
+        # Room for what is added, of no interest here.
+        content = json.loads(data[start:end]) | {"versions": {}, "float_operators": []}
+        content["operators"] = content["operators"][:1]
+        change(content)
+        text = json.dumps(content).encode()
+        assert len(text) <= section.size
+        return data[:start] + text.ljust(section.size) + data[end:]
+
+    return tampered(library, folder, replace)
+
+
+@examples(400)
+@given(data=st.data())
+def test_a_library_with_any_bits_flipped_is_refused_before_it_is_loaded(
+    library: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    content = bytearray(library.read_bytes())
+    positions = st.integers(0, 8 * len(content) - 1)
+    for position in data.draw(st.sets(positions, min_size=1, max_size=3)):
+        content[position // 8] ^= 1 << position % 8
+    path = tmp_path_factory.getbasetemp() / "flipped.so"
+    path.write_bytes(bytes(content))
+    with pytest.raises(ArtifactError, match=r"flipped\.so"):
+        Runner(path)
+
+
+HEADER_BYTES = 0x40 + 8 * 0x38
+"""ELF's header and the program headers, which say what is mapped where."""
+
+
+@pytest.mark.parametrize("byte", range(0, HEADER_BYTES, 3))
+def test_a_library_with_any_damaged_header_is_refused_before_it_is_loaded(
+    library: Path, tmp_path: Path, byte: int
+) -> None:
+    content = bytearray(library.read_bytes())
+    content[byte] ^= 0x80
+    path = tmp_path / "damaged.so"
+    path.write_bytes(bytes(content))
+    with pytest.raises(ArtifactError, match=r"damaged\.so"):
+        Runner(path)
+
+
+@examples(200)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_a_cut_off_library_is_refused(library: Path, tmp_path_factory: pytest.TempPathFactory, share: float) -> None:
+    content = library.read_bytes()
+    path = tmp_path_factory.getbasetemp() / "cut.so"
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ArtifactError, match=r"cut\.so"):
+        Runner(path)
+
+
+def test_bytes_that_were_added_are_refused(library: Path, tmp_path: Path) -> None:
+    path = tmp_path / "longer.so"
+    path.write_bytes(library.read_bytes() + b"\0")
+    with pytest.raises(ArtifactError, match=r"longer\.so is damaged: its content isn't what it was.*build it again"):
         read_metadata(path)
 
 
-@quick
-@given(data=st.data())
-def test_flipped_bytes_are_refused_or_harmless(library: Path, tmp_path: Path, data: st.DataObject) -> None:
-    content = bytearray(library.read_bytes())
-    headers = [*range(0x40), *range(len(content) - 2048, len(content))]
-    for position in data.draw(st.lists(st.sampled_from(headers), min_size=1, max_size=4)):
-        content[position] ^= data.draw(st.integers(1, 255))
-    path = tmp_path / "tampered.so"
-    path.write_bytes(bytes(content))
-    try:
-        metadata = read_metadata(path)
-    except ArtifactError as error:
-        assert "tampered.so" in str(error)  # noqa: PT017
-    else:
-        assert metadata == read_metadata(library)
+def test_the_checksum_is_the_crc_32_of_all_other_bytes(library: Path) -> None:
+    content = library.read_bytes()
+    section = find_section(io.BytesIO(content), CHECKSUM_SECTION)
+    assert section is not None
+    start, end = section.offset, section.offset + section.size
+    assert int.from_bytes(content[start:end], "little") == binascii.crc32(content[:start] + content[end:])
+
+
+def test_a_library_that_lost_its_checksum_is_refused(library: Path, tmp_path: Path) -> None:
+    path = tmp_path / "without.so"
+    path.write_bytes(library.read_bytes().replace(CHECKSUM_SECTION.encode(), b".pipeline.checksun"))
+    with pytest.raises(ArtifactError, match=r"without.so is damaged: it has lost its section \.pipeline\.checksum"):
+        read_metadata(path)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_older_libraries_have_no_checksum_and_are_read(library: Path, tmp_path: Path, version: int) -> None:
+    path = with_metadata(library, tmp_path, lambda m: m.update(schema_version=version))
+    path.write_bytes(path.read_bytes().replace(CHECKSUM_SECTION.encode(), b".pipeline.nothing!"))
+    assert read_metadata(path).schema_version == version
 
 
 def test_damaged_json_is_refused(library: Path, tmp_path: Path) -> None:
@@ -84,9 +160,62 @@ def test_damaged_json_is_refused(library: Path, tmp_path: Path) -> None:
         read_metadata(path)
 
 
+def test_deeply_nested_json_is_refused(library: Path, tmp_path: Path) -> None:
+    with library.open("rb") as file:
+        section = find_section(file, METADATA_SECTION)
+    assert section is not None
+    nested = b'{"x":'.ljust(section.size, b"[")
+    path = tampered(
+        library, tmp_path, lambda data: data[: section.offset] + nested + data[section.offset + section.size :]
+    )
+    with pytest.raises(ArtifactError, match="damaged metadata"):
+        read_metadata(path)
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """A change of the metadata, and what is said of it."""
+
+    name: str
+    change: Callable[[dict[str, Any]], Any]
+    message: str
+
+
+IMPOSSIBLE = [
+    Metadata("unknown dtype", lambda m: m["inputs"][0].update(dtype="float31"), r"input 'x': the dtype 'float31' is"),
+    Metadata("dtype of NumPy alone", lambda m: m["inputs"][0].update(dtype="O"), r"input 'x': the dtype 'O' is none"),
+    Metadata("negative size", lambda m: m["inputs"][0].update(shape=[1, -3]), r"input 'x': a size .* is negative"),
+    Metadata(
+        "absurd size", lambda m: m["outputs"][0].update(shape=[2**62] * 3), r"output 'logits': .* exceed \d+ bytes"
+    ),
+    Metadata("4 TiB", lambda m: m["inputs"][0].update(shape=[2**40]), r"input 'x': .* exceed \d+ bytes"),
+    Metadata("65 dimensions", lambda m: m["inputs"][0].update(shape=[1] * 65), r"65 dimensions, the limit is 64"),
+    Metadata("size of 1e3", lambda m: m["inputs"][0].update(shape=[1e3]), r"inputs\[0\]\.shape|Expected `int`"),
+    Metadata("no inputs", lambda m: m.update(inputs=[]), r"length >= 1.*inputs"),
+    Metadata("no outputs", lambda m: m.update(outputs=[]), r"length >= 1.*outputs"),
+    Metadata("equal names", lambda m: m.update(outputs=m["outputs"][:1] * 2), r"two outputs have the same name"),
+    Metadata(
+        "operator's dtype", lambda m: m["operators"][0]["output"].update(dtype="f"), r"operator .*the dtype 'f' is"
+    ),
+    Metadata("negative work", lambda m: m["operators"][0].update(multiply_adds=-1), r">= 0.*multiply_adds"),
+    Metadata("negative scale", lambda m: m["quantization"]["r1"].update(scale=-1.0), r"> 0.*quantization"),
+    Metadata("zero point", lambda m: m["quantization"]["r1"].update(zero_point=256), r"<= 255.*quantization"),
+    Metadata("a field is missing", lambda m: m.pop("target"), r"missing required field `target`"),
+    Metadata("an unknown field", lambda m: m.update(more=1), r"unknown field `more`"),
+    Metadata("another type", lambda m: m.update(model=None), r"Expected `str`, got `null`"),
+]
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE, ids=lambda case: case.name)
+def test_metadata_of_what_cannot_be_is_refused(library: Path, tmp_path: Path, case: Metadata) -> None:
+    path = with_metadata(library, tmp_path, case.change)
+    with pytest.raises(ArtifactError, match=rf"tampered\.so has damaged metadata(.|\n)*{case.message}"):
+        Runner(path)
+
+
 def test_a_newer_pipelines_library_is_refused_with_the_reason(library: Path, tmp_path: Path) -> None:
-    path = tampered(library, tmp_path, lambda data: data.replace(b'"schema_version":2', b'"schema_version":3'))
-    with pytest.raises(ArtifactError, match=r"newer pipeline.*version 3.*reads version 2"):
+    path = with_metadata(library, tmp_path, lambda m: m.update(schema_version=SCHEMA_VERSION + 1))
+    with pytest.raises(ArtifactError, match=rf"newer pipeline.*version {SCHEMA_VERSION + 1}.*reads version"):
         read_metadata(path)
 
 
