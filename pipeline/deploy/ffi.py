@@ -153,13 +153,13 @@ class Runtime:
         self._functions[name] = found
         return found
 
-    def load_module(self, path: Path) -> Module:
+    def load_module(self, path: str) -> Module:
         """Return a library as a module.
 
         Raises:
             RuntimeCallError: it can't be loaded.
         """
-        module: Module = self.function("ffi.ModuleLoadFromFile")(str(path))
+        module: Module = self.function("ffi.ModuleLoadFromFile")(path)
         return module
 
     def tensor(self, array: np.ndarray[Any, Any]) -> Tensor:

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import struct
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from pipeline.artifact import ArtifactMetadata, read_metadata
 from pipeline.cpu import missing_features, usable_cores
 from pipeline.deploy import ffi
+from pipeline.deploy.loading import CPU, Loaded, new_machine
 from pipeline.deploy.tensors import Array, Tensor, aligned_zeros, check_feeds
-from pipeline.deploy.worker import Worker
 from pipeline.errors import ArtifactError, OptionError, TargetError
 from pipeline.program import TensorSpec
 
 if TYPE_CHECKING:
     from pipeline.deploy.trace import Trace
 
-_CPU = 1
-_POOLED_ALLOCATOR = 2
-_THREADS_SHARE_CORES = -3
+T = TypeVar("T")
+
 _NO_EXTRAS = (0, 1, 0, 1, 0, "")
 """For TVM's time evaluator: no least time, no pause between measurements, no flushing of caches."""
 
@@ -55,8 +52,7 @@ class Runner:
         cpus = _choose_cpus(num_threads)
         self.num_threads = len(cpus)
         self._runtime = ffi.runtime()
-        self._worker = Worker(f"runner of {path.name}")
-        self._main = self._worker.call(lambda: self._load(path, cpus))
+        self._loaded = Loaded.open(path, cpus)
         self._last_inputs: _Inputs | None = None
 
     @property
@@ -87,20 +83,15 @@ class Runner:
 
         Raises:
             SampleError: an input is missing, unknown, or of the wrong shape or dtype.
+            ArtifactError: the library's program isn't what its metadata says.
         """
         arguments = self._arguments(feeds)
-        return self._worker.call(lambda: self._results(self._main(*arguments), copy))
+        return self._call("run", lambda loaded: self._results(loaded.main(*arguments), copy))
 
     def benchmark(self, feeds: Mapping[str, Tensor], repeats: int = 30, warmup: int = 3) -> list[float]:
         """Return the time of each of `repeats` runs, in seconds, after `warmup` runs that aren't counted."""
         arguments = self._arguments(feeds)
-
-        def measure() -> float:
-            start = time.perf_counter()
-            self._main(*arguments)
-            return time.perf_counter() - start
-
-        return self._worker.call(lambda: [measure() for _ in range(warmup + repeats)][warmup:])
+        return self._call("run", lambda loaded: [loaded.seconds(arguments) for _ in range(warmup + repeats)][warmup:])
 
     def trace(self, feeds: Mapping[str, Tensor], repeats: int = 30) -> Trace:
         """Return how long each kernel takes, and the whole run.
@@ -110,7 +101,7 @@ class Runner:
             repeats: how many runs, and how many runs with a stopwatch, are timed. Each comes after one that isn't.
 
         Raises:
-            ArtifactError: the library can't time its kernels: an older pipeline built it.
+            ArtifactError: the library can't time its kernels, as an older pipeline built it, or isn't what it says.
             SampleError: an input is missing, unknown, or of the wrong shape or dtype.
         """
         from pipeline.deploy.trace import STOPWATCH, Times, alternate, new_times
@@ -118,29 +109,20 @@ class Runner:
         arguments = self._arguments(feeds)
         kernels = [o.kernel for o in self.metadata.operators]
 
-        def measure() -> Trace:
-            executable = self._runtime.load_module(self._path.resolve())
-            machine = _new_machine(executable)
-            main, start_stopwatch = machine["main"], executable[STOPWATCH]
+        def measure(loaded: Loaded) -> Trace:
+            machine = new_machine(loaded.executable)
+            main, start_stopwatch = machine["main"], loaded.executable[STOPWATCH]
             values = new_times(len(kernels))
             tensor = self._runtime.tensor(values)
-
-            def run() -> float:
-                start = time.perf_counter()
-                self._main(*arguments)
-                return time.perf_counter() - start
 
             def times() -> Times:
                 start_stopwatch(machine, tensor)
                 main(*arguments)
                 return values
 
-            return alternate(run, times, kernels, repeats)
+            return alternate(lambda: loaded.seconds(arguments), times, kernels, repeats)
 
-        try:
-            return self._worker.call(measure)
-        except ffi.RuntimeCallError as error:
-            raise ArtifactError(f"{self._path} can't be traced: {error}. Build it again.") from error
+        return self._call("traced", measure)
 
     def time_function(
         self, library: Path, name: str, buffers: Sequence[Array], numbers: Sequence[tuple[int, ...]], repeats: int
@@ -161,29 +143,31 @@ class Runner:
 
         def measure() -> list[list[float]]:
             evaluator = tvm_ffi.get_global_func("runtime.RPCTimeEvaluator")
-            timed = evaluator(tvm_ffi.load_module(str(library)), name, _CPU, 0, 1, repeats, *_NO_EXTRAS)
+            timed = evaluator(tvm_ffi.load_module(str(library)), name, CPU, 0, 1, repeats, *_NO_EXTRAS)
             tensors = [tvm_ffi.from_dlpack(buffer) for buffer in buffers]
             return [list(struct.unpack(f"@{repeats}d", timed(*tensors, *values))) for values in numbers]
 
-        return self._worker.call(measure)
+        return self._ready().worker.call(measure)
 
-    def __del__(self) -> None:
-        worker: Worker | None = getattr(self, "_worker", None)
-        if worker is not None:
-            worker.close()
+    def _ready(self) -> Loaded:
+        """Return the library in a thread of this process: one that was forked from the one that opened it has none."""
+        if not self._loaded.worker.is_here:
+            self._loaded = Loaded(self._loaded.executable, self._loaded.cpus)
+        return self._loaded
 
-    def _load(self, path: Path, cpus: tuple[int, ...]) -> ffi.Function:
-        allowed = os.sched_getaffinity(0)
-        configure = self._runtime.function("runtime.config_threadpool")
-        configure(_THREADS_SHARE_CORES, len(cpus), [str(cpu) for cpu in cpus])
-        if len(cpus) == 1:
-            # A single thread needs no core of its own; several runners would all be bound to the same.
-            os.sched_setaffinity(0, allowed)
+    def _call(self, done: str, function: Callable[[Loaded], T]) -> T:
+        """Return what a function returns, called in the library's thread.
+
+        Raises:
+            ArtifactError: the library isn't what its metadata says, so that it can't be `done`.
+        """
+        loaded = self._ready()
         try:
-            main: ffi.Function = _new_machine(self._runtime.load_module(path.resolve()))["main"]
+            return loaded.worker.call(lambda: function(loaded))
         except ffi.RuntimeCallError as error:
-            raise ArtifactError(f"{path} can't be loaded: {error}") from error
-        return main
+            raise ArtifactError(
+                f"{self._path} can't be {done} as its metadata says: {error}. Build it again."
+            ) from error
 
     def _arguments(self, feeds: Mapping[str, Tensor]) -> Sequence[ffi.Tensor]:
         if (last := self._last_inputs) is not None and last.are(feeds):
@@ -196,9 +180,18 @@ class Runner:
 
     def _results(self, result: Any, copy: bool) -> dict[str, Array]:
         values = [result] if isinstance(result, ffi.Tensor) else list(result)
+        if len(values) != len(self.outputs):
+            raise ArtifactError(
+                f"{self._path} has {len(values)} outputs, its metadata lists {len(self.outputs)}. Build it again."
+            )
         # An output may be a constant of the library, or an input: only a copy is the caller's own.
         views = [np.from_dlpack(v) for v in values]
-        for view in views:
+        for spec, view in zip(self.outputs, views, strict=True):
+            if view.shape != spec.shape or view.dtype != spec.dtype:
+                raise ArtifactError(
+                    f"{self._path}: output {spec.name!r} has the shape {list(view.shape)} and dtype {view.dtype}, its "
+                    f"metadata says {list(spec.shape)} and {spec.dtype}. Build it again."
+                )
             view.flags.writeable = False
         return {o.name: v.copy() if copy else v for o, v in zip(self.outputs, views, strict=True)}
 
@@ -229,13 +222,6 @@ class _Inputs:
             feeds.get(name) is array and (array.shape, array.strides, array.dtype) == form
             for name, array, form in self.arrays
         )
-
-
-def _new_machine(executable: Any) -> Any:
-    """Return a virtual machine for an executable; both are modules of `pipeline.deploy.ffi`, or of `tvm_ffi`."""
-    machine = executable["vm_load_executable"]()
-    machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
-    return machine
 
 
 def _check_target(path: Path, metadata: ArtifactMetadata) -> None:

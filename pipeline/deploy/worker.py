@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -22,8 +23,14 @@ class Worker:
     """
 
     def __init__(self, name: str) -> None:
+        self._process = os.getpid()
         self._tasks: queue.SimpleQueue[tuple[Callable[[], Any], _Answer] | None] = queue.SimpleQueue()
         threading.Thread(target=_work, args=(self._tasks,), name=name, daemon=True).start()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the thread is one of this process; a process that was forked has none of its parent's."""
+        return self._process == os.getpid()
 
     def call(self, function: Callable[[], T], timeout: float | None = None) -> T:
         """Return what `function` returns, or raise what it raises.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import binascii
 import io
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from pipeline.deploy.runner import Runner
 from pipeline.elf import find_section
 from pipeline.errors import ArtifactError
 from pipeline.targets import load_target
+from tests.deploy.metadata import with_metadata
 from tests.deploy.models import SHAPE, quantized_model
 from tests.properties import examples
 
@@ -64,24 +64,6 @@ def tampered(library: Path, folder: Path, change: Tamper) -> Path:
     path = folder / "tampered.so"
     path.write_bytes(with_checksum(change(library.read_bytes())))
     return path
-
-
-def with_metadata(library: Path, folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
-    """Write a library with other metadata, padded to the size of the section with spaces."""
-
-    def replace(data: bytes) -> bytes:
-        section = find_section(io.BytesIO(data), METADATA_SECTION)
-        assert section is not None
-        start, end = section.offset, section.offset + section.size
-        # Room for what is added, of no interest here.
-        content = json.loads(data[start:end]) | {"versions": {}, "float_operators": []}
-        content["operators"] = content["operators"][:1]
-        change(content)
-        text = json.dumps(content).encode()
-        assert len(text) <= section.size
-        return data[:start] + text.ljust(section.size) + data[end:]
-
-    return tampered(library, folder, replace)
 
 
 @examples(400)
@@ -149,7 +131,7 @@ def test_a_library_that_lost_its_checksum_is_refused(library: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_older_libraries_have_no_checksum_and_are_read(library: Path, tmp_path: Path, version: int) -> None:
-    path = with_metadata(library, tmp_path, lambda m: m.update(schema_version=version))
+    path = with_metadata(library, tmp_path / "tampered.so", lambda m: m.update(schema_version=version))
     path.write_bytes(path.read_bytes().replace(CHECKSUM_SECTION.encode(), b".pipeline.nothing!"))
     assert read_metadata(path).schema_version == version
 
@@ -208,13 +190,13 @@ IMPOSSIBLE = [
 
 @pytest.mark.parametrize("case", IMPOSSIBLE, ids=lambda case: case.name)
 def test_metadata_of_what_cannot_be_is_refused(library: Path, tmp_path: Path, case: Metadata) -> None:
-    path = with_metadata(library, tmp_path, case.change)
+    path = with_metadata(library, tmp_path / "tampered.so", case.change)
     with pytest.raises(ArtifactError, match=rf"tampered\.so has damaged metadata(.|\n)*{case.message}"):
         Runner(path)
 
 
 def test_a_newer_pipelines_library_is_refused_with_the_reason(library: Path, tmp_path: Path) -> None:
-    path = with_metadata(library, tmp_path, lambda m: m.update(schema_version=SCHEMA_VERSION + 1))
+    path = with_metadata(library, tmp_path / "tampered.so", lambda m: m.update(schema_version=SCHEMA_VERSION + 1))
     with pytest.raises(ArtifactError, match=rf"newer pipeline.*version {SCHEMA_VERSION + 1}.*reads version"):
         read_metadata(path)
 

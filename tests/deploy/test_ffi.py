@@ -45,7 +45,7 @@ def test_what_does_not_exist_is_named(runtime: ffi.Runtime, library: Path) -> No
     with pytest.raises(ffi.RuntimeCallError, match=r"no function 'no\.such'"):
         runtime.function("no.such")
     with pytest.raises(ffi.RuntimeCallError, match="no function 'nothing'"):
-        runtime.load_module(library)["nothing"]
+        runtime.load_module(str(library))["nothing"]
 
 
 def test_a_text_is_refused_as_a_result(runtime: ffi.Runtime) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +20,14 @@ from onnx import helper
 
 import pipeline
 from pipeline import cpu
+from pipeline.artifact import with_checksum
 from pipeline.deploy.runner import Runner
 from pipeline.deploy.tensors import aligned
 from pipeline.errors import ArtifactError, OptionError, SampleError, TargetError
 from pipeline.reference.execute import execute
 from tests.deploy.conftest import LibraryFor
 from tests.deploy.emulation import REPOSITORY
+from tests.deploy.metadata import with_metadata
 from tests.deploy.models import SHAPE, quantized_model, sample
 
 
@@ -54,7 +58,7 @@ def test_a_runner_uses_the_threads_that_it_is_given(library: Path) -> None:
     available = len(os.sched_getaffinity(0))
     for count in {1, available}:
         runner = Runner(library, num_threads=count)
-        assert runner._worker.call(tvm_ffi.get_global_func("runtime.NumThreads")) == count
+        assert runner._loaded.worker.call(tvm_ffi.get_global_func("runtime.NumThreads")) == count
 
 
 def test_the_callers_thread_stays_on_its_cpus(library: Path) -> None:
@@ -225,11 +229,147 @@ def test_a_library_for_another_architecture_is_refused(library_for: LibraryFor) 
         Runner(library_for(other))
 
 
-def test_a_library_with_damaged_code_is_refused(library: Path, tmp_path: Path) -> None:
-    path = tmp_path / "damaged.so"
-    path.write_bytes(library.read_bytes().replace(b"__tvm_ffi__library_bin", b"__tvm_ffi__library_bam"))
-    with pytest.raises(ArtifactError, match=r"damaged.so can't be loaded"):
+def test_a_library_without_a_program_is_refused(library: Path, tmp_path: Path) -> None:
+    path = tmp_path / "empty.so"
+    content = library.read_bytes().replace(b"__tvm_ffi__library_bin", b"__tvm_ffi__library_bam")
+    path.write_bytes(with_checksum(content))
+    with pytest.raises(ArtifactError, match=r"empty.so can't be loaded"):
         Runner(path)
+
+
+@dataclass(frozen=True)
+class Untrue:
+    """A change of metadata that then describes another program, and what a run says of it."""
+
+    name: str
+    change: Callable[[dict[str, Any]], Any]
+    message: str
+
+
+MORE = {"name": "y", "shape": [1, 10], "dtype": "float32"}
+
+UNTRUE = [
+    Untrue("too few outputs", lambda m: m["outputs"].pop(), "has 2 outputs, its metadata lists 1"),
+    Untrue("too many outputs", lambda m: m["outputs"].append(MORE), "has 2 outputs, its metadata lists 3"),
+    Untrue(
+        "output's shape", lambda m: m["outputs"][0].update(shape=[10]), r"'logits' has the shape \[1, 10\] and dtype"
+    ),
+    Untrue(
+        "output's dtype", lambda m: m["outputs"][0].update(dtype="int32"), r"float32, its metadata says .* and int32"
+    ),
+    Untrue("too many inputs", lambda m: m["inputs"].append(MORE), r"can't be run as its metadata says: .*1 arguments"),
+    Untrue("input's size", lambda m: m["inputs"][0].update(shape=[1, 3, 12, 13]), r"can't be run .*\(13 vs\. 12\)"),
+    Untrue("input's rank", lambda m: m["inputs"][0].update(shape=[1]), r"can't be run .*expect Tensor with ndim 4"),
+    Untrue(
+        "input's dtype", lambda m: m["inputs"][0].update(dtype="uint8"), r"can't be run .*dtype float32 but get uint8"
+    ),
+]
+
+
+@pytest.mark.parametrize("case", UNTRUE, ids=lambda case: case.name)
+def test_a_library_whose_metadata_describes_another_program_is_refused(
+    library: Path, tmp_path: Path, case: Untrue
+) -> None:
+    runner = Runner(with_metadata(library, tmp_path / "untrue.so", case.change))
+    with pytest.raises(ArtifactError, match=rf"untrue\.so.*{case.message}.*Build it again\."):
+        runner.run(runner.input_buffers())
+
+
+def test_a_library_that_was_built_anew_is_not_taken_for_the_former_one(library: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.so"
+    shutil.copy(library, path)
+    former = Runner(path)
+    expected = former.run(sample(0))["logits"]
+    pipeline.compile_program(quantized_model().source, pipeline.load_target("host"), path)
+    in_float = Runner(path).run(sample(0))["logits"]
+    np.testing.assert_allclose(in_float, execute(quantized_model().source, sample(0))["logits"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(former.run(sample(0))["logits"], expected)
+    assert not np.array_equal(in_float, expected)
+
+
+OPEN_AND_DROP = """
+import os, sys, time
+from pipeline.deploy.runner import Runner
+library, threads = sys.argv[1], int(sys.argv[2])
+def threads_and_pages():
+    for _ in range(400):
+        runner = Runner(library, threads)
+        runner.run(runner.input_buffers())
+        del runner
+    return len(os.listdir("/proc/self/task")), int(open("/proc/self/statm").read().split()[1])
+(threads, pages), (threads_later, pages_later) = threads_and_pages(), threads_and_pages()
+print(threads_later - threads, (pages_later - pages) * os.sysconf("SC_PAGE_SIZE"))
+"""
+
+
+@pytest.mark.parametrize("count", sorted({1, len(os.sched_getaffinity(0))}))
+def test_runners_that_are_opened_and_dropped_leave_no_threads_and_no_memory(library: Path, count: int) -> None:
+    command = [sys.executable, "-c", OPEN_AND_DROP, str(library), str(count)]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stderr
+    more_threads, more_bytes = map(int, result.stdout.split())
+    assert more_threads == 0
+    assert more_bytes < 400 * 10_000
+
+
+def test_runners_that_are_open_at_a_time_have_threads_of_their_own(library: Path) -> None:
+    count = len(os.sched_getaffinity(0))
+    runners = [Runner(library, count) for _ in range(3)]
+    expected = runners[0].run(sample(0))["logits"]
+    assert len({id(runner._loaded.worker) for runner in runners}) == 3
+    with ThreadPoolExecutor(3) as pool:
+        for outputs in pool.map(lambda runner: runner.run(sample(0)), runners * 5):
+            np.testing.assert_array_equal(outputs["logits"], expected)
+
+
+def test_a_single_thread_may_use_the_cpus_of_who_opens_its_runner(library: Path) -> None:
+    allowed = os.sched_getaffinity(0)
+    Runner(library, 1).run(sample(0))
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        bound = Runner(library, 1)
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert bound._loaded.worker.call(lambda: os.sched_getaffinity(0)) == {min(allowed)}
+    del bound
+    assert Runner(library, 1)._loaded.worker.call(lambda: os.sched_getaffinity(0)) == allowed
+
+
+FORK = """
+import os, sys
+import numpy as np
+from pipeline.deploy.runner import Runner
+def check(runner):
+    for _ in range(2):
+        for name, value in runner.run(feeds).items():
+            np.testing.assert_array_equal(value, expected[name])
+library, threads = sys.argv[1], int(sys.argv[2])
+runner = Runner(library, threads)
+feeds = {"x": np.random.default_rng(0).normal(size=(1, 3, 12, 12)).astype("float32")}
+expected = runner.run(feeds)
+children = []
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        os.unlink(library) if os.path.exists(library) else None  # what is loaded is there to stay
+        check(runner)
+        if os.fork() == 0:
+            check(runner)
+            sys.exit(5)
+        sys.exit(0 if os.waitstatus_to_exitcode(os.wait()[1]) == 5 else 1)
+    children.append(child)
+check(runner)
+assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
+"""
+
+
+@pytest.mark.parametrize("count", sorted({1, len(os.sched_getaffinity(0))}))
+def test_processes_that_are_forked_after_a_run_compute_the_same(library: Path, tmp_path: Path, count: int) -> None:
+    path = tmp_path / "model.so"
+    shutil.copy(library, path)
+    command = [sys.executable, "-c", FORK, str(path), str(count)]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 0, result.stderr
 
 
 LOADED = "print(sorted({line.split('/')[-1].strip() for line in open('/proc/self/maps') if 'libtvm' in line}))"
