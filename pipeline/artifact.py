@@ -223,11 +223,14 @@ def with_checksum(library: bytes) -> bytes:
         library: an ELF file with a section `CHECKSUM_SECTION` of four bytes, whatever is in them.
 
     Raises:
-        ElfError: it is no such file.
+        ArtifactError: it is no such file.
     """
-    section = find_section(io.BytesIO(library), CHECKSUM_SECTION)
+    try:
+        section = find_section(io.BytesIO(library), CHECKSUM_SECTION)
+    except ElfError as error:
+        raise ArtifactError(f"The library isn't an ELF file: {error}.") from error
     if section is None:
-        raise ElfError(f"it has no section {CHECKSUM_SECTION}")
+        raise ArtifactError(f"The library has no section {CHECKSUM_SECTION}.")
     before, after = library[: section.offset], library[section.offset + _CHECKSUM_BYTES :]
     checksum = zlib.crc32(after, zlib.crc32(before))
     return b"".join((before, checksum.to_bytes(_CHECKSUM_BYTES, "little"), after))

@@ -28,8 +28,7 @@ from elftools.elf.elffile import ELFFile
 
 from pipeline.artifact import CHECKSUM_SECTION, MAX_METADATA_BYTES, METADATA_SECTION, with_checksum
 from pipeline.compilation.constants import ALIGNMENT, CONSTANTS_SECTION
-from pipeline.elf import ElfError
-from pipeline.errors import BuildError, OptionError
+from pipeline.errors import ArtifactError, BuildError, OptionError
 from pipeline.files import write_bytes
 from pipeline.targets import Target
 
@@ -137,8 +136,8 @@ def link(executable: relax.VMExecutable, target: Target, sections: Sections, pat
         executable.export_library(str(linked), fcompile=link_objects, workspace_dir=name)
         try:
             write_bytes(path, with_checksum(linked.read_bytes()))
-        except ElfError as error:
-            raise BuildError(f"{linker.driver.command[0]} linked no library that can be used: {error}.") from error
+        except ArtifactError as error:
+            raise BuildError(f"{linker.driver.command[0]} hasn't linked what can be used. {error}") from error
 
 
 _SECTIONS_SOURCE = f"""\

@@ -156,6 +156,19 @@ def test_a_failing_linker_leaves_the_former_library(tmp_path: Path, monkeypatch:
     assert [p.name for p in tmp_path.iterdir()] == ["model.so"]
 
 
+@pytest.mark.parametrize(("made", "message"), [("/dev/null", "isn't an ELF file"), ("/bin/true", "has no section")])
+def test_a_linker_that_makes_something_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str, message: str
+) -> None:
+    linker = tmp_path / "linker"
+    linker.write_text(f'#!/bin/sh\nfor output; do :; done\ncp {made} "$output"\n')
+    linker.chmod(0o755)
+    monkeypatch.setenv("PIPELINE_LINKER", str(linker))
+    with pytest.raises(BuildError, match=rf"linker hasn't linked what can be used\. The library {message}"):
+        quantized_model().build("host", tmp_path / "model.so")
+    assert not (tmp_path / "model.so").exists()
+
+
 def test_a_missing_linker_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_LINKER", "no-such-linker")
     with pytest.raises(BuildError, match=r"no-such-linker couldn't be started: No such file"):
