@@ -51,7 +51,7 @@ def select_kernels(module: tvm.IRModule, isa: InstructionSet, pool: ConstantPool
                 arguments[i] = tirx.IntImm("int64", pool.add(value))
         func = _with_shapes(kernel.func, [*types, operation.output], set() if pool is None else constants.keys())
         attributes = kernel_attributes(operation, sum(value.nbytes for value in constants.values()))
-        global_var = builder.add_function(row.name, func.with_attrs(attributes))
+        global_var = builder.add_function(row.name_for(isa), func.with_attrs(attributes))
         call = relax.call_tir(global_var, arguments, to_relax_type(operation.output))
         builder.values[binding.var] = builder.emit(call, binding.var.name)
     return builder.finish([builder.replaced(o) for o in flow.outputs])

@@ -63,7 +63,7 @@ def permuted(operation: Operation, isa: InstructionSet) -> Kernel:
     return Kernel(_loops(run, table.size, step), (0, table))
 
 
-@kernel(QLookup, isa="avx2", variant="shuffle", accepts=_is_long)
+@kernel(QLookup, isa="avx2", variant="shuffle_rows", accepts=_is_long)
 def shuffled_in_rows(operation: Operation, isa: InstructionSet) -> Kernel:
     """16 shuffles for each vector, one for each 16 entries of the table.
 
@@ -95,7 +95,7 @@ def shuffled_in_rows(operation: Operation, isa: InstructionSet) -> Kernel:
     return Kernel(_loops(run, table.size, step), (0, table))
 
 
-@kernel(QLookup, isa="neon", variant="shuffle", accepts=_is_long)
+@kernel(QLookup, isa="neon", variant="shuffle_quarters", accepts=_is_long)
 def shuffled_in_quarters(operation: Operation, isa: InstructionSet) -> Kernel:
     """Four shuffles for each vector: each takes 64 entries, and `tbx` leaves bytes of other indices as they are."""
     del isa

@@ -20,7 +20,7 @@ class Row:
     Attributes:
         operator: the operator's description class.
         isa: name of the instruction set that the kernel needs; every descendant of it can run the kernel too.
-        name: the kernel's name in listings, `<operator>_<variant>__<isa>`.
+        name: what the kernel computes and how, `<operator>_<variant>`.
         generate: makes the kernel.
         accepts: whether the kernel can compute this operation; the first row that accepts, wins.
     """
@@ -31,6 +31,10 @@ class Row:
     generate: Generator
     accepts: Predicate
 
+    def name_for(self, isa: InstructionSet) -> str:
+        """Return the kernel's name in programs and listings: compiled for an instruction set, its own or a child's."""
+        return f"{self.name}__{isa.name}"
+
 
 _rows: list[Row] = []
 
@@ -38,13 +42,13 @@ _rows: list[Row] = []
 def kernel(
     operator: type[Attributes], isa: str, variant: str = "direct", accepts: Predicate = lambda _: True
 ) -> Callable[[Generator], Generator]:
-    """Register the decorated generator for an operator on an instruction set.
+    """Register the decorated generator for an operator on an instruction set, and all that descend from it.
 
     Within one operator and instruction set, rows are tried in the order of registration.
     """
 
     def add(generate: Generator) -> Generator:
-        name = f"{operator.name.replace('.', '_')}_{variant}__{isa}"
+        name = f"{operator.name.replace('.', '_')}_{variant}"
         _rows.append(Row(operator, isa, name, generate, accepts))
         return generate
 
