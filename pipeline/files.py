@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import lzma
+import math
 import os
 import tempfile
+import tokenize
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -66,21 +74,135 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise OptionError(f"{path} can't be written: {error.strerror}.") from error
 
 
+@dataclass(frozen=True)
+class StoredArray:
+    """An array in a file, of which only the header has been read: what it says fits into the file.
+
+    Attributes:
+        file: the .npy or .npz file.
+        entry: of the .npz file; "" for an .npy file.
+        shape: sizes.
+        dtype: of the elements; never of objects.
+        column_major: whether the first index varies fastest.
+        start: of the elements, in bytes from the beginning of the array's own file.
+    """
+
+    file: Path
+    entry: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    column_major: bool
+    start: int
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory the array takes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def load(self) -> Array:
+        """Return the array.
+
+        Raises:
+            SampleError: the file can't be read, is damaged, or the array takes more than `MAX_SAMPLE_BYTES`.
+        """
+        check_size(self.file, self.nbytes)
+        elements = np.empty(math.prod(self.shape), self.dtype)
+        with _reading(self.file), _opened(self.file, self.entry) as stream:
+            stream.read(self.start)
+            filled, memory = 0, elements.view("uint8").data
+            while filled < self.nbytes:
+                count = stream.readinto(memory[filled : filled + _CHUNK_BYTES])
+                if not count:
+                    raise ValueError(f"it ends after {filled} of {self.nbytes} bytes of values")
+                filled += count
+        return elements.reshape(self.shape, order="F" if self.column_major else "C")
+
+
+def check_size(file: Path, nbytes: int) -> None:
+    """Refuse a file with more values than `MAX_SAMPLE_BYTES`.
+
+    Raises:
+        SampleError: it has.
+    """
+    if nbytes > MAX_SAMPLE_BYTES:
+        raise SampleError(f"Sample {file} holds {nbytes} bytes of values; the limit is {MAX_SAMPLE_BYTES}.")
+
+
+def stored_arrays(file: Path) -> StoredArray | dict[str, StoredArray]:
+    """Return what an .npy file says of its array, or an .npz file of its named arrays; no values are read.
+
+    Raises:
+        SampleError: the file can't be read or is damaged, or an array in it holds objects.
+    """
+    with _reading(file):
+        with file.open("rb") as stream:
+            zipped = stream.read(4) in (b"PK\3\4", b"PK\5\6")
+            if not zipped:
+                stream.seek(0)
+                return _header(file, "", stream, file.stat().st_size)
+        found: dict[str, StoredArray] = {}
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                name = entry.filename.removesuffix(".npy")
+                if name == entry.filename or name in found:
+                    raise ValueError(f"{entry.filename!r} in it is there twice, or isn't an array")
+                with archive.open(entry) as stream:
+                    found[name] = _header(file, entry.filename, stream, entry.file_size)
+        return found
+
+
 def load_arrays(file: Path) -> Array | dict[str, Array]:
     """Return the array of an .npy file, or the named arrays of an .npz file; pickled objects are refused.
 
     Raises:
-        SampleError: the file can't be read or is too large.
+        SampleError: the file can't be read, is damaged, or is too large.
     """
+    stored = stored_arrays(file)
+    if isinstance(stored, StoredArray):
+        return stored.load()
+    check_size(file, sum(array.nbytes for array in stored.values()))
+    return {name: array.load() for name, array in stored.items()}
+
+
+_CHUNK_BYTES = 16 * 1024**2
+
+_HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+"""Version 3 of the format is for arrays of records with names that aren't ASCII."""
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
     try:
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                size = sum(entry.file_size for entry in archive.infolist())
-        else:
-            size = file.stat().st_size
-        if size > MAX_SAMPLE_BYTES:
-            raise SampleError(f"Sample {file} has {size} bytes; the limit is {MAX_SAMPLE_BYTES}.")
-        loaded = np.load(file, allow_pickle=False)
-        return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise SampleError(f"Sample {file} can't be read: {error}") from error
+        yield
+    except OSError as error:
+        raise SampleError(f"Sample {file} can't be read: {error.strerror or error}.") from error
+    except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+        # RuntimeError: an archive with a password, or compressed by a method that Python doesn't know.
+        raise SampleError(f"Sample {file} can't be read: {error}.") from error
+
+
+@contextmanager
+def _opened(file: Path, entry: str) -> Iterator[io.BufferedIOBase]:
+    if not entry:
+        with file.open("rb") as stream:
+            yield stream
+        return
+    with zipfile.ZipFile(file) as archive, archive.open(entry) as stream:
+        yield cast("io.BufferedIOBase", stream)
+
+
+def _header(file: Path, entry: str, stream: IO[bytes], size: int) -> StoredArray:
+    version = np.lib.format.read_magic(stream)
+    if version not in _HEADER_READERS:
+        raise ValueError(f"its format has the version {version}, which isn't one of plain arrays")
+    try:
+        shape, column_major, dtype = _HEADER_READERS[version](stream)
+    except (SyntaxError, tokenize.TokenError) as error:  # NumPy reads headers as Python's own text
+        raise ValueError("its header is damaged") from error
+    start = stream.tell()
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which aren't loaded; save arrays of numbers")
+    array = StoredArray(file, entry, shape, dtype, column_major, start)
+    if any(d < 0 for d in shape) or array.nbytes > size - start:
+        raise ValueError(f"it says that it holds {dtype} of the shape {shape}, which is more than is in it")
+    return array

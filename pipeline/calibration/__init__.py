@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pipeline.annotation import Annotation
 from pipeline.calibration.algorithms import ALGORITHMS, Observer, make_observer
-from pipeline.calibration.samples import Samples, feeds
+from pipeline.calibration.samples import Samples, batch_of, named_feeds
 from pipeline.calibration.table import Calibrated, CalibrationTable, make_entry
 from pipeline.compilation.execute import Executor
 from pipeline.errors import SampleError
@@ -65,10 +65,9 @@ def calibrate(
     names = [t.name for t in annotation.calibrated()]
     observers = {name: make_observer(options.algorithm) for name in names}
     batches = 0
-    batch_size = program.inputs[0].shape[0] if program.inputs[0].shape else 1
-    for activations in _activations(program, names, samples, options):
+    for sample, activations in _activations(program, names, samples, options):
         for name, values in activations.items():
-            _observe(observers[name], name, values, batches)
+            _observe(observers[name], name, values, sample)
         batches += 1
         if progress is not None:
             progress(batches)
@@ -83,25 +82,27 @@ def calibrate(
             symmetric=options.symmetric,
             algorithm=options.algorithm,
         )
-    return CalibrationTable(model_sha256=program.source_sha256, samples=batches * batch_size, tensors=entries)
+    return CalibrationTable(
+        model_sha256=program.source_sha256, samples=batches * batch_of(program.inputs), tensors=entries
+    )
 
 
 def _activations(
     program: Program, names: list[str], samples: Samples, options: CalibrateOptions
-) -> Iterator[dict[str, Array]]:
-    """Yield the values of the named tensors for each batch."""
-    stream = feeds(samples, program.inputs, options.batch_size, options.batch_nums)
-    first = next(stream)
+) -> Iterator[tuple[str, dict[str, Array]]]:
+    """Yield what each batch is called, and the values of the named tensors for it."""
+    stream = named_feeds(samples, program.inputs, options.batch_size, options.batch_nums)
+    name, first = next(stream)
     executor = Executor(program.with_outputs(names))
-    yield executor.run(first)
-    for feed in stream:
-        yield executor.run(feed)
+    yield name, executor.run(first)
+    for name, feed in stream:
+        yield name, executor.run(feed)
 
 
-def _observe(observer: Observer, name: str, values: Array, batch: int) -> None:
+def _observe(observer: Observer, name: str, values: Array, sample: str) -> None:
     if not np.isfinite(values).all():
         raise SampleError(
-            f"Tensor {name!r} is NaN or infinite for sample {batch}: the float model itself overflows on it. "
+            f"Tensor {name!r} is NaN or infinite for {sample}: the float model itself overflows on it. "
             "Check the sample's preprocessing."
         )
     observer.update(values)

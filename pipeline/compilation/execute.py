@@ -34,7 +34,7 @@ class Executor:
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs by name for one batch of inputs by name."""
-        arguments = [tvm.runtime.tensor(np.ascontiguousarray(feeds[i.name])) for i in self._program.inputs]
+        arguments = [tvm.runtime.tensor(np.asarray(feeds[i.name], order="C")) for i in self._program.inputs]
         result = self._machine["main"](*arguments)
         results = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
         return {o.name: r.numpy() for o, r in zip(self._program.outputs, results, strict=True)}

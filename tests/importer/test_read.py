@@ -266,6 +266,15 @@ def test_a_model_in_memory_is_checked_as_one_in_a_file_is() -> None:
         import_test_model(b.model({"x": (1, 3)}, b.node("Relu", "nowhere")))
 
 
+def test_attributes_whose_value_is_not_written_are_zero_or_empty() -> None:
+    b = ModelBuilder()
+    y = b.node("LeakyRelu", b.node("Reshape", "x", b.constant(np.zeros(0, "int64"))))
+    model = b.model({"x": (1,)}, b.node("Transpose", y, name="y"))
+    model.graph.node[1].attribute.add(name="alpha", type=onnx.AttributeProto.FLOAT)
+    model.graph.node[2].attribute.add(name="perm", type=onnx.AttributeProto.INTS)
+    assert execute(import_test_model(model), {"x": np.array([-3], "float32")})["y"] == 0
+
+
 def test_functions_of_one_name_are_told_apart_by_their_overload() -> None:
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ours", 1)]
     functions = [

@@ -76,7 +76,7 @@ def check_attribute(attribute: AttributeProto, where: str, function: FunctionPro
     if not attribute.name or isinstance(attribute.name, bytes):
         raise ModelError(f"{where} has an attribute whose name is missing or damaged.")
     what = f"attribute {attribute.name!r} of {where}"
-    given = {field.name for field, _ in attribute.ListFields()} & set(_FIELDS.values())
+    given = _values(attribute)
     if attribute.ref_attr_name:
         declared = [] if function is None else [*function.attribute, *(a.name for a in function.attribute_proto)]
         if attribute.ref_attr_name not in declared:
@@ -88,6 +88,10 @@ def check_attribute(attribute: AttributeProto, where: str, function: FunctionPro
     if given - {expected} or (expected in _NEEDED and not given):
         found = ", ".join(sorted(given)) or "nothing"
         raise ModelError(f"{what} should hold a value of type {_KINDS[attribute.type]}, but holds: {found}.")
+
+
+def _values(attribute: AttributeProto) -> set[str]:
+    return {field.name for field, _ in attribute.ListFields()} & set(_FIELDS.values())
 
 
 def _length(names: object) -> int:

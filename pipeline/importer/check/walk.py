@@ -76,7 +76,8 @@ def title(node: NodeProto) -> str:
 
 def function_name(function: FunctionProto) -> str:
     """Return a function's full name."""
-    return ".".join(filter(None, (function.domain, function.name, function.overload)))
+    # A damaged file has bytes here.
+    return ".".join(str(part) for part in (function.domain, function.name, function.overload) if part)
 
 
 def opset_of(owner: ModelProto | FunctionProto) -> int | None:
