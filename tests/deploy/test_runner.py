@@ -16,19 +16,24 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import tvm
 from onnx import helper
 
 import pipeline
 from pipeline import cpu
 from pipeline.artifact import with_checksum
+from pipeline.compilation.build import compile_program
+from pipeline.compilation.lower import instruction_set_of, lower
+from pipeline.compilation.records import is_kernel
 from pipeline.deploy.runner import Runner
 from pipeline.deploy.tensors import aligned
 from pipeline.errors import ArtifactError, OptionError, SampleError, TargetError
 from pipeline.reference.execute import execute
+from pipeline.targets import Target, load_target
 from tests.deploy.conftest import LibraryFor
 from tests.deploy.emulation import REPOSITORY
 from tests.deploy.metadata import with_metadata
-from tests.deploy.models import SHAPE, quantized_model, sample
+from tests.deploy.models import SHAPE, large_program, large_sample, quantized_model, sample
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +49,28 @@ def test_a_library_computes_what_the_reference_does(runner: Runner, seed: int) -
     np.testing.assert_allclose(outputs["probability"], expected["probability"], rtol=1e-5)
 
 
-def test_threads_do_not_change_the_bytes(library: Path, runner: Runner) -> None:
-    expected = runner.run(sample(0))
+def shared_operators(target: Target) -> dict[str, bool]:
+    """Return for each operator of the large program whether threads share all that compute it."""
+    modules: dict[str, tvm.IRModule] = {}
+    lower(large_program().module, target.tvm_target(), instruction_set_of(target), None, modules.__setitem__)
+    shared: dict[str, bool] = {}
+    for function in modules["select_kernels"].functions.values():
+        if is_kernel(function):
+            operator = str(function.attrs["pipeline.operator"])
+            shared[operator] = shared.get(operator, True) and "T.parallel(" in function.script()
+    return shared
+
+
+def test_threads_do_not_change_the_bytes(tmp_path: Path) -> None:
+    target = load_target("host")
+    shared = shared_operators(target)
+    # The image is small, and quantized by the calling thread.
+    assert [operator for operator, together in shared.items() if not together] == ["qnn.quantize_image"]
+    assert {"qnn.conv2d", "qnn.conv2d_add", "qnn.dense", "qnn.matmul", "nn.max_pool2d"} < shared.keys()
+    library = compile_program(large_program(), target, tmp_path / "large.so")
+    expected = execute(large_program(), large_sample(1))
     for count in range(1, len(os.sched_getaffinity(0)) + 1):
-        outputs = Runner(library, num_threads=count).run(sample(0))
-        for name in expected:
-            np.testing.assert_array_equal(outputs[name], expected[name])
+        np.testing.assert_array_equal(Runner(library, count).run(large_sample(1))["scores"], expected["scores"])
 
 
 def test_a_runner_uses_the_threads_that_it_is_given(library: Path) -> None:
