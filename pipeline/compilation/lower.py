@@ -16,9 +16,11 @@ from pipeline.compilation.batching import split_batches
 from pipeline.compilation.concatenation import fuse_concatenations
 from pipeline.compilation.constants import ConstantPool
 from pipeline.compilation.fusion import fuse_image_inputs, fuse_lookups, fuse_residual_adds, write_frames
+from pipeline.compilation.legalization import legalize
 from pipeline.compilation.padding import separate_padding
 from pipeline.compilation.placement import center_tensors
 from pipeline.compilation.select import select_kernels
+from pipeline.compilation.sorting import replace_sorts
 from pipeline.compilation.stock import replace_stock_operators
 from pipeline.compilation.striding import pick_strided_pixels
 from pipeline.compilation.transposition import split_transposed_convolutions
@@ -52,6 +54,7 @@ def phases(isa: InstructionSet, pool: ConstantPool | None) -> tuple[Phase, ...]:
         ("split_transposed_convolutions", split_transposed_convolutions),
         ("pick_strided_pixels", lambda module: pick_strided_pixels(module, isa)),
         ("replace_stock_operators", replace_stock_operators),
+        ("replace_sorts", replace_sorts),
         ("fuse_residual_adds", fuse_residual_adds),
         ("fuse_lookups", fuse_lookups if isa.table_vectors else lambda module: module),
         ("fuse_image_inputs", fuse_image_inputs),
@@ -60,7 +63,7 @@ def phases(isa: InstructionSet, pool: ConstantPool | None) -> tuple[Phase, ...]:
         ("write_frames", write_frames),
         ("unfold_image_inputs", lambda module: unfold_image_inputs(module, isa)),
         ("split_batches", lambda module: split_batches(module, isa.l2_bytes)),
-        ("legalize", transform.LegalizeOps()),
+        ("legalize", legalize),
         ("annotate_patterns", transform.AnnotateTIROpPattern()),
         ("fuse_operators", transform.FuseOps()),
         ("fuse_tir", transform.FuseTIR()),

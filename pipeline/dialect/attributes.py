@@ -21,7 +21,7 @@ from pipeline.dialect.base import Attributes, Requantized
 from pipeline.dialect.padding import Pad
 from pipeline.dialect.pooling import AvgPool2d, MaxPool2d, QAvgPool2d, window_positions
 from pipeline.dialect.resizing import QResizeBilinear, ResizeBilinear
-from pipeline.dialect.rows import LayerNorm, MatMul, QMatMul, QSoftmax, Softmax
+from pipeline.dialect.rows import LayerNorm, MatMul, QMatMul, QSoftmax, Softmax, SortOrder
 from pipeline.dialect.types import TensorType, broadcast_shapes
 from pipeline.dialect.upsampling import Conv2dTranspose, DepthToSpace, QConv2dTranspose, UpsampleConcat
 
@@ -440,6 +440,7 @@ OPERATORS: Mapping[str, type[Attributes]] = {
         Softmax,
         LayerNorm,
         MatMul,
+        SortOrder,
         QConv2d,
         QConv2dTranspose,
         QConv2dAdd,
@@ -491,6 +492,7 @@ __all__ = [
     "Requantized",
     "ResizeBilinear",
     "Softmax",
+    "SortOrder",
     "Stack",
     "Unary",
     "UpsampleConcat",

@@ -181,7 +181,8 @@ def substitute(expr: relax.Expr, values: dict[Any, relax.Expr]) -> relax.Expr:
     if isinstance(expr, relax.Tuple):
         return relax.Tuple([substitute(f, values) for f in expr.fields])
     if isinstance(expr, relax.TupleGetItem):
-        return relax.TupleGetItem(substitute(expr.tuple_value, values), expr.index)
+        whole = substitute(expr.tuple_value, values)
+        return whole.fields[expr.index] if isinstance(whole, relax.Tuple) else relax.TupleGetItem(whole, expr.index)
     if isinstance(expr, relax.Call):
         args = [substitute(a, values) for a in expr.args]
         return relax.Call(expr.op, args, expr.attrs, list(expr.ty_args))

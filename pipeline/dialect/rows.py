@@ -118,3 +118,27 @@ class QSoftmax(Requantized):
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return x's own type."""
         return inputs[0]
+
+
+@dataclass(frozen=True)
+class SortOrder(Attributes):
+    """`nn.sort_order`: where the values of each row are that come first when it is sorted, any dtype but bool.
+
+    `y[..., i]` is the index of the value that comes i-th, from the least up, or with `descending` from the largest
+    down. Of equal values the one of the lower index comes first. NaN counts as larger than every number.
+
+    x: [...,K]; result: [...,count] int64; count is at most K.
+    """
+
+    name = "nn.sort_order"
+    arguments = ("x",)
+
+    count: int = 1
+    descending: bool = False
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return the indices' type: [...,count] int64."""
+        *rows, length = inputs[0].shape
+        if not 0 < self.count <= length:
+            raise ValueError(f"rows of {length} values have no first {self.count}")
+        return TensorType((*rows, self.count), "int64")

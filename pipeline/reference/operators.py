@@ -198,6 +198,14 @@ def unary(attrs: op.Unary, x: Array) -> Array:
     return pointwise.evaluate(pointwise.parse(attrs.expression), x)
 
 
+def sort_order(attrs: op.SortOrder, x: Array) -> Array:
+    """`nn.sort_order`, by NumPy's stable sort; sorted backwards, equal values would come in the wrong order."""
+    order = np.argsort(x, axis=-1, kind="stable")
+    if attrs.descending:
+        order = x.shape[-1] - 1 - np.argsort(x[..., ::-1], axis=-1, kind="stable")[..., ::-1]
+    return order[..., : attrs.count].astype("int64")
+
+
 def softmax(attrs: op.Softmax, x: Array) -> Array:
     """`nn.softmax`, in float64."""
     del attrs
@@ -353,6 +361,7 @@ OPERATORS: dict[type[op.Attributes], Callable[..., Array]] = {
     op.QResizeBilinear: qresize_bilinear,
     op.Unary: unary,
     op.Softmax: softmax,
+    op.SortOrder: sort_order,
     op.LayerNorm: layer_norm,
     op.MatMul: matmul,
     op.QConv2d: qconv2d,

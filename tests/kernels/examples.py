@@ -23,6 +23,7 @@ from pipeline.dialect.attributes import (
     QSoftmax,
     Quantize,
     QuantizeImage,
+    SortOrder,
     UpsampleConcat,
 )
 from tests.kernels.convolutions import Convolution
@@ -121,5 +122,6 @@ def memory_bound_examples() -> Mapping[str, Example]:
         "quantize image, unfolded": Example(
             QuantizeImage(2.0, 3, (1, 1, 0, 3), 7, 3, 2), (floats(random, 2, 4, 16, 16),)
         ),
+        "sort order": Example(SortOrder(3, descending=True), (np.rint(floats(random, 64, 21)),)),
         "dequantize": Example(Dequantize(0.017, 3), (np.resize(np.arange(256, dtype="uint8"), 1360),)),
     }

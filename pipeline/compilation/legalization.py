@@ -1,0 +1,76 @@
+"""Legalize: TVM's own operators become calls of TIR functions, and nothing is left that a library couldn't run.
+
+A library has its kernels and TVM's small runtime, nothing of the compiler. Operators that TVM has no function for, and
+those whose function calls others that only the compiler has, are refused here, with the tensor that they compute,
+instead of failing on a device.
+
+Precondition: operators of the dialect stay as they are; `select_kernels` replaces them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import tvm
+from tvm import relax, topi
+from tvm.ir import GlobalVar
+from tvm.relax import transform
+
+from pipeline.dialect.attributes import OPERATORS
+from pipeline.dialect.dataflow import Binding, Dataflow
+from pipeline.errors import ModelError
+
+_RUNNABLE = frozenset({"relax.call_tir", "relax.reshape", *OPERATORS})
+"""Operators that later phases make calls of kernels and of the runtime."""
+
+_PACKED_CALL = re.compile(r'call_c?packed\("([^"]+)"')
+
+
+def legalize(module: tvm.IRModule) -> tvm.IRModule:
+    """Return the module with TVM's operators as TIR functions.
+
+    Raises:
+        ModelError: a tensor is computed by something that libraries don't hold.
+    """
+    legalized = transform.LegalizeOps(_ADDITIONAL)(module)
+    named = [b.var.name for b in Dataflow.of(module).bindings]
+    done = 0
+    for binding in Dataflow.of(legalized).bindings:
+        missing = _missing(legalized, binding)
+        if missing is not None:
+            # What legalization adds is on the way to the next tensor that has a name.
+            name = binding.var.name if binding.var.name in named else named[min(done, len(named) - 1)]
+            raise ModelError(
+                f"Tensor {name!r} can't be computed by a library: there is no kernel for {missing}. "
+                "Export the model with other operators, or cut it before this one."
+            )
+        if binding.var.name in named:
+            done = named.index(binding.var.name) + 1
+    return legalized
+
+
+def _scan(function: Callable[..., Any]) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
+    def legalize_scan(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        attrs = call.attrs
+        axis = None if attrs["axis"] is None else int(attrs["axis"])
+        return builder.call_te(function, call.args[0], axis, str(call.ty.dtype), bool(attrs["exclusive"]))
+
+    return legalize_scan
+
+
+_ADDITIONAL = {"relax.cumsum": _scan(topi.cumsum), "relax.cumprod": _scan(topi.cumprod)}
+"""TVM has functions for these, too, but gives them in another place."""
+
+
+def _missing(module: tvm.IRModule, binding: Binding) -> str | None:
+    """Return what a binding needs that libraries don't have; None if there is nothing."""
+    value = binding.value
+    if not isinstance(value, relax.Call):
+        return None
+    if binding.operator not in _RUNNABLE:
+        return binding.operator.removeprefix("relax.")
+    kernel = value.args[0]
+    called = _PACKED_CALL.search(module[kernel].script()) if isinstance(kernel, GlobalVar) else None
+    return None if called is None else called[1]

@@ -1,0 +1,48 @@
+"""`nn.sort_order`: a stable sort of rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.dialect import attributes as op
+from pipeline.reference.operators import evaluate
+from tests.kernels.harness import make_operation, run_kernel
+from tests.properties import examples
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32", "int64", "uint8"])
+@given(st.integers(1, 4), st.integers(1, 70), st.booleans(), st.integers(0, 2**32))
+@examples(4)
+def test_rows_are_sorted_and_equal_values_keep_their_order(
+    dtype: str, rows: int, length: int, descending: bool, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    x = random.integers(0, 1 + length // 2, (rows, length)).astype(dtype)
+    count = int(random.integers(1, length + 1))
+    operation = make_operation(op.SortOrder(count, descending), x)
+    sign = -1 if descending else 1
+    expected = [sorted(range(length), key=lambda i: (sign * int(row[i]), i))[:count] for row in x]
+    np.testing.assert_array_equal(run_kernel(operation, "portable", x), expected)
+    np.testing.assert_array_equal(evaluate(operation.attrs, x), expected)
+
+
+@pytest.mark.parametrize(("descending", "expected"), [(False, [3, 0, 4, 2, 1, 5]), (True, [1, 5, 2, 0, 4, 3])])
+def test_not_a_number_is_the_largest(descending: bool, expected: list[int]) -> None:
+    x = np.array([[0, np.nan, np.inf, -np.inf, -0.0, np.nan]], "float32")
+    operation = make_operation(op.SortOrder(6, descending), x)
+    np.testing.assert_array_equal(run_kernel(operation, "portable", x), [expected])
+    np.testing.assert_array_equal(evaluate(operation.attrs, x), [expected])
+
+
+def test_long_rows_are_sorted_in_parallel() -> None:
+    x = np.random.default_rng(0).standard_normal((70, 3000)).astype("float32")
+    operation = make_operation(op.SortOrder(3000), x)
+    np.testing.assert_array_equal(run_kernel(operation, "portable", x), np.argsort(x, axis=-1, kind="stable"))
+
+
+def test_a_row_has_no_more_values_than_it_has() -> None:
+    with pytest.raises(ValueError, match="rows of 3 values have no first 4"):
+        make_operation(op.SortOrder(4), np.zeros((2, 3), "float32"))
