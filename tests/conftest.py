@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from dataclasses import dataclass
 
 import pytest
 
 from tests import properties
 
-_SKIPS: list[str] = []
+
+@dataclass(frozen=True)
+class _Skip:
+    test: str
+    reason: str
+
+
+_SKIPS: list[_Skip] = []
 
 properties.load_profile()
 
@@ -27,7 +36,7 @@ def pytest_report_header() -> str:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.skipped and isinstance(report.longrepr, tuple):
-        _SKIPS.append(f"{report.nodeid}: {report.longrepr[2]}")
+        _SKIPS.append(_Skip(report.nodeid, report.longrepr[2].removeprefix("Skipped: ")))
 
 
 @pytest.hookimpl(trylast=True)
@@ -36,15 +45,22 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
     What the CPU lacks can't be installed; such skips remain.
     """
-    missing = [s for s in _SKIPS if "CPU" not in s]
-    if os.environ.get("PIPELINE_NO_SKIPS") and missing:
+    if os.environ.get("PIPELINE_NO_SKIPS") and _avoidable():
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if properties.chosen_seed() is not None:
         terminalreporter.write_line(f"Property tests tried what {properties.reproducer()} gives.")
-    missing = [s for s in _SKIPS if "CPU" not in s]
-    if os.environ.get("PIPELINE_NO_SKIPS") and missing:
+    if _SKIPS:
+        terminalreporter.section("skips by reason")
+        for reason, count in Counter(s.reason for s in _SKIPS).most_common():
+            terminalreporter.write_line(f"{count:5d}  {reason}")
+    if os.environ.get("PIPELINE_NO_SKIPS") and _avoidable():
         terminalreporter.section("skipped, though nothing may be", red=True)
-        terminalreporter.write_line("\n".join(missing))
+        terminalreporter.write_line("\n".join(f"{s.test}: {s.reason}" for s in _avoidable()))
+
+
+def _avoidable() -> list[_Skip]:
+    """Return the skips for want of what can be installed; what a CPU lacks can't be."""
+    return [s for s in _SKIPS if "CPU" not in s.reason]

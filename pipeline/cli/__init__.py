@@ -21,6 +21,10 @@ _COMMANDS = {
 }
 
 
+_SOFTWARE_FAULT = 70
+"""Exit code, as BSD's sysexits.h has it."""
+
+
 class _Commands(click.Group):
     """Commands by name, each in a module of its own that is imported when it is used: `run` needs no compiler."""
 
@@ -45,7 +49,11 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends in one message and exit code 2, a failure of the work in 1."""
+    """Run the command line.
+
+    A user's mistake ends in one message and exit code 2, a failure of the work in 1, a fault of this package in its
+    traceback and 70.
+    """
     from pipeline.cli.console import log_to_console
 
     log_to_console()
@@ -62,3 +70,13 @@ def main() -> None:
     except PipelineError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        click.echo(
+            "\nThis is a fault of onnx-int8-pipeline, not of what you gave it. Please report it, with the lines above, "
+            "what `pip list` prints, and the model if you can.",
+            err=True,
+        )
+        sys.exit(_SOFTWARE_FAULT)

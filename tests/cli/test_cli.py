@@ -203,3 +203,16 @@ def test_the_program_itself_ends_with_code_2(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_fault_of_this_package_keeps_its_traceback_and_asks_for_a_report(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def list_targets() -> None:
+        raise KeyError("lost")
+
+    monkeypatch.setattr("pipeline.cli.targets_command.list_targets", list_targets)
+    code, _, error = run(capsys, monkeypatch, "targets")
+    assert code == 70
+    assert "KeyError: 'lost'" in error
+    assert "Please report it" in error
