@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import collections
-import multiprocessing
 import secrets
 import time
-import traceback
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import click
 import onnx
 
-from pipeline.errors import PipelineError
-from tests.kernels.instruction_sets import runnable, runnable_names
-from tests.networks.check import check
+from tests.kernels.instruction_sets import runnable_names
+from tests.networks.checker import FAILURES, Checker
 from tests.networks.generate import random_network
-
-FAILURES = ("wrong", "crashed", "died", "hung")
 
 
 @click.command()
@@ -44,7 +38,7 @@ def main(
     names = isa_names or runnable_names()
     click.echo(f"{count} networks from seed {first}, on {', '.join(names)}")
     tally: collections.Counter[str] = collections.Counter()
-    checker = _Checker(seconds)
+    checker = Checker(seconds)
     for number in range(first, first + count):
         isa_name, start = names[number % len(names)], time.perf_counter()
         outcome, what = checker.check(number, steps, isa_name)
@@ -60,63 +54,6 @@ def main(
     click.echo(", ".join(f"{n} {outcome}" for outcome, n in sorted(tally.items())))
     if any(tally[failure] for failure in FAILURES):
         raise SystemExit(1)
-
-
-class _Checker:
-    """Checks networks in a process of their own, which is started anew after one has killed it or hangs.
-
-    Args:
-        seconds: after which a network counts as hung.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._start()
-
-    def check(self, seed: int, steps: int | None, isa_name: str) -> tuple[str, str]:
-        """Return how it went, "right", "refused" or one of `FAILURES`, and more about it."""
-        self._connection.send((seed, steps, isa_name))
-        hung = not self._connection.poll(self._seconds)
-        try:
-            if not hung:
-                outcome: tuple[str, str] = self._connection.recv()
-                return outcome
-        except EOFError:
-            pass
-        self.close()
-        code = self._process.exitcode
-        self._start()
-        return ("hung", f"more than {self._seconds} s") if hung else ("died", f"exit code {code}")
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.join()
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other,), daemon=True)
-        self._process.start()
-        other.close()
-
-
-def _serve(connection: Connection) -> None:
-    while True:
-        seed, steps, isa_name = connection.recv()
-        connection.send(_check(seed, steps, isa_name))
-
-
-def _check(seed: int, steps: int | None, isa_name: str) -> tuple[str, str]:
-    try:
-        return "right", str(check(random_network(seed, steps), runnable(isa_name)))
-    except PipelineError as error:
-        return "refused", str(error)
-    except AssertionError as error:
-        return "wrong", str(error)
-    except Exception:
-        # Whatever it is, the next network is checked.
-        return "crashed", traceback.format_exc()
 
 
 if __name__ == "__main__":
