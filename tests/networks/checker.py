@@ -65,7 +65,7 @@ def _check(seed: int, steps: int | None, isa_name: str) -> tuple[str, str]:
     except PipelineError as error:
         return "refused", str(error)
     except AssertionError as error:
-        return "wrong", str(error)
+        return "wrong", " | ".join(str(error).split("\n", 5)[:5])
     except Exception:
         # Whatever it is, the next network is checked.
         return "crashed", traceback.format_exc()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tests.networks.drawing import Drawing, Network
-from tests.networks.steps import STEPS, convolution
+from tests.networks.steps import STEPS, Choice, convolution, plain_convolution
 
 LARGEST = 20_000
 """Most values that a tensor may have: networks are to be quick."""
@@ -18,6 +18,8 @@ def random_network(seed: int, steps: int | None = None) -> Network:
     """Return the network of a seed, with some 4 to 14 steps if no number of them is given."""
     d = Drawing(seed)
     growth = _Growth(d)
+    if d.chance(0.6):
+        growth.convolve()
     for _ in range(steps or d.integer(4, 14)):
         grow = growth.join if d.chance(0.25) else growth.step
         grow()
@@ -43,12 +45,20 @@ class _Growth:
         for _ in range(d.choose(1, 1, 1, 2)):
             self._keep(d.input(*shapes[kind]), kind)
 
+    def convolve(self) -> None:
+        """Make a convolution of the last tensor, if it is of a kind that has them: most networks begin like this."""
+        x = self._pick()
+        if self._kinds[x] in ("image", "sequence"):
+            self._take(x, Choice(self._kinds[x], 1, plain_convolution, self._kinds[x]))
+
     def step(self) -> None:
         """Take one tensor, of the last ones in most cases, and make something of it."""
         x = self._pick()
         choices = [c for c in STEPS if c.kind == self._kinds[x]]
         weights = np.array([c.weight for c in choices])
-        choice = choices[int(self._d.random.choice(len(choices), p=weights / weights.sum()))]
+        self._take(x, choices[int(self._d.random.choice(len(choices), p=weights / weights.sum()))])
+
+    def _take(self, x: str, choice: Choice) -> None:
         results = choice.step(self._d, x)
         if results:
             self._unused.discard(x)

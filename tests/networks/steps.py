@@ -129,7 +129,15 @@ def transposed_convolution(d: Drawing, x: str) -> list[str]:
     return [activated(d, d.node("ConvTranspose", x, *inputs, **attrs))]
 
 
-@step(2, "image")
+@step(4, "image", "sequence")
+def residual(d: Drawing, x: str) -> list[str]:
+    count, axes = d.shape(x)[1], len(d.shape(x)) - 2
+    y = activated(d, normalized(d, convolution(d, x, channels(d), (3,) * axes, pads=[1] * 2 * axes)))
+    y = normalized(d, convolution(d, y, count, (3,) * axes, pads=[1] * 2 * axes))
+    return [activated(d, d.node("Add", *d.choose((x, y), (y, x))))]
+
+
+@step(4, "image")
 def inverted_residual(d: Drawing, x: str) -> list[str]:
     count = d.shape(x)[1]
     wide = min(count * d.choose(2, 3, 6), 60)
@@ -254,6 +262,9 @@ def pool(d: Drawing, x: str) -> list[str]:
     if d.chance(0.3):
         attrs["ceil_mode"] = 1
     if d.chance(0.5):
+        reach = [(k - 1) * 2 + 1 <= length for k, length in zip(kernel, size, strict=True)]
+        if all(reach) and d.chance(0.2):
+            attrs["dilations"] = [2] * len(size)
         return [d.node("MaxPool", x, **attrs)]
     return [d.node("AveragePool", x, count_include_pad=int(d.chance(0.5)), **attrs)]
 
@@ -262,6 +273,15 @@ def mean_of(d: Drawing, x: str, axes: list[int], keepdims: bool = True) -> str:
     if d.opset >= 18:
         return d.node("ReduceMean", x, d.constant(np.array(axes)), keepdims=int(keepdims))
     return d.node("ReduceMean", x, axes=axes, keepdims=int(keepdims))
+
+
+@step(0.5, "image", "sequence", "tokens")
+def reduction(d: Drawing, x: str) -> list[str]:
+    operator, axis = d.choose("ReduceMax", "ReduceMin", "ReduceMean", "ReduceSum"), d.integer(1, len(d.shape(x)) - 1)
+    # ReduceSum takes its axes as an input since operator set 13, the others since 18.
+    if operator == "ReduceSum" or d.opset >= 18:
+        return [d.node(operator, x, d.constant(np.array([axis])), keepdims=1)]
+    return [d.node(operator, x, axes=[axis], keepdims=1)]
 
 
 @step(1, "image", result="vector")
@@ -280,6 +300,16 @@ def flatten(d: Drawing, x: str) -> list[str]:
     if d.chance(0.5):
         return [d.node("Flatten", x)]
     return [d.node("Reshape", x, d.constant(np.array([d.shape(x)[0], -1])))]
+
+
+@step(0.5, "image", "sequence", result="vector")
+def flatten_by_shape(d: Drawing, x: str) -> list[str]:
+    """Flatten with a shape that the network works out, as PyTorch exports `x.view(x.size(0), -1)`."""
+    if int(np.prod(d.shape(x)[1:])) > 2000:
+        return []
+    batch = d.node("Gather", d.node("Shape", x), d.constant(np.array(0)), axis=0)
+    batch = d.node("Unsqueeze", batch, d.constant(np.array([0])))
+    return [d.node("Reshape", x, d.node("Concat", batch, d.constant(np.array([-1])), axis=0))]
 
 
 @step(1.5, "image")
@@ -344,6 +374,13 @@ def part(d: Drawing, x: str) -> list[str]:
     start, stride = d.integer(0, 1), d.choose(1, 1, 2)
     bounds = [start], [d.choose(length, length - 1, 2**31 - 1)], [axis], [stride]
     return [d.node("Slice", x, *(d.constant(np.array(b)) for b in bounds))]
+
+
+@step(0.3, "image", "sequence", "tokens")
+def gathered(d: Drawing, x: str) -> list[str]:
+    axis = d.integer(1, len(d.shape(x)) - 1)
+    length = d.shape(x)[axis]
+    return [d.node("Gather", x, d.constant(d.random.integers(0, length, d.integer(1, length))), axis=axis)]
 
 
 @step(1, "image")
@@ -483,6 +520,23 @@ def layer_normalization(d: Drawing, x: str) -> list[str]:
     variance = mean_of(d, d.node("Mul", centred, centred), [-1])
     deviation = d.node("Sqrt", d.node("Add", variance, _scalar(d, 1e-2)))
     return [d.node("Add", d.node("Mul", d.node("Div", centred, deviation), scale), shift)]
+
+
+@step(0.5, "image", "sequence")
+def instance_normalization(d: Drawing, x: str) -> list[str]:
+    count = d.shape(x)[1]
+    if int(np.prod(d.shape(x)[2:])) < 4:
+        return []
+    return [d.node("InstanceNormalization", x, d.weight(count), d.weight(count), epsilon=1e-2)]
+
+
+@step(0.4, "image", "tokens", "vector")
+def unit_length(d: Drawing, x: str) -> list[str]:
+    """Divide by the length over the channels, as embeddings are."""
+    axis = 1 if len(d.shape(x)) == 4 else -1
+    square = d.node("Pow", x, _scalar(d, 2.0)) if d.chance(0.5) else d.node("Mul", x, x)
+    total = d.node("ReduceSum", square, d.constant(np.array([axis])), keepdims=1)
+    return [d.node("Div", x, d.node("Sqrt", d.node("Add", total, _scalar(d, 1e-2))))]
 
 
 @step(0.3, *EVERYWHERE)
