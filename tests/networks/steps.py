@@ -380,7 +380,8 @@ def part(d: Drawing, x: str) -> list[str]:
 def gathered(d: Drawing, x: str) -> list[str]:
     axis = d.integer(1, len(d.shape(x)) - 1)
     length = d.shape(x)[axis]
-    return [d.node("Gather", x, d.constant(d.random.integers(0, length, d.integer(1, length))), axis=axis)]
+    indices = d.random.integers(-length, length, d.integer(1, length))
+    return [d.node("Gather", x, d.constant(indices), axis=axis)]
 
 
 @step(1, "image")
