@@ -19,7 +19,7 @@ from tvm.ir import GlobalVar
 from tvm.relax import transform
 
 from pipeline.dialect.attributes import OPERATORS
-from pipeline.dialect.dataflow import Binding, Dataflow
+from pipeline.dialect.dataflow import Binding, Dataflow, DataflowBuilder, constant
 from pipeline.errors import ModelError
 
 _RUNNABLE = frozenset({"relax.call_tir", "relax.reshape", *OPERATORS})
@@ -34,7 +34,7 @@ def legalize(module: tvm.IRModule) -> tvm.IRModule:
     Raises:
         ModelError: a tensor is computed by something that libraries don't hold.
     """
-    legalized = transform.LegalizeOps(_ADDITIONAL)(module)
+    legalized = transform.LegalizeOps(_ADDITIONAL)(_with_empty_outputs_computed(module))
     named = [b.var.name for b in Dataflow.of(module).bindings]
     done = 0
     for binding in Dataflow.of(legalized).bindings:
@@ -49,6 +49,21 @@ def legalize(module: tvm.IRModule) -> tvm.IRModule:
         if binding.var.name in named:
             done = named.index(binding.var.name) + 1
     return legalized
+
+
+def _with_empty_outputs_computed(module: tvm.IRModule) -> tvm.IRModule:
+    """Return the module without outputs that are constants of no elements, which TVM's runtime can't read."""
+    flow = Dataflow.of(module)
+    empty = {i: value for i, o in enumerate(flow.outputs) if (value := constant(o)) is not None and value.size == 0}
+    if not empty:
+        return module
+    builder = DataflowBuilder(module)
+    for binding in flow.bindings:
+        builder.copy(binding)
+    outputs = [builder.replaced(o) for o in flow.outputs]
+    for i, value in empty.items():
+        outputs[i] = builder.emit(relax.op.zeros(value.shape, str(value.dtype)), "empty")
+    return builder.finish(outputs)
 
 
 def _scan(function: Callable[..., Any]) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:

@@ -66,7 +66,7 @@ class Dataflow:
         for block in function.body.blocks:
             for binding in block.bindings:
                 value = binding.value
-                if isinstance(value, relax.Var):
+                if isinstance(value, relax.Var | GenericConst):
                     aliases[binding.var] = value
                 elif isinstance(value, relax.If | relax.SeqExpr):
                     raise UnsupportedProgramError(f"tensor {binding.var.name!r} depends on control flow (If)")

@@ -1,6 +1,7 @@
 """Import: an ONNX file becomes a float32 Relax program, folded and in NHWC.
 
-read -> normalize -> frontend (converters) -> fold -> layer_norm -> layout -> fuse -> unary -> reshapes -> simplify
+read -> normalize -> frontend (converters) -> emptiness -> fold -> layer_norm -> layout -> fuse -> unary -> reshapes
+-> simplify
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pipeline.dialect.dataflow import Dataflow
 from pipeline.dialect.operators import UnknownShapeError, UnsupportedProgramError, from_relax_type
 from pipeline.errors import ModelError
 from pipeline.importer.check import check_model
+from pipeline.importer.emptiness import replace_empty_tensors
 from pipeline.importer.frontend import NATIVE, convert
 from pipeline.importer.fuse import fuse_affine, fuse_clip
 from pipeline.importer.layer_norm import fuse_layer_norm
@@ -30,6 +32,7 @@ from pipeline.program import Program, TensorSpec
 __all__ = ["import_model", "import_proto"]
 
 PASSES = (
+    replace_empty_tensors,
     fold_constants,
     fuse_layer_norm,
     propagate_layout,

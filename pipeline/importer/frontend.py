@@ -108,9 +108,11 @@ class _Importer(tvm_onnx.ONNXGraphImporter):
                 result = convert_by_tvm(op_name, self.bb, inputs, attrs, [self._nodes, self._params])
             if not has_known_shape(result):
                 raise ModelError(f"the shape of tensor {name!r} depends on the data")
+            if (given := _results(result)) < attrs["tvm_custom"]["num_outputs"]:
+                raise ModelError(f"of its results only the first {given} can be imported")
         except (ModelError, UnknownShapeError) as error:
             self._failures.append(f"{op_name} {name!r}: {error}")
-            if name not in self._types:
+            if name not in self._types or attrs["tvm_custom"]["num_outputs"] > 1:
                 raise _FailedNodes(self._failures) from error
             return relax.Var(name, self._types[name])
         return self.bb.emit(result) if isinstance(result, relax.Call) else result
@@ -119,6 +121,11 @@ class _Importer(tvm_onnx.ONNXGraphImporter):
         """Return the attributes' values by name; TVM's own refuses empty lists."""
         values = {a.name: onnx.helper.get_attribute_value(a) for a in attr_proto}
         return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _results(value: relax.Expr) -> int:
+    """Return how many tensors an expression holds."""
+    return len(value.ty.fields) if isinstance(value.ty, relax.TupleType) else 1
 
 
 def _declared_types(graph: onnx.GraphProto) -> Mapping[str, relax.TensorType]:
