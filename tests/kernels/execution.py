@@ -19,14 +19,14 @@ import numpy.typing as npt
 import tvm
 
 from pipeline.compilation.codegen import code_generation
-from tests.deploy.emulation import SYSROOT_VARIABLE, Aarch64Python
+from tests.deploy.emulation import EVERYTHING, SYSROOT_VARIABLE, Aarch64Python
 
 Array = npt.NDArray[Any]
 
 LINK = (sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl", "-shared", "-nostdlib")
 
 EMULATED_CPU = "cortex-a53"
-"""Has none of arm64's optional instructions for integers."""
+"""Has none of arm64's optional instructions for integers. Code that may use some runs on a CPU with all."""
 
 PATIENCE = 300
 """Seconds until the emulated machine is taken to hang."""
@@ -75,18 +75,19 @@ def execute_here(calls: Sequence[Call], target: tvm.target.Target) -> list[Array
 
 def execute_emulated(calls: Sequence[Call], target: tvm.target.Target) -> list[Array]:
     """Compile and make some calls on an emulated arm64 CPU, and return their results."""
-    return _machine().execute(calls, target)
+    return _machine(EMULATED_CPU if set(target.attrs["mattr"]) == {"+neon"} else EVERYTHING).execute(calls, target)
 
 
 @functools.cache
-def _machine() -> _EmulatedMachine:
-    return _EmulatedMachine()
+def _machine(cpu: str) -> _EmulatedMachine:
+    return _EmulatedMachine(cpu)
 
 
 class _EmulatedMachine:
     """One process of `tests.kernels.run_kernels` for all tests, as it takes seconds to start."""
 
-    def __init__(self) -> None:
+    def __init__(self, cpu: str) -> None:
+        self._cpu = cpu
         self._folder = tempfile.TemporaryDirectory(prefix="kernels-")
         self._scratch = Path(self._folder.name)
         self._names = itertools.count()
@@ -127,7 +128,7 @@ class _EmulatedMachine:
         with (self._scratch / "log").open("w") as log:
             # It ends when its standard input does, which is at the latest when this process ends.
             return subprocess.Popen(
-                [python.executable(EMULATED_CPU), "-m", "tests.kernels.run_kernels"],
+                [python.executable(self._cpu), "-m", "tests.kernels.run_kernels"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

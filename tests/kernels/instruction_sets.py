@@ -39,14 +39,14 @@ class Runnable:
 
 
 def targets_with(isa_name: str) -> tuple[Target, ...]:
-    """Return the package's Linux targets whose CPUs have an instruction set: this machine's first, then the least."""
+    """Return the package's targets whose CPUs have an instruction set: this machine's, Linux, and the least first."""
     wanted = {isa_name, OTHER_ENCODINGS.get(isa_name)}
     plain = (load_target(listing.name) for listing in list_targets() if listing.name != "host")
-    found = [target for target in plain if "linux-gnu" in target.triple and wanted & _lineage(target)]
+    found = [target for target in plain if wanted & _lineage(target)]
 
-    def rank(target: Target) -> tuple[bool, bool, int]:
-        encoded_otherwise = isa_name not in _lineage(target)
-        return target.architecture != architecture(), encoded_otherwise, len(target.required_features)
+    def rank(target: Target) -> tuple[bool, bool, bool, int]:
+        elsewhere = target.architecture != architecture(), "linux-gnu" not in target.triple
+        return *elsewhere, isa_name not in _lineage(target), len(target.required_features)
 
     return tuple(sorted(found, key=rank))
 

@@ -22,7 +22,8 @@ class InstructionSet:
     """A micro-kernel's vocabulary: sizes, and the few operations that loops are built around.
 
     The base class says them in plain vector arithmetic, which LLVM turns into whatever the CPU has; a subclass with a
-    better instruction overrides the method. All expressions are TIR.
+    better instruction overrides the method. All expressions are TIR; `meaning.py` has in NumPy what they compute. A method
+    that an instruction set has nothing for raises NotImplementedError.
 
     Attributes:
         name: as in the registry and in targets/*.toml.
@@ -86,7 +87,7 @@ class InstructionSet:
             weights: vector of `lanes * dot_depth` in `weight_dtype`, in the order that `arrange` returns.
         """
         if self.dot_depth != 1:
-            raise TypeError(f"{self.name} sums {self.dot_depth} products and must define its own dot")
+            raise NotImplementedError(f"{self.name} sums {self.dot_depth} products and must define its own dot")
         return acc + T.broadcast(T.cast(activations, "int32"), self.lanes) * T.cast(weights, f"int32x{self.lanes}")
 
     def dot_lanes(self, acc: Any, activations: Any, weights: Any) -> Any:
@@ -97,7 +98,7 @@ class InstructionSet:
             activations: uint8 vector of `lanes * dot_depth`.
             weights: vector of `lanes * dot_depth` in `weight_dtype`, for each lane its `dot_depth` values together.
         """
-        raise TypeError(f"{self.name} has no dot product of {self.dot_depth} values in each lane")
+        raise NotImplementedError(f"{self.name} has no dot product of {self.dot_depth} values in each lane")
 
     def multiply_add(self, acc: Any, activation: Any, weights: Any) -> Any:
         """Return `acc + activation * weights` in float32, which LLVM contracts into one rounding where the CPU can.
@@ -152,7 +153,7 @@ class InstructionSet:
             low: least result, at least 0.
             high: largest result, at most 255.
         """
-        raise TypeError(f"{self.name} doesn't interleave bytes")
+        raise NotImplementedError(f"{self.name} doesn't interleave bytes")
 
     def lookup(self, codes: Any, table: Sequence[Any]) -> Any:
         """Return the entries of a table of 256 bytes, as a vector like `codes`.
@@ -161,4 +162,4 @@ class InstructionSet:
             codes: uint8 vector of at most 4 * `lanes`.
             table: the `table_vectors` uint8 vectors that hold it.
         """
-        raise TypeError(f"{self.name} has no quick way to look codes up")
+        raise NotImplementedError(f"{self.name} has no quick way to look codes up")

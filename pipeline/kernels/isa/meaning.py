@@ -1,0 +1,101 @@
+"""What each primitive of an instruction set means, in NumPy: the contract that every instruction set is held to.
+
+A function here has the name of the method that it describes (`base.py`, for tiles `amx.py`). It takes arrays where the
+method takes vectors: their lanes are the last axis, and any axes may come before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.dialect.attributes import QAdd
+from pipeline.kernels.isa.base import Array
+
+
+def arrange(weights: Array) -> Array:
+    """Any order of the last two axes, [lanes, dot_depth], as one; `dot` says what it must fit."""
+    return weights.reshape(*weights.shape[:-2], -1)
+
+
+def dot(acc: Array, activations: Array, weights: Array) -> Array:
+    """Activations are [dot_depth], weights [lanes, dot_depth] before they are arranged; no sum may leave int32."""
+    return dot_lanes(acc, activations[..., np.newaxis, :], weights)
+
+
+def dot_lanes(acc: Array, activations: Array, weights: Array) -> Array:
+    """Activations and weights are [lanes, dot_depth]; no sum may leave int32."""
+    return _int32(acc + (activations.astype("int64") * weights).sum(axis=-1))
+
+
+def dot_pairs(acc: Array, left: Array, right: Array) -> Array:
+    """Left and right are [2 * lanes] int16; no sum of two products, and no result, may leave int32."""
+    products = left.astype("int64") * right
+    return _int32(acc + _int32(products[..., 0::2] + products[..., 1::2]))
+
+
+def multiply_add(acc: Array, activation: Array, weights: Array) -> tuple[Array, Array]:
+    """Either of two: product and sum rounded to float32 each, or the sum alone, which is exact here if float64 is."""
+    exact = acc.astype("float64") + activation.astype("float64") * weights
+    return acc + activation * weights, exact.astype("float32")
+
+
+def saturate(values: Sequence[Array], zero_point: int, low: int, high: int) -> Array:
+    """The vectors' results follow one another; no value may leave int32 when the zero point is added."""
+    shifted = _int32(np.concatenate(values, axis=-1).astype("int64") + zero_point)
+    return np.clip(shifted, low, high).astype("uint8")
+
+
+def saturate_interleaved(values: Sequence[Array], zero_point: int, low: int, high: int) -> Array:
+    """Each 16 channels come four from the first vector, four from the second, the third, the fourth."""
+    fours = [value.reshape(*value.shape[:-1], -1, 4) for value in values]
+    channels = np.concatenate(fours, axis=-1)
+    return saturate([channels.reshape(*channels.shape[:-2], -1)], zero_point, low, high)
+
+
+def weighted_sum(left: Array, right: Array, attrs: QAdd) -> Array:
+    """Half of the step is added before the shift, which rounds down; no sum may leave int32."""
+    total = (left.astype("int64") - attrs.a_zero_point) * attrs.a_multiplier
+    total += (right.astype("int64") - attrs.b_zero_point) * attrs.b_multiplier
+    shifted = _int32(total + (1 << (attrs.shift - 1))) >> attrs.shift
+    return saturate([shifted], attrs.output_zero_point, attrs.output_min, attrs.output_max)
+
+
+def lookup(codes: Array, table: Sequence[Array]) -> Array:
+    """The table's vectors, which follow one another, have 256 entries; each may have a table of its own."""
+    return np.take_along_axis(np.concatenate(table, axis=-1), codes.astype("int64"), axis=-1)
+
+
+def configure(shapes: Sequence[tuple[int, int]]) -> list[Array]:
+    """The tiles: rows by bytes, all zero."""
+    return [np.zeros(shape, "uint8") for shape in shapes]
+
+
+def load(tile: Array, memory: Array, stride: int) -> Array:
+    """The tile [rows, bytes], filled from memory [bytes], which begins at the first row."""
+    starts = stride * np.arange(tile.shape[0])
+    return memory[starts[:, np.newaxis] + np.arange(tile.shape[1])].astype("uint8")
+
+
+def multiply(sums: Array, activations: Array, weights: Array) -> Array:
+    """Tiles of bytes: sums are [rows][columns] of int32, activations [rows][4 * steps], weights [steps][columns][4]."""
+    steps, columns = weights.shape[0], weights.shape[1] // 4
+    fours = weights.view("int8").reshape(steps, columns, 4)
+    lanes = activations.reshape(-1, 1, 4 * steps), np.moveaxis(fours, 1, 0).reshape(1, columns, 4 * steps)
+    return np.asarray(dot_lanes(np.ascontiguousarray(sums).view("int32"), *lanes).view("uint8"))
+
+
+def store(tile: Array, memory: Array, stride: int) -> Array:
+    """The memory [bytes], with the tile's rows written over it."""
+    result = memory.copy()
+    for row, values in enumerate(tile):
+        result[row * stride : row * stride + len(values)] = values
+    return result
+
+
+def _int32(value: Array) -> Array:
+    narrow = value.astype("int32")
+    if not np.array_equal(narrow, value):
+        raise OverflowError("The operands' sum isn't an int32: no instruction set says what it becomes")
+    return narrow

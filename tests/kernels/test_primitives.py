@@ -1,0 +1,276 @@
+"""The contract of instruction sets: each primitive computes its meaning, `pipeline.kernels.isa.meaning`, exactly.
+
+The instruction sets are whatever the package has: on this CPU, or where it lacks them emulated.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from pipeline.dialect.attributes import QAdd
+from pipeline.kernels.isa import InstructionSet, instruction_sets, meaning
+from pipeline.kernels.isa.amx import TileInstructionSet
+from pipeline.kernels.vectors import lanes_of, span
+from tests.kernels.execution import Call
+from tests.kernels.instruction_sets import runnable
+from tests.kernels.tensors import SEEDS
+
+Array = npt.NDArray[Any]
+
+ROWS = 96
+"""How many vectors of operands a primitive is tried on at once."""
+
+NO_PRIMITIVES = {"extending", "lineage", "emit", "release"}
+"""Methods of instruction sets that compute nothing by themselves."""
+
+
+def primitives(isa: InstructionSet) -> set[str]:
+    """Return the names of an instruction set's primitives, also of those that it only refuses."""
+    methods = inspect.getmembers(isa, inspect.ismethod)
+    return {name for name, _ in methods if not name.startswith("_")} - NO_PRIMITIVES
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A primitive on many random operands.
+
+    Attributes:
+        primitive: its name.
+        call: a function that applies it to all operands, and these.
+        allowed: what may come out: one value for each element, or where several are right, all of them.
+    """
+
+    primitive: str
+    call: Call
+    allowed: tuple[Array, ...]
+
+    def check(self, result: Array) -> None:
+        right = np.any([result == values.reshape(-1) for values in self.allowed], axis=0)
+        shown = [values.reshape(-1)[~right][:8] for values in self.allowed]
+        assert right.all(), f"{self.primitive}: {result[~right][:8]} in place of {shown}"
+
+
+def trial(primitive: str, apply: Callable[..., Any], operands: Sequence[Array], *allowed: Array) -> Trial:
+    """Return the trial of a primitive on one row of each operand after another, [ROWS, lanes]."""
+    with IRBuilder() as builder, T.prim_func():
+        T.func_attr({"tirx.noalias": True})
+        inputs = [T.arg(f"x{i}", T.buffer((x.size,), str(x.dtype))) for i, x in enumerate(operands)]
+        output = T.arg("y", T.buffer((allowed[0].size,), str(allowed[0].dtype)))
+        with T.serial(ROWS) as row:
+            vectors = [b[span(row * x.shape[1], x.shape[1])] for b, x in zip(inputs, operands, strict=True)]
+            result = apply(*vectors)
+            T.buffer_store(output, result, [span(row * allowed[0].shape[1], lanes_of(result))])
+    results = np.zeros(allowed[0].size, allowed[0].dtype)
+    return Trial(
+        primitive, Call(builder.get(), (*(np.ascontiguousarray(x).reshape(-1) for x in operands), results)), allowed
+    )
+
+
+def numbers(
+    random: np.random.Generator, dtype: str, lanes: int, low: int | None = None, high: int | None = None
+) -> Array:
+    """Return [ROWS, lanes] integers from `low` to `high`, which are likely; a row of nothing else for each of them."""
+    limits = np.iinfo(dtype)
+    low, high = limits.min if low is None else low, limits.max if high is None else high
+    values = random.integers(low, high, (ROWS, lanes), endpoint=True)
+    extreme = random.choice([low, low + 1, 0, 1, high - 1, high], (ROWS, lanes))
+    values = np.where(random.random((ROWS, lanes)) < 0.3, np.clip(extreme, low, high), values)
+    values[0], values[1] = low, high
+    # So that each operand's extremes also meet the others'.
+    return random.permutation(values).astype(dtype)
+
+
+def accumulators(random: np.random.Generator, products: Array) -> Array:
+    """Return int32 values that the sums of some products may be added to, in any order: all of them, if all fit."""
+    limit, room = 2**31 - 1, np.abs(products.astype("int64")).sum(axis=-1)
+    drawn = numbers(random, "int32", products.shape[1]).astype("int64")
+    return np.clip(drawn, room - limit, limit - room).astype("int32")
+
+
+def bounds(random: np.random.Generator) -> Iterator[tuple[int, int, int]]:
+    """Yield zero points, least and largest results."""
+    yield from ((0, 0, 255), (128, 0, 255), (255, 3, 250), (1, 7, 7), (0, 255, 255))
+    low, high = sorted(int(v) for v in random.integers(0, 256, 2))
+    yield int(random.integers(0, 256)), low, high
+
+
+def dot(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    activations = numbers(random, "uint8", isa.dot_depth)
+    weights = numbers(random, "int8", isa.lanes * isa.dot_depth).reshape(ROWS, isa.lanes, isa.dot_depth)
+    acc = accumulators(random, activations[:, np.newaxis].astype("int64") * weights)
+    operands = acc, activations, isa.arrange(weights.astype(isa.weight_dtype))
+    yield trial("dot", isa.dot, operands, meaning.dot(acc, activations, weights))
+
+
+def dot_lanes(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    activations, weights = (numbers(random, dtype, isa.lanes * isa.dot_depth) for dtype in ("uint8", "int8"))
+    lanes = [x.reshape(ROWS, isa.lanes, isa.dot_depth) for x in (activations, weights)]
+    acc = accumulators(random, lanes[0].astype("int64") * lanes[1])
+    operands = acc, activations, weights.astype(isa.weight_dtype)
+    yield trial("dot_lanes", isa.dot_lanes, operands, meaning.dot_lanes(acc, *lanes))
+
+
+def dot_pairs(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    left, right = numbers(random, "int16", 2 * isa.lanes), numbers(random, "int16", 2 * isa.lanes, low=1 - 2**15)
+    acc = accumulators(random, (left.astype("int64") * right).reshape(ROWS, isa.lanes, 2))
+    yield trial("dot_pairs", isa.dot_pairs, (acc, left, right), meaning.dot_pairs(acc, left, right))
+
+
+def multiply_add(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    # Whole numbers: float64 has their product and its sum with a third exactly.
+    acc, activation, weights = (
+        numbers(random, "int64", lanes, -limit, limit).astype("float32")
+        for lanes, limit in ((isa.lanes, 2**40), (1, 2**24), (isa.lanes, 2**24))
+    )
+    yield trial(
+        "multiply_add", isa.multiply_add, (acc, activation, weights), *meaning.multiply_add(acc, activation, weights)
+    )
+
+
+def saturate(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    shapes = [*([isa.lanes] * count for count in range(1, isa.saturate_vectors + 1)), [1], [3], [4 * isa.lanes]]
+    # Each of the shapes twice, with other bounds.
+    for lanes, (zero_point, low, high) in zip(shapes * 2, itertools.cycle(bounds(random)), strict=False):
+        values = [numbers(random, "int32", n, high=2**31 - 1 - zero_point) for n in lanes]
+        for value in values:
+            value[: ROWS // 2] = random.integers(-300, 600, (ROWS // 2, value.shape[1]))
+        expected = meaning.saturate(values, zero_point, low, high)
+        yield trial("saturate", lambda *v, b=(zero_point, low, high): isa.saturate(v, *b), values, expected)
+
+
+def saturate_interleaved(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    for zero_point, low, high in bounds(random):
+        values = [numbers(random, "int32", isa.lanes, high=2**31 - 1 - zero_point) for _ in range(4)]
+        for value in values:
+            value[: ROWS // 2] = random.integers(-300, 600, (ROWS // 2, isa.lanes))
+        expected = meaning.saturate_interleaved(values, zero_point, low, high)
+        yield trial(
+            "saturate_interleaved",
+            lambda *v, b=(zero_point, low, high): isa.saturate_interleaved(v, *b),
+            values,
+            expected,
+        )
+
+
+def weighted_sum(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    largest = 2**15 - 1
+    multipliers = [(1, 1, 1), (largest, -largest, 15), (-(2**15), largest, 16), (2**20, -7, 21), (largest, largest, 30)]
+    multipliers.append((int(random.integers(-largest, largest)), int(random.integers(-largest, largest)), 14))
+    for (a_multiplier, b_multiplier, shift), (zero_point, low, high) in zip(multipliers, bounds(random), strict=True):
+        a_zero_point, b_zero_point = (int(v) for v in random.choice([0, 1, 128, 255], 2))
+        attrs = QAdd(zero_point, low, high, a_zero_point, b_zero_point, a_multiplier, b_multiplier, shift)
+        for lanes in (4 * isa.lanes, int(random.choice([1, isa.lanes]))):
+            left, right = (numbers(random, "uint8", lanes) for _ in range(2))
+            expected = meaning.weighted_sum(left, right, attrs)
+            yield trial("weighted_sum", functools.partial(isa.weighted_sum, attrs=attrs), (left, right), expected)
+
+
+def lookup(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    for lanes in (4 * isa.lanes, isa.lanes, 1):
+        count = max(isa.table_vectors, 1)
+        codes, *table = [numbers(random, "uint8", n) for n in (lanes, *[256 // count] * count)]
+        expected = meaning.lookup(codes, table)
+        yield trial("lookup", lambda codes, *table: isa.lookup(codes, table), (codes, *table), expected)
+
+
+def tiles(isa: TileInstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    """Multiply tiles of whole, odd and least shapes, with rows that lie apart, and sums that begin with one row."""
+    for rows, steps, columns in ((isa.tile_rows, isa.tile_bytes // 4, isa.tile_bytes // 4), (7, 5, 3), (1, 1, 1)):
+        shapes = [(rows, 4 * columns), (rows, 4 * steps), (steps, 4 * columns)]
+        strides = [0, 4 * steps + 3, 4 * columns + 8]
+        sums, output_stride = numbers(random, "int32", columns, -(2**24), 2**24)[0], 4 * columns + 4
+        memories = [sums, *(numbers(random, t, 1)[:, 0].repeat(32) for t in ("uint8", "int8"))]
+        with IRBuilder() as builder, T.prim_func():
+            T.func_attr({"tirx.noalias": True})
+            inputs = [T.arg(f"x{i}", T.buffer((x.size,), str(x.dtype))) for i, x in enumerate(memories)]
+            output = T.arg("y", T.buffer((rows * output_stride // 4,), "int32"))
+            isa.configure(shapes)
+            for tile, (memory, stride) in enumerate(zip(inputs, strides, strict=True)):
+                isa.load(tile, memory, 0, stride)
+            isa.multiply(0, 1, 2)
+            isa.store(0, output, 0, output_stride)
+            isa.release()
+        loaded = [
+            meaning.load(tile, memory.view("uint8"), stride)
+            for tile, memory, stride in zip(meaning.configure(shapes), memories, strides, strict=True)
+        ]
+        before = np.zeros(rows * output_stride // 4, "int32")
+        after = meaning.store(meaning.multiply(*loaded), before.view("uint8"), output_stride).view("int32")
+        yield Trial("multiply", Call(builder.get(), (*memories, before)), (after,))
+
+
+TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
+    "arrange": dot,
+    "configure": tiles,
+    "dot": dot,
+    "dot_lanes": dot_lanes,
+    "dot_pairs": dot_pairs,
+    "load": tiles,
+    "lookup": lookup,
+    "multiply": tiles,
+    "multiply_add": multiply_add,
+    "saturate": saturate,
+    "saturate_interleaved": saturate_interleaved,
+    "store": tiles,
+    "weighted_sum": weighted_sum,
+}
+"""What tries each primitive; some are tried by way of others."""
+
+
+def has(isa: InstructionSet, primitive: str) -> bool:
+    """Return whether an instruction set has a primitive, and doesn't refuse it."""
+    if primitive not in primitives(isa):
+        return False
+    try:
+        next(TRIALS[primitive](isa, np.random.default_rng(0)))
+    except NotImplementedError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("isa_name", instruction_sets())
+@given(seed=SEEDS)
+@settings(max_examples=1)
+def test_primitives_compute_their_meaning(isa_name: str, seed: int) -> None:
+    machine = runnable(isa_name)
+    generators = {TRIALS[name] for name in primitives(machine.isa) if has(machine.isa, name)}
+    ordered = sorted(generators, key=lambda generator: generator.__name__)
+    trials = [t for generator in ordered for t in generator(machine.isa, np.random.default_rng(seed))]
+    results = machine.execute([t.call for t in trials], machine.target)
+    for tried, result in zip(trials, results, strict=True):
+        tried.check(result)
+
+
+@pytest.mark.parametrize("isa_name", instruction_sets())
+def test_every_primitive_has_a_meaning_and_is_tried(isa_name: str) -> None:
+    meanings = {name for name, _ in inspect.getmembers(meaning, inspect.isfunction) if not name.startswith("_")}
+    assert primitives(instruction_sets()[isa_name]) <= meanings
+    assert meanings == set(TRIALS)
+
+
+@pytest.mark.parametrize("isa", [isa for isa in instruction_sets().values() if isa.parent], ids=lambda isa: isa.name)
+def test_an_instruction_set_has_all_that_its_parent_has(isa: InstructionSet) -> None:
+    """Kernels are inherited, so what they are made of has to be; as has what makes them quick."""
+    assert isa.parent is not None
+    assert {name for name in TRIALS if has(isa.parent, name)} <= {name for name in TRIALS if has(isa, name)}
+    assert isa.fuses_multiply_add >= isa.parent.fuses_multiply_add
+    assert isa.table_vectors or not isa.parent.table_vectors
+
+
+@pytest.mark.parametrize("isa_name", instruction_sets())
+def test_what_every_kernel_may_use_is_refused_by_none(isa_name: str) -> None:
+    isa = instruction_sets()[isa_name]
+    assert all(has(isa, name) for name in ("arrange", "dot", "multiply_add", "saturate", "weighted_sum"))
+    assert has(isa, "lookup") == (isa.table_vectors > 0)
