@@ -22,8 +22,8 @@ class InstructionSet:
     """A micro-kernel's vocabulary: sizes, and the few operations that loops are built around.
 
     The base class says them in plain vector arithmetic, which LLVM turns into whatever the CPU has; a subclass with a
-    better instruction overrides the method. All expressions are TIR; `meaning.py` has in NumPy what they compute. A method
-    that an instruction set has nothing for raises NotImplementedError.
+    better instruction overrides the method. All expressions are TIR; `meaning.py` has in NumPy what they compute. A
+    method that an instruction set has nothing for raises NotImplementedError.
 
     Attributes:
         name: as in the registry and in targets/*.toml.

@@ -75,7 +75,7 @@ def configure(shapes: Sequence[tuple[int, int]]) -> list[Array]:
 def load(tile: Array, memory: Array, stride: int) -> Array:
     """The tile [rows, bytes], filled from memory [bytes], which begins at the first row."""
     starts = stride * np.arange(tile.shape[0])
-    return memory[starts[:, np.newaxis] + np.arange(tile.shape[1])].astype("uint8")
+    return np.asarray(memory[starts[:, np.newaxis] + np.arange(tile.shape[1])], "uint8")
 
 
 def multiply(sums: Array, activations: Array, weights: Array) -> Array:
