@@ -131,7 +131,8 @@ def write_frames(module: tvm.IRModule) -> tvm.IRModule:
         if not isinstance(pad, op.Pad) or (producer := flow.producers.get(binding.value.args[0])) is None:
             continue
         others = [user for user in flow.users[producer.var] if not user.var.same_as(binding.var)]
-        sums = {user.var: _adding_inside(user, producer.var, pad) for user in others}
+        # A sum may have been given a frame of its own before.
+        sums = {u.var: _adding_inside(changed.get(u.var, describe(u.value)), u, producer.var, pad) for u in others}
         writer = _writer(producer)
         if writer is None or producer.var in flow.outputs or None in sums.values():
             continue
@@ -156,9 +157,17 @@ def _writer(producer: Binding) -> _Framed | None:
     return attrs if isinstance(attrs, op.MaxPool2d | op.QuantizeImage | op.UpsampleConcat) else _extensible(producer)
 
 
-def _adding_inside(user: Binding, var: relax.Var, pad: op.Pad) -> op.Conv2dAdd | op.QConv2dAdd | None:
-    """Return a sum that finds `var` inside a frame; None if `user` isn't one, or needs the pixels of `var` together."""
-    attrs = describe(user.value)
+def _adding_inside(
+    attrs: op.Attributes | None, user: Binding, var: relax.Var, pad: op.Pad
+) -> op.Conv2dAdd | op.QConv2dAdd | None:
+    """Return a sum that finds `var` inside a frame; None if `user` isn't one, or needs the pixels of `var` together.
+
+    Args:
+        attrs: what `user` is, or has become.
+        user: a binding that reads `var`.
+        var: what gets the frame.
+        pad: the frame.
+    """
     if not isinstance(attrs, op.Conv2dAdd | op.QConv2dAdd) or tensor_type(user.value.args[1]).shape[1:3] == (1, 1):
         return None
     *others, residual = user.value.args

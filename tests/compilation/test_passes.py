@@ -99,6 +99,13 @@ def found_in_its_frame(m: Model) -> str:
     return m.conv(m.node("Add", m.conv(y), y))
 
 
+def found_in_a_later_frame(m: Model) -> str:
+    """A sum is padded before what it adds is."""
+    y = m.conv("x", kernel=1)
+    total = m.node("Add", m.conv(m.conv("x", kernel=1)), y)
+    return m.node("Concat", m.conv(total), m.conv(y), axis=1)
+
+
 def squeeze_and_excite(m: Model) -> str:
     y = m.conv("x")
     y = m.node("Mul", y, m.node("Sigmoid", m.conv(m.node("GlobalAveragePool", y), kernel=1)))
@@ -218,6 +225,8 @@ EXAMPLES: Mapping[str, Mapping[str, Example]] = {
         "image": integer(image, IMAGE, 16),
         "images side by side": integer(joined),
         "sum that finds its operand inside": integer(found_in_its_frame),
+        "sum that gets a frame before its operand does": integer(found_in_a_later_frame, out=16),
+        "sum that gets a frame before its operand does, float": floating(found_in_a_later_frame),
         "convolution, float": floating(lambda m: m.conv(m.conv("x", kernel=1))),
         "sum that finds its operand inside, float": floating(found_in_its_frame),
         "residual network": Example(lambda: quantized_network(residual_network())),
