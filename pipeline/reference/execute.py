@@ -16,7 +16,7 @@ from pipeline.program import Program
 from pipeline.reference.operators import evaluate
 
 Array = npt.NDArray[Any]
-Stock = Callable[..., Array]
+Stock = Callable[..., Any]
 
 
 def execute(program: Program, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -166,14 +166,53 @@ def _leaky(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
     return np.asarray(np.where(x > 0, x, x * np.float32(binding.value.attrs["alpha"])))
 
 
+def _order(x: Array, axis: int, descending: bool) -> Array:
+    """Return the stable order of values along an axis, as indices."""
+    return np.argsort(-x.astype("float64") if descending else x, axis=axis, kind="stable")
+
+
+def _argsorted(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
+    x, attrs = _value(binding.value.args[0], values), binding.value.attrs
+    return _order(x, int(attrs["axis"]), bool(attrs["descending"])).astype(str(attrs["dtype"]))
+
+
+def _sorted(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
+    x, attrs = _value(binding.value.args[0], values), binding.value.attrs
+    return np.take_along_axis(x, _order(x, int(attrs["axis"]), bool(attrs["descending"])), int(attrs["axis"]))
+
+
+def _top(binding: Binding, values: Mapping[relax.Var, Any]) -> Array | tuple[Array, ...]:
+    x, attrs = _value(binding.value.args[0], values), binding.value.attrs
+    axis = int(attrs["axis"])
+    count = int(attrs["k"]) if int(attrs["k"]) > 0 else x.shape[axis]
+    order = np.take(_order(x, axis, bool(attrs["largest"])), range(count), axis)
+    results = {"values": np.take_along_axis(x, order, axis), "indices": order.astype(str(attrs["dtype"]))}
+    kind = str(attrs["ret_type"])
+    return results[kind] if kind in results else tuple(results.values())
+
+
+def _gathered(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
+    x, indices = (_value(a, values) for a in binding.value.args)
+    return np.take_along_axis(x, indices.astype("int64"), int(binding.value.attrs["axis"]))
+
+
+def _summed_so_far(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
+    x, attrs = _value(binding.value.args[0], values), binding.value.attrs
+    total = np.cumsum(x, int(attrs["axis"]), dtype=tensor_type(binding.var).dtype)
+    return np.asarray(total - x if attrs["exclusive"] else total)
+
+
 STOCK: dict[str, Stock] = {
     **{f"relax.{name}": _elementwise(function) for name, (_, function) in pointwise.FUNCTIONS.items()},
     "relax.add": _binary(np.add),
+    "relax.argsort": _argsorted,
     "relax.astype": _elementwise(np.asarray),
     "relax.clip": _clipped,
     "relax.concat": _concatenated,
+    "relax.cumsum": _summed_so_far,
     "relax.divide": _binary(np.divide),
     "relax.expand_dims": _reshaped,
+    "relax.gather_elements": _gathered,
     "relax.image.resize2d": _resized,
     "relax.flatten": _reshaped,
     "relax.matmul": _binary(np.matmul),
@@ -189,10 +228,12 @@ STOCK: dict[str, Stock] = {
     "relax.nn.silu": _elementwise(lambda x: x / (1 + np.exp(-x))),
     "relax.permute_dims": _permuted,
     "relax.reshape": _reshaped,
+    "relax.sort": _sorted,
     "relax.square": _elementwise(np.square),
     "relax.squeeze": _reshaped,
     "relax.strided_slice": _sliced,
     "relax.subtract": _binary(np.subtract),
     "relax.sum": _reduced(np.sum),
+    "relax.topk": _top,
 }
 """Stock Relax operators in NumPy."""

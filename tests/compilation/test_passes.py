@@ -166,6 +166,33 @@ def gated(m: Model) -> str:
     return m.node("Mul", m.conv("x"), m.conv("x", 8, 1))
 
 
+def best(axis: int, **attributes: Any) -> Example:
+    """Return an example of the largest or smallest three values along an axis, and where they are."""
+
+    def make() -> Program:
+        b = ModelBuilder()
+        values = b.node("TopK", "x", b.constant(np.array([3])), axis=axis, **attributes)
+        b.nodes[-1].output.append("indices")
+        return import_test_model(b.model({"x": SHAPE}, values, b.node("Cast", "indices", to=1)))
+
+    return Example(make)
+
+
+def in_order(**attributes: Any) -> Example:
+    def make() -> Program:
+        n = Network((4, 7, 5))
+        sorts = [sort(n.inputs[0], **attributes) for sort in (relax.op.sort, relax.op.argsort)]
+        return n.program(*sorts)
+
+    return Example(make)
+
+
+def running_sums() -> Program:
+    b = ModelBuilder()
+    sums = b.node("CumSum", "x", b.constant(np.array(1)), exclusive=1)
+    return import_test_model(b.model({"x": SHAPE}, b.node("Transpose", sums, perm=[3, 1, 0, 2])))
+
+
 EXAMPLES: Mapping[str, Mapping[str, Example]] = {
     "split_transposed_convolutions": {
         **{name: Example(functools.partial(case.integer, 0)) for name, case in CASES.items()},
@@ -184,6 +211,12 @@ EXAMPLES: Mapping[str, Mapping[str, Example]] = {
         ),
         "windows rounded up": floating(averages, tolerance=1e-5, kernel_shape=[3, 2], strides=[2, 2], ceil_mode=1),
         "product": floating(gated),
+    },
+    "replace_sorts": {
+        "largest along the last axis": best(3),
+        "smallest along channels": best(1, largest=0),
+        "all in order": in_order(axis=-1),
+        "all in falling order": in_order(axis=1, descending=True),
     },
     "fuse_residual_adds": {
         "sum": integer(residual_sum),
@@ -247,8 +280,12 @@ EXAMPLES: Mapping[str, Mapping[str, Example]] = {
 LOWERED: Mapping[str, Example] = {
     "residual network": Example(lambda: quantized_network(residual_network())),
     "network with one of everything": Example(lambda: quantized_network(small_network()), 1e-5),
+    "operators of TVM's": Example(running_sums, 1e-5),
 }
-"""Programs for `select_kernels` and `center_tensors`, after which programs can only be executed as machine code."""
+"""Programs for the phases after which programs can only be executed as machine code."""
+
+LOWERING = ("legalize", "select_kernels", "center_tensors")
+"""These phases."""
 
 
 def quantized_network(model: Any) -> Program:
@@ -275,7 +312,7 @@ def after(module: tvm.IRModule, steps: Sequence[Phase]) -> tvm.IRModule:
 
 
 def test_every_phase_has_examples() -> None:
-    assert [name for name, _ in own(phases(TILES, None))] == [*EXAMPLES, "select_kernels", "center_tensors"]
+    assert [name for name, _ in own(phases(TILES, None))] == [*EXAMPLES, *LOWERING]
     assert all(EXAMPLES.values())
 
 
@@ -300,12 +337,17 @@ def compiled(program: Program, steps: Sequence[Phase]) -> Callable[[dict[str, np
     return run
 
 
+@pytest.mark.parametrize("name", LOWERING)
+def test_a_phase_of_lowering_changes_a_program(name: str) -> None:
+    steps = phases(instruction_set_of(load_target("host")), None)
+    before = until(name, LOWERED["residual network"].make().module, steps)
+    assert_changed(before, after(before, [(name, dict(steps)[name])]))
+
+
 @pytest.mark.parametrize("example", LOWERED)
 def test_kernels_give_the_values_of_operators_wherever_their_tensors_lie(example: str) -> None:
     case, steps = LOWERED[example], phases(instruction_set_of(load_target("host")), None)
     program = case.make()
-    before = until("center_tensors", program.module, steps)
-    assert_changed(before, dict(steps)["center_tensors"](before))
     run, run_uncentred = compiled(program, steps), compiled(program, [s for s in steps if s[0] != "center_tensors"])
     for seed in range(INPUTS):
         feeds = random_feeds(program, seed)
