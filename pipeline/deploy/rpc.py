@@ -6,11 +6,17 @@ This module only connects; it never listens.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
+import math
+import os
 import re
 import socket
+import struct
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +28,7 @@ from pipeline.artifact import ArtifactMetadata, read_metadata
 from pipeline.deploy.tensors import Array, Tensor, check_feeds
 from pipeline.deploy.trace import STOPWATCH, Times, Trace, alternate, new_times
 from pipeline.deploy.worker import Worker
-from pipeline.errors import DeviceError, OptionError
+from pipeline.errors import ArtifactError, DeviceError, OptionError
 from pipeline.program import TensorSpec
 
 T = TypeVar("T")
@@ -101,7 +107,7 @@ class RemoteRunner:
         num_threads: int | None = None,
         timeout: float = 60.0,
     ) -> None:
-        path = Path(path)
+        path = self._path = Path(path)
         self.metadata: ArtifactMetadata = read_metadata(path)
         self.address = _address(rpc, tracker)
         if num_threads is not None and num_threads < 1:
@@ -115,6 +121,7 @@ class RemoteRunner:
         self._through_tracker = tracker is not None
         _check_reachable(self.address, "tracker" if self._through_tracker else "server", timeout)
         self._worker = Worker(f"session with {self.address}")
+        _OPEN.add(self)
         try:
             self._session = self._call("connecting", self._connect)
             self._call("loading the library", lambda: self._load(path, num_threads))
@@ -143,8 +150,9 @@ class RemoteRunner:
 
         def run() -> dict[str, Array]:
             self._set_inputs(self._machine, arrays)
-            self._machine.invoke_stateful("main")
-            return {o.name: np.asarray(v.numpy()) for o, v in zip(self.outputs, self._results(), strict=True)}
+            with _answers():
+                self._machine.invoke_stateful("main")
+            return self._results()
 
         return self._call("running the model", run)
 
@@ -157,8 +165,7 @@ class RemoteRunner:
 
         def measure() -> list[float]:
             self._set_inputs(self._machine, arrays)
-            evaluator = self._machine.time_evaluator("invoke_stateful", self._device, number=1, repeat=warmup + repeats)
-            return [float(seconds) for seconds in evaluator("main").results[warmup:]]
+            return self._seconds(self._machine, "invoke_stateful", warmup + repeats, "main")[warmup:]
 
         return self._call("benchmarking", measure)
 
@@ -166,7 +173,7 @@ class RemoteRunner:
         """Return how long each kernel takes, and the whole run, measured on the device; see `Runner.trace`.
 
         Raises:
-            ArtifactError: the library can't time its kernels: an older pipeline built it.
+            ArtifactError: the library can't time its kernels, as an older pipeline built it.
             SampleError: an input is missing, unknown, or of the wrong shape or dtype.
             DeviceError: the session failed or took too long.
         """
@@ -177,20 +184,23 @@ class RemoteRunner:
             from tvm import relax, runtime
 
             self._set_inputs(self._machine, arrays)
-            timed = relax.VirtualMachine(self._library, self._device)
+            with _answers():
+                if not self._library.implements_function(STOPWATCH, query_imports=True):
+                    raise ArtifactError(f"{self._path} can't time its kernels. Build it again.")
+                timed = relax.VirtualMachine(self._library, self._device)
+                start_stopwatch = self._library.get_function(STOPWATCH, query_imports=True)
             self._set_inputs(timed, arrays)
-            start_stopwatch = self._library.get_function(STOPWATCH, query_imports=True)
             return timed, start_stopwatch, runtime.tensor(new_times(len(kernels)), self._device)
 
         def run() -> float:
-            evaluator = self._machine.time_evaluator("invoke_stateful", self._device, number=1, repeat=1)
-            return float(evaluator("main").results[0])
+            return self._seconds(self._machine, "invoke_stateful", 1, "main")[0]
 
         def times() -> Times:
             timed, start_stopwatch, values = prepared
-            start_stopwatch(timed.module, values)
-            timed.invoke_stateful("main")
-            return np.asarray(values.numpy())
+            with _answers():
+                start_stopwatch(timed.module, values)
+                timed.invoke_stateful("main")
+                return np.asarray(values.numpy())
 
         prepared = self._call("preparing to trace", prepare)
         return alternate(
@@ -206,8 +216,8 @@ class RemoteRunner:
             import tvm
 
             tensors = [tvm.runtime.tensor(buffer, self._device) for buffer in buffers]
-            timed = self._upload(library).time_evaluator(name, self._device, number=1, repeat=repeats)
-            return [[float(seconds) for seconds in timed(*tensors, *values).results] for values in numbers]
+            module = self._upload(library)
+            return [self._seconds(module, name, repeats, *tensors, *values) for values in numbers]
 
         return self._call("measuring the device", measure)
 
@@ -234,20 +244,23 @@ class RemoteRunner:
         from tvm import rpc
 
         host, port, key = self.address.host, self.address.port, self.address.key
-        if self._through_tracker:
-            # Tries again by itself when the tracker offers a device that has registered anew since.
-            return rpc.connect_tracker(host, port).request(key)
-        return rpc.connect(host, port, key=key)
+        with _answers():
+            if self._through_tracker:
+                # Tries again by itself when the tracker offers a device that has registered anew since.
+                return rpc.connect_tracker(host, port).request(key)
+            return rpc.connect(host, port, key=key)
 
     def _load(self, path: Path, num_threads: int | None) -> None:
         from tvm import relax
 
-        self._device = self._session.cpu(0)
-        if num_threads is not None:
-            self._session.get_function("runtime.config_threadpool")(1, num_threads)
-        self.num_threads = int(self._session.get_function("runtime.NumThreads")())
+        with _answers():
+            self._device = self._session.cpu(0)
+            if num_threads is not None:
+                self._session.get_function("runtime.config_threadpool")(1, num_threads)
+            self.num_threads = int(self._session.get_function("runtime.NumThreads")())
         self._library = self._upload(path)
-        self._machine = relax.VirtualMachine(self._library, self._device)
+        with _answers():
+            self._machine = relax.VirtualMachine(self._library, self._device)
 
     def _upload(self, path: Path) -> Any:
         """Return a library, loaded on the device."""
@@ -255,25 +268,56 @@ class RemoteRunner:
         name = f"{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.so"
         # A file that is loaded must not be written to.
         if name not in self._libraries:
-            self._session.upload(str(path), target=name)
-            self._libraries[name] = self._session.load_module(name)
+            with _answers():
+                self._session.upload(str(path), target=name)
+                self._libraries[name] = self._session.load_module(name)
         return self._libraries[name]
 
     def _set_inputs(self, machine: Any, arrays: list[Array]) -> None:
         import tvm
 
-        machine.set_input("main", *(tvm.runtime.tensor(a, self._device) for a in arrays))
+        tensors = [tvm.runtime.tensor(a, self._device) for a in arrays]
+        with _answers():
+            machine.set_input("main", *tensors)
 
-    def _results(self) -> list[Any]:
+    def _results(self) -> dict[str, Array]:
+        from tvm import runtime
+
         # VirtualMachine.get_outputs does this too, but leaves a reference cycle that keeps the session open.
-        get_output, get_arity = (self._machine.module[name] for name in ("get_output", "get_output_arity"))
-        arity = get_arity("main")
-        return [get_output("main")] if arity == -1 else [get_output("main", i) for i in range(arity)]
+        with _answers():
+            get_output, get_arity = (self._machine.module[name] for name in ("get_output", "get_output_arity"))
+            arity = get_arity("main")
+        if arity != (-1 if len(self.outputs) == 1 else len(self.outputs)):
+            raise _AnswerError(f"it has other outputs than the {len(self.outputs)} that its metadata lists.")
+        with _answers():
+            values = [get_output("main", *(() if arity == -1 else (i,))) for i in range(len(self.outputs))]
+        for spec, value in zip(self.outputs, values, strict=True):
+            # Before memory is taken for it.
+            if not isinstance(value, runtime.Tensor) or (value.shape, value.dtype) != (spec.shape, spec.dtype):
+                raise _AnswerError(f"output {spec.name!r} isn't {spec.dtype} of the shape {list(spec.shape)}.")
+        with _answers():
+            return {o.name: np.asarray(v.numpy()) for o, v in zip(self.outputs, values, strict=True)}
+
+    def _seconds(self, module: Any, name: str, repeats: int, *arguments: Any) -> list[float]:
+        """Return how long each call of a function takes on the device."""
+        with _answers():
+            evaluator = module.time_evaluator(name, self._device, number=1, repeat=repeats)
+            seconds = [float(value) for value in evaluator(*arguments).results]
+        if len(seconds) != repeats or not all(math.isfinite(value) and value > 0 for value in seconds):
+            raise _AnswerError("it didn't measure a time for each call.")
+        return seconds
 
     def _call(self, doing: str, function: Callable[[], T]) -> T:
+        if not self._worker.is_here:
+            raise DeviceError(
+                f"{self.address}: the session belongs to the process that opened it, not to those forked from that. "
+                "Open a RemoteRunner in each process."
+            )
         try:
             return self._worker.call(function, self._timeout)
-        except (TimeoutError, RuntimeError, OSError, AttributeError, ValueError) as error:
+        # What TVM raises itself, where the session ends or the device reports an error, is a RuntimeError. Whatever
+        # else a function raises is our own mistake.
+        except (TimeoutError, RuntimeError, OSError) as error:
             # What the frames of the failed call hold would keep the session open, and so the server busy, for as long
             # as anybody keeps the exception.
             traceback.clear_frames(error.__traceback__)
@@ -296,6 +340,32 @@ class RemoteRunner:
             f"The library needs a CPU of {target.architecture} with {features or 'no special features'}; without it "
             "the session ends like this. Check that, and what the server printed."
         )
+
+
+_OPEN: weakref.WeakSet[RemoteRunner] = weakref.WeakSet()
+
+
+def _keep_sessions() -> None:
+    """Keep what a forked process inherits of its parent's sessions, for ever: TVM ends a session with its last use."""
+    for runner in _OPEN:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(vars(runner)))
+
+
+os.register_at_fork(after_in_child=_keep_sessions)
+
+
+class _AnswerError(RuntimeError):
+    """A server or tracker, which anybody may run, answered something that TVM's client doesn't expect."""
+
+
+@contextlib.contextmanager
+def _answers() -> Iterator[None]:
+    """Turn what is raised over unexpected answers into `_AnswerError`; the block holds nothing but TVM's calls."""
+    try:
+        yield
+    # The last one is raised by TVM's client for a function that the server doesn't have.
+    except (ValueError, TypeError, LookupError, struct.error, AttributeError) as error:
+        raise _AnswerError(f"TVM's client can't read an answer: {_last_line(error)}") from error
 
 
 def _address(rpc: str | None, tracker: str | None) -> Address:

@@ -7,9 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 
 def free_port() -> int:
@@ -57,6 +58,36 @@ def rpc_tracker() -> Iterator[int]:
     address = ["--host", "127.0.0.1", "--port", str(port), "--port-end", str(port + 1)]
     with process([sys.executable, "-m", "tvm.exec.rpc_tracker", *address], port):
         yield port
+
+
+@contextmanager
+def peer(serve: Callable[[socket.socket], object]) -> Iterator[int]:
+    """Listen, do something with each connection and close it, and give the port."""
+
+    def handle(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            serve(connection)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(target=handle, args=(connection,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield int(listener.getsockname()[1])
+
+
+def received(connection: socket.socket, count: int) -> bytes:
+    """Return the next bytes of a connection, as many as asked for."""
+    data = b""
+    while len(data) < count:
+        more = connection.recv(count - len(data))
+        if not more:
+            raise OSError("the connection was closed")
+        data += more
+    return data
 
 
 def _wait_until_listening(server: subprocess.Popen[bytes], port: int, seconds: float) -> None:

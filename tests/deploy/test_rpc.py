@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +20,13 @@ import pytest
 from pipeline import cpu
 from pipeline.deploy.rpc import Address, RemoteRunner
 from pipeline.deploy.runner import Runner
-from pipeline.errors import DeviceError, OptionError, SampleError
+from pipeline.errors import ArtifactError, DeviceError, OptionError, SampleError
 from pipeline.profiling import profile
 from tests.deploy.conftest import LibraryFor
 from tests.deploy.emulation import REPOSITORY
+from tests.deploy.metadata import with_metadata
 from tests.deploy.models import sample
-from tests.deploy.servers import free_port, rpc_server, rpc_tracker
+from tests.deploy.servers import free_port, peer, received, rpc_server, rpc_tracker
 
 
 @dataclass(frozen=True)
@@ -199,3 +202,155 @@ with RemoteRunner({str(library)!r}, rpc={server!r}) as remote:
 """
     result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_damaged_library_is_refused_before_anything_is_sent(library: Path, tmp_path: Path) -> None:
+    content = bytearray(library.read_bytes())
+    content[len(content) // 2] ^= 1
+    path = tmp_path / "damaged.so"
+    path.write_bytes(bytes(content))
+    with pytest.raises(ArtifactError, match=r"damaged\.so is damaged"):
+        RemoteRunner(path, rpc=f"127.0.0.1:{free_port()}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["outputs"].pop(), "it has other outputs than the 1 that its metadata lists"),
+        (lambda m: m["outputs"][0].update(shape=[10]), r"output 'logits' isn't float32 of the shape \[10\]"),
+        (lambda m: m["outputs"][1].update(dtype="int32"), "output 'probability' isn't int32"),
+    ],
+    ids=["number", "shape", "dtype"],
+)
+def test_outputs_that_are_not_those_of_the_metadata_are_refused(
+    library: Path, tmp_path: Path, server: str, change: Callable[[dict[str, object]], object], message: str
+) -> None:
+    path = with_metadata(library, tmp_path / "untrue.so", change)
+    with (
+        RemoteRunner(path, rpc=server, timeout=20) as remote,
+        pytest.raises(DeviceError, match=f"running the model failed: {message}"),
+    ):
+        remote.run(sample(0))
+
+
+def test_a_mistake_of_our_own_is_not_taken_for_the_servers(
+    library: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistake(*_: object) -> None:
+        raise AttributeError("a mistake")
+
+    with RemoteRunner(library, rpc=server, timeout=20) as remote:
+        monkeypatch.setattr(remote, "_set_inputs", mistake)
+        with pytest.raises(AttributeError, match="a mistake"):
+            remote.run(sample(0))
+
+
+FORK = """
+import os, sys
+import numpy as np
+from pipeline.deploy.rpc import RemoteRunner
+from pipeline.errors import DeviceError
+library, server = sys.argv[1:]
+feeds = {"x": np.zeros((1, 3, 12, 12), "float32")}
+remote = RemoteRunner(library, rpc=server, timeout=20)
+child = os.fork()
+if child == 0:
+    try:
+        remote.run(feeds)
+    except DeviceError as error:
+        sys.exit(5 if "belongs to the process that opened it" in str(error) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
+remote.run(feeds)
+"""
+
+
+def test_a_session_stays_with_the_process_that_opened_it(library: Path, server: str) -> None:
+    command = [sys.executable, "-c", FORK, str(library), server]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+# Peers that aren't what they seem.
+
+SERVER_MAGIC, TRACKER_MAGIC = 0xFF271, 0x2F271
+
+
+def length_and(data: bytes) -> bytes:
+    return struct.pack("<i", len(data)) + data
+
+
+def greet(connection: socket.socket, answer: bytes) -> None:
+    """Take a client's number and key, and send the answer."""
+    received(connection, 4)
+    received(connection, struct.unpack("<i", received(connection, 4))[0])
+    connection.sendall(answer)
+
+
+@dataclass(frozen=True)
+class Server:
+    """What a server does with a connection, and what is said of it."""
+
+    name: str
+    serve: Callable[[socket.socket], object]
+    message: str
+
+
+def server_that_answers(answer: bytes) -> Callable[[socket.socket], None]:
+    def serve(connection: socket.socket) -> None:
+        greet(connection, struct.pack("<i", SERVER_MAGIC) + length_and(b"server"))
+        while connection.recv(65536):
+            connection.sendall(answer)
+
+    return serve
+
+
+def packet(code: int, *values: bytes) -> bytes:
+    body = struct.pack("<ii", code, len(values)) + b"".join(values)
+    return struct.pack("<Q", len(body)) + body
+
+
+RETURN, EXCEPTION = 4, 5
+
+BAD_SERVERS = [
+    Server("closes", lambda connection: connection.recv(1), "connecting (failed|took more than)"),
+    Server("speaks HTTP", lambda c: c.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "connecting (failed|took more)"),
+    Server("negative length", lambda c: greet(c, struct.pack("<ii", SERVER_MAGIC, -5)), "connecting (failed|took)"),
+    Server("ends the session", server_that_answers(packet(1)), "connecting failed"),
+    Server("unknown code", server_that_answers(packet(99)), "connecting failed"),
+    Server("nothing returned", server_that_answers(packet(RETURN)), "loading the library failed"),
+    Server("odd error", server_that_answers(packet(EXCEPTION, struct.pack("<iq", 8, -1))), "connecting failed"),
+    Server("huge packet", server_that_answers(struct.pack("<Q", 2**62)), "connecting failed"),
+]
+
+
+@pytest.mark.parametrize("case", BAD_SERVERS, ids=lambda case: case.name)
+def test_a_server_that_speaks_something_else_ends_in_an_error(library: Path, case: Server) -> None:
+    with peer(case.serve) as port, pytest.raises(DeviceError, match=case.message):
+        RemoteRunner(library, rpc=f"127.0.0.1:{port}", timeout=2)
+
+
+BAD_ANSWERS = {
+    "text": b'"x"',
+    "number": b"5",
+    "nothing in it": b"[]",
+    "no list": b"{}",
+    "refusal": b'[-1, "no"]',
+    "no device": b"[0, null]",
+    "two parts": b"[0, [1, 2]]",
+    "types": b'[0, [null, "x", 5]]',
+    "no host": json.dumps([0, ["nowhere.invalid", 1, "k"]]).encode(),
+    "not JSON": b"\xff\xfe",
+    "deeply nested": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("answer", BAD_ANSWERS.values(), ids=BAD_ANSWERS.keys())
+def test_a_tracker_that_answers_something_else_ends_in_an_error(library: Path, answer: bytes) -> None:
+    def serve(connection: socket.socket) -> None:
+        received(connection, 4)
+        connection.sendall(struct.pack("<i", TRACKER_MAGIC))
+        received(connection, struct.unpack("<i", received(connection, 4))[0])
+        connection.sendall(length_and(answer))
+
+    with peer(serve) as port, pytest.raises(DeviceError, match="connecting failed"):
+        RemoteRunner(library, tracker=f"127.0.0.1:{port}/phone", timeout=30)
