@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 from pipeline.data import data_directory
-from pipeline.errors import OptionError, unknown_name
+from pipeline.errors import OptionError, TargetError, unknown_name
 
 LIMIT_VARIABLE = "PIPELINE_INSTRUCTION_SET_LIMIT"
 """The environment variable that names the best instruction set which this CPU is taken to have."""
+
+_CPUINFO = Path("/proc/cpuinfo")
 
 _AT_HWCAP = 16
 _AT_HWCAP2 = 26
@@ -36,7 +38,7 @@ def architecture() -> str:
 
 
 def cpu_features() -> frozenset[str]:
-    """Return the features that the CPU has and the kernel lets programs use; empty where they can't be found out.
+    """Return the features that the CPU has and the kernel lets programs use.
 
     On arm64 these come from the auxiliary vector, not from /proc/cpuinfo, which shows the host's under user-mode
     emulation. There only the features that targets can ask for are known. On x86 this asks the kernel for AMX's tiles,
@@ -45,6 +47,7 @@ def cpu_features() -> frozenset[str]:
     Where PIPELINE_INSTRUCTION_SET_LIMIT names an instruction set, features that it doesn't need are left out.
 
     Raises:
+        TargetError: the features can't be found out.
         OptionError: that variable names none.
     """
     available, limit = _all_features(), os.environ.get(LIMIT_VARIABLE)
@@ -53,24 +56,27 @@ def cpu_features() -> frozenset[str]:
 
 def _all_features() -> frozenset[str]:
     if platform.system() != "Linux":
-        return frozenset()
+        raise _unknown_features(f"they are found out on Linux only, and this is {platform.system() or 'unknown'}")
     if architecture() == "aarch64":
         return _arm64_features()
-    flags = _cpuinfo_flags(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
+    flags = _cpuinfo_flags()
     if "amx_tile" in flags and not _request_tiles():
         return frozenset(flag for flag in flags if not flag.startswith("amx_"))
     return flags
 
 
 def missing_features(target_architecture: str, required: tuple[str, ...]) -> tuple[str, ...]:
-    """Return which requirements this machine doesn't meet: the architecture, if it differs, or CPU features.
+    """Return which requirements this machine doesn't meet: the architecture, if it differs, Linux, or CPU features.
 
     Raises:
+        TargetError: the CPU's features can't be found out, and some are required.
         OptionError: PIPELINE_INSTRUCTION_SET_LIMIT names no instruction set.
     """
     if target_architecture != architecture():
         return (target_architecture,)
-    available = cpu_features()
+    if platform.system() != "Linux":
+        return ("Linux",)
+    available = cpu_features() if required else frozenset()
     return tuple(feature for feature in required if feature not in available)
 
 
@@ -110,15 +116,28 @@ def _arm64_features() -> frozenset[str]:
     getauxval = ctypes.CDLL(None).getauxval
     getauxval.restype, getauxval.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
     words = ((getauxval(_AT_HWCAP), _ARM64_HWCAP), (getauxval(_AT_HWCAP2), _ARM64_HWCAP2))
+    if words[0][0] == 0:
+        raise _unknown_features("the auxiliary vector doesn't have them")
     return frozenset(name for word, bits in words for name, bit in bits.items() if word >> bit & 1)
 
 
-def _cpuinfo_flags(text: str) -> frozenset[str]:
+def _cpuinfo_flags() -> frozenset[str]:
+    try:
+        text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise _unknown_features(f"{_CPUINFO} can't be read: {error.strerror}") from error
     for line in text.splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "flags":
             return frozenset(value.split())
-    return frozenset()
+    raise _unknown_features(f"{_CPUINFO} has no line of flags")
+
+
+def _unknown_features(reason: str) -> TargetError:
+    return TargetError(
+        f"It can't be found out which features this machine's CPU ({architecture()}) has, nor which libraries it can "
+        f"run: {reason}."
+    )
 
 
 def usable_cores() -> tuple[tuple[int, ...], ...]:

@@ -60,6 +60,7 @@ def calibrate(
     Raises:
         SampleError: there is no sample, one doesn't fit the model, or the model's values for it aren't finite.
         OptionError: an option is unknown or out of range.
+        TableError: a tensor's values are too large for 8 bits.
     """
     options = options or CalibrateOptions()
     names = [t.name for t in annotation.calibrated()]
@@ -75,6 +76,7 @@ def calibrate(
     for decision in annotation.calibrated():
         observer = observers[decision.name]
         entries[decision.name] = make_entry(
+            decision.name,
             observer.threshold(127 if decision.signed else 255),
             observer.minimum,
             observer.maximum,

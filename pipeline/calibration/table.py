@@ -6,7 +6,6 @@ fields say where they come from.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +16,9 @@ from pipeline.errors import TableError
 from pipeline.files import read_text, write_text
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+_SCALES_ABOVE, _SCALES_BELOW = 1e-30, 1e30
+"""A scale beyond would vanish, or overflow as a reciprocal, in float32."""
 
 
 class Calibrated(BaseModel):
@@ -35,7 +37,7 @@ class Calibrated(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     threshold: Annotated[Finite, Field(ge=0)]
-    scale: Annotated[Finite, Field(gt=1e-30, lt=1e30)]
+    scale: Annotated[Finite, Field(gt=_SCALES_ABOVE, lt=_SCALES_BELOW)]
     zero_point: Annotated[int, Field(ge=0, le=255)]
     signed: bool
     algorithm: str
@@ -82,39 +84,56 @@ class CalibrationTable(BaseModel):
 
 
 def make_entry(
-    threshold: float, minimum: float, maximum: float, *, signed: bool, symmetric: bool, algorithm: str
+    name: str, threshold: float, minimum: float, maximum: float, *, signed: bool, symmetric: bool, algorithm: str
 ) -> Calibrated:
     """Return the entry for a tensor: 8-bit codes spread over the part of its range that isn't clipped.
 
     Symmetric, a signed tensor's codes spread over [-T, T] around 128. Otherwise they spread over what is left of
-    [minimum, maximum] after clipping at T, widened to hold 0, which is an exact code either way. A tensor that is
-    always zero gets scale 1.
+    [minimum, maximum] after clipping at T, widened to hold 0, which is an exact code either way. A tensor of which
+    nothing but zero is left gets scale 1; one that is nearly zero, the smallest scale there is.
 
     Args:
+        name: the tensor's.
         threshold: T.
-        minimum: smallest value seen.
+        minimum: smallest value seen; above `maximum` if the tensor has no elements.
         maximum: largest value seen.
         signed: whether the tensor can be negative.
         symmetric: see above.
         algorithm: what chose the threshold.
+
+    Raises:
+        TableError: the values are so large that the scale would be out of range.
     """
+    if minimum > maximum:
+        minimum = maximum = 0.0
+    low = max(min(minimum, 0.0), -threshold) if signed else 0.0
+    high = min(max(maximum, 0.0), threshold)
     if signed and symmetric:
-        scale, zero_point = threshold / 127, 128
+        scale, zero_point = _in_range(name, threshold / 127), 128
     else:
-        low = max(min(minimum, 0.0), -threshold) if signed else 0.0
-        high = min(max(maximum, 0.0), threshold)
-        scale = (high - low) / 255
-        zero_point = round(-low / scale) if scale > 0 else 0
-    scale = float(np.float32(scale))
-    # Anything smaller would vanish, or overflow as a reciprocal, in float32.
-    if not scale > 1e-30 or not math.isfinite(scale):
-        scale = 1.0
+        scale = _in_range(name, (high - low) / 255)
+        zero_point = min(max(round(-low / scale), 0), 255)
     return Calibrated(
         threshold=threshold,
-        scale=scale,
-        zero_point=min(max(zero_point, 0), 255),
+        scale=float(np.float32(scale)),
+        zero_point=zero_point,
         signed=signed,
         algorithm=algorithm,
         minimum=minimum,
         maximum=maximum,
     )
+
+
+def _in_range(name: str, scale: float) -> float:
+    """Return a scale in the range of a table's scales: 1 for 0, as any does for a tensor that is zero."""
+    if scale == 0:
+        return 1.0
+    if not scale < _SCALES_BELOW:
+        raise TableError(
+            f"Tensor {name!r} has values so large that one of 255 steps would be {scale:.3g}; scales are below "
+            f"{_SCALES_BELOW:g}. Check the samples and the model, or leave the tensor in float: --skip {name}."
+        )
+    return max(scale, _SMALLEST_SCALE)
+
+
+_SMALLEST_SCALE = float(np.nextafter(np.float32(_SCALES_ABOVE), np.float32(1)))

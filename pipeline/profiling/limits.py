@@ -35,6 +35,10 @@ REPEATS = 8
 """Measurements of each kind; the shortest counts."""
 
 
+CANNOT_BUILD = 3
+"""What the process that builds the probes ends with if that can't be done, and it has said why."""
+
+
 class ProbeSizes(BaseModel):
     """What the library of probes expects.
 
@@ -84,7 +88,8 @@ def measure_limits(runner: Runner | RemoteRunner, library: Path) -> Limits:
         library: tells which instruction set to use.
 
     Raises:
-        BuildError: the probes can't be built; they need the compiler, which runs in a process of its own.
+        BuildError: the probes can't be built, for the library's target, say, as it is linked in an unknown way. That
+            needs the compiler, which runs in a process of its own.
     """
     with tempfile.TemporaryDirectory(prefix="pipeline-probe-") as folder:
         probes = Path(folder) / "probes.so"
@@ -96,9 +101,12 @@ def measure_limits(runner: Runner | RemoteRunner, library: Path) -> Limits:
 def _build(library: Path, probes: Path) -> ProbeSizes:
     command = [sys.executable, "-m", f"{__package__}.probe_library", str(library), str(probes)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode == CANNOT_BUILD:
+        raise BuildError(
+            f"The loops that measure the machine can't be built. {result.stderr.strip()} Profile without limits."
+        )
     if result.returncode != 0:
-        reason = result.stderr.strip().rpartition("\n")[2]
-        raise BuildError(f"The loops that measure the machine can't be built: {reason} Profile without limits.")
+        raise RuntimeError(f"{' '.join(command)} ended with {result.returncode}:\n{result.stderr}")
     return ProbeSizes.model_validate_json(result.stdout)
 
 

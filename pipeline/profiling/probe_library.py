@@ -15,10 +15,10 @@ import tvm
 from pipeline.artifact import TargetSummary, read_metadata
 from pipeline.compilation.codegen import code_generation
 from pipeline.compilation.link import Sections, link
-from pipeline.errors import PipelineError
-from pipeline.kernels.isa import instruction_set
+from pipeline.errors import ArtifactError, PipelineError, TargetError, unknown_name
+from pipeline.kernels.isa import instruction_sets
 from pipeline.kernels.probes import copy_probe, peak_probe
-from pipeline.profiling.limits import COPY_BUFFER_BYTES, ProbeSizes
+from pipeline.profiling.limits import CANNOT_BUILD, COPY_BUFFER_BYTES, ProbeSizes
 from pipeline.targets import Target, list_targets, load_target
 
 
@@ -28,9 +28,19 @@ def build_probes(summary: TargetSummary, path: Path) -> ProbeSizes:
     Args:
         summary: what the model's library was built for.
         path: the library to write.
+
+    Raises:
+        ArtifactError: the library's kernels are for an unknown instruction set.
+        TargetError: it isn't known how to link for its target.
+        BuildError: linking failed.
     """
     target = _target(summary)
-    isa = instruction_set(summary.instruction_set)
+    known = instruction_sets()
+    if summary.instruction_set not in known:
+        raise ArtifactError(
+            f"The library is damaged: {unknown_name('instruction set', summary.instruction_set, known)}"
+        )
+    isa = known[summary.instruction_set]
     peaks = {dtype: peak_probe(dtype, isa) for dtype in ("int8", "float32")}
     functions = {f"peak_{dtype}": probe.func for dtype, probe in peaks.items()}
     functions["copy"] = copy_probe(isa, COPY_BUFFER_BYTES)
@@ -45,17 +55,24 @@ def build_probes(summary: TargetSummary, path: Path) -> ProbeSizes:
 
 
 def _target(summary: TargetSummary) -> Target:
-    """Return the target of a library. Linking is as for a target of the same triple, or else for this machine's."""
+    """Return the target of a library, which doesn't say how it was linked: as for a target of the same triple."""
     names = {f.name for f in dataclasses.fields(Target)}
     fields = {key: value for key, value in msgspec.structs.asdict(summary).items() if key in names}
-    listed = (load_target(target.name) for target in list_targets())
-    alike = next((target for target in listed if target.triple == summary.triple), None)
-    return dataclasses.replace(alike or load_target("host"), **fields)
+    listed = [load_target(target.name) for target in list_targets() if target.name != "host"]
+    for target in listed:
+        if target.triple == summary.triple:
+            return dataclasses.replace(target, **fields)
+    triples = ", ".join(sorted({target.triple for target in listed}))
+    raise TargetError(
+        f"The library was built for {summary.name} ({summary.triple}), and how to link for that isn't known: no target "
+        f"of this package has the triple; they have {triples}."
+    )
 
 
 if __name__ == "__main__":
     try:
         sizes = build_probes(read_metadata(Path(sys.argv[1])).target, Path(sys.argv[2]))
     except PipelineError as problem:
-        sys.exit(str(problem))
+        print(problem, file=sys.stderr)
+        sys.exit(CANNOT_BUILD)
     print(sizes.model_dump_json())

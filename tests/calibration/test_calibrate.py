@@ -105,7 +105,7 @@ def test_zero_has_an_exact_code_and_codes_cover_what_is_not_clipped(
     low, high = limits if signed else (abs(v) for v in limits)
     low, high = min(low, high), max(low, high)
     threshold = kept * max(abs(low), abs(high))
-    entry = make_entry(threshold, low, high, signed=signed, symmetric=symmetric, algorithm="test")
+    entry = make_entry("t", threshold, low, high, signed=signed, symmetric=symmetric, algorithm="test")
     assert 0 <= entry.zero_point <= 255
     smallest, largest = (entry.scale * (code - entry.zero_point) for code in (0, 255))
     step = entry.scale * 1.001
@@ -114,15 +114,34 @@ def test_zero_has_an_exact_code_and_codes_cover_what_is_not_clipped(
 
 
 def test_an_unsigned_tensor_uses_all_steps_from_zero() -> None:
-    entry = make_entry(5.1, 0.2, 5.1, signed=False, symmetric=False, algorithm="test")
+    entry = make_entry("t", 5.1, 0.2, 5.1, signed=False, symmetric=False, algorithm="test")
     assert (entry.zero_point, entry.scale) == (0, np.float32(5.1 / 255))
 
 
 def test_a_symmetric_tensor_has_its_zero_in_the_middle() -> None:
-    entry = make_entry(2.54, -1.0, 2.54, signed=True, symmetric=True, algorithm="test")
+    entry = make_entry("t", 2.54, -1.0, 2.54, signed=True, symmetric=True, algorithm="test")
     assert (entry.zero_point, entry.scale) == (128, np.float32(2.54 / 127))
 
 
-def test_a_tensor_that_is_always_zero_gets_scale_one() -> None:
-    entry = make_entry(0.0, 0.0, 0.0, signed=True, symmetric=False, algorithm="test")
-    assert (entry.zero_point, entry.scale) == (0, 1.0)
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("limits", [(0.0, 0.0), (np.inf, -np.inf)], ids=["zero", "no elements"])
+def test_a_tensor_that_is_always_zero_gets_scale_one(limits: tuple[float, float], symmetric: bool) -> None:
+    entry = make_entry("t", 0.0, *limits, signed=True, symmetric=symmetric, algorithm="test")
+    assert (entry.zero_point, entry.scale) == (128 if symmetric else 0, 1.0)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("magnitude", [1e-45, 1e-38, 1e-31, 1e-29])
+def test_a_tensor_that_is_nearly_zero_gets_the_smallest_scale(magnitude: float, symmetric: bool) -> None:
+    entry = make_entry("t", magnitude, -magnitude, magnitude, signed=True, symmetric=symmetric, algorithm="test")
+    assert 1e-30 < entry.scale <= np.float32(1.001e-30)
+    codes = np.clip(np.round(np.array([-magnitude, 0.0, magnitude]) / entry.scale) + entry.zero_point, 0, 255)
+    np.testing.assert_allclose((codes - entry.zero_point) * entry.scale, [-magnitude, 0, magnitude], atol=0.51e-30)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_tensor_that_is_too_large_for_its_codes_is_named(symmetric: bool) -> None:
+    largest = float(np.finfo("float32").max)
+    with pytest.raises(TableError, match=r"Tensor 't' has values so large .*--skip t"):
+        make_entry("t", largest, -largest, largest, signed=True, symmetric=symmetric, algorithm="test")
+    assert make_entry("t", 2e32, 0, 2e32, signed=False, symmetric=symmetric, algorithm="test").scale < 1e30

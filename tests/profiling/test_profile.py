@@ -21,6 +21,7 @@ from pipeline.profiling import OperatorProfile, Profile, limits, profile
 from pipeline.profiling.limits import Limits
 from pipeline.profiling.profile import _operators
 from pipeline.targets import load_target
+from tests.deploy.metadata import with_metadata
 from tests.deploy.models import quantized_model, sample
 from tests.deploy.test_runner import LOADED, run_python
 
@@ -140,9 +141,26 @@ def test_a_library_that_lists_other_operators_is_refused(
 def test_limits_that_cannot_be_built_are_refused_with_the_way_out(
     library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits.sys, "executable", "/bin/false")
-    with pytest.raises(BuildError, match=r"can't be built.*without limits"):
+    monkeypatch.setenv("PIPELINE_LINKER", "no-such-linker")
+    with pytest.raises(BuildError, match=r"can't be built\. The linker no-such-linker couldn't .*without limits"):
         profile(library)
+
+
+def test_a_mistake_of_our_own_is_not_taken_for_limits_that_cannot_be_built(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits.sys, "executable", "/bin/false")
+    with pytest.raises(RuntimeError, match=r"probe_library .* ended with 1"):
+        profile(library)
+
+
+def test_limits_are_not_linked_for_another_machine_than_the_librarys(library: Path, tmp_path: Path) -> None:
+    path = with_metadata(library, tmp_path / "own.so", lambda m: m["target"].update(triple="x86_64-unknown-linux"))
+    with pytest.raises(BuildError, match=r"built for .*\(x86_64-unknown-linux\), and how to link for that isn't known"):
+        profile(path, threads=1)
+    path = with_metadata(library, tmp_path / "other.so", lambda m: m["target"].update(instruction_set="avx3"))
+    with pytest.raises(BuildError, match=r"damaged: Unknown instruction set 'avx3'"):
+        profile(path, threads=1)
 
 
 def test_overhead_is_the_median_of_runs_beside_their_passes() -> None:

@@ -132,6 +132,28 @@ def test_host_of_an_unknown_machine_is_refused(monkeypatch: pytest.MonkeyPatch) 
         load_target("host")
 
 
+def test_a_cpu_whose_features_cannot_be_read_is_not_taken_for_one_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cpu, "architecture", lambda: "x86_64")
+    monkeypatch.setattr(cpu, "_CPUINFO", tmp_path / "cpuinfo")
+    with pytest.raises(TargetError, match=r"which features .*\(x86_64\) has.*cpuinfo can't be read: No such file"):
+        load_target("host")
+    (tmp_path / "cpuinfo").write_text("processor: 0\nmodel name: one\n")
+    with pytest.raises(TargetError, match="has no line of flags"):
+        cpu.missing_features("x86_64", ("sse4_1",))
+    assert cpu.missing_features("x86_64", ()) == ()
+    (tmp_path / "cpuinfo").write_text("processor: 0\nflags\t\t: fpu sse4_1\n")
+    assert cpu.missing_features("x86_64", ("sse4_1", "avx")) == ("avx",)
+
+
+def test_another_system_lacks_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu.platform, "system", lambda: "Darwin")
+    assert cpu.missing_features(cpu.architecture(), ("sse4_1",)) == ("Linux",)
+    with pytest.raises(TargetError, match="on Linux only, and this is Darwin"):
+        cpu.cpu_features()
+
+
 def test_the_test_machine_has_a_host_target() -> None:
     target = load_target("host")
     assert cpu.missing_features(target.architecture, target.required_features) == ()
