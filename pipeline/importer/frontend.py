@@ -158,7 +158,10 @@ _QUANTIZED = (
     "QuantizeLinear and DequantizeLinear"
 )
 _RANDOM = "gives other results each time"
-_RECURRENT = "recurrent layers can't be imported yet"
+_RECURRENT = (
+    "recurrent layers can be imported where all sequences are equally long, of 1024 steps at most, and activations "
+    "have no parameters"
+)
 
 _REASONS = {
     "ConvInteger": _QUANTIZED,

@@ -44,6 +44,7 @@ def to_float32(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
+        node.name = next(name for name in node.output if name)
         for attribute in node.attribute:
             _widen(attribute)
     nodes = [*casts_in, *graph.node, *casts_out]

@@ -36,6 +36,7 @@ from pipeline.importer.check.walk import opset_of
 from pipeline.importer.evaluate import evaluate, is_foldable, is_random
 from pipeline.importer.limits import check_tensor_size
 from pipeline.importer.opsets import MIN_OPSET, OldNode, upgrade
+from pipeline.importer.recurrent import RECURRENT, unrolled
 
 Array = npt.NDArray[Any]
 
@@ -212,7 +213,8 @@ class _Specializer:
     def _plain(
         self, node: NodeProto, inputs: list[Tensor | None], used: Set[str], opset: int
     ) -> Sequence[Tensor | None]:
-        outputs = [name if name in used else "" for name in node.output]
+        optional = _optional_outputs(node, opset)
+        outputs = [name if name in used or k not in optional else "" for k, name in enumerate(node.output)]
         while outputs and not outputs[-1]:
             outputs.pop()
         call = NodeProto(op_type=node.op_type, name=next(n for n in outputs if n))
@@ -315,7 +317,10 @@ class _Specializer:
             return None
         if not defs.has(node.op_type, opset, ""):
             return None
-        body = _definition(defs.get_schema(node.op_type, opset, ""), node, inputs, opset)
+        if node.op_type in RECURRENT:
+            body = _unrolled(node, inputs)
+        else:
+            body = _definition(defs.get_schema(node.op_type, opset, ""), node, inputs, opset)
         return None if body is None else self._function(body, node, inputs, used)
 
     def _function(
@@ -592,6 +597,14 @@ def _captured(graph: GraphProto) -> set[str]:
     return names
 
 
+def _optional_outputs(node: NodeProto, opset: int) -> frozenset[int]:
+    """Return which outputs a node may do without; how many parts a Split has, say, depends on how many are named."""
+    if not defs.has(node.op_type, opset, ""):
+        return frozenset()
+    outputs = defs.get_schema(node.op_type, opset, "").outputs
+    return frozenset(k for k, o in enumerate(outputs) if o.option == defs.OpSchema.FormalParameterOption.Optional)
+
+
 def _attribute(node: NodeProto, name: str, default: Any) -> Any:
     return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
@@ -642,6 +655,15 @@ def _definition(
     function = onnx.FunctionProto()
     function.ParseFromString(data)
     return function if function.node else None
+
+
+def _unrolled(node: NodeProto, inputs: Sequence[Tensor | None]) -> onnx.FunctionProto | None:
+    x, lengths = inputs[0], inputs[4] if len(inputs) > 4 else None
+    if x is None or x.shape is None or len(x.shape) != 3:
+        return None
+    steps = x.shape[1 if _attribute(node, "layout", 0) else 0]
+    full = lengths is None or (lengths.value is not None and bool((lengths.value == steps).all()))
+    return unrolled(node, x.shape, [t is not None for t in inputs], full)
 
 
 def _with_attributes(node: NodeProto, given: Mapping[str, AttributeProto], title: str) -> NodeProto:
