@@ -133,10 +133,13 @@ class _Cell:
         self._result("y", y, [2, 0, 1, 3] if layout else None)
         for k, name in enumerate(_OUTPUTS[1:][: len(results[0][1])]):
             lasts = [nodes.add("Unsqueeze", state[k], zero) for _, state in results]
-            last = nodes.add("Concat", *lasts, axis=0)
-            nodes.add("Transpose", last, name=name, perm=[1, 0, 2]) if layout else nodes.add(
-                "Identity", last, name=name
-            )
+            self._result(name, nodes.add("Concat", *lasts, axis=0), [1, 0, 2] if layout else None)
+
+    def _result(self, name: str, value: str, order: Sequence[int] | None) -> None:
+        if order is None:
+            self.nodes.add("Identity", value, name=name)
+        else:
+            self.nodes.add("Transpose", value, name=name, perm=order)
 
     def _of_direction(self, name: str, index: int) -> str:
         return self.nodes.add("Gather", name, self.nodes.constant(np.array(index, "int64")), axis=0)
