@@ -18,7 +18,7 @@ from tvm import relax
 
 from pipeline.dialect import attributes as op
 from pipeline.dialect.dataflow import Binding, Dataflow, DataflowBuilder, constant, substitute, variables
-from pipeline.dialect.operators import describe, make_call, tensor_type
+from pipeline.dialect.operators import describe, make_call, tensor_type, tensor_types
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class _Batch:
 
     def image_bytes(self, var: relax.Expr) -> int:
         """Return how many bytes of a tensor belong to one image."""
-        return tensor_type(var).nbytes // self.size
+        return sum(t.nbytes for t in tensor_types(var)) // self.size
 
     def entering(self, first: int, last: int) -> list[relax.Var]:
         """Return the tensors from before that bindings first to last - 1 read."""
@@ -84,6 +84,8 @@ class _Batch:
 
     def _splits(self, binding: Binding) -> bool:
         """Return whether a binding computes each image from the same one of its operands."""
+        if not all(isinstance(v.ty, relax.TensorType) for v in (binding.var, *variables(binding.value))):
+            return False
         attrs, shapes = describe(binding.value), [tensor_type(v).shape for v in variables(binding.value)]
         out = tensor_type(binding.var).shape
         if any(len(s) < 2 or s[0] != self.size for s in (out, *shapes)):

@@ -11,7 +11,7 @@ from tvm.ir import Op
 
 from pipeline.artifact import OperatorRecord
 from pipeline.dialect.dataflow import Dataflow, constant
-from pipeline.dialect.operators import tensor_type
+from pipeline.dialect.operators import tensor_type, tensor_types
 from pipeline.dialect.types import TensorType
 from pipeline.dialect.work import multiply_adds
 from pipeline.kernels.operation import Operation
@@ -73,7 +73,7 @@ def kernel_calls(module: tvm.IRModule, outputs: Sequence[str]) -> tuple[Operator
     names = {var: name for var, name in zip(flow.outputs, outputs, strict=True) if name not in taken}
     call_tir = Op.get("relax.call_tir")
     return tuple(
-        _record(module, b.value, names.get(b.var, str(b.var.name)), tensor_type(b.var))
+        _record(module, b.value, names.get(b.var, str(b.var.name)), tensor_types(b.var)[0])
         for b in flow.bindings
         if isinstance(b.value, relax.Call) and b.value.op.same_as(call_tir)
     )

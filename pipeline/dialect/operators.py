@@ -33,6 +33,12 @@ def tensor_type(expr: relax.Expr) -> TensorType:
     return from_relax_type(expr.ty)
 
 
+def tensor_types(expr: relax.Expr) -> tuple[TensorType, ...]:
+    """Return the static types of all tensors that an expression holds: of one, or of a tuple's; see `tensor_type`."""
+    types = expr.ty.fields if isinstance(expr.ty, relax.TupleType) else (expr.ty,)
+    return tuple(from_relax_type(t) for t in types)
+
+
 def from_relax_type(ty: Any) -> TensorType:
     """Return the static type that a Relax type describes; see `tensor_type`."""
     if not isinstance(ty, relax.TensorType) or ty.shape is None or not isinstance(ty.shape, relax.ShapeExpr):

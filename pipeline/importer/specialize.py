@@ -398,6 +398,19 @@ def _dropout(
     return [x, s._constant(np.ones(x.shape, "bool"), node.output[1])]
 
 
+def _batch_normalization(
+    s: _Specializer, node: NodeProto, inputs: Sequence[Tensor | None], scope: Scope, opset: int
+) -> Sequence[Tensor | None] | None:
+    """Training normalizes by each batch's own statistics, and returns new running ones."""
+    del s, inputs, scope, opset
+    if any(a.name == "training_mode" and a.i for a in node.attribute):
+        raise ModelError(
+            f"BatchNormalization {_title(node)!r} is that of training (training_mode is set). Export the model for "
+            "inference: model.eval() in PyTorch."
+        )
+    return None
+
+
 def _cast(
     s: _Specializer, node: NodeProto, inputs: Sequence[Tensor | None], scope: Scope, opset: int
 ) -> Sequence[Tensor | None] | None:
@@ -538,6 +551,7 @@ _SPECIAL: Mapping[str, _Special] = {
     "CastLike": _cast_like,
     "Concat": _concat,
     "Constant": _constant_node,
+    "BatchNormalization": _batch_normalization,
     "Dropout": _dropout,
     "Expand": _reshaping,
     "Flatten": _reshaping,
