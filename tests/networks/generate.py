@@ -7,7 +7,7 @@ import numpy as np
 from tests.networks.drawing import Drawing, Network
 from tests.networks.steps import STEPS, Choice, convolution, plain_convolution
 
-LARGEST = 20_000
+LARGEST = 200_000
 """Most values that a tensor may have: networks are to be quick."""
 
 STRONGEST = 1e3
@@ -35,7 +35,8 @@ class _Growth:
         self._unused: set[str] = set()
         batch = d.choose(1, 1, 1, 2, 3)
         kind = d.choose("image", "image", "image", "image", "sequence", "tokens", "vector")
-        size = d.integer(4, 16)
+        # Layers of the larger images are shared among threads.
+        size = d.integer(33, 60) if d.chance(0.06) else d.integer(4, 16)
         shapes = {
             "image": (batch, d.choose(1, 3, 3, 4, 8, 17), size, d.choose(size, size, d.integer(4, 16))),
             "sequence": (batch, d.integer(1, 20), d.integer(4, 40)),
