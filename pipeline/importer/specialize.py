@@ -35,6 +35,7 @@ from pipeline.errors import ModelError
 from pipeline.importer.check.walk import opset_of
 from pipeline.importer.evaluate import evaluate, is_foldable, is_random
 from pipeline.importer.limits import check_tensor_size
+from pipeline.importer.operands import misfit
 from pipeline.importer.opsets import MIN_OPSET, OldNode, upgrade
 from pipeline.importer.recurrent import RECURRENT, unrolled
 
@@ -215,6 +216,8 @@ class _Specializer:
     ) -> Sequence[Tensor | None]:
         optional = _optional_outputs(node, opset)
         outputs = [name if name in used or k not in optional else "" for k, name in enumerate(node.output)]
+        # A result that nobody reads may have no name in the file; what must be there gets one.
+        outputs = [name if name or k in optional else f"{_title(node)}.{k}" for k, name in enumerate(outputs)]
         while outputs and not outputs[-1]:
             outputs.pop()
         call = NodeProto(op_type=node.op_type, name=next(n for n in outputs if n))
@@ -253,6 +256,11 @@ class _Specializer:
         if any(not t.dtype for t in given) or not defs.has(call.op_type, opset, ""):
             return unknown
         schema = defs.get_schema(call.op_type, opset, "")
+        if all(t.shape is not None for t in given):
+            attributes = {a.name: helper.get_attribute_value(a) for a in call.attribute}
+            problem = misfit(call.op_type, [None if t is None else t.shape for t in inputs], attributes)
+            if problem is not None:
+                raise ModelError(_inference_message(call, inputs, problem))
         small = {t.name: t.value for t in given if t.value is not None and t.value.size <= _MAX_INFERENCE_ELEMENTS}
         try:
             found = shape_inference.infer_node_outputs(
@@ -460,6 +468,18 @@ def _slice(
     return [x] if shape == x.shape else None
 
 
+def _split(
+    s: _Specializer, node: NodeProto, inputs: Sequence[Tensor | None], scope: Scope, opset: int
+) -> Sequence[Tensor | None] | None:
+    """One part is the whole."""
+    del scope
+    x = inputs[0]
+    if x is None or x.shape is None or len(node.output) > 1:
+        return None
+    ((_, shape),) = s._infer(_probe(node, inputs), inputs, opset)
+    return [x] if shape == x.shape else None
+
+
 def _pad(
     s: _Specializer, node: NodeProto, inputs: Sequence[Tensor | None], scope: Scope, opset: int
 ) -> Sequence[Tensor | None] | None:
@@ -563,6 +583,7 @@ _SPECIAL: Mapping[str, _Special] = {
     "Shape": _shape,
     "Size": _shape,
     "Slice": _slice,
+    "Split": _split,
     "Squeeze": _reshaping,
     "Tile": _reshaping,
     "Unsqueeze": _reshaping,

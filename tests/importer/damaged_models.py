@@ -40,7 +40,9 @@ Random = np.random.Generator
 def damaged(data: bytes, random: Random) -> bytes:
     """Return a model's bytes with one to four damages, of the bytes or of the fields in them."""
     for _ in range(random.integers(1, 5)):
-        data = _BYTES[random.integers(len(_BYTES))](data, random) if random.random() < 0.3 else _field(data, random)
+        kind = random.random()
+        way = _reshape if kind < 0.2 else _field if kind < 0.7 else _BYTES[random.integers(len(_BYTES))]
+        data = way(data, random)
     return data
 
 
@@ -95,6 +97,23 @@ def _field(data: bytes, random: Random) -> bytes:
     return model.SerializeToString() or b"\0"
 
 
+def _reshape(data: bytes, random: Random) -> bytes:
+    """Give a weight another shape of as many values, which nothing but the operator's own rules forbids."""
+    model = ModelProto()
+    try:
+        model.ParseFromString(data)
+    except Exception:  # the bytes were damaged before
+        return data
+    weights = [m for m in _messages(model) if isinstance(m, TensorProto) and len(m.dims)]
+    if not weights:
+        return data
+    tensor = weights[random.integers(len(weights))]
+    dims = [int(d) for d in random.permutation(tensor.dims)]
+    kind = random.integers(3)
+    tensor.dims[:] = dims if kind == 0 else [1, *dims] if kind == 1 else [dims[0] * dims[-1], *dims[1:-1]]
+    return model.SerializeToString()
+
+
 def _messages(message: Message) -> Iterator[Message]:
     yield message
     for field, value in message.ListFields():
@@ -142,7 +161,7 @@ def _scalar(value: object, random: Random, places: list[Message]) -> object:
 
 def models() -> dict[str, ModelProto]:
     """Return small models that have everything between them: branches, functions, every way to store a tensor."""
-    return {"network": small_network(), "branches": _branches(), "storage": _storage()}
+    return {"network": small_network(), "branches": _branches(), "storage": _storage(), "rules": _rules()}
 
 
 def _branches() -> ModelProto:
@@ -191,6 +210,29 @@ def _storage() -> ModelProto:
     values, places = numpy_helper.from_array(np.ones(2, "float32"), "s"), numpy_helper.from_array(np.array([0, 3]), "")
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [4]))
     return model
+
+
+def _rules() -> ModelProto:
+    """Return a model of operators whose inputs must fit each other."""
+    b = ModelBuilder()
+
+    def ones(*shape: int) -> str:
+        return b.constant(np.ones(shape, "float32"))
+
+    y = b.node("BatchNormalization", "x", *(ones(4) for _ in range(4)))
+    y = b.node("InstanceNormalization", b.node("PRelu", y, ones(4, 1, 1)), ones(4), ones(4))
+    y = b.node("LayerNormalization", b.node("LRN", y, size=3), ones(6), ones(6))
+    y = b.node("AveragePool", b.node("Conv", y, ones(4, 2, 1, 3), ones(4), group=2), kernel_shape=[2, 2])
+    y = b.node("Gather", b.node("Transpose", y, perm=[0, 2, 3, 1]), b.constant(np.array([1, 0])), axis=1)
+    y = b.node("Einsum", y, ones(4, 5), equation=b"abcd,de->abce")
+    y = b.node("Where", b.node("Greater", y, ones(1, 1)), y, ones(5))
+    y = b.node("Split", b.node("MatMul", y, ones(5, 6)), b.constant(np.array([6])), axis=-1)
+    y = b.node("Tile", b.node("ReduceSum", y, b.constant(np.array([1])), keepdims=0), b.constant(np.array([1, 2, 1])))
+    y = b.node("Clip", b.node("Softmax", b.node("Pow", y, ones()), axis=-1), ones(), ones())
+    y = b.node("Concat", y, b.node("GatherElements", y, b.constant(np.zeros((1, 1, 6), "int64")), axis=1), axis=1)
+    y = b.node("TopK", y, b.constant(np.array([2])), axis=-1)
+    b.nodes[-1].output.append("indices")
+    return b.model({"x": (1, 4, 5, 6)}, y)
 
 
 def _limit() -> None:

@@ -214,6 +214,15 @@ def _constant_without_value(m: ModelProto) -> None:
     m.graph.node[-1].attribute.append(AttributeProto(name="value", type=AttributeProto.TENSOR))
 
 
+def _unknown_element_type(m: ModelProto) -> None:
+    m.graph.node[1].CopyFrom(helper.make_node("Cast", ["hidden"], ["y"], to=0))
+
+
+def _text_that_is_no_text(m: ModelProto) -> None:
+    m.graph.node[1].CopyFrom(helper.make_node("Gelu", ["hidden"], ["y"], approximate=b"no\xffne"))
+    m.opset_import[0].version = 20
+
+
 def _name_that_is_no_text(m: ModelProto) -> None:
     data = m.SerializeToString().replace(b"hidden", b"hidde\xff")
     m.ParseFromString(data)
@@ -258,6 +267,8 @@ def _name_that_is_no_text(m: ModelProto) -> None:
         (_lacking_attribute, "Cast 'y' lacks its attribute 'to'"),
         (_empty_constant, "Constant 'nothing' has 0 attributes"),
         (_constant_without_value, "should hold a value of type TENSOR, but holds: nothing"),
+        (_unknown_element_type, "attribute 'to' of Cast 'y' is undefined; expected an element type"),
+        (_text_that_is_no_text, "attribute 'approximate' of Gelu 'y' isn't UTF-8 text"),
         (_name_that_is_no_text, "isn't UTF-8 text"),
     ],
     ids=lambda value: value.__name__.strip("_") if callable(value) else "",
@@ -311,6 +322,40 @@ def test_what_a_branch_computes_is_not_known_around_it() -> None:
     model = with_branches()
     model.graph.output[0].name = "n"
     assert "nothing computes the output 'n'" in message(model)
+
+
+def test_a_branch_gives_as_many_results_as_its_node_takes() -> None:
+    model = with_branches()
+    model.graph.node[1].output.append("second")
+    assert "then_branch of If 'y' has 0 inputs and 1 outputs; expected 0 and 2" in message(model)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "said"),
+    [
+        (["count", "", "x"], ["y"], None),
+        (["count", "", "x", "x"], ["y"], "body of Loop 'y' has 3 inputs and 2 outputs; expected 4 and 2"),
+        (["count", "", "x"], ["y", "z"], "body of Loop 'y' has 3 inputs and 2 outputs; expected 3 and 3"),
+    ],
+    ids=["fits", "inputs", "outputs"],
+)
+def test_a_loop_carries_what_its_body_takes(inputs: list[str], outputs: list[str], said: str | None) -> None:
+    values = [
+        helper.make_tensor_value_info("n", TensorProto.INT64, []),
+        helper.make_tensor_value_info("g", TensorProto.BOOL, []),
+        _value("s"),
+    ]
+    nodes = [helper.make_node("Identity", ["g"], ["on"]), helper.make_node("Neg", ["s"], ["t"])]
+    on = helper.make_tensor_value_info("on", TensorProto.BOOL, [])
+    body = helper.make_graph(nodes, "body", values, [on, _value("t")])
+    count = numpy_helper.from_array(np.array(3), "count")
+    loop = helper.make_node("Loop", inputs, outputs, body=body)
+    graph = helper.make_graph([loop], "g", [_value("x")], [_value("y")], [count])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    if said is None:
+        assert check_model(model, "m.onnx") is model
+    else:
+        assert said in message(model)
 
 
 def test_an_error_in_a_branch_names_the_branch() -> None:

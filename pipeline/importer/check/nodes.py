@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 
-from onnx import AttributeProto, FunctionProto, NodeProto, defs
+from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, defs
 
 from pipeline.errors import ModelError
 from pipeline.importer.check.walk import Body, is_standard, title
+from pipeline.importer.limits import element_type
 
 _FIELDS = {
     AttributeProto.FLOAT: "f",
@@ -156,8 +158,40 @@ def _check_against_schema(node: NodeProto, opset: int, where: str) -> None:
             raise ModelError(
                 f"attribute {name!r} of {where} has the type {_KINDS[attribute.type]}; expected {known.type.name}."
             )
+        _check_value(attribute, node.op_type, f"attribute {name!r} of {where}")
     missing = [name for name, known in schema.attributes.items() if known.required and name not in given]
     if missing:
         raise ModelError(f"{where} lacks its attribute {', '.join(map(repr, missing))}.")
     if node.op_type == "Constant" and len(given) != 1:
         raise ModelError(f"{where} has {len(given)} attributes; a constant is defined by one.")
+    _check_graphs(node, given, where)
+
+
+def _check_value(attribute: AttributeProto, op_type: str, what: str) -> None:
+    """Check what the type doesn't say: element types are numbers, the names of modes are bytes."""
+    is_type = attribute.name in ("to", "dtype") and attribute.HasField("i")
+    if is_type and attribute.i not in set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}:
+        raise ModelError(f"{what} is {element_type(attribute.i)}; expected an element type of ONNX's.")
+    if op_type != "Constant":
+        for text in (attribute.s, *attribute.strings):
+            try:
+                text.decode()
+            except UnicodeDecodeError as error:
+                raise ModelError(f"{what} isn't UTF-8 text. The file is damaged.") from error
+
+
+def _check_graphs(node: NodeProto, attributes: Mapping[str, AttributeProto], where: str) -> None:
+    """Check that branches and loops have as many inputs and outputs as their node gives and takes."""
+    inputs, outputs = len(node.input), len(node.output)
+    expected = {
+        "If": dict.fromkeys(("then_branch", "else_branch"), (0, outputs)),
+        # A loop's body has its turn's number and whether to go on beside what is carried from turn to turn.
+        "Loop": {"body": (max(inputs, 2), outputs + 1)},
+    }
+    for name, (given, taken) in expected.get(node.op_type, {}).items():
+        graph = attributes[name].g
+        if (len(graph.input), len(graph.output)) != (given, taken):
+            raise ModelError(
+                f"{name} of {where} has {len(graph.input)} inputs and {len(graph.output)} outputs; expected {given} "
+                f"and {taken}."
+            )

@@ -1,0 +1,71 @@
+"""Operands that don't fit each other are refused by the node's name, before anything is made of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.errors import ModelError
+from pipeline.importer.operands import Shape, misfit
+from tests.models import ModelBuilder, import_test_model
+
+
+@pytest.mark.parametrize(
+    ("op_type", "shapes", "attributes"),
+    [
+        ("Conv", [(1, 4, 8, 8), (6, 4, 3, 3), (6,)], {}),
+        ("Conv", [(1, 4, 8), (6, 2, 3)], {"group": 2}),
+        ("ConvTranspose", [(1, 4, 8, 8), (4, 6, 3, 3), (6,)], {}),
+        ("ConvTranspose", [(1, 4, 8, 8), (4, 3, 3, 3), (6,)], {"group": 2}),
+        ("Gemm", [(2, 3), (3, 5), (5,)], {}),
+        ("Gemm", [(3, 2), (5, 3), (2, 1)], {"transA": 1, "transB": 1}),
+        ("Gemm", [(2, 3), (3, 5), ()], {}),
+        ("BatchNormalization", [(1, 4, 5), *[(4,)] * 4], {}),
+        ("BatchNormalization", [(7,), *[(1,)] * 4], {}),
+        ("InstanceNormalization", [(1, 4, 5), (4,), (4,)], {}),
+        ("PRelu", [(1, 4, 5, 5), (4, 1, 1)], {}),
+        ("Relu", [(1,)], {}),
+    ],
+)
+def test_operands_that_fit(op_type: str, shapes: list[Shape | None], attributes: dict[str, Any]) -> None:
+    assert misfit(op_type, shapes, attributes) is None
+
+
+@pytest.mark.parametrize(
+    ("op_type", "shapes", "attributes", "said"),
+    [
+        (
+            "Conv",
+            [(1, 4, 8, 8), (6, 3, 3, 3)],
+            {},
+            "4 channels in 1 groups don't fit a weight of 6 outputs and 3 inputs",
+        ),
+        ("Conv", [(1, 4, 8, 8), (5, 2, 3, 3)], {"group": 2}, "5 outputs"),
+        ("Conv", [(1, 4, 8, 8), (6, 4, 3, 3)], {"group": 0}, "in 0 groups"),
+        ("Conv", [(1, 4, 8, 8), (6, 4, 3, 3), (5,)], {}, "bias must have the shape [6]"),
+        ("Conv", [(1, 4, 8, 8), (6, 4, 3)], {}, "the same number of dimensions"),
+        ("ConvTranspose", [(1, 4, 8, 8), (6, 4, 3, 3)], {}, "don't fit a weight of 6 inputs"),
+        ("ConvTranspose", [(1, 4, 8, 8), (4, 3, 3, 3), (3,)], {"group": 2}, "bias must have the shape [6]"),
+        ("Gemm", [(2, 3), (5, 3)], {}, "the factors have 3 columns and 5 rows"),
+        ("Gemm", [(2, 3), (3, 5), (2,)], {}, "C can't be broadcast to [2, 5]"),
+        ("Gemm", [(1, 2, 3), (3, 5)], {}, "both factors must be matrices"),
+        ("BatchNormalization", [(1, 4, 5), (4,), (4,), (5,), (4,)], {}, "input 3 must have the shape [4]"),
+        ("InstanceNormalization", [(1, 4, 5), (4,), (1,)], {}, "input 2 must have the shape [4]"),
+        ("PRelu", [(1, 4, 5, 5), (4,)], {}, "the slope can't be broadcast to the input"),
+    ],
+)
+def test_operands_that_do_not_fit(
+    op_type: str, shapes: list[Shape | None], attributes: dict[str, Any], said: str
+) -> None:
+    assert said in str(misfit(op_type, shapes, attributes))
+
+
+def test_a_model_whose_operands_do_not_fit_is_refused_by_the_nodes_name() -> None:
+    b = ModelBuilder()
+    y = b.node("Conv", "x", b.constant(np.ones((2, 4, 1, 1), "float32")), name="y")
+    with pytest.raises(
+        ModelError, match=r"Conv 'y' doesn't fit its inputs \(x float\[1, 3, 5, 5\], .*: 3 channels in 1"
+    ):
+        import_test_model(b.model({"x": (1, 3, 5, 5)}, y))
