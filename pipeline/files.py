@@ -25,7 +25,8 @@ Array = npt.NDArray[Any]
 
 MAX_TEXT_BYTES = 64 * 1024**2
 
-MAX_SAMPLE_BYTES = 4 * 1024**3
+MAX_SAMPLE_BYTES = 2 * 1024**3
+"""Of all arrays of a file: as much as one tensor may take."""
 
 
 def read_text(path: Path, kind: str, error_type: type[PipelineError]) -> str:

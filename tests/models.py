@@ -80,7 +80,7 @@ def quantize_by_reference(program: Program, *samples: dict[str, Array]) -> Progr
         low = min(float(values[tensor.name].min()) for values in seen)
         high = max(float(values[tensor.name].max()) for values in seen)
         options = {"signed": tensor.signed, "symmetric": False, "algorithm": "largest"}
-        entries[tensor.name] = make_entry(max(-low, high), low, high, **options)
+        entries[tensor.name] = make_entry(tensor.name, max(-low, high), low, high, **options)
     table = CalibrationTable(model_sha256=program.source_sha256, samples=len(samples), tensors=entries)
     return quantize(program, annotation=annotation, table=table).program
 

@@ -53,7 +53,9 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "workflow": (
             "annotation api calibration compilation cpu deploy errors files importer program recipes report targets"
         ),
-        "cli": "annotation artifact calibration deploy errors files importer profiling recipes report targets workflow",
+        "cli": (
+            "annotation artifact calibration deploy errors files importer profiling program recipes report targets workflow"
+        ),
     }.items()
 }
 """What each part of the package may import from the others."""

@@ -8,11 +8,12 @@ from pathlib import Path
 import click
 from rich.table import Table
 
+from pipeline.artifact import read_metadata
 from pipeline.cli.console import show
+from pipeline.cli.inputs import read_inputs
 from pipeline.cli.options import json_option, rpc_option, threads_option, tracker_option
 from pipeline.deploy import open_runner
 from pipeline.deploy.tensors import noise
-from pipeline.files import load_arrays
 
 
 @click.command(name="bench")
@@ -33,12 +34,9 @@ def command(
     as_json: bool,
 ) -> None:
     """Time LIBRARY, here or on a device; times are milliseconds a run."""
-    loaded = None if source is None else load_arrays(source)
+    inputs = read_metadata(library).inputs
+    feeds = noise(inputs) if source is None else read_inputs(source, inputs)
     with open_runner(library, threads, rpc, tracker) as runner:
-        if loaded is None:
-            feeds = noise(runner.inputs)
-        else:
-            feeds = loaded if isinstance(loaded, dict) else {runner.inputs[0].name: loaded}
         seconds = runner.benchmark(feeds, repeats=repeats)
     summary = {
         "library": str(library),

@@ -23,8 +23,9 @@ def show(data: dict[str, Any], table: Callable[[], Table | list[Table]], as_json
     if as_json:
         click.echo(json.dumps(data, indent=2))
         return
-    # A file or a pipe has no width; nothing in it should be cut or wrapped.
-    console = Console() if Console().is_terminal else Console(width=200)
+    # A file or a pipe has no width; nothing in it should be cut or wrapped. Models' names may look like markup.
+    width = None if Console().is_terminal else 200
+    console = Console(width=width, markup=False, emoji=False)
     made = table()
     for item in made if isinstance(made, list) else [made]:
         console.print(item)

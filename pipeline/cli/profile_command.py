@@ -11,8 +11,8 @@ from rich.table import Table
 
 from pipeline.artifact import read_metadata
 from pipeline.cli.console import show, working
+from pipeline.cli.inputs import read_inputs
 from pipeline.cli.options import json_option, rpc_option, threads_option, tracker_option
-from pipeline.files import load_arrays
 from pipeline.profiling import OperatorProfile, Profile, profile
 
 _ORDERS: dict[str, Callable[[OperatorProfile], Any]] = {
@@ -51,11 +51,9 @@ def command(
     as_json: bool,
 ) -> None:
     """Show how long each operator of LIBRARY takes, here or on a device, and how long it could take."""
-    loaded = None if source is None else load_arrays(source)
-    if loaded is not None and not isinstance(loaded, dict):
-        loaded = {read_metadata(library).inputs[0].name: loaded}
+    feeds = None if source is None else read_inputs(source, read_metadata(library).inputs)
     with working("measuring"):
-        result = profile(library, loaded, threads=threads, repeats=repeats, limits=limits, rpc=rpc, tracker=tracker)
+        result = profile(library, feeds, threads=threads, repeats=repeats, limits=limits, rpc=rpc, tracker=tracker)
     operators = sorted(result.operators, key=_ORDERS[sort])
     show(result.to_dict(), lambda: [_operators(result, operators), _totals(result), *_notes(operators)], as_json)
 

@@ -9,11 +9,13 @@ import click
 import numpy as np
 from rich.table import Table
 
+from pipeline.artifact import read_metadata
 from pipeline.cli.console import show
+from pipeline.cli.inputs import read_inputs
 from pipeline.cli.options import json_option, rpc_option, threads_option, tracker_option
 from pipeline.deploy import open_runner
 from pipeline.errors import OptionError
-from pipeline.files import load_arrays, write_bytes
+from pipeline.files import write_bytes
 
 
 @click.command(name="run")
@@ -36,9 +38,8 @@ def command(
     """Run LIBRARY on inputs from a file."""
     if output is not None and output.suffix != ".npz":
         raise OptionError(f"--output {output}: outputs are written as .npz; give such a name.")
-    loaded = load_arrays(source)
+    feeds = read_inputs(source, read_metadata(library).inputs)
     with open_runner(library, threads, rpc, tracker) as runner:
-        feeds = loaded if isinstance(loaded, dict) else {runner.inputs[0].name: loaded}
         outputs = runner.run(feeds)
     if output is not None:
         memory = io.BytesIO()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -20,12 +20,42 @@ ALIGNMENT = 64
 """Bytes; kernels load whole vectors."""
 
 
+class Typed(Protocol):
+    """What has a shape and a dtype as NumPy's arrays do, such as an array in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the elements."""
+        ...
+
+
 def check_feeds(feeds: Mapping[str, Tensor], inputs: Sequence[TensorSpec]) -> list[Array]:
     """Return the inputs in order, contiguous and aligned to 64 bytes, as kernels need them; others are copied.
 
     Raises:
         SampleError: an input is missing, unknown, or of the wrong shape or dtype.
     """
+    _check_names(feeds, inputs)
+    return [_placed(spec, _as_array(spec, feeds[spec.name])) for spec in inputs]
+
+
+def check_types(arrays: Mapping[str, Typed], inputs: Sequence[TensorSpec]) -> None:
+    """Check names, shapes and dtypes as `check_feeds` does, of arrays whose values needn't be there.
+
+    Raises:
+        SampleError: see `check_feeds`.
+    """
+    _check_names(arrays, inputs)
+    for spec in inputs:
+        _check_type(spec, arrays[spec.name])
+
+
+def _check_names(feeds: Mapping[str, Any], inputs: Sequence[TensorSpec]) -> None:
     names = [i.name for i in inputs]
     missing = [name for name in names if name not in feeds]
     unknown = [name for name in feeds if name not in names]
@@ -34,7 +64,6 @@ def check_feeds(feeds: Mapping[str, Tensor], inputs: Sequence[TensorSpec]) -> li
         wrong += [f"unknown: {', '.join(unknown)}"] if unknown else []
         expected = ", ".join(f"{i.name!r} {list(i.shape)} {i.dtype}" for i in inputs)
         raise SampleError(f"The inputs don't fit the model ({'; '.join(wrong)}). Expected {expected}.")
-    return [_checked(spec, _as_array(spec, feeds[spec.name])) for spec in inputs]
 
 
 def noise(inputs: Sequence[TensorSpec]) -> dict[str, Array]:
@@ -60,12 +89,16 @@ def _as_array(spec: TensorSpec, value: Tensor) -> Array:
         ) from error
 
 
-def _checked(spec: TensorSpec, value: Array) -> Array:
+def _check_type(spec: TensorSpec, value: Typed) -> None:
     if value.shape != spec.shape or value.dtype != np.dtype(spec.dtype):
         raise SampleError(
             f"Input {spec.name!r} has the shape {list(value.shape)} and dtype {value.dtype}; "
             f"expected {list(spec.shape)} and {spec.dtype}."
         )
+
+
+def _placed(spec: TensorSpec, value: Array) -> Array:
+    _check_type(spec, value)
     # DLPack can't hand over memory that must not be written to.
     if value.flags.c_contiguous and value.flags.writeable and value.ctypes.data % ALIGNMENT == 0:
         return value

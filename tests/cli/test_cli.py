@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from rich.table import Table
 
 from pipeline.cli import main
+from pipeline.cli.console import show
 from tests.deploy.servers import free_port, rpc_server
 from tests.models import ModelBuilder, small_network
 
@@ -126,6 +128,18 @@ def test_a_library_is_run_and_timed_on_a_device(
     code, _, err = run(capsys, monkeypatch, "bench", library, "--rpc", f"127.0.0.1:{free_port()}")
     assert code == 1
     assert "No RPC server can be reached" in err
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "[/bold] [red]:smile:[/red]"
+
+    def table() -> Table:
+        made = Table(name)
+        made.add_row(name)
+        return made
+
+    show({}, table, as_json=False)
+    assert capsys.readouterr().out.count(name) == 2
 
 
 Refusal = tuple[str, list[str], str]
