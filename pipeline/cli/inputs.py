@@ -1,0 +1,27 @@
+"""Inputs for a library, from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.deploy.tensors import Array, check_types
+from pipeline.errors import SampleError
+from pipeline.files import StoredArray, load_arrays, stored_arrays
+from pipeline.program import TensorSpec
+
+
+def read_inputs(file: Path, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """Return the arrays of an .npz file by name, or that of an .npy file as the first input.
+
+    Raises:
+        SampleError: the file can't be read, or doesn't hold the inputs; no values are read before that is known.
+    """
+    stored = stored_arrays(file)
+    arrays = {inputs[0].name: stored} if isinstance(stored, StoredArray) else stored
+    try:
+        check_types(arrays, inputs)
+    except SampleError as error:
+        raise SampleError(f"Sample {file}: {error}") from error
+    loaded = load_arrays(file)
+    return loaded if isinstance(loaded, dict) else {inputs[0].name: loaded}

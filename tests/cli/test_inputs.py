@@ -1,0 +1,56 @@
+"""Inputs for a library from a file: what doesn't fit is refused before values are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.cli.inputs import read_inputs
+from pipeline.errors import SampleError
+from pipeline.files import StoredArray
+from pipeline.program import TensorSpec
+
+X, Y = TensorSpec("x", (2, 3), "float32"), TensorSpec("y", (4,), "int64")
+
+
+def test_an_array_is_the_first_input_and_an_archive_has_names(tmp_path: Path) -> None:
+    x, y = np.arange(6, dtype="float32").reshape(2, 3), np.arange(4)
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "xy.npz", y=y, x=x)
+    np.testing.assert_equal(read_inputs(tmp_path / "x.npy", [X]), {"x": x})
+    np.testing.assert_equal(read_inputs(tmp_path / "xy.npz", [X, Y]), {"y": y, "x": x})
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"x": np.zeros((2, 4), "float32"), "y": np.zeros(4, "int64")},
+            r"'x' has the shape \[2, 4\] and dtype float32",
+        ),
+        ({"x": np.zeros((2, 3), "float32"), "y": np.zeros(4, "int32")}, r"dtype int32; expected \[4\] and int64"),
+        ({"x": np.zeros((2, 3), "float32")}, r"missing: y"),
+        ({"x": np.zeros((2, 3), "float32"), "y": np.zeros(4, "int64"), "z": np.zeros(1)}, r"unknown: z"),
+    ],
+    ids=["shape", "dtype", "missing", "unknown"],
+)
+def test_what_does_not_fit_is_refused_before_values_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrays: dict[str, np.ndarray], message: str
+) -> None:
+    def load(array: StoredArray) -> None:
+        raise AssertionError(f"{array} was read")
+
+    monkeypatch.setattr(StoredArray, "load", load)
+    np.savez_compressed(tmp_path / "a.npz", **arrays)
+    with pytest.raises(SampleError, match=rf"Sample .*a\.npz: .*{message}"):
+        read_inputs(tmp_path / "a.npz", [X, Y])
+
+
+def test_an_array_that_claims_more_than_its_file_has_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "x.npy").open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (2**40,)}
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(SampleError, match=r"x\.npy can't be read: .*more than is in it"):
+        read_inputs(tmp_path / "x.npy", [TensorSpec("x", (2**40,), "float32")])
