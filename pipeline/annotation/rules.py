@@ -91,6 +91,7 @@ _ORDER_PRESERVING = frozenset(
         "reshape",
         "squeeze",
         "strided_slice",
+        "take",
     )
 )
 
@@ -193,6 +194,13 @@ NEAREST_MODES = ("asymmetric", "half_pixel")
 """How a nearest-neighbour resize may find its pixels."""
 
 
+def _fixed_choice(binding: Binding) -> str | None:
+    x, indices = binding.value.args
+    if not isinstance(x, relax.Var) or constant(indices) is None:
+        return "what it picks isn't fixed"
+    return _float_result(binding)
+
+
 def _named(kind: str) -> Callable[[Binding], str]:
     return lambda _: kind
 
@@ -220,6 +228,7 @@ RULES: dict[str, Rule] = {
     "relax.flatten": Rule(_named("reshape"), Role.MOVEMENT, _float_result),
     "relax.strided_slice": Rule(_named("slice"), Role.MOVEMENT, _float_result),
     "relax.image.resize2d": Rule(_named("resize"), Role.MOVEMENT, _nearest),
+    "relax.take": Rule(_named("gather"), Role.MOVEMENT, _fixed_choice),
 }
 """Operator -> what annotate knows of it. Operators without a row stay in float."""
 
@@ -232,6 +241,7 @@ KINDS = (
     "dense",
     "depth_to_space",
     "depthwise_conv2d",
+    "gather",
     "matmul",
     "max_pool2d",
     "multiply",
@@ -258,4 +268,6 @@ def activations(binding: Binding) -> tuple[relax.Var, ...]:
 def unknown_operator_reason(binding: Binding) -> str:
     """Return the reason that is given for an operator without a rule."""
     name = operator_name(binding.value).removeprefix("relax.")
+    if name == "call_tir":
+        name = binding.value.args[0].name_hint
     return f"there is no integer form of {name}"

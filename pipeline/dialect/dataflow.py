@@ -216,7 +216,8 @@ def constant(expr: relax.Expr) -> npt.NDArray[Any] | None:
 
 def make_constant(value: npt.NDArray[Any]) -> relax.Expr:
     """Return a Relax constant."""
-    return relax.const(np.ascontiguousarray(value))
+    value = np.require(value, requirements="C")
+    return relax.const(value, str(value.dtype))
 
 
 def _is_argument(var: relax.Var, bindings: Sequence[Binding]) -> bool:

@@ -1,9 +1,9 @@
-"""What our ONNX converters have in common."""
+"""TVM's own ONNX converters, for what ours leave to them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tvm import relax
@@ -11,22 +11,10 @@ from tvm.relax.frontend.onnx import onnx_frontend as tvm_onnx
 
 from pipeline.errors import ModelError
 
-Inputs = Sequence[relax.Expr | None]
-NHWC = [0, 2, 3, 1]
-NCHW = [0, 3, 1, 2]
 
-
-class Fallback(tvm_onnx.OnnxOpConverter):
-    """Base of converters that leave what they can't do to TVM's."""
-
-    op_type: str
-
-    @classmethod
-    def _stock(cls, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
-        return convert_by_tvm(cls.op_type, bb, inputs, attr, params)
-
-
-def convert_by_tvm(op_type: str, bb: Any, inputs: Inputs, attr: dict[str, Any], params: Any) -> relax.Expr:
+def convert_by_tvm(
+    op_type: str, bb: Any, inputs: Sequence[relax.Expr | None], attr: Mapping[str, Any], params: Any
+) -> relax.Expr:
     """Return what TVM's own converter makes of a node, its type inferred.
 
     Raises:

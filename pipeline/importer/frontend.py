@@ -91,6 +91,9 @@ class _Importer(tvm_onnx.ONNXGraphImporter):
                 found.setdefault(value, name)
         return found
 
+    def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
+        """Leave that to `_check_operators`: TVM doesn't know our converters."""
+
     def _construct_nodes(self, graph: onnx.GraphProto) -> None:
         super()._construct_nodes(graph)
         if self._failures:

@@ -103,6 +103,8 @@ class _Propagation:
             return self._concat(binding)
         if name == "relax.image.resize2d":
             return self._resize(binding)
+        if name == "relax.take":
+            return self._take(binding)
         if name in RESHAPES:
             return self._reshape(binding)
         if name in ROWS:
@@ -208,6 +210,15 @@ class _Propagation:
         region = tuple(float(v) for v in attrs["roi"])
         resized = relax.op.image.resize2d(base, size, region, layout="NHWC", **kept)
         self._remember(binding.var, _Permuted(self.builder.emit(resized, binding.var.name), (0, 3, 1, 2)))
+        return True
+
+    def _take(self, binding: Binding) -> bool:
+        x, indices = binding.value.args
+        axis, value, source = binding.value.attrs["axis"], constant(indices), self.permuted.get(x)
+        if source is None or axis is None or value is None or value.ndim != 1:
+            return False
+        taken = relax.op.take(source.base, indices, source.axes[int(axis)], str(binding.value.attrs["mode"]))
+        self._remember(binding.var, _Permuted(self.builder.emit(taken, binding.var.name), source.axes))
         return True
 
     def _reshape(self, binding: Binding) -> bool:

@@ -195,7 +195,7 @@ class _Specializer:
 
     def _node(self, node: NodeProto, used: Set[str], scope: Scope, opset: int) -> Sequence[Tensor | None]:
         """Add what computes a node, and return its results, None for those that nothing reads."""
-        inputs = [None if not n else _defined(scope, n, f"{node.op_type} {_title(node)!r}") for n in node.input]
+        inputs = [_given(scope, n, f"{node.op_type} {_title(node)!r}") for n in node.input]
         if node.domain not in ("", "ai.onnx") or (node.domain, node.op_type, node.overload) in self.functions:
             return self._function_call(node, inputs, used, scope)
         if opset < MIN_OPSET:
@@ -325,11 +325,9 @@ class _Specializer:
             return None
         if not defs.has(node.op_type, opset, ""):
             return None
-        if node.op_type in RECURRENT:
-            body = _unrolled(node, inputs)
-        else:
-            body = _definition(defs.get_schema(node.op_type, opset, ""), node, inputs, opset)
-        return None if body is None else self._function(body, node, inputs, used)
+        schema = defs.get_schema(node.op_type, opset, "")
+        body = _unrolled(node, inputs) if node.op_type in RECURRENT else _definition(schema, node, inputs, opset)
+        return None if body is None else self._function(body, _with_defaults(node, schema), inputs, used)
 
     def _function(
         self, function: onnx.FunctionProto, node: NodeProto, inputs: Sequence[Tensor | None], used: Set[str]
@@ -601,6 +599,11 @@ def _title(node: NodeProto) -> str:
     return str(node.name or next((o for o in node.output if o), node.op_type))
 
 
+def _given(scope: Scope, name: str, reader: str) -> Tensor | None:
+    """Return what a name stands for; None if it is an optional input, of the node or of its function, not given."""
+    return None if name in scope and scope[name] is None else _defined(scope, name, reader)
+
+
 def _defined(scope: Scope, name: str, reader: str) -> Tensor:
     tensor = scope.get(name)
     if tensor is None:
@@ -699,6 +702,16 @@ def _unrolled(node: NodeProto, inputs: Sequence[Tensor | None]) -> onnx.Function
     steps = x.shape[1 if _attribute(node, "layout", 0) else 0]
     full = lengths is None or (lengths.value is not None and bool((lengths.value == steps).all()))
     return unrolled(node, x.shape, [t is not None for t in inputs], full)
+
+
+def _with_defaults(node: NodeProto, schema: defs.OpSchema) -> NodeProto:
+    """Return the node with the attributes that it leaves out, as far as the operator says what they are then."""
+    full = NodeProto()
+    full.CopyFrom(node)
+    given = {a.name for a in node.attribute}
+    defaults = (a.default_value for name, a in schema.attributes.items() if name not in given)
+    full.attribute.extend(d for d in defaults if d.type != AttributeProto.UNDEFINED)
+    return full
 
 
 def _with_attributes(node: NodeProto, given: Mapping[str, AttributeProto], title: str) -> NodeProto:

@@ -334,6 +334,7 @@ RULES: dict[str, Rule] = {
     "relax.flatten": move,
     "relax.strided_slice": move,
     "relax.image.resize2d": move,
+    "relax.take": move,
 }
 """Operator -> how it is written with integers."""
 

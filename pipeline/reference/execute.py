@@ -106,6 +106,14 @@ def _binary(function: Callable[[Any, Any], Any]) -> Stock:
     return run
 
 
+def _taken(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
+    x, indices = (_value(a, values) for a in binding.value.args)
+    axis, mode = binding.value.attrs["axis"], str(binding.value.attrs["mode"])
+    return np.asarray(
+        np.take(x, indices, None if axis is None else int(axis), mode="clip" if mode == "clip" else "raise")
+    )
+
+
 def _averaged(binding: Binding, values: Mapping[relax.Var, Any]) -> Array:
     x, attrs = _value(binding.value.args[0], values), binding.value.attrs
     (window_h, window_w), (stride_h, stride_w) = (tuple(int(v) for v in attrs[k]) for k in ("pool_size", "strides"))
@@ -234,6 +242,7 @@ STOCK: dict[str, Stock] = {
     "relax.strided_slice": _sliced,
     "relax.subtract": _binary(np.subtract),
     "relax.sum": _reduced(np.sum),
+    "relax.take": _taken,
     "relax.topk": _top,
 }
 """Stock Relax operators in NumPy."""

@@ -1,0 +1,104 @@
+"""Our own ONNX converters, used before TVM's.
+
+There are two reasons for one. TVM's gives plain TIR (`emit_te`) or a form that later passes would only have to undo,
+where quantization and kernels want an operator; or TVM's gives other values than ONNX asks for. Convolutions and pools
+come out in NHWC between two permutations; `layout` moves those out of the way.
+
+To add one: a function from a `Node` to a Relax expression, in the module of its family, and a row in `_FUNCTIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tvm import relax
+from tvm.relax.frontend.onnx import onnx_frontend as tvm_onnx
+
+from pipeline.importer.converters import (
+    convolution,
+    elementwise,
+    movement,
+    normalization,
+    pooling,
+    reduction,
+    regions,
+    resize,
+    selection,
+)
+from pipeline.importer.converters.node import Convert, Node
+
+__all__ = ["CONVERTERS"]
+
+_FUNCTIONS: Mapping[str, Convert] = {
+    "ArgMax": selection.arg_max,
+    "ArgMin": selection.arg_min,
+    "AveragePool": pooling.average_pool,
+    "BatchNormalization": convolution.batch_normalization,
+    "BitShift": elementwise.bit_shift,
+    "Cast": elementwise.cast,
+    "CastLike": elementwise.cast_like,
+    "Clip": elementwise.clip,
+    "Conv": convolution.conv,
+    "ConvTranspose": convolution.conv_transpose,
+    "CumSum": selection.cumulative_sum,
+    "DepthToSpace": movement.depth_to_space,
+    "Div": elementwise.divide,
+    "Elu": elementwise.elu,
+    "EyeLike": movement.eye_like,
+    "Gather": selection.gather,
+    "GatherElements": selection.gather_elements,
+    "GatherND": selection.gather_nd,
+    "Gemm": convolution.gemm,
+    "GlobalAveragePool": pooling.global_average_pool,
+    "GlobalLpPool": pooling.global_lp_pool,
+    "Hardmax": normalization.hardmax,
+    "Identity": movement.identity,
+    "IsInf": elementwise.is_infinite,
+    "LRN": normalization.local_response_normalization,
+    "LayerNormalization": normalization.layer_normalization,
+    "LpNormalization": normalization.lp_normalization,
+    "LpPool": pooling.lp_pool,
+    "MatMul": convolution.matmul,
+    "Max": elementwise.variadic(relax.op.maximum),
+    "MaxPool": pooling.max_pool,
+    "MaxUnpool": pooling.max_unpool,
+    "Mean": elementwise.mean,
+    "Min": elementwise.variadic(relax.op.minimum),
+    "Mod": elementwise.modulo,
+    "NonMaxSuppression": selection.non_max_suppression,
+    "OneHot": selection.one_hot,
+    "PRelu": elementwise.prelu,
+    "Pad": movement.pad,
+    "Pow": elementwise.power,
+    "ReduceMax": reduction.converter(relax.op.max),
+    "ReduceMean": reduction.converter(relax.op.mean),
+    "ReduceMin": reduction.converter(relax.op.min),
+    "ReduceProd": reduction.converter(relax.op.prod),
+    "ReduceSum": reduction.converter(relax.op.sum),
+    "Resize": resize.resize,
+    "ReverseSequence": movement.reverse_sequence,
+    "RoiAlign": regions.roi_align,
+    "ScatterElements": selection.scatter_elements,
+    "ScatterND": selection.scatter_nd,
+    "Softmax": normalization.softmax,
+    "Split": movement.split,
+    "Sum": elementwise.variadic(relax.op.add),
+    "TopK": selection.top_k,
+    "Trilu": movement.trilu,
+}
+
+
+def _converter(op_type: str, function: Convert) -> type[tvm_onnx.OnnxOpConverter]:
+    """Return a function as what TVM's importer calls."""
+
+    def convert(_: Any, bb: Any, inputs: Any, attr: dict[str, Any], params: Any) -> relax.Expr:
+        return function(Node(op_type, bb, inputs, attr, params))
+
+    return type(op_type, (tvm_onnx.OnnxOpConverter,), {"_impl_v1": classmethod(convert), "__doc__": function.__doc__})
+
+
+CONVERTERS: Mapping[str, type[tvm_onnx.OnnxOpConverter]] = {
+    op_type: _converter(op_type, function) for op_type, function in _FUNCTIONS.items()
+}
+"""ONNX operator type -> our converter; every other type is TVM's."""

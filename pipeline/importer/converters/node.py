@@ -1,0 +1,175 @@
+"""An ONNX node on its way to Relax: what all converters read and write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import relax
+
+from pipeline.dialect import dataflow
+from pipeline.dialect.dataflow import make_constant
+from pipeline.dialect.operators import tensor_type
+from pipeline.dialect.types import TensorType
+from pipeline.errors import ModelError
+from pipeline.importer.fallback import convert_by_tvm
+
+Array = npt.NDArray[Any]
+NHWC = [0, 2, 3, 1]
+NCHW = [0, 3, 1, 2]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of operator set 13 or newer, whose inputs are Relax expressions.
+
+    Attributes:
+        op_type: ONNX's name of the operator.
+        builder: the Relax block that converters write to.
+        inputs: the inputs; None where an optional one isn't given.
+        attributes: by name, as TVM's importer reads them: texts are bytes.
+        scope: what TVM's own converters want beside.
+    """
+
+    op_type: str
+    builder: Any
+    inputs: Sequence[relax.Expr | None]
+    attributes: Mapping[str, Any]
+    scope: Any
+
+    @property
+    def x(self) -> relax.Expr:
+        """The first input."""
+        return self.required(0)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The first input's shape."""
+        return tensor_type(self.x).shape
+
+    @property
+    def dtype(self) -> str:
+        """The first input's element type."""
+        return tensor_type(self.x).dtype
+
+    @property
+    def results(self) -> int:
+        """How many results are asked for, unused ones before the last included."""
+        return int(self.attributes["tvm_custom"]["num_outputs"])
+
+    @property
+    def opset(self) -> int:
+        """The operator set of the model."""
+        return int(self.attributes["tvm_custom"]["opset"])
+
+    def given(self, index: int) -> relax.Expr | None:
+        """Return an input; None if it isn't given."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    def required(self, index: int) -> relax.Expr:
+        """Return an input.
+
+        Raises:
+            ModelError: it isn't given.
+        """
+        expr = self.given(index)
+        if expr is None:
+            raise ModelError(f"its input {index} is missing")
+        return expr
+
+    def type(self, index: int) -> TensorType:
+        """Return the type of an input."""
+        return tensor_type(self.required(index))
+
+    def constant(self, index: int) -> Array | None:
+        """Return an input's value; None if it isn't given, or isn't constant."""
+        expr = self.given(index)
+        return None if expr is None else dataflow.constant(expr)
+
+    def known(self, index: int, meaning: str) -> Array | None:
+        """Return the value of an input that has to be constant; None if it isn't given.
+
+        Args:
+            index: of the input.
+            meaning: what it is, for the message.
+
+        Raises:
+            ModelError: it isn't constant.
+        """
+        if self.given(index) is None:
+            return None
+        value = self.constant(index)
+        if value is None:
+            raise ModelError(f"{meaning} must be constant, but are computed or are an input of the model")
+        return value
+
+    def text(self, name: str, default: str) -> str:
+        """Return an attribute that is a text."""
+        value = self.attributes.get(name, default)
+        return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+
+    def flag(self, name: str, default: int = 0) -> bool:
+        """Return an attribute that is 0 or 1."""
+        return bool(self.attributes.get(name, default))
+
+    def integers(self, name: str, default: Sequence[int]) -> tuple[int, ...]:
+        """Return an attribute that is a list of integers."""
+        return tuple(int(v) for v in self.attributes.get(name, default))
+
+    def axis(self, default: int) -> int:
+        """Return the attribute `axis`, counted from the first one.
+
+        Raises:
+            ModelError: there is no such axis.
+        """
+        return self.counted(int(self.attributes.get("axis", default)))
+
+    def counted(self, axis: int) -> int:
+        """Return an axis of the first input, counted from the first one if it was counted from the last one."""
+        rank = len(self.shape)
+        if not -rank <= axis < max(rank, 1):
+            raise ModelError(f"its input has {rank} dimensions, none of which is axis {axis}")
+        return axis % rank if rank else 0
+
+    def emit(self, expr: relax.Expr) -> relax.Var:
+        """Append an expression and return the variable that holds it."""
+        return self.builder.emit(self.builder.normalize(expr), name_hint="tensor")
+
+    def stock(self) -> relax.Expr:
+        """Return what TVM's own converter makes of the node.
+
+        Raises:
+            ModelError: it can't take the node.
+        """
+        return convert_by_tvm(self.op_type, self.builder, self.inputs, self.attributes, self.scope)
+
+
+Convert = Callable[[Node], relax.Expr]
+
+
+def scalar(value: float | bool, dtype: str) -> relax.Expr:
+    """Return a constant of rank 0."""
+    return make_constant(np.array(value, dtype))
+
+
+def integers(values: npt.ArrayLike) -> relax.Expr:
+    """Return a constant of int64."""
+    return make_constant(np.asarray(values, "int64"))
+
+
+def along(values: Array, axis: int, rank: int) -> Array:
+    """Return a vector with axes of size 1 around it, so that it lies along one axis of a tensor."""
+    return values.reshape((1,) * axis + (-1,) + (1,) * (rank - axis - 1))
+
+
+def take(x: relax.Expr, indices: Array, axis: int) -> relax.Expr:
+    """Return the parts of x along an axis at constant indices, all of which must exist."""
+    return relax.op.take(x, integers(indices), axis, mode="clip")
+
+
+def is_float(dtype: str) -> bool:
+    """Return whether a type is a floating-point one."""
+    return dtype.startswith(("float", "bfloat"))

@@ -1,0 +1,91 @@
+"""Operators that scale a tensor by what they find in it."""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm import relax
+
+from pipeline.dialect import attributes as op
+from pipeline.dialect.dataflow import make_constant
+from pipeline.dialect.operators import make_call, tensor_type
+from pipeline.errors import ModelError
+from pipeline.importer.converters.node import Node, is_float, scalar
+
+
+def softmax(node: Node) -> relax.Expr:
+    """Softmax along any axis -> `nn.softmax` along the last one."""
+    rank, axis = len(node.shape), node.axis(-1)
+    if node.dtype != "float32":
+        return node.stock()
+    if axis == rank - 1:
+        return make_call(op.Softmax(), node.x)
+    moved = [a for a in range(rank) if a != axis] + [axis]
+    y = node.emit(make_call(op.Softmax(), node.emit(relax.op.permute_dims(node.x, moved))))
+    return relax.op.permute_dims(y, [int(i) for i in np.argsort(moved)])
+
+
+def layer_normalization(node: Node) -> relax.Expr:
+    """Layer normalization over the last axis with constant scale and shift -> `nn.layer_norm`; others written out."""
+    shape, first = node.shape, node.axis(-1)
+    gamma = node.constant(1)
+    beta = np.zeros(shape[-1:], "float32") if node.given(2) is None else node.constant(2)
+    epsilon = float(node.attributes.get("epsilon", 1e-5))
+    if node.results > 1:
+        raise ModelError("its mean and deviation are asked for, too")
+    if first == len(shape) - 1 and gamma is not None and beta is not None and gamma.dtype == np.float32:
+        scale, shift = (make_constant(np.broadcast_to(v, shape[-1:])) for v in (gamma, beta))
+        return make_call(op.LayerNorm(epsilon), node.x, scale, shift)
+    y = _standardized(node, list(range(first, len(shape))), epsilon)
+    y = node.emit(relax.op.multiply(y, node.required(1)))
+    shift_given = node.given(2)
+    return y if shift_given is None else relax.op.add(y, shift_given)
+
+
+def _standardized(node: Node, axes: list[int], epsilon: float) -> relax.Expr:
+    mean = node.emit(relax.op.mean(node.x, axes, keepdims=True))
+    centered = node.emit(relax.op.subtract(node.x, mean))
+    variance = node.emit(relax.op.mean(node.emit(relax.op.multiply(centered, centered)), axes, keepdims=True))
+    deviation = node.emit(relax.op.sqrt(node.emit(relax.op.add(variance, scalar(epsilon, node.dtype)))))
+    return node.emit(relax.op.divide(centered, deviation))
+
+
+def lp_normalization(node: Node) -> relax.Expr:
+    """Rows divided by their sum of magnitudes, or by their length; rows of zeros stay."""
+    axis, p = node.axis(-1), int(node.attributes.get("p", 2))
+    if p == 1:
+        norm = node.emit(relax.op.sum(node.emit(relax.op.abs(node.x)), [axis], keepdims=True))
+    else:
+        squares = node.emit(relax.op.multiply(node.x, node.x))
+        norm = node.emit(relax.op.sqrt(node.emit(relax.op.sum(squares, [axis], keepdims=True))))
+    zero, one = scalar(0, node.dtype), scalar(1, node.dtype)
+    safe = node.emit(relax.op.where(node.emit(relax.op.equal(norm, zero)), one, norm))
+    return relax.op.divide(node.x, safe)
+
+
+def local_response_normalization(node: Node) -> relax.Expr:
+    """Each value divided by a power of the sum of squares in its neighbourhood of channels."""
+    size = int(node.attributes["size"])
+    alpha, beta, bias = (float(node.attributes.get(k, d)) for k, d in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
+    squares = node.emit(relax.op.multiply(node.x, node.x))
+    before, after = (size - 1) // 2, size - 1 - (size - 1) // 2
+    rank, channels = len(node.shape), node.shape[1]
+    padded = node.emit(relax.op.nn.pad(squares, [0, 0, before, after] + [0, 0] * (rank - 2), pad_value=0.0))
+    total: relax.Expr | None = None
+    for i in range(size):
+        part = node.emit(relax.op.strided_slice(padded, [1], [i], [i + channels]))
+        total = part if total is None else node.emit(relax.op.add(total, part))
+    if total is None:
+        raise ModelError("its neighbourhood has no channels")
+    scaled = node.emit(relax.op.multiply(total, scalar(alpha / size, node.dtype)))
+    base = node.emit(relax.op.add(scaled, scalar(bias, node.dtype)))
+    return relax.op.divide(node.x, node.emit(relax.op.power(base, scalar(beta, node.dtype))))
+
+
+def hardmax(node: Node) -> relax.Expr:
+    """1 where the first largest value of a row is, 0 elsewhere."""
+    axis, rank = node.axis(-1), len(node.shape)
+    if not is_float(node.dtype):
+        raise ModelError(f"it has no form for {node.dtype}")
+    first = node.emit(relax.op.argmax(node.x, axis, keepdims=True))
+    places = np.arange(node.shape[axis], dtype=tensor_type(first).dtype).reshape([-1] + [1] * (rank - axis - 1))
+    return relax.op.astype(node.emit(relax.op.equal(first, make_constant(places))), node.dtype)

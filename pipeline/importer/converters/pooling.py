@@ -1,0 +1,254 @@
+"""Pooling over windows, and its inverse.
+
+Pools of images, and of signals, which are images of height 1, become operators that have 8-bit forms where there are
+such. All others choose the elements of each window with constant indices, axis by axis, and reduce them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import relax
+
+from pipeline.dialect import attributes as op
+from pipeline.dialect.dataflow import make_constant
+from pipeline.dialect.operators import make_call, tensor_type
+from pipeline.errors import ModelError
+from pipeline.importer.converters.node import (
+    NCHW,
+    NHWC,
+    Array,
+    Node,
+    integers,
+    is_float,
+    scalar,
+    take,
+)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where the windows of a pool lie along one axis.
+
+    Attributes:
+        size: elements of the axis.
+        out: windows.
+        kernel: elements of a window.
+        stride: from one window to the next.
+        dilation: from one element of a window to the next.
+        before: elements of padding before the axis.
+        after: elements of padding after it that the node asks for.
+    """
+
+    size: int
+    out: int
+    kernel: int
+    stride: int
+    dilation: int
+    before: int
+    after: int
+
+    @property
+    def places(self) -> Array:
+        """Indices [windows, kernel] of the elements, those of padding included."""
+        starts = np.arange(self.out) * self.stride - self.before
+        return np.asarray(starts[:, None] + np.arange(self.kernel) * self.dilation)
+
+    @property
+    def needed(self) -> int:
+        """Padding after the axis so that the last window is whole."""
+        return max(int(self.places[-1, -1]) - self.size + 1, 0)
+
+    def counted(self, padding: bool) -> Array:
+        """Return how many elements of each window count: without padding, or with that which the node asks for."""
+        low, high = (-self.before, self.size + self.after) if padding else (0, self.size)
+        return np.asarray(((self.places >= low) & (self.places < high)).sum(axis=1))
+
+
+def same_padding(node: Node, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+    """Return a node's pads, all begins and then all ends, with `auto_pad` worked out for spatial `sizes`."""
+    count = len(sizes)
+    mode = node.text("auto_pad", "NOTSET")
+    if mode == "VALID":
+        return (0,) * (2 * count)
+    if mode == "NOTSET":
+        return node.integers("pads", (0,) * (2 * count))
+    strides, dilations = (node.integers(name, (1,) * count) for name in ("strides", "dilations"))
+    begins, ends = [], []
+    for size, k, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
+        total = max((math.ceil(size / stride) - 1) * stride + (k - 1) * dilation + 1 - size, 0)
+        small, large = total // 2, total - total // 2
+        begins.append(large if mode == "SAME_LOWER" else small)
+        ends.append(small if mode == "SAME_LOWER" else large)
+    return (*begins, *ends)
+
+
+def _windows(node: Node) -> list[Windows]:
+    sizes, kernel = node.shape[2:], node.integers("kernel_shape", ())
+    count = len(sizes)
+    if len(kernel) != count:
+        raise ModelError(f"its windows have {len(kernel)} dimensions, its input {count}")
+    pads = same_padding(node, sizes, kernel)
+    strides, dilations = (node.integers(name, (1,) * count) for name in ("strides", "dilations"))
+    found = []
+    for i, size in enumerate(sizes):
+        span = size + pads[i] + pads[i + count] - dilations[i] * (kernel[i] - 1) - 1
+        out = (math.ceil if node.flag("ceil_mode") else math.floor)(span / strides[i]) + 1
+        if node.flag("ceil_mode") and (out - 1) * strides[i] >= size + pads[i]:
+            # A window must not start in the padding after the image (ONNX follows PyTorch here).
+            out -= 1
+        if out < 1:
+            raise ModelError(f"its window of {kernel[i]} doesn't fit into {size} elements and their padding")
+        found.append(Windows(size, out, kernel[i], strides[i], dilations[i], pads[i], pads[i + count]))
+    return found
+
+
+def _as_image(node: Node, windows: list[Windows]) -> tuple[relax.Expr, list[Windows]]:
+    """Return a signal as an image of height 1, in NHWC; an image in NHWC."""
+    x = node.x
+    if len(windows) == 1:
+        x, windows = node.emit(relax.op.expand_dims(x, 2)), [Windows(1, 1, 1, 1, 1, 0, 0), *windows]
+    return node.emit(relax.op.permute_dims(x, NHWC)), windows
+
+
+def _from_image(node: Node, y: relax.Expr) -> relax.Expr:
+    y = node.emit(relax.op.permute_dims(node.emit(y), NCHW))
+    return relax.op.squeeze(y, [2]) if len(node.shape) == 3 else y
+
+
+def max_pool(node: Node) -> relax.Expr:
+    """Maximum pooling -> `nn.max_pool2d` for signals and images; with the places of the maxima if asked for."""
+    windows = _windows(node)
+    if node.results > 1:
+        return _max_pool_with_places(node, windows)
+    if len(windows) > 2 or node.dtype != "float32":
+        return relax.op.max(_gathered(node, node.x, windows, _lowest(node.dtype)), [-1])
+    x, (rows, columns) = _as_image(node, windows)
+    attrs = op.MaxPool2d(
+        pool_size=(rows.kernel, columns.kernel),
+        strides=(rows.stride, columns.stride),
+        padding=(rows.before, columns.before, rows.needed, columns.needed),
+        dilation=(rows.dilation, columns.dilation),
+    )
+    return _from_image(node, _cropped(node, make_call(attrs, x), rows.out, columns.out))
+
+
+def _cropped(node: Node, y: relax.Expr, rows: int, columns: int) -> relax.Expr:
+    shape = tensor_type(node.emit(y)).shape
+    return y if shape[1:3] == (rows, columns) else relax.op.strided_slice(y, [1, 2], [0, 0], [rows, columns])
+
+
+def _gathered(node: Node, x: relax.Expr, windows: list[Windows], padding: float) -> relax.Expr:
+    """Return the windows of x: [N, C, windows along each axis ..., elements of a window]."""
+    width = [0, 0, 0, 0, *(v for w in windows for v in (w.before, w.needed))]
+    if any(width):
+        x = node.emit(relax.op.nn.pad(x, width, pad_value=padding))
+    for i, w in enumerate(windows):
+        x = node.emit(take(x, (w.places + w.before).reshape(-1), 2 + i))
+    batch, channels = tensor_type(x).shape[:2]
+    outs, kernels = [w.out for w in windows], [w.kernel for w in windows]
+    x = node.emit(relax.op.reshape(x, [batch, channels, *(v for w in windows for v in (w.out, w.kernel))]))
+    count = len(windows)
+    x = node.emit(relax.op.permute_dims(x, [0, 1, *range(2, 2 + 2 * count, 2), *range(3, 2 + 2 * count, 2)]))
+    return node.emit(relax.op.reshape(x, [batch, channels, *outs, math.prod(kernels)]))
+
+
+def _max_pool_with_places(node: Node, windows: list[Windows]) -> relax.Expr:
+    """The second result counts through the whole tensor; with `storage_order`, through each image's columns first."""
+    gathered = _gathered(node, node.x, windows, _lowest(node.dtype))
+    shape = tensor_type(gathered).shape
+    count, last = len(windows), len(shape) - 1
+    # What one step along each axis of an image counts.
+    sizes = [w.size for w in windows]
+    columns_first = node.flag("storage_order")
+    steps = [math.prod(sizes[:i] if columns_first else sizes[i + 1 :]) for i in range(count)]
+    grids = np.meshgrid(*(w.places.reshape(-1) * s for w, s in zip(windows, steps, strict=True)), indexing="ij")
+    flat = np.sum(grids, axis=0).reshape([v for w in windows for v in (w.out, w.kernel)])
+    table = flat.transpose([*range(0, 2 * count, 2), *range(1, 2 * count, 2)]).reshape(-1)
+    rows = np.arange(math.prod(shape[2:last])).reshape(1, 1, *shape[2:last], 1) * shape[last]
+    images = np.arange(shape[0] * shape[1]).reshape(*shape[:2], *[1] * (count + 1)) * math.prod(sizes)
+    best = node.emit(relax.op.argmax(gathered, last, keepdims=True))
+    chosen = node.emit(relax.op.add(best, integers(rows)))
+    places = node.emit(relax.op.take(integers(table), chosen, 0, mode="clip"))
+    places = node.emit(relax.op.squeeze(node.emit(relax.op.add(places, integers(images))), [last]))
+    return relax.Tuple([node.emit(relax.op.max(gathered, [last])), places])
+
+
+def _lowest(dtype: str) -> float:
+    return float("-inf") if is_float(dtype) else int(np.iinfo(dtype).min)
+
+
+def average_pool(node: Node) -> relax.Expr:
+    """Average pooling -> Relax's for signals and images without dilation; else sums of windows, divided."""
+    windows = _windows(node)
+    padding = node.flag("count_include_pad")
+    if len(windows) > 2 or node.dtype != "float32" or not all(_is_plain(w, padding) for w in windows):
+        counted = np.ones((1, 1) + (1,) * len(windows))
+        for i, w in enumerate(windows):
+            counted = counted * w.counted(padding).reshape([-1 if j == i + 2 else 1 for j in range(2 + len(windows))])
+        sums = node.emit(relax.op.sum(_gathered(node, node.x, windows, 0.0), [-1]))
+        return relax.op.multiply(sums, make_constant((1 / np.maximum(counted, 1)).astype(node.dtype)))
+    x, (rows, columns) = _as_image(node, windows)
+    y = relax.op.nn.avg_pool2d(
+        x,
+        (rows.kernel, columns.kernel),
+        (rows.stride, columns.stride),
+        (rows.before, columns.before, rows.needed, columns.needed),
+        count_include_pad=padding,
+        layout="NHWC",
+    )
+    return _from_image(node, _cropped(node, y, rows.out, columns.out))
+
+
+def _is_plain(windows: Windows, padding: bool) -> bool:
+    """Return whether Relax's pool counts the same elements when it is given the padding that is needed."""
+    asked = not padding or windows.needed <= windows.after
+    return windows.dilation == 1 and asked and bool(windows.counted(False).all())
+
+
+def lp_pool(node: Node) -> relax.Expr:
+    """The p-norm of each window."""
+    windows, p = _windows(node), float(node.attributes.get("p", 2))
+    gathered = _gathered(node, node.emit(relax.op.abs(node.x)), windows, 0.0)
+    return _norm(node, gathered, [len(tensor_type(gathered).shape) - 1], p, keepdims=False)
+
+
+def global_lp_pool(node: Node) -> relax.Expr:
+    """The p-norm of each image."""
+    p = float(node.attributes.get("p", 2))
+    return _norm(node, node.emit(relax.op.abs(node.x)), list(range(2, len(node.shape))), p, keepdims=True)
+
+
+def _norm(node: Node, magnitudes: relax.Expr, axes: list[int], p: float, keepdims: bool) -> relax.Expr:
+    dtype = tensor_type(magnitudes).dtype
+    if p == 1:
+        return relax.op.sum(magnitudes, axes, keepdims)
+    power = relax.op.multiply(magnitudes, magnitudes) if p == 2 else relax.op.power(magnitudes, scalar(p, dtype))
+    total = node.emit(relax.op.sum(node.emit(power), axes, keepdims))
+    return relax.op.sqrt(total) if p == 2 else relax.op.power(total, scalar(1 / p, dtype))
+
+
+def global_average_pool(node: Node) -> relax.Expr:
+    """Mean over all spatial axes."""
+    return relax.op.mean(node.x, list(range(2, len(node.shape))), keepdims=True)
+
+
+def max_unpool(node: Node) -> relax.Expr:
+    """Values at the places where they were maxima, zeros elsewhere."""
+    kernel = node.integers("kernel_shape", ())
+    count = len(kernel)
+    strides, pads = node.integers("strides", (1,) * count), node.integers("pads", (0,) * (2 * count))
+    natural = [(size - 1) * strides[i] + kernel[i] - pads[i] - pads[i + count] for i, size in enumerate(node.shape[2:])]
+    wanted = node.known(2, "the sizes of the result")
+    shape = [*node.shape[:2], *natural]
+    if wanted is not None and [int(v) for v in wanted] != shape:
+        # ONNX's own test and ONNX Runtime give different results then.
+        raise ModelError(f"its result is to have the shape {list(wanted)}; only {shape} is without doubt")
+    zeros = make_constant(np.zeros(math.prod(shape), node.dtype))
+    places = node.emit(relax.op.reshape(node.required(1), [-1]))
+    values = node.emit(relax.op.reshape(node.x, [-1]))
+    flat = node.emit(relax.op.scatter_elements(zeros, places, values, axis=0))
+    return relax.op.reshape(flat, shape)

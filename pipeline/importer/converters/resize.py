@@ -1,0 +1,312 @@
+"""Resize: images, signals and volumes of another size.
+
+Resizing works on each axis by itself. Along an axis, the nearest pixel is a choice with constant indices, and an
+interpolation a sum of a few such choices with constant weights. What quantization and kernels have forms of is found
+first: enlarging an image by whole factors, and bilinear interpolation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import relax
+
+from pipeline.dialect import attributes as op
+from pipeline.dialect.dataflow import make_constant
+from pipeline.dialect.operators import make_call, tensor_type
+from pipeline.errors import ModelError
+from pipeline.importer.converters.node import NCHW, NHWC, Array, Node, along, is_float, take
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What happens to one axis.
+
+    Attributes:
+        index: which one it is.
+        size: pixels before.
+        out: pixels after.
+        scale: by which it is enlarged; not always `out / size`, if that isn't whole.
+        region: first and last place that are seen, as parts of the axis, for `tf_crop_and_resize`.
+    """
+
+    index: int
+    size: int
+    out: int
+    scale: float
+    region: tuple[float, float]
+
+    def places(self, mode: str, dtype: str) -> Array:
+        """Return where the pixels of the result lie among those of the input, computed in `dtype`."""
+        y, scale = np.arange(self.out, dtype=dtype), np.asarray(self.scale, dtype)
+        half = np.asarray(0.5, dtype)
+        if mode == "asymmetric":
+            return np.asarray(y / scale)
+        if mode == "align_corners":
+            last = np.asarray(self.scale * self.size - 1, dtype)
+            return np.asarray(y * np.asarray(self.size - 1, dtype) / last) if last > 0 else np.zeros_like(y)
+        if mode == "tf_crop_and_resize":
+            first, end = (np.asarray(v * (self.size - 1), dtype) for v in self.region)
+            if self.out == 1:
+                return np.asarray((first + end) * half)[None]
+            return np.asarray(first + y * (end - first) / np.asarray(self.out - 1, dtype))
+        if mode == "pytorch_half_pixel" and self.out == 1:
+            return np.zeros_like(y)
+        places = (y + half) / scale - half
+        if mode == "half_pixel_symmetric":
+            # What the whole result's rounded size adds or takes is added or taken at both ends.
+            exact = self.scale * self.size
+            places = places + np.asarray(self.size / 2 * (1 - self.out / exact), dtype)
+        return np.asarray(places)
+
+
+MODES = (
+    "half_pixel",
+    "half_pixel_symmetric",
+    "pytorch_half_pixel",
+    "align_corners",
+    "asymmetric",
+    "tf_crop_and_resize",
+)
+
+_NEAREST: Mapping[str, Callable[[Array], Array]] = {
+    "round_prefer_floor": lambda p: np.ceil(p - np.float32(0.5)),
+    "round_prefer_ceil": lambda p: np.floor(p + np.float32(0.5)),
+    "floor": np.floor,
+    "ceil": np.ceil,
+}
+
+
+def resize(node: Node) -> relax.Expr:
+    """Any resizing whose sizes are constant."""
+    mode, transform = node.text("mode", "nearest"), node.text("coordinate_transformation_mode", "half_pixel")
+    if mode not in ("nearest", "linear", "cubic") or transform not in MODES:
+        raise ModelError(f"there is no mode {mode!r} with coordinates {transform!r}")
+    axes = [a for a in _axes(node) if not _unchanged(a)]
+    if any(a.out == 0 for a in axes):
+        raise ModelError("its result has no elements")
+    if mode == "nearest":
+        return _nearest(node, axes, transform)
+    if _is_bilinear(node, mode, axes, transform):
+        return _bilinear(node, axes, transform)
+    return _interpolated(node, mode, axes, transform)
+
+
+def _axes(node: Node) -> list[Axis]:
+    shape = node.shape
+    numbers = [node.counted(a) for a in node.integers("axes", range(len(shape)))]
+    region, scales, sizes = (node.known(i, "the region, scales and sizes") for i in (1, 2, 3))
+    outs = [shape[a] for a in numbers]
+    if sizes is not None and sizes.size:
+        factors = [float(s) / shape[a] for s, a in zip(sizes, numbers, strict=True)]
+        outs = [int(s) for s in sizes]
+        policy = node.text("keep_aspect_ratio_policy", "stretch")
+        if policy != "stretch":
+            factor = min(factors) if policy == "not_larger" else max(factors)
+            factors = [factor] * len(numbers)
+            outs = [int(factor * shape[a] + 0.5) for a in numbers]
+    elif scales is not None and scales.size:
+        factors = [float(s) for s in scales]
+        # In float32, as others do it: 10 pixels times 0.7 are 7.
+        outs = [int(np.float32(s) * np.float32(shape[a])) for s, a in zip(scales, numbers, strict=True)]
+    else:
+        raise ModelError("neither scales nor sizes are given")
+    count = len(numbers)
+    regions = [(0.0, 1.0)] * count
+    if region is not None and region.size:
+        regions = [(float(region[i]), float(region[count + i])) for i in range(count)]
+    values = zip(numbers, outs, factors, regions, strict=True)
+    return [Axis(a, shape[a], out, factor, part) for a, out, factor, part in values]
+
+
+def _unchanged(axis: Axis) -> bool:
+    return axis.out == axis.size and bool(np.isclose(axis.scale, 1)) and axis.region == (0.0, 1.0)
+
+
+def _outside(axis: Axis, transform: str) -> Array:
+    """Return which pixels of the result lie outside of the image, where another value stands."""
+    places = axis.places(transform, "float64")
+    outside = (places < 0) | (places > axis.size - 1)
+    return outside if transform == "tf_crop_and_resize" else np.zeros_like(outside)
+
+
+def _extrapolated(node: Node, y: relax.Expr, axes: list[Axis], transform: str) -> relax.Expr:
+    rank = len(node.shape)
+    value = make_constant(np.array(node.attributes.get("extrapolation_value", 0.0), node.dtype))
+    for axis in axes:
+        outside = _outside(axis, transform)
+        if outside.any():
+            y = node.emit(relax.op.where(make_constant(along(outside, axis.index, rank)), value, y))
+    return y
+
+
+def _nearest(node: Node, axes: list[Axis], transform: str) -> relax.Expr:
+    rounding = _NEAREST.get(node.text("nearest_mode", "round_prefer_floor"))
+    if rounding is None:
+        raise ModelError(f"there is no nearest_mode {node.text('nearest_mode', '')!r}")
+    # Where a place is half-way between two pixels, or all but, float32 decides, as it does elsewhere.
+    chosen = {a: np.clip(rounding(a.places(transform, "float32")), 0, a.size - 1).astype("int64") for a in axes}
+    y: relax.Expr = node.x
+    if all(not _outside(a, transform).any() for a in axes):
+        image = _as_image_operator(node, chosen)
+        if image is not None:
+            return image
+    for axis, indices in chosen.items():
+        y = node.emit(take(y, indices, axis.index))
+    return _extrapolated(node, y, axes, transform)
+
+
+_IMAGE_FORMS = (
+    ("asymmetric", "floor"),
+    ("half_pixel", "round_prefer_floor"),
+    ("half_pixel", "round_prefer_ceil"),
+    ("half_pixel", "floor"),
+    ("asymmetric", "ceil"),
+    ("asymmetric", "round_prefer_floor"),
+    ("asymmetric", "round_prefer_ceil"),
+)
+
+
+def _as_image_operator(node: Node, chosen: dict[Axis, Array]) -> relax.Expr | None:
+    """Return `image.resize2d` of an image's height and width if one of its forms chooses the same pixels.
+
+    Quantization and kernels know that operator; its indices follow from the two sizes alone.
+    """
+    first = {(2, 3): 2, (1, 2): 1, (2,): 2, (3,): 2}.get(tuple(sorted(a.index for a in chosen)))
+    if first is None or len(node.shape) != 4:
+        return None
+    for transform, rounding in _IMAGE_FORMS:
+        if all(np.array_equal(_image_indices(a, transform, rounding), wanted) for a, wanted in chosen.items()):
+            outs = {a.index: a.out for a in chosen}
+            size = [outs.get(first + i, node.shape[first + i]) for i in range(2)]
+            return relax.op.image.resize2d(
+                node.x,
+                relax.ShapeExpr(size),
+                (0.0, 0.0, 0.0, 0.0),
+                "NCHW" if first == 2 else "NHWC",
+                "nearest_neighbor",
+                transform,
+                rounding,
+            )
+    return None
+
+
+def _image_indices(axis: Axis, transform: str, rounding: str) -> Array:
+    """Return the indices that `image.resize2d` computes."""
+    step = np.float32(axis.size) / np.float32(axis.out)
+    y = np.arange(axis.out, dtype="float32")
+    places = y * step if transform == "asymmetric" else (y + np.float32(0.5)) * step - np.float32(0.5)
+    margin = {"floor": np.float32(1e-5), "ceil": np.float32(-1e-5)}.get(rounding, np.float32(0))
+    return np.asarray(np.clip(_NEAREST[rounding](places + margin), 0, axis.size - 1), "int64")
+
+
+def _is_bilinear(node: Node, mode: str, axes: list[Axis], transform: str) -> bool:
+    indices, rank = {a.index for a in axes}, len(node.shape)
+    places = [indices <= {2, 3} and rank == 4, indices <= {1, 2} and rank == 4, indices <= {2} and rank == 3]
+    inside = all(not _outside(a, transform).any() for a in axes)
+    return mode == "linear" and any(places) and inside and not node.flag("antialias") and node.dtype == "float32"
+
+
+def _bilinear(node: Node, axes: list[Axis], transform: str) -> relax.Expr:
+    """Return `nn.resize_bilinear` of an image, or of a signal, which is an image of height 1."""
+    x, rank = node.x, len(node.shape)
+    found = {a.index: a for a in axes}
+    if rank == 3:
+        x, found = node.emit(relax.op.expand_dims(x, 2)), {a.index + 1: a for a in axes}
+    channels_last = 1 in found
+    shape, first = tensor_type(x).shape, 1 if channels_last else 2
+    size, starts, steps = [], [], []
+    for index in (first, first + 1):
+        axis = found.get(index)
+        places = np.arange(shape[index], dtype="float64") if axis is None else axis.places(transform, "float64")
+        size.append(len(places))
+        starts.append(float(places[0]))
+        steps.append(float(places[-1] - places[0]) / (len(places) - 1) if len(places) > 1 else 1.0)
+    attrs = op.ResizeBilinear((size[0], size[1]), (starts[0], starts[1]), (steps[0], steps[1]))
+    if channels_last:
+        return make_call(attrs, x)
+    y = node.emit(make_call(attrs, node.emit(relax.op.permute_dims(x, NHWC))))
+    y = node.emit(relax.op.permute_dims(y, NCHW))
+    return relax.op.squeeze(y, [2]) if rank == 3 else y
+
+
+def _interpolated(node: Node, mode: str, axes: list[Axis], transform: str) -> relax.Expr:
+    y, dtype = node.x, node.dtype
+    if dtype != "float32":
+        y = node.emit(relax.op.astype(y, "float32"))
+    for axis in axes:
+        y = _along_axis(node, y, axis, *_taps(node, mode, axis, transform))
+    if dtype != "float32":
+        y = _rounded(node, y, dtype)
+    return _extrapolated(node, y, axes, transform)
+
+
+_MAX_TAPS = 8
+
+
+def _along_axis(node: Node, y: relax.Expr, axis: Axis, indices: Array, weights: Array) -> relax.Expr:
+    """Mix pixels along an axis: a sum of as many choices as there are weights, or one matrix product if they are many.
+
+    Args:
+        node: the node.
+        y: what is resized.
+        axis: along which.
+        indices: [pixels after, weights per pixel], of the pixels that are mixed.
+        weights: [pixels after, weights per pixel].
+    """
+    rank = len(tensor_type(y).shape)
+    if weights.shape[1] > _MAX_TAPS:
+        matrix = np.zeros((axis.out, axis.size))
+        np.add.at(matrix, (np.arange(axis.out)[:, None], indices), weights)
+        moved = [a for a in range(rank) if a != axis.index] + [axis.index]
+        rows = node.emit(relax.op.permute_dims(y, moved))
+        product = node.emit(relax.op.matmul(rows, make_constant(matrix.T.astype("float32"))))
+        return node.emit(relax.op.permute_dims(product, [int(i) for i in np.argsort(moved)]))
+    total: relax.Expr | None = None
+    for k in range(weights.shape[1]):
+        if not weights[:, k].any():
+            continue
+        weight = make_constant(along(weights[:, k].astype("float32"), axis.index, rank))
+        part = node.emit(relax.op.multiply(node.emit(take(y, indices[:, k], axis.index)), weight))
+        total = part if total is None else node.emit(relax.op.add(total, part))
+    if total is None:
+        raise AssertionError("the weights of a pixel have the sum 1")
+    return total
+
+
+def _taps(node: Node, mode: str, axis: Axis, transform: str) -> tuple[Array, Array]:
+    """Return the indices and weights of the pixels that each pixel of the result is mixed from."""
+    narrow = min(axis.scale, 1.0) if node.flag("antialias") else 1.0
+    places = axis.places(transform, "float64")
+    # The pixel before, also where a place is a pixel's own.
+    before = np.ceil(places).astype("int64") - 1
+    reach = 1 if mode == "linear" else 2
+    first = int(np.floor(-reach / narrow)) + 1
+    offsets = np.arange(first, 2 - first)
+    indices = before[:, None] + offsets
+    distances = (indices - places[:, None]) * narrow
+    weights = (
+        _cubic(distances, float(node.attributes.get("cubic_coeff_a", -0.75)))
+        if mode == "cubic"
+        else (np.clip(1 - np.abs(distances), 0, None))
+    )
+    if node.flag("exclude_outside"):
+        weights = np.where((indices < 0) | (indices >= axis.size), 0, weights)
+    sums = weights.sum(axis=1, keepdims=True)
+    return np.clip(indices, 0, axis.size - 1), weights / np.where(sums == 0, 1, sums)
+
+
+def _cubic(distances: Array, a: float) -> Array:
+    d = np.abs(distances)
+    near = (a + 2) * d**3 - (a + 3) * d**2 + 1
+    far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
+    return np.where(d <= 1, near, np.where(d < 2, far, 0))
+
+
+def _rounded(node: Node, y: relax.Expr, dtype: str) -> relax.Expr:
+    if not is_float(dtype):
+        limits = np.iinfo(dtype)
+        y = node.emit(relax.op.clip(node.emit(relax.op.round(y)), float(limits.min), float(limits.max)))
+    return node.emit(relax.op.astype(y, dtype))
