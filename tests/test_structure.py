@@ -54,7 +54,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
             "annotation api calibration compilation cpu deploy errors files importer program recipes report targets"
         ),
         "cli": (
-            "annotation artifact calibration deploy errors files importer profiling program recipes report targets workflow"
+            "annotation artifact calibration deploy errors files importer profiling program recipes report targets "
+            "workflow"
         ),
     }.items()
 }

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from elftools.elf.elffile import ELFFile
 from hypothesis import given
@@ -26,10 +27,10 @@ from pipeline.artifact import (
 )
 from pipeline.deploy.runner import Runner
 from pipeline.elf import find_section
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, SampleError, TargetError
 from pipeline.targets import load_target
 from tests.deploy.metadata import with_metadata
-from tests.deploy.models import SHAPE, quantized_model
+from tests.deploy.models import SHAPE, quantized_model, sample
 from tests.properties import examples
 
 
@@ -193,6 +194,48 @@ def test_metadata_of_what_cannot_be_is_refused(library: Path, tmp_path: Path, ca
     path = with_metadata(library, tmp_path / "tampered.so", case.change)
     with pytest.raises(ArtifactError, match=rf"tampered\.so has damaged metadata(.|\n)*{case.message}"):
         Runner(path)
+
+
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.sampled_from([-1, 0, 1, 12, 2**31, 2**40, 2**62, 2**64, 10**30, 0.5, 1e300])
+    | st.sampled_from(["", "x", "logits", "float32", "uint8", "O", "avx512f", "[/x]", "\x00", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "shape", "y"]), inner),
+    max_leaves=4,
+)
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Return every list or object inside of a JSON value, with each of its indices or keys."""
+    if not isinstance(value, list | dict):
+        return []
+    keys = list(range(len(value))) if isinstance(value, list) else list(value)
+    return [(value, key) for key in keys] + [place for key in keys for place in places(value[key])]
+
+
+@examples(300)
+@given(data=st.data())
+def test_a_library_with_any_other_metadata_runs_as_before_or_is_refused(
+    library: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    def change(metadata: dict[str, Any]) -> None:
+        for name in ("quantization", "versions", "float_operators"):
+            metadata[name] = type(metadata[name])()
+        container, key = data.draw(st.sampled_from(places(metadata)))
+        container[key] = data.draw(VALUES)
+
+    path = tmp_path_factory.getbasetemp() / "other.so"
+    path.unlink(missing_ok=True)
+    with_metadata(library, path, change)
+    try:
+        runner = Runner(path, 1)
+        outputs = runner.run(dict.fromkeys((i.name for i in runner.inputs), sample(0)["x"]))
+    except (ArtifactError, TargetError, SampleError):
+        return
+    expected = Runner(library, 1).run(sample(0))
+    for got, wanted in zip(outputs.values(), expected.values(), strict=True):
+        np.testing.assert_array_equal(got, wanted)
 
 
 def test_a_newer_pipelines_library_is_refused_with_the_reason(library: Path, tmp_path: Path) -> None:
