@@ -61,16 +61,21 @@ def shared_operators(target: Target) -> dict[str, bool]:
     return shared
 
 
-def test_threads_do_not_change_the_bytes(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def large_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Whose layers are shared by threads."""
+    return compile_program(large_program(), load_target("host"), tmp_path_factory.mktemp("large") / "large.so")
+
+
+def test_threads_do_not_change_the_bytes(large_library: Path) -> None:
     target = load_target("host")
     shared = shared_operators(target)
     # The image is small, and quantized by the calling thread.
     assert [operator for operator, together in shared.items() if not together] == ["qnn.quantize_image"]
     assert {"qnn.conv2d", "qnn.conv2d_add", "qnn.dense", "qnn.matmul", "nn.max_pool2d"} < shared.keys()
-    library = compile_program(large_program(), target, tmp_path / "large.so")
     expected = execute(large_program(), large_sample(1))
     for count in range(1, len(os.sched_getaffinity(0)) + 1):
-        np.testing.assert_array_equal(Runner(library, count).run(large_sample(1))["scores"], expected["scores"])
+        np.testing.assert_array_equal(Runner(large_library, count).run(large_sample(1))["scores"], expected["scores"])
 
 
 def test_a_runner_uses_the_threads_that_it_is_given(library: Path) -> None:
@@ -360,13 +365,14 @@ FORK = """
 import os, sys
 import numpy as np
 from pipeline.deploy.runner import Runner
+from pipeline.deploy.tensors import noise
 def check(runner):
     for _ in range(2):
         for name, value in runner.run(feeds).items():
             np.testing.assert_array_equal(value, expected[name])
 library, threads = sys.argv[1], int(sys.argv[2])
 runner = Runner(library, threads)
-feeds = {"x": np.random.default_rng(0).normal(size=(1, 3, 12, 12)).astype("float32")}
+feeds = noise(runner.inputs)
 expected = runner.run(feeds)
 os.unlink(library)  # what is loaded is there to stay
 children = []
@@ -385,9 +391,11 @@ assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children
 
 
 @pytest.mark.parametrize("count", sorted({1, len(os.sched_getaffinity(0))}))
-def test_processes_that_are_forked_after_a_run_compute_the_same(library: Path, tmp_path: Path, count: int) -> None:
+def test_processes_that_are_forked_after_a_run_compute_the_same(
+    large_library: Path, tmp_path: Path, count: int
+) -> None:
     path = tmp_path / "model.so"
-    shutil.copy(library, path)
+    shutil.copy(large_library, path)
     command = [sys.executable, "-c", FORK, str(path), str(count)]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 0, result.stderr
