@@ -3,8 +3,8 @@
 Every network is built as `pipeline build` builds it, for the instruction sets of this machine, with the tiles of the
 cost model and with others that tuning might choose, and run by one thread and by two.
 
-By default, each network is built for the best instruction set, and each instruction set builds some networks.
-PIPELINE_TEST_EXAMPLES=10 in the environment, or any number above 1, builds all for all, and runs more images.
+By default, small networks are built for each instruction set, and large ones for one each, in turn. With
+PIPELINE_TEST_EXAMPLES=2, or any number above 1, in the environment all are built for all, and run on more images.
 """
 
 from __future__ import annotations
@@ -62,6 +62,9 @@ WITH_TILES: Mapping[str, Mapping[str, int]] = {
 
 THREADS = (1, 2)
 
+SMALL = ("digits", "residual blocks")
+"""Networks that are built in no time."""
+
 
 def shipped_targets() -> Mapping[str, Target]:
     """Return the package's targets, one for each instruction set."""
@@ -97,16 +100,12 @@ class Case:
 def cases() -> list[Case]:
     """Return what is built, see the module's docstring."""
     targets = runnable_targets()
-    every = [
-        Case(m, t, tuned) for (m, t), tuned in itertools.product(itertools.product(MAKERS, targets), (False, True))
-    ]
     if properties.scale() > 1:
-        return every
-    models = list(MAKERS)
-    alternating = [case for case in every if case.tuned == (models.index(case.model) + targets.index(case.target)) % 2]
-    chosen = {(models[i % len(models)], target) for i, target in enumerate(targets)}
-    small = ("digits", "residual blocks")
-    return [c for c in alternating if c.target is targets[-1] or c.model in small or (c.model, c.target) in chosen]
+        return [Case(*combination) for combination in itertools.product(MAKERS, targets, (False, True))]
+    large = [name for name in MAKERS if name not in SMALL]
+    small = [(name, target, (i + j) % 2) for i, name in enumerate(SMALL) for j, target in enumerate(targets)]
+    once = [(name, targets[-1 - i % len(targets)], i % 2) for i, name in enumerate(large)]
+    return [Case(name, target, bool(tuned)) for name, target, tuned in (*small, *once)]
 
 
 def other_tiles(program: Program, target: Target) -> TuningDatabase:
