@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from tvm import relax
 
 from pipeline import importer
+from pipeline.dialect import attributes as op
 from pipeline.dialect.dataflow import Dataflow, make_constant
-from pipeline.dialect.operators import tensor_type
+from pipeline.dialect.operators import make_call, tensor_type
 from pipeline.importer import PASSES
 from pipeline.program import Program, TensorSpec
 from tests.models import ModelBuilder, import_test_model, small_network
@@ -82,7 +83,7 @@ def relax_example(*outputs: Callable[[relax.Var], relax.Expr], shape: Sequence[i
         builder, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType(shape, "float32"))
         with builder.function("main", [x]):
             with builder.dataflow():
-                results = [builder.emit_output(builder.normalize(output(x))) for output in outputs]
+                results = [builder.emit_output(output(x)) for output in outputs]
             builder.emit_func_output(relax.Tuple(results) if len(results) > 1 else results[0])
         module = builder.get()
         types = [tensor_type(o) for o in Dataflow.of(module).outputs]
@@ -184,7 +185,25 @@ def wrapped(m: Model) -> str:
     return m.node("Reshape", m.node("Sigmoid", m.node("Gemm", y, m.weight(8, 6))), m.shape(2, 9, 6))
 
 
+def nothing(x: relax.Expr) -> relax.Expr:
+    """Return a part of a tensor [2,3,4] that has no elements: [2,3,0]."""
+    return relax.op.strided_slice(x, axes=[2], begin=[1], end=[1])
+
+
+def sum_of_products(x: relax.Expr) -> relax.Expr:
+    return relax.op.matmul(nothing(x), relax.op.permute_dims(nothing(x), [0, 2, 1]))
+
+
+def dense_of_nothing(x: relax.Expr) -> relax.Expr:
+    return make_call(op.Dense(), nothing(x), numbers(5, 0), numbers(5))
+
+
 EXAMPLES: Mapping[str, Mapping[str, Example]] = {
+    "replace_empty_tensors": {
+        "concatenation": relax_example(lambda x: relax.op.concat([x, nothing(x)], 2)),
+        "product": relax_example(sum_of_products),
+        "dense": relax_example(dense_of_nothing),
+    },
     "fold_constants": {
         "sum": relax_example(lambda x: relax.op.add(x, relax.op.add(numbers(3, 1), numbers(4)))),
         "permutation": relax_example(lambda x: relax.op.matmul(x, relax.op.permute_dims(numbers(5, 4)))),
