@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +16,21 @@ from tvm import relax
 
 from pipeline.annotation import AnnotateOptions
 from pipeline.api import quantize
+from pipeline.compilation.build import compile_program
 from pipeline.compilation.codegen import generate_code
 from pipeline.compilation.lower import lower
+from pipeline.deploy.runner import Runner
 from pipeline.dialect.dataflow import Binding, Dataflow, DataflowBuilder, variables
 from pipeline.dialect.operators import tensor_type
 from pipeline.importer import import_proto
 from pipeline.program import Program, TensorSpec
 from pipeline.reference.execute import evaluate_binding
-from tests.kernels.instruction_sets import Runnable
+from pipeline.targets import load_target
+from tests.kernels.instruction_sets import Runnable, runnable, runnable_names
 from tests.networks.drawing import Network, run
 
 Array = npt.NDArray[Any]
+Execute = Callable[[Program, Mapping[str, Array]], list[Array]]
 
 TOLERANCE = 1e-4
 """How far a float tensor may be from its reference, relative to the tensor's largest magnitude."""
@@ -61,22 +68,28 @@ class Checked:
     unknown: frozenset[str]
 
 
-def check(network: Network, isa: Runnable) -> Checked:
-    """Import, quantize and compile a network, run it, and compare.
+def ways() -> tuple[str, ...]:
+    """Return the ways to run a network: an instruction set's name, or "library" for what ships for this machine."""
+    return (*runnable_names(), "library")
+
+
+def check(network: Network, way: str) -> Checked:
+    """Import, quantize and compile a network, run it in one of `ways`, and compare.
 
     Raises:
         AssertionError: something differs.
         PipelineError: the network was refused.
     """
+    execute = _execute_library if way == "library" else functools.partial(execute_compiled, isa=runnable(way))
     *samples, feeds = network.samples(4)
     program = import_proto(network.model, {}, f"network{network.seed}", "0" * 64)
-    _compare_float(program, network, feeds, isa)
+    _compare_float(program, network, feeds, execute)
     random = np.random.default_rng(network.seed)
     algorithm, symmetric = str(random.choice(["kl", "abs_max"])), bool(random.random() < 0.3)
     options = AnnotateOptions(per_channel=bool(random.random() < 0.7))
     quantized = quantize(program, samples, algorithm=algorithm, symmetric=symmetric, options=options)
     int8_operators = sum(o.precision == "int8" for o in quantized.annotation.operators)
-    return replace(_compare_int8(quantized.program, feeds, isa), int8_operators=int8_operators)
+    return replace(_compare_int8(quantized.program, feeds, execute), int8_operators=int8_operators)
 
 
 def execute_compiled(program: Program, feeds: Mapping[str, Array], isa: Runnable) -> list[Array]:
@@ -88,8 +101,15 @@ def execute_compiled(program: Program, feeds: Mapping[str, Array], isa: Runnable
     return [r.numpy() for r in results]
 
 
-def _compare_float(program: Program, network: Network, feeds: Mapping[str, Array], isa: Runnable) -> None:
-    expected, actual = run(network.model, dict(feeds)), execute_compiled(program, feeds, isa)
+def _execute_library(program: Program, feeds: Mapping[str, Array]) -> list[Array]:
+    with tempfile.TemporaryDirectory() as folder:
+        library = compile_program(program, load_target("host"), Path(folder) / "network.so")
+        outputs = Runner(library, num_threads=2).run(feeds)
+    return [outputs[spec.name] for spec in program.outputs]
+
+
+def _compare_float(program: Program, network: Network, feeds: Mapping[str, Array], execute: Execute) -> None:
+    expected, actual = run(network.model, dict(feeds)), execute(program, feeds)
     for output, right, value in zip(program.outputs, expected, actual, strict=True):
         _assert_close(value, right, f"float output {output.name}")
 
@@ -100,7 +120,7 @@ def _assert_close(actual: Array, expected: Array, what: str) -> None:
     assert error <= TOLERANCE, f"{what}: relative error {error:.3g}"
 
 
-def _compare_int8(program: Program, feeds: Mapping[str, Array], isa: Runnable) -> Checked:
+def _compare_int8(program: Program, feeds: Mapping[str, Array], execute: Execute) -> Checked:
     """Compare the outputs of an int8 program.
 
     What passes from integer operators to float operators, or back, is made an output, too: what the integers gave is
@@ -112,7 +132,7 @@ def _compare_int8(program: Program, feeds: Mapping[str, Array], isa: Runnable) -
     borders = [
         b.var for b in flow.bindings if any((b.var in loose) != (user.var in loose) for user in flow.users[b.var])
     ]
-    observed = execute_compiled(_with_outputs(program, borders), feeds, isa)
+    observed = execute(_with_outputs(program, borders), feeds)
     results = dict(zip(flow.outputs, observed, strict=False))
     values: dict[relax.Var, Any] = {p: feeds[i.name] for p, i in zip(flow.params, program.inputs, strict=True)}
     observations = dict(zip(borders, observed[len(flow.outputs) :], strict=True))

@@ -7,7 +7,6 @@ import traceback
 from multiprocessing.connection import Connection
 
 from pipeline.errors import PipelineError
-from tests.kernels.instruction_sets import runnable
 from tests.networks.check import check
 from tests.networks.generate import random_network
 
@@ -25,9 +24,9 @@ class Checker:
         self._seconds = seconds
         self._start()
 
-    def check(self, seed: int, steps: int | None, isa_name: str) -> tuple[str, str]:
+    def check(self, seed: int, steps: int | None, way: str) -> tuple[str, str]:
         """Return how it went, "right", "refused" or one of `FAILURES`, and more about it."""
-        self._connection.send((seed, steps, isa_name))
+        self._connection.send((seed, steps, way))
         hung = not self._connection.poll(self._seconds)
         try:
             if not hung:
@@ -55,13 +54,13 @@ class Checker:
 
 def _serve(connection: Connection) -> None:
     while True:
-        seed, steps, isa_name = connection.recv()
-        connection.send(_check(seed, steps, isa_name))
+        seed, steps, way = connection.recv()
+        connection.send(_check(seed, steps, way))
 
 
-def _check(seed: int, steps: int | None, isa_name: str) -> tuple[str, str]:
+def _check(seed: int, steps: int | None, way: str) -> tuple[str, str]:
     try:
-        return "right", str(check(random_network(seed, steps), runnable(isa_name)))
+        return "right", str(check(random_network(seed, steps), way))
     except PipelineError as error:
         return "refused", str(error)
     except AssertionError as error:

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kernels.instruction_sets import runnable, runnable_names
-from tests.networks.check import check
+from tests.networks.check import check, ways
 from tests.networks.generate import random_network
 from tests.properties import chosen_seed, scaled
 
-NAMES = runnable_names()
+WAYS = ways()
 FIRST = chosen_seed() or 0
 
 
-@pytest.mark.parametrize(
-    ("seed", "isa_name"), [(seed, NAMES[seed % len(NAMES)]) for seed in range(FIRST, FIRST + scaled(12))]
-)
-def test_a_random_network_is_computed_rightly(seed: int, isa_name: str) -> None:
-    checked = check(random_network(seed, steps=5), runnable(isa_name))
+@pytest.mark.parametrize(("seed", "way"), [(seed, WAYS[seed % len(WAYS)]) for seed in range(FIRST, FIRST + scaled(12))])
+def test_a_random_network_is_computed_rightly(seed: int, way: str) -> None:
+    checked = check(random_network(seed, steps=5), way)
     assert checked.exact + checked.close > 0
 
 
