@@ -64,6 +64,13 @@ def _normalization(shapes: Sequence[Shape | None], attributes: Attributes) -> st
     return next((p for p in problems if p is not None), None)
 
 
+def _layer_norm(shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:
+    del attributes
+    x, *parameters = shapes
+    fits = x is not None and all(p is None or _broadcasts(p, x) for p in parameters)
+    return None if fits else "the scale and the bias must be such that they can be broadcast to the input"
+
+
 def _prelu(shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:
     del attributes
     x, slope = shapes[:2]
@@ -86,5 +93,6 @@ _RULES: Mapping[str, Rule] = {
     "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,
     "InstanceNormalization": _normalization,
+    "LayerNormalization": _layer_norm,
     "PRelu": _prelu,
 }

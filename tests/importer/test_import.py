@@ -169,6 +169,16 @@ def test_a_layer_normalization(bias: bool) -> None:
     assert assert_same(b.model({"x": (2, 4, 9, 8)}, y), (2, 4, 9, 8)) == ["nn.layer_norm"]
 
 
+@pytest.mark.parametrize(
+    ("shape", "fused"), [((), True), ((1, 1, 8), True), ((9, 8), False), ((4, 1, 1), False)], ids=str
+)
+def test_a_layer_normalizations_scale_may_have_any_shape_that_fits(shape: tuple[int, ...], fused: bool) -> None:
+    b = ModelBuilder()
+    scale, shift = (b.constant(np.random.default_rng(i).standard_normal(shape).astype("float32")) for i in range(2))
+    model = b.model({"x": (2, 4, 9, 8)}, b.node("LayerNormalization", "x", scale, shift))
+    assert ("nn.layer_norm" in assert_same(model, (2, 4, 9, 8))) == fused
+
+
 def test_an_image_becomes_a_sequence_without_a_copy() -> None:
     random = np.random.default_rng(5)
     b = ModelBuilder()

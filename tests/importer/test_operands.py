@@ -25,6 +25,7 @@ from tests.models import ModelBuilder, import_test_model
         ("BatchNormalization", [(1, 4, 5), *[(4,)] * 4], {}),
         ("BatchNormalization", [(7,), *[(1,)] * 4], {}),
         ("InstanceNormalization", [(1, 4, 5), (4,), (4,)], {}),
+        ("LayerNormalization", [(2, 4, 8), (1, 8), ()], {}),
         ("PRelu", [(1, 4, 5, 5), (4, 1, 1)], {}),
         ("Relu", [(1,)], {}),
     ],
@@ -53,6 +54,7 @@ def test_operands_that_fit(op_type: str, shapes: list[Shape | None], attributes:
         ("Gemm", [(1, 2, 3), (3, 5)], {}, "both factors must be matrices"),
         ("BatchNormalization", [(1, 4, 5), (4,), (4,), (5,), (4,)], {}, "input 3 must have the shape [4]"),
         ("InstanceNormalization", [(1, 4, 5), (4,), (1,)], {}, "input 2 must have the shape [4]"),
+        ("LayerNormalization", [(2, 4, 8), (7,)], {}, "they can be broadcast to the input"),
         ("PRelu", [(1, 4, 5, 5), (4,)], {}, "the slope can't be broadcast to the input"),
     ],
 )

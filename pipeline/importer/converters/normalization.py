@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 from tvm import relax
 
 from pipeline.dialect import attributes as op
@@ -10,6 +14,8 @@ from pipeline.dialect.dataflow import make_constant
 from pipeline.dialect.operators import make_call, tensor_type
 from pipeline.errors import ModelError
 from pipeline.importer.converters.node import Node, is_float, scalar
+
+Array = npt.NDArray[Any]
 
 
 def softmax(node: Node) -> relax.Expr:
@@ -27,18 +33,24 @@ def softmax(node: Node) -> relax.Expr:
 def layer_normalization(node: Node) -> relax.Expr:
     """Layer normalization over the last axis with constant scale and shift -> `nn.layer_norm`; others written out."""
     shape, first = node.shape, node.axis(-1)
-    gamma = node.constant(1)
-    beta = np.zeros(shape[-1:], "float32") if node.given(2) is None else node.constant(2)
+    gamma = _row(node.constant(1), shape[-1])
+    beta = np.zeros(shape[-1:], "float32") if node.given(2) is None else _row(node.constant(2), shape[-1])
     epsilon = float(node.attributes.get("epsilon", 1e-5))
     if node.results > 1:
         raise ModelError("its mean and deviation are asked for, too")
     if first == len(shape) - 1 and gamma is not None and beta is not None and gamma.dtype == np.float32:
-        scale, shift = (make_constant(np.broadcast_to(v, shape[-1:])) for v in (gamma, beta))
-        return make_call(op.LayerNorm(epsilon), node.x, scale, shift)
+        return make_call(op.LayerNorm(epsilon), node.x, make_constant(gamma), make_constant(beta))
     y = _standardized(node, list(range(first, len(shape))), epsilon)
     y = node.emit(relax.op.multiply(y, node.required(1)))
     shift_given = node.given(2)
     return y if shift_given is None else relax.op.add(y, shift_given)
+
+
+def _row(value: Array | None, size: int) -> Array | None:
+    """Return a scale or shift as a row of values; None if it isn't constant, or the same for all rows."""
+    if value is None or math.prod(value.shape[:-1]) != 1:
+        return None
+    return np.broadcast_to(value.reshape(value.shape[-1:]), (size,))
 
 
 def _standardized(node: Node, axes: list[int], epsilon: float) -> relax.Expr:
