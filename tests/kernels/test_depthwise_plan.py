@@ -7,9 +7,13 @@ from collections import Counter
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from pipeline.kernels import registry
+from pipeline.kernels.depthwise_dot import depthwise_dot
 from pipeline.kernels.depthwise_plan import Plan
 from pipeline.kernels.isa import instruction_set
 from pipeline.kernels.plan import Geometry
+
+INSTRUCTION_SETS = sorted({row.isa for row in registry.rows() if row.generate is depthwise_dot})
 
 
 @st.composite
@@ -21,7 +25,7 @@ def plans(draw: st.DrawFn) -> Plan:
     out = draw(st.tuples(st.integers(1, 20), st.integers(1, 20)))
     height, width = ((o - 1) * s + d * (k - 1) + 1 for o, s, d, k in zip(out, strides, dilation, kernel, strict=True))
     channels = draw(st.integers(2, 200))
-    isa = instruction_set(draw(st.sampled_from(["avx_vnni", "avx512_vnni"])))
+    isa = instruction_set(draw(st.sampled_from(INSTRUCTION_SETS)))
     plan = Plan.choose(Geometry(1, height, width, channels, 1, 1, kernel, strides, dilation, *out), isa)
     assume(plan is not None)
     assert plan is not None
