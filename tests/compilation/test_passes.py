@@ -357,14 +357,14 @@ def test_kernels_give_the_values_of_operators_wherever_their_tensors_lie(example
         assert_close(run_uncentred(feeds), outputs)
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(6, 20), st.booleans())
+@given(st.integers(0, 2**32 - 1), st.integers(6, 20), st.sampled_from([600, 1200, 2500, 5000]), st.booleans())
 @examples(6)
-def test_no_phase_changes_a_value_of_a_random_network(seed: int, length: int, quantized: bool) -> None:
+def test_no_phase_changes_a_value_of_a_random_network(seed: int, length: int, l2_bytes: int, quantized: bool) -> None:
     network = tangle(seed, length)
     program = quantized_network(network) if quantized else import_test_model(network)
     feeds = random_feeds(program, seed)
     expected = execute(program, feeds)
-    steps = dict(phases(TILES, None))
+    steps = dict(phases(dataclasses.replace(TILES, l2_bytes=l2_bytes), None))
     for name in EXAMPLES:
         program = dataclasses.replace(program, module=steps[name](program.module))
         assert_close(execute(program, feeds), expected, 0.0 if quantized else 1e-5)
