@@ -1,0 +1,66 @@
+"""Functions: what operators are made of, by the standard or by the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+from onnx import AttributeProto, NodeProto, TypeProto, defs
+
+from pipeline.importer.recurrent import unrolled
+from pipeline.importer.specialize.nodes import attribute_of, with_names
+from pipeline.importer.specialize.tensors import Tensor
+
+
+def definition(
+    schema: defs.OpSchema, node: NodeProto, inputs: Sequence[Tensor | None], opset: int
+) -> onnx.FunctionProto | None:
+    """Return the function that defines an operator, in the newest form that isn't newer than `opset`."""
+    versions = schema.context_dependent_function_opset_versions if schema.has_context_dependent_function else []
+    fitting = [v for v in versions if v <= opset]
+    if fitting and all(t is None or t.dtype for t in inputs):
+        types = [TypeProto() if t is None else t.type for t in inputs]
+        call = with_names(node, inputs)
+        data = schema.get_context_dependent_function_with_opset_version(
+            max(fitting), call.SerializeToString(), [t.SerializeToString() for t in types]
+        )
+    elif schema.has_function and (fitting := [v for v in schema.function_opset_versions if v <= opset]):
+        data = schema.get_function_with_opset_version(max(fitting))
+    else:
+        return None
+    function = onnx.FunctionProto()
+    function.ParseFromString(data)
+    return function if function.node else None
+
+
+def unrolled_layer(node: NodeProto, inputs: Sequence[Tensor | None]) -> onnx.FunctionProto | None:
+    """Return a recurrent layer as a function; None if it can't be written out."""
+    x, lengths = inputs[0], inputs[4] if len(inputs) > 4 else None
+    if x is None or x.shape is None or len(x.shape) != 3:
+        return None
+    steps = x.shape[1 if attribute_of(node, "layout", 0) else 0]
+    full = lengths is None or (lengths.value is not None and bool((lengths.value == steps).all()))
+    return unrolled(node, x.shape, [t is not None for t in inputs], full)
+
+
+def with_attributes(node: NodeProto, given: Mapping[str, AttributeProto], title: str) -> NodeProto:
+    """Return a function's node with its references to the function's attributes replaced, and named for the call."""
+    resolved = NodeProto()
+    resolved.CopyFrom(node)
+    resolved.name = f"{title}/{node.op_type}"
+    del resolved.attribute[:]
+    for attribute in node.attribute:
+        value = AttributeProto()
+        if attribute.ref_attr_name:
+            if attribute.ref_attr_name not in given:
+                continue
+            value.CopyFrom(given[attribute.ref_attr_name])
+            value.name = attribute.name
+        else:
+            value.CopyFrom(attribute)
+        for graph in [value.g] if value.type == AttributeProto.GRAPH else value.graphs:
+            inner = [with_attributes(n, given, title) for n in graph.node]
+            del graph.node[:]
+            graph.node.extend(inner)
+        resolved.attribute.append(value)
+    return resolved

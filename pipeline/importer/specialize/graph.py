@@ -1,0 +1,332 @@
+"""The graph that specialization makes, node by node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+
+import onnx
+from onnx import GraphProto, NodeProto, TensorProto, defs, helper, numpy_helper, shape_inference
+
+from pipeline.errors import ModelError
+from pipeline.importer.evaluate import evaluate, is_foldable, is_random
+from pipeline.importer.limits import check_tensor_size, tensor_bytes
+from pipeline.importer.operands import misfit
+from pipeline.importer.opsets import MIN_OPSET, OldNode, upgrade
+from pipeline.importer.recurrent import RECURRENT
+from pipeline.importer.specialize.functions import definition, unrolled_layer, with_attributes
+from pipeline.importer.specialize.nodes import (
+    attribute_bytes,
+    captured,
+    live,
+    optional_outputs,
+    subgraphs,
+    title,
+)
+from pipeline.importer.specialize.rules import RULES
+from pipeline.importer.specialize.tensors import Array, Scope, Tensor, TypeAndShape, defined, dense, static_type
+
+MAX_NODES = 200_000
+"""More nodes are refused: a loop of many turns, or functions that call each other, can make any number."""
+
+MAX_DEPTH = 100
+"""How deep functions may call each other."""
+
+MAX_FOLDED_BYTES = 2 * 1024**3
+"""Of all constants that are computed together; what would take more is left to the compiled program."""
+
+_MAX_INFERENCE_ELEMENTS = 4096
+"""Larger constants aren't shown to the shape inference: they are weights, never shapes."""
+
+
+class SpecializedGraph:
+    """Takes a model's nodes in order, and adds what they come to; see the package's docstring.
+
+    Args:
+        model: a checked model.
+        native: operators that are kept as they are.
+        opset: of the model's own nodes.
+    """
+
+    def __init__(self, model: onnx.ModelProto, native: Set[str], opset: int) -> None:
+        self.model = model
+        self.native = native
+        self.opset = opset
+        self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
+        self.nodes: list[NodeProto] = []
+        self.made: dict[tuple[object, ...], Sequence[Tensor | None]] = {}
+        self.names: set[str] = set()
+        self.reserved: set[str] = set()
+        self.depth = 0
+        self.constants: dict[str, Array] = {}
+        self.folded_bytes = 0
+
+    def run(self, shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
+        """Return the model for these shapes of its inputs."""
+        graph = self.model.graph
+        scope: Scope = {"": None}
+        self.reserved = {o.name for o in graph.output}
+        self.names = self.reserved | {i.name for i in graph.input}
+        self._add_initializers(graph, scope)
+        inputs = []
+        for value in graph.input:
+            if value.name not in scope:
+                dtype = value.type.tensor_type.elem_type
+                scope[value.name] = Tensor(value.name, dtype, tuple(shapes[value.name]))
+                inputs.append(helper.make_tensor_value_info(value.name, dtype, list(shapes[value.name])))
+        results = self._graph(graph, scope, self.opset)
+        outputs = [self._output(o.name, tensor) for o, tensor in zip(graph.output, results, strict=True)]
+        return self._finish(inputs, outputs)
+
+    def _finish(self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
+        needed, kept = {o.name for o in outputs}, []
+        for node in reversed(self.nodes):
+            if needed.intersection(node.output):
+                needed.update(node.input, *(captured(g) for g in subgraphs(node)))
+                kept.append(node)
+        initializers = [numpy_helper.from_array(v, n) for n, v in self.constants.items() if n in needed]
+        named = needed.difference(o.name for o in outputs)
+        known = [
+            helper.make_tensor_value_info(t.name, t.dtype, t.shape)
+            for results in self.made.values()
+            for t in results
+            if t is not None and t.name in named and t.shape is not None
+        ]
+        name = self.model.graph.name or "main"
+        graph = helper.make_graph(kept[::-1], name, inputs, outputs, initializers, value_info=known)
+        opsets = [helper.make_opsetid("", max(self.opset, MIN_OPSET))]
+        opsets += [o for o in self.model.opset_import if o.domain not in ("", "ai.onnx")]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=max(self.model.ir_version, 8))
+
+    def _output(self, name: str, tensor: Tensor) -> onnx.ValueInfoProto:
+        if tensor.name != name:
+            self.nodes.append(helper.make_node("Identity", [tensor.name], [name], name))
+        return helper.make_tensor_value_info(name, tensor.dtype, tensor.shape)
+
+    # Graphs and what they hold.
+
+    def _graph(self, graph: GraphProto, scope: Scope, opset: int) -> list[Tensor]:
+        """Add a graph's nodes and return its outputs; `scope` holds what it can see, and gets what it computes."""
+        wanted = [o.name for o in graph.output]
+        self._nodes(graph.node, wanted, scope, opset)
+        return [defined(scope, name, "The graph") for name in wanted]
+
+    def subgraph(self, graph: GraphProto, scope: Scope, opset: int, inputs: Sequence[Tensor] = ()) -> list[Tensor]:
+        """Add the nodes of a branch or of one turn of a loop, and return its outputs."""
+        inner = scope | {value.name: tensor for value, tensor in zip(graph.input, inputs, strict=True)}
+        self.depth += 1
+        self._add_initializers(graph, inner)
+        results = self._graph(graph, inner, opset)
+        self.depth -= 1
+        return results
+
+    def _nodes(self, nodes: Iterable[NodeProto], wanted: Iterable[str], scope: Scope, opset: int) -> None:
+        for node, used in live(list(nodes), wanted):
+            for name, tensor in zip(node.output, self.node(node, used, scope, opset), strict=False):
+                if name:
+                    scope[name] = tensor
+
+    def _add_initializers(self, graph: GraphProto, scope: Scope) -> None:
+        for proto in graph.initializer:
+            scope[proto.name] = self.constant(numpy_helper.to_array(proto), proto.name, proto.data_type)
+        for sparse in graph.sparse_initializer:
+            scope[sparse.values.name] = self.constant(dense(sparse), sparse.values.name)
+
+    def constant(self, value: Array, name: str, dtype: int | None = None) -> Tensor:
+        """Make a constant; its name, or one like it, is what it will be called if something reads it in the end."""
+        fresh = self._fresh(name)
+        self.constants[fresh] = value
+        known = helper.np_dtype_to_tensor_dtype(value.dtype) if dtype is None else dtype
+        return Tensor(fresh, known, value.shape, value)
+
+    def _fresh(self, name: str) -> str:
+        """Return a name that no tensor has yet: the given one, or with a number; the model's outputs keep theirs."""
+        if self.depth == 0 and name in self.reserved:
+            self.reserved.remove(name)
+            return name
+        fresh, count = name, 0
+        while fresh in self.names or not fresh:
+            count += 1
+            fresh = f"{name}.{count}"
+        self.names.add(fresh)
+        return fresh
+
+    # Nodes.
+
+    def node(self, node: NodeProto, used: Set[str], scope: Scope, opset: int) -> Sequence[Tensor | None]:
+        """Add what computes a node, and return its results, None for those that nothing reads."""
+        inputs = [None if not n else defined(scope, n, f"{node.op_type} {title(node)!r}") for n in node.input]
+        if node.domain not in ("", "ai.onnx") or (node.domain, node.op_type, node.overload) in self.functions:
+            return self._function_call(node, inputs, used, scope)
+        if opset < MIN_OPSET:
+            rewritten = self._upgraded(node, scope, opset)
+            if rewritten != [node]:
+                inner = dict(scope)
+                self._nodes(rewritten, used, inner, MIN_OPSET)
+                return [inner.get(name) for name in node.output]
+        opset = max(opset, MIN_OPSET)
+        special = RULES.get(node.op_type)
+        results = special(self, node, inputs, scope, opset) if special is not None else None
+        if results is None:
+            results = self._expanded(node, inputs, used, opset)
+        return self._plain(node, inputs, used, opset) if results is None else results
+
+    def _plain(
+        self, node: NodeProto, inputs: list[Tensor | None], used: Set[str], opset: int
+    ) -> Sequence[Tensor | None]:
+        optional = optional_outputs(node, opset)
+        outputs = [name if name in used or k not in optional else "" for k, name in enumerate(node.output)]
+        # A result that nobody reads may have no name in the file; what must be there gets one.
+        outputs = [name if name or k in optional else f"{title(node)}.{k}" for k, name in enumerate(outputs)]
+        while outputs and not outputs[-1]:
+            outputs.pop()
+        call = NodeProto(op_type=node.op_type, name=next(n for n in outputs if n))
+        call.input.extend("" if t is None else t.name for t in inputs)
+        while call.input and not call.input[-1]:
+            del call.input[-1]
+        call.attribute.extend(node.attribute)
+        call.output.extend(outputs)
+        types = self.infer(call, inputs, opset)
+        values = self._computed(call, inputs, types, opset)
+        if values is not None:
+            return [None if v is None else self.constant(v, n) for v, n in zip(values, outputs, strict=True)]
+        return self.emit(call, types)
+
+    def _computed(
+        self, call: NodeProto, inputs: Sequence[Tensor | None], types: Sequence[TypeAndShape], opset: int
+    ) -> list[Array | None] | None:
+        """Return a node's results if they are constant, and not too large."""
+        given = {t.name: t.value for t in inputs if t is not None and t.value is not None}
+        if any(t is not None and t.value is None for t in inputs) or not is_foldable(call, [s for _, s in types]):
+            return None
+        size = sum(tensor_bytes(shape, dtype) for dtype, shape in types if shape is not None)
+        if self.folded_bytes + size > MAX_FOLDED_BYTES:
+            return None
+        self.folded_bytes += size
+        return evaluate(call, given, opset)
+
+    def emit(self, call: NodeProto, types: Sequence[TypeAndShape]) -> Sequence[Tensor | None]:
+        """Add a node as it is, with the names of this graph; of an equal one that is there, return the results."""
+        key = (call.op_type, call.domain, *call.input, *map(bool, call.output), *attribute_bytes(call))
+        if key in self.made and not is_random(call):
+            return self.made[key]
+        if len(self.nodes) >= MAX_NODES:
+            raise ModelError(f"The model has more than {MAX_NODES} nodes once its loops and functions are written out.")
+        names = [self._fresh(name) if name else "" for name in call.output]
+        call.output[:] = names
+        call.name = next(n for n in names if n)
+        self.nodes.append(call)
+        results = [Tensor(n, t, s) if n else None for n, (t, s) in zip(names, types, strict=True)]
+        self.made[key] = results
+        return results
+
+    def infer(self, call: NodeProto, inputs: Sequence[Tensor | None], opset: int) -> list[TypeAndShape]:
+        """Return the element type and shape of each result, 0 and None where they can't be known."""
+        unknown: list[TypeAndShape] = [(0, None)] * len(call.output)
+        given = [t for t in inputs if t is not None]
+        if any(not t.dtype for t in given) or not defs.has(call.op_type, opset, ""):
+            return unknown
+        schema = defs.get_schema(call.op_type, opset, "")
+        if all(t.shape is not None for t in given):
+            attributes = {a.name: helper.get_attribute_value(a) for a in call.attribute}
+            problem = misfit(call.op_type, [None if t is None else t.shape for t in inputs], attributes)
+            if problem is not None:
+                raise ModelError(_misfit_message(call, inputs, problem))
+        small = {t.name: t.value for t in given if t.value is not None and t.value.size <= _MAX_INFERENCE_ELEMENTS}
+        try:
+            found = shape_inference.infer_node_outputs(
+                schema,
+                call,
+                {t.name: t.type for t in given},
+                {n: numpy_helper.from_array(v, n) for n, v in small.items()},
+                opset_imports=[helper.make_opsetid("", opset)],
+                ir_version=10,
+            )
+        except (shape_inference.InferenceError, onnx.checker.ValidationError) as error:
+            raise ModelError(_misfit_message(call, inputs, str(error))) from error
+        except defs.SchemaError as error:
+            raise ModelError(f"{call.op_type} {call.name!r} isn't valid for operator set {opset}: {error}") from error
+        types = [static_type(found[n].tensor_type) if n in found else (0, None) for n in call.output]
+        for name, (dtype, shape) in zip(call.output, types, strict=True):
+            if shape is not None:
+                check_tensor_size(name, shape, dtype)
+        return types
+
+    def _upgraded(self, node: NodeProto, scope: Scope, opset: int) -> list[NodeProto]:
+        def known(name: str) -> Tensor | None:
+            return defined(scope, name, node.op_type) if name else None
+
+        def shape(name: str) -> tuple[int, ...] | None:
+            tensor = known(name)
+            return None if tensor is None else tensor.shape
+
+        def value(name: str) -> Array | None:
+            tensor = known(name)
+            return None if tensor is None else tensor.value
+
+        def constant(array: Array) -> str:
+            tensor = self.constant(array, f"{title(node)}.constant")
+            scope[tensor.name] = tensor
+            return tensor.name
+
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        old = OldNode(node, attributes, shape, value, constant, lambda: self._fresh(f"{title(node)}.part"))
+        return upgrade(old, opset)
+
+    # Functions.
+
+    def _function_call(
+        self, node: NodeProto, inputs: list[Tensor | None], used: Set[str], scope: Scope
+    ) -> Sequence[Tensor | None]:
+        """Add the nodes of one of the model's own functions; a call of a function that isn't there stays as it is."""
+        function = self.functions.get((node.domain, node.op_type, node.overload))
+        if function is not None:
+            return self._function(function, node, inputs, used)
+        call = NodeProto()
+        call.CopyFrom(node)
+        call.input[:] = ["" if t is None else t.name for t in inputs]
+        return self.emit(call, [(0, None)] * len(call.output))
+
+    def _expanded(
+        self, node: NodeProto, inputs: list[Tensor | None], used: Set[str], opset: int
+    ) -> Sequence[Tensor | None] | None:
+        """Add the nodes of the function that defines an operator; None if it is native, or has no such definition."""
+        second = [o for o in node.output[1:] if o in used]
+        if node.op_type in self.native and not (second and node.op_type in _SINGLE_RESULT):
+            return None
+        if not defs.has(node.op_type, opset, ""):
+            return None
+        if node.op_type in RECURRENT:
+            body = unrolled_layer(node, inputs)
+        else:
+            body = definition(defs.get_schema(node.op_type, opset, ""), node, inputs, opset)
+        return None if body is None else self._function(body, node, inputs, used)
+
+    def _function(
+        self, function: onnx.FunctionProto, node: NodeProto, inputs: Sequence[Tensor | None], used: Set[str]
+    ) -> Sequence[Tensor | None]:
+        if self.depth > MAX_DEPTH:
+            raise ModelError(f"{node.op_type} {title(node)!r}: functions call each other more than {MAX_DEPTH} deep.")
+        attributes = {a.name: a for a in function.attribute_proto} | {a.name: a for a in node.attribute}
+        # Inputs that the call leaves out are like optional ones that aren't given.
+        scope: Scope = {"": None, **dict.fromkeys(function.input)}
+        scope |= dict(zip(function.input, inputs, strict=False))
+        results = [(formal, actual in used) for formal, actual in zip(function.output, node.output, strict=False)]
+        opset = max((o.version for o in function.opset_import if o.domain in ("", "ai.onnx")), default=self.opset)
+        body = [with_attributes(inner, attributes, title(node)) for inner in function.node]
+        self.depth += 1
+        self._nodes(body, [formal for formal, wanted in results if wanted], scope, opset)
+        self.depth -= 1
+        return [scope[formal] if wanted else None for formal, wanted in results]
+
+
+_SINGLE_RESULT = frozenset({"LayerNormalization", "RMSNormalization", "SkipLayerNormalization"})
+"""Operators whose converters give the first result only; for others they are written out as functions."""
+
+
+def _misfit_message(call: NodeProto, inputs: Sequence[Tensor | None], reason: str) -> str:
+    given = ", ".join(
+        f"{t.name} {TensorProto.DataType.Name(t.dtype).lower()}{list(t.shape) if t.shape is not None else '[?]'}"
+        for t in inputs
+        if t is not None
+    )
+    return f"{call.op_type} {call.name!r} doesn't fit its inputs ({given}): {reason.rpartition(': ')[2].strip()}"

@@ -1,0 +1,292 @@
+"""Rules for operators whose results follow from more than the values of their inputs: from shapes, or from nothing.
+
+A rule returns the results of a node, or None if it can do nothing about it. To add one: a function, and its row in
+`RULES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Protocol
+
+import numpy as np
+from onnx import GraphProto, NodeProto, helper, numpy_helper
+
+from pipeline.errors import ModelError
+from pipeline.importer.evaluate import evaluate
+from pipeline.importer.specialize.nodes import attribute_of, title, with_names
+from pipeline.importer.specialize.tensors import Array, Scope, Tensor, TypeAndShape, dense
+
+
+class Specializer(Protocol):
+    """What rules need of the graph that is being made."""
+
+    nodes: list[NodeProto]
+    made: dict[tuple[object, ...], Sequence[Tensor | None]]
+
+    def constant(self, value: Array, name: str, dtype: int | None = None) -> Tensor:
+        """Make a constant."""
+
+    def node(self, node: NodeProto, used: Set[str], scope: Scope, opset: int) -> Sequence[Tensor | None]:
+        """Add what computes a node, and return its results."""
+
+    def subgraph(self, graph: GraphProto, scope: Scope, opset: int, inputs: Sequence[Tensor] = ()) -> list[Tensor]:
+        """Add the nodes of a branch or of one turn of a loop, and return its outputs."""
+
+    def infer(self, call: NodeProto, inputs: Sequence[Tensor | None], opset: int) -> list[TypeAndShape]:
+        """Return the element type and shape of each result."""
+
+    def emit(self, call: NodeProto, types: Sequence[TypeAndShape]) -> Sequence[Tensor | None]:
+        """Add a node as it is."""
+
+
+Results = Sequence["Tensor | None"]
+Rule = Callable[[Specializer, NodeProto, Results, Scope, int], "Results | None"]
+
+
+def _constant_node(
+    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
+) -> Sequence[Tensor] | None:
+    del inputs, scope
+    (attribute,) = node.attribute
+    if attribute.name == "value":
+        return [s.constant(numpy_helper.to_array(attribute.t), node.output[0], attribute.t.data_type)]
+    if attribute.name == "sparse_value":
+        return [s.constant(dense(attribute.sparse_tensor), node.output[0])]
+    values = evaluate(node, {}, opset)
+    return None if values is None or values[0] is None else [s.constant(values[0], node.output[0])]
+
+
+def _shape(
+    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
+) -> Sequence[Tensor] | None:
+    del scope, opset
+    x = inputs[0]
+    if x is None or x.shape is None:
+        return None
+    if node.op_type == "Size":
+        return [s.constant(np.array(int(np.prod(x.shape, dtype="int64")), "int64"), node.output[0])]
+    begin, end = attribute_of(node, "start", 0), attribute_of(node, "end", len(x.shape))
+    return [s.constant(np.array(x.shape[begin:end], "int64"), node.output[0])]
+
+
+def _identity(
+    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
+) -> Sequence[Tensor | None]:
+    del s, node, scope, opset
+    return inputs[:1]
+
+
+def _dropout(
+    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
+) -> Results | None:
+    """At inference nothing is dropped, and the mask keeps everything."""
+    del scope, opset
+    x, training = inputs[0], inputs[2] if len(inputs) > 2 else None
+    if training is not None and (training.value is None or training.value.any()):
+        raise ModelError(
+            f"Dropout {title(node)!r} drops at random (training_mode is set). Export the model for inference: "
+            "model.eval() in PyTorch."
+        )
+    if len(node.output) == 1 or x is None:
+        return inputs[:1]
+    if x.shape is None:
+        return None
+    return [x, s.constant(np.ones(x.shape, "bool"), node.output[1])]
+
+
+def _batch_normalization(
+    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
+) -> Results | None:
+    """Training normalizes by each batch's own statistics, and returns new running ones."""
+    del s, inputs, scope, opset
+    if any(a.name == "training_mode" and a.i for a in node.attribute):
+        raise ModelError(
+            f"BatchNormalization {title(node)!r} is that of training (training_mode is set). Export the model for "
+            "inference: model.eval() in PyTorch."
+        )
+    return None
+
+
+def _batch_normalization(
+    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
+) -> Results | None:
+    """Training normalizes by each batch's own statistics, and returns new running ones."""
+    del s, inputs, scope, opset
+    if any(a.name == "training_mode" and a.i for a in node.attribute):
+        raise ModelError(
+            f"BatchNormalization {title(node)!r} is that of training (training_mode is set). Export the model for "
+            "inference: model.eval() in PyTorch."
+        )
+    return None
+
+
+def _cast(
+    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
+) -> Results | None:
+    del s, scope, opset
+    x = inputs[0]
+    return inputs[:1] if x is not None and x.dtype == attribute_of(node, "to", 0) else None
+
+
+def _cast_like(
+    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
+) -> Results | None:
+    like = inputs[1]
+    if like is None or not like.dtype:
+        return None
+    cast = helper.make_node("Cast", node.input[:1], node.output, node.name, to=like.dtype)
+    return s.node(cast, set(node.output), scope, opset)
+
+
+def _reshaping(
+    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
+) -> Results | None:
+    """What only changes the shape changes nothing where the shape stays."""
+    del scope
+    x = inputs[0]
+    if x is None or x.shape is None:
+        return None
+    ((dtype, shape),) = s.infer(with_names(node, inputs), inputs, opset)
+    if shape is None:
+        return None
+    if shape == x.shape:
+        return [x]
+    if node.op_type != "Reshape" or x.value is not None:
+        return None
+    target = s.constant(np.array(shape, "int64"), f"{node.output[0]}.shape")
+    return s.emit(helper.make_node("Reshape", [x.name, target.name], node.output, node.name), [(dtype, shape)])
+
+
+def _slice(
+    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
+) -> Results | None:
+    del scope
+    x, steps = inputs[0], inputs[4] if len(inputs) > 4 else None
+    forward = steps is None or (steps.value is not None and (steps.value > 0).all())
+    if x is None or x.shape is None or not forward:
+        return None
+    ((_, shape),) = s.infer(with_names(node, inputs), inputs, opset)
+    return [x] if shape == x.shape else None
+
+
+def _split(
+    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
+) -> Results | None:
+    """One part is the whole."""
+    del scope
+    x = inputs[0]
+    if x is None or x.shape is None or len(node.output) > 1:
+        return None
+    ((_, shape),) = s.infer(with_names(node, inputs), inputs, opset)
+    return [x] if shape == x.shape else None
+
+
+def _pad(
+    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
+) -> Results | None:
+    del s, node, scope, opset
+    pads = inputs[1]
+    return inputs[:1] if pads is not None and pads.value is not None and not pads.value.any() else None
+
+
+def _concat(
+    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
+) -> Results | None:
+    """Parts without elements add nothing."""
+    filled = [t for t in inputs if t is None or t.shape is None or 0 not in t.shape]
+    if (len(filled) == len(inputs) and len(inputs) > 1) or not filled:
+        return None
+    if len(filled) == 1:
+        return filled
+    inner: Scope = scope | {t.name: t for t in filled if t is not None}
+    shorter = helper.make_node("Concat", [t.name for t in filled if t is not None], node.output, node.name)
+    shorter.attribute.extend(node.attribute)
+    return s.node(shorter, set(node.output), inner, opset)
+
+
+def _if(
+    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
+) -> Results | None:
+    condition = inputs[0]
+    if condition is None or condition.value is None:
+        return None
+    branch = attribute_of(node, "then_branch" if condition.value.any() else "else_branch", None)
+    return s.subgraph(branch, scope, opset)
+
+
+_MAX_TURNS = 1024
+
+
+def _loop(
+    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
+) -> Results | None:
+    """A loop whose end is known beforehand is written out, turn by turn."""
+    body: GraphProto = attribute_of(node, "body", None)
+    limit, condition, *carried = inputs
+    if any(t is not None and t.value is None for t in (limit, condition)) or any(t is None for t in carried):
+        return None
+    turns = _MAX_TURNS + 1 if limit is None or limit.value is None else int(limit.value.reshape(()))
+    values = [t for t in carried if t is not None]
+    scanned: list[list[Tensor]] = [[] for _ in range(len(body.output) - 1 - len(values))]
+    going = condition is None or (condition.value is not None and bool(condition.value.any()))
+    before = len(s.nodes)
+    turn = 0
+    while going and turn < turns:
+        if turn == _MAX_TURNS:
+            raise ModelError(f"Loop {title(node)!r} takes more than {_MAX_TURNS} turns, too many to write out.")
+        number = s.constant(np.array(turn, "int64"), f"{title(node)}.turn")
+        more, *results = s.subgraph(body, scope, opset, [number, s.constant(np.array(True), "going"), *values])
+        if more.value is None:
+            # Nothing reads what was added so far, and so it goes in the end.
+            del s.nodes[before:]
+            s.made.clear()
+            return None
+        going, turn = bool(more.value.any()), turn + 1
+        values = results[: len(values)]
+        for parts, part in zip(scanned, results[len(values) :], strict=True):
+            parts.append(part)
+    if not all(scanned):
+        return None
+    return [*values, *(_stacked(s, parts, title(node), opset) for parts in scanned)]
+
+
+def _stacked(s: Specializer, parts: list[Tensor], title: str, opset: int) -> Tensor:
+    scope: Scope = {"": None} | {t.name: t for t in parts}
+    axis = s.constant(np.array([0], "int64"), f"{title}.axis")
+    scope[axis.name] = axis
+    rows = []
+    for k, part in enumerate(parts):
+        row = helper.make_node("Unsqueeze", [part.name, axis.name], [f"{title}.row{k}"])
+        (scope[row.output[0]],) = s.node(row, set(row.output), scope, opset)
+        rows.append(row.output[0])
+    concat = helper.make_node("Concat", rows, [f"{title}.rows"], axis=0)
+    (result,) = s.node(concat, set(concat.output), scope, opset)
+    if result is None:
+        raise AssertionError("a concatenation has a result")
+    return result
+
+
+RULES: Mapping[str, Rule] = {
+    "BatchNormalization": _batch_normalization,
+    "Cast": _cast,
+    "CastLike": _cast_like,
+    "Concat": _concat,
+    "Constant": _constant_node,
+    "BatchNormalization": _batch_normalization,
+    "Dropout": _dropout,
+    "Expand": _reshaping,
+    "Flatten": _reshaping,
+    "Identity": _identity,
+    "If": _if,
+    "Loop": _loop,
+    "Pad": _pad,
+    "Reshape": _reshaping,
+    "Shape": _shape,
+    "Size": _shape,
+    "Slice": _slice,
+    "Split": _split,
+    "Squeeze": _reshaping,
+    "Tile": _reshaping,
+    "Unsqueeze": _reshaping,
+}
