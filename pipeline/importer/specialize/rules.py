@@ -57,9 +57,7 @@ def _constant_node(
     return None if values is None or values[0] is None else [s.constant(values[0], node.output[0])]
 
 
-def _shape(
-    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
-) -> Sequence[Tensor] | None:
+def _shape(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Sequence[Tensor] | None:
     del scope, opset
     x = inputs[0]
     if x is None or x.shape is None:
@@ -70,16 +68,12 @@ def _shape(
     return [s.constant(np.array(x.shape[begin:end], "int64"), node.output[0])]
 
 
-def _identity(
-    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
-) -> Sequence[Tensor | None]:
+def _identity(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Sequence[Tensor | None]:
     del s, node, scope, opset
     return inputs[:1]
 
 
-def _dropout(
-    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
-) -> Results | None:
+def _dropout(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     """At inference nothing is dropped, and the mask keeps everything."""
     del scope, opset
     x, training = inputs[0], inputs[2] if len(inputs) > 2 else None
@@ -95,9 +89,7 @@ def _dropout(
     return [x, s.constant(np.ones(x.shape, "bool"), node.output[1])]
 
 
-def _batch_normalization(
-    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
-) -> Results | None:
+def _batch_normalization(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     """Training normalizes by each batch's own statistics, and returns new running ones."""
     del s, inputs, scope, opset
     if any(a.name == "training_mode" and a.i for a in node.attribute):
@@ -108,9 +100,7 @@ def _batch_normalization(
     return None
 
 
-def _batch_normalization(
-    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
-) -> Results | None:
+def _batch_normalization(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     """Training normalizes by each batch's own statistics, and returns new running ones."""
     del s, inputs, scope, opset
     if any(a.name == "training_mode" and a.i for a in node.attribute):
@@ -121,17 +111,13 @@ def _batch_normalization(
     return None
 
 
-def _cast(
-    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
-) -> Results | None:
+def _cast(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     del s, scope, opset
     x = inputs[0]
     return inputs[:1] if x is not None and x.dtype == attribute_of(node, "to", 0) else None
 
 
-def _cast_like(
-    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
-) -> Results | None:
+def _cast_like(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     like = inputs[1]
     if like is None or not like.dtype:
         return None
@@ -139,9 +125,7 @@ def _cast_like(
     return s.node(cast, set(node.output), scope, opset)
 
 
-def _reshaping(
-    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
-) -> Results | None:
+def _reshaping(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     """What only changes the shape changes nothing where the shape stays."""
     del scope
     x = inputs[0]
@@ -158,9 +142,7 @@ def _reshaping(
     return s.emit(helper.make_node("Reshape", [x.name, target.name], node.output, node.name), [(dtype, shape)])
 
 
-def _slice(
-    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
-) -> Results | None:
+def _slice(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     del scope
     x, steps = inputs[0], inputs[4] if len(inputs) > 4 else None
     forward = steps is None or (steps.value is not None and (steps.value > 0).all())
@@ -170,9 +152,7 @@ def _slice(
     return [x] if shape == x.shape else None
 
 
-def _split(
-    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
-) -> Results | None:
+def _split(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     """One part is the whole."""
     del scope
     x = inputs[0]
@@ -182,17 +162,13 @@ def _split(
     return [x] if shape == x.shape else None
 
 
-def _pad(
-    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
-) -> Results | None:
+def _pad(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     del s, node, scope, opset
     pads = inputs[1]
     return inputs[:1] if pads is not None and pads.value is not None and not pads.value.any() else None
 
 
-def _concat(
-    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
-) -> Results | None:
+def _concat(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     """Parts without elements add nothing."""
     filled = [t for t in inputs if t is None or t.shape is None or 0 not in t.shape]
     if (len(filled) == len(inputs) and len(inputs) > 1) or not filled:
@@ -205,9 +181,7 @@ def _concat(
     return s.node(shorter, set(node.output), inner, opset)
 
 
-def _if(
-    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
-) -> Results | None:
+def _if(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     condition = inputs[0]
     if condition is None or condition.value is None:
         return None
@@ -218,9 +192,7 @@ def _if(
 _MAX_TURNS = 1024
 
 
-def _loop(
-    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
-) -> Results | None:
+def _loop(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     """A loop whose end is known beforehand is written out, turn by turn."""
     body: GraphProto = attribute_of(node, "body", None)
     limit, condition, *carried = inputs
