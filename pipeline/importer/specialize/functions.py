@@ -43,6 +43,16 @@ def unrolled_layer(node: NodeProto, inputs: Sequence[Tensor | None]) -> onnx.Fun
     return unrolled(node, x.shape, [t is not None for t in inputs], full)
 
 
+def with_defaults(node: NodeProto, schema: defs.OpSchema) -> NodeProto:
+    """Return the node with the attributes that it leaves out, as far as the operator says what they are then."""
+    full = NodeProto()
+    full.CopyFrom(node)
+    given = {a.name for a in node.attribute}
+    defaults = (a.default_value for name, a in schema.attributes.items() if name not in given)
+    full.attribute.extend(d for d in defaults if d.type != AttributeProto.UNDEFINED)
+    return full
+
+
 def with_attributes(node: NodeProto, given: Mapping[str, AttributeProto], title: str) -> NodeProto:
     """Return a function's node with its references to the function's attributes replaced, and named for the call."""
     resolved = NodeProto()

@@ -13,7 +13,7 @@ from pipeline.importer.limits import check_tensor_size, tensor_bytes
 from pipeline.importer.operands import misfit
 from pipeline.importer.opsets import MIN_OPSET, OldNode, upgrade
 from pipeline.importer.recurrent import RECURRENT
-from pipeline.importer.specialize.functions import definition, unrolled_layer, with_attributes
+from pipeline.importer.specialize.functions import definition, unrolled_layer, with_attributes, with_defaults
 from pipeline.importer.specialize.nodes import (
     attribute_bytes,
     captured,
@@ -23,7 +23,16 @@ from pipeline.importer.specialize.nodes import (
     title,
 )
 from pipeline.importer.specialize.rules import RULES
-from pipeline.importer.specialize.tensors import Array, Scope, Tensor, TypeAndShape, defined, dense, static_type
+from pipeline.importer.specialize.tensors import (
+    Array,
+    Scope,
+    Tensor,
+    TypeAndShape,
+    defined,
+    dense,
+    optional_input,
+    static_type,
+)
 
 MAX_NODES = 200_000
 """More nodes are refused: a loop of many turns, or functions that call each other, can make any number."""
@@ -154,7 +163,7 @@ class SpecializedGraph:
 
     def node(self, node: NodeProto, used: Set[str], scope: Scope, opset: int) -> Sequence[Tensor | None]:
         """Add what computes a node, and return its results, None for those that nothing reads."""
-        inputs = [None if not n else defined(scope, n, f"{node.op_type} {title(node)!r}") for n in node.input]
+        inputs = [optional_input(scope, n, f"{node.op_type} {title(node)!r}") for n in node.input]
         if node.domain not in ("", "ai.onnx") or (node.domain, node.op_type, node.overload) in self.functions:
             return self._function_call(node, inputs, used, scope)
         if opset < MIN_OPSET:
@@ -295,11 +304,9 @@ class SpecializedGraph:
             return None
         if not defs.has(node.op_type, opset, ""):
             return None
-        if node.op_type in RECURRENT:
-            body = unrolled_layer(node, inputs)
-        else:
-            body = definition(defs.get_schema(node.op_type, opset, ""), node, inputs, opset)
-        return None if body is None else self._function(body, node, inputs, used)
+        schema = defs.get_schema(node.op_type, opset, "")
+        body = unrolled_layer(node, inputs) if node.op_type in RECURRENT else definition(schema, node, inputs, opset)
+        return None if body is None else self._function(body, with_defaults(node, schema), inputs, used)
 
     def _function(
         self, function: onnx.FunctionProto, node: NodeProto, inputs: Sequence[Tensor | None], used: Set[str]

@@ -100,17 +100,6 @@ def _batch_normalization(s: Specializer, node: NodeProto, inputs: Results, scope
     return None
 
 
-def _batch_normalization(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
-    """Training normalizes by each batch's own statistics, and returns new running ones."""
-    del s, inputs, scope, opset
-    if any(a.name == "training_mode" and a.i for a in node.attribute):
-        raise ModelError(
-            f"BatchNormalization {title(node)!r} is that of training (training_mode is set). Export the model for "
-            "inference: model.eval() in PyTorch."
-        )
-    return None
-
-
 def _cast(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     del s, scope, opset
     x = inputs[0]
@@ -245,7 +234,6 @@ RULES: Mapping[str, Rule] = {
     "CastLike": _cast_like,
     "Concat": _concat,
     "Constant": _constant_node,
-    "BatchNormalization": _batch_normalization,
     "Dropout": _dropout,
     "Expand": _reshaping,
     "Flatten": _reshaping,

@@ -44,6 +44,11 @@ Scope = dict[str, "Tensor | None"]
 """What the names of a graph stand for; the empty name, of an optional input that isn't given, stands for None."""
 
 
+def optional_input(scope: Scope, name: str, reader: str) -> Tensor | None:
+    """Return what a name stands for; None if it is an optional input, of the node or of its function, not given."""
+    return None if name in scope and scope[name] is None else defined(scope, name, reader)
+
+
 def defined(scope: Scope, name: str, reader: str) -> Tensor:
     """Return what a name stands for.
 
