@@ -30,6 +30,9 @@ def definition(
         return None
     function = onnx.FunctionProto()
     function.ParseFromString(data)
+    given = {a.name for a in function.attribute_proto}
+    defaults = (a.default_value for name, a in schema.attributes.items() if name not in given)
+    function.attribute_proto.extend(d for d in defaults if d.type != onnx.AttributeProto.UNDEFINED)
     return function if function.node else None
 
 
