@@ -276,7 +276,9 @@ class _Propagation:
                 if moved == sorted(moved)
                 else relax.op.permute_dims(value.base, list(value.axes))
             )
-            self.made[value] = self.builder.emit(call, f"{name}.permuted")
+            # By the tensor that is permuted, which users know.
+            known = value.base.name if isinstance(value.base, relax.Var) else name
+            self.made[value] = self.builder.emit(call, f"{known}.permuted")
         return self.made[value]
 
 

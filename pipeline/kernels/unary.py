@@ -16,7 +16,7 @@ from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.loops import MAX_TASKS, Run, loop_for
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.registry import kernel
-from pipeline.kernels.vectors import lanes_of, register_buffer, span, splat
+from pipeline.kernels.vectors import lanes_of, larger, register_buffer, smaller, span, splat
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "abs": T.abs,
@@ -28,8 +28,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "exp": vector_math.exp,
     "floor": T.floor,
     "log": T.log,
-    "maximum": T.max,
-    "minimum": T.min,
+    "maximum": lambda a, b: larger(b, a) if _is_number(a) else larger(a, b),
+    "minimum": lambda a, b: smaller(b, a) if _is_number(a) else smaller(a, b),
     "multiply": lambda a, b: a * b,
     "negative": lambda a: -a,
     "power": T.pow,
@@ -93,8 +93,15 @@ def _value(function: str, operands: tuple[Any, ...]) -> Any:
 
 
 def _is_two(value: Any) -> bool:
-    number = value.value if isinstance(value, tirx.Broadcast) else value
-    return isinstance(number, tirx.FloatImm) and float(number.value) == 2.0
+    return _is_number(value) and float(_scalar(value).value) == 2.0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(_scalar(value), tirx.FloatImm)
+
+
+def _scalar(value: Any) -> Any:
+    return value.value if isinstance(value, tirx.Broadcast) else value
 
 
 def _calls_libm(step: pointwise.Step) -> bool:

@@ -31,10 +31,23 @@ def span(start: Any, length: int) -> Any:
 
 
 def clip(value: Any, low: float | None, high: float | None) -> Any:
-    """Return a float32 TIR expression limited to [low, high]; None is no limit."""
+    """Return a float32 TIR expression limited to [low, high]; None is no limit, and NaN stays NaN."""
     if low is not None:
-        value = T.max(value, splat(T.float32(low), lanes_of(value)))
-    return value if high is None else T.min(value, splat(T.float32(high), lanes_of(value)))
+        value = larger(value, splat(T.float32(low), lanes_of(value)))
+    return value if high is None else smaller(value, splat(T.float32(high), lanes_of(value)))
+
+
+def larger(value: Any, limit: Any) -> Any:
+    """Return the larger one of two float32 TIR expressions, `value` if that is NaN.
+
+    It is a comparison that is false for NaN, and a choice, which CPUs have one instruction for.
+    """
+    return T.Select(limit > value, limit, value)
+
+
+def smaller(value: Any, limit: Any) -> Any:
+    """Return the smaller one of two float32 TIR expressions, `value` if that is NaN; see `larger`."""
+    return T.Select(limit < value, limit, value)
 
 
 def fused_multiply_add(a: Any, b: Any, c: Any) -> Any:

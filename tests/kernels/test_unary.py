@@ -62,3 +62,12 @@ def test_code_grows_by_the_same_for_each_step(function: str) -> None:
 
     one, two, three = (size_of(steps) for steps in (5, 10, 15))
     assert three - two < 2 * (two - one)
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize(("function", "oracle"), [("maximum", np.maximum), ("minimum", np.minimum)])
+def test_limits_keep_what_is_not_a_number(isa_name: str, function: str, oracle: np.ufunc, first: bool) -> None:
+    operands = (0.5, pointwise.X) if first else (pointwise.X, 0.5)
+    attrs = op.Unary(expression=pointwise.write(pointwise.apply(function, *operands)))
+    x = np.array([np.nan, np.inf, -np.inf, 0, 1, 0.5] * 7, "float32")
+    assert_exact(isa_name, attrs, x, expected=oracle(x, np.float32(0.5)))
