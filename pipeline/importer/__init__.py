@@ -1,7 +1,7 @@
 """Import: an ONNX file becomes a float32 Relax program, folded and in NHWC.
 
-read -> normalize -> frontend (converters) -> emptiness -> fold -> layer_norm -> layout -> fuse -> unary -> reshapes
--> simplify
+read -> normalize -> frontend (converters) -> emptiness -> fold -> layer_norm -> layout -> fuse_padding -> fuse -> unary
+-> reshapes -> simplify
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pipeline.importer.check import check_model
 from pipeline.importer.emptiness import replace_empty_tensors
 from pipeline.importer.frontend import NATIVE, convert
 from pipeline.importer.fuse import fuse_affine, fuse_clip
+from pipeline.importer.fuse_padding import fuse_padding
 from pipeline.importer.layer_norm import fuse_layer_norm
 from pipeline.importer.layout import propagate_layout
 from pipeline.importer.normalize import Shapes, normalize
@@ -36,6 +37,7 @@ PASSES = (
     fold_constants,
     fuse_layer_norm,
     propagate_layout,
+    fuse_padding,
     fuse_affine,
     fuse_clip,
     fuse_unary,

@@ -133,6 +133,14 @@ def with_another_order(m: Model) -> str:
     return m.node("Add", m.conv("x"), m.node("Exp", "x"))
 
 
+def padding(build: Build) -> Example:
+    return example("fuse_padding", build)
+
+
+def padded(m: Model, top: int, left: int, bottom: int, right: int) -> str:
+    return m.node("Pad", m.node("Relu", "x"), m.shape(0, 0, top, left, 0, 0, bottom, right))
+
+
 def affine(build: Build, shape: Sequence[int] = SHAPE) -> Example:
     return example("fuse_affine", build, shape, tolerance=1e-5)
 
@@ -232,6 +240,12 @@ EXAMPLES: Mapping[str, Mapping[str, Example]] = {
         "permutation of a permutation": layout(
             lambda m: m.node("Transpose", m.node("Transpose", m.conv("x"), perm=[0, 2, 1, 3]), perm=[2, 1, 3, 0])
         ),
+    },
+    "fuse_padding": {
+        "uneven": padding(lambda m: m.conv(padded(m, 0, 1, 2, 3))),
+        "strided, and padded itself": padding(lambda m: m.conv(padded(m, 1, 0, 0, 1), strides=[2, 2])),
+        "read by two": padding(lambda m: m.node("Add", m.conv(p := padded(m, 1, 1, 1, 1)), m.conv(p))),
+        "that others read": padding(lambda m: m.node("Mul", p := padded(m, 1, 1, 1, 1), m.conv(p))),
     },
     "fuse_affine": {
         "batch normalization": affine(lambda m: m.normalized(m.conv("x"))),
