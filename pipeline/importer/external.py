@@ -14,7 +14,7 @@ from pipeline.importer.check.walk import tensors
 from pipeline.importer.limits import tensor_bytes
 
 MAX_EXTERNAL_BYTES = 2 * 1024**3 - 1
-"""All together. They become part of a protobuf message, which can't be larger."""
+"""All together: as much as may lie in the model's own file."""
 
 _KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
 """What an entry may say. As in ONNX's own library, checksums aren't compared, and base paths aren't used."""

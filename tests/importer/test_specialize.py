@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.errors import ModelError
 from pipeline.importer.frontend import NATIVE
 from pipeline.importer.normalize import normalize
+from pipeline.importer.specialize import graph
 from tests.models import ModelBuilder, run_exactly
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
@@ -178,6 +179,39 @@ def test_a_loop_ends_when_its_condition_does() -> None:
 def test_a_loop_without_end_is_refused() -> None:
     with pytest.raises(ModelError, match="Loop 'last' takes more than 1024 turns"):
         normalize(loop("", "true", helper.make_node("Identity", ["going"], ["more"])), {"x": (1, 3, 4, 5)}, NATIVE)
+
+
+def test_loops_within_loops_that_add_no_nodes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "MAX_STEPS", 500)
+    outer: onnx.NodeProto | None = None
+    for i in range(3):
+        names = {name: f"{name}{i}" for name in ("turn", "going", "on", "sum", "next")}
+        inner = helper.make_node("Add", [names["sum"], "one"], [names["next"]]) if outer is None else outer
+        values = [
+            helper.make_tensor_value_info(names["turn"], TensorProto.INT64, []),
+            helper.make_tensor_value_info(names["going"], TensorProto.BOOL, []),
+            helper.make_tensor_value_info(names["sum"], TensorProto.FLOAT, []),
+        ]
+        results = [
+            helper.make_tensor_value_info(names["on"], TensorProto.BOOL, []),
+            helper.make_tensor_value_info(names["next"], TensorProto.FLOAT, []),
+        ]
+        nodes = [helper.make_node("Identity", [names["going"]], [names["on"]]), inner]
+        body = helper.make_graph(nodes, names["turn"], values, results)
+        # The sum that this loop starts from, and the one that it ends with, are those of the loop around it.
+        around = ("zero", "total") if i == 2 else (f"sum{i + 1}", f"next{i + 1}")
+        outer = helper.make_node("Loop", ["count", "", around[0]], [around[1]], body=body)
+    b = ModelBuilder()
+    b.node("Add", "x", "total", name="y")
+    b.nodes.insert(0, outer)
+    model = b.model({"x": (1,)}, "y")
+    for name, value in (("count", np.array(10)), ("one", np.float32(1)), ("zero", np.float32(0))):
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    with pytest.raises(ModelError, match="takes more than 500 steps once its loops and functions are written out"):
+        normalize(model, {}, NATIVE)
+    monkeypatch.setattr(graph, "MAX_STEPS", 10_000)
+    x = np.array([5], "float32")
+    np.testing.assert_array_equal(run_exactly(specialized(model, {"x": x}), {"x": x})[0], [1005])
 
 
 def test_the_models_own_functions_are_written_out_with_their_attributes() -> None:

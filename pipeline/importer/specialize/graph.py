@@ -37,6 +37,10 @@ from pipeline.importer.specialize.tensors import (
 MAX_NODES = 200_000
 """More nodes are refused: a loop of many turns, or functions that call each other, can make any number."""
 
+MAX_STEPS = 500_000
+"""Nodes that are looked at, those of each turn of a loop and each call of a function: loops within loops whose nodes
+all are constants add none, and yet would never end."""
+
 MAX_DEPTH = 100
 """How deep functions may call each other."""
 
@@ -68,6 +72,7 @@ class SpecializedGraph:
         self.depth = 0
         self.constants: dict[str, Array] = {}
         self.folded_bytes = 0
+        self.steps = 0
 
     def run(self, shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
         """Return the model for these shapes of its inputs."""
@@ -163,6 +168,11 @@ class SpecializedGraph:
 
     def node(self, node: NodeProto, used: Set[str], scope: Scope, opset: int) -> Sequence[Tensor | None]:
         """Add what computes a node, and return its results, None for those that nothing reads."""
+        self.steps += 1
+        if self.steps > MAX_STEPS:
+            raise ModelError(
+                f"The model takes more than {MAX_STEPS} steps once its loops and functions are written out."
+            )
         inputs = [optional_input(scope, n, f"{node.op_type} {title(node)!r}") for n in node.input]
         if node.domain not in ("", "ai.onnx") or (node.domain, node.op_type, node.overload) in self.functions:
             return self._function_call(node, inputs, used, scope)
