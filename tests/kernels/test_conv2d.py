@@ -93,10 +93,10 @@ def test_float_frame_and_residual_sum_are_close(
     assert_close(isa_name, fused, *arguments, activations=(0, 3), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
-def test_layers_of_real_networks_are_bit_exact(isa_name: str, layer: Convolution) -> None:
-    attrs, arguments = layer.integer(seed=1)
-    assert_exact(isa_name, attrs, *arguments)
+def test_layers_of_real_networks_are_bit_exact(isa_name: str) -> None:
+    for layer in LAYERS.values():
+        attrs, arguments = layer.integer(seed=1)
+        assert_exact(isa_name, attrs, *arguments)
 
 
 def test_padding_is_refused() -> None:

@@ -91,9 +91,9 @@ def test_halves_go_to_even(isa_name: str, zero_point: int) -> None:
 
 @every_vector_length
 @pytest.mark.parametrize("zero_point", [0, 128, 255])
-@pytest.mark.parametrize("length", [1, 16, 200])
-def test_infinities_saturate_and_nan_becomes_255(isa_name: str, zero_point: int, length: int) -> None:
-    assert_exact(isa_name, Quantize(1.0, zero_point), np.resize(SPECIAL, length))
+def test_infinities_saturate_and_nan_becomes_255(isa_name: str, zero_point: int) -> None:
+    for length in (1, 16, 200):
+        assert_exact(isa_name, Quantize(1.0, zero_point), np.resize(SPECIAL, length))
 
 
 @every_vector_length
