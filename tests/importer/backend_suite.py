@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
+from onnx import compose, numpy_helper
 
 from pipeline.compilation.execute import Executor
 from pipeline.errors import PipelineError
@@ -125,13 +125,14 @@ def run(case: Case) -> Result:
     except Exception:  # What else it raises is what this looks for.
         return Result(case.name, Status.TRACEBACK, traceback.format_exc())
     for name, expected in case.outputs.items():
-        problem = _difference(actual[name], expected, case)
+        problem = difference(actual[name], expected, case)
         if problem:
             return Result(case.name, Status.WRONG, f"{name}: {problem}")
     return Result(case.name, Status.PASS)
 
 
-def _difference(actual: Array, expected: Array, case: Case) -> str:
+def difference(actual: Array, expected: Array, case: Case) -> str:
+    """Return how an output differs from what it must be; an empty text if it doesn't."""
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
         return f"{actual.dtype}{actual.shape}, expected {expected.dtype}{expected.shape}"
     try:
@@ -139,6 +140,22 @@ def _difference(actual: Array, expected: Array, case: Case) -> str:
     except AssertionError as error:
         return str(error).strip()
     return ""
+
+
+def merged(parts: Sequence[Case]) -> Case:
+    """Return tests of one operator set as one, which is compiled once; names begin with the tests' and a dot."""
+    model = onnx.ModelProto()
+    model.CopyFrom(parts[0].model)
+    del model.graph.node[:], model.graph.input[:], model.graph.output[:], model.graph.initializer[:]
+    del model.graph.value_info[:]
+    inputs, outputs = {}, {}
+    for part in parts:
+        graph = compose.add_prefix(part.model, f"{part.name}.").graph
+        for field in ("node", "input", "output", "initializer", "value_info"):
+            getattr(model.graph, field).extend(getattr(graph, field))
+        inputs |= {f"{part.name}.{name}": value for name, value in part.inputs.items()}
+        outputs |= {f"{part.name}.{name}": value for name, value in part.outputs.items()}
+    return Case("merged", model, inputs, outputs, parts[0].rtol, parts[0].atol)
 
 
 def attempt(name: str, bind: bool = False) -> Result:

@@ -82,8 +82,10 @@ _FUNCTIONS: Mapping[str, Convert] = {
     "ScatterElements": selection.scatter_elements,
     "ScatterND": selection.scatter_nd,
     "Softmax": normalization.softmax,
+    "SpaceToDepth": movement.space_to_depth,
     "Split": movement.split,
     "Sum": elementwise.variadic(relax.op.add),
+    "Tile": movement.tile,
     "TopK": selection.top_k,
     "Trilu": movement.trilu,
 }

@@ -112,6 +112,32 @@ def depth_to_space(node: Node) -> relax.Expr:
     return relax.op.permute_dims(y, NCHW)
 
 
+def space_to_depth(node: Node) -> relax.Expr:
+    """Blocks of pixels to channels: the blocks' pixels, then the channels, or the other way around."""
+    size = int(node.attributes["blocksize"])
+    batch, channels, height, width = node.shape
+    if height % size or width % size:
+        raise ModelError(f"its image of {height} x {width} pixels isn't made of whole blocks of {size}")
+    split_up = [batch, channels, height // size, size, width // size, size]
+    order = [0, 1, 3, 5, 2, 4] if node.text("mode", "DCR") == "CRD" else [0, 3, 5, 1, 2, 4]
+    moved = node.emit(relax.op.permute_dims(node.emit(relax.op.reshape(node.x, split_up)), order))
+    return relax.op.reshape(moved, [batch, channels * size**2, height // size, width // size])
+
+
+def tile(node: Node) -> relax.Expr:
+    """A tensor repeated along its axes."""
+    repeats = node.known(1, "how often it repeats")
+    if repeats is None or len(repeats) != len(node.shape):
+        raise ModelError("how often it repeats must be given for each axis")
+    y: relax.Expr = node.x
+    for axis, count in enumerate(int(r) for r in repeats):
+        if count < 1:
+            raise ModelError("a tensor repeated no times has no elements")
+        if count > 1:
+            y = node.emit(take(y, np.tile(np.arange(node.shape[axis]), count), axis))
+    return y
+
+
 def eye_like(node: Node) -> relax.Expr:
     """A constant: only the shape of its input counts."""
     shape, dtype = node.shape, node.attributes.get("dtype")
