@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tvm
-from tvm import relax, topi
+from tvm import relax, te, tirx, topi
 from tvm.ir import GlobalVar
 from tvm.relax import transform
 
@@ -75,8 +75,43 @@ def _scan(function: Callable[..., Any]) -> Callable[[relax.BlockBuilder, relax.C
     return legalize_scan
 
 
-_ADDITIONAL = {"relax.cumsum": _scan(topi.cumsum), "relax.cumprod": _scan(topi.cumprod)}
-"""TVM has functions for these, too, but gives them in another place."""
+def _extreme(whole: Callable[..., Any], combine: Callable[..., Any], start: float) -> Callable[..., relax.Expr]:
+    """Return how a maximum or minimum is legalized: of floats from infinity, not from the outermost finite number."""
+
+    def reduced(x: te.Tensor, axes: list[int], keepdims: bool) -> te.Tensor:
+        along = {a: te.reduce_axis((0, x.shape[a]), name=f"k{a}") for a in axes}
+        reducer = te.comm_reducer(combine, lambda dtype: tirx.const(start, dtype), name="extreme")
+        shape = [1 if a in along else d for a, d in enumerate(x.shape) if keepdims or a not in along]
+
+        def value(*indices: Any) -> Any:
+            rest = iter(indices)
+            places = [along[a] if a in along else next(rest) for a in range(len(x.shape))]
+            return reducer(x(*places), axis=list(along.values()))
+
+        def kept(*indices: Any) -> Any:
+            return value(*(i for a, i in enumerate(indices) if a not in along))
+
+        return te.compute(shape, kept if keepdims else value, name="extreme")
+
+    def legalize_extreme(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        x, attrs = call.args[0], call.attrs
+        rank = len(x.ty.shape)
+        axes = sorted(int(a) % rank for a in attrs["axis"]) if attrs["axis"] is not None else list(range(rank))
+        keepdims = bool(attrs["keepdims"])
+        if str(x.ty.dtype) != "float32" or not axes:
+            return builder.call_te(whole, x, axes, keepdims)
+        return builder.call_te(reduced, x, axes, keepdims)
+
+    return legalize_extreme
+
+
+_ADDITIONAL = {
+    "relax.max": _extreme(topi.max, lambda a, b: tirx.max(a, b), float("-inf")),
+    "relax.min": _extreme(topi.min, lambda a, b: tirx.min(a, b), float("inf")),
+    "relax.cumsum": _scan(topi.cumsum),
+    "relax.cumprod": _scan(topi.cumprod),
+}
+"""What TVM doesn't legalize, though it has functions for it, or not as the standard says."""
 
 
 def _missing(module: tvm.IRModule, binding: Binding) -> str | None:

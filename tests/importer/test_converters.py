@@ -224,6 +224,8 @@ def _pools() -> list[Node]:
 TABLES: Mapping[str, Array] = {
     "x": (floats(4, 6, seed=2) * 8),
     "odd": f32(np.inf, -np.inf, np.nan, 0, -0.0, 1.5, -2.5, 3.5, 5, -7, 0.5, 2.5),
+    "endless": np.array([[-np.inf, -np.inf], [np.inf, 1], [np.inf, -np.inf]], "float32"),
+    "image4": floats(1, 3, 4, 6),
     "many": floats(2, 5, 4, seed=3).round(0),
     "channels": floats(1, 6, 2, 3, seed=4),
     "ints": np.array([[-7, 7, -6, 6], [5, -5, 0, 1]], "int32"),
@@ -274,6 +276,10 @@ def _numbers() -> list[Node]:
         Node("lp1", "LpNormalization", ["many"], {"p": 1, "axis": 1}),
         Node("lp2", "LpNormalization", ["x"]),
         Node("lrn", "LRN", ["channels"], {"size": 3, "alpha": 0.3, "beta": 0.6, "bias": 2.0}),
+        Node("max-endless", "ReduceMax", ["endless", i64(1)]),
+        Node("min-endless", "ReduceMin", ["endless", i64(0)], {"keepdims": 0}),
+        Node("depth", "SpaceToDepth", ["image4"], {"blocksize": 2}),
+        Node("tile", "Tile", ["many", i64(2, 1, 3)]),
         Node("hardmax", "Hardmax", ["many"], {"axis": 1}),
     ]
     for op_type in ("ReduceSum", "ReduceMax", "ReduceMin", "ReduceMean", "ReduceProd", "ReduceLogSumExp", "ReduceL2"):
