@@ -102,6 +102,7 @@ def test_a_model_that_would_take_too_long_is_said_not_to_be_verified(
         (np.float32([1]), np.float32([[1]]), np.inf),
         (np.float32([1]), np.float64([1]), np.inf),
         (np.int64([1, 2, 3, 4]), np.int64([1, 2, 3, 5]), 0.25),
+        (np.float32([0, 0]), np.float32([0, 1e-10]), 1e-4),
         (np.zeros((0, 2), "float32"), np.zeros((0, 2), "float32"), 0.0),
     ],
 )
