@@ -83,7 +83,13 @@ def test_a_library_may_have_nothing_to_compute(tmp_path: Path) -> None:
     np.testing.assert_array_equal(x, X)
 
 
-def test_a_mean_of_nothing_is_refused_by_name() -> None:
+def test_what_follows_from_nothing_in_no_way_is_refused_by_name() -> None:
     m = Model()
     with pytest.raises(ModelError, match=r"tensor 'y' is computed by mean from 't0', of the shape \[1, 4, 0, 8\]"):
+        import_test_model(m.only(m.node("GlobalAveragePool", m.nothing(2), name="y")))
+
+
+def test_a_mean_of_nothing_is_refused_by_name() -> None:
+    m = Model()
+    with pytest.raises(ModelError, match="ReduceMean 'y': it reduces no elements"):
         import_test_model(m.only(m.node("ReduceMean", m.nothing(2), axes=[2], name="y")))

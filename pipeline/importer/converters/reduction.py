@@ -19,7 +19,7 @@ def converter(function: Callable[..., Any]) -> Convert:
         axes = _axes(node)
         if not axes:
             return node.x
-        if any(node.shape[a] == 0 for a in axes):
+        if any(node.shape[a] == 0 for a in axes) and function not in (relax.op.sum, relax.op.prod):
             raise ModelError("it reduces no elements")
         keepdims = node.flag("keepdims", 1)
         if node.dtype != "bool":
