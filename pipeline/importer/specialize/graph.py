@@ -37,7 +37,7 @@ from pipeline.importer.specialize.tensors import (
 MAX_NODES = 200_000
 """More nodes are refused: a loop of many turns, or functions that call each other, can make any number."""
 
-MAX_STEPS = 500_000
+MAX_STEPS = 100_000
 """Nodes that are looked at, those of each turn of a loop and each call of a function: loops within loops whose nodes
 all are constants add none, and yet would never end."""
 
