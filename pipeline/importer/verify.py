@@ -37,7 +37,7 @@ _TOLERANCES = {TensorProto.FLOAT16: 2e-2, TensorProto.BFLOAT16: 1e-1}
 """For models that compute in these types: the program computes in float32."""
 
 _NEGLIGIBLE = 1e-6
-"""Differences are relative to this where all of a tensor's values are smaller: what is left of a zero isn't an error."""
+"""Differences are relative to this where all of a tensor's values are smaller: what is left of a zero is no error."""
 
 REFERENCE_SECONDS = 60.0
 """How long ONNX's reference implementation may take."""
