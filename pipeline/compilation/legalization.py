@@ -20,6 +20,7 @@ from tvm.relax import transform
 
 from pipeline.dialect.attributes import OPERATORS
 from pipeline.dialect.dataflow import Binding, Dataflow, DataflowBuilder, constant
+from pipeline.dialect.operators import tensor_type
 from pipeline.errors import ModelError
 
 _RUNNABLE = frozenset({"relax.call_tir", "relax.reshape", *OPERATORS})
@@ -105,7 +106,21 @@ def _extreme(whole: Callable[..., Any], combine: Callable[..., Any], start: floa
     return legalize_extreme
 
 
+def _limit(function: Callable[..., Any]) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
+    def keeping_nan(a: Any, b: Any) -> Any:
+        """TVM's own functions give b where a is NaN."""
+        return topi.where(topi.isnan(a), a, function(a, b))
+
+    def legalize_limit(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        chosen = keeping_nan if tensor_type(call).dtype.startswith("float") else function
+        return builder.call_te(chosen, *call.args, primfunc_name_hint=function.__name__)
+
+    return legalize_limit
+
+
 _ADDITIONAL = {
+    "relax.maximum": _limit(topi.maximum),
+    "relax.minimum": _limit(topi.minimum),
     "relax.max": _extreme(topi.max, lambda a, b: tirx.max(a, b), float("-inf")),
     "relax.min": _extreme(topi.min, lambda a, b: tirx.min(a, b), float("inf")),
     "relax.cumsum": _scan(topi.cumsum),

@@ -83,6 +83,13 @@ def test_sums_on_the_way_are_those_of_onnx(exclusive: int, reverse: int) -> None
     np.testing.assert_array_equal(actual, run_onnx(model, {"x": x})[0])
 
 
+@pytest.mark.parametrize(("function", "oracle"), [(relax.op.maximum, np.maximum), (relax.op.minimum, np.minimum)])
+def test_limits_of_two_tensors_keep_nan(function: Callable[..., relax.Expr], oracle: np.ufunc) -> None:
+    x = np.array([[np.nan, 1, np.inf, 0]], "float32")
+    module = module_of(x.shape, result=lambda x: function(x, relax.op.permute_dims(x)))
+    np.testing.assert_array_equal(run(module, x), oracle(x, x.T))
+
+
 def test_no_sort_is_left_to_functions_of_the_compiler() -> None:
     module = module_of((3, 4), result=lambda x: relax.op.topk(x, 2))
     assert not any("topk" in b.operator for b in Dataflow.of(replace_sorts(module)).bindings)
