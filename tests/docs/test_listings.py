@@ -23,6 +23,7 @@ NOT_RUN = {
     ("README.md", "ONNX -> Relax"): "a picture",
     ("README.md", "python3 -m venv .venv && .venv/bin/pip install . &&"): "it makes an environment; .ci/run does so",
     ("README.md", "python3 -m venv .venv && .venv/bin/pip install '.[test]'"): "it runs this very test",
+    ("README.md", ".venv/bin/python -m tests.networks"): "it takes hours; parts of it are tests",
     ("README.md", "pipeline bench out/model.android-arm64.so --rpc"): "it needs a device; see tests/deploy",
     ("architecture.md", "model.onnx ─ importer"): "a picture",
     ("deploy.md", "pipeline profile model.android-arm64.so --rpc"): "it needs a device; see tests/profiling",

@@ -107,6 +107,8 @@ def _repeated(node: Node, before: list[int], after: list[int], mode: str) -> rel
 def depth_to_space(node: Node) -> relax.Expr:
     """Channels to pixels -> `nn.depth_to_space`."""
     size, channels = int(node.attributes["blocksize"]), node.shape[1]
+    if size < 1 or channels % size**2:
+        raise ModelError(f"its {channels} channels can't be made pixels of blocks of {size} x {size}")
     groups = channels // size**2 if node.text("mode", "DCR") == "CRD" else 1
     y = node.emit(make_call(op.DepthToSpace((size, size), groups), node.emit(relax.op.permute_dims(node.x, NHWC))))
     return relax.op.permute_dims(y, NCHW)
