@@ -53,13 +53,9 @@ Execute = Callable[[Sequence[Call], tvm.target.Target], list[Array]]
 
 
 def build(functions: Sequence[tvm.tirx.PrimFunc], target: tvm.target.Target) -> tvm.runtime.Module:
-    """Return one module of functions by the names kernel0, kernel1, ...
-
-    Code that checks arguments is left out: a function has more of it than of its own, and it takes as long to compile.
-    """
+    """Return one module of functions by the names kernel0, kernel1, ...; they don't check their arguments."""
     named = {f"kernel{i}": f.with_attr("global_symbol", f"kernel{i}") for i, f in enumerate(functions)}
-    config = {**code_generation().config, "tirx.disable_assert": True}
-    with tvm.transform.PassContext(opt_level=3, config=config):
+    with code_generation():
         return tvm.tirx.build(tvm.IRModule(named), target)
 
 
