@@ -22,7 +22,7 @@ NOTABLE_SHARE = 0.01
 """An operator that takes a smaller share of the time isn't remarked on for its speed."""
 
 NOTABLE_SECONDS = 2e-6
-"""Nor is one that takes less time: calling it and checking its arguments cost as much as computing."""
+"""Nor is one that takes less time: calling it costs as much as computing."""
 
 
 @dataclass(frozen=True)
