@@ -1,7 +1,8 @@
 """Import proves itself: the float program and the ONNX file compute the same for a sample.
 
 The file is evaluated by another program, ONNX Runtime where it is installed and ONNX's reference implementation
-otherwise, which sees the file as it is: none of what the importer made of it.
+otherwise, node by node as they are in the file. Two things the latter has in common with the importer: operators of
+sets before 13 are evaluated as `opsets` writes them, and some as `reference_operators` corrects them.
 """
 
 from __future__ import annotations
