@@ -110,3 +110,14 @@ def test_an_array_that_changes_after_its_header_was_read(tmp_path: Path) -> None
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(SampleError, match="it ends after 792 of 800 bytes of values"):
         stored.load()
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "a.json").write_text("before")
+    monkeypatch.setattr(Path, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_text(tmp_path / "a.json", "after")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "before")]
