@@ -88,11 +88,14 @@ def _read_folder(folder: Path) -> Iterator[tuple[str, StoredArray | dict[str, St
     """Yield the samples in a folder's .npy and .npz files, one for each file, sorted by name.
 
     Raises:
-        SampleError: the folder is missing or holds no such files, or a file can't be read.
+        SampleError: the folder or a file in it can't be read, or it holds no such files.
     """
-    if not folder.is_dir():
-        raise SampleError(f"Samples folder {folder} doesn't exist.")
-    files = sorted(f for f in folder.iterdir() if f.suffix in (".npy", ".npz"))
+    try:
+        files = sorted(f for f in folder.iterdir() if f.suffix in (".npy", ".npz"))
+    except FileNotFoundError as error:
+        raise SampleError(f"Samples folder {folder} doesn't exist.") from error
+    except OSError as error:
+        raise SampleError(f"Samples folder {folder} can't be read: {error.strerror}.") from error
     if not files:
         raise SampleError(f"Samples folder {folder} holds no .npy or .npz files.")
     for file in files:

@@ -239,3 +239,9 @@ def test_a_truncated_file(tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes(data[:-8])
     with pytest.raises(SampleError, match="can't be read"):
         collected(tmp_path)
+
+
+def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "x.npy").touch()
+    with pytest.raises(SampleError, match="can't be read: Not a directory"):
+        collected(tmp_path / "x.npy")
