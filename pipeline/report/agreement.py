@@ -22,7 +22,8 @@ class Agreement:
     Attributes:
         samples: how many inputs were run.
         same_argmax: share of the inputs for which the largest value of the first output stands in the same place.
-        sqnr_db: signal to quantization noise of all outputs, decibels; infinity if they are equal.
+        sqnr_db: signal to quantization noise of all outputs, decibels; infinity if they are equal, minus infinity if
+            there is no signal, or a value is finite in one model only.
         inputs: which inputs these were, after a number of them: "calibration samples", for example.
     """
 
@@ -50,16 +51,35 @@ def compare(float_run: Run, int8_run: Run, inputs: Iterable[Feeds], described: s
     for feeds in inputs:
         expected, actual = float_run(feeds), int8_run(feeds)
         first = next(iter(expected))
-        batch = expected[first].shape[0] if expected[first].ndim else 1
-        rows = (expected[first].reshape(batch, -1).argmax(axis=1), actual[first].reshape(batch, -1).argmax(axis=1))
-        samples += batch
-        same += int((rows[0] == rows[1]).sum())
+        same_answer = _answers(expected[first]) == _answers(actual[first])
+        samples += same_answer.size
+        same += int(same_answer.sum())
         for name, value in expected.items():
             exact = value.astype("float64")
-            signal += float((exact**2).sum())
-            noise += float(((exact - actual[name].astype("float64")) ** 2).sum())
-    ratio = 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else math.inf
-    return Agreement(samples, same / max(samples, 1), ratio, described)
+            signal += float((exact[np.isfinite(exact)] ** 2).sum())
+            noise += _noise(exact, actual[name].astype("float64"))
+    return Agreement(samples, same / samples if samples else 1.0, _decibels(signal, noise), described)
+
+
+def _answers(output: Array) -> Array:
+    """Return where the largest value of each of a batch's outputs stands; 0 where they have no values."""
+    batch = output.shape[0] if output.ndim else 1
+    if output.size == 0:
+        return np.zeros(batch, "int64")
+    return np.asarray(output.reshape(batch, -1).argmax(axis=1))
+
+
+def _noise(expected: Array, actual: Array) -> float:
+    """Return the sum of squared differences: infinity where one value is finite and the other isn't."""
+    differs = (expected != actual) & ~(np.isnan(expected) & np.isnan(actual))
+    errors = expected[differs] - actual[differs]
+    return float((np.where(np.isnan(errors), np.inf, errors) ** 2).sum())
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0:
+        return math.inf
+    return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 and noise < math.inf else -math.inf
 
 
 def top1(outputs: Mapping[str, Array]) -> int:

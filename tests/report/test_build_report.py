@@ -22,3 +22,27 @@ def test_agreement_with_the_float_model_names_its_samples(described: str) -> Non
     Console(file=text, width=200).print(report.tables()[0])
     lines = [line for line in text.getvalue().splitlines() if f", on 3 {described}" in line]
     assert [("1.0000" in line, "inf dB" in line) for line in lines] == [(True, False), (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "decibels"),
+    [
+        ([[3.0, 4.0]], [[3.0, 4.5]], 20.0),
+        ([[1.0, -np.inf, np.nan]], [[1.0, -np.inf, np.nan]], np.inf),
+        ([[1.0, 2.0]], [[1.0, -np.inf]], -np.inf),
+        ([[1.0, 2.0]], [[1.0, np.nan]], -np.inf),
+        ([[1.0, np.inf]], [[1.0, -np.inf]], -np.inf),
+        ([[0.0, 0.0]], [[0.0, 1.0]], -np.inf),
+    ],
+    ids=["noise", "equal", "one infinite", "one NaN", "opposite", "no signal"],
+)
+def test_noise_is_all_that_differs(expected: list[list[float]], actual: list[list[float]], decibels: float) -> None:
+    outputs = [{"y": np.array(values, "float32")} for values in (expected, actual)]
+    assert compare(lambda _: outputs[0], lambda _: outputs[1], [{}], "").sqnr_db == pytest.approx(decibels)
+
+
+@pytest.mark.parametrize(("shape", "samples"), [((2, 0), 2), ((0, 3), 0)])
+def test_outputs_without_values_agree(shape: tuple[int, int], samples: int) -> None:
+    empty = {"y": np.zeros(shape, "float32")}
+    agreement = compare(lambda _: empty, lambda _: empty, [{}], "")
+    assert (agreement.samples, agreement.same_argmax, agreement.sqnr_db) == (samples, 1.0, np.inf)
