@@ -50,9 +50,9 @@ def command(
             "name": name,
             "shape": list(value.shape),
             "dtype": str(value.dtype),
-            "minimum": float(value.min()),
-            "maximum": float(value.max()),
-            "argmax": int(value.argmax()),
+            "minimum": float(value.min()) if value.size else None,
+            "maximum": float(value.max()) if value.size else None,
+            "argmax": int(value.argmax()) if value.size else None,
         }
         for name, value in outputs.items()
     ]
@@ -60,7 +60,7 @@ def command(
     def table() -> Table:
         made = Table("output", "shape", "dtype", "minimum", "maximum", "argmax")
         for row in rows:
-            made.add_row(*(f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values()))
+            made.add_row(*("-" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values()))
         return made
 
     show({"outputs": rows, "file": None if output is None else str(output)}, table, as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import onnx
 import pytest
 from rich.table import Table
 
+import pipeline
 from pipeline.cli import main
 from pipeline.cli.console import show
 from tests.deploy.servers import free_port, rpc_server
@@ -230,3 +232,43 @@ def test_a_fault_of_this_package_keeps_its_traceback_and_asks_for_a_report(
     assert code == 70
     assert "KeyError: 'lost'" in error
     assert "Please report it" in error
+
+
+def test_json_is_strict_whatever_was_computed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    b = ModelBuilder()
+    empty = b.node("Slice", "x", b.constant(np.array([0])), b.constant(np.array([0])))
+    onnx.save(b.model({"x": (2,)}, b.node("Log", "x"), empty), tmp_path / "log.onnx")
+    program = pipeline.import_model(tmp_path / "log.onnx")
+    library = pipeline.compile_program(program, pipeline.load_target("host"), tmp_path / "log.so")
+    np.savez(tmp_path / "x.npz", x=np.array([-1.0, 0.0], "float32"))
+    code, text, _ = run(capsys, monkeypatch, "run", library, "--input", tmp_path / "x.npz", "--json")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} isn't JSON")
+
+    assert code == 0
+    rows = json.loads(text, parse_constant=refuse)["outputs"]
+    assert [(row["minimum"], row["maximum"]) for row in rows] == [(None, None), (None, None)]
+    assert [(row["shape"], row["argmax"]) for row in rows] == [([2], 0), ([0], None)]
+    code, text, _ = run(capsys, monkeypatch, "run", library, "--input", tmp_path / "x.npz")
+    assert (code, "nan" in text) == (0, True)
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_output_that_cannot_be_written_is_said(form: tuple[str, ...]) -> None:
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "targets", *form]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: Standard output can't be written: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_names_that_standard_output_cannot_spell_are_printed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(memory, "ascii"))
+    show({}, lambda: Table("größe"), as_json=False)
+    sys.stdout.flush()
+    assert rb"gr\xf6\xdfe" in memory.getvalue()
