@@ -75,7 +75,7 @@ def verify_import(path: Path, program: Program, make_run: Callable[[Program], Ru
     """
     start = time.perf_counter()
     model, _ = read_model(path)
-    tolerance = _tolerance(model)
+    comparison = _Comparison(path, model, program, make_run, feeds, _tolerance(model))
     failures = []
     for evaluator in _evaluators():
         try:
@@ -83,12 +83,8 @@ def verify_import(path: Path, program: Program, make_run: Callable[[Program], Ru
         except CannotEvaluate as error:
             failures.append(f"{evaluator.name}: {error}")
             continue
-        actual = make_run(program)(feeds)
-        errors = [relative_error(expected[o.name], actual[o.name]) for o in program.outputs]
-        if max(errors) > tolerance:
-            worst = program.outputs[errors.index(max(errors))].name
-            raise ModelError(_message(path, program, make_run, feeds, evaluator, model, tolerance, worst, max(errors)))
-        return ImportCheck(evaluator.name, max(errors), time.perf_counter() - start, "; ".join(failures))
+        largest = comparison.largest_error(evaluator, expected)
+        return ImportCheck(evaluator.name, largest, time.perf_counter() - start, "; ".join(failures))
     return ImportCheck(None, None, time.perf_counter() - start, "; ".join(failures))
 
 
@@ -182,53 +178,54 @@ def _tolerance(model: onnx.ModelProto) -> float:
     return max((t for dtype, t in _TOLERANCES.items() if dtype in types), default=TOLERANCE)
 
 
-def _message(
-    path: Path,
-    program: Program,
-    make_run: Callable[[Program], Run],
-    feeds: Feeds,
-    evaluator: _Evaluator,
-    model: onnx.ModelProto,
-    tolerance: float,
-    worst: str,
-    error: float,
-) -> str:
-    first = _first_difference(path, program, make_run, feeds, evaluator, model, tolerance)
-    where = f"The first tensor that differs is {first!r}. " if first is not None else ""
-    return (
-        f"Model {path} isn't imported rightly: its output {worst!r} differs from what {evaluator.name} computes by "
-        f"{error:.1e} of its largest value, more than {tolerance:g}. {where}"
-        "This is a fault of this package: please report it with the model. Verification can be switched off "
-        "(--no-verify-import), for example where the model itself gives other results each time."
-    )
+@dataclass(frozen=True)
+class _Comparison:
+    """Of a program with its ONNX file, for one sample."""
 
+    path: Path
+    model: onnx.ModelProto
+    program: Program
+    make_run: Callable[[Program], Run]
+    feeds: Feeds
+    tolerance: float
 
-def _first_difference(
-    path: Path,
-    program: Program,
-    make_run: Callable[[Program], Run],
-    feeds: Feeds,
-    evaluator: _Evaluator,
-    model: onnx.ModelProto,
-    tolerance: float,
-) -> str | None:
-    """Return the first tensor of the ONNX file that has a counterpart in the program, of other values."""
-    computed = {o for n in model.graph.node for o in n.output if o}
-    flow = Dataflow.of(program.module)
-    names: list[str] = [
-        b.var.name for b in flow.bindings if b.var.name in computed and isinstance(b.var.ty, relax.TensorType)
-    ]
-    if not names:
-        return None
-    try:
-        expected = evaluator.run(path, model, feeds, names)
-    except CannotEvaluate:
-        return None
-    actual = make_run(program.with_outputs(names))(feeds)
-    for name in names:
-        if name in expected and not _equal_in_any_layout(expected[name], actual[name], tolerance):
-            return name
-    return None
+    def largest_error(self, evaluator: _Evaluator, expected: Mapping[str, Array]) -> float:
+        """Return the largest error of an output.
+
+        Raises:
+            ModelError: it is too large.
+        """
+        actual = self.make_run(self.program)(self.feeds)
+        errors = {o.name: relative_error(expected[o.name], actual[o.name]) for o in self.program.outputs}
+        worst = max(errors, key=lambda name: errors[name])
+        if errors[worst] <= self.tolerance:
+            return errors[worst]
+        first = self._first_difference(evaluator)
+        where = "" if first is None else f"The first tensor that differs is {first!r}. "
+        raise ModelError(
+            f"Model {self.path} isn't imported rightly: its output {worst!r} differs from what {evaluator.name} "
+            f"computes by {errors[worst]:.1e} of its largest value, more than {self.tolerance:g}. {where}"
+            "This is a fault of this package: please report it with the model. Verification can be switched off "
+            "(--no-verify-import), for example where the model itself gives other results each time."
+        )
+
+    def _first_difference(self, evaluator: _Evaluator) -> str | None:
+        """Return the first tensor of the ONNX file that has a counterpart in the program, of other values."""
+        computed = {o for n in self.model.graph.node for o in n.output if o}
+        bindings = Dataflow.of(self.program.module).bindings
+        names: list[str] = [
+            b.var.name for b in bindings if b.var.name in computed and isinstance(b.var.ty, relax.TensorType)
+        ]
+        if not names:
+            return None
+        try:
+            expected = evaluator.run(self.path, self.model, self.feeds, names)
+        except CannotEvaluate:
+            # The outputs could be had; what differs first stays unknown.
+            return None
+        actual = self.make_run(self.program.with_outputs(names))(self.feeds)
+        pairs = ((name, expected[name], actual[name]) for name in names if name in expected)
+        return next((name for name, a, b in pairs if not _equal_in_any_layout(a, b, self.tolerance)), None)
 
 
 def _equal_in_any_layout(expected: Array, actual: Array, tolerance: float) -> bool:
