@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import NoReturn
 
 import click
 
@@ -23,6 +29,9 @@ _COMMANDS = {
 
 _SOFTWARE_FAULT = 70
 """Exit code, as BSD's sysexits.h has it."""
+
+_INTERRUPTED = 128 + signal.SIGINT
+"""Exit code, as shells have it."""
 
 
 class _Commands(click.Group):
@@ -51,32 +60,66 @@ def cli() -> None:
 def main() -> None:
     """Run the command line.
 
-    A user's mistake ends in one message and exit code 2, a failure of the work in 1, a fault of this package in its
-    traceback and 70.
+    A user's mistake ends in one message and exit code 2, a failure of the work in 1, an interrupt in 130, a fault of this
+    package in its traceback and 70.
     """
     from pipeline.cli.console import log_to_console
 
     log_to_console()
+    with _interrupts() as interrupts:
+        try:
+            cli.main(standalone_mode=False)
+        except (click.Abort, KeyboardInterrupt):
+            _end_interrupted()
+        except Exception as error:
+            if interrupts:
+                _end_interrupted()
+            _end(error)
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Give the block a list that grows by each interrupt (Ctrl-C).
+
+    One that meets a Python function which TVM calls comes back from TVM as a RuntimeError, whatever it was.
+    """
+    seen: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield seen
+        return
+    signal.signal(signal.SIGINT, interrupt)
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end_interrupted() -> NoReturn:
+    click.echo("Interrupted.", err=True)
+    sys.exit(_INTERRUPTED)
+
+
+def _end(error: Exception) -> NoReturn:
+    if isinstance(error, click.exceptions.Exit):
+        sys.exit(error.exit_code)
+    if isinstance(error, click.ClickException):
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
-        sys.exit(130)
-    except PipelineError as error:
+    if isinstance(error, PipelineError):
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-    except Exception:
-        import traceback
+    import traceback
 
-        traceback.print_exc()
-        click.echo(
-            "\nThis is a fault of onnx-int8-pipeline, not of what you gave it. Please report it, with the lines above, "
-            "what `pip list` prints, and the model if you can.",
-            err=True,
-        )
-        sys.exit(_SOFTWARE_FAULT)
+    traceback.print_exception(error)
+    click.echo(
+        "\nThis is a fault of onnx-int8-pipeline, not of what you gave it. Please report it, with the lines above, "
+        "what `pip list` prints, and the model if you can.",
+        err=True,
+    )
+    sys.exit(_SOFTWARE_FAULT)

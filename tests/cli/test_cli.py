@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.table import Table
 import pipeline
 from pipeline.cli import main
 from pipeline.cli.console import show
+from pipeline.errors import ModelError
 from tests.deploy.servers import free_port, rpc_server
 from tests.models import ModelBuilder, small_network
 
@@ -272,3 +274,18 @@ def test_names_that_standard_output_cannot_spell_are_printed_all_the_same(monkey
     show({}, lambda: Table("größe"), as_json=False)
     sys.stdout.flush()
     assert rb"gr\xf6\xdfe" in memory.getvalue()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, ModelError])
+def test_an_interrupt_ends_with_code_130_whatever_becomes_of_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def list_targets() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as interrupt:
+            raise error from interrupt
+
+    monkeypatch.setattr("pipeline.cli.targets_command.list_targets", list_targets)
+    code, out, err = run(capsys, monkeypatch, "targets")
+    assert (code, out, err.strip()) == (130, "", "Interrupted.")
