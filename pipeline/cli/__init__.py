@@ -60,8 +60,8 @@ def cli() -> None:
 def main() -> None:
     """Run the command line.
 
-    A user's mistake ends in one message and exit code 2, a failure of the work in 1, an interrupt in 130, a fault of this
-    package in its traceback and 70.
+    A user's mistake ends in one message and exit code 2, a failure of the work in 1, an interrupt in 130, a fault of
+    this package in its traceback and 70.
     """
     from pipeline.cli.console import log_to_console
 
