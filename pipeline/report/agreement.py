@@ -51,22 +51,26 @@ def compare(float_run: Run, int8_run: Run, inputs: Iterable[Feeds], described: s
     for feeds in inputs:
         expected, actual = float_run(feeds), int8_run(feeds)
         first = next(iter(expected))
-        same_answer = _answers(expected[first]) == _answers(actual[first])
-        samples += same_answer.size
-        same += int(same_answer.sum())
+        batch = max((np.shape(array) for array in feeds.values()), key=len, default=())[:1]
+        same_answers = _answers(expected[first], *batch) == _answers(actual[first], *batch)
+        samples += same_answers.size
+        same += int(same_answers.sum())
         for name, value in expected.items():
             exact = value.astype("float64")
             signal += float((exact[np.isfinite(exact)] ** 2).sum())
             noise += _noise(exact, actual[name].astype("float64"))
-    return Agreement(samples, same / samples if samples else 1.0, _decibels(signal, noise), described)
+    return Agreement(samples, same / max(samples, 1), _decibels(signal, noise), described)
 
 
-def _answers(output: Array) -> Array:
-    """Return where the largest value of each of a batch's outputs stands; 0 where they have no values."""
-    batch = output.shape[0] if output.ndim else 1
+def _answers(output: Array, batch: int = 1) -> Array:
+    """Return where the largest value of the output for each input of a batch stands; 0 where there are no values.
+
+    An output whose first axis isn't the batch's holds one answer for all.
+    """
     if output.size == 0:
         return np.zeros(batch, "int64")
-    return np.asarray(output.reshape(batch, -1).argmax(axis=1))
+    rows = output.reshape(batch if output.shape[:1] == (batch,) else 1, -1)
+    return np.broadcast_to(rows.argmax(axis=1), (batch,))
 
 
 def _noise(expected: Array, actual: Array) -> float:

@@ -41,8 +41,24 @@ def test_noise_is_all_that_differs(expected: list[list[float]], actual: list[lis
     assert compare(lambda _: outputs[0], lambda _: outputs[1], [{}], "").sqnr_db == pytest.approx(decibels)
 
 
-@pytest.mark.parametrize(("shape", "samples"), [((2, 0), 2), ((0, 3), 0)])
-def test_outputs_without_values_agree(shape: tuple[int, int], samples: int) -> None:
+@pytest.mark.parametrize("shape", [(2, 0), (0, 3)])
+def test_outputs_without_values_agree(shape: tuple[int, int]) -> None:
     empty = {"y": np.zeros(shape, "float32")}
-    agreement = compare(lambda _: empty, lambda _: empty, [{}], "")
-    assert (agreement.samples, agreement.same_argmax, agreement.sqnr_db) == (samples, 1.0, np.inf)
+    agreement = compare(lambda _: empty, lambda _: empty, [{"x": np.zeros((2, 3))}], "")
+    assert (agreement.samples, agreement.same_argmax, agreement.sqnr_db) == (2, 1.0, np.inf)
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "share"),
+    [
+        ([[1, 2, 0], [2, 1, 0]], [[1, 2, 0], [1, 2, 0]], 0.5),
+        ([[1, 2], [0, 0], [0, 0]], [[2, 1], [0, 0], [0, 0]], 0.0),
+        (1, 1, 1.0),
+    ],
+    ids=["one row for each", "time", "one number"],
+)
+def test_samples_are_counted_by_the_inputs_batch(expected: object, actual: object, share: float) -> None:
+    outputs = [{"y": np.array(values, "float32")} for values in (expected, actual)]
+    feeds = {"state": np.zeros(7), "x": np.zeros((2, 3))}
+    agreement = compare(lambda _: outputs[0], lambda _: outputs[1], [feeds], "")
+    assert (agreement.samples, agreement.same_argmax) == (2, share)
