@@ -6,6 +6,7 @@ read -> normalize -> frontend (converters) -> emptiness -> fold -> layer_norm ->
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,7 +61,9 @@ def import_model(path: str | Path, shapes: Shapes | None = None) -> Program:
     """
     path = Path(path)
     model, digest = read_model(path)
-    return _import(model, shapes or {}, path.name.removesuffix(".onnx"), digest)
+    # A file's name may be any bytes; a model's is text, and stands in what is written.
+    name = os.fsencode(path.name).decode("utf-8", "replace")
+    return _import(model, shapes or {}, name.removesuffix(".onnx"), digest)
 
 
 def import_proto(model: onnx.ModelProto, shapes: Shapes, name: str, source_sha256: str) -> Program:

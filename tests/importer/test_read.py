@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -300,3 +301,9 @@ def test_the_model_given_is_not_changed() -> None:
     import_test_model(model)
     assert model.SerializeToString() == before
     assert numpy_helper.to_array(model.graph.initializer[0]).dtype == np.float32
+
+
+def test_a_file_whose_name_is_not_text(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/net\xff.onnx"))
+    onnx.save(small_network(), path)
+    assert import_model(path).name == "net\N{REPLACEMENT CHARACTER}"
