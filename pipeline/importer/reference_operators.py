@@ -50,6 +50,17 @@ class LRN(OpRun):
         return ((x / (bias + alpha / size * total) ** beta).astype(x.dtype),)
 
 
+class GatherElements(OpRun):
+    """Of any size; the stock one wants indices for all of the data, and a short axis."""
+
+    op_domain = ""
+
+    def _run(self, data: Array, indices: Array, axis: int) -> tuple[Array]:
+        axis %= data.ndim
+        read = tuple(slice(None if k == axis else size) for k, size in enumerate(indices.shape))
+        return (np.take_along_axis(data[read], indices, axis),)
+
+
 class MaxPool(StockMaxPool):
     """Of any rank, padding and rounding; the indices are the stock one's."""
 
@@ -144,7 +155,7 @@ _ROUNDINGS: Mapping[str, Callable[[Array], Array]] = {
     "round_prefer_ceil": lambda places: np.floor(places + np.float32(0.5)),
 }
 
-CORRECTED = (AveragePool, GlobalLpPool, GlobalMaxPool, LRN, LpPool, MaxPool, Resize)
+CORRECTED = (AveragePool, GatherElements, GlobalLpPool, GlobalMaxPool, LRN, LpPool, MaxPool, Resize)
 
 
 def _windows(x: Array, attributes: dict[str, Any], fill: float, within_padding: float | None = None) -> Array:

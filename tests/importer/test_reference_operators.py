@@ -78,3 +78,12 @@ def test_nearest_neighbour_resizing(mode: str, rounding: str, factors: tuple[flo
     assert_equal(
         "Resize", (1, 2, 7, 9), constants, mode="nearest", nearest_mode=rounding, coordinate_transformation_mode=mode
     )
+
+
+@given(st.data())
+def test_elements_gathered_from_a_part_of_the_data(data: st.DataObject) -> None:
+    shape = tuple(data.draw(st.lists(st.integers(1, 70), min_size=1, max_size=3)))
+    axis = data.draw(st.integers(-len(shape), len(shape) - 1))
+    size = [data.draw(st.integers(1, 5 if k == axis % len(shape) else s)) for k, s in enumerate(shape)]
+    indices = np.random.default_rng(0).integers(-shape[axis], shape[axis], size)
+    assert_equal("GatherElements", shape, {"indices": indices}, axis=axis)
