@@ -85,6 +85,7 @@ def build_model(request: BuildRequest, progress: Progress, batches: Callable[[in
         PipelineError: see `errors`; nothing half-written is left.
     """
     targets = {name: load_target(name) for name in request.targets}
+    _check_file_names(targets)
     if request.table is None and request.samples is None:
         raise SampleError("Neither samples nor a calibration table is given. Add --samples or --calibration.")
     folder = _make_folder(request.output)
@@ -230,6 +231,22 @@ def _check(
 def _file_part(name: str, target: Target) -> str:
     """Return how a target is called in a file name: as the user named it, or, for a file, by its own name."""
     return target.name if name.endswith(".toml") or "/" in name else name
+
+
+def _check_file_names(targets: Mapping[str, Target]) -> None:
+    """Refuse targets whose libraries would be one file.
+
+    Raises:
+        OptionError: there are such.
+    """
+    known: dict[str, str] = {}
+    for name, target in targets.items():
+        other = known.setdefault(_file_part(name, target), name)
+        if other != name:
+            raise OptionError(
+                f"Targets {other} and {name} have the same name, {_file_part(name, target)!r}, so that their libraries "
+                "would be one file. Change the name that one of the files gives, or build them into two folders."
+            )
 
 
 def _make_folder(path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from rich.table import Table
 import pipeline
 from pipeline.cli import main
 from pipeline.cli.console import show
+from pipeline.data import data_directory
 from pipeline.errors import ModelError
 from tests.deploy.servers import free_port, rpc_server
 from tests.models import ModelBuilder, small_network
@@ -160,6 +162,7 @@ REFUSALS: list[Refusal] = [
     ("zero_batches", ["build", "small.onnx", "--samples", "samples", "--batch-nums", "0"], "at least 1"),
     ("target", ["build", "small.onnx", "--samples", "samples", "--target", "hots"], "Did you mean 'host'"),
     ("target_key", ["build", "small.onnx", "--samples", "samples", "--target", "./typo.toml"], "typo.toml"),
+    ("target_twice", ["build", "small.onnx", "--target", "x86-64-v3", "--target", "./same.toml"], "would be one file"),
     ("algorithm", ["build", "small.onnx", "--samples", "samples", "--algorithm", "kll"], "Did you mean 'kl'"),
     ("operator", ["build", "small.onnx", "--samples", "samples", "--operator", "convv2d"], "Did you mean"),
     ("skip", ["build", "small.onnx", "--samples", "samples", "--skip", "nope"], "skip list"),
@@ -190,6 +193,7 @@ def test_a_mistake_is_one_clear_error(
     assert samples.exists()
     (tmp_path / "empty.onnx").touch()
     (tmp_path / "text.onnx").write_text("hello")
+    shutil.copy(data_directory("targets") / "x86-64-v3.toml", tmp_path / "same.toml")
     (tmp_path / "typo.toml").write_text('name = "typo"\ntripple = "x"\n')
     b = ModelBuilder()
     onnx.save(b.model({"x": (1, 3)}, b.node("StringNormalizer", "x")), tmp_path / "unsupported.onnx")
