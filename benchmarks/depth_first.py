@@ -28,12 +28,12 @@ from rich.table import Table
 import pipeline.kernels  # noqa: F401
 from benchmarks.kernels import Array, compiled
 from benchmarks.machine import cpu_name
-from pipeline.compilation.lower import instruction_set_of
-from pipeline.dialect.attributes import QConv2d
-from pipeline.dialect.types import TensorType
+from pipeline.compiler.lower import instruction_set_of
+from pipeline.ir.types import TensorType
 from pipeline.kernels import registry
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Operation
+from pipeline.ops import QConv2d
 from pipeline.targets import load_target
 
 BANDS = (2, 4, 8)

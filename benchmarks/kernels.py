@@ -28,16 +28,16 @@ from rich.table import Table
 
 import pipeline.kernels  # noqa: F401
 from benchmarks.machine import cpu_name
-from pipeline.compilation.codegen import code_generation
-from pipeline.compilation.lower import instruction_set_of
+from pipeline.compiler.codegen import code_generation
+from pipeline.compiler.lower import instruction_set_of
 from pipeline.cpu import missing_features
-from pipeline.dialect.attributes import Attributes, Conv2d, QConv2d
-from pipeline.dialect.types import TensorType
+from pipeline.ir.types import TensorType
 from pipeline.kernels import registry
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.probes import copy_probe, peak_probe
-from pipeline.realization.weights import short_multipliers
+from pipeline.ops import Attributes, Conv2d, QConv2d
+from pipeline.quantization.weights import short_multipliers
 from pipeline.targets import load_target
 
 Array = npt.NDArray[Any]

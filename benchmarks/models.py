@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from benchmarks.machine import cpu_name
-from pipeline.calibration import CalibrateOptions
+from pipeline.quantization.calibrate import CalibrateOptions
 from pipeline.recipes import list_recipes, load_recipe, prepare
 from pipeline.report.build_report import BuildReport
 from pipeline.workflow import BuildRequest, build_model, measure

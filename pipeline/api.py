@@ -7,17 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.annotation import AnnotateOptions, Annotation, annotate
-from pipeline.artifact import FloatOperator, Quantization, QuantizationSummary
-from pipeline.calibration import CalibrateOptions, CalibrationTable, calibrate
-from pipeline.calibration.samples import Samples
-from pipeline.compilation.build import compile_program
-from pipeline.compilation.tuning import TuningDatabase
+from pipeline.compiler.build import compile_program
+from pipeline.compiler.tuning import TuningDatabase
 from pipeline.errors import TableError
 from pipeline.importer import import_model
 from pipeline.importer.normalize import Shapes
-from pipeline.program import Program
-from pipeline.realization import realize
+from pipeline.ir.program import Program
+from pipeline.library.metadata import FloatOperator, Quantization, QuantizationSummary
+from pipeline.quantization.annotate import AnnotateOptions, Annotation, annotate
+from pipeline.quantization.calibrate import CalibrateOptions, CalibrationTable, calibrate
+from pipeline.quantization.realize import realize
+from pipeline.samples import Samples
 from pipeline.targets import Target, load_target
 
 
@@ -44,13 +44,13 @@ class Quantized:
         dump: str | Path | None = None,
         tuned: TuningDatabase | None = None,
     ) -> Path:
-        """Write the int8 model as a shared library; see `compilation.build.compile_program`.
+        """Write the int8 model as a shared library; see `compiler.build.compile_program`.
 
         Args:
             target: name of a target, path of a target file, or a target.
             path: the library to write.
             dump: folder for the program after each compiler phase, and the assembly.
-            tuned: register tiles that were measured; see `compilation.tuning.tune`.
+            tuned: register tiles that were measured; see `compiler.tuning.tune`.
         """
         chosen = target if isinstance(target, Target) else load_target(target)
         folder = None if dump is None else Path(dump)
@@ -96,7 +96,7 @@ def quantize(
         program: the float program.
         samples: 100 to 500 typical inputs: a folder of .npy or .npz files, an iterable, or a function that returns one.
             Not needed with `table`.
-        algorithm: how thresholds are chosen, a key of `calibration.ALGORITHMS` (PaddleSlim: algo).
+        algorithm: how thresholds are chosen, a key of `quantization.observers.ALGORITHMS` (PaddleSlim: algo).
         batch_size: samples that count as one batch.
         batch_nums: how many batches to use; None means all samples.
         symmetric: spread signed tensors' codes evenly around zero.

@@ -9,22 +9,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.annotation import AnnotateOptions, Annotation
 from pipeline.api import Quantized, load, quantize
-from pipeline.calibration import CalibrateOptions, CalibrationTable
-from pipeline.calibration.samples import Samples, feeds
-from pipeline.compilation.build import compile_program
-from pipeline.compilation.execute import Executor
-from pipeline.compilation.link import check_writable
-from pipeline.compilation.tuning import TunedLayer, TuningDatabase, tune
+from pipeline.compiler.build import compile_program
+from pipeline.compiler.execute import Executor
+from pipeline.compiler.tuning import TunedLayer, TuningDatabase, tune
 from pipeline.cpu import missing_features
-from pipeline.deploy.runner import Runner
 from pipeline.errors import OptionError, SampleError
 from pipeline.importer.verify import ImportCheck, example_feeds, verify_import
-from pipeline.program import Program
+from pipeline.ir.program import Program
+from pipeline.library.link import check_writable
+from pipeline.quantization.annotate import AnnotateOptions, Annotation
+from pipeline.quantization.calibrate import CalibrateOptions, CalibrationTable
 from pipeline.recipes.samples import Labelled
 from pipeline.report.agreement import Agreement, compare, top1
 from pipeline.report.build_report import Accuracy, BuildReport, Library, Timing
+from pipeline.runtime.runner import Runner
+from pipeline.samples import Samples, feeds
 from pipeline.targets import Target, load_target
 
 CHECK_SAMPLES = 16
@@ -44,7 +44,7 @@ class BuildRequest:
         model: the ONNX file.
         output: folder for everything that is written; made if it doesn't exist.
         targets: names or paths of targets.
-        samples: see `calibration.samples`; not needed with `table`. They are read twice if `check` is set.
+        samples: see `samples`; not needed with `table`. They are read twice if `check` is set.
         shapes: input shapes that the model leaves open.
         annotate: which operators to quantize.
         calibrate: how thresholds are chosen.

@@ -11,11 +11,11 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.annotation import annotate
 from pipeline.api import quantize
-from pipeline.calibration.table import CalibrationTable, make_entry
 from pipeline.importer import import_proto
-from pipeline.program import Program
+from pipeline.ir.program import Program
+from pipeline.quantization.annotate import annotate
+from pipeline.quantization.table import CalibrationTable, make_entry
 from pipeline.reference.execute import execute_all
 
 Array = npt.NDArray[Any]

@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from pipeline.artifact import read_metadata
 from pipeline.cli.console import show
 from pipeline.cli.inputs import read_inputs
 from pipeline.cli.options import json_option, rpc_option, threads_option, tracker_option
-from pipeline.deploy import open_runner
-from pipeline.deploy.tensors import noise
+from pipeline.library.metadata import read_metadata
+from pipeline.runtime import open_runner
+from pipeline.runtime.tensors import noise
 
 
 @click.command(name="bench")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from pipeline.annotation import AnnotateOptions, Annotation
-from pipeline.annotation.rules import KINDS
-from pipeline.calibration import ALGORITHMS, CalibrateOptions, CalibrationTable
 from pipeline.cli.console import counting, messages, show
 from pipeline.cli.options import json_option, parse_shapes, verify_option
 from pipeline.errors import OptionError
+from pipeline.quantization.annotate import AnnotateOptions, Annotation
+from pipeline.quantization.annotation_rules import KINDS
+from pipeline.quantization.calibrate import ALGORITHMS, CalibrateOptions, CalibrationTable
 from pipeline.recipes import load_recipe, prepare
 from pipeline.workflow import BuildRequest, build_model
 

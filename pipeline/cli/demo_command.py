@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.calibration import CalibrateOptions
 from pipeline.cli.console import counting, messages, show, working
 from pipeline.cli.options import json_option
+from pipeline.quantization.calibrate import CalibrateOptions
 from pipeline.recipes import load_recipe, prepare
 from pipeline.workflow import BuildRequest, build_model, measure
 

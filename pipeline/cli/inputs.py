@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.deploy.tensors import Array, check_types
 from pipeline.errors import SampleError
 from pipeline.files import StoredArray, load_arrays, stored_arrays
-from pipeline.program import TensorSpec
+from pipeline.ir.program import TensorSpec
+from pipeline.runtime.tensors import Array, check_types
 
 
 def read_inputs(file: Path, inputs: Sequence[TensorSpec]) -> dict[str, Array]:

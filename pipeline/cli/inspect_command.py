@@ -9,9 +9,9 @@ import click
 import msgspec
 from rich.table import Table
 
-from pipeline.artifact import read_metadata
 from pipeline.cli.console import show, working
 from pipeline.cli.options import json_option, parse_shapes, verify_option
+from pipeline.library.metadata import read_metadata
 
 
 @click.command(name="inspect")
@@ -28,8 +28,8 @@ def command(file: Path, shapes: tuple[str, ...], verify_import: bool, as_json: b
 
 
 def _model(file: Path, shapes: tuple[str, ...], verify_import: bool, as_json: bool) -> None:
-    from pipeline.annotation import annotate
     from pipeline.importer import import_model
+    from pipeline.quantization.annotate import annotate
     from pipeline.report.build_report import describe_check
     from pipeline.workflow import verify
 

@@ -9,10 +9,10 @@ from typing import Any
 import click
 from rich.table import Table
 
-from pipeline.artifact import read_metadata
 from pipeline.cli.console import show, working
 from pipeline.cli.inputs import read_inputs
 from pipeline.cli.options import json_option, rpc_option, threads_option, tracker_option
+from pipeline.library.metadata import read_metadata
 from pipeline.profiling import OperatorProfile, Profile, profile
 
 _ORDERS: dict[str, Callable[[OperatorProfile], Any]] = {

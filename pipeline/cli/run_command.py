@@ -9,13 +9,13 @@ import click
 import numpy as np
 from rich.table import Table
 
-from pipeline.artifact import read_metadata
 from pipeline.cli.console import show
 from pipeline.cli.inputs import read_inputs
 from pipeline.cli.options import json_option, rpc_option, threads_option, tracker_option
-from pipeline.deploy import open_runner
 from pipeline.errors import OptionError
 from pipeline.files import write_bytes
+from pipeline.library.metadata import read_metadata
+from pipeline.runtime import open_runner
 
 
 @click.command(name="run")

@@ -14,22 +14,22 @@ import onnx
 import tvm
 from tvm import relax
 
-from pipeline.dialect.dataflow import Dataflow
-from pipeline.dialect.operators import UnknownShapeError, UnsupportedProgramError, from_relax_type
 from pipeline.errors import ModelError
 from pipeline.importer.check import check_model
-from pipeline.importer.emptiness import replace_empty_tensors
 from pipeline.importer.frontend import NATIVE, convert
-from pipeline.importer.fuse import fuse_affine, fuse_clip
-from pipeline.importer.fuse_padding import fuse_padding
-from pipeline.importer.layer_norm import fuse_layer_norm
-from pipeline.importer.layout import propagate_layout
 from pipeline.importer.normalize import Shapes, normalize
 from pipeline.importer.read import read_model
-from pipeline.importer.reshapes import hoist_reshapes
-from pipeline.importer.simplify import fold_constants, remove_identities
-from pipeline.importer.unary import fuse_unary
-from pipeline.program import Program, TensorSpec
+from pipeline.ir.bridge import UnknownShapeError, UnsupportedProgramError, from_relax_type
+from pipeline.ir.dataflow import Dataflow
+from pipeline.ir.program import Program, TensorSpec
+from pipeline.passes.float.fuse_affine import fuse_affine, fuse_clip
+from pipeline.passes.float.fuse_layer_norms import fuse_layer_norm
+from pipeline.passes.float.fuse_padding import fuse_padding
+from pipeline.passes.float.fuse_unary import fuse_unary
+from pipeline.passes.float.hoist_reshapes import hoist_reshapes
+from pipeline.passes.float.propagate_layout import propagate_layout
+from pipeline.passes.float.replace_empty_tensors import replace_empty_tensors
+from pipeline.passes.float.simplify import fold_constants, remove_identities
 
 __all__ = ["import_model", "import_proto"]
 

@@ -17,11 +17,11 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend as tvm_onnx
 
-from pipeline.dialect.operators import UnknownShapeError, has_known_shape
 from pipeline.errors import ModelError
 from pipeline.importer.converters import CONVERTERS
 from pipeline.importer.fallback import convert_by_tvm
 from pipeline.importer.names import name_tensors
+from pipeline.ir.bridge import UnknownShapeError, has_known_shape
 
 NATIVE = frozenset({*tvm_onnx._get_convert_map(), *CONVERTERS}) - {
     "AffineGrid",

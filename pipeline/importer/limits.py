@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from onnx import TensorProto
 
-from pipeline.dialect.types import MAX_TENSOR_BYTES
 from pipeline.errors import ModelError
+from pipeline.ir.types import MAX_TENSOR_BYTES
 
 MAX_RANK = 64
 """NumPy's own limit."""

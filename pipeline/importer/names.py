@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 import tvm
 from tvm import relax
 
-from pipeline.dialect.dataflow import Binding, Dataflow, DataflowBuilder
+from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder
 
 _MOVEMENTS = frozenset(f"relax.{name}" for name in ("expand_dims", "permute_dims", "reshape", "squeeze"))
 

@@ -21,11 +21,11 @@ import onnx
 from onnx import TensorProto
 from tvm import relax
 
-from pipeline.dialect.dataflow import Dataflow
 from pipeline.errors import ModelError
 from pipeline.importer.evaluate import CannotEvaluate, evaluate_graph
 from pipeline.importer.read import read_model
-from pipeline.program import Program, TensorSpec
+from pipeline.ir.dataflow import Dataflow
+from pipeline.ir.program import Program, TensorSpec
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]

@@ -3,11 +3,11 @@
 Importing this package registers every kernel; `registry` lists them.
 """
 
-from pipeline.kernels import (
+from pipeline.kernels.depthwise import dot as depthwise_dot
+from pipeline.kernels.depthwise import lanes as depthwise_conv2d
+from pipeline.kernels.ops import (
     conv2d,
     depth_to_space,
-    depthwise_conv2d,
-    depthwise_dot,
     elementwise,
     global_pooling,
     lookup,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy.typing as npt
 from tvm import tirx
 
-from pipeline.dialect.attributes import Attributes
-from pipeline.dialect.types import TensorType
+from pipeline.ir.types import TensorType
+from pipeline.ops import Attributes
 
 
 @dataclass(frozen=True)

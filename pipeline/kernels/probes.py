@@ -12,8 +12,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa import InstructionSet
-from pipeline.kernels.isa.amx import TileInstructionSet
-from pipeline.kernels.vectors import register_buffer, span
+from pipeline.kernels.isa.x86.amx import TileInstructionSet
+from pipeline.kernels.lib.vectors import register_buffer, span
 
 PEAK_ROUNDS = 50_000
 """How often the peak's loop goes over its accumulators: long enough that waking threads doesn't count."""

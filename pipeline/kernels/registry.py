@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.dialect.attributes import Attributes
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
+from pipeline.ops import Attributes
 
 Generator = Callable[[Operation, InstructionSet], Kernel]
 Predicate = Callable[[Operation], bool]

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel
 
-from pipeline.deploy.tensors import aligned
 from pipeline.errors import BuildError
+from pipeline.runtime.tensors import aligned
 
 if TYPE_CHECKING:
-    from pipeline.deploy.rpc import RemoteRunner
-    from pipeline.deploy.runner import Runner
+    from pipeline.runtime.rpc import RemoteRunner
+    from pipeline.runtime.runner import Runner
 
 COPY_BUFFER_BYTES = 32 * 1024**2
 """Of each of the two buffers of the copy: beyond most caches."""

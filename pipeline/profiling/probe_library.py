@@ -12,12 +12,12 @@ from pathlib import Path
 import msgspec
 import tvm
 
-from pipeline.artifact import TargetSummary, read_metadata
-from pipeline.compilation.codegen import code_generation
-from pipeline.compilation.link import Sections, link
+from pipeline.compiler.codegen import code_generation
 from pipeline.errors import ArtifactError, PipelineError, TargetError, unknown_name
 from pipeline.kernels.isa import instruction_sets
 from pipeline.kernels.probes import copy_probe, peak_probe
+from pipeline.library.link import Sections, link
+from pipeline.library.metadata import TargetSummary, read_metadata
 from pipeline.profiling.limits import CANNOT_BUILD, COPY_BUFFER_BYTES, ProbeSizes
 from pipeline.targets import Target, list_targets, load_target
 

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifact import ArtifactMetadata, OperatorRecord
-from pipeline.deploy import open_runner
-from pipeline.deploy.tensors import Array, noise
-from pipeline.deploy.trace import KernelTime, Trace
 from pipeline.errors import ArtifactError, OptionError
+from pipeline.library.metadata import ArtifactMetadata, OperatorRecord
 from pipeline.profiling.limits import Limits, measure_limits
+from pipeline.runtime import open_runner
+from pipeline.runtime.tensors import Array, noise
+from pipeline.runtime.trace import KernelTime, Trace
 
 SLOW = 0.5
 """An operator that reaches a smaller share of its limit is remarked on."""
@@ -76,7 +76,7 @@ class Profile:
         limits: what the machine can do; None if that wasn't measured.
         run_minimum_us, run_median_us: time of a whole run.
         operators_minimum_us, operators_median_us: time of a pass over all operators.
-        overhead: share of a run that isn't spent in operators; see `deploy.trace.Trace.overhead`.
+        overhead: share of a run that isn't spent in operators; see `runtime.trace.Trace.overhead`.
         operators: in order of execution.
     """
 

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax
 
-from pipeline.dialect import pointwise
-from pipeline.dialect.dataflow import Binding, Dataflow, constant
-from pipeline.dialect.operators import describe, tensor_type
-from pipeline.program import Program
+from pipeline.ir.bridge import describe, tensor_type
+from pipeline.ir.dataflow import Binding, Dataflow, constant
+from pipeline.ir.program import Program
+from pipeline.ops import pointwise
 from pipeline.reference.operators import evaluate
 
 Array = npt.NDArray[Any]

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.dialect import attributes as op
-from pipeline.dialect import pointwise
+from pipeline import ops
+from pipeline.ops import pointwise
 
 Array = npt.NDArray[Any]
 
@@ -30,7 +30,7 @@ def _pad(x: Array, padding: tuple[int, int, int, int], value: Any) -> Array:
     return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=value)
 
 
-def _convolve(x: Array, weight: Array, attrs: op.Conv2d | op.QConv2d) -> Array:
+def _convolve(x: Array, weight: Array, attrs: ops.Conv2d | ops.QConv2d) -> Array:
     """Return the float64 sums of products [N,OH,OW,O] of the padded image x and OHWI weights."""
     out, kernel_h, kernel_w, per_group = weight.shape
     windows = _windows(x, (kernel_h, kernel_w), attrs.strides, attrs.dilation)
@@ -46,7 +46,7 @@ def _convolve(x: Array, weight: Array, attrs: op.Conv2d | op.QConv2d) -> Array:
     return result
 
 
-def _clip(y: Array, attrs: op.Conv2d | op.Conv2dTranspose | op.Dense | op.Add) -> Array:
+def _clip(y: Array, attrs: ops.Conv2d | ops.Conv2dTranspose | ops.Dense | ops.Add) -> Array:
     if attrs.clip_min is not None:
         y = np.maximum(y, np.float32(attrs.clip_min))
     if attrs.clip_max is not None:
@@ -58,24 +58,24 @@ def _scaled(acc: Array, multiplier: Array | np.float32) -> Array:
     return np.asarray(acc.astype("int32").astype("float32") * multiplier.astype("float32"), "float32")
 
 
-def _saturate(q: Array, attrs: op.Requantized) -> Array:
+def _saturate(q: Array, attrs: ops.Requantized) -> Array:
     shifted = q.astype("int64") + attrs.output_zero_point
     return np.asarray(np.clip(shifted, attrs.output_min, attrs.output_max).astype("uint8"))
 
 
 def _finish(
-    acc: Array, multiplier: Array | np.float32, attrs: op.QConv2d | op.QConv2dTranspose | op.QDense | op.QMatMul
+    acc: Array, multiplier: Array | np.float32, attrs: ops.QConv2d | ops.QConv2dTranspose | ops.QDense | ops.QMatMul
 ) -> Array:
     scaled = _scaled(acc, multiplier)
     return scaled if attrs.output_dtype == "float32" else _saturate(np.rint(scaled), attrs)
 
 
-def conv2d(attrs: op.Conv2d, x: Array, weight: Array, bias: Array) -> Array:
+def conv2d(attrs: ops.Conv2d, x: Array, weight: Array, bias: Array) -> Array:
     """`nn.conv2d`, summed in float64."""
     return _pad(_unframed_float(attrs, x, weight, bias), attrs.frame, attrs.frame_value)
 
 
-def conv2d_add(attrs: op.Conv2dAdd, x: Array, weight: Array, bias: Array, residual: Array) -> Array:
+def conv2d_add(attrs: ops.Conv2dAdd, x: Array, weight: Array, bias: Array, residual: Array) -> Array:
     """`nn.conv2d_add`."""
     total = add(attrs.total, _unframed_float(attrs, x, weight, bias), _inside(residual, attrs.residual_frame))
     return _pad(total, attrs.frame, attrs.frame_value)
@@ -86,11 +86,11 @@ def _inside(x: Array, frame: tuple[int, int, int, int]) -> Array:
     return x[:, top : x.shape[1] - bottom, left : x.shape[2] - right]
 
 
-def _unframed_float(attrs: op.Conv2d, x: Array, weight: Array, bias: Array) -> Array:
+def _unframed_float(attrs: ops.Conv2d, x: Array, weight: Array, bias: Array) -> Array:
     return _clip(_convolve(_pad(x, attrs.padding, 0), weight, attrs) + bias, attrs)
 
 
-def _scatter(x: Array, weight: Array, attrs: op.Conv2dTranspose | op.QConv2dTranspose) -> Array:
+def _scatter(x: Array, weight: Array, attrs: ops.Conv2dTranspose | ops.QConv2dTranspose) -> Array:
     """Return the float64 sums of a transposed convolution: each pixel of x adds its kernel to the result."""
     batch, height, width, channels = x.shape
     out, kernel_h, kernel_w, inputs = weight.shape
@@ -109,12 +109,12 @@ def _scatter(x: Array, weight: Array, attrs: op.Conv2dTranspose | op.QConv2dTran
     return full[:, top : size_h - bottom, left : size_w - right]
 
 
-def conv2d_transpose(attrs: op.Conv2dTranspose, x: Array, weight: Array, bias: Array) -> Array:
+def conv2d_transpose(attrs: ops.Conv2dTranspose, x: Array, weight: Array, bias: Array) -> Array:
     """`nn.conv2d_transpose`, summed in float64."""
     return _clip(_scatter(x, weight, attrs) + bias, attrs)
 
 
-def depth_to_space(attrs: op.DepthToSpace, x: Array) -> Array:
+def depth_to_space(attrs: ops.DepthToSpace, x: Array) -> Array:
     """`nn.depth_to_space`."""
     batch, height, width, channels = x.shape
     (block_h, block_w), groups, (top, left, bottom, right) = attrs.block, attrs.groups, attrs.crop
@@ -124,34 +124,34 @@ def depth_to_space(attrs: op.DepthToSpace, x: Array) -> Array:
     return np.asarray(full[:, top : full.shape[1] - bottom, left : full.shape[2] - right])
 
 
-def dense(attrs: op.Dense, x: Array, weight: Array, bias: Array) -> Array:
+def dense(attrs: ops.Dense, x: Array, weight: Array, bias: Array) -> Array:
     """`nn.dense`, summed in float64."""
     return _clip(x.astype("float64") @ weight.T.astype("float64") + bias, attrs)
 
 
-def add(attrs: op.Add, a: Array, b: Array) -> Array:
+def add(attrs: ops.Add, a: Array, b: Array) -> Array:
     """`nn.add`."""
     return _clip(a + b, attrs)
 
 
-def multiply(attrs: op.Multiply, a: Array, b: Array) -> Array:
+def multiply(attrs: ops.Multiply, a: Array, b: Array) -> Array:
     """`nn.multiply`."""
     del attrs
     return np.asarray(a * b)
 
 
-def pad(attrs: op.Pad, x: Array) -> Array:
+def pad(attrs: ops.Pad, x: Array) -> Array:
     """`nn.pad`."""
     return _pad(x, attrs.padding, attrs.value)
 
 
-def stack(attrs: op.Stack, *parts: Array) -> Array:
+def stack(attrs: ops.Stack, *parts: Array) -> Array:
     """`nn.stack`."""
     del attrs
     return np.concatenate(parts)
 
 
-def upsample_concat(attrs: op.UpsampleConcat, *images: Array) -> Array:
+def upsample_concat(attrs: ops.UpsampleConcat, *images: Array) -> Array:
     """`nn.upsample_concat`."""
     parts = [x.repeat(rows, 1).repeat(columns, 2) for x, (rows, columns) in zip(images, attrs.scales, strict=True)]
     return _pad(np.concatenate(parts, 3), attrs.frame, attrs.frame_value)
@@ -164,7 +164,7 @@ def _neighbours(size: int, out: int, start: float, step: float) -> tuple[Array, 
     return first, np.minimum(first + 1, size - 1), positions - first
 
 
-def resize_bilinear(attrs: op.ResizeBilinear, x: Array) -> Array:
+def resize_bilinear(attrs: ops.ResizeBilinear, x: Array) -> Array:
     """`nn.resize_bilinear`, in float64."""
     y = x.astype("float64")
     for axis in (1, 2):
@@ -175,7 +175,7 @@ def resize_bilinear(attrs: op.ResizeBilinear, x: Array) -> Array:
     return np.asarray(y.astype("float32"))
 
 
-def qresize_bilinear(attrs: op.QResizeBilinear, x: Array) -> Array:
+def qresize_bilinear(attrs: ops.QResizeBilinear, x: Array) -> Array:
     """`qnn.resize_bilinear`."""
     y = x.astype("int64")
     for axis in (1, 2):
@@ -186,19 +186,19 @@ def qresize_bilinear(attrs: op.QResizeBilinear, x: Array) -> Array:
     return np.asarray(((y + (1 << 15)) >> 16).astype("uint8"))
 
 
-def max_pool2d(attrs: op.MaxPool2d, x: Array) -> Array:
+def max_pool2d(attrs: ops.MaxPool2d, x: Array) -> Array:
     """`nn.max_pool2d`."""
     lowest = -np.inf if x.dtype == np.float32 else 0
     windows = _windows(_pad(x, attrs.padding, lowest), attrs.pool_size, attrs.strides, attrs.dilation)
     return _pad(np.asarray(windows.max(axis=(4, 5))), attrs.frame, attrs.frame_value)
 
 
-def unary(attrs: op.Unary, x: Array) -> Array:
+def unary(attrs: ops.Unary, x: Array) -> Array:
     """`nn.unary`, in float32."""
     return pointwise.evaluate(pointwise.parse(attrs.expression), x)
 
 
-def sort_order(attrs: op.SortOrder, x: Array) -> Array:
+def sort_order(attrs: ops.SortOrder, x: Array) -> Array:
     """`nn.sort_order`, by NumPy's stable sort; sorted backwards, equal values would come in the wrong order."""
     order = np.argsort(x, axis=-1, kind="stable")
     if attrs.descending:
@@ -206,14 +206,14 @@ def sort_order(attrs: op.SortOrder, x: Array) -> Array:
     return order[..., : attrs.count].astype("int64")
 
 
-def softmax(attrs: op.Softmax, x: Array) -> Array:
+def softmax(attrs: ops.Softmax, x: Array) -> Array:
     """`nn.softmax`, in float64."""
     del attrs
     exponentials = np.exp(x.astype("float64") - x.max(axis=-1, keepdims=True))
     return np.asarray((exponentials / exponentials.sum(axis=-1, keepdims=True)).astype("float32"))
 
 
-def layer_norm(attrs: op.LayerNorm, x: Array, gamma: Array, beta: Array) -> Array:
+def layer_norm(attrs: ops.LayerNorm, x: Array, gamma: Array, beta: Array) -> Array:
     """`nn.layer_norm`, in float64."""
     centred = x.astype("float64") - x.mean(axis=-1, keepdims=True, dtype="float64")
     deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + attrs.epsilon)
@@ -226,18 +226,18 @@ def _matrix_products(a: Array, b: Array, transpose_b: bool) -> Array:
     return np.asarray(a.astype("float64") @ right.astype("float64"))
 
 
-def matmul(attrs: op.MatMul, a: Array, b: Array) -> Array:
+def matmul(attrs: ops.MatMul, a: Array, b: Array) -> Array:
     """`nn.matmul`, summed in float64."""
     return _matrix_products(a, b, attrs.transpose_b).astype("float32")
 
 
-def qconv2d(attrs: op.QConv2d, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
+def qconv2d(attrs: ops.QConv2d, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
     """`qnn.conv2d`."""
     return _pad(_unframed(attrs, x, weight, bias, multiplier), attrs.frame, attrs.frame_value)
 
 
 def qconv2d_add(
-    attrs: op.QConv2dAdd, x: Array, weight: Array, bias: Array, multiplier: Array, residual: Array
+    attrs: ops.QConv2dAdd, x: Array, weight: Array, bias: Array, multiplier: Array, residual: Array
 ) -> Array:
     """`qnn.conv2d_add`."""
     total = qadd(attrs.total, _unframed(attrs, x, weight, bias, multiplier), _inside(residual, attrs.residual_frame))
@@ -245,68 +245,68 @@ def qconv2d_add(
 
 
 def qconv2d_lookup(
-    attrs: op.QConv2dLookup, x: Array, weight: Array, bias: Array, multiplier: Array, table: Array
+    attrs: ops.QConv2dLookup, x: Array, weight: Array, bias: Array, multiplier: Array, table: Array
 ) -> Array:
     """`qnn.conv2d_lookup`."""
     return _pad(table[_unframed(attrs, x, weight, bias, multiplier)], attrs.frame, attrs.frame_value)
 
 
-def _unframed(attrs: op.QConv2d, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
+def _unframed(attrs: ops.QConv2d, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
     centred = x.astype("int32") - attrs.input_zero_point
     return _finish(_convolve(_pad(centred, attrs.padding, 0), weight, attrs) + bias, multiplier, attrs)
 
 
-def qconv2d_transpose(attrs: op.QConv2dTranspose, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
+def qconv2d_transpose(attrs: ops.QConv2dTranspose, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
     """`qnn.conv2d_transpose`."""
     centred = x.astype("int32") - attrs.input_zero_point
     return _finish(_scatter(centred, weight, attrs) + bias, multiplier, attrs)
 
 
-def qdense(attrs: op.QDense, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
+def qdense(attrs: ops.QDense, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
     """`qnn.dense`."""
     centred = x.astype("float64") - attrs.input_zero_point
     return _finish(centred @ weight.T.astype("float64") + bias, multiplier, attrs)
 
 
-def qmatmul(attrs: op.QMatMul, a: Array, b: Array) -> Array:
+def qmatmul(attrs: ops.QMatMul, a: Array, b: Array) -> Array:
     """`qnn.matmul`."""
     left, right = a.astype("int32") - attrs.a_zero_point, b.astype("int32") - attrs.b_zero_point
     return _finish(_matrix_products(left, right, attrs.transpose_b), np.float32(attrs.multiplier), attrs)
 
 
-def qsoftmax(attrs: op.QSoftmax, x: Array, table: Array) -> Array:
+def qsoftmax(attrs: ops.QSoftmax, x: Array, table: Array) -> Array:
     """`qnn.softmax`."""
     exponentials = table[x.max(axis=-1, keepdims=True).astype("int32") - x]
     total = exponentials.sum(axis=-1, keepdims=True, dtype="int32")
     return _saturate(np.rint(_scaled(exponentials, np.float32(attrs.multiplier) / total.astype("float32"))), attrs)
 
 
-def qadd(attrs: op.QAdd, a: Array, b: Array) -> Array:
+def qadd(attrs: ops.QAdd, a: Array, b: Array) -> Array:
     """`qnn.add`."""
     left = (a.astype("int64") - attrs.a_zero_point) * attrs.a_multiplier
     right = (b.astype("int64") - attrs.b_zero_point) * attrs.b_multiplier
     return _saturate((left + right + (1 << (attrs.shift - 1))) >> attrs.shift, attrs)
 
 
-def qmultiply(attrs: op.QMultiply, a: Array, b: Array) -> Array:
+def qmultiply(attrs: ops.QMultiply, a: Array, b: Array) -> Array:
     """`qnn.multiply`."""
     product = (a.astype("int32") - attrs.a_zero_point) * (b.astype("int32") - attrs.b_zero_point)
     return _saturate(np.rint(_scaled(product, np.float32(attrs.multiplier))), attrs)
 
 
-def avg_pool2d(attrs: op.AvgPool2d, x: Array, multiplier: Array) -> Array:
+def avg_pool2d(attrs: ops.AvgPool2d, x: Array, multiplier: Array) -> Array:
     """`nn.avg_pool2d`."""
     sums = _window_sums(attrs, x.astype("float64"), multiplier.shape)
     return np.asarray(sums * multiplier[None, :, :, None], "float32")
 
 
-def qavg_pool2d(attrs: op.QAvgPool2d, x: Array, multiplier: Array) -> Array:
+def qavg_pool2d(attrs: ops.QAvgPool2d, x: Array, multiplier: Array) -> Array:
     """`qnn.avg_pool2d`."""
     sums = _window_sums(attrs, x.astype("int32") - attrs.input_zero_point, multiplier.shape)
     return _saturate(np.rint(_scaled(sums, multiplier[None, :, :, None])), attrs)
 
 
-def _window_sums(attrs: op.AvgPool2d | op.QAvgPool2d, x: Array, out: tuple[int, ...]) -> Array:
+def _window_sums(attrs: ops.AvgPool2d | ops.QAvgPool2d, x: Array, out: tuple[int, ...]) -> Array:
     out_h, out_w = out
     needed_h = (out_h - 1) * attrs.strides[0] + attrs.pool_size[0]
     needed_w = (out_w - 1) * attrs.strides[1] + attrs.pool_size[1]
@@ -317,12 +317,12 @@ def _window_sums(attrs: op.AvgPool2d | op.QAvgPool2d, x: Array, out: tuple[int, 
     return np.asarray(_windows(padded, attrs.pool_size, attrs.strides, (1, 1))[:, :out_h, :out_w].sum(axis=(4, 5)))
 
 
-def qlookup(attrs: op.QLookup, x: Array, table: Array) -> Array:
+def qlookup(attrs: ops.QLookup, x: Array, table: Array) -> Array:
     """`qnn.lookup`."""
     return np.asarray(table[x])
 
 
-def quantize(attrs: op.Quantize, x: Array) -> Array:
+def quantize(attrs: ops.Quantize, x: Array) -> Array:
     """`qnn.quantize`."""
     low, high = np.float32(-attrs.zero_point), np.float32(255 - attrs.zero_point)
     v = np.rint(x.astype("float32") * np.float32(attrs.inverse_scale))
@@ -331,7 +331,7 @@ def quantize(attrs: op.Quantize, x: Array) -> Array:
     return (v.astype("int32") + attrs.zero_point).astype("uint8")
 
 
-def quantize_image(attrs: op.QuantizeImage, x: Array) -> Array:
+def quantize_image(attrs: ops.QuantizeImage, x: Array) -> Array:
     """`qnn.quantize_image`."""
     framed = _pad(quantize(attrs, x).transpose(0, 2, 3, 1), attrs.frame, attrs.frame_value)
     last = framed.shape[1] - attrs.rows
@@ -339,50 +339,50 @@ def quantize_image(attrs: op.QuantizeImage, x: Array) -> Array:
     return np.concatenate(below, axis=3)
 
 
-def dequantize(attrs: op.Dequantize, x: Array) -> Array:
+def dequantize(attrs: ops.Dequantize, x: Array) -> Array:
     """`qnn.dequantize`."""
     return _scaled(x.astype("int32") - attrs.zero_point, np.float32(attrs.scale))
 
 
-OPERATORS: dict[type[op.Attributes], Callable[..., Array]] = {
-    op.Conv2d: conv2d,
-    op.Conv2dAdd: conv2d_add,
-    op.Conv2dTranspose: conv2d_transpose,
-    op.DepthToSpace: depth_to_space,
-    op.Stack: stack,
-    op.UpsampleConcat: upsample_concat,
-    op.Dense: dense,
-    op.Add: add,
-    op.Multiply: multiply,
-    op.AvgPool2d: avg_pool2d,
-    op.Pad: pad,
-    op.MaxPool2d: max_pool2d,
-    op.ResizeBilinear: resize_bilinear,
-    op.QResizeBilinear: qresize_bilinear,
-    op.Unary: unary,
-    op.Softmax: softmax,
-    op.SortOrder: sort_order,
-    op.LayerNorm: layer_norm,
-    op.MatMul: matmul,
-    op.QConv2d: qconv2d,
-    op.QConv2dAdd: qconv2d_add,
-    op.QConv2dLookup: qconv2d_lookup,
-    op.QConv2dTranspose: qconv2d_transpose,
-    op.QDense: qdense,
-    op.QMatMul: qmatmul,
-    op.QSoftmax: qsoftmax,
-    op.QAdd: qadd,
-    op.QMultiply: qmultiply,
-    op.QAvgPool2d: qavg_pool2d,
-    op.QLookup: qlookup,
-    op.Quantize: quantize,
-    op.QuantizeImage: quantize_image,
-    op.Dequantize: dequantize,
+OPERATORS: dict[type[ops.Attributes], Callable[..., Array]] = {
+    ops.Conv2d: conv2d,
+    ops.Conv2dAdd: conv2d_add,
+    ops.Conv2dTranspose: conv2d_transpose,
+    ops.DepthToSpace: depth_to_space,
+    ops.Stack: stack,
+    ops.UpsampleConcat: upsample_concat,
+    ops.Dense: dense,
+    ops.Add: add,
+    ops.Multiply: multiply,
+    ops.AvgPool2d: avg_pool2d,
+    ops.Pad: pad,
+    ops.MaxPool2d: max_pool2d,
+    ops.ResizeBilinear: resize_bilinear,
+    ops.QResizeBilinear: qresize_bilinear,
+    ops.Unary: unary,
+    ops.Softmax: softmax,
+    ops.SortOrder: sort_order,
+    ops.LayerNorm: layer_norm,
+    ops.MatMul: matmul,
+    ops.QConv2d: qconv2d,
+    ops.QConv2dAdd: qconv2d_add,
+    ops.QConv2dLookup: qconv2d_lookup,
+    ops.QConv2dTranspose: qconv2d_transpose,
+    ops.QDense: qdense,
+    ops.QMatMul: qmatmul,
+    ops.QSoftmax: qsoftmax,
+    ops.QAdd: qadd,
+    ops.QMultiply: qmultiply,
+    ops.QAvgPool2d: qavg_pool2d,
+    ops.QLookup: qlookup,
+    ops.Quantize: quantize,
+    ops.QuantizeImage: quantize_image,
+    ops.Dequantize: dequantize,
 }
 """The reference function of every dialect operator."""
 
 
-def evaluate(attrs: op.Attributes, *arguments: Array) -> Array:
+def evaluate(attrs: ops.Attributes, *arguments: Array) -> Array:
     """Run one dialect operator on NumPy arrays.
 
     Args:

@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.table import Table
 
-from pipeline.annotation import Annotation
-from pipeline.compilation.tuning import TunedLayer
+from pipeline.compiler.tuning import TunedLayer
 from pipeline.importer.verify import ImportCheck
+from pipeline.quantization.annotate import Annotation
 from pipeline.report.agreement import Agreement
 
 

@@ -20,8 +20,8 @@ from pipeline.cli import main
 from pipeline.cli.console import show
 from pipeline.data import data_directory
 from pipeline.errors import ModelError
-from tests.deploy.servers import free_port, rpc_server
 from tests.models import ModelBuilder, small_network
+from tests.runtime.servers import free_port, rpc_server
 
 
 def run(

@@ -10,7 +10,7 @@ import pytest
 from pipeline.cli.inputs import read_inputs
 from pipeline.errors import SampleError
 from pipeline.files import StoredArray
-from pipeline.program import TensorSpec
+from pipeline.ir.program import TensorSpec
 
 X, Y = TensorSpec("x", (2, 3), "float32"), TensorSpec("y", (4,), "int64")
 

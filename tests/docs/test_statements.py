@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 import pytest
 
-from pipeline.artifact import ArtifactMetadata
-from pipeline.calibration.table import Calibrated, CalibrationTable
 from pipeline.cli import cli
 from pipeline.kernels.isa import instruction_sets
+from pipeline.library.metadata import ArtifactMetadata
+from pipeline.quantization.table import Calibrated, CalibrationTable
 from pipeline.targets import list_targets
 from tests.docs.listings import DOCUMENTS, ROOT
 

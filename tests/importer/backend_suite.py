@@ -34,7 +34,7 @@ import numpy.typing as npt
 import onnx
 from onnx import compose, numpy_helper
 
-from pipeline.compilation.execute import Executor
+from pipeline.compiler.execute import Executor
 from pipeline.errors import PipelineError
 from pipeline.importer import import_proto
 

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from pipeline.compilation.execute import Executor
+from pipeline.compiler.execute import Executor
 from pipeline.importer import import_proto
 from tests.importer.backend_suite import Array, Case, Status, cases, difference, merged, run_all
 

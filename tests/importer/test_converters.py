@@ -20,7 +20,7 @@ import pytest
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from pipeline.compilation.execute import Executor
+from pipeline.compiler.execute import Executor
 from pipeline.errors import ModelError
 from pipeline.importer import import_proto
 from tests.models import run_onnx

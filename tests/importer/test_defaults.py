@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.compilation.execute import Executor
+from pipeline.compiler.execute import Executor
 from tests.models import ModelBuilder, import_test_model, run_onnx
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from pipeline.annotation import annotate
-from pipeline.compilation.execute import Executor
+from pipeline.compiler.execute import Executor
+from pipeline.quantization.annotate import annotate
 from tests.models import ModelBuilder, import_test_model, run_exactly
 
 

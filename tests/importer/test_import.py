@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
-from pipeline.dialect.dataflow import Dataflow, constant
 from pipeline.importer import import_model
-from pipeline.program import TensorSpec
+from pipeline.ir.dataflow import Dataflow, constant
+from pipeline.ir.program import TensorSpec
 from pipeline.recipes import load_recipe, prepare
 from pipeline.reference.execute import execute
 from tests.models import ModelBuilder, import_test_model, run_onnx, small_network

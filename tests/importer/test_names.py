@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from pipeline.annotation import annotate
-from pipeline.compilation.execute import Executor
-from pipeline.dialect.dataflow import Dataflow
+from pipeline.compiler.execute import Executor
 from pipeline.errors import ModelError
+from pipeline.ir.dataflow import Dataflow
+from pipeline.quantization.annotate import annotate
 from tests.models import ModelBuilder, import_test_model, run_onnx
 
 NAMES = ["main", "lv", "lv1", "gv", "a b", "x/y:0", "'\"", "%5", "入力", "n" * 1000, "y.permuted", "t0.conv2d", "R.add"]

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.compilation.execute import Executor
+from pipeline.compiler.execute import Executor
 from pipeline.errors import ModelError
 from tests.models import import_test_model, run_exactly
 

@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import pytest
 
-from pipeline.compilation.execute import Executor
-from pipeline.dialect.dataflow import Dataflow, DataflowBuilder, constant, make_constant
+from pipeline.compiler.execute import Executor
 from pipeline.errors import ModelError
 from pipeline.importer import import_model
 from pipeline.importer import verify as verification
 from pipeline.importer.verify import ImportCheck, example_feeds, relative_error, verify_import
-from pipeline.program import Program
+from pipeline.ir.dataflow import Dataflow, DataflowBuilder, constant, make_constant
+from pipeline.ir.program import Program
 from tests.models import ModelBuilder, small_network
 
 

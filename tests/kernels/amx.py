@@ -17,7 +17,7 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.isa.amx import AMX_INT8, TileInstructionSet
+from pipeline.kernels.isa.x86.amx import AMX_INT8, TileInstructionSet
 
 SOURCE = Path(__file__).with_name("amx_emulation.c")
 

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from pipeline.dialect.attributes import Conv2d, QConv2d
-from pipeline.realization.weights import short_multipliers
+from pipeline.ops import Conv2d, QConv2d
+from pipeline.quantization.weights import short_multipliers
 
 Array = npt.NDArray[Any]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.dialect.attributes import (
+from pipeline.ops import (
     Add,
     Attributes,
     DepthToSpace,

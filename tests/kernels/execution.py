@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import tvm
 
-from pipeline.compilation.codegen import code_generation
-from tests.deploy.emulation import EVERYTHING, SYSROOT_VARIABLE, Aarch64Python
+from pipeline.compiler.codegen import code_generation
+from tests.runtime.emulation import EVERYTHING, SYSROOT_VARIABLE, Aarch64Python
 
 Array = npt.NDArray[Any]
 

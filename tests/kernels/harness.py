@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import tvm
 
-from pipeline.dialect.attributes import Attributes
-from pipeline.dialect.types import TensorType
+from pipeline.ir.types import TensorType
 from pipeline.kernels import registry
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
+from pipeline.ops import Attributes
 from tests.kernels.execution import Array, Call, build
 from tests.kernels.instruction_sets import Runnable, runnable
 

@@ -13,9 +13,9 @@ import tvm
 from pipeline.cpu import LIMIT_VARIABLE, architecture, missing_features
 from pipeline.kernels.isa import InstructionSet, instruction_set, instruction_sets
 from pipeline.targets import Target, list_targets, load_target
-from tests.deploy.emulation import why_missing
 from tests.kernels.amx import emulated_amx
 from tests.kernels.execution import Execute, execute_emulated, execute_here
+from tests.runtime.emulation import why_missing
 
 EMULATED_ARCHITECTURE = "aarch64"
 

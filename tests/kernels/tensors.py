@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import strategies as st
 
-from pipeline.dialect.attributes import Attributes
+from pipeline.ops import Attributes
 from pipeline.reference.operators import evaluate
 from tests.kernels.harness import check, make_operation
 from tests.kernels.instruction_sets import Runnable, distinct

@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pipeline.kernels  # noqa: F401
-from pipeline.dialect.attributes import Pad, QConv2dAdd
-from pipeline.dialect.types import TensorType
+from pipeline.ir.types import TensorType
 from pipeline.kernels import registry
-from pipeline.kernels.conv2d import geometry
+from pipeline.kernels.gemm.tile_plan import make_tile_plan
 from pipeline.kernels.isa import instruction_set
-from pipeline.kernels.isa.amx import AMX_INT8
+from pipeline.kernels.isa.x86.amx import AMX_INT8
 from pipeline.kernels.operation import Operation
+from pipeline.kernels.ops.conv2d import geometry
 from pipeline.kernels.probes import PEAK_ROUNDS, peak_probe
-from pipeline.kernels.tile_plan import make_tile_plan
+from pipeline.ops import Pad, QConv2dAdd
 from tests.kernels.amx import emulated_amx
 from tests.kernels.convolutions import Convolution, convolutions
 from tests.kernels.execution import build

@@ -12,11 +12,9 @@ import tvm
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pipeline.kernels.conv2d
-import pipeline.kernels.depthwise_conv2d  # noqa: F401
-from pipeline.dialect.attributes import Add, Conv2dAdd, Pad, QConv2dAdd
-from pipeline.dialect.types import TensorType
+from pipeline.ir.types import TensorType
 from pipeline.kernels.isa import instruction_set
+from pipeline.ops import Add, Conv2dAdd, Pad, QConv2dAdd
 from tests.kernels.convolutions import Convolution, convolutions
 from tests.kernels.harness import assembly, generate, make_operation
 from tests.kernels.instruction_sets import compile_target

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dialect.attributes import QConv2dLookup
 from pipeline.kernels.isa import instruction_sets
+from pipeline.ops import QConv2dLookup
 from tests.kernels.convolutions import Convolution, convolutions
 from tests.kernels.tensors import assert_exact
 from tests.kernels.test_conv2d import FRAMES, LAYERS, Frame

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pipeline.kernels.conv2d  # noqa: F401
-from pipeline.dialect.attributes import Dense, QDense
+import pipeline.kernels.ops.conv2d  # noqa: F401
+from pipeline.ops import Dense, QDense
 from tests.kernels.convolutions import integer_arguments
 from tests.kernels.tensors import assert_close, assert_exact
 

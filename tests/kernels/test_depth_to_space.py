@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dialect.attributes import DepthToSpace
+from pipeline.ops import DepthToSpace
 from tests.kernels.tensors import SEEDS, assert_exact, codes, every_vector_length, floats
 
 SIZES = st.integers(1, 5)

@@ -6,8 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pipeline.kernels.conv2d
-import pipeline.kernels.depthwise_conv2d  # noqa: F401
 from pipeline.kernels import registry
 from pipeline.kernels.isa import instruction_set
 from tests.kernels.convolutions import Convolution, convolutions

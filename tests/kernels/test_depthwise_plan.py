@@ -8,10 +8,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.kernels import registry
-from pipeline.kernels.depthwise_dot import depthwise_dot
-from pipeline.kernels.depthwise_plan import Plan
+from pipeline.kernels.depthwise.dot import depthwise_dot
+from pipeline.kernels.depthwise.plan import Plan
+from pipeline.kernels.gemm.plan import Geometry
 from pipeline.kernels.isa import instruction_set
-from pipeline.kernels.plan import Geometry
 
 INSTRUCTION_SETS = sorted({row.isa for row in registry.rows() if row.generate is depthwise_dot})
 

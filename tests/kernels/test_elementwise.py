@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dialect.attributes import Add, Multiply, QAdd, QMultiply
 from pipeline.kernels.isa import instruction_set, instruction_sets
+from pipeline.ops import Add, Multiply, QAdd, QMultiply
 from tests.kernels.harness import assembly, generate, make_operation
 from tests.kernels.instruction_sets import compile_target
 from tests.kernels.tensors import (

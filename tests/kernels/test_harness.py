@@ -11,12 +11,12 @@ import pytest
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.dialect.attributes import QLookup
-from tests.deploy.emulation import why_missing
+from pipeline.ops import QLookup
 from tests.kernels.execution import Call, execute_emulated
 from tests.kernels.harness import collected_checks
 from tests.kernels.instruction_sets import compile_target
 from tests.kernels.tensors import assert_exact
+from tests.runtime.emulation import why_missing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +39,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dialect.attributes import QLookup
+from pipeline.ops import QLookup
 from tests.kernels.tensors import assert_exact
 
 TABLE = np.arange(256, dtype="uint8")

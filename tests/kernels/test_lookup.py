@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dialect.attributes import QLookup
 from pipeline.kernels import registry
 from pipeline.kernels.isa import instruction_set
+from pipeline.ops import QLookup
 from tests.kernels.harness import assembly, generate, make_operation
 from tests.kernels.instruction_sets import compile_target, distinct
 from tests.kernels.tensors import SEEDS, assert_exact, codes

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dialect.attributes import MatMul, QMatMul
+from pipeline.ops import MatMul, QMatMul
 from tests.kernels.tensors import CODES, SEEDS, Array, assert_close, assert_exact, codes, requantization
 
 

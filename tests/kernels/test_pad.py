@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dialect.attributes import Pad
+from pipeline.ops import Pad
 from tests.kernels.tensors import CHANNELS, CODES, SEEDS, assert_exact, codes, every_vector_length, floats
 
 SIDES = st.integers(0, 3)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dialect.attributes import AvgPool2d, MaxPool2d, QAvgPool2d
+from pipeline.ops import AvgPool2d, MaxPool2d, QAvgPool2d
 from tests.kernels.tensors import (
     CHANNELS,
     CODES,

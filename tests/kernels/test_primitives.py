@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.dialect.attributes import QAdd
 from pipeline.kernels.isa import InstructionSet, instruction_sets, meaning
-from pipeline.kernels.isa.amx import TileInstructionSet
-from pipeline.kernels.vectors import lanes_of, span
+from pipeline.kernels.isa.x86.amx import TileInstructionSet
+from pipeline.kernels.lib.vectors import lanes_of, span
+from pipeline.ops import QAdd
 from tests.kernels.execution import Call
 from tests.kernels.instruction_sets import runnable
 from tests.kernels.tensors import SEEDS

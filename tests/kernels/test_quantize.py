@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dialect.attributes import Attributes, Dequantize, Quantize, QuantizeImage
 from pipeline.kernels.isa import instruction_set, instruction_sets
+from pipeline.ops import Attributes, Dequantize, Quantize, QuantizeImage
 from tests.kernels.harness import assembly, generate, make_operation
 from tests.kernels.instruction_sets import compile_target
 from tests.kernels.tensors import CODES, SEEDS, assert_exact, codes, every_vector_length, floats

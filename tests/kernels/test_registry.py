@@ -8,9 +8,9 @@ import pytest
 import tvm_ffi
 
 import pipeline.kernels  # noqa: F401
-from pipeline.dialect.attributes import OPERATORS, Conv2dTranspose, QConv2dTranspose
 from pipeline.kernels import registry
 from pipeline.kernels.isa import instruction_set, instruction_sets
+from pipeline.ops import OPERATORS, Conv2dTranspose, QConv2dTranspose
 from tests.kernels.convolutions import Convolution
 from tests.kernels.examples import Example, examples
 from tests.kernels.harness import generate, make_operation

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dialect.attributes import QResizeBilinear, ResizeBilinear
+from pipeline.ops import QResizeBilinear, ResizeBilinear
 from tests.kernels.tensors import CHANNELS, SEEDS, assert_close, assert_exact, codes, every_vector_length, floats
 
 SIZES = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))

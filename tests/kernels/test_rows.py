@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dialect.attributes import LayerNorm, Softmax
+from pipeline.ops import LayerNorm, Softmax
 from tests.kernels.tensors import CHANNELS, SEEDS, Array, assert_close, every_vector_length, floats
 
 ROWS = st.lists(st.integers(1, 4), max_size=3)

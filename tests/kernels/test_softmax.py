@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dialect.attributes import QSoftmax
+from pipeline.ops import QSoftmax
 from tests.kernels.tensors import CHANNELS, SEEDS, Array, assert_exact, codes, every_vector_length, requantization
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dialect import attributes as op
+from pipeline import ops
 from pipeline.reference.operators import evaluate
 from tests.kernels.harness import make_operation
 from tests.kernels.tensors import assert_exact
@@ -23,7 +23,7 @@ def test_rows_are_sorted_and_equal_values_keep_their_order(
     random = np.random.default_rng(seed)
     x = random.integers(0, 1 + length // 2, (rows, length)).astype(dtype)
     count = int(random.integers(1, length + 1))
-    attrs = op.SortOrder(count, descending)
+    attrs = ops.SortOrder(count, descending)
     sign = -1 if descending else 1
     expected = [sorted(range(length), key=lambda i: (sign * int(row[i]), i))[:count] for row in x]
     assert_exact("portable", attrs, x, expected=np.array(expected))
@@ -33,16 +33,16 @@ def test_rows_are_sorted_and_equal_values_keep_their_order(
 @pytest.mark.parametrize(("descending", "expected"), [(False, [3, 0, 4, 2, 1, 5]), (True, [1, 5, 2, 0, 4, 3])])
 def test_not_a_number_is_the_largest(descending: bool, expected: list[int]) -> None:
     x = np.array([[0, np.nan, np.inf, -np.inf, -0.0, np.nan]], "float32")
-    attrs = op.SortOrder(6, descending)
+    attrs = ops.SortOrder(6, descending)
     assert_exact("portable", attrs, x, expected=np.array([expected]))
     np.testing.assert_array_equal(evaluate(attrs, x), [expected])
 
 
 def test_long_rows_are_sorted_in_parallel() -> None:
     x = np.random.default_rng(0).standard_normal((70, 3000)).astype("float32")
-    assert_exact("portable", op.SortOrder(3000), x, expected=np.argsort(x, axis=-1, kind="stable"))
+    assert_exact("portable", ops.SortOrder(3000), x, expected=np.argsort(x, axis=-1, kind="stable"))
 
 
 def test_a_row_has_no_more_values_than_it_has() -> None:
     with pytest.raises(ValueError, match="rows of 3 values have no first 4"):
-        make_operation(op.SortOrder(4), np.zeros((2, 3), "float32"))
+        make_operation(ops.SortOrder(4), np.zeros((2, 3), "float32"))

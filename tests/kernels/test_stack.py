@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dialect.attributes import Stack
+from pipeline.ops import Stack
 from tests.kernels.tensors import CHANNELS, SEEDS, assert_exact, codes, every_vector_length, floats
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.dialect import attributes as op
-from pipeline.dialect import pointwise
+from pipeline import ops
+from pipeline.ops import pointwise
 from tests.kernels.harness import assembly, generate, make_operation
 from tests.kernels.instruction_sets import runnable
 from tests.kernels.tensors import assert_close, assert_exact, every_vector_length
@@ -14,14 +14,14 @@ from tests.kernels.tensors import assert_close, assert_exact, every_vector_lengt
 
 @every_vector_length
 def test_exponential_from_end_to_end_of_its_range(isa_name: str) -> None:
-    attrs = op.Unary(expression=pointwise.write(pointwise.apply("exp", pointwise.X)))
+    attrs = ops.Unary(expression=pointwise.write(pointwise.apply("exp", pointwise.X)))
     x = np.linspace(-87.3, 88.7, 100_001).astype("float32")
     assert_close(isa_name, attrs, x, rtol=3e-7, expected=np.exp(x.astype("float64")))
 
 
 @every_vector_length
 def test_exponential_beyond_its_range(isa_name: str) -> None:
-    attrs = op.Unary(expression=pointwise.write(pointwise.apply("exp", pointwise.X)))
+    attrs = ops.Unary(expression=pointwise.write(pointwise.apply("exp", pointwise.X)))
     x = np.array([np.inf, 1000, 89, -104, -1000, -np.inf, np.nan, 0], "float32")
     assert_exact(isa_name, attrs, x, expected=np.array([np.inf, np.inf, np.inf, 0, 0, 0, np.nan, 1], "float32"))
 
@@ -31,13 +31,13 @@ def test_functions_of_one_value(isa_name: str) -> None:
     x = np.linspace(0.1, 4, 77).astype("float32")
     for name, (operands, *_) in pointwise.FUNCTIONS.items():
         formula = pointwise.apply(name, pointwise.X, *[1.5] * (operands - 1))
-        assert_close(isa_name, op.Unary(expression=pointwise.write(formula)), x, rtol=1e-5, atol=1e-6)
+        assert_close(isa_name, ops.Unary(expression=pointwise.write(formula)), x, rtol=1e-5, atol=1e-6)
 
 
 @every_vector_length
 @pytest.mark.parametrize("function", ["erf", "exp", "sigmoid", "tanh"])
 def test_polynomials_hold_for_all_values(isa_name: str, function: str) -> None:
-    attrs = op.Unary(expression=pointwise.write(pointwise.apply(function, pointwise.X)))
+    attrs = ops.Unary(expression=pointwise.write(pointwise.apply(function, pointwise.X)))
     x = np.concatenate([np.linspace(-110, 100, 20_001), np.linspace(-1, 1, 2001), [np.inf, -np.inf, np.nan]])
     x = x.astype("float32")
     with np.errstate(over="ignore"):
@@ -48,7 +48,7 @@ def test_polynomials_hold_for_all_values(isa_name: str, function: str) -> None:
 
 @every_vector_length
 def test_a_square_is_a_product(isa_name: str) -> None:
-    attrs = op.Unary(expression='[["subtract","x",1.0],["power","#0",2.0]]')
+    attrs = ops.Unary(expression='[["subtract","x",1.0],["power","#0",2.0]]')
     x = np.linspace(-4, 4, 77).astype("float32")
     assert_exact(isa_name, attrs, x, expected=(x - 1) * (x - 1))
 
@@ -61,7 +61,7 @@ def test_code_grows_by_the_same_for_each_step(function: str) -> None:
         formula = pointwise.X
         for _ in range(steps):
             formula = pointwise.apply("multiply", formula, pointwise.apply(function, formula))
-        operation = make_operation(op.Unary(expression=pointwise.write(formula)), np.zeros(64, "float32"))
+        operation = make_operation(ops.Unary(expression=pointwise.write(formula)), np.zeros(64, "float32"))
         return len(assembly(generate(operation, machine.isa), machine.target))
 
     one, two, three = (size_of(steps) for steps in (5, 10, 15))
@@ -72,6 +72,6 @@ def test_code_grows_by_the_same_for_each_step(function: str) -> None:
 @pytest.mark.parametrize(("function", "oracle"), [("maximum", np.maximum), ("minimum", np.minimum)])
 def test_limits_keep_what_is_not_a_number(isa_name: str, function: str, oracle: np.ufunc, first: bool) -> None:
     operands = (0.5, pointwise.X) if first else (pointwise.X, 0.5)
-    attrs = op.Unary(expression=pointwise.write(pointwise.apply(function, *operands)))
+    attrs = ops.Unary(expression=pointwise.write(pointwise.apply(function, *operands)))
     x = np.array([np.nan, np.inf, -np.inf, 0, 1, 0.5] * 7, "float32")
     assert_exact(isa_name, attrs, x, expected=oracle(x, np.float32(0.5)))

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dialect.attributes import UpsampleConcat
+from pipeline.ops import UpsampleConcat
 from tests.kernels.tensors import CODES, SEEDS, assert_exact, codes, every_vector_length, floats
 
 SIDES = st.integers(0, 3)

@@ -14,17 +14,17 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
-from pipeline.annotation import AnnotateOptions
 from pipeline.api import quantize
-from pipeline.compilation.build import compile_program
-from pipeline.compilation.codegen import generate_code
-from pipeline.compilation.lower import lower
-from pipeline.deploy.runner import Runner
-from pipeline.dialect.dataflow import Binding, Dataflow, DataflowBuilder, variables
-from pipeline.dialect.operators import tensor_type
+from pipeline.compiler.build import compile_program
+from pipeline.compiler.codegen import generate_code
+from pipeline.compiler.lower import lower
 from pipeline.importer import import_proto
-from pipeline.program import Program, TensorSpec
+from pipeline.ir.bridge import tensor_type
+from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, variables
+from pipeline.ir.program import Program, TensorSpec
+from pipeline.quantization.annotate import AnnotateOptions
 from pipeline.reference.execute import evaluate_binding
+from pipeline.runtime.runner import Runner
 from pipeline.targets import load_target
 from tests.kernels.instruction_sets import Runnable, runnable, runnable_names
 from tests.networks.drawing import Network, run

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax
 
-from pipeline.dialect.dataflow import Binding, Dataflow, DataflowBuilder, variables
-from pipeline.dialect.operators import tensor_type
-from pipeline.program import Program, TensorSpec
+from pipeline.ir.bridge import tensor_type
+from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, variables
+from pipeline.ir.program import Program, TensorSpec
 from pipeline.reference.execute import execute
 
 Array = npt.NDArray[Any]

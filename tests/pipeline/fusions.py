@@ -5,30 +5,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from pipeline.compilation.lower import instruction_set_of, until_kernels
-from pipeline.dialect import attributes as op
-from pipeline.dialect.dataflow import Dataflow
-from pipeline.dialect.operators import describe
-from pipeline.program import Program
+from pipeline import ops
+from pipeline.compiler.lower import instruction_set_of, until_kernels
+from pipeline.ir.bridge import describe
+from pipeline.ir.dataflow import Dataflow
+from pipeline.ir.program import Program
 from pipeline.targets import Target
 
-FUSIONS: Mapping[str, Callable[[op.Attributes], bool]] = {
-    "sum in a convolution": lambda a: isinstance(a, op.Conv2dAdd | op.QConv2dAdd),
-    "lookup in a convolution": lambda a: isinstance(a, op.QConv2dLookup),
-    "image quantized and transposed at once": lambda a: isinstance(a, op.QuantizeImage),
-    "image unfolded": lambda a: isinstance(a, op.QuantizeImage) and a.rows > 1,
+FUSIONS: Mapping[str, Callable[[ops.Attributes], bool]] = {
+    "sum in a convolution": lambda a: isinstance(a, ops.Conv2dAdd | ops.QConv2dAdd),
+    "lookup in a convolution": lambda a: isinstance(a, ops.QConv2dLookup),
+    "image quantized and transposed at once": lambda a: isinstance(a, ops.QuantizeImage),
+    "image unfolded": lambda a: isinstance(a, ops.QuantizeImage) and a.rows > 1,
     "padding written by its producer": lambda a: any(getattr(a, "frame", ())),
     "summand found in its padding": lambda a: any(getattr(a, "residual_frame", ())),
-    "images side by side": lambda a: isinstance(a, op.UpsampleConcat) and a.arity > 1,
-    "images enlarged": lambda a: isinstance(a, op.UpsampleConcat) and max(a.factors) > 1,
-    "strided pixels picked": lambda a: isinstance(a, op.MaxPool2d) and a.pool_size == (1, 1) != a.strides,
-    "transposed convolution split": lambda a: isinstance(a, op.DepthToSpace),
-    "batch run image by image": lambda a: isinstance(a, op.Stack),
+    "images side by side": lambda a: isinstance(a, ops.UpsampleConcat) and a.arity > 1,
+    "images enlarged": lambda a: isinstance(a, ops.UpsampleConcat) and max(a.factors) > 1,
+    "strided pixels picked": lambda a: isinstance(a, ops.MaxPool2d) and a.pool_size == (1, 1) != a.strides,
+    "transposed convolution split": lambda a: isinstance(a, ops.DepthToSpace),
+    "batch run image by image": lambda a: isinstance(a, ops.Stack),
 }
 """What the compiler does to a program beyond choosing kernels, and how to tell from the operators that it made."""
 
 
-def operators(program: Program, target: Target) -> tuple[op.Attributes | str, ...]:
+def operators(program: Program, target: Target) -> tuple[ops.Attributes | str, ...]:
     """Return what is to become kernels: operators of the dialect with their attributes, and the names of others."""
     module = until_kernels(program.module, target.tvm_target(), instruction_set_of(target))
     return tuple(describe(b.value) or b.operator for b in Dataflow.of(module).bindings)

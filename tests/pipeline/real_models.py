@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.api import load, quantize
-from pipeline.program import Program
+from pipeline.ir.program import Program
 from pipeline.recipes import load_recipe, prepare
 from pipeline.recipes.fetch import package_member
 from pipeline.recipes.schema import PackageSource

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import pipeline
-from pipeline.artifact import read_metadata
 from pipeline.errors import SampleError, TableError
+from pipeline.library.metadata import read_metadata
 from pipeline.recipes import load_recipe, prepare
 from tests.models import import_test_model, small_network
 

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.api import quantize
-from pipeline.compilation.execute import Executor
-from pipeline.dialect.dataflow import Dataflow, DataflowBuilder
-from pipeline.dialect.operators import tensor_type
-from pipeline.program import Program, TensorSpec
+from pipeline.compiler.execute import Executor
+from pipeline.ir.bridge import tensor_type
+from pipeline.ir.dataflow import Dataflow, DataflowBuilder
+from pipeline.ir.program import Program, TensorSpec
 from pipeline.reference.execute import execute
 from tests.models import import_test_model, small_network
 from tests.pipeline.real_models import quantized

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.compilation.build import compile_program
-from pipeline.compilation.lower import instruction_set_of
-from pipeline.compilation.tuning import TunedTile, TuningDatabase, tunable_layers
+from pipeline.compiler.build import compile_program
+from pipeline.compiler.lower import instruction_set_of
+from pipeline.compiler.tuning import TunedTile, TuningDatabase, tunable_layers
 from pipeline.cpu import missing_features
-from pipeline.deploy.runner import Runner
-from pipeline.program import Program
+from pipeline.ir.program import Program
+from pipeline.runtime.runner import Runner
 from pipeline.targets import Target, list_targets, load_target
 from tests import properties
 from tests.pipeline.fusions import FUSIONS, fired, operators

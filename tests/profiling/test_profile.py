@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 
 import pipeline
-from pipeline.artifact import read_metadata
-from pipeline.deploy import runner as runner_module
-from pipeline.deploy.runner import Runner
-from pipeline.deploy.trace import KernelTime, Trace
-from pipeline.dialect.types import TensorType
 from pipeline.errors import ArtifactError, BuildError, OptionError, SampleError
+from pipeline.ir.types import TensorType
+from pipeline.library.metadata import read_metadata
 from pipeline.profiling import OperatorProfile, Profile, limits, profile
 from pipeline.profiling.limits import Limits
 from pipeline.profiling.profile import _operators
+from pipeline.runtime import runner as runner_module
+from pipeline.runtime.runner import Runner
+from pipeline.runtime.trace import KernelTime, Trace
 from pipeline.targets import load_target
-from tests.deploy.metadata import with_metadata
-from tests.deploy.models import quantized_model, sample
-from tests.deploy.test_runner import LOADED, run_python
+from tests.runtime.metadata import with_metadata
+from tests.runtime.models import quantized_model, sample
+from tests.runtime.test_runner import LOADED, run_python
 
 MODEL_TENSORS = ["r1", "s", "g", "logits", "probability"]
 """The tensors of the small model that kernels compute, in order; the compiler adds its own in between."""

@@ -8,12 +8,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from pipeline.artifact import ArtifactMetadata, read_metadata
-from pipeline.dialect.attributes import Add, Attributes, Conv2d, Dense, QAvgPool2d, QConv2d, QDense
-from pipeline.dialect.types import TensorType
-from pipeline.dialect.work import multiply_adds
+from pipeline.ir.types import TensorType
 from pipeline.kernels.isa import instruction_set
-from tests.deploy.models import quantized_model
+from pipeline.library.metadata import ArtifactMetadata, read_metadata
+from pipeline.ops import Add, Attributes, Conv2d, Dense, QAvgPool2d, QConv2d, QDense
+from pipeline.ops.work import multiply_adds
+from tests.runtime.models import quantized_model
 
 
 @dataclass(frozen=True)

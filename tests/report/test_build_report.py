@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipeline.annotation import Annotation
+from pipeline.quantization.annotate import Annotation
 from pipeline.report.agreement import compare
 from pipeline.report.build_report import BuildReport
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from tvm import relax, topi
 
-from pipeline.dialect import attributes as op
-from pipeline.dialect.dataflow import make_constant
-from pipeline.dialect.operators import make_call, tensor_type
+from pipeline import ops
 from pipeline.errors import ModelError
 from pipeline.importer.converters.node import NCHW, NHWC, Array, Node, take
 from pipeline.importer.converters.pooling import same_padding
+from pipeline.ir.bridge import make_call, tensor_type
+from pipeline.ir.dataflow import make_constant
 
 
 def conv(node: Node) -> relax.Expr:
@@ -31,7 +31,7 @@ def conv(node: Node) -> relax.Expr:
         weight, strides, dilations = weight[:, :, None], (1, *strides), (1, *dilations)
         pads = (0, pads[0], 0, pads[1])
     _check_fits(tensor_type(x).shape[2:], weight.shape[2:], pads, dilations)
-    attrs = op.Conv2d(
+    attrs = ops.Conv2d(
         strides=(strides[0], strides[1]),
         padding=(pads[0], pads[1], pads[2], pads[3]),
         dilation=(dilations[0], dilations[1]),
@@ -98,7 +98,7 @@ def conv_transpose(node: Node) -> relax.Expr:
         weight, strides, dilations = weight[:, :, None], (1, *strides), (1, *dilations)
         padding, extra = (0, padding[0], 0, padding[1]), (0, *extra)
     groups = node.attributes.get("group", 1)
-    attrs = op.Conv2dTranspose(strides, padding, extra, dilations, groups)
+    attrs = ops.Conv2dTranspose(strides, padding, extra, dilations, groups)
     inputs_per_group, (out, *window) = weight.shape[0] // groups, weight.shape[1:]
     grouped = weight.reshape(groups, inputs_per_group, out, *window).transpose(0, 2, 3, 4, 1)
     ohwi = make_constant(grouped.reshape(groups * out, *window, inputs_per_group))
@@ -168,7 +168,7 @@ def gemm(node: Node) -> relax.Expr:
         return node.stock()
     bias = np.broadcast_to(bias.reshape(-1) * np.float32(node.attributes.get("beta", 1.0)), (rows,))
     weight = weight * np.float32(node.attributes.get("alpha", 1.0))
-    return make_call(op.Dense(), node.x, make_constant(weight), make_constant(bias))
+    return make_call(ops.Dense(), node.x, make_constant(weight), make_constant(bias))
 
 
 def matmul(node: Node) -> relax.Expr:
@@ -181,9 +181,9 @@ def matmul(node: Node) -> relax.Expr:
     if weight is not None and ranks[1] <= ranks[0] and weight.size == math.prod(weight.shape[-2:]):
         weight = weight.reshape(weight.shape[-2:])
     if weight is None or weight.ndim != 2:
-        return make_call(op.MatMul(), node.x, node.required(1))
+        return make_call(ops.MatMul(), node.x, node.required(1))
     bias = make_constant(np.zeros(weight.shape[1], "float32"))
-    return make_call(op.Dense(), node.x, make_constant(weight.T), bias)
+    return make_call(ops.Dense(), node.x, make_constant(weight.T), bias)
 
 
 def batch_normalization(node: Node) -> relax.Expr:

@@ -8,10 +8,10 @@ import numpy as np
 from onnx import helper
 from tvm import relax
 
-from pipeline.dialect import dataflow
-from pipeline.dialect.dataflow import make_constant
 from pipeline.errors import ModelError
 from pipeline.importer.converters.node import Node, is_float, scalar
+from pipeline.ir import dataflow
+from pipeline.ir.dataflow import make_constant
 
 
 def clip(node: Node) -> relax.Expr:

@@ -6,11 +6,11 @@ import numpy as np
 from onnx import helper
 from tvm import relax
 
-from pipeline.dialect import attributes as op
-from pipeline.dialect.dataflow import make_constant
-from pipeline.dialect.operators import make_call, tensor_type
+from pipeline import ops
 from pipeline.errors import ModelError
 from pipeline.importer.converters.node import NCHW, NHWC, Node, scalar, take
+from pipeline.ir.bridge import make_call, tensor_type
+from pipeline.ir.dataflow import make_constant
 
 
 def identity(node: Node) -> relax.Expr:
@@ -57,7 +57,7 @@ def pad(node: Node) -> relax.Expr:
     number = 0.0 if value is None else value.reshape(-1)[0].item()
     inner = rank == 4 and not any(before[:2] + after[:2]) and min(before + after) >= 0
     if inner and node.dtype == "float32" and np.isfinite(number):
-        attrs = op.Pad(padding=(before[2], before[3], after[2], after[3]), value=float(number))
+        attrs = ops.Pad(padding=(before[2], before[3], after[2], after[3]), value=float(number))
         y = node.emit(make_call(attrs, node.emit(relax.op.permute_dims(node.x, NHWC))))
         return relax.op.permute_dims(y, NCHW)
     return _padded(node, node.x, before, after, number)
@@ -110,7 +110,7 @@ def depth_to_space(node: Node) -> relax.Expr:
     if size < 1 or channels % size**2:
         raise ModelError(f"its {channels} channels can't be made pixels of blocks of {size} x {size}")
     groups = channels // size**2 if node.text("mode", "DCR") == "CRD" else 1
-    y = node.emit(make_call(op.DepthToSpace((size, size), groups), node.emit(relax.op.permute_dims(node.x, NHWC))))
+    y = node.emit(make_call(ops.DepthToSpace((size, size), groups), node.emit(relax.op.permute_dims(node.x, NHWC))))
     return relax.op.permute_dims(y, NCHW)
 
 

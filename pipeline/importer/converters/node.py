@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax
 
-from pipeline.dialect import dataflow
-from pipeline.dialect.dataflow import make_constant
-from pipeline.dialect.operators import tensor_type
-from pipeline.dialect.types import TensorType
 from pipeline.errors import ModelError
 from pipeline.importer.fallback import convert_by_tvm
+from pipeline.ir import dataflow
+from pipeline.ir.bridge import tensor_type
+from pipeline.ir.dataflow import make_constant
+from pipeline.ir.types import TensorType
 
 Array = npt.NDArray[Any]
 NHWC = [0, 2, 3, 1]

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax
 
-from pipeline.dialect import attributes as op
-from pipeline.dialect.dataflow import make_constant
-from pipeline.dialect.operators import make_call, tensor_type
+from pipeline import ops
 from pipeline.errors import ModelError
 from pipeline.importer.converters.node import Node, is_float, scalar
+from pipeline.ir.bridge import make_call, tensor_type
+from pipeline.ir.dataflow import make_constant
 
 Array = npt.NDArray[Any]
 
@@ -24,9 +24,9 @@ def softmax(node: Node) -> relax.Expr:
     if node.dtype != "float32":
         return node.stock()
     if axis == rank - 1:
-        return make_call(op.Softmax(), node.x)
+        return make_call(ops.Softmax(), node.x)
     moved = [a for a in range(rank) if a != axis] + [axis]
-    y = node.emit(make_call(op.Softmax(), node.emit(relax.op.permute_dims(node.x, moved))))
+    y = node.emit(make_call(ops.Softmax(), node.emit(relax.op.permute_dims(node.x, moved))))
     return relax.op.permute_dims(y, [int(i) for i in np.argsort(moved)])
 
 
@@ -39,7 +39,7 @@ def layer_normalization(node: Node) -> relax.Expr:
     if node.results > 1:
         raise ModelError("its mean and deviation are asked for, too")
     if first == len(shape) - 1 and gamma is not None and beta is not None and gamma.dtype == np.float32:
-        return make_call(op.LayerNorm(epsilon), node.x, make_constant(gamma), make_constant(beta))
+        return make_call(ops.LayerNorm(epsilon), node.x, make_constant(gamma), make_constant(beta))
     y = _standardized(node, list(range(first, len(shape))), epsilon)
     y = node.emit(relax.op.multiply(y, node.required(1)))
     shift_given = node.given(2)

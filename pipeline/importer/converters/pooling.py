@@ -13,20 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import relax
 
-from pipeline.dialect import attributes as op
-from pipeline.dialect.dataflow import make_constant
-from pipeline.dialect.operators import make_call, tensor_type
+from pipeline import ops
 from pipeline.errors import ModelError
-from pipeline.importer.converters.node import (
-    NCHW,
-    NHWC,
-    Array,
-    Node,
-    integers,
-    is_float,
-    scalar,
-    take,
-)
+from pipeline.importer.converters.node import NCHW, NHWC, Array, Node, integers, is_float, scalar, take
+from pipeline.ir.bridge import make_call, tensor_type
+from pipeline.ir.dataflow import make_constant
 
 
 @dataclass(frozen=True)
@@ -127,7 +118,7 @@ def max_pool(node: Node) -> relax.Expr:
     if len(windows) > 2 or node.dtype != "float32":
         return relax.op.max(_gathered(node, node.x, windows, _lowest(node.dtype)), [-1])
     x, (rows, columns) = _as_image(node, windows)
-    attrs = op.MaxPool2d(
+    attrs = ops.MaxPool2d(
         pool_size=(rows.kernel, columns.kernel),
         strides=(rows.stride, columns.stride),
         padding=(rows.before, columns.before, rows.needed, columns.needed),

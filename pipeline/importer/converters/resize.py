@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import relax
 
-from pipeline.dialect import attributes as op
-from pipeline.dialect.dataflow import make_constant
-from pipeline.dialect.operators import make_call, tensor_type
+from pipeline import ops
 from pipeline.errors import ModelError
 from pipeline.importer.converters.node import NCHW, NHWC, Array, Node, along, is_float, take
+from pipeline.ir.bridge import make_call, tensor_type
+from pipeline.ir.dataflow import make_constant
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _bilinear(node: Node, axes: list[Axis], transform: str) -> relax.Expr:
         size.append(len(places))
         starts.append(float(places[0]))
         steps.append(float(places[-1] - places[0]) / (len(places) - 1) if len(places) > 1 else 1.0)
-    attrs = op.ResizeBilinear((size[0], size[1]), (starts[0], starts[1]), (steps[0], steps[1]))
+    attrs = ops.ResizeBilinear((size[0], size[1]), (starts[0], starts[1]), (steps[0], steps[1]))
     if channels_last:
         return make_call(attrs, x)
     y = node.emit(make_call(attrs, node.emit(relax.op.permute_dims(x, NHWC))))

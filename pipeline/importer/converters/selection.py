@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from pipeline.dialect import dataflow
-from pipeline.dialect.dataflow import make_constant
-from pipeline.dialect.operators import tensor_type
 from pipeline.errors import ModelError
 from pipeline.importer.converters.node import Array, Node, is_float, scalar, take
+from pipeline.ir import dataflow
+from pipeline.ir.bridge import tensor_type
+from pipeline.ir.dataflow import make_constant
 
 
 def _from_start(node: Node, index: int, extents: Array) -> relax.Expr:

@@ -14,14 +14,7 @@ from pipeline.importer.operands import misfit
 from pipeline.importer.opsets import MIN_OPSET, OldNode, upgrade
 from pipeline.importer.recurrent import RECURRENT
 from pipeline.importer.specialize.functions import definition, unrolled_layer, with_attributes, with_defaults
-from pipeline.importer.specialize.nodes import (
-    attribute_bytes,
-    captured,
-    live,
-    optional_outputs,
-    subgraphs,
-    title,
-)
+from pipeline.importer.specialize.nodes import attribute_bytes, captured, live, optional_outputs, subgraphs, title
 from pipeline.importer.specialize.rules import RULES
 from pipeline.importer.specialize.tensors import (
     Array,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from pipeline.kernels.isa.base import InstructionSet
+from pipeline.kernels.isa.contract import InstructionSet
 
 __all__ = ["InstructionSet", "instruction_set", "instruction_sets"]
 
 
 def instruction_sets() -> dict[str, InstructionSet]:
     """Return every known instruction set by name."""
-    from pipeline.kernels.isa import amx, avx2, avx512, avx512_vbmi, avx512_vnni, avx_vnni, neon, portable, sse41
+    from pipeline.kernels.isa import portable
+    from pipeline.kernels.isa.arm import neon
+    from pipeline.kernels.isa.x86 import amx, avx2, avx512, avx512_vbmi, avx512_vnni, avx_vnni, sse41
 
     known = (
         portable.PORTABLE,

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.dialect.attributes import QAdd
-from pipeline.kernels.isa.base import Array
+from pipeline.kernels.isa.contract import Array
+from pipeline.ops import QAdd
 
 
 def arrange(weights: Array) -> Array:

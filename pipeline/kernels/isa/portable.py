@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pipeline.kernels.isa.base import InstructionSet
+from pipeline.kernels.isa.contract import InstructionSet
 
 PORTABLE = InstructionSet(name="portable", parent=None, lanes=4, registers=16)

@@ -1,0 +1,81 @@
+"""Compile: a program and a target become one shared library."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from pipeline.compiler.codegen import generate_code
+from pipeline.compiler.dump import Dump
+from pipeline.compiler.lower import instruction_set_of, lower
+from pipeline.compiler.records import Recorder
+from pipeline.compiler.tuning import TuningDatabase
+from pipeline.ir.program import Program
+from pipeline.library.constants import ConstantPool
+from pipeline.library.link import Sections, check_writable, link
+from pipeline.library.metadata import ArtifactMetadata, OperatorRecord, QuantizationSummary, TargetSummary
+from pipeline.targets import Target
+
+
+def compile_program(
+    program: Program,
+    target: Target,
+    path: Path,
+    quantized: QuantizationSummary | None = None,
+    dump: Path | None = None,
+    tuned: TuningDatabase | None = None,
+) -> Path:
+    """Compile a program ahead of time and write it as a shared library.
+
+    Args:
+        program: float, or int8 as `realize` returns it.
+        target: what to build for.
+        path: the library to write.
+        quantized: what quantization did, recorded in the library; None for a float program.
+        dump: folder for the program after each phase, and the assembly.
+        tuned: register tiles that were measured; see `tuning`.
+
+    Returns:
+        `path`.
+
+    Raises:
+        TableError: a measured tile can't be one.
+        TargetError: the target names an unknown instruction set.
+        BuildError: linking failed.
+        OptionError: the output can't be written.
+    """
+    check_writable(path)
+    isa = instruction_set_of(target)
+    if tuned is not None:
+        isa = dataclasses.replace(isa, tuned=tuned.choices())
+    writer = None if dump is None else Dump(dump)
+    recorder = Recorder([o.name for o in program.outputs], writer)
+    tvm_target = target.tvm_target()
+    pool = ConstantPool()
+    code = generate_code(lower(program.module, tvm_target, isa, pool, recorder), tvm_target)
+    if writer is not None:
+        writer.assembly(code.assembly())
+    metadata = describe(program, target, quantized, recorder.operators)
+    link(code.exportable(), target, Sections(msgspec.json.encode(metadata), pool.data()), path)
+    return path
+
+
+def describe(
+    program: Program, target: Target, quantized: QuantizationSummary | None, operators: tuple[OperatorRecord, ...]
+) -> ArtifactMetadata:
+    """Return what the library will say about itself. There is no date and no path in it: same input, same bytes."""
+    packages = ("onnx-int8-pipeline", "apache-tvm", "onnx", "numpy")
+    return ArtifactMetadata(
+        model=program.name,
+        kind="float32" if quantized is None else "int8",
+        inputs=program.inputs,
+        outputs=program.outputs,
+        target=TargetSummary(**{key: getattr(target, key) for key in TargetSummary.__struct_fields__}),
+        versions={name: version(name) for name in packages},
+        model_sha256=program.source_sha256,
+        operators=operators,
+        **({} if quantized is None else msgspec.structs.asdict(quantized)),
+    )

@@ -1,0 +1,40 @@
+"""Runs a program on this machine, in this process, without an artifact in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+from tvm import relax
+
+from pipeline.compiler.codegen import generate_code
+from pipeline.compiler.lower import instruction_set_of, lower
+from pipeline.ir.program import Program
+from pipeline.targets import load_target
+
+Array = npt.NDArray[Any]
+
+
+class Executor:
+    """A program compiled for this machine.
+
+    Args:
+        program: any program, float or int8.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        target = load_target("host")
+        tvm_target = target.tvm_target()
+        code = generate_code(lower(program.module, tvm_target, instruction_set_of(target)), tvm_target)
+        self._machine = relax.VirtualMachine(code.executable(), tvm.cpu())
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the outputs by name for one batch of inputs by name."""
+        arguments = [tvm.runtime.tensor(np.asarray(feeds[i.name], order="C")) for i in self._program.inputs]
+        result = self._machine["main"](*arguments)
+        results = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
+        return {o.name: r.numpy() for o, r in zip(self._program.outputs, results, strict=True)}

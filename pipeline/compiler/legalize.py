@@ -1,0 +1,141 @@
+"""Legalize: TVM's own operators become calls of TIR functions, and nothing is left that a library couldn't run.
+
+A library has its kernels and TVM's small runtime, nothing of the compiler. Operators that TVM has no function for, and
+those whose function calls others that only the compiler has, are refused here, with the tensor that they compute,
+instead of failing on a device.
+
+Precondition: operators of the dialect stay as they are; `select_kernels` replaces them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import tvm
+from tvm import relax, te, tirx, topi
+from tvm.ir import GlobalVar
+from tvm.relax import transform
+
+from pipeline.errors import ModelError
+from pipeline.ir.bridge import tensor_type
+from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant
+from pipeline.ops import OPERATORS
+
+_RUNNABLE = frozenset({"relax.call_tir", "relax.reshape", *OPERATORS})
+"""Operators that later phases make calls of kernels and of the runtime."""
+
+_PACKED_CALL = re.compile(r'call_c?packed\("([^"]+)"')
+
+
+def legalize(module: tvm.IRModule) -> tvm.IRModule:
+    """Return the module with TVM's operators as TIR functions.
+
+    Raises:
+        ModelError: a tensor is computed by something that libraries don't hold.
+    """
+    legalized = transform.LegalizeOps(_ADDITIONAL)(_with_empty_outputs_computed(module))
+    named = [b.var.name for b in Dataflow.of(module).bindings]
+    done = 0
+    for binding in Dataflow.of(legalized).bindings:
+        missing = _missing(legalized, binding)
+        if missing is not None:
+            # What legalization adds is on the way to the next tensor that has a name.
+            name = binding.var.name if binding.var.name in named else named[min(done, len(named) - 1)]
+            raise ModelError(
+                f"Tensor {name!r} can't be computed by a library: there is no kernel for {missing}. "
+                "Export the model with other operators, or cut it before this one."
+            )
+        if binding.var.name in named:
+            done = named.index(binding.var.name) + 1
+    return legalized
+
+
+def _with_empty_outputs_computed(module: tvm.IRModule) -> tvm.IRModule:
+    """Return the module without outputs that are constants of no elements, which TVM's runtime can't read."""
+    flow = Dataflow.of(module)
+    empty = {i: value for i, o in enumerate(flow.outputs) if (value := constant(o)) is not None and value.size == 0}
+    if not empty:
+        return module
+    builder = DataflowBuilder(module)
+    for binding in flow.bindings:
+        builder.copy(binding)
+    outputs = [builder.replaced(o) for o in flow.outputs]
+    for i, value in empty.items():
+        outputs[i] = builder.emit(relax.op.zeros(value.shape, str(value.dtype)), "empty")
+    return builder.finish(outputs)
+
+
+def _scan(function: Callable[..., Any]) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
+    def legalize_scan(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        attrs = call.attrs
+        axis = None if attrs["axis"] is None else int(attrs["axis"])
+        return builder.call_te(function, call.args[0], axis, str(call.ty.dtype), bool(attrs["exclusive"]))
+
+    return legalize_scan
+
+
+def _extreme(whole: Callable[..., Any], combine: Callable[..., Any], start: float) -> Callable[..., relax.Expr]:
+    """Return how a maximum or minimum is legalized: of floats from infinity, not from the outermost finite number."""
+
+    def reduced(x: te.Tensor, axes: list[int], keepdims: bool) -> te.Tensor:
+        along = {a: te.reduce_axis((0, x.shape[a]), name=f"k{a}") for a in axes}
+        reducer = te.comm_reducer(combine, lambda dtype: tirx.const(start, dtype), name="extreme")
+        shape = [1 if a in along else d for a, d in enumerate(x.shape) if keepdims or a not in along]
+
+        def value(*indices: Any) -> Any:
+            rest = iter(indices)
+            places = [along[a] if a in along else next(rest) for a in range(len(x.shape))]
+            return reducer(x(*places), axis=list(along.values()))
+
+        def kept(*indices: Any) -> Any:
+            return value(*(i for a, i in enumerate(indices) if a not in along))
+
+        return te.compute(shape, kept if keepdims else value, name="extreme")
+
+    def legalize_extreme(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        x, attrs = call.args[0], call.attrs
+        rank = len(x.ty.shape)
+        axes = sorted(int(a) % rank for a in attrs["axis"]) if attrs["axis"] is not None else list(range(rank))
+        keepdims = bool(attrs["keepdims"])
+        if str(x.ty.dtype) != "float32" or not axes:
+            return builder.call_te(whole, x, axes, keepdims)
+        return builder.call_te(reduced, x, axes, keepdims)
+
+    return legalize_extreme
+
+
+def _limit(function: Callable[..., Any]) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
+    def keeping_nan(a: Any, b: Any) -> Any:
+        """TVM's own functions give b where a is NaN."""
+        return topi.where(topi.isnan(a), a, function(a, b))
+
+    def legalize_limit(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        chosen = keeping_nan if tensor_type(call).dtype.startswith("float") else function
+        return builder.call_te(chosen, *call.args, primfunc_name_hint=function.__name__)
+
+    return legalize_limit
+
+
+_ADDITIONAL = {
+    "relax.maximum": _limit(topi.maximum),
+    "relax.minimum": _limit(topi.minimum),
+    "relax.max": _extreme(topi.max, lambda a, b: tirx.max(a, b), float("-inf")),
+    "relax.min": _extreme(topi.min, lambda a, b: tirx.min(a, b), float("inf")),
+    "relax.cumsum": _scan(topi.cumsum),
+    "relax.cumprod": _scan(topi.cumprod),
+}
+"""What TVM doesn't legalize, though it has functions for it, or not as the standard says."""
+
+
+def _missing(module: tvm.IRModule, binding: Binding) -> str | None:
+    """Return what a binding needs that libraries don't have; None if there is nothing."""
+    value = binding.value
+    if not isinstance(value, relax.Call):
+        return None
+    if binding.operator not in _RUNNABLE:
+        return binding.operator.removeprefix("relax.")
+    kernel = value.args[0]
+    called = _PACKED_CALL.search(module[kernel].script()) if isinstance(kernel, GlobalVar) else None
+    return None if called is None else called[1]

@@ -1,0 +1,124 @@
+"""Lower: from a program to a module of kernels and VM calls, as one list of named phases.
+
+TVM's own operators are legalized and fused first, while ours are still opaque calls: its passes expect every TIR
+function to have the block structure of a schedule, which hand-written kernels don't.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import tvm
+from tvm.relax import transform
+
+from pipeline.compiler.center_tensors import center_tensors
+from pipeline.compiler.legalize import legalize
+from pipeline.compiler.select_kernels import select_kernels
+from pipeline.errors import TargetError, unknown_name
+from pipeline.kernels.isa import InstructionSet, instruction_sets
+from pipeline.library.constants import ConstantPool
+from pipeline.passes.lowering.fuse_concatenations import fuse_concatenations
+from pipeline.passes.lowering.fusion import fuse_image_inputs, fuse_lookups, fuse_residual_adds, write_frames
+from pipeline.passes.lowering.pick_strided_pixels import pick_strided_pixels
+from pipeline.passes.lowering.replace_relax_operators import replace_relax_operators
+from pipeline.passes.lowering.replace_sorts import replace_sorts
+from pipeline.passes.lowering.separate_padding import separate_padding
+from pipeline.passes.lowering.split_batches import split_batches
+from pipeline.passes.lowering.split_transposed_convolutions import split_transposed_convolutions
+from pipeline.passes.lowering.unfold_image_inputs import unfold_image_inputs
+from pipeline.targets import Target
+
+
+def instruction_set_of(target: Target) -> InstructionSet:
+    """Return the instruction set that kernels for a target may use, with the target's cache sizes.
+
+    Raises:
+        TargetError: the target names an unknown one.
+    """
+    known = instruction_sets()
+    if target.instruction_set not in known:
+        message = unknown_name("instruction set", target.instruction_set, known)
+        raise TargetError(f"Target {target.name}: {message}")
+    return dataclasses.replace(
+        known[target.instruction_set], l1d_bytes=target.cache.l1d_bytes, l2_bytes=target.cache.l2_bytes
+    )
+
+
+Phase = tuple[str, Callable[[tvm.IRModule], tvm.IRModule]]
+
+
+def phases(isa: InstructionSet, pool: ConstantPool | None) -> tuple[Phase, ...]:
+    """Return the steps from a program to what the VM's code generator takes, in order, each with its name."""
+    return (
+        ("split_transposed_convolutions", split_transposed_convolutions),
+        ("pick_strided_pixels", lambda module: pick_strided_pixels(module, isa)),
+        ("replace_relax_operators", replace_relax_operators),
+        ("replace_sorts", replace_sorts),
+        ("fuse_residual_adds", fuse_residual_adds),
+        ("fuse_lookups", fuse_lookups if isa.table_vectors else lambda module: module),
+        ("fuse_image_inputs", fuse_image_inputs),
+        ("fuse_concatenations", fuse_concatenations),
+        ("separate_padding", separate_padding),
+        ("write_frames", write_frames),
+        ("unfold_image_inputs", lambda module: unfold_image_inputs(module, isa)),
+        ("split_batches", lambda module: split_batches(module, isa.l2_bytes)),
+        ("legalize", legalize),
+        ("annotate_patterns", transform.AnnotateTIROpPattern()),
+        ("fuse_operators", transform.FuseOps()),
+        ("fuse_tir", transform.FuseTIR()),
+        ("reshape_without_copy", transform.RewriteDataflowReshape()),
+        ("select_kernels", lambda module: select_kernels(module, isa, pool)),
+        ("remove_dead_code", transform.DeadCodeElimination(["main"])),
+        ("end_dataflow", transform.ToNonDataflow()),
+        ("drop_purity", transform.RemovePurityChecking()),
+        ("call_kernels", transform.CallTIRRewrite()),
+        ("plan_memory", transform.StaticPlanBlockMemory()),
+        ("center_tensors", center_tensors),
+        ("allocate_tensors", transform.LowerAllocTensor()),
+        ("free_after_use", transform.KillAfterLastUse()),
+        ("lower_builtins", transform.LowerRuntimeBuiltin()),
+        ("compute_shapes", transform.ComputePrimValue()),
+        ("lower_shapes", transform.VMShapeLower()),
+        ("name_symbols", transform.AttachGlobalSymbol()),
+    )
+
+
+def lower(
+    module: tvm.IRModule,
+    target: tvm.target.Target,
+    isa: InstructionSet,
+    pool: ConstantPool | None = None,
+    dump: Callable[[str, tvm.IRModule], None] | None = None,
+) -> tvm.IRModule:
+    """Return the module after all phases.
+
+    Args:
+        module: a program's module.
+        target: what the phases that are TVM's own choose by.
+        isa: the instruction set that kernels may use.
+        pool: takes the constants of a library; see `select_kernels`.
+        dump: called with each phase's name and result.
+    """
+    return _after(phases(isa, pool), module, target, dump)
+
+
+def until_kernels(module: tvm.IRModule, target: tvm.target.Target, isa: InstructionSet) -> tvm.IRModule:
+    """Return the module as `select_kernels` finds it, with all operators that will be kernels; see `lower`."""
+    steps = phases(isa, None)
+    names = [name for name, _ in steps]
+    return _after(steps[: names.index("select_kernels")], module, target, None)
+
+
+def _after(
+    steps: tuple[Phase, ...],
+    module: tvm.IRModule,
+    target: tvm.target.Target,
+    dump: Callable[[str, tvm.IRModule], None] | None,
+) -> tvm.IRModule:
+    with tvm.transform.PassContext(opt_level=3), target:
+        for name, step in steps:
+            module = step(module)
+            if dump is not None:
+                dump(name, module)
+    return module

@@ -1,0 +1,98 @@
+"""SelectKernels: every dialect operator becomes a call of a TIR kernel.
+
+Before -> after: `y = qnn.conv2d(x, w, b, m)` becomes `y = call_tir(qnn_conv2d_vpdpbusd, (x, packed w, ...))`, where
+offsets in the library's constants stand for packed constants, if a library is made. Equal operators share one kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+
+import numpy as np
+import tvm
+from tvm import relax, tirx
+
+from pipeline.compiler.records import kernel_attributes
+from pipeline.ir.bridge import describe, tensor_type, to_relax_type
+from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant
+from pipeline.ir.types import TensorType
+from pipeline.kernels import registry
+from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.operation import Operation
+from pipeline.library.constants import ALIGNMENT, ConstantPool, pointer
+
+
+def select_kernels(module: tvm.IRModule, isa: InstructionSet, pool: ConstantPool | None) -> tvm.IRModule:
+    """Return the module with dialect operators replaced by kernels for `isa`; see the module's docstring.
+
+    Args:
+        module: the program, with constants as arguments of operators.
+        isa: the instruction set that kernels may use.
+        pool: takes the kernels' constants, of which they get the offsets. None leaves them arguments, as they have to
+            be where no library is made.
+    """
+    flow = Dataflow.of(module)
+    builder = DataflowBuilder(module)
+    for binding in flow.bindings:
+        operation = as_operation(binding)
+        if operation is None:
+            builder.copy(binding)
+            continue
+        row = registry.select(operation, isa)
+        kernel = row.generate(operation, isa)
+        arguments = [
+            builder.replaced(binding.value.args[a]) if isinstance(a, int) else make_constant(a)
+            for a in kernel.arguments
+        ]
+        types = [tensor_type(a) for a in arguments]
+        constants = {i: value for i, a in enumerate(arguments) if (value := constant(a)) is not None}
+        if pool is not None:
+            for i, value in constants.items():
+                arguments[i] = tirx.IntImm("int64", pool.add(value))
+        func = _with_shapes(kernel.func, [*types, operation.output], set() if pool is None else constants.keys())
+        attributes = kernel_attributes(operation, sum(value.nbytes for value in constants.values()))
+        global_var = builder.add_function(row.name_for(isa), func.with_attrs(attributes))
+        call = relax.call_tir(global_var, arguments, to_relax_type(operation.output))
+        builder.values[binding.var] = builder.emit(call, binding.var.name)
+    return builder.finish([builder.replaced(o) for o in flow.outputs])
+
+
+def as_operation(binding: Binding) -> Operation | None:
+    """Return what a binding asks of a kernel; None if it isn't a dialect operator."""
+    attrs = describe(binding.value)
+    if attrs is None:
+        return None
+    values = {i: constant(a) for i, a in enumerate(binding.value.args)}
+    return Operation(
+        attrs=attrs,
+        inputs=tuple(tensor_type(a) for a in binding.value.args),
+        output=tensor_type(binding.var),
+        constants={i: v for i, v in values.items() if v is not None},
+    )
+
+
+def _with_shapes(func: tirx.PrimFunc, types: Sequence[TensorType], pooled: Set[int]) -> tirx.PrimFunc:
+    """Return a kernel whose parameters have their tensors' shapes; its flat buffers become views of them.
+
+    Those of `pooled`, by index, become offsets in the pool of constants.
+    """
+    params: list[tirx.Var] = []
+    views: list[tirx.Stmt] = []
+    for i, (type_, flat) in enumerate(zip(types, func.params, strict=True)):
+        if i in pooled:
+            params.append(tirx.Var(f"{flat.name}_offset", "int64"))
+            views.append(pointer(f"{flat.name}_data", type_.dtype, params[i]))
+            data = views[-1].var
+        else:
+            params.append(_anywhere(type_, flat.name))
+            first = tirx.address_of(params[i][[0] * len(type_.shape)])
+            views.append(tirx.Bind(tirx.Var(f"{flat.name}_data", first.ty), first))
+            data = views[-1].var
+        views.append(tirx.DeclBuffer(flat, data=data))
+    return tirx.PrimFunc(params, tirx.SeqStmt([*views, func.body]), func.ret_type, func.attrs)
+
+
+def _anywhere(type_: TensorType, name: str) -> tirx.Buffer:
+    """Return a parameter for tensors that begin at any multiple of `ALIGNMENT` in their storage."""
+    start, unit = tirx.Var(f"{name}_start", "int32"), ALIGNMENT // np.dtype(type_.dtype).itemsize
+    return tirx.decl_buffer(type_.shape, type_.dtype, name, elem_offset=start, offset_factor=unit)

@@ -1,0 +1,210 @@
+"""Tuning: the cost model's best register tiles of each layer are tried on this machine, and the quickest is kept.
+
+Nothing depends on it: without a database, the cost model chooses (`kernels.tiling`). With one, builds are as repeatable
+as without: what was measured is in the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tvm
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.compiler.codegen import code_generation, concurrently
+from pipeline.compiler.lower import instruction_set_of, until_kernels
+from pipeline.compiler.select_kernels import as_operation
+from pipeline.cpu import missing_features
+from pipeline.errors import OptionError, TableError
+from pipeline.files import read_text, write_text
+from pipeline.ir.dataflow import Dataflow
+from pipeline.ir.program import Program
+from pipeline.kernels import registry
+from pipeline.kernels.gemm.tiling import Workload
+from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.operation import Kernel, Operation
+from pipeline.kernels.ops.conv2d import workload
+from pipeline.targets import Target
+
+CANDIDATES = 8
+"""How many tiles are tried for each layer: the best by the cost model."""
+
+ROUNDS = 12
+"""How often candidates take turns; the shortest time of each counts."""
+
+TURN_SECONDS = 1e-3
+
+WORTHWHILE = 0.97
+"""A tile that takes more than this share of the cost model's own choice doesn't take its place."""
+
+Count = Annotated[int, Field(ge=1, le=64)]
+Microseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class TunedTile(BaseModel):
+    """What was measured for a layer.
+
+    Attributes:
+        mr, nv: the tile to use.
+        microseconds: what the layer takes with it.
+        model_mr, model_nv: the cost model's own choice.
+        model_microseconds: what the layer takes with that.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mr: Count
+    nv: Count
+    microseconds: Microseconds
+    model_mr: Count
+    model_nv: Count
+    model_microseconds: Microseconds
+
+
+class TuningDatabase(BaseModel):
+    """Measured tiles by `Workload.key`, which names the instruction set, too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    tiles: dict[str, TunedTile] = {}
+
+    @classmethod
+    def load(cls, path: Path) -> TuningDatabase:
+        """Read a database; a file that doesn't exist yet is an empty one.
+
+        Raises:
+            TableError: it can't be read, isn't JSON, or doesn't fit the schema.
+        """
+        if not path.exists():
+            return cls()
+        try:
+            return cls.model_validate_json(read_text(path, "tuning database", TableError))
+        except ValidationError as error:
+            raise TableError(f"Tuning database {path} doesn't fit its schema; delete it.\n{error}") from error
+
+    def save(self, path: Path) -> None:
+        """Write the database as JSON, sorted; see `files.write_text`."""
+        ordered = self.model_copy(update={"tiles": dict(sorted(self.tiles.items()))})
+        write_text(path, ordered.model_dump_json(indent=2) + "\n")
+
+    def choices(self) -> Mapping[str, tuple[int, int]]:
+        """Return (mr, nv) by key, as an instruction set takes them."""
+        return {key: (tile.mr, tile.nv) for key, tile in self.tiles.items()}
+
+
+@dataclass(frozen=True)
+class TunedLayer:
+    """A layer of a program that was built with a measured tile; see `TunedTile`."""
+
+    layer: str
+    tile: TunedTile
+
+
+def tune(
+    program: Program, target: Target, database: TuningDatabase, progress: Callable[[int], None] = lambda _: None
+) -> tuple[TuningDatabase, tuple[TunedLayer, ...]]:
+    """Measure the layers of a program that a database doesn't know.
+
+    Convolutions and matrix products with constant weights are tuned, where they run on vector registers.
+
+    Args:
+        program: float or int8.
+        target: what the program will be built for; this machine has to be able to run it.
+        database: what is known.
+        progress: called with how many layers have been measured.
+
+    Returns:
+        The database with what was measured, and the program's layers in it.
+
+    Raises:
+        OptionError: this machine can't run what is built for the target.
+    """
+    if missing := missing_features(target.architecture, target.required_features):
+        raise OptionError(
+            f"Layers for {target.name} can't be tuned here: this machine lacks {', '.join(missing)}. Tune on a machine "
+            "that has it; builds anywhere can use the database."
+        )
+    isa = instruction_set_of(target)
+    layers = tunable_layers(program, target, isa)
+    unknown = {work.key: (work, operation) for _, work, operation in layers if work.key not in database.tiles}
+    compiled = concurrently(lambda pair: _Trial(*pair, isa, target.tvm_target()), list(unknown.values()))
+    tiles = dict(database.tiles)
+    # A thread of its own, as the number of threads that kernels use belongs to the thread that calls them.
+    with ThreadPoolExecutor(1, initializer=_use_one_thread) as pool:
+        for done, (key, trial) in enumerate(zip(unknown, compiled, strict=True), 1):
+            tiles[key] = pool.submit(trial.measure).result()
+            progress(done)
+    return TuningDatabase(tiles=tiles), tuple(TunedLayer(name, tiles[work.key]) for name, work, _ in layers)
+
+
+def _use_one_thread() -> None:
+    big_cores, threads = 1, 1
+    tvm.get_global_func("runtime.config_threadpool")(big_cores, threads)
+
+
+def tunable_layers(program: Program, target: Target, isa: InstructionSet) -> list[tuple[str, Workload, Operation]]:
+    """Return the program's layers that have a choice of tiles, in order of execution."""
+    module = until_kernels(program.module, target.tvm_target(), isa)
+    found = []
+    for binding in Dataflow.of(module).bindings:
+        operation = as_operation(binding)
+        work = None if operation is None else workload(operation, isa)
+        if operation is not None and work is not None:
+            found.append((binding.var.name, work, operation))
+    return found
+
+
+class _Trial:
+    """A layer, compiled with each tile that is to be tried."""
+
+    def __init__(self, work: Workload, operation: Operation, isa: InstructionSet, target: tvm.target.Target) -> None:
+        self.tiles = work.candidates()[:CANDIDATES]
+        row = registry.select(operation, isa)
+        kernels = [
+            row.generate(operation, dataclasses.replace(isa, tuned={work.key: (tile.mr, tile.nv)}))
+            for tile in self.tiles
+        ]
+        functions = {f"tile{i}": k.func.with_attr("global_symbol", f"tile{i}") for i, k in enumerate(kernels)}
+        with code_generation():
+            self.module = tvm.compile(tvm.IRModule(functions), target).mod
+        self.arguments = [_arguments(kernel) for kernel in kernels]
+
+    def measure(self) -> TunedTile:
+        """Time all tiles in turns."""
+        shortest = [float("inf")] * len(self.tiles)
+        for _ in range(ROUNDS):
+            for i, arguments in enumerate(self.arguments):
+                number = max(1, int(TURN_SECONDS / shortest[i]))
+                timer = self.module.time_evaluator(f"tile{i}", tvm.cpu(), number=number, repeat=1)
+                shortest[i] = min(shortest[i], *timer(*arguments).results)
+        best = min(range(len(shortest)), key=shortest.__getitem__)
+        if shortest[best] > WORTHWHILE * shortest[0]:
+            best = 0
+        tile, model = self.tiles[best], self.tiles[0]
+        return TunedTile(
+            mr=tile.mr,
+            nv=tile.nv,
+            microseconds=shortest[best] * 1e6,
+            model_mr=model.mr,
+            model_nv=model.nv,
+            model_microseconds=shortest[0] * 1e6,
+        )
+
+
+def _arguments(kernel: Kernel) -> list[Any]:
+    """Return tensors for a kernel: its constants, and noise for the rest."""
+    random = np.random.default_rng(0)
+    arguments = []
+    constants = {i: a for i, a in enumerate(kernel.arguments) if not isinstance(a, int)}
+    for i, param in enumerate(kernel.func.params):
+        shape = tuple(int(d) for d in param.shape)
+        value = constants[i] if i in constants else random.integers(0, 128, shape)
+        arguments.append(tvm.runtime.tensor(np.asarray(value).reshape(shape).astype(str(param.dtype))))
+    return arguments

@@ -1,1 +1,0 @@
-"""The operators that programs are made of, beside Relax's own."""

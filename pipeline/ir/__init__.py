@@ -1,0 +1,1 @@
+"""Programs: tensor types, dataflow, and the bridge to Relax."""

@@ -1,0 +1,236 @@
+"""A program's `main` as a list of bindings: the view that every pass reads, and the builder that every pass writes.
+
+Programs are straight lines: one dataflow block, every variable assigned once, no control flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+from tvm import relax
+from tvm.ir import GenericConst, Op
+
+from pipeline.ir.bridge import UnsupportedProgramError
+
+
+@dataclass(frozen=True)
+class Binding:
+    """`var = value`, where all arguments in value are variables, constants, or tuples of them."""
+
+    var: relax.Var
+    value: relax.Expr
+
+    @property
+    def operator(self) -> str:
+        """The operator's name, e.g. `relax.add` or `nn.conv2d`; the kind of expression if it isn't an operator call."""
+        return operator_name(self.value)
+
+
+@dataclass(frozen=True)
+class Dataflow:
+    """The body of `main`.
+
+    Attributes:
+        params: the function's parameters.
+        bindings: assignments in order of execution, aliases removed.
+        outputs: what the function returns, one expression (a variable or a constant) for each output.
+    """
+
+    params: tuple[relax.Var, ...]
+    bindings: tuple[Binding, ...]
+    outputs: tuple[relax.Expr, ...]
+
+    @classmethod
+    def of(cls, module: tvm.IRModule) -> Dataflow:
+        """Read a module's `main`.
+
+        Raises:
+            UnsupportedProgramError: it has control flow.
+        """
+        function = module["main"]
+        aliases: dict[relax.Expr, relax.Expr] = {}
+
+        def resolve(expr: relax.Expr) -> relax.Expr:
+            while expr in aliases:
+                expr = aliases[expr]
+            return expr
+
+        bindings: list[Binding] = []
+        tuples: dict[relax.Expr, relax.Tuple] = {}
+        for block in function.body.blocks:
+            for binding in block.bindings:
+                value = binding.value
+                if isinstance(value, relax.Var | GenericConst):
+                    aliases[binding.var] = value
+                elif isinstance(value, relax.If | relax.SeqExpr):
+                    raise UnsupportedProgramError(f"tensor {binding.var.name!r} depends on control flow (If)")
+                elif isinstance(value, relax.Tuple):
+                    tuples[binding.var] = value
+                    bindings.append(Binding(binding.var, value))
+                else:
+                    bindings.append(Binding(binding.var, value))
+        if aliases:
+            bindings = [Binding(b.var, substitute(b.value, {k: resolve(k) for k in aliases})) for b in bindings]
+        body = resolve(function.body.body)
+        returned = tuples.get(body, body)
+        outputs = tuple(returned.fields) if isinstance(returned, relax.Tuple) else (returned,)
+        outputs = tuple(resolve(o) for o in outputs)
+        kept = tuple(b for b in bindings if b.var not in tuples or _is_argument(b.var, bindings))
+        return cls(tuple(function.params), kept, outputs)
+
+    @cached_property
+    def producers(self) -> dict[relax.Var, Binding]:
+        """The binding of each variable."""
+        return {b.var: b for b in self.bindings}
+
+    @cached_property
+    def users(self) -> dict[relax.Var, tuple[Binding, ...]]:
+        """The bindings that take each variable as an argument, in order; one that takes it twice is listed once."""
+        found: dict[relax.Var, list[Binding]] = {v: [] for v in self.params}
+        for b in self.bindings:
+            found.setdefault(b.var, [])
+            for v in dict.fromkeys(variables(b.value)):
+                found.setdefault(v, []).append(b)
+        return {v: tuple(bs) for v, bs in found.items()}
+
+    def only_user(self, var: relax.Var) -> Binding | None:
+        """Return the one binding that uses `var`; None if there are several, or if it is an output."""
+        users = self.users[var]
+        return users[0] if len(users) == 1 and var not in self.outputs else None
+
+
+@dataclass
+class DataflowBuilder:
+    """Writes a new `main`, keeping the module's other functions.
+
+    Variables may have any name that no other one has: names are what users know tensors by, not identifiers.
+
+    Attributes:
+        module: the module whose `main` is replaced.
+        params: parameters of the new function; by default those of the old one.
+        values: what each variable of the old function has become.
+    """
+
+    module: tvm.IRModule
+    params: Sequence[relax.Var] | None = None
+    values: dict[relax.Var, relax.Expr] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        function = self.module["main"]
+        self._params = list(function.params if self.params is None else self.params)
+        self._names = {p.name for p in self._params}
+        self._suffixes: dict[str, int] = {}
+        self._builder = relax.BlockBuilder()
+        self._function_scope = self._builder.function("main", self._params)
+        self._function_scope.__enter__()
+        self._dataflow_scope = self._builder.dataflow()
+        self._dataflow_scope.__enter__()
+
+    def emit(self, expr: relax.Expr, name: str) -> relax.Var:
+        """Append `name = expr` and return the variable; a taken name gets a numbered suffix."""
+        # TVM's own way of naming takes functions and variables as one namespace, and renames a `main` in it.
+        value = self._builder.normalize(expr)
+        var = relax.DataflowVar(self._free(name), value.ty)
+        self._builder.emit_normalized(relax.VarBinding(var, value))
+        return var
+
+    def _free(self, name: str) -> str:
+        free = name
+        while free in self._names:
+            self._suffixes[name] = self._suffixes.get(name, 0) + 1
+            free = f"{name}_{self._suffixes[name]}"
+        self._names.add(free)
+        return free
+
+    def copy(self, binding: Binding) -> relax.Var:
+        """Append an old binding, its arguments replaced by what they have become."""
+        var = self.emit(self.replaced(binding.value), binding.var.name)
+        self.values[binding.var] = var
+        return var
+
+    def add_function(self, name: str, function: tvm.tirx.PrimFunc) -> tvm.ir.GlobalVar:
+        """Add a TIR function to the module, or return the one that equals it in everything but its name."""
+        return self._builder.add_func(function, name)
+
+    def replaced(self, expr: relax.Expr) -> relax.Expr:
+        """Return an old expression with its variables replaced by what they have become."""
+        return substitute(expr, self.values)
+
+    def finish(self, outputs: Sequence[relax.Expr]) -> tvm.IRModule:
+        """Close the function, which returns `outputs`, and return the module without dead bindings."""
+        returned = outputs[0] if len(outputs) == 1 else relax.Tuple(list(outputs))
+        result = self._builder.emit_output(returned)
+        self._dataflow_scope.__exit__(None, None, None)
+        self._builder.emit_func_output(result)
+        self._function_scope.__exit__(None, None, None)
+        kept = {gv: f for gv, f in self.module.functions.items() if gv.name_hint != "main"}
+        rebuilt = tvm.IRModule({**kept, **self._builder.get().functions})
+        return relax.transform.DeadCodeElimination(["main"])(rebuilt)
+
+
+def substitute(expr: relax.Expr, values: dict[Any, relax.Expr]) -> relax.Expr:
+    """Return `expr` with the variables among its arguments replaced."""
+    if isinstance(expr, relax.Var):
+        return values.get(expr, expr)
+    if isinstance(expr, relax.Tuple):
+        return relax.Tuple([substitute(f, values) for f in expr.fields])
+    if isinstance(expr, relax.TupleGetItem):
+        whole = substitute(expr.tuple_value, values)
+        return whole.fields[expr.index] if isinstance(whole, relax.Tuple) else relax.TupleGetItem(whole, expr.index)
+    if isinstance(expr, relax.Call):
+        args = [substitute(a, values) for a in expr.args]
+        return relax.Call(expr.op, args, expr.attrs, list(expr.ty_args))
+    return expr
+
+
+def variables(expr: relax.Expr) -> tuple[relax.Var, ...]:
+    """Return the variables among an expression's arguments, in order, repeats included."""
+    if isinstance(expr, relax.Var):
+        return (expr,)
+    if isinstance(expr, relax.Tuple):
+        return tuple(v for f in expr.fields for v in variables(f))
+    if isinstance(expr, relax.TupleGetItem):
+        return variables(expr.tuple_value)
+    if isinstance(expr, relax.Call):
+        return tuple(v for a in expr.args for v in variables(a))
+    return ()
+
+
+def operator_name(expr: relax.Expr) -> str:
+    """Return the name of the operator that an expression calls; its class name if it is no operator call."""
+    if isinstance(expr, relax.Call) and isinstance(expr.op, Op):
+        return str(expr.op.name)
+    return type(expr).__name__
+
+
+def constant(expr: relax.Expr) -> npt.NDArray[Any] | None:
+    """Return the value of a constant expression; None for any other."""
+    return expr.value.numpy() if isinstance(expr, GenericConst) else None
+
+
+def make_constant(value: npt.NDArray[Any]) -> relax.Expr:
+    """Return a Relax constant."""
+    value = np.require(value, requirements="C")
+    return relax.const(value, str(value.dtype))
+
+
+def _is_argument(var: relax.Var, bindings: Sequence[Binding]) -> bool:
+    return any(var in variables(b.value) for b in bindings)
+
+
+__all__ = [
+    "Binding",
+    "Dataflow",
+    "DataflowBuilder",
+    "constant",
+    "make_constant",
+    "operator_name",
+    "substitute",
+    "variables",
+]

@@ -1,0 +1,58 @@
+"""What travels between the stages: a Relax program, with what its users call its inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # Only for the annotation: the runner uses TensorSpec in processes that don't load the compiler.
+    import tvm
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A model input or output as its user sees it: ONNX name, shape, layout and dtype.
+
+    Example: `TensorSpec("x", (1, 3, 224, 224), "float32")`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """A Relax program whose function `main` takes the inputs in order and returns a tensor, or a tuple of outputs.
+
+    Attributes:
+        module: the IRModule. Its variables carry the ONNX names of the tensors that they hold.
+        inputs: the model's inputs, in order, with their ONNX names.
+        outputs: the model's outputs, in order, with their ONNX names.
+        name: the model's name, for files and reports.
+        source_sha256: hexadecimal SHA-256 of the ONNX file (external data included).
+    """
+
+    module: tvm.IRModule
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    name: str
+    source_sha256: str
+
+    def with_outputs(self, names: Sequence[str]) -> Program:
+        """Return the program with the named variables of its module as its outputs."""
+        # Here, not above: running a library needs none of this.
+        from pipeline.ir.bridge import tensor_type
+        from pipeline.ir.dataflow import Dataflow, DataflowBuilder
+
+        flow = Dataflow.of(self.module)
+        by_name = {v.name: v for v in (*flow.params, *(b.var for b in flow.bindings))}
+        builder = DataflowBuilder(self.module)
+        for binding in flow.bindings:
+            builder.copy(binding)
+        module = builder.finish([builder.replaced(by_name[n]) for n in names])
+        types = [tensor_type(by_name[n]) for n in names]
+        outputs = tuple(TensorSpec(n, t.shape, t.dtype) for n, t in zip(names, types, strict=True))
+        return replace(self, module=module, outputs=outputs)

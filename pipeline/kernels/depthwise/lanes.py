@@ -1,0 +1,188 @@
+"""Depthwise convolution: each output channel sums over one input channel, so lanes are channels of activations too.
+
+    for (channel block, output row), in parallel:
+        for tile of the row:                          mr pixels x one vector of channels, in registers
+            for row of the kernel:
+                for tap of that row, for pixel:       unrolled: one multiply-add of vectors each
+            for pixel:                                unrolled: epilogue, store
+
+As in `product`, the last tile of a row and the last vector of channels overlap those before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from pipeline.kernels.gemm.epilogue import Epilogue, activate, requantize
+from pipeline.kernels.gemm.packing import folded_bias
+from pipeline.kernels.gemm.plan import Geometry
+from pipeline.kernels.gemm.sharing import worth_sharing
+from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.lib.vectors import part, register_buffer, span, vector_type
+from pipeline.kernels.operation import Kernel, Operation
+from pipeline.kernels.ops.conv2d import geometry
+from pipeline.kernels.registry import kernel
+from pipeline.ops import Conv2d, QConv2d, QConv2dLookup
+
+Array = npt.NDArray[Any]
+
+MAX_UNROLLED_TAPS = 16
+"""Wider kernels loop over the taps of a row, too."""
+
+
+def _is_depthwise(operation: Operation) -> bool:
+    return geometry(operation).depthwise
+
+
+@kernel(QConv2dLookup, isa="portable", variant="depthwise", accepts=_is_depthwise)
+@kernel(QConv2d, isa="portable", variant="depthwise", accepts=_is_depthwise)
+def integer_depthwise(operation: Operation, isa: InstructionSet) -> Kernel:
+    """Multiply and add in int32; the zero point is in the bias."""
+    attrs = operation.attrs
+    if not isinstance(attrs, QConv2d):
+        raise TypeError(f"Expected qnn.conv2d, got {attrs}")
+    weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
+    folded = folded_bias(bias, weight, attrs.input_zero_point)
+    plan = Plan.choose(geometry(operation), isa)
+    func = make_function(plan, ("uint8", "int8", "int32"), requantize(attrs, isa, table=operation.constants.get(4)))
+    constants = pack_weights(plan, weight), pack_channels(plan, folded), pack_channels(plan, multiplier)
+    return Kernel(func, (0, *constants))
+
+
+@kernel(Conv2d, isa="portable", variant="depthwise", accepts=_is_depthwise)
+def float_depthwise(operation: Operation, isa: InstructionSet) -> Kernel:
+    """The same loops in float32."""
+    attrs = operation.attrs
+    if not isinstance(attrs, Conv2d):
+        raise TypeError(f"Expected nn.conv2d, got {attrs}")
+    plan = Plan.choose(geometry(operation), isa)
+    func = make_function(plan, ("float32", "float32", "float32"), activate(attrs))
+    bias = pack_channels(plan, operation.constants[2])
+    return Kernel(func, (0, pack_weights(plan, operation.constants[1]), bias, np.zeros_like(bias)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the loops and the layout of the constants depend on.
+
+    Attributes:
+        geometry: the convolution; `groups` is the number of channels.
+        isa: the instruction set.
+        lanes: channels in a vector: the instruction set's, or fewer for an image of fewer channels.
+        mr: pixels in a tile.
+    """
+
+    geometry: Geometry
+    isa: InstructionSet
+    lanes: int
+    mr: int
+
+    @classmethod
+    def choose(cls, geometry: Geometry, isa: InstructionSet) -> Plan:
+        """Return the plan: as many pixels as fit beside a row of weights and some activations, in tiles of one size."""
+        lanes = min(isa.lanes, 1 << (geometry.groups.bit_length() - 1))
+        most = max(2, (isa.registers - min(geometry.kernel[1], isa.registers // 4)) // 2)
+        tiles = -(-geometry.out_width // most)
+        return cls(geometry, isa, lanes, -(-geometry.out_width // tiles))
+
+    @property
+    def blocks(self) -> int:
+        """Number of channel vectors."""
+        return -(-self.geometry.groups // self.lanes)
+
+    def first_channel(self, block: Any) -> Any:
+        """Return the first channel of a vector."""
+        return T.min(block * self.lanes, self.geometry.groups - self.lanes)
+
+
+def pack_channels(plan: Plan, values: Array) -> Array:
+    """Return per-channel constants [C] in the order of the vectors: [blocks * lanes]."""
+    first = np.minimum(np.arange(plan.blocks) * plan.lanes, plan.geometry.groups - plan.lanes)
+    return np.ascontiguousarray(values[np.add.outer(first, np.arange(plan.lanes)).reshape(-1)])
+
+
+def pack_weights(plan: Plan, weight: Array) -> Array:
+    """Return weights [C,KH,KW,1] as [blocks][KH][KW][lanes], flat."""
+    taps = plan.geometry.kernel[0] * plan.geometry.kernel[1]
+    lanes = pack_channels(plan, weight.reshape(plan.geometry.groups, taps)).reshape(plan.blocks, plan.lanes, taps)
+    return np.ascontiguousarray(lanes.transpose(0, 2, 1)).reshape(-1)
+
+
+def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) -> tirx.PrimFunc:
+    """Return the loops as a function of (x, weights, bias, multiplier, y), all flat.
+
+    Args:
+        plan: geometry and tile.
+        dtypes: of input, weights and accumulator.
+        epilogue: what happens to the accumulators.
+    """
+    g, lanes, mr = plan.geometry, plan.lanes, plan.mr
+    lines, tiles = g.batch * g.out_height, -(-g.out_width // mr)
+    taps = g.kernel[0] * g.kernel[1]
+    loop = T.parallel if worth_sharing(g, plan.isa, 1) else T.serial
+    with IRBuilder() as builder, T.prim_func():
+        T.func_attr({"tirx.noalias": True, "op_pattern": 8})
+        x = T.arg("x", T.buffer((g.batch * g.height * g.width * g.groups,), dtypes[0]))
+        weights = T.arg("weights", T.buffer((plan.blocks * taps * lanes,), dtypes[1]))
+        bias = T.arg("bias", T.buffer((plan.blocks * lanes,), dtypes[2]))
+        multiplier = T.arg("multiplier", T.buffer((plan.blocks * lanes,), "float32"))
+        y = T.arg("y", T.buffer((lines * g.out_width * g.groups,), epilogue.dtype))
+        with loop(plan.blocks * lines) as p:
+            acc = register_buffer(mr * lanes, dtypes[2])
+            block, line = p % plan.blocks, p // plan.blocks
+            constants = span(block * lanes, lanes)
+            channel = plan.first_channel(block)
+            top = line // g.out_height * g.height + line % g.out_height * g.strides[0]
+            with T.serial(tiles) as t:
+                column = T.min(t * mr, g.out_width - mr)
+                for i in range(mr):
+                    T.buffer_store(acc, bias[constants], [span(i * lanes, lanes)])
+                with T.serial(g.kernel[0]) as ky:
+                    row = (top + ky * g.dilation[0]) * g.width + column * g.strides[1]
+
+                    def tap(kx: Any) -> None:
+                        w = weights[span(((block * g.kernel[0] + ky) * g.kernel[1] + kx) * lanes, lanes)]
+                        for i in range(mr):
+                            pixel = row + i * g.strides[1] + kx * g.dilation[1]
+                            value = x[span(pixel * g.groups + channel, lanes)]
+                            at = span(i * lanes, lanes)
+                            T.buffer_store(acc, _multiply_add(acc[at], value, w, dtypes[2], lanes), [at])
+
+                    _repeat(g.kernel[1], tap)
+                for first, count in _groups(mr, epilogue.together if lanes == plan.isa.lanes else 1):
+                    accumulators = [acc[span((first + i) * lanes, lanes)] for i in range(count)]
+                    result = epilogue.finish(accumulators, [multiplier[constants]] * count)
+                    for i in range(count):
+                        offset = (line * g.out_width + column + first + i) * g.groups + channel
+                        T.buffer_store(y, part(result, i * lanes, lanes), [span(offset, lanes)])
+    return builder.get()
+
+
+def _groups(count: int, size: int) -> list[tuple[int, int]]:
+    """Cut `count` things into groups of `size`, and single ones in the end: (first, how many) of each."""
+    whole = count // size * size
+    return [(first, size) for first in range(0, whole, size)] + [(first, 1) for first in range(whole, count)]
+
+
+def _repeat(count: int, body: Callable[[Any], None]) -> None:
+    if count > MAX_UNROLLED_TAPS:
+        with T.serial(count) as k:
+            body(k)
+        return
+    for k in range(count):
+        body(k)
+
+
+def _multiply_add(acc: Any, x: Any, w: Any, dtype: str, lanes: int) -> Any:
+    if dtype == "float32":
+        return acc + x * w
+    wide = vector_type(dtype, lanes)
+    return acc + T.cast(x, wide) * T.cast(w, wide)

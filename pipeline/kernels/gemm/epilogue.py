@@ -1,0 +1,104 @@
+"""What happens to finished accumulators, before they are stored: requantization, or an activation in float32."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm.script.ir_builder import tirx as T
+
+from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.lib.requantize import rounded
+from pipeline.kernels.lib.vectors import clip, fused_multiply_add, lanes_of, vector_type
+from pipeline.ops import Add, Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QDense
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """The last step of a kernel.
+
+    Attributes:
+        dtype: of the output.
+        finish: from vectors of accumulators, and for each of `constants` as many vectors, TIR expressions, to one
+            vector of outputs. It takes up to `together` vectors.
+        together: how many vectors are finished together best.
+        constants: how many numbers there are for each channel: its multiplier, and maybe its float offset.
+        add: adds a vector of another tensor's outputs to one of this; None if there is nothing to add.
+        frame_value: what a frame around the output is filled with.
+    """
+
+    dtype: str
+    finish: Callable[..., Any]
+    together: int = 1
+    constants: int = 1
+    add: Callable[[Any, Any], Any] | None = None
+    frame_value: float = 0
+
+
+def requantize(
+    attrs: QConv2d | QDense,
+    isa: InstructionSet,
+    *,
+    interleaved: bool = False,
+    floats: bool = False,
+    table: npt.NDArray[np.uint8] | None = None,
+) -> Epilogue:
+    """Return the last step of an integer operator: to uint8, or to float32 if `output_dtype` says so.
+
+    Args:
+        attrs: the operator.
+        isa: the instruction set.
+        interleaved: accumulators come four vectors at a time, as for `InstructionSet.saturate_interleaved`.
+        floats: accumulators are the bits of float32; see `requantize.sums_are_floats`.
+        table: replaces each result by an entry; see `qnn.conv2d_lookup`.
+    """
+    scaled, constants = (_scaled_float, 2) if floats else (_scaled, 1)
+    if attrs.output_dtype == "float32":
+
+        def scale(accumulators: Sequence[Any], *constants: Sequence[Any]) -> Any:
+            return scaled(accumulators[0], *(c[0] for c in constants))
+
+        return Epilogue("float32", scale, constants=constants)
+
+    def finish(accumulators: Sequence[Any], *constants: Sequence[Any]) -> Any:
+        values = [rounded(scaled(*vectors)) for vectors in zip(accumulators, *constants, strict=True)]
+        bounds = (attrs.output_zero_point, attrs.output_min, attrs.output_max)
+        codes = isa.saturate_interleaved(values, *bounds) if interleaved else isa.saturate(values, *bounds)
+        return codes if table is None else isa.lookup(codes, _constant_vectors(table, isa.table_vectors))
+
+    frame_value = attrs.frame_value if isinstance(attrs, QConv2d) else 0
+    add = functools.partial(isa.weighted_sum, attrs=attrs.total) if isinstance(attrs, QConv2dAdd) else None
+    return Epilogue("uint8", finish, isa.saturate_vectors, constants, add, frame_value)
+
+
+def activate(attrs: Conv2d | Dense) -> Epilogue:
+    """Return the last step of a float32 operator: its activation. Multipliers aren't looked at."""
+
+    def finish(accumulators: Sequence[Any], _: Sequence[Any]) -> Any:
+        return clip(accumulators[0], attrs.clip_min, attrs.clip_max)
+
+    def add(result: Any, other: Any) -> Any:
+        return clip(result + other, total.clip_min, total.clip_max)
+
+    total = attrs.total if isinstance(attrs, Conv2dAdd) else Add()
+    frame_value = attrs.frame_value if isinstance(attrs, Conv2d) else 0.0
+    add_or_none = add if isinstance(attrs, Conv2dAdd) else None
+    return Epilogue("float32", finish, add=add_or_none, frame_value=frame_value)
+
+
+def _constant_vectors(table: npt.NDArray[np.uint8], count: int) -> list[Any]:
+    """Return a table in vectors: constants, which LLVM loads where it needs them, so that they cost no registers."""
+    return [T.Shuffle([T.uint8(int(v)) for v in row], list(range(len(row)))) for row in table.reshape(count, -1)]
+
+
+def _scaled(accumulator: Any, multiplier: Any) -> Any:
+    return T.cast(accumulator, vector_type("float32", lanes_of(accumulator))) * multiplier
+
+
+def _scaled_float(accumulator: Any, multiplier: Any, offset: Any) -> Any:
+    value = T.reinterpret(vector_type("float32", lanes_of(accumulator)), accumulator)
+    return fused_multiply_add(value, multiplier, offset)

@@ -1,0 +1,375 @@
+"""The loop nest of every convolution and matrix product, for all instruction sets and for int8 and float32.
+
+A convolution is a sum over *segments*: runs of bytes that lie together in the NHWC input. With no dilation one kernel
+row is a segment of KW * C values, as neighbouring pixels are neighbours in memory; otherwise each tap is one, of C
+values. A matrix product, or a 1x1 convolution, has one segment of C values, and all its pixels form one row. No im2col,
+no edges: padding is an operator of its own, which has run before.
+
+The nest, from outside: chunk of the tiles and run of the channel blocks, in parallel | group, channel block | tile |
+segment | step of `dot_depth` values | register tile of mr pixels x nv vectors. Threads get neighbouring chunks, so that
+they don't write into each other's cache lines; where weights far outweigh activations, there is one chunk, and threads
+share channel blocks.
+Weights are packed in the order in which the nest reads them:
+
+    [group][channel block][segment][step][nv][lanes][dot_depth]
+
+While a channel block is computed, its tiles fetch the next one's weights, evenly spread, so that their coming from the
+third-level cache or from memory costs nothing: in a whole network, weights are hardly ever near.
+
+What doesn't divide is computed twice, not masked: the last tile of a row overlaps the one before, and so do the last
+block of channels and the last step of a segment (there with zero weights for what has been counted).
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from pipeline.kernels.gemm.epilogue import Epilogue
+from pipeline.kernels.gemm.plan import Plan
+from pipeline.kernels.gemm.sharing import TASKS, chunks_and_runs, worth_sharing
+from pipeline.kernels.gemm.tiling import CACHE_LINE, resident_bytes
+from pipeline.kernels.lib.frame import Frame
+from pipeline.kernels.lib.vectors import joined, part, register_buffer, span
+
+FILLED_VECTORS = 4
+"""Vectors of a frame that are written by one step."""
+
+FETCH_AHEAD = 16
+"""How many steps ahead weights are fetched into the first-level cache, if they don't stay there from tile to tile."""
+
+FUSED_STEPS = 8
+"""Of so short loops, LLVM would unroll each completely, and then run out of registers."""
+
+
+def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) -> tirx.PrimFunc:
+    """Return the loop nest for (x, weights, bias, multiplier, and what the epilogue adds) -> y, all flat.
+
+    Args:
+        plan: geometry and tile.
+        dtypes: of input, weights and accumulator.
+        epilogue: what happens to the accumulators.
+    """
+    return Nest(plan, dtypes, epilogue).build()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tile is: offsets into the buffers, as TIR expressions.
+
+    Attributes:
+        x: of the first pixel's first value.
+        weights, packed: of the channel block's weights, and of its bias and multipliers.
+        next_weights: of those weights of the next block that this tile fetches into the second-level cache.
+        y: of the first pixel's first value in the group.
+        added: the same in the tensor that the epilogue adds.
+        sums: of the first accumulator, where they are kept for several tiles.
+    """
+
+    x: Any
+    weights: Any
+    next_weights: Any
+    packed: Any
+    y: Any
+    added: Any
+    sums: Any
+
+
+class Nest:
+    """The loop nest, with its accumulators in vector registers.
+
+    Where an instruction set sums elsewhere, a subclass overrides what touches the accumulators: `allocate`, `release`,
+    `register` and `compute`.
+    """
+
+    def __init__(self, plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) -> None:
+        self.plan, self.dtypes, self.epilogue = plan, dtypes, epilogue
+        g = plan.geometry
+        self.channels_in, self.channels_out = g.groups * g.group_in, g.groups * g.group_out
+        self.bands = -(-g.out_height // plan.tile.lines)
+        self.tiles = -(-g.out_width // plan.tile.columns)
+        self.all_tiles = g.batch * self.bands * self.tiles
+        rows, columns = g.segments
+        self.block_channels = plan.block_channels
+        self.block_weights = rows * columns * plan.steps * self.block_channels * plan.depth
+        self.line_values = CACHE_LINE // np.dtype(dtypes[1]).itemsize
+        self.blocks = g.groups * plan.blocks
+        self.chunks, self.runs = chunks_and_runs(
+            self.all_tiles, self.blocks, outweighed=self._outweighed(), most_chunks=self.most_chunks()
+        )
+        self.per_chunk = -(-self.all_tiles // self.chunks)
+        self.total_steps = rows * columns * plan.steps
+        # All tiles of a chunk together fetch as many lines of the next block as they read of this one.
+        step_lines = -(-self.block_channels * plan.depth // self.line_values)
+        self.steps_per_fetch = max(1, self.per_chunk // step_lines)
+        self.lines_per_fetch = -(-step_lines // self.per_chunk)
+        self.fetched_values = self.lines_per_fetch * self.line_values
+        self.share = -(-plan.steps * rows * columns // self.steps_per_fetch) * self.fetched_values
+        self.frame = Frame(g.out_height, g.out_width, self.channels_out, *g.frame)
+        self.added_frame = Frame(g.out_height, g.out_width, self.channels_out, *g.added_frame)
+
+    def _outweighed(self) -> float:
+        """Return how many times as many values weights have as activations."""
+        g = self.plan.geometry
+        outputs = g.batch * g.out_height * g.out_width * self.channels_out
+        activations = g.batch * g.height * g.width * self.channels_in + outputs
+        return self.blocks * self.block_weights / activations
+
+    def most_chunks(self) -> int:
+        """Return into how many chunks tiles are cut at most, a power of two. Activations of small ones stay near."""
+        return TASKS
+
+    def build(self) -> tirx.PrimFunc:
+        """Return the function; see `make_function`."""
+        g, blocks, tasks = self.plan.geometry, self.blocks, self.chunks * self.runs
+        loop = T.parallel if tasks > 1 and self.worth_sharing() else T.serial
+        with IRBuilder() as builder, T.prim_func():
+            T.func_attr({"tirx.noalias": True, "op_pattern": 8})
+            self.x = _argument("x", g.batch * g.height * g.width * self.channels_in, self.dtypes[0])
+            self.weights = _argument("weights", blocks * self.block_weights, self.dtypes[1])
+            self.bias = _argument("bias", blocks * self.block_channels, self.dtypes[2])
+            self.scaling = _argument("scaling", blocks * self.block_channels * self.epilogue.constants, "float32")
+            if self.epilogue.add is not None:
+                size = g.batch * self.added_frame.framed_height * self.added_frame.row_stride
+                self.added = _argument("added", size, self.epilogue.dtype)
+            rows = g.batch * self.frame.framed_height
+            self.y = _argument("y", rows * self.frame.row_stride, self.epilogue.dtype)
+            with loop(tasks) as p:
+                width = self.plan.isa.lanes * FILLED_VECTORS
+                self.frame.fill_share(self.y, rows, p, tasks, self.epilogue.frame_value, width)
+                self.allocate()
+                # Shares differ by one at most. A thread gets neighbouring tasks, which have the same tiles.
+                tile, next_tile = (c * self.all_tiles // self.chunks for c in (p // self.runs, p // self.runs + 1))
+                block, next_block = (r * blocks // self.runs for r in (p % self.runs, p % self.runs + 1))
+                self.compute(block, next_block - block, tile, next_tile - tile)
+                self.release()
+        return builder.get()
+
+    def compute(self, first_block: Any, blocks: Any, first: Any, count: Any) -> None:
+        """Compute `count` tiles, from number `first` on, of `blocks` channel blocks, from `first_block` on."""
+        with T.serial(blocks) as b, T.serial(count) as t:
+            place = self.place(first_block + b, first, t)
+            if self.epilogue.add is not None:
+                self.fetch_added(place)
+            self.start(place)
+            self.reduce(place)
+            for vectors in self.finished_together():
+                self.finish(place, vectors)
+
+    def worth_sharing(self) -> bool:
+        """Return whether this is large enough for several threads."""
+        return worth_sharing(self.plan.geometry, self.plan.isa, self.plan.depth)
+
+    def allocate(self) -> None:
+        """Declare the accumulators."""
+        self.acc = register_buffer(self.plan.tile.mr * self.block_channels, self.dtypes[2])
+
+    def release(self) -> None:
+        """Give back what `allocate` took, at the end of a task."""
+
+    def place(self, block: Any, first: Any, number: Any) -> Place:
+        """Return where a tile is, by its channel block, the chunk's first tile and its own number in the chunk."""
+        plan, g = self.plan, self.plan.geometry
+        band, tile = (first + number) // self.tiles, (first + number) % self.tiles
+        group = block // plan.blocks
+        column = T.min(tile * plan.tile.columns, g.out_width - plan.tile.columns)
+        image = band // self.bands
+        out_row = T.min(band % self.bands * plan.tile.lines, g.out_height - plan.tile.lines)
+        row = image * g.height + out_row * g.strides[0]
+        channel = group * g.group_out + T.min(block % plan.blocks * self.block_channels, plan.last_block)
+        return Place(
+            x=(row * g.width + column * g.strides[1]) * self.channels_in + group * g.group_in,
+            weights=block * self.block_weights,
+            next_weights=(block + 1) * self.block_weights + number * self.share,
+            packed=block * self.block_channels,
+            y=self.frame.start(image, out_row) + column * self.channels_out + channel,
+            added=self.added_frame.start(image, out_row) + column * self.channels_out + channel,
+            sums=0,
+        )
+
+    def start(self, place: Place) -> None:
+        """Set all accumulators to the bias."""
+        plan, lanes = self.plan, self.plan.isa.lanes
+        for v in range(plan.tile.nv):
+            bias = self.bias[span(place.packed + v * lanes, lanes)]
+            for i in range(plan.tile.mr):
+                T.buffer_store(self.acc, bias, [self.register(place, i, v)])
+
+    def reduce(self, place: Place) -> None:
+        """Add all products to a tile's accumulators."""
+        plan, g = self.plan, self.plan.geometry
+        rows, columns = g.segments
+        last = max(g.segment_length - plan.depth, 0)
+        if plan.steps <= FUSED_STEPS:
+            with T.serial(rows * columns * plan.steps) as s:
+                segment = s // plan.steps
+                offset = T.min(s % plan.steps * plan.depth, last)
+                self.step(place, segment // columns, segment % columns, offset, s)
+            return
+        overlaps, several = g.segment_length % plan.depth > 0, self.blocks > 1
+        with T.serial(rows) as ky, T.serial(columns) as kx:
+            first = (ky * columns + kx) * plan.steps
+            steps = plan.steps - overlaps
+            run = min(steps, self.steps_per_fetch) if several else steps
+            runs = -(-steps // run)
+            with T.serial(runs) as r:
+                if several:
+                    start = place.next_weights + ((ky * columns + kx) * runs + r) * self.fetched_values
+                    for line in range(self.lines_per_fetch):
+                        prefetch(self.weights, start + line * self.line_values, level=2)
+                with T.serial(T.min(run, steps - r * run)) as k:
+                    self.step(place, ky, kx, (r * run + k) * plan.depth, first + r * run + k)
+            if overlaps:
+                self.step(place, ky, kx, last, first + plan.steps - 1)
+
+    def step(self, place: Place, ky: Any, kx: Any, offset: Any, number: Any) -> None:
+        """Add the products of one step to all accumulators.
+
+        Args:
+            place: the tile.
+            ky: the segment's place along the kernel's height.
+            kx: the same along its width.
+            offset: of the step's first value in the segment.
+            number: of the step, through all segments.
+        """
+        plan = self.plan
+        width = plan.isa.lanes * plan.depth
+        dot = plan.isa.multiply_add if self.dtypes[2] == "float32" else plan.isa.dot
+        if self.block_weights * np.dtype(self.dtypes[1]).itemsize > resident_bytes(plan.isa):
+            for v in range(plan.tile.nv):
+                ahead = place.weights + ((number + FETCH_AHEAD) * plan.tile.nv + v) * width
+                prefetch(self.weights, ahead, level=1)
+        x = place.x + self.segment(ky, kx) + offset
+        for i in range(plan.tile.mr):
+            values = self._values(x + self.input_offset(i))
+            for v in range(plan.tile.nv):
+                at = self.register(place, i, v)
+                w = self.weights[span(place.weights + (number * plan.tile.nv + v) * width, width)]
+                T.buffer_store(self.acc, dot(self.acc[at], values, w), [at])
+
+    def segment(self, ky: Any, kx: Any) -> Any:
+        """Return the offset of a segment from the pixel's first value in x."""
+        g = self.plan.geometry
+        return (ky * g.dilation[0] * g.width + kx * g.dilation[1]) * self.channels_in
+
+    def input_offset(self, i: int) -> int:
+        """Return the offset of the tile's pixel i from its first in x."""
+        g = self.plan.geometry
+        return self._pixel(i, g.strides[0] * g.width * self.channels_in, g.strides[1] * self.channels_in)
+
+    def _pixel(self, i: int, line_stride: int, column_stride: int) -> int:
+        line, column = divmod(i, self.plan.tile.columns)
+        return line * line_stride + column * column_stride
+
+    def fetch_added(self, place: Place) -> None:
+        """Have what the epilogue will add brought near while the tile is computed.
+
+        A tile's pixels are too far apart for the CPU to guess the next one.
+        """
+        plan = self.plan
+        per_line = max(1, CACHE_LINE // np.dtype(self.epilogue.dtype).itemsize // plan.isa.lanes)
+        for i in range(plan.tile.mr):
+            for v in range(0, plan.tile.nv, per_line):
+                prefetch(self.added, place.added + self._output(i, v, self.added_frame.row_stride), level=1)
+
+    def _values(self, start: Any) -> Any:
+        """Return `depth` values of x; zeros take the place of what lies behind a segment shorter than that."""
+        depth, length = self.plan.depth, self.plan.geometry.segment_length
+        if length >= depth:
+            return self.x[span(start, depth)]
+        zeros = [tirx.const(0, self.dtypes[0])] * (depth - length)
+        return T.Shuffle([self.x[start + i] for i in range(length)] + zeros, list(range(depth)))
+
+    def finished_together(self) -> list[list[tuple[int, int]]]:
+        """Return all (pixel, vector) pairs of a tile, in groups that the epilogue takes together."""
+        mr, nv = self.plan.tile.mr, self.plan.tile.nv
+        together = 1 if self.plan.narrow else self.epilogue.together
+        if self.channels_out == self.block_channels:
+            vectors = [(i, v) for i in range(mr) for v in range(nv)]
+            groups = [vectors[first : first + together] for first in range(0, len(vectors), together)]
+        else:
+            # Vectors of one pixel lie together; what is left over of some pixels is finished together, too.
+            whole = nv // together * together
+            groups = [[(i, v + k) for k in range(together)] for i in range(mr) for v in range(0, whole, together)]
+            pixels = together // max(nv - whole, 1)
+            left = [(i, v) for i in range(mr) for v in range(whole, nv)]
+            step = pixels * (nv - whole)
+            groups += [left[first : first + step] for first in range(0, len(left), max(step, 1))]
+        return groups
+
+    def finish(self, place: Place, vectors: list[tuple[int, int]]) -> None:
+        """Finish and store the accumulators of some (pixel, vector) pairs."""
+        plan, lanes = self.plan, self.plan.isa.lanes
+        accumulators = [self.acc[self.register(place, i, v)] for i, v in vectors]
+        result = self.epilogue.finish(accumulators, *self._scaling(place, [v for _, v in vectors]))
+        runs = [(i, v, count * lanes) for i, v, count in self._runs(vectors)]
+        if plan.narrow:
+            runs = [(*vectors[0], lanes)]
+        if self.epilogue.add is not None:
+            row = self.added_frame.row_stride
+            added = [self._load(self.added, place.added + self._output(i, v, row), n) for i, v, n in runs]
+            result = self.epilogue.add(result, joined(added))
+        first = 0
+        for i, v, count in runs:
+            start = place.y + self._output(i, v, self.frame.row_stride)
+            if plan.narrow:
+                self._store_lanes(start, result)
+            else:
+                T.buffer_store(self.y, part(result, first, count), [span(start, count)])
+            first += count
+
+    def _scaling(self, place: Place, vectors: list[int]) -> list[list[Any]]:
+        """Return each of the epilogue's constants for some vectors of channels."""
+        lanes, count = self.plan.isa.lanes, self.epilogue.constants
+        first = place.packed * count
+        return [[self.scaling[span(first + (v * count + k) * lanes, lanes)] for v in vectors] for k in range(count)]
+
+    def _output(self, i: int, v: int, row_stride: int) -> int:
+        """Return the offset of a pixel's vector from the first pixel's first value in the block."""
+        return self._pixel(i, row_stride, self.channels_out) + self.plan.vector_channel(v)
+
+    def _load(self, buffer: Any, start: Any, lanes: int) -> Any:
+        """Load lanes of a tensor of the output's shape; a narrow group's last lanes repeat its last channel."""
+        if not self.plan.narrow:
+            return buffer[span(start, lanes)]
+        last = self.plan.geometry.group_out - 1
+        return T.Shuffle([buffer[start + min(c, last)] for c in range(lanes)], list(range(lanes)))
+
+    def _runs(self, vectors: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
+        """Cut (pixel, vector) pairs into runs that lie together in the output: (pixel, vector, how many vectors)."""
+        if self.plan.geometry.group_out < self.block_channels:
+            return [(i, v, 1) for i, v in vectors]
+        # Pixels without other channels between them lie together, too, up to the end of their line.
+        per_run = self.plan.tile.columns if self.channels_out == self.block_channels else 1
+        runs = [list(run) for _, run in itertools.groupby(vectors, key=lambda vector: vector[0] // per_run)]
+        return [(*run[0], len(run)) for run in runs]
+
+    def _store_lanes(self, start: Any, values: Any) -> None:
+        """Store as many values of a vector as a group has channels."""
+        lanes = self.plan.isa.lanes
+        few = register_buffer(lanes, self.epilogue.dtype)
+        T.buffer_store(few, values, [span(0, lanes)])
+        for c in range(self.plan.geometry.group_out):
+            T.buffer_store(self.y, few[c], [start + c])
+
+    def register(self, place: Place, i: int, v: int) -> Any:
+        """Return the place in `acc` of the sums of pixel i and vector v."""
+        lanes = self.plan.isa.lanes
+        return span((i * self.plan.tile.nv + v) * lanes, lanes)
+
+
+def prefetch(buffer: Any, offset: Any, level: int) -> None:
+    """Have a line brought into the first or second level of the caches."""
+    for_reading, locality, data = T.int32(0), T.int32(4 - level), T.int32(1)
+    at = buffer.access_ptr("r", offset=offset)
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", at, for_reading, locality, data))
+
+
+def _argument(name: str, size: int, dtype: str) -> Any:
+    return T.arg(name, T.buffer((size,), dtype))

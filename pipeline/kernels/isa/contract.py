@@ -1,0 +1,165 @@
+"""What an instruction set offers to a kernel generator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+import numpy.typing as npt
+from tvm.script.ir_builder import tirx as T
+
+from pipeline.kernels.lib.vectors import lanes_of, shift_and_clamp, splat, vector_type
+from pipeline.ops import QAdd
+
+Array = npt.NDArray[Any]
+
+Derived = TypeVar("Derived", bound="InstructionSet")
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """A micro-kernel's vocabulary: sizes, and the few operations that loops are built around.
+
+    The base class says them in plain vector arithmetic, which LLVM turns into whatever the CPU has; a subclass with a
+    better instruction overrides the method. All expressions are TIR; `meaning.py` has in NumPy what they compute. A
+    method that an instruction set has nothing for raises NotImplementedError.
+
+    Attributes:
+        name: as in the registry and in targets/*.toml.
+        parent: the instruction set that this one extends; None for the portable one.
+        lanes: how many int32 or float32 values one vector register holds.
+        registers: how many vector registers there are.
+        dot_depth: how many 8-bit products `dot` sums into each int32 lane.
+        weight_dtype: how weights are stored for `dot`: int8, or wider if that saves instructions.
+        saturate_vectors: how many int32 vectors `saturate` narrows together best.
+        fuses_multiply_add: whether the CPU has a fused multiply-add of float32, which saves conversions; see
+            `requantize.sums_are_floats`.
+        pixels_together: how many neighbouring pixels an instruction takes at once.
+        table_vectors: how many vectors hold a table of 256 bytes for `lookup`; 0 if that isn't quick.
+        l1d_bytes: size of a core's first-level data cache; the target's own takes this one's place.
+        l2_bytes: the same of its second-level cache.
+        tuned: measured register tiles (mr, nv) by `tiling.Workload.key`, which take the cost model's choice's place.
+    """
+
+    name: str
+    parent: InstructionSet | None
+    lanes: int
+    registers: int
+    dot_depth: int = 1
+    weight_dtype: str = "int8"
+    saturate_vectors: int = 1
+    fuses_multiply_add: bool = False
+    pixels_together: int = 1
+    table_vectors: int = 0
+    l1d_bytes: int = 32 * 1024
+    l2_bytes: int = 1024 * 1024
+    tuned: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def extending(cls: type[Derived], parent: InstructionSet, name: str, **changes: Any) -> Derived:
+        """Return an instruction set of this class that has all of its parent's attributes, except for `changes`.
+
+        Raises:
+            TypeError: this class has an attribute without a default that neither the parent nor `changes` has.
+        """
+        inherited = {f.name: getattr(parent, f.name) for f in fields(cls) if hasattr(parent, f.name)}
+        return cls(**inherited | {"name": name, "parent": parent} | changes)
+
+    def lineage(self) -> tuple[InstructionSet, ...]:
+        """Return this instruction set and its ancestors, nearest first."""
+        return (self,) if self.parent is None else (self, *self.parent.lineage())
+
+    def arrange(self, weights: Array) -> Array:
+        """Return weights for `dot` in the order in which its vector holds them: [..., lanes * dot_depth].
+
+        Args:
+            weights: [..., lanes, dot_depth].
+        """
+        return weights.reshape(*weights.shape[:-2], -1)
+
+    def dot(self, acc: Any, activations: Any, weights: Any) -> Any:
+        """Return `acc + sum over dot_depth of activations * weights`.
+
+        Args:
+            acc: int32 vector of `lanes`.
+            activations: uint8 vector of `dot_depth` neighbouring values of one pixel, the same for all lanes.
+            weights: vector of `lanes * dot_depth` in `weight_dtype`, in the order that `arrange` returns.
+        """
+        if self.dot_depth != 1:
+            raise NotImplementedError(f"{self.name} sums {self.dot_depth} products and must define its own dot")
+        return acc + T.broadcast(T.cast(activations, "int32"), self.lanes) * T.cast(weights, f"int32x{self.lanes}")
+
+    def dot_lanes(self, acc: Any, activations: Any, weights: Any) -> Any:
+        """Return what `dot` returns, but with activations of its own for each lane.
+
+        Args:
+            acc: int32 vector of `lanes`.
+            activations: uint8 vector of `lanes * dot_depth`.
+            weights: vector of `lanes * dot_depth` in `weight_dtype`, for each lane its `dot_depth` values together.
+        """
+        raise NotImplementedError(f"{self.name} has no dot product of {self.dot_depth} values in each lane")
+
+    def multiply_add(self, acc: Any, activation: Any, weights: Any) -> Any:
+        """Return `acc + activation * weights` in float32, which LLVM contracts into one rounding where the CPU can.
+
+        Args:
+            acc: float32 vector of `lanes`.
+            activation: one float32 value.
+            weights: float32 vector of `lanes`.
+        """
+        return acc + T.broadcast(activation, self.lanes) * weights
+
+    def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
+        """Return `uint8(clamp(values + zero_point, low, high))` as one vector.
+
+        Args:
+            values: int32 vectors of equal length: one of any length, or up to `saturate_vectors` of `lanes`.
+            zero_point: added to each value.
+            low: least result, at least 0.
+            high: largest result, at most 255.
+        """
+        (value,) = values
+        return shift_and_clamp(value, zero_point, low, high)
+
+    def weighted_sum(self, left: Any, right: Any, attrs: QAdd) -> Any:
+        """Return `qnn.add(left, right)`; see the operator's description.
+
+        Args:
+            left: uint8 vector of any length.
+            right: uint8 vector of the same length.
+            attrs: zero points, multipliers and the rest.
+        """
+        lanes = lanes_of(left)
+
+        def term(codes: Any, zero_point: int, multiplier: int) -> Any:
+            wide = T.cast(codes, vector_type("int32", lanes))
+            return (wide - splat(T.int32(zero_point), lanes)) * splat(T.int32(multiplier), lanes)
+
+        half = splat(T.int32(1 << (attrs.shift - 1)), lanes)
+        total = term(left, attrs.a_zero_point, attrs.a_multiplier) + term(right, attrs.b_zero_point, attrs.b_multiplier)
+        shifted = T.shift_right(total + half, splat(T.int32(attrs.shift), lanes))
+        return shift_and_clamp(shifted, attrs.output_zero_point, attrs.output_min, attrs.output_max)
+
+    def saturate_interleaved(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
+        """Return `uint8(clamp(values + zero_point, low, high))` of four vectors that came from interleaved bytes.
+
+        Interleaving bytes, and then pairs of bytes, within each 128 bits gives four vectors: the first holds the
+        first four of each 16 channels, and so on. The result has all channels in their own order.
+
+        Args:
+            values: four int32 vectors of `lanes`.
+            zero_point: added to each value.
+            low: least result, at least 0.
+            high: largest result, at most 255.
+        """
+        raise NotImplementedError(f"{self.name} doesn't interleave bytes")
+
+    def lookup(self, codes: Any, table: Sequence[Any]) -> Any:
+        """Return the entries of a table of 256 bytes, as a vector like `codes`.
+
+        Args:
+            codes: uint8 vector of at most 4 * `lanes`.
+            table: the `table_vectors` uint8 vectors that hold it.
+        """
+        raise NotImplementedError(f"{self.name} has no quick way to look codes up")

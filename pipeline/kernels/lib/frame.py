@@ -1,0 +1,85 @@
+"""The frame of padding around images, written row by row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from pipeline.kernels.lib.loops import Run
+from pipeline.kernels.lib.vectors import span, splat
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame around NHWC images, with the images' sizes.
+
+    Attributes:
+        height, width, channels: of an image.
+        top, left, bottom, right: how many pixels the frame is wide.
+    """
+
+    height: int
+    width: int
+    channels: int
+    top: int = 0
+    left: int = 0
+    bottom: int = 0
+    right: int = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no frame at all."""
+        return not (self.top or self.left or self.bottom or self.right)
+
+    @property
+    def framed_height(self) -> int:
+        """Number of rows, with the frame's."""
+        return self.top + self.height + self.bottom
+
+    @property
+    def row_stride(self) -> int:
+        """Number of values in a row, with the frame's."""
+        return (self.left + self.width + self.right) * self.channels
+
+    def start(self, image: Any, row: Any) -> Any:
+        """Return the offset of the first value of an image's row."""
+        return (image * self.framed_height + self.top + row) * self.row_stride + self.left * self.channels
+
+    def fill_share(self, y: Any, rows: int, share: Any, shares: int, value: float, width: int) -> None:
+        """Write what belongs to the frame in one of several shares of all rows; see `fill`."""
+        if self.empty:
+            return
+        first, behind = (s * rows // shares for s in (share, share + 1))
+        with T.serial(behind - first) as r:
+            self.fill(y, first + r, value, width)
+
+    def fill(self, y: Any, row: Any, value: float, width: int) -> None:
+        """Write what belongs to the frame in one row.
+
+        Args:
+            y: the buffer of framed images, flat.
+            row: number of the row, counted through all framed images.
+            value: of the frame.
+            width: most values that are written at once.
+        """
+        start, inside = row * self.row_stride, row % self.framed_height - self.top
+        with T.If(T.And(inside >= 0, inside < self.height)):
+            with T.Then():
+                _fill(y, start, self.left * self.channels, value, width)
+                right = (self.left + self.width) * self.channels
+                _fill(y, start + right, self.right * self.channels, value, width)
+            with T.Else():
+                _fill(y, start, self.row_stride, value, width)
+
+
+def _fill(y: Any, start: Any, length: int, value: float, width: int) -> None:
+    if length == 0:
+        T.evaluate(T.int32(0))
+        return
+    run = Run.of(length, width)
+    constant = tirx.const(value if y.dtype == "float32" else int(value), y.dtype)
+    with T.serial(run.steps) as step:
+        T.buffer_store(y, splat(constant, run.width), [span(start + run.start(0, step), run.width)])

@@ -1,0 +1,74 @@
+"""From int32 accumulators back to 8 bits, or to float32: exact, and the same on every CPU.
+
+There is one float multiply, and what follows it is a rounding, never an addition: LLVM may contract a multiply and an
+add into one instruction with a different result. Rounding is to nearest, ties to even, everywhere.
+
+CPUs with a fused multiply-add save the conversion to float32. Between 2**23 and 2**24, the bits of a float32 count in
+ones, so an accumulator that begins with the bits of `FLOAT_OFFSET` is, taken for a float32, `FLOAT_OFFSET + sum`. Then
+
+    (FLOAT_OFFSET + sum) * multiplier - FLOAT_OFFSET * multiplier
+
+is `sum * multiplier`, rounded once, as the product alone would be: the same bits. It takes sums that are small enough,
+and multipliers whose product with the offset is exact, which `sums_are_floats` tells.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm.script import tirx as T
+
+from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.lib.vectors import lanes_of, part, shift_and_clamp, vector_type
+from pipeline.ops import Requantized
+
+Array = npt.NDArray[Any]
+
+FLOAT_OFFSET = 1.5 * 2.0**23
+"""What accumulators that are taken for float32 begin with."""
+
+FLOAT_OFFSET_BITS = 0x4B400000
+"""Its bits, as an integer."""
+
+MOST_FLOAT_SUM = 2**22
+"""Sums below it, of either sign, keep an accumulator that begins with `FLOAT_OFFSET` between 2**23 and 2**24."""
+
+
+def sums_are_floats(weight: Array, bias: Array, multiplier: Array) -> bool:
+    """Return whether every sum that uint8 inputs can give may be accumulated as a float32's bits.
+
+    Args:
+        weight: [O, ...] int8.
+        bias: [O] int32, with the input's zero point folded in.
+        multiplier: [O] float32.
+    """
+    rows = weight.reshape(weight.shape[0], -1).astype("int64")
+    lowest = bias + 255 * np.minimum(rows, 0).sum(axis=1)
+    highest = bias + 255 * np.maximum(rows, 0).sum(axis=1)
+    exact = float_offsets(multiplier).astype("float64") == -FLOAT_OFFSET * multiplier.astype("float64")
+    return bool(((lowest > -MOST_FLOAT_SUM) & (highest < MOST_FLOAT_SUM) & exact).all())
+
+
+def float_offsets(multiplier: Array) -> Array:
+    """Return what takes `FLOAT_OFFSET` back after it was multiplied, float32 of the multipliers' shape."""
+    return np.asarray(-FLOAT_OFFSET * multiplier.astype("float64"), "float32")
+
+
+def rounded(value: Any) -> Any:
+    """Return the int32 nearest to a float32 expression, ties to even; it must fit.
+
+    `llvm.lrint` becomes one conversion (`cvtps2dq` on x86); `T.nearbyint` and a cast would be two, or a call of libm.
+    """
+    lanes = lanes_of(value)
+    suffix = "i32.f32" if lanes == 1 else f"v{lanes}i32.v{lanes}f32"
+    return T.call_llvm_pure_intrin(vector_type("int32", lanes), f"llvm.lrint.{suffix}", value)
+
+
+def saturate(q: Any, attrs: Requantized, isa: InstructionSet) -> Any:
+    """Return `uint8(clamp(q + output_zero_point, output_min, output_max))` for an int32 expression of any length."""
+    bounds = attrs.output_zero_point, attrs.output_min, attrs.output_max
+    if lanes_of(q) != isa.saturate_vectors * isa.lanes:
+        return shift_and_clamp(q, *bounds)
+    return isa.saturate([part(q, i * isa.lanes, isa.lanes) for i in range(isa.saturate_vectors)], *bounds)

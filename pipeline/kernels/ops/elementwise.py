@@ -1,0 +1,97 @@
+"""`nn.add`, `nn.multiply`, `qnn.add` and `qnn.multiply`: two tensors, broadcast as NumPy does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from tvm.script import tirx as T
+
+from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.lib.broadcast import Axis, axes, offsets
+from pipeline.kernels.lib.loops import MAX_TASKS, Run, loop_for
+from pipeline.kernels.lib.requantize import rounded, saturate
+from pipeline.kernels.lib.vectors import clip, lanes_of, span, splat, vector_type
+from pipeline.kernels.operation import Kernel, Operation
+from pipeline.kernels.registry import kernel
+from pipeline.ops import Add, Multiply, QAdd, QMultiply
+
+
+@kernel(Add, isa="portable")
+def add(operation: Operation, isa: InstructionSet) -> Kernel:
+    """`clip(a + b)` in float32."""
+    attrs = operation.attrs
+    if not isinstance(attrs, Add):
+        raise TypeError(f"Expected nn.add, got {attrs}")
+    return _binary(operation, 2 * isa.lanes, lambda a, b: clip(a + b, attrs.clip_min, attrs.clip_max))
+
+
+@kernel(Multiply, isa="portable")
+def multiply(operation: Operation, isa: InstructionSet) -> Kernel:
+    """`a * b` in float32."""
+    return _binary(operation, 2 * isa.lanes, lambda a, b: a * b)
+
+
+@kernel(QAdd, isa="portable")
+def qadd(operation: Operation, isa: InstructionSet) -> Kernel:
+    """Fixed-point sum; see the operator's description."""
+    attrs = operation.attrs
+    if not isinstance(attrs, QAdd):
+        raise TypeError(f"Expected qnn.add, got {attrs}")
+    return _binary(operation, 4 * isa.lanes, lambda a, b: isa.weighted_sum(a, b, attrs))
+
+
+@kernel(QMultiply, isa="portable")
+def qmultiply(operation: Operation, isa: InstructionSet) -> Kernel:
+    """Product of two tensors; see the operator's description."""
+    attrs = operation.attrs
+    if not isinstance(attrs, QMultiply):
+        raise TypeError(f"Expected qnn.multiply, got {attrs}")
+
+    def combine(a: Any, b: Any) -> Any:
+        lanes = lanes_of(a)
+        product = centred(a, attrs.a_zero_point) * centred(b, attrs.b_zero_point)
+        scaled = T.cast(product, vector_type("float32", lanes)) * splat(T.float32(attrs.multiplier), lanes)
+        return saturate(rounded(scaled), attrs, isa)
+
+    return _binary(operation, 4 * isa.lanes, combine)
+
+
+def centred(codes: Any, zero_point: int) -> Any:
+    """Return uint8 codes as int32 minus their zero point."""
+    lanes = lanes_of(codes)
+    return T.cast(codes, vector_type("int32", lanes)) - splat(T.int32(zero_point), lanes)
+
+
+def _binary(operation: Operation, width: int, combine: Callable[[Any, Any], Any]) -> Kernel:
+    """Return the loops over two broadcast operands; `combine` gets vectors of the same length."""
+    a_type, b_type = operation.inputs[:2]
+    *outer_axes, inner = axes(a_type.shape, b_type.shape)
+    outer: tuple[Axis, ...] = tuple(outer_axes)
+    rows = math.prod(axis.size for axis in outer)
+    run = Run.of(inner.size, width, 1 if outer else MAX_TASKS)
+    size = operation.output.size
+    loop = loop_for(size, rows * run.tasks)
+
+    def operand(buffer: Any, row: Any, start: Any, which: int, stride: int) -> Any:
+        offset = offsets(outer, row)[which]
+        if stride == 0:
+            return splat(buffer[offset], run.width)
+        return buffer[span(offset + start, run.width)]
+
+    @T.prim_func
+    def func(
+        a: T.Buffer((a_type.size,), a_type.dtype),
+        b: T.Buffer((b_type.size,), b_type.dtype),
+        y: T.Buffer((size,), operation.output.dtype),
+    ):
+        T.func_attr({"tirx.noalias": True, "op_pattern": 8})
+        for p in loop(rows * run.tasks):
+            for s in T.serial(run.steps):
+                y[span(p // run.tasks * inner.size + run.start(p % run.tasks, s), run.width)] = combine(
+                    operand(a, p // run.tasks, run.start(p % run.tasks, s), 0, inner.a_stride),
+                    operand(b, p // run.tasks, run.start(p % run.tasks, s), 1, inner.b_stride),
+                )
+
+    return Kernel(func, (0, 1))

@@ -1,0 +1,88 @@
+"""`nn.avg_pool2d` and `qnn.avg_pool2d` of whole images: each thread sums the pixels of a part of them.
+
+for image:
+for part of its pixels, in parallel:
+for block of channels:                     some vectors, in registers
+for pixel of the part:                 unrolled: add each vector
+for vector of channels:                    the parts' sums added, and finished
+
+Threads that each took some channels would all read all cache lines.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.lib.loops import Run, loop_for
+from pipeline.kernels.lib.vectors import register_buffer, span, splat, vector_type
+from pipeline.kernels.operation import Kernel, Operation
+from pipeline.kernels.ops.pooling import Reduction, float_mean, integer_mean, whole_image
+from pipeline.kernels.registry import kernel
+from pipeline.ops import AvgPool2d, QAvgPool2d
+
+PARTS = 8
+"""Into how many parts an image's pixels are cut."""
+
+BLOCK = 8
+"""Most vectors of channels that are summed together: as many chains of additions keep the ports busy."""
+
+
+@kernel(AvgPool2d, isa="portable", variant="global", accepts=whole_image)
+def floating(operation: Operation, isa: InstructionSet) -> Kernel:
+    """Sums in float32."""
+    return Kernel(_function(operation, isa.lanes, float_mean()), (0, operation.constants[1]))
+
+
+@kernel(QAvgPool2d, isa="portable", variant="global", accepts=whole_image)
+def integer(operation: Operation, isa: InstructionSet) -> Kernel:
+    """Sums in int32."""
+    attrs = operation.attrs
+    if not isinstance(attrs, QAvgPool2d):
+        raise TypeError(f"Expected qnn.avg_pool2d, got {attrs}")
+    return Kernel(_function(operation, isa.lanes, integer_mean(attrs, isa, "int32")), (0, operation.constants[1]))
+
+
+def _function(operation: Operation, lanes: int, reduction: Reduction) -> tirx.PrimFunc:
+    source, target = operation.inputs[0], operation.output
+    batch, height, width, channels = source.shape
+    pixels, run = height * width, Run.of(channels, lanes)
+    per_part = -(-pixels // PARTS) if source.size // batch >= PARTS * lanes * BLOCK else pixels
+    parts = -(-pixels // per_part)
+    blocks = -(-run.steps // BLOCK)
+    block = -(-run.steps // blocks)
+    vector = vector_type(reduction.dtype, run.width)
+    with IRBuilder() as builder, T.prim_func():
+        T.func_attr({"tirx.noalias": True, "op_pattern": 8})
+        x = T.arg("x", T.buffer((source.size,), source.dtype))
+        multiplier = T.arg("multiplier", T.buffer((1, 1), "float32"))
+        y = T.arg("y", T.buffer((target.size,), target.dtype))
+        sums = T.alloc_buffer((parts * channels,), reduction.dtype)
+        with T.serial(batch) as image:
+            with loop_for(source.size // batch, parts)(parts) as p, T.serial(blocks) as b:
+                acc = register_buffer(block * run.width, reduction.dtype)
+                registers = [span(v * run.width, run.width) for v in range(block)]
+                # The last block overlaps the one before, as the last vector does.
+                first: Any = T.min(b * block, run.steps - block)
+                starts = [run.start(0, first + v) for v in range(block)]
+                for register in registers:
+                    T.buffer_store(acc, splat(reduction.start, run.width), [register])
+                with T.serial(T.min(per_part, pixels - p * per_part)) as i:
+                    pixel = (image * pixels + p * per_part + i) * channels
+                    for register, start in zip(registers, starts, strict=True):
+                        value = T.cast(x[span(pixel + start, run.width)], vector)
+                        T.buffer_store(acc, reduction.combine(acc[register], value), [register])
+                for register, start in zip(registers, starts, strict=True):
+                    T.buffer_store(sums, acc[register], [span(p * channels + start, run.width)])
+            with T.serial(run.steps) as step:
+                start = run.start(0, step)
+                total = sums[span(start, run.width)]
+                for p in range(1, parts):
+                    total = reduction.combine(total, sums[span(p * channels + start, run.width)])
+                result = reduction.finish(total, pixels, multiplier[0, 0])
+                T.buffer_store(y, result, [span(image * channels + start, run.width)])
+    return builder.get()

@@ -1,0 +1,76 @@
+"""`qnn.quantize` and `qnn.dequantize`: one tensor, element by element."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tvm.script import tirx as T
+
+from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.lib.loops import MAX_TASKS, Run, loop_for
+from pipeline.kernels.lib.requantize import rounded, saturate
+from pipeline.kernels.lib.vectors import lanes_of, span, splat, vector_type
+from pipeline.kernels.operation import Kernel, Operation
+from pipeline.kernels.ops.elementwise import centred
+from pipeline.kernels.registry import kernel
+from pipeline.ops import Dequantize, Quantize, Requantized
+
+
+@kernel(Quantize, isa="portable")
+def quantize(operation: Operation, isa: InstructionSet) -> Kernel:
+    """float32 -> uint8."""
+    attrs = operation.attrs
+    if not isinstance(attrs, Quantize):
+        raise TypeError(f"Expected qnn.quantize, got {attrs}")
+    return _unary(operation, 4 * isa.lanes, lambda x: quantized(x, attrs, isa))
+
+
+def quantized(x: Any, attrs: Quantize, isa: InstructionSet) -> Any:
+    """Return the codes of a float32 TIR expression."""
+    return saturate(rounded(clamped(x, attrs)), Requantized(output_zero_point=attrs.zero_point), isa)
+
+
+def clamped(x: Any, attrs: Quantize) -> Any:
+    """Return the scaled float32 values whose rounding, plus the zero point, is the code.
+
+    The clamp is two comparisons, so that NaN comes out the same on every CPU. It comes before the rounding, which
+    changes nothing, as its limits are integers, and lets one instruction round and convert.
+    """
+    lanes = lanes_of(x)
+    low, high = (splat(T.float32(v - attrs.zero_point), lanes) for v in (0, 255))
+    v = x * splat(T.float32(attrs.inverse_scale), lanes)
+    v = T.Select(v < high, v, high)
+    return T.Select(v > low, v, low)
+
+
+@kernel(Dequantize, isa="portable")
+def dequantize(operation: Operation, isa: InstructionSet) -> Kernel:
+    """uint8 -> float32."""
+    attrs = operation.attrs
+    if not isinstance(attrs, Dequantize):
+        raise TypeError(f"Expected qnn.dequantize, got {attrs}")
+
+    def convert(x: Any) -> Any:
+        lanes = lanes_of(x)
+        value = T.cast(centred(x, attrs.zero_point), vector_type("float32", lanes))
+        return value * splat(T.float32(float(np.float32(attrs.scale))), lanes)
+
+    return _unary(operation, 4 * isa.lanes, convert)
+
+
+def _unary(operation: Operation, width: int, convert: Callable[[Any], Any]) -> Kernel:
+    """Return the loop over one operand; `convert` gets vectors."""
+    source, target = operation.inputs[0], operation.output
+    run = Run.of(target.size, width, MAX_TASKS)
+    loop = loop_for(target.size, run.tasks)
+
+    @T.prim_func
+    def func(x: T.Buffer((source.size,), source.dtype), y: T.Buffer((target.size,), target.dtype)):
+        T.func_attr({"tirx.noalias": True, "op_pattern": 8})
+        for p in loop(run.tasks):
+            for s in T.serial(run.steps):
+                y[span(run.start(p, s), run.width)] = convert(x[span(run.start(p, s), run.width)])
+
+    return Kernel(func, (0,))

@@ -1,0 +1,148 @@
+"""`nn.softmax` and `nn.layer_norm`: rows of float32, a few passes over each while it is in the first cache.
+
+for row, in parallel:
+for pass: maximum and sum, or mean and variance; then the result
+for vector of the row
+
+A row's last vector overlaps the one before; sums count only what is new in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.lib.loops import Run, loop_for
+from pipeline.kernels.lib.vector_math import exp_of_negative
+from pipeline.kernels.lib.vectors import folded, register_buffer, span, splat
+from pipeline.kernels.operation import Kernel, Operation
+from pipeline.kernels.registry import kernel
+from pipeline.ops import LayerNorm, Softmax
+
+VECTORS = 4
+"""Vectors that are computed together: while one waits for a result, the others go on."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The vectors of one row.
+
+    Attributes:
+        run: how the row is cut.
+        first: offset of its first value.
+    """
+
+    run: Run
+    first: Any
+
+    def at(self, step: Any) -> Any:
+        """Return the index of a vector in the buffer of all rows."""
+        return span(self.first + self.run.start(0, step), self.run.width)
+
+    def each(self, body: Callable[[Any, Callable[[Any, Any], Any]], None]) -> None:
+        """Do something with each vector of the row.
+
+        Args:
+            body: gets the number of a vector, and a function that chooses from two values: the first in those lanes
+                that no vector before has held, and the second in the others.
+        """
+        again = self.run.steps * self.run.width - self.run.length
+        order = [i if i >= again else self.run.width + i for i in range(self.run.width)]
+        with T.serial(self.run.steps - (again > 0)) as step:
+            body(step, lambda value, _: value)
+        if again > 0:
+            body(self.run.steps - 1, lambda value, otherwise: T.Shuffle([value, otherwise], order))
+
+    def reduce(self, start: float, combine: Callable[[Any, Any], Any], value: Callable[[Any], Any]) -> Any:
+        """Return `value(step)` of all vectors, combined to one number.
+
+        Args:
+            start: result for no values at all.
+            combine: associative and commutative.
+            value: the vector of a step.
+        """
+        width = self.run.width
+        acc, everything = register_buffer(width, "float32"), span(0, width)
+        nothing = splat(T.float32(start), width)
+        T.buffer_store(acc, nothing, [everything])
+
+        def add(step: Any, fresh: Callable[[Any, Any], Any]) -> None:
+            T.buffer_store(acc, combine(acc[everything], fresh(value(step), nothing)), [everything])
+
+        self.each(add)
+        total = register_buffer(1, "float32")
+        T.buffer_store(total, folded(acc[everything], combine), [0])
+        return total[0]
+
+
+@kernel(Softmax, isa="portable")
+def softmax(operation: Operation, isa: InstructionSet) -> Kernel:
+    """Exponentials are written to the result, and divided there."""
+    rows, run = _cut(operation, isa)
+    size = operation.output.size
+    with IRBuilder() as builder, T.prim_func():
+        T.func_attr({"tirx.noalias": True, "op_pattern": 8})
+        x = T.arg("x", T.buffer((size,), "float32"))
+        y = T.arg("y", T.buffer((size,), "float32"))
+        with loop_for(size, rows)(rows) as r:
+            row = _Row(run, r * run.length)
+            largest = row.reduce(float("-inf"), T.max, lambda step: x[row.at(step)])
+
+            def exponential(step: Any) -> Any:
+                T.buffer_store(y, exp_of_negative(x[row.at(step)] - splat(largest, run.width)), [row.at(step)])
+                return y[row.at(step)]
+
+            total = row.reduce(0.0, lambda a, b: a + b, exponential)
+            inverse = register_buffer(1, "float32")
+            T.buffer_store(inverse, T.float32(1.0) / total, [0])
+
+            def scale(step: Any, fresh: Callable[[Any, Any], Any]) -> None:
+                value = y[row.at(step)]
+                T.buffer_store(y, fresh(value * splat(inverse[0], run.width), value), [row.at(step)])
+
+            row.each(scale)
+    return Kernel(builder.get(), (0,))
+
+
+@kernel(LayerNorm, isa="portable")
+def layer_norm(operation: Operation, isa: InstructionSet) -> Kernel:
+    """Two passes for mean and variance, as one pass would lose digits where the mean is large."""
+    attrs = operation.attrs
+    if not isinstance(attrs, LayerNorm):
+        raise TypeError(f"Expected nn.layer_norm, got {attrs}")
+    rows, run = _cut(operation, isa)
+    size, count = operation.output.size, T.float32(run.length)
+
+    def plus(a: Any, b: Any) -> Any:
+        return a + b
+
+    with IRBuilder() as builder, T.prim_func():
+        T.func_attr({"tirx.noalias": True, "op_pattern": 8})
+        x = T.arg("x", T.buffer((size,), "float32"))
+        gamma, beta = (T.arg(name, T.buffer((run.length,), "float32")) for name in ("gamma", "beta"))
+        y = T.arg("y", T.buffer((size,), "float32"))
+        with loop_for(size, rows)(rows) as r:
+            row = _Row(run, r * run.length)
+            mean = row.reduce(0.0, plus, lambda step: x[row.at(step)]) / count
+
+            def centred(step: Any) -> Any:
+                return x[row.at(step)] - splat(mean, run.width)
+
+            variance = row.reduce(0.0, plus, lambda step: centred(step) * centred(step)) / count
+            inverse = T.float32(1.0) / T.sqrt(variance + T.float32(attrs.epsilon))
+            with T.serial(run.steps) as step:
+                at = span(run.start(0, step), run.width)
+                normalized = centred(step) * splat(inverse, run.width)
+                T.buffer_store(y, normalized * gamma[at] + beta[at], [row.at(step)])
+    return Kernel(builder.get(), (0, 1, 2))
+
+
+def _cut(operation: Operation, isa: InstructionSet) -> tuple[int, Run]:
+    """Return how many rows there are, and how each is cut into vectors."""
+    length = operation.output.shape[-1]
+    return operation.output.size // length, Run.of(length, isa.lanes * VECTORS)

@@ -1,0 +1,62 @@
+"""`nn.upsample_concat`: each pixel is put together from one of each image, row by row.
+
+for row of the framed result, in parallel:
+frame
+for pixel:
+for image:                                 unrolled: copy the channels of its pixel, in vectors
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.lib.frame import Frame
+from pipeline.kernels.lib.loops import Run, loop_for
+from pipeline.kernels.lib.vectors import span
+from pipeline.kernels.operation import Kernel, Operation
+from pipeline.kernels.registry import kernel
+from pipeline.ops import UpsampleConcat
+
+VECTORS = 4
+"""Vectors that are moved by one step."""
+
+
+@kernel(UpsampleConcat, isa="portable")
+def upsample_concat(operation: Operation, isa: InstructionSet) -> Kernel:
+    """A pixel's copies are few and short, so an image of one pixel a row is written as fast as memory takes it."""
+    attrs, target, images = operation.attrs, operation.output, operation.inputs
+    if not isinstance(attrs, UpsampleConcat):
+        raise TypeError(f"Expected nn.upsample_concat, got {attrs}")
+    batch, framed_h, framed_w, channels = target.shape
+    top, left, bottom, right = attrs.frame
+    height, width = framed_h - top - bottom, framed_w - left - right
+    frame, most = Frame(height, width, channels, *attrs.frame), isa.lanes * VECTORS
+
+    def copy(x: Any, y: Any, start: Any, to: Any, length: int) -> None:
+        run = Run.of(length, most)
+        with T.serial(run.steps) as step:
+            offset = run.start(0, step)
+            T.buffer_store(y, x[span(start + offset, run.width)], [span(to + offset, run.width)])
+
+    with IRBuilder() as builder, T.prim_func():
+        T.func_attr({"tirx.noalias": True, "op_pattern": 8})
+        parts = [T.arg(f"x{i}", T.buffer((x.size,), x.dtype)) for i, x in enumerate(images)]
+        y = T.arg("y", T.buffer((target.size,), target.dtype))
+        rows = batch * framed_h
+        with loop_for(target.size, rows)(rows) as r:
+            if not frame.empty:
+                frame.fill(y, r, attrs.frame_value, most)
+            image, inside = r // framed_h, r % framed_h - top
+            with T.If(T.And(inside >= 0, inside < height)), T.Then(), T.serial(width) as column:
+                to = frame.start(image, inside) + column * channels
+                for part, (_, part_h, part_w, depth), (down, across) in zip(
+                    parts, (x.shape for x in images), attrs.scales, strict=True
+                ):
+                    pixel = (image * part_h + inside // down) * part_w + column // across
+                    copy(part, y, pixel * depth, to, depth)
+                    to = to + depth
+    return Kernel(builder.get(), tuple(range(len(images))))

@@ -1,0 +1,277 @@
+"""Links a compiled program into one shared library that carries its metadata and a checksum of its content.
+
+The default linker is `zig cc` from the ziglang package, so that no compiler is needed, whatever the target. The
+library asks for no other library: what LLVM calls (`expf`, `memcpy`, ...) comes from zig's compiler runtime, the same
+code on every target, and TVM's functions from the runtime that loads it. Equal inputs give equal bytes.
+
+Another compiler driver is used where the environment names one; then the library takes `expf` and the like from that
+compiler's C library:
+    PIPELINE_LINKER      a command, such as "aarch64-linux-gnu-gcc".
+    ANDROID_NDK_HOME     an Android NDK; only for targets with `linker.ndk_target`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import platformdirs
+from elftools.elf.elffile import ELFFile
+
+from pipeline.errors import ArtifactError, BuildError, OptionError
+from pipeline.files import write_bytes
+from pipeline.library.constants import ALIGNMENT, CONSTANTS_SECTION
+from pipeline.library.metadata import CHECKSUM_SECTION, MAX_METADATA_BYTES, METADATA_SECTION, with_checksum
+from pipeline.targets import Target
+
+if TYPE_CHECKING:
+    from tvm import relax
+
+_log = logging.getLogger(__name__)
+
+_RUNTIME_PREFIXES = ("TVMFFI", "TVMBackend")
+"""What the names of TVM's runtime functions begin with."""
+
+_LIBM_FUNCTIONS = frozenset(
+    f"{name}f" for name in ("acos", "asin", "atan", "atan2", "cosh", "erf", "nearbyint", "pow", "rint", "sinh", "tanh")
+)
+"""Functions that LLVM or TVM may call and that zig's compiler runtime doesn't have."""
+
+_SYSTEM_LIBRARIES = ("-Wl,--as-needed", "-lm", "-lc")
+
+
+@dataclass(frozen=True)
+class _Driver:
+    """A compiler driver that links.
+
+    Attributes:
+        command: the command, with what selects the target.
+        libraries: arguments that resolve what LLVM calls.
+        self_contained: whether `libraries` are linked statically.
+    """
+
+    command: tuple[str, ...]
+    libraries: tuple[str, ...]
+    self_contained: bool
+
+
+def check_writable(path: Path) -> None:
+    """Refuse an output path that can't be written, before the work begins.
+
+    Raises:
+        OptionError: the name doesn't end with ".so", by which TVM knows how to load it; the folder doesn't exist, isn't
+            a folder, or isn't writable; or the path is a folder.
+    """
+    folder = path.parent
+    if path.suffix != ".so":
+        raise OptionError(f"The output {path} is a shared library; end its name with .so.")
+    if not folder.is_dir():
+        raise OptionError(f"The folder {folder} of the output {path} doesn't exist.")
+    if path.is_dir():
+        raise OptionError(f"The output {path} is a folder; give a file.")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OptionError(f"The folder {folder} of the output {path} isn't writable: {error.strerror}.") from error
+
+
+@dataclass(frozen=True)
+class Sections:
+    """What a library holds beside its code.
+
+    Attributes:
+        metadata: JSON, put into `METADATA_SECTION`.
+        constants: put into `CONSTANTS_SECTION`.
+    """
+
+    metadata: bytes
+    constants: bytes = b""
+
+
+def link(executable: relax.VMExecutable, target: Target, sections: Sections, path: Path) -> None:
+    """Write an executable as a shared library.
+
+    Args:
+        executable: code, compiled for `target.tvm_target()`.
+        target: says what to link for.
+        sections: what it holds beside it.
+        path: the library; it appears there complete or not at all. Its file name becomes the soname.
+
+    Raises:
+        BuildError: the linker failed; its own message is included. Or the program calls a function that no library on
+            the target is known to have.
+        OptionError: the output can't be written, or the environment names a linker that doesn't exist.
+    """
+    check_writable(path)
+    if len(sections.metadata) > MAX_METADATA_BYTES:
+        length = len(sections.metadata)
+        raise BuildError(f"The metadata of {path} has {length} bytes; the limit is {MAX_METADATA_BYTES}.")
+    with tempfile.TemporaryDirectory(prefix="pipeline-link-") as name:
+        folder = Path(name)
+        (folder / "metadata.json").write_bytes(sections.metadata)
+        (folder / "constants.bin").write_bytes(sections.constants)
+        sources = {"sections.s": _SECTIONS_SOURCE, _LIBRARY_SOURCE.name: _LIBRARY_SOURCE.read_text(encoding="ascii")}
+        sources |= {f"{f}.s": _START_UP_SOURCES[f] for f in target.required_features if f in _START_UP_SOURCES}
+        for source, text in sources.items():
+            (folder / source).write_text(text, encoding="ascii")
+        linker = _Linker(_driver(target), target, folder)
+
+        def link_objects(output: str, objects: Sequence[str], **_options: Any) -> None:
+            linker.link(Path(output), [*objects, *sources])
+
+        link_objects.output_format = "so"  # type: ignore[attr-defined]
+        link_objects.get_target_triple = lambda: target.triple  # type: ignore[attr-defined]
+        # A folder of its own: the objects beside it have names that the library may have, too.
+        linked = folder / "linked" / path.name
+        linked.parent.mkdir()
+        executable.export_library(str(linked), fcompile=link_objects, workspace_dir=name)
+        try:
+            write_bytes(path, with_checksum(linked.read_bytes()))
+        except ArtifactError as error:
+            raise BuildError(f"{linker.driver.command[0]} hasn't linked what can be used. {error}") from error
+
+
+_SECTIONS_SOURCE = f"""\
+    .section {METADATA_SECTION}, "aR", %progbits
+    .incbin "metadata.json"
+    .section {CHECKSUM_SECTION}, "aR", %progbits
+    .zero 4
+    .section {CONSTANTS_SECTION}, "a", %progbits
+    .p2align {ALIGNMENT.bit_length() - 1}
+    .hidden constants
+    .globl constants
+constants:
+    .incbin "constants.bin"
+    .section .note.GNU-stack, "", %progbits
+"""
+"""Assembly for every architecture. Metadata and checksum are loaded and retained, so that no stripping drops them."""
+
+_LIBRARY_SOURCE = Path(__file__).with_name("library.c")
+
+_START_UP_SOURCES = {
+    "amx_tile": """\
+    .section .init_array, "aw", @init_array
+    .p2align 3
+    .quad request_tiles
+    .text
+request_tiles:
+    movl $158, %eax      # arch_prctl
+    movl $0x1023, %edi   # ARCH_REQ_XCOMP_PERM
+    movl $18, %esi       # XFEATURE_XTILE_DATA
+    syscall
+    ret
+    .section .note.GNU-stack, "", %progbits
+""",
+}
+"""What a library does when it's loaded, by the feature that it requires: whoever loads it, Linux has to be asked."""
+
+
+@dataclass(frozen=True)
+class _Linker:
+    """Links in a folder, which is the working directory of all commands so that no path gets into the library."""
+
+    driver: _Driver
+    target: Target
+    folder: Path
+
+    def link(self, output: Path, inputs: Sequence[str]) -> None:
+        """Link the model's library.
+
+        Raises:
+            BuildError: the linker failed, or symbols stay undefined that the target may not have.
+        """
+        self._run(output, output.name, inputs)
+        if not self.driver.self_contained:
+            return
+        undefined = _undefined_symbols(output)
+        unknown = undefined - _LIBM_FUNCTIONS
+        if unknown:
+            raise BuildError(
+                f"The library for {self.target.name} calls functions that TVM's runtime doesn't have: "
+                f"{', '.join(sorted(unknown))}. Link with a compiler that has them: set PIPELINE_LINKER."
+            )
+        if undefined and self.target.linker.ndk_target is not None:
+            # Android's loader searches only the libraries that are asked for by name; glibc's finds libm's functions
+            # in the process, where TVM's runtime has loaded it.
+            self._run(output, output.name, [*inputs, self._stub("libm.so", undefined)])
+
+    def _stub(self, soname: str, symbols: Iterable[str]) -> str:
+        """Make a library that defines `symbols` without any code, to link against in place of the device's."""
+        lines = [".text", *(f".globl {s}\n.type {s}, %function\n{s}:" for s in sorted(symbols)), ".long 0\n"]
+        (self.folder / "stub.s").write_text("\n".join(lines), encoding="ascii")
+        folder = self.folder / "stub"
+        folder.mkdir()
+        self._run(folder / soname, soname, ["stub.s"])
+        return f"stub/{soname}"
+
+    def _run(self, output: Path, soname: str, inputs: Sequence[str]) -> None:
+        page_size = self.target.linker.page_size
+        command = [
+            *self.driver.command,
+            *("-shared", "-nostdlib", "-O2", "-g0", "-s"),
+            *("-Wl,-z,now", "-Wl,-z,noexecstack", f"-Wl,-z,max-page-size={page_size}"),
+            # Unlike -Wl, -Xlinker leaves commas in the name alone.
+            *("-Xlinker", "-soname", "-Xlinker", soname),
+            *inputs,
+            *self.driver.libraries,
+            *("-o", str(output)),
+        ]
+        environment = {
+            **os.environ,
+            "ZIG_GLOBAL_CACHE_DIR": str(_zig_cache(self.folder / "zig-global")),
+            "ZIG_LOCAL_CACHE_DIR": str(self.folder / "zig"),
+        }
+        try:
+            result = subprocess.run(
+                command, cwd=self.folder, capture_output=True, text=True, env=environment, check=False
+            )
+        except OSError as error:
+            raise BuildError(f"The linker {command[0]} couldn't be started: {error.strerror}.") from error
+        if result.returncode != 0:
+            raise BuildError(f"Linking for {self.target.name} failed:\n{result.stderr.strip()}")
+
+
+def _driver(target: Target) -> _Driver:
+    named = os.environ.get("PIPELINE_LINKER")
+    if named:
+        return _Driver(tuple(shlex.split(named)), _SYSTEM_LIBRARIES, self_contained=False)
+    ndk = os.environ.get("ANDROID_NDK_HOME")
+    if ndk and target.linker.ndk_target is not None:
+        found = sorted(Path(ndk).glob("toolchains/llvm/prebuilt/*/bin/clang"))
+        if not found:
+            raise OptionError(f"ANDROID_NDK_HOME is {ndk}, which holds no toolchains/llvm/prebuilt/*/bin/clang.")
+        return _Driver((str(found[0]), f"--target={target.linker.ndk_target}"), _SYSTEM_LIBRARIES, self_contained=False)
+    zig = (sys.executable, "-m", "ziglang", "cc", "-target", target.linker.zig_target)
+    return _Driver(zig, ("-rtlib=compiler-rt",), self_contained=True)
+
+
+def _zig_cache(fallback: Path) -> Path:
+    """Return the folder for zig's compiled runtimes: the user's cache, or `fallback` where that can't be written."""
+    cache = platformdirs.user_cache_path("onnx-int8-pipeline") / "zig"
+    try:
+        if not cache.exists():
+            _log.info("Linking for an architecture takes some seconds the first time; zig's cache is %s.", cache)
+            cache.mkdir(parents=True)
+        with tempfile.TemporaryFile(dir=cache):
+            return cache
+    except OSError as error:
+        _log.info("%s can't be written to (%s), so that each link takes some seconds.", cache, error.strerror)
+        return fallback
+
+
+def _undefined_symbols(library: Path) -> set[str]:
+    """Return the functions that a library takes from elsewhere, TVM's runtime left out."""
+    with library.open("rb") as file:
+        table = ELFFile(file).get_section_by_name(".dynsym")
+        symbols = () if table is None else tuple(table.iter_symbols())
+        names = {s.name for s in symbols if s.name and s["st_shndx"] == "SHN_UNDEF"}
+    return {name for name in names if not name.startswith(_RUNTIME_PREFIXES)}

@@ -1,0 +1,275 @@
+"""What a library says about itself: written when it is built, readable without running it."""
+
+from __future__ import annotations
+
+import io
+import sys
+import zlib
+from pathlib import Path
+from typing import Annotated, BinaryIO, Literal
+
+import msgspec
+
+from pipeline.errors import ArtifactError
+from pipeline.ir.program import TensorSpec
+from pipeline.ir.types import MAX_TENSOR_BYTES, TensorType
+from pipeline.library.elf import ElfError, find_section
+
+METADATA_SECTION = ".pipeline.metadata"
+"""The ELF section of a library that holds its metadata, JSON."""
+
+CHECKSUM_SECTION = ".pipeline.checksum"
+"""The ELF section of a library that holds the CRC-32 of all bytes of the file but its own, little-endian.
+
+A CRC, as it finds any few bits that have changed, not just most; and as it is quick: every process that loads a library
+reads all of it. It isn't a signature: who changes a library on purpose can write a checksum that fits.
+"""
+
+SCHEMA_VERSION = 3
+"""Of the metadata's fields: a change that older readers would misunderstand raises it."""
+
+_FIRST_WITH_CHECKSUM = 3
+
+MAX_METADATA_BYTES = 16 * 1024**2
+
+_CHECKSUM_BYTES = 4
+_READ_BYTES = 256 * 1024
+
+_DTYPES = {"bool", "float16", "float32", "float64"} | {f"{t}{n}" for t in ("int", "uint") for n in (8, 16, 32, 64)}
+"""Of the tensors that programs have."""
+
+_MAX_RANK = 64
+"""NumPy's own limit."""
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Scale and zero point of an 8-bit tensor."""
+
+    scale: Annotated[float, msgspec.Meta(gt=0)]
+    zero_point: Annotated[int, msgspec.Meta(ge=-128, le=255)]
+
+
+class TargetSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the library was built for; see `targets.Target`."""
+
+    name: str
+    architecture: str
+    triple: str
+    cpu: str
+    features: tuple[str, ...]
+    required_features: tuple[str, ...]
+    instruction_set: str
+
+
+class FloatOperator(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An operator of an int8 library that is computed in float32, and why."""
+
+    name: str
+    operator: str
+    reason: str
+
+
+class QuantizationSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What quantization did to a model; the part of the metadata that a float library lacks.
+
+    Attributes:
+        quantization: scale and zero point of every 8-bit tensor by name.
+        table_sha256: the calibration table.
+        int8_operators: how many operators are computed in int8.
+        float_operators: those that aren't.
+    """
+
+    quantization: dict[str, Quantization]
+    table_sha256: str
+    int8_operators: _Count
+    float_operators: tuple[FloatOperator, ...]
+
+
+class OperatorRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One kernel call of a library.
+
+    Attributes:
+        name: the tensor that it computes. Those that the compiler made have the name of a tensor of the model, with
+            what was done to it.
+        operator: what is computed, such as `qnn.conv2d`; for TVM's own operators, the kernel's name.
+        kernel: the function that computes it.
+        multiply_adds: of convolutions and matrix products of the dialect, by their definition; else 0.
+        inputs: types of the tensors that it reads, without constants.
+        constant_bytes: what it reads of weights and other constants, as they are packed.
+        output: type of the tensor.
+    """
+
+    name: str
+    operator: str
+    kernel: str
+    multiply_adds: _Count
+    inputs: tuple[TensorType, ...]
+    constant_bytes: _Count
+    output: TensorType
+
+    def __post_init__(self) -> None:
+        """Refuse tensors that can't be; when metadata is read, this is an error of decoding it."""
+        for tensor in (*self.inputs, self.output):
+            _check_type(f"what operator {self.name!r} reads and writes", tensor)
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes that it reads and writes if each is read and written once."""
+        return self.constant_bytes + sum(t.nbytes for t in (*self.inputs, self.output))
+
+    @property
+    def in_float(self) -> bool:
+        """Whether it neither reads nor writes an integer tensor."""
+        return all(t.dtype.startswith("float") for t in (*self.inputs, self.output))
+
+
+class ArtifactMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything a library says about itself.
+
+    Attributes:
+        schema_version: of this format.
+        model: the model's name.
+        kind: what the library computes in.
+        inputs: in order, with ONNX names.
+        outputs: in order, with ONNX names.
+        quantization: scale and zero point of every 8-bit tensor by name; empty in a float library.
+        target: what it was built for.
+        versions: of the packages that made it.
+        model_sha256: the ONNX file.
+        table_sha256: the calibration table; None in a float library.
+        int8_operators: how many operators are computed in int8.
+        float_operators: those that aren't; in a float library, empty.
+        operators: every kernel call, in order; empty in a library of schema version 1.
+    """
+
+    schema_version: Literal[1, 2, 3] = 3
+    model: str
+    kind: Literal["int8", "float32"]
+    inputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(min_length=1)]
+    outputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(min_length=1)]
+    quantization: dict[str, Quantization] = {}
+    target: TargetSummary
+    versions: dict[str, str]
+    model_sha256: str
+    table_sha256: str | None = None
+    int8_operators: _Count = 0
+    float_operators: tuple[FloatOperator, ...] = ()
+    operators: tuple[OperatorRecord, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse inputs and outputs that can't be; when metadata is read, this is an error of decoding it."""
+        for kind, specs in (("input", self.inputs), ("output", self.outputs)):
+            names = {spec.name for spec in specs}
+            if len(names) != len(specs):
+                raise ValueError(f"two {kind}s have the same name")
+            for spec in specs:
+                _check_type(f"{kind} {spec.name!r}", TensorType(spec.shape, spec.dtype))
+
+
+def _check_type(what: str, tensor: TensorType) -> None:
+    if tensor.dtype not in _DTYPES:
+        raise ValueError(f"{what}: the dtype {tensor.dtype!r} is none of {', '.join(sorted(_DTYPES))}")
+    if len(tensor.shape) > _MAX_RANK:
+        raise ValueError(f"{what}: it has {len(tensor.shape)} dimensions, the limit is {_MAX_RANK}")
+    if any(size < 0 for size in tensor.shape):
+        raise ValueError(f"{what}: a size in the shape {list(tensor.shape)} is negative")
+    if tensor.nbytes > MAX_TENSOR_BYTES:
+        raise ValueError(f"{what}: shape {list(tensor.shape)} and {tensor.dtype} exceed {MAX_TENSOR_BYTES} bytes")
+
+
+def read_metadata(path: Path) -> ArtifactMetadata:
+    """Return what a library says about itself, if its content is as it was built; nothing of it is run.
+
+    All of the file is read for that. Libraries of schema versions 1 and 2 have no checksum: of these, only the metadata
+    is checked.
+
+    Raises:
+        ArtifactError: the file is missing, isn't a library of this pipeline, is damaged, or was built by a newer
+            version of this pipeline.
+    """
+    try:
+        with path.open("rb") as file:
+            stored = _read_section(path, file)
+            intact = _is_intact(file)
+    except OSError as error:
+        raise ArtifactError(f"{path} can't be read: {error.strerror}.") from error
+    except ElfError as error:
+        raise ArtifactError(f"{path} isn't a shared library, or is damaged: {error}.") from error
+    if intact is False:
+        raise ArtifactError(
+            f"{path} is damaged: its content isn't what it was when it was built. Copy it again, or build it again."
+        )
+    try:
+        written = msgspec.json.decode(stored, type=_Version).schema_version
+        if written > SCHEMA_VERSION:
+            raise ArtifactError(
+                f"{path} was built by a newer pipeline: its metadata has version {written}, this pipeline reads "
+                f"version {SCHEMA_VERSION}. Update the package, or build the library again."
+            )
+        if intact is None and written >= _FIRST_WITH_CHECKSUM:
+            raise ArtifactError(f"{path} is damaged: it has lost its section {CHECKSUM_SECTION}. Build it again.")
+        return msgspec.json.decode(stored, type=ArtifactMetadata)
+    # What isn't UTF-8 is a ValueError of Python's; what is nested too deeply, a RecursionError.
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ArtifactError(f"{path} has damaged metadata. Build it again. {error}.") from error
+
+
+def with_checksum(library: bytes) -> bytes:
+    """Return a linked library with its checksum filled in.
+
+    Args:
+        library: an ELF file with a section `CHECKSUM_SECTION` of four bytes, whatever is in them.
+
+    Raises:
+        ArtifactError: it is no such file.
+    """
+    try:
+        section = find_section(io.BytesIO(library), CHECKSUM_SECTION)
+    except ElfError as error:
+        raise ArtifactError(f"The library isn't an ELF file: {error}.") from error
+    if section is None:
+        raise ArtifactError(f"The library has no section {CHECKSUM_SECTION}.")
+    before, after = library[: section.offset], library[section.offset + _CHECKSUM_BYTES :]
+    checksum = zlib.crc32(after, zlib.crc32(before))
+    return b"".join((before, checksum.to_bytes(_CHECKSUM_BYTES, "little"), after))
+
+
+def _read_section(path: Path, file: BinaryIO) -> bytes:
+    section = find_section(file, METADATA_SECTION)
+    if section is None:
+        raise ArtifactError(f"{path} wasn't built by this pipeline: it has no section {METADATA_SECTION}.")
+    if section.size > MAX_METADATA_BYTES:
+        raise ArtifactError(
+            f"{path} is damaged: its metadata claims {section.size} bytes; the limit is {MAX_METADATA_BYTES}."
+        )
+    # As stored, whatever the section says of compression.
+    file.seek(section.offset)
+    return file.read(section.size)
+
+
+def _is_intact(file: BinaryIO) -> bool | None:
+    """Return whether a library's content has its checksum; None if there is none."""
+    section = find_section(file, CHECKSUM_SECTION)
+    if section is None:
+        return None
+    file.seek(0)
+    checksum = _crc32(file, section.offset, 0)
+    stored = file.read(_CHECKSUM_BYTES)
+    checksum = _crc32(file, sys.maxsize, checksum)
+    return section.size == _CHECKSUM_BYTES and stored == checksum.to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def _crc32(file: BinaryIO, size: int, checksum: int) -> int:
+    """Return the checksum of what came before and of the next `size` bytes of a file, or what is left of it."""
+    while data := file.read(min(size, _READ_BYTES)):
+        checksum = zlib.crc32(data, checksum)
+        size -= len(data)
+    return checksum
+
+
+class _Version(msgspec.Struct):
+    """The one field that every version of the metadata has."""
+
+    schema_version: int

@@ -1,0 +1,93 @@
+"""Operators that change an image's size."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from pipeline.ir.operator import Attributes
+from pipeline.ir.types import TensorType
+from pipeline.ops.movement import Pad
+
+
+@dataclass(frozen=True)
+class ResizeBilinear(Attributes):
+    """`nn.resize_bilinear`: an image of another size, each pixel mixed from up to four neighbours, float32.
+
+    Row i of the result lies at `p = min(max(start + i * step, 0), H - 1)` among the rows of x, in float64. With
+    `r = min(floor(p), max(H - 2, 0))` and `f = p - r` it is `(1 - f) * x[r] + f * x[r + 1]`; of a single row it is that
+    row. Then the same happens to the columns. `size`, `starts` and `steps` are those of (rows, columns).
+
+    x: [N,H,W,C]; result: [N,size[0],size[1],C]; both float32.
+    """
+
+    name = "nn.resize_bilinear"
+    arguments = ("x",)
+
+    size: tuple[int, int] = (1, 1)
+    starts: tuple[float, float] = (0.0, 0.0)
+    steps: tuple[float, float] = (1.0, 1.0)
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return the output's type: [N,size[0],size[1],C], same dtype."""
+        batch, _, _, channels = inputs[0].shape
+        return TensorType((batch, *self.size, channels), inputs[0].dtype)
+
+
+@dataclass(frozen=True)
+class QResizeBilinear(ResizeBilinear):
+    """`qnn.resize_bilinear`: as `nn.resize_bilinear` for codes, in integers only.
+
+    With `f = int(rint(256 * f))` the rows are `m = (256 - f) * x[r] + f * x[r + 1]`, and the columns, of these,
+    `y = ((256 - f) * m[c] + f * m[c + 1] + (1 << 15)) >> 16`. Scale and zero point stay what they are.
+
+    x: [N,H,W,C]; result: [N,size[0],size[1],C]; both uint8.
+    """
+
+    name = "qnn.resize_bilinear"
+
+
+@dataclass(frozen=True)
+class UpsampleConcat(Attributes):
+    """`nn.upsample_concat`: images, each enlarged by whole factors, side by side in one's channels; float32 or uint8.
+
+    `y[n, h, w, first_i + c] = x_i[n, h // factors[2*i], w // factors[2*i+1], c]`, where first_i is the number of
+    channels of all images before x_i. The compiler makes it from concatenations and nearest-neighbour resizing. With a
+    `frame` (top, left, bottom, right) the result lies in a frame of `frame_value`, as if by `nn.pad`.
+
+    x_i: [N,H/factors[2*i],W/factors[2*i+1],C_i]; result: [N,top+H+bottom,left+W+right,C_0+C_1+...], same dtype.
+    """
+
+    name = "nn.upsample_concat"
+    arguments = ("x",)
+
+    factors: tuple[int, ...] = (1, 1)
+    frame: tuple[int, int, int, int] = (0, 0, 0, 0)
+    frame_value: float = 0.0
+
+    @property
+    def arity(self) -> int:
+        """Number of images."""
+        return len(self.factors) // 2
+
+    @property
+    def scales(self) -> tuple[tuple[int, int], ...]:
+        """How much larger each image gets: (height, width)."""
+        return tuple(zip(self.factors[::2], self.factors[1::2], strict=True))
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return the framed result's type, same dtype."""
+        sizes = {
+            (x.shape[0], x.shape[1] * rows, x.shape[2] * columns, x.dtype)
+            for x, (rows, columns) in zip(inputs, self.scales, strict=True)
+        }
+        if len(sizes) > 1:
+            raise ValueError(f"Images of {sorted(sizes)} don't fit side by side")
+        batch, height, width, dtype = sizes.pop()
+        top, left, bottom, right = self.frame
+        channels = sum(x.shape[3] for x in inputs)
+        return TensorType((batch, top + height + bottom, left + width + right, channels), dtype)
+
+    def framed(self, pad: Pad) -> UpsampleConcat:
+        """Return the operator with padding of its result made part of it."""
+        return dataclasses.replace(self, frame=pad.padding, frame_value=pad.value)

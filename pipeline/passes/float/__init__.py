@@ -1,0 +1,1 @@
+"""Passes over float programs, after import."""

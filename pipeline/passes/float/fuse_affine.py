@@ -1,0 +1,180 @@
+"""FuseAffine and FuseClip: what follows a convolution moves into it.
+
+FuseAffine, before -> after: `conv2d(x, w, b) * m + a`, with one m and one a per channel or for all, becomes
+`conv2d(x, w * m, b * m + a)`; the same for `conv2d_transpose` and `dense`. A per-channel `x * m + a` that follows none
+of them becomes a depthwise 1x1 convolution, so that a batch normalization before its convolution is an integer operator
+too.
+
+FuseClip, before -> after: `maximum(conv2d(...), 0)` becomes `conv2d(..., clip_min=0)`; the same for `conv2d_transpose`,
+`dense` and `add`.
+
+Precondition: NHWC (after PropagateLayout).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+from tvm import relax
+
+from pipeline import ops
+from pipeline.ir.bridge import describe, make_call, tensor_type
+from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant
+
+Array = npt.NDArray[Any]
+
+CLIPPING = ops.Conv2d | ops.Conv2dTranspose | ops.Dense | ops.Add
+"""Operators that can limit their own results."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Affine:
+    """`x * scale + shift`, each one value per channel (the last axis), float64."""
+
+    x: relax.Var
+    scale: Array
+    shift: Array
+
+
+def fuse_affine(module: tvm.IRModule) -> tvm.IRModule:
+    """Return the module with per-channel multiplications and additions folded into weights; see above."""
+    flow = Dataflow.of(module)
+    builder = DataflowBuilder(module)
+    # How each variable of the old program can be expressed: as an affine function of an older one.
+    affine: dict[relax.Var, _Affine] = {}
+    for binding in flow.bindings:
+        step = _affine_step(binding)
+        if step is None:
+            builder.copy(binding)
+            continue
+        before = affine.get(step.x)
+        chained = before is not None and flow.only_user(step.x) is not None
+        if chained and before is not None:
+            step = _Affine(before.x, before.scale * step.scale, before.shift * step.scale + step.shift)
+        fused = _fold(flow, builder, step, binding)
+        if fused is None:
+            builder.copy(binding)
+            continue
+        affine[binding.var] = step
+        builder.values[binding.var] = builder.emit(fused, binding.var.name)
+    return builder.finish([builder.replaced(o) for o in flow.outputs])
+
+
+def _affine_step(binding: Binding) -> _Affine | None:
+    """Return `binding` as an affine function per channel, if it is one with constant factors."""
+    sign = {"relax.add": 1, "relax.subtract": -1, "relax.multiply": 0, "relax.divide": 0}
+    if binding.operator not in sign or tensor_type(binding.var).dtype != "float32":
+        return None
+    left, right = binding.value.args
+    a, b = constant(left), constant(right)
+    if (a is None) == (b is None) or (a is not None and binding.operator in ("relax.subtract", "relax.divide")):
+        return None
+    x, value = (left, b) if b is not None else (right, a)
+    shape = tensor_type(x).shape
+    channels = shape[-1] if shape else 1
+    if value is None or tensor_type(binding.var).shape != shape or value.size not in (1, channels):
+        return None
+    if value.size > 1 and value.shape[-1] != channels:
+        return None
+    factor = np.broadcast_to(value.reshape(-1).astype("float64"), (channels,))
+    one, zero = np.ones(channels), np.zeros(channels)
+    if binding.operator == "relax.multiply":
+        return _Affine(x, factor, zero)
+    if binding.operator == "relax.divide":
+        return _Affine(x, 1.0 / factor, zero) if (factor != 0).all() else None
+    return _Affine(x, one, sign[binding.operator] * factor)
+
+
+def _fold(flow: Dataflow, builder: DataflowBuilder, step: _Affine, binding: Binding) -> relax.Expr | None:
+    producer = flow.producers.get(step.x)
+    attrs = describe(producer.value) if producer is not None else None
+    if producer is not None and isinstance(attrs, ops.Conv2d | ops.Conv2dTranspose | ops.Dense):
+        unclipped = attrs.clip_min is None and attrs.clip_max is None
+        # The product must not be needed by anyone else; steps in between have been checked one by one.
+        if unclipped and len(flow.users[step.x]) == 1 and step.x not in flow.outputs:
+            weight, bias = constant(producer.value.args[1]), constant(producer.value.args[2])
+            if weight is not None and bias is not None:
+                scaled = weight * step.scale.reshape((-1,) + (1,) * (weight.ndim - 1))
+                shifted = bias * step.scale + step.shift
+                x = builder.replaced(producer.value.args[0])
+                return make_call(attrs, x, _float(scaled), _float(shifted))
+    per_channel = np.ptp(step.scale) > 0 or np.ptp(step.shift) > 0
+    if per_channel and len(tensor_type(step.x).shape) == 4 and (step.scale != 1).any():
+        channels = len(step.scale)
+        depthwise = ops.Conv2d(groups=channels)
+        weight = _float(step.scale.reshape(channels, 1, 1, 1))
+        return make_call(depthwise, builder.replaced(step.x), weight, _float(step.shift))
+    return None
+
+
+def _float(value: Array) -> relax.Expr:
+    return make_constant(value.astype("float32"))
+
+
+def fuse_clip(module: tvm.IRModule) -> tvm.IRModule:
+    """Return the module with limits folded into `nn.conv2d`, `nn.dense` and `nn.add`; see above.
+
+    Additions of two activations become `nn.add` here.
+    """
+    flow = Dataflow.of(module)
+    builder = DataflowBuilder(module)
+    fused: dict[relax.Var, relax.Call] = {}
+    for binding in flow.bindings:
+        value = _clipped(flow, fused, binding)
+        if value is None:
+            value = _as_add(binding)
+        if value is None and isinstance(describe(binding.value), CLIPPING):
+            value = binding.value
+        if value is None:
+            builder.copy(binding)
+            continue
+        fused[binding.var] = value
+        builder.values[binding.var] = builder.emit(builder.replaced(value), binding.var.name)
+    return builder.finish([builder.replaced(o) for o in flow.outputs])
+
+
+def clip_limits(binding: Binding) -> tuple[relax.Expr, float | None, float | None] | None:
+    """Return (x, low, high) if a binding only limits x to a range; a limit that isn't there is None."""
+    args = binding.value.args if isinstance(binding.value, relax.Call) else []
+    if binding.operator == "relax.nn.relu":
+        return args[0], 0.0, None
+    if binding.operator == "relax.clip":
+        return args[0], float(args[1].value), float(args[2].value)
+    if binding.operator in ("relax.maximum", "relax.minimum"):
+        value = constant(args[1])
+        if value is not None and value.size == 1:
+            limit = float(value.reshape(()))
+            return (args[0], limit, None) if binding.operator == "relax.maximum" else (args[0], None, limit)
+    return None
+
+
+def _clipped(flow: Dataflow, fused: dict[relax.Var, relax.Call], binding: Binding) -> relax.Call | None:
+    limits = clip_limits(binding)
+    if limits is None or limits[0] not in fused or flow.only_user(limits[0]) is None:
+        return None
+    x, low, high = limits
+    call = fused[x]
+    attrs = describe(call)
+    if not isinstance(attrs, CLIPPING):
+        return None
+    old_low, old_high = attrs.clip_min, attrs.clip_max
+    if low is not None and old_high is not None and low > old_high:
+        return None
+    if high is not None and old_low is not None and high < old_low:
+        return None
+    clip_min = max((v for v in (old_low, low) if v is not None), default=None)
+    clip_max = min((v for v in (old_high, high) if v is not None), default=None)
+    return make_call(dataclasses.replace(attrs, clip_min=clip_min, clip_max=clip_max), *call.args)
+
+
+def _as_add(binding: Binding) -> relax.Call | None:
+    if binding.operator != "relax.add" or tensor_type(binding.var).dtype != "float32":
+        return None
+    a, b = binding.value.args
+    if not isinstance(a, relax.Var) or not isinstance(b, relax.Var):
+        return None
+    return make_call(ops.Add(), a, b)

@@ -1,0 +1,314 @@
+"""PropagateLayout: moves permutations out of the way, so that activations stay NHWC from input to output.
+
+Before -> after: `conv -> NCHW -> relu -> NHWC -> conv` becomes `conv -> relu -> conv`. A permutation isn't emitted
+where it stands but remembered with its variable; operators that don't care about axes work on the unpermuted tensor, a
+permutation of a permutation is composed, a reshape splits and merges axes where they are, and only an operator that
+needs the declared order has it made. Permutations that only move axes of size 1 become reshapes.
+
+Precondition: convolutions and pools are NHWC between explicit permutations, as our converters leave them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from pipeline import ops
+from pipeline.ir.bridge import describe, make_call, tensor_type
+from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant, variables
+
+Axes = tuple[int, ...]
+
+ELEMENTWISE = frozenset(
+    f"relax.{name}"
+    for line in (
+        "abs add ceil clip cos divide erf exp floor log maximum minimum multiply negative power round rsqrt sigmoid",
+        "sin sqrt square subtract tanh nn.gelu nn.gelu_tanh nn.leakyrelu nn.relu nn.silu nn.softplus nn.relu6 astype",
+    )
+    for name in line.split()
+)
+"""Relax operators that treat all elements alike, whatever the order of their axes."""
+
+RESHAPES = frozenset(f"relax.{name}" for name in ("expand_dims", "flatten", "reshape", "squeeze"))
+
+ROWS = frozenset({"nn.dense", "nn.layer_norm", "nn.softmax"})
+"""Operators that work along the last axis only."""
+
+REDUCTIONS = frozenset(f"relax.{name}" for name in ("mean", "sum", "max", "min"))
+
+
+RESIZE_ATTRIBUTES = (
+    "method",
+    "coordinate_transformation_mode",
+    "rounding_method",
+    "cubic_alpha",
+    "cubic_exclude",
+    "extrapolation_value",
+    "out_dtype",
+)
+"""All attributes of `relax.image.resize2d` but the layout and the region."""
+
+
+@dataclass(frozen=True)
+class _Permuted:
+    """The tensor `permute_dims(base, axes)`, not computed yet."""
+
+    base: relax.Var
+    axes: Axes
+
+
+def propagate_layout(module: tvm.IRModule) -> tvm.IRModule:
+    """Return the module with permutations moved out of the way; see the module's docstring."""
+    return _Propagation(module).run()
+
+
+class _Propagation:
+    def __init__(self, module: tvm.IRModule) -> None:
+        self.flow = Dataflow.of(module)
+        self.builder = DataflowBuilder(module)
+        self.permuted: dict[relax.Var, _Permuted] = {}
+        self.made: dict[_Permuted, relax.Var] = {}
+
+    def run(self) -> tvm.IRModule:
+        for binding in self.flow.bindings:
+            if not self._deferred(binding):
+                for v in variables(binding.value):
+                    self._materialize(v)
+                self.builder.copy(binding)
+        outputs = [self._materialize(o) if isinstance(o, relax.Var) else o for o in self.flow.outputs]
+        return self.builder.finish(outputs)
+
+    def _deferred(self, binding: Binding) -> bool:
+        """Handle a binding without the declared order of its arguments, if that can be done."""
+        name = binding.operator
+        if name == "relax.permute_dims":
+            return self._permute(binding)
+        if name in ELEMENTWISE:
+            return self._elementwise(binding)
+        if name in REDUCTIONS:
+            return self._reduce(binding)
+        if name == "relax.concat":
+            return self._concat(binding)
+        if name == "relax.image.resize2d":
+            return self._resize(binding)
+        if name == "relax.take":
+            return self._take(binding)
+        if name in RESHAPES:
+            return self._reshape(binding)
+        if name in ROWS:
+            return self._rows(binding)
+        if name == "nn.matmul":
+            return self._matmul(binding)
+        return False
+
+    def _source(self, expr: relax.Expr) -> _Permuted | None:
+        """Return how a variable is remembered: as a permutation, or as itself in declared order."""
+        if not isinstance(expr, relax.Var) or not isinstance(expr.ty, relax.TensorType):
+            return None
+        if expr in self.permuted:
+            return self.permuted[expr]
+        rank = len(tensor_type(expr).shape)
+        return _Permuted(self.builder.replaced(expr), tuple(range(rank)))
+
+    def _permute(self, binding: Binding) -> bool:
+        source = self._source(binding.value.args[0])
+        axes = binding.value.attrs["axes"]
+        if source is None or axes is None:
+            return False
+        rank = len(source.axes)
+        composed = tuple(source.axes[int(a) % rank] for a in axes)
+        self._remember(binding.var, _Permuted(source.base, composed))
+        return True
+
+    def _remember(self, var: relax.Var, value: _Permuted) -> None:
+        if value.axes == tuple(range(len(value.axes))):
+            self.builder.values[var] = value.base
+        else:
+            self.permuted[var] = value
+
+    def _frame(self, args: Sequence[relax.Expr]) -> Axes | None:
+        """Return the permutation that the arguments agree to be computed under; None if none of them is permuted."""
+        frames = [self.permuted[a].axes for a in args if isinstance(a, relax.Var) and a in self.permuted]
+        return max(frames, key=len) if frames else None
+
+    def _elementwise(self, binding: Binding) -> bool:
+        frame = self._frame(binding.value.args)
+        if frame is None:
+            return False
+        args = [self._in_frame(a, frame) for a in binding.value.args]
+        if any(a is None for a in args):
+            return False
+        call = relax.Call(binding.value.op, args, binding.value.attrs, list(binding.value.ty_args))
+        self._remember(binding.var, _Permuted(self.builder.emit(call, binding.var.name), frame))
+        return True
+
+    def _in_frame(self, expr: relax.Expr, frame: Axes) -> relax.Expr | None:
+        """Return the argument with its axes in the order of the unpermuted tensors; None if that isn't possible."""
+        inverse = tuple(int(i) for i in np.argsort(frame))
+        value = constant(expr)
+        if value is not None:
+            if value.ndim == 0:
+                return expr
+            if value.ndim > len(frame):
+                return None
+            aligned = value.reshape((1,) * (len(frame) - value.ndim) + value.shape)
+            return make_constant(aligned.transpose(inverse))
+        source = self._source(expr)
+        if source is None or len(source.axes) != len(frame):
+            return None if isinstance(expr, relax.Var) else expr
+        return self._make(_Permuted(source.base, tuple(source.axes[i] for i in inverse)), expr.name)
+
+    def _reduce(self, binding: Binding) -> bool:
+        frame = self._frame(binding.value.args)
+        axis = binding.value.attrs["axis"]
+        if frame is None or axis is None:
+            return False
+        axes = [frame[int(a) % len(frame)] for a in axis]
+        keepdims = bool(binding.value.attrs["keepdims"])
+        reduce = {"mean": relax.op.mean, "sum": relax.op.sum, "max": relax.op.max, "min": relax.op.min}
+        base = self.permuted[binding.value.args[0]].base
+        reduced = reduce[binding.operator.removeprefix("relax.")](base, axes, keepdims=keepdims)
+        var = self.builder.emit(reduced, binding.var.name)
+        if not keepdims:
+            kept = [a for a in frame if a not in axes]
+            frame = tuple(sorted(kept).index(a) for a in kept)
+        self._remember(binding.var, _Permuted(var, frame))
+        return True
+
+    def _concat(self, binding: Binding) -> bool:
+        fields = binding.value.args[0]
+        if not isinstance(fields, relax.Tuple):
+            return False
+        frame = self._frame(fields.fields)
+        if frame is None or any(len(tensor_type(f).shape) != len(frame) for f in fields.fields):
+            return False
+        args = [self._in_frame(f, frame) for f in fields.fields]
+        axis = frame[int(binding.value.attrs["axis"]) % len(frame)]
+        var = self.builder.emit(relax.op.concat(args, axis), binding.var.name)
+        self._remember(binding.var, _Permuted(var, frame))
+        return True
+
+    def _resize(self, binding: Binding) -> bool:
+        x, size = binding.value.args
+        attrs = binding.value.attrs
+        if self._frame([x]) != (0, 3, 1, 2) or attrs["layout"] != "NCHW":
+            return False
+        base = self.permuted[x].base
+        kept = {k: attrs[k] for k in RESIZE_ATTRIBUTES}
+        region = tuple(float(v) for v in attrs["roi"])
+        resized = relax.op.image.resize2d(base, size, region, layout="NHWC", **kept)
+        self._remember(binding.var, _Permuted(self.builder.emit(resized, binding.var.name), (0, 3, 1, 2)))
+        return True
+
+    def _take(self, binding: Binding) -> bool:
+        x, indices = binding.value.args
+        axis, value, source = binding.value.attrs["axis"], constant(indices), self.permuted.get(x)
+        if source is None or axis is None or value is None or value.ndim != 1:
+            return False
+        taken = relax.op.take(source.base, indices, source.axes[int(axis)], str(binding.value.attrs["mode"]))
+        self._remember(binding.var, _Permuted(self.builder.emit(taken, binding.var.name), source.axes))
+        return True
+
+    def _reshape(self, binding: Binding) -> bool:
+        """Split and merge axes where they are, if those to be merged are neighbours in the unpermuted tensor, too."""
+        source = self.permuted.get(binding.value.args[0])
+        if source is None:
+            return False
+        order = _reshaped_order(source.axes, tensor_type(source.base).shape, tensor_type(binding.var).shape)
+        if order is None:
+            return False
+        shape = tensor_type(binding.var).shape
+        base = self.builder.emit(relax.op.reshape(source.base, [shape[a] for a in order]), binding.var.name)
+        self._remember(binding.var, _Permuted(base, tuple(int(i) for i in np.argsort(order))))
+        return True
+
+    def _rows(self, binding: Binding) -> bool:
+        """Work on rows of the unpermuted tensor if they are the same."""
+        x, *constants = binding.value.args
+        source = self.permuted.get(x)
+        if source is None or source.axes[-1] != len(source.axes) - 1:
+            return False
+        call = relax.Call(binding.value.op, [source.base, *constants], binding.value.attrs, list(binding.value.ty_args))
+        self._remember(binding.var, _Permuted(self.builder.emit(call, binding.var.name), source.axes))
+        return True
+
+    def _matmul(self, binding: Binding) -> bool:
+        """Take the right side transposed if its rows then lie in memory as the unpermuted tensor's do."""
+        a, b = binding.value.args
+        attrs, source = describe(binding.value), self.permuted.get(b)
+        if not isinstance(attrs, ops.MatMul) or source is None:
+            return False
+        *batch, rows, columns = source.axes
+        if rows != len(source.axes) - 1:
+            return False
+        right = self._make(_Permuted(source.base, (*batch, columns, rows)), b.name)
+        left = self._materialize(a) if isinstance(a, relax.Var) else a
+        call = make_call(ops.MatMul(not attrs.transpose_b), left, right)
+        self.builder.values[binding.var] = self.builder.emit(call, binding.var.name)
+        return True
+
+    def _materialize(self, var: relax.Var) -> relax.Expr:
+        if var in self.permuted:
+            self.builder.values[var] = self._make(self.permuted[var], var.name)
+        return self.builder.replaced(var)
+
+    def _make(self, value: _Permuted, name: str) -> relax.Expr:
+        """Compute a permutation, once; as a reshape if only axes of size 1 move."""
+        if value.axes == tuple(range(len(value.axes))):
+            return value.base
+        if value not in self.made:
+            shape = tensor_type(value.base).shape
+            moved = [a for a in value.axes if shape[a] != 1]
+            call = (
+                relax.op.reshape(value.base, [shape[a] for a in value.axes])
+                if moved == sorted(moved)
+                else relax.op.permute_dims(value.base, list(value.axes))
+            )
+            # By the tensor that is permuted, which users know.
+            known = value.base.name if isinstance(value.base, relax.Var) else name
+            self.made[value] = self.builder.emit(call, f"{known}.permuted")
+        return self.made[value]
+
+
+def _reshaped_order(axes: Axes, base: Sequence[int], target: Sequence[int]) -> Axes | None:
+    """Return in which order the axes of a reshaped tensor lie in memory; None if that isn't an order of them.
+
+    Args:
+        axes: the order of the tensor's axes: its axis i is axis `axes[i]` of the base.
+        base: shape of the base.
+        target: shape to which the tensor is reshaped.
+    """
+    placed: list[tuple[int, int]] = []
+    place = -1
+    for sources, targets in _blocks([base[a] for a in axes], target):
+        moved = [axes[i] for i in sources if base[axes[i]] > 1]
+        between = [a for a in range(len(base)) if base[a] > 1 and moved and moved[0] <= a <= moved[-1]]
+        if moved != between:
+            return None
+        # Axes of size 1 stay behind the axis that they follow.
+        place = moved[0] if moved else place
+        placed += [(place, t) for t in targets]
+    return tuple(t for _, t in sorted(placed))
+
+
+def _blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Cut two shapes of equal size into the shortest runs of axes whose sizes have equal products."""
+    blocks: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        left, right = [i] if i < len(before) else [], [j] if j < len(after) else []
+        i, j = i + len(left), j + len(right)
+        while (a := math.prod(before[k] for k in left)) != (b := math.prod(after[k] for k in right)):
+            if a < b:
+                left.append(i)
+                i += 1
+            else:
+                right.append(j)
+                j += 1
+        blocks.append((left, right))
+    return blocks

@@ -1,0 +1,80 @@
+"""ReplaceEmptyTensors: a tensor without elements is a constant, and nobody computes it.
+
+Before -> after: `y = relu(x)` with y: [1, 0, 4] becomes the constant of that shape. Of what reads such a tensor and has
+elements itself, a concatenation leaves it out, a product over no elements is zero, plus the bias if there is one, and
+sums are left to constant folding. Whatever else it may be has no elements to say what it is.
+
+Exporters leave such tensors where a list of states or detections is empty for the shapes at hand.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from pipeline import ops
+from pipeline.ir.bridge import UnsupportedProgramError, describe, tensor_type
+from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant
+
+_FOLDED = frozenset({"relax.nn.pad", "relax.prod", "relax.sum"})
+"""Operators whose results are known where there are no elements, and which TVM folds."""
+
+
+def replace_empty_tensors(module: tvm.IRModule) -> tvm.IRModule:
+    """Return the module with tensors of no elements as constants; see the module's docstring.
+
+    Raises:
+        UnsupportedProgramError: something is computed from no elements that isn't known then.
+    """
+    flow = Dataflow.of(module)
+    if not any(_is_empty(b.var) or any(map(_is_empty, _operands(b.value))) for b in flow.bindings):
+        return module
+    builder = DataflowBuilder(module)
+    for binding in flow.bindings:
+        if _is_empty(binding.var):
+            type_ = tensor_type(binding.var)
+            builder.values[binding.var] = make_constant(np.zeros(type_.shape, type_.dtype))
+        elif any(map(_is_empty, _operands(binding.value))) and binding.operator not in _FOLDED:
+            builder.values[binding.var] = _without_elements(builder, binding)
+        else:
+            builder.copy(binding)
+    return builder.finish([builder.replaced(o) for o in flow.outputs])
+
+
+def _without_elements(builder: DataflowBuilder, binding: Binding) -> relax.Expr:
+    """Return what a binding is that reads a tensor of no elements."""
+    value = binding.value
+    if binding.operator == "relax.concat":
+        kept = [builder.replaced(f) for f in value.args[0].fields if not _is_empty(f)]
+        return builder.emit(relax.op.concat(kept, int(value.attrs["axis"])), binding.var.name)
+    attrs, type_ = describe(value), tensor_type(binding.var)
+    if isinstance(attrs, ops.Dense) and (bias := constant(value.args[2])) is not None:
+        return make_constant(np.broadcast_to(bias, type_.shape))
+    if isinstance(attrs, ops.Pad):
+        return make_constant(np.full(type_.shape, attrs.value, type_.dtype))
+    if isinstance(attrs, ops.MatMul) or binding.operator == "relax.matmul":
+        return make_constant(np.zeros(type_.shape, type_.dtype))
+    if isinstance(value, relax.Tuple):
+        return builder.copy(binding)
+    empty = next(o for o in _operands(value) if _is_empty(o))
+    name = repr(empty.name) if isinstance(empty, relax.Var) else "a constant"
+    raise UnsupportedProgramError(
+        f"tensor {binding.var.name!r} is computed by {binding.operator.rpartition('.')[2]} from {name}, of the shape "
+        f"{list(tensor_type(empty).shape)}, which has no elements"
+    )
+
+
+def _operands(value: relax.Expr) -> list[relax.Expr]:
+    """Return the tensors that an expression reads."""
+    if isinstance(value, relax.Call):
+        return [o for a in value.args for o in _operands(a)]
+    if isinstance(value, relax.Tuple):
+        return [o for f in value.fields for o in _operands(f)]
+    return [value]
+
+
+def _is_empty(expr: relax.Expr) -> bool:
+    return isinstance(expr.ty, relax.TensorType) and math.prod(tensor_type(expr).shape) == 0

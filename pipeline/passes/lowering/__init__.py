@@ -1,0 +1,1 @@
+"""Passes towards kernels, over float and int8 programs alike."""

@@ -1,0 +1,87 @@
+"""ReplaceSorts: sorting by a kernel of ours, as TVM's calls functions that only the compiler has.
+
+Before -> after, with `o = nn.sort_order(x)` along the last axis:
+
+    `argsort(x)` becomes `o`; `sort(x)` becomes `gather_elements(x, o)`.
+    `topk(x, k)` becomes `gather_elements(x, o)` and o, of which there are only k.
+
+Another axis is moved last, and back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tvm
+from tvm import relax
+
+from pipeline import ops
+from pipeline.ir.bridge import make_call, tensor_type
+from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder
+
+_SORTS = frozenset({"relax.argsort", "relax.sort", "relax.topk"})
+
+
+def replace_sorts(module: tvm.IRModule) -> tvm.IRModule:
+    """Return the module with TVM's sorting operators replaced; see the module's docstring."""
+    flow = Dataflow.of(module)
+    builder = DataflowBuilder(module)
+    for binding in flow.bindings:
+        if binding.operator in _SORTS:
+            builder.values[binding.var] = _replacement(binding, builder)
+        else:
+            builder.copy(binding)
+    return builder.finish([builder.replaced(o) for o in flow.outputs])
+
+
+@dataclass(frozen=True)
+class _Sort:
+    """What a binding sorts.
+
+    Attributes:
+        builder: where the replacement is written.
+        name: of its result.
+        axis: along which it sorts, from 0.
+        rank: of the tensor.
+    """
+
+    builder: DataflowBuilder
+    name: str
+    axis: int
+    rank: int
+
+    def last(self, x: relax.Expr) -> relax.Expr:
+        """Return a tensor with the sorted axis last."""
+        return self._moved(x, [*(a for a in range(self.rank) if a != self.axis), self.axis])
+
+    def back(self, x: relax.Expr) -> relax.Expr:
+        """Return a tensor whose last axis is the sorted one in its own order."""
+        axes = list(range(self.rank - 1))
+        axes.insert(self.axis, self.rank - 1)
+        return self._moved(x, axes)
+
+    def emit(self, expr: relax.Expr) -> relax.Var:
+        """Append a step."""
+        return self.builder.emit(expr, f"{self.name}.sorted")
+
+    def _moved(self, x: relax.Expr, axes: list[int]) -> relax.Expr:
+        return x if self.axis == self.rank - 1 else self.emit(relax.op.permute_dims(x, axes))
+
+
+def _replacement(binding: Binding, builder: DataflowBuilder) -> relax.Expr:
+    attrs, (x,) = binding.value.attrs, binding.value.args
+    shape, name = tensor_type(x).shape, binding.operator.removeprefix("relax.")
+    sort = _Sort(builder, binding.var.name, int(attrs["axis"]) % len(shape), len(shape))
+    count, descending = shape[sort.axis], bool(attrs["largest"] if name == "topk" else attrs["descending"])
+    if name == "topk" and int(attrs["k"]) > 0:
+        count = int(attrs["k"])
+    rows = sort.last(builder.replaced(x))
+    order = sort.emit(make_call(ops.SortOrder(count, descending), rows))
+    kinds = {"sort": "values", "argsort": "indices"}
+    kind = kinds.get(name) or str(attrs["ret_type"])
+    results = []
+    if kind != "indices":
+        results.append(sort.back(sort.emit(relax.op.gather_elements(rows, order, axis=sort.rank - 1))))
+    if kind != "values":
+        results.append(sort.back(sort.emit(relax.op.astype(order, str(attrs["dtype"])))))
+    return results[0] if len(results) == 1 else relax.Tuple(results)

@@ -1,0 +1,141 @@
+"""SplitBatches: layers whose activations are large run image by image, so that these stay in the second-level cache.
+
+Before -> after, for images n of a batch and one run of layers f:
+
+    `y = f(x)` becomes `y_n = f(x[n])` for each n, one image after the other, and `y = nn.stack(y_0, y_1, ...)`.
+
+A batch saves weights from being read again for each image, and costs that activations of all images, which one layer
+writes and the next reads, don't fit the cache. Early layers of most networks have large activations and few weights,
+late ones the opposite. What is counted is bytes that come from beyond the second-level cache, for each image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tvm
+from tvm import relax
+
+from pipeline import ops
+from pipeline.ir.bridge import describe, make_call, tensor_type, tensor_types
+from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, substitute, variables
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A program of a whole batch.
+
+    Attributes:
+        flow: the program.
+        size: number of images.
+        l2_bytes: size of the second-level cache.
+    """
+
+    flow: Dataflow
+    size: int
+    l2_bytes: int
+
+    def image_bytes(self, var: relax.Expr) -> int:
+        """Return how many bytes of a tensor belong to one image."""
+        return sum(t.nbytes for t in tensor_types(var)) // self.size
+
+    def entering(self, first: int, last: int) -> list[relax.Var]:
+        """Return the tensors from before that bindings first to last - 1 read."""
+        inside = self.flow.bindings[first:last]
+        made = {b.var for b in inside}
+        return list(dict.fromkeys(v for b in inside for v in variables(b.value) if v not in made))
+
+    def leaving(self, first: int, last: int) -> list[relax.Var]:
+        """Return the tensors of these bindings that others read."""
+        read = {v for b in self.flow.bindings[last:] for v in variables(b.value)} | set(self.flow.outputs)
+        return [b.var for b in self.flow.bindings[first:last] if b.var in read]
+
+    def best_run(self) -> tuple[int, int]:
+        """Return which bindings to run image by image: the first, and the first behind them."""
+        bindings = self.flow.bindings
+        weights, activations = [self._weights(b) for b in bindings], [self._activations(b) for b in bindings]
+        apart = [w + (a if a > self.l2_bytes else 0) for w, a in zip(weights, activations, strict=True)]
+        together = [
+            w / self.size + (a if a * self.size > self.l2_bytes else 0)
+            for w, a in zip(weights, activations, strict=True)
+        ]
+        gains = [t - a for t, a in zip(together, apart, strict=True)]
+        best, most = (0, 0), 0.0
+        for first in range(len(bindings)):
+            gain = 0.0
+            for last in range(first + 1, len(bindings) + 1):
+                if not self._splits(bindings[last - 1]):
+                    break
+                gain += gains[last - 1]
+                if gain <= most:
+                    continue
+                moved = [*self.entering(first, last), *self.leaving(first, last)]
+                left = gain - 2 * sum(self.image_bytes(v) for v in moved)
+                if left > most:
+                    best, most = (first, last), left
+        return best
+
+    def _weights(self, binding: Binding) -> int:
+        args = binding.value.args if isinstance(binding.value, relax.Call) else ()
+        return sum(tensor_type(a).nbytes for a in args if constant(a) is not None)
+
+    def _activations(self, binding: Binding) -> int:
+        return sum(self.image_bytes(v) for v in {binding.var, *variables(binding.value)})
+
+    def _splits(self, binding: Binding) -> bool:
+        """Return whether a binding computes each image from the same one of its operands."""
+        if not all(isinstance(v.ty, relax.TensorType) for v in (binding.var, *variables(binding.value))):
+            return False
+        attrs, shapes = describe(binding.value), [tensor_type(v).shape for v in variables(binding.value)]
+        out = tensor_type(binding.var).shape
+        if any(len(s) < 2 or s[0] != self.size for s in (out, *shapes)):
+            return False
+        if isinstance(attrs, ops.MatMul | ops.QMatMul):
+            return len(out) > 2 and all(len(s) == len(out) for s in shapes)
+        if attrs is not None:
+            constants = [tensor_type(a).shape for a in binding.value.args if constant(a) is not None]
+            elementwise = isinstance(attrs, ops.Add | ops.Multiply | ops.QAdd | ops.QMultiply)
+            return not elementwise or (all(len(s) == len(out) for s in shapes) and not constants)
+        if binding.operator == "relax.permute_dims":
+            axes = binding.value.attrs["axes"]
+            return axes is not None and int(axes[0]) == 0
+        return binding.operator == "relax.reshape"
+
+
+def split_batches(module: tvm.IRModule, l2_bytes: int) -> tvm.IRModule:
+    """Return the module with some layers run image by image; see the module's docstring.
+
+    Args:
+        module: a program in which convolutions are fused with what surrounds them.
+        l2_bytes: size of a core's second-level cache.
+    """
+    flow = Dataflow.of(module)
+    sizes = {tensor_type(p).shape[:1] for p in flow.params}
+    if len(sizes) != 1 or (size := sum(*sizes)) < 2:
+        return module
+    batch = _Batch(flow, size, l2_bytes)
+    first, last = batch.best_run()
+    builder = DataflowBuilder(module)
+    for binding in flow.bindings[:first]:
+        builder.copy(binding)
+    if first < last:
+        results = [_run_image(builder, batch, first, last, image) for image in range(size)]
+        for var, parts in zip(batch.leaving(first, last), zip(*results, strict=True), strict=True):
+            builder.values[var] = builder.emit(make_call(ops.Stack(size), *parts), var.name)
+    for binding in flow.bindings[last:]:
+        builder.copy(binding)
+    return builder.finish([builder.replaced(o) for o in flow.outputs])
+
+
+def _run_image(builder: DataflowBuilder, batch: _Batch, first: int, last: int, image: int) -> list[relax.Expr]:
+    """Emit bindings for one image, and return those of its tensors that others read."""
+    values: dict[relax.Var, relax.Expr] = {}
+    for var in batch.entering(first, last):
+        part = relax.op.strided_slice(builder.replaced(var), [0], [image], [image + 1])
+        values[var] = builder.emit(part, f"{var.name}.image{image}")
+    for binding in batch.flow.bindings[first:last]:
+        value = substitute(binding.value, values)
+        if binding.operator == "relax.reshape":
+            value = relax.op.reshape(value.args[0], [1, *tensor_type(binding.var).shape[1:]])
+        values[binding.var] = builder.emit(value, f"{binding.var.name}.image{image}")
+    return [values[v] for v in batch.leaving(first, last)]

@@ -1,0 +1,118 @@
+"""UnfoldImageInputs: a network's first convolution gets its image's rows side by side.
+
+An image's few channels leave the units of a dot product half empty: a kernel row of 3 pixels by 3 channels is 9 values,
+where a step takes 4 or 64. If `rows` rows below one another become channels, as many kernel rows are one run of values:
+
+    3x3 stride 2, C channels: z[n, h, w, C], 3 segments of 3 * C  ->  y[n, h / 2, w, 3 * C], 1 segment of 9 * C
+    7x7 stride 2, C channels: z[n, h, w, C], 7 segments of 7 * C  ->  y[n, h / 2, w, 3 * C], 3 segments of 21 * C
+
+Before -> after: `qnn.conv2d(qnn.quantize_image(x), w)` becomes `qnn.conv2d(qnn.quantize_image(x, rows, row_step), v)`
+with a stride of 1 along the height. Kernel rows that are in two lines, as the fifth of the 7 above, have zero weights
+in the second.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+from tvm import relax
+
+from pipeline import ops
+from pipeline.ir.bridge import describe, make_call, tensor_type
+from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant
+from pipeline.ir.types import TensorType
+from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.operation import Operation
+from pipeline.kernels.ops.conv2d import product_cycles
+from pipeline.kernels.ops.quantize_image import unfolding_cycles
+
+Array = npt.NDArray[np.int8]
+
+
+def unfold_image_inputs(module: tvm.IRModule, isa: InstructionSet) -> tvm.IRModule:
+    """Return the module with images unfolded where `isa` gains by it; see the module's docstring."""
+    flow = Dataflow.of(module)
+    builder = DataflowBuilder(module)
+    for binding in flow.bindings:
+        image, attrs = flow.producers.get(_first_argument(binding)), describe(binding.value)
+        quantization = None if image is None else describe(image.value)
+        if (
+            image is None
+            or not isinstance(quantization, ops.QuantizeImage)
+            or not isinstance(attrs, ops.QConv2d)
+            or attrs.groups > 1
+            or attrs.dilation != (1, 1)
+            or flow.only_user(image.var) is None
+            or (weight := constant(binding.value.args[1])) is None
+        ):
+            builder.copy(binding)
+            continue
+        framed = _with_a_column_behind(quantization, tensor_type(image.var), weight, attrs)
+        chosen = min(_unfoldings(weight, framed, attrs), key=lambda u: u.cycles(image, binding, isa))
+        unfolded = builder.emit(make_call(chosen.quantization, builder.replaced(image.value.args[0])), image.var.name)
+        others = (builder.replaced(a) for a in binding.value.args[2:])
+        call = make_call(chosen.convolution, unfolded, make_constant(chosen.weight), *others)
+        builder.values[binding.var] = builder.emit(call, binding.var.name)
+    return builder.finish([builder.replaced(o) for o in flow.outputs])
+
+
+def _first_argument(binding: Binding) -> relax.Expr | None:
+    return binding.value.args[0] if isinstance(binding.value, relax.Call) and binding.value.args else None
+
+
+def _with_a_column_behind(
+    quantization: ops.QuantizeImage, framed: TensorType, weight: Array, attrs: ops.QConv2d
+) -> ops.QuantizeImage:
+    """Return the operator with a wider frame if the last column is read and the output stays as it is.
+
+    Then there is something behind every segment: tile registers take more than a segment of an odd length.
+    """
+    read_to_the_end = (framed.shape[2] - weight.shape[2]) % attrs.strides[1] == 0
+    if not read_to_the_end or attrs.strides[1] == 1:
+        return quantization
+    top, left, bottom, right = quantization.frame
+    return dataclasses.replace(quantization, frame=(top, left, bottom, right + 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unfolding:
+    """A way to compute the convolution of an image.
+
+    Attributes:
+        quantization, convolution: the two operators.
+        weight: of the convolution, OHWI.
+    """
+
+    quantization: ops.QuantizeImage
+    convolution: ops.QConv2d
+    weight: Array
+
+    def cycles(self, image: Binding, binding: Binding, isa: InstructionSet) -> float:
+        """Return about how long both operators together take, but for what they have in common in all ways."""
+        unfolded = self.quantization.infer(tensor_type(image.value.args[0]))
+        inputs = (unfolded, TensorType(self.weight.shape, "int8"), *(tensor_type(a) for a in binding.value.args[2:]))
+        operation = Operation(self.convolution, inputs, self.convolution.infer(*inputs), {})
+        return product_cycles(operation, isa) + unfolding_cycles(self.quantization, unfolded, isa)
+
+
+def _unfoldings(weight: Array, quantization: ops.QuantizeImage, attrs: ops.QConv2d) -> list[_Unfolding]:
+    """Return all ways; the first is the one without unfolding."""
+    ways = [_Unfolding(quantization, attrs, weight)]
+    out, kernel_h, kernel_w, channels = weight.shape
+    step, column_step = attrs.strides
+    convolution = dataclasses.replace(attrs, strides=(1, column_step))
+    for rows in range(max(2, step), kernel_h + 1):
+        if (kernel_h - rows) % step:
+            continue
+        lines = []
+        for first in range(0, kernel_h - rows + 1, step):
+            held = weight[:, first : first + rows].copy()
+            if first > 0:
+                held[:, : rows - step] = 0
+            lines.append(held.transpose(0, 2, 1, 3).reshape(out, 1, kernel_w, rows * channels))
+        unfolded = dataclasses.replace(quantization, rows=rows, row_step=step)
+        ways.append(_Unfolding(unfolded, convolution, np.concatenate(lines, axis=1)))
+    return ways

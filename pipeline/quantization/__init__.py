@@ -1,0 +1,1 @@
+"""From a float program to an int8 one: annotate, calibrate, realize."""

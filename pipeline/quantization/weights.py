@@ -1,0 +1,94 @@
+"""Quantizes weights and biases, and turns scales into the multipliers that integer operators use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+MAX_BIAS = 2**28
+"""Largest |bias| in units of the accumulator; the rest of its range is left for the sum of products."""
+
+MAX_SUM_MULTIPLIER = 2**15 - 1
+"""Largest multiplier of a sum's operand."""
+
+
+@dataclass(frozen=True)
+class QuantizedWeights:
+    """Weights and bias of one operator, output channels first.
+
+    Attributes:
+        weight: int8, in [-127, 127], of the float weights' shape.
+        bias: [O] int32 at scale input_scale * scale[o].
+        scale: [O] float64, one weight step.
+    """
+
+    weight: Array
+    bias: Array
+    scale: Array
+
+
+def quantize_weights(weight: Array, bias: Array, input_scale: float, *, per_channel: bool) -> QuantizedWeights:
+    """Quantize symmetrically from the largest magnitude, per output channel or per tensor.
+
+    An all-zero channel gets scale 1. A channel whose bias would not fit 32 bits at the scale of its products, which
+    happens where the weights are next to nothing, gets a larger scale.
+
+    Args:
+        weight: [O, ...] float32.
+        bias: [O] float32.
+        input_scale: scale of the input's codes.
+        per_channel: one scale for each output channel; otherwise all have the same.
+    """
+    rows = weight.reshape(weight.shape[0], -1).astype("float64")
+    largest = np.abs(rows).max(axis=1, initial=0.0)
+    if not per_channel:
+        largest = np.full_like(largest, largest.max(initial=0.0))
+    scale = np.where(largest > 0, largest / 127, 1.0)
+    scale = np.maximum(scale, np.abs(bias.astype("float64")) / (input_scale * MAX_BIAS))
+    codes = np.clip(np.rint(rows / scale[:, None]), -127, 127).astype("int8")
+    shift = np.rint(bias.astype("float64") / (input_scale * scale)).astype("int32")
+    return QuantizedWeights(codes.reshape(weight.shape), shift, scale)
+
+
+def accumulator_bounds(weights: QuantizedWeights, input_zero_point: int) -> tuple[Array, Array]:
+    """Return the largest |accumulator| that any uint8 input can give: at the end, and on the way; each [O] float64.
+
+    On the way counts the form in which kernels sum: products of the codes themselves, after a bias from which
+    input_zero_point * sum(weights) has been taken.
+    """
+    rows = weights.weight.reshape(weights.weight.shape[0], -1).astype("float64")
+    magnitude, bias = np.abs(rows).sum(axis=1), np.abs(weights.bias.astype("float64"))
+    furthest = max(input_zero_point, 255 - input_zero_point)
+    return magnitude * furthest + bias, magnitude * (255 + input_zero_point) + bias
+
+
+def short_multipliers(multipliers: Array) -> Array:
+    """Return multipliers rounded to 22 significant bits, as float32 of the same shape.
+
+    Kernels then need no conversion of their sums to float32 (`kernels.lib.requantize`). What is rounded off is less than a
+    hundredth of the step that float32 sums of some thousands have.
+    """
+    mantissa, exponent = np.frexp(multipliers.astype("float64"))
+    return np.asarray(np.ldexp(np.rint(np.ldexp(mantissa, 22)), exponent - 22), "float32")
+
+
+def sum_multipliers(a_scale: float, b_scale: float, output_scale: float) -> tuple[int, int, int]:
+    """Return (a_multiplier, b_multiplier, shift) for `qnn.add`.
+
+    Each scale's ratio to the output's becomes multiplier / 2**shift, with the largest shift at which both multipliers
+    fit 16 bits: that is precise enough, the sum then fits 32 bits, and CPUs multiply such numbers two at a time.
+
+    Raises:
+        ValueError: an operand's scale is over 2**14 times the output's.
+    """
+    ratios = (a_scale / output_scale, b_scale / output_scale)
+    for shift in range(30, 0, -1):
+        a, b = (round(r * 2**shift) for r in ratios)
+        if max(a, b) <= MAX_SUM_MULTIPLIER:
+            return a, b, shift
+    raise ValueError(f"scales {a_scale} and {b_scale} are too large for the output's {output_scale}")

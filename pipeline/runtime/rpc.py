@@ -1,0 +1,401 @@
+"""Runs a library on another device, through TVM's RPC: `python -m tvm.exec.rpc_server` there, directly or by a tracker.
+
+RPC has no encryption and no passwords, and whoever reaches a server runs code on it: use it in trusted networks only.
+This module only connects; it never listens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import math
+import os
+import re
+import socket
+import struct
+import traceback
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from pipeline.errors import ArtifactError, DeviceError, OptionError
+from pipeline.ir.program import TensorSpec
+from pipeline.library.metadata import ArtifactMetadata, read_metadata
+from pipeline.runtime.tensors import Array, Tensor, check_feeds
+from pipeline.runtime.trace import STOPWATCH, Times, Trace, alternate, new_times
+from pipeline.runtime.worker import Worker
+
+T = TypeVar("T")
+
+_ADDRESS = re.compile(
+    r"(?:\[(?P<ipv6>[0-9a-fA-F:.]+(?:%[^\]\s]+)?)\]|(?P<host>[^\[\]:/\s]+))"  # in brackets if it contains colons
+    r":(?P<port>[0-9]{1,5})"
+    r"(?:/(?P<key>\S+))?"
+)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server or tracker listens.
+
+    Attributes:
+        host: name, IPv4 address, or IPv6 address without brackets.
+        port: TCP port.
+        key: what the server registered as; may be empty for a server that is reached directly.
+    """
+
+    host: str
+    port: int
+    key: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Return the parts of "HOST:PORT" or "HOST:PORT/KEY"; an IPv6 host stands in brackets.
+
+        Raises:
+            OptionError: the text has another form, or the port isn't in 1..65535.
+        """
+        match = _ADDRESS.fullmatch(text)
+        if match is None or not 1 <= int(match["port"]) <= 65535:
+            raise OptionError(
+                f"{text!r} isn't an address: expected HOST:PORT or HOST:PORT/KEY, such as 192.168.1.20:9090/phone or "
+                "[fd00::20]:9090, with a port from 1 to 65535."
+            )
+        return cls(match["ipv6"] or match["host"], int(match["port"]), match["key"] or "")
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}" + (f"/{self.key}" if self.key else "")
+
+
+class RemoteRunner:
+    """A library, loaded on a device and ready; used like `Runner`. Close it, or use it in a `with` statement.
+
+    The CPU features of the device can't be asked for: a library that it can't run ends the session, and the error says
+    which features the library needs.
+
+    Args:
+        path: the library. It is uploaded into the server's working directory.
+        rpc: "HOST:PORT" or "HOST:PORT/KEY" of a server.
+        tracker: "HOST:PORT/KEY" of a tracker, and of the devices of which one is wanted. Give this or `rpc`.
+        num_threads: how many threads one run may use; None leaves the device's default. A device with fewer cores uses
+            fewer.
+        timeout: seconds that connecting, and then each call, may take.
+
+    Attributes:
+        metadata: what the library says about itself.
+        num_threads: how many threads one run may use.
+
+    Raises:
+        ArtifactError: the file isn't a library of this pipeline, or is damaged.
+        OptionError: an address is wrong, or not exactly one is given.
+        DeviceError: the server or tracker can't be reached, or refuses, or can't load the library.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        rpc: str | None = None,
+        tracker: str | None = None,
+        num_threads: int | None = None,
+        timeout: float = 60.0,
+    ) -> None:
+        path = self._path = Path(path)
+        self.metadata: ArtifactMetadata = read_metadata(path)
+        self.address = _address(rpc, tracker)
+        if num_threads is not None and num_threads < 1:
+            raise OptionError(f"num_threads is {num_threads}; it must be at least 1.")
+        self._timeout = timeout
+        self._session: Any = None
+        self._device: Any = None
+        self._library: Any = None
+        self._libraries: dict[str, Any] = {}
+        self._machine: Any = None
+        self._through_tracker = tracker is not None
+        _check_reachable(self.address, "tracker" if self._through_tracker else "server", timeout)
+        self._worker = Worker(f"session with {self.address}")
+        _OPEN.add(self)
+        try:
+            self._session = self._call("connecting", self._connect)
+            self._call("loading the library", lambda: self._load(path, num_threads))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs, in order."""
+        return self.metadata.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The model's outputs, in order."""
+        return self.metadata.outputs
+
+    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Array]:
+        """Return the outputs by name for inputs by name, computed on the device.
+
+        Raises:
+            SampleError: an input is missing, unknown, or of the wrong shape or dtype.
+            DeviceError: the session failed or took too long.
+        """
+        arrays = check_feeds(feeds, self.inputs)
+
+        def run() -> dict[str, Array]:
+            self._set_inputs(self._machine, arrays)
+            with _answers():
+                self._machine.invoke_stateful("main")
+            return self._results()
+
+        return self._call("running the model", run)
+
+    def benchmark(self, feeds: Mapping[str, Tensor], repeats: int = 30, warmup: int = 3) -> list[float]:
+        """Return the time of each of `repeats` runs, in seconds, measured on the device, without transfers.
+
+        `warmup` runs, that aren't counted, come first.
+        """
+        arrays = check_feeds(feeds, self.inputs)
+
+        def measure() -> list[float]:
+            self._set_inputs(self._machine, arrays)
+            return self._seconds(self._machine, "invoke_stateful", warmup + repeats, "main")[warmup:]
+
+        return self._call("benchmarking", measure)
+
+    def trace(self, feeds: Mapping[str, Tensor], repeats: int = 30) -> Trace:
+        """Return how long each kernel takes, and the whole run, measured on the device; see `Runner.trace`.
+
+        Raises:
+            ArtifactError: the library can't time its kernels, as an older pipeline built it.
+            SampleError: an input is missing, unknown, or of the wrong shape or dtype.
+            DeviceError: the session failed or took too long.
+        """
+        arrays = check_feeds(feeds, self.inputs)
+        kernels = [o.kernel for o in self.metadata.operators]
+
+        def prepare() -> tuple[Any, Any, Any]:
+            from tvm import relax, runtime
+
+            self._set_inputs(self._machine, arrays)
+            with _answers():
+                if not self._library.implements_function(STOPWATCH, query_imports=True):
+                    raise ArtifactError(f"{self._path} can't time its kernels. Build it again.")
+                timed = relax.VirtualMachine(self._library, self._device)
+                start_stopwatch = self._library.get_function(STOPWATCH, query_imports=True)
+            self._set_inputs(timed, arrays)
+            return timed, start_stopwatch, runtime.tensor(new_times(len(kernels)), self._device)
+
+        def run() -> float:
+            return self._seconds(self._machine, "invoke_stateful", 1, "main")[0]
+
+        def times() -> Times:
+            timed, start_stopwatch, values = prepared
+            with _answers():
+                start_stopwatch(timed.module, values)
+                timed.invoke_stateful("main")
+                return np.asarray(values.numpy())
+
+        prepared = self._call("preparing to trace", prepare)
+        return alternate(
+            lambda: self._call("running the model", run), lambda: self._call("tracing", times), kernels, repeats
+        )
+
+    def time_function(
+        self, library: Path, name: str, buffers: Sequence[Array], numbers: Sequence[tuple[int, ...]], repeats: int
+    ) -> list[list[float]]:
+        """Time a function of any TVM library on the device; see `Runner.time_function`."""
+
+        def measure() -> list[list[float]]:
+            import tvm
+
+            tensors = [tvm.runtime.tensor(buffer, self._device) for buffer in buffers]
+            module = self._upload(library)
+            return [self._seconds(module, name, repeats, *tensors, *values) for values in numbers]
+
+        return self._call("measuring the device", measure)
+
+    def close(self) -> None:
+        """End the session."""
+
+        def release() -> None:
+            # TVM closes the connection when nothing refers to the session any more.
+            self._machine = self._library = self._device = self._session = None
+            self._libraries.clear()
+
+        self._worker.post(release)
+        self._worker.close()
+
+    def __enter__(self) -> RemoteRunner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _connect(self) -> Any:
+        from tvm import rpc
+
+        host, port, key = self.address.host, self.address.port, self.address.key
+        with _answers():
+            if self._through_tracker:
+                # Tries again by itself when the tracker offers a device that has registered anew since.
+                return rpc.connect_tracker(host, port).request(key)
+            return rpc.connect(host, port, key=key)
+
+    def _load(self, path: Path, num_threads: int | None) -> None:
+        from tvm import relax
+
+        with _answers():
+            self._device = self._session.cpu(0)
+            if num_threads is not None:
+                self._session.get_function("runtime.config_threadpool")(1, num_threads)
+            self.num_threads = int(self._session.get_function("runtime.NumThreads")())
+        self._library = self._upload(path)
+        with _answers():
+            self._machine = relax.VirtualMachine(self._library, self._device)
+
+    def _upload(self, path: Path) -> Any:
+        """Return a library, loaded on the device."""
+        # The name tells libraries apart: a server may keep its directory, and loaded libraries, between sessions.
+        name = f"{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.so"
+        # A file that is loaded must not be written to.
+        if name not in self._libraries:
+            with _answers():
+                self._session.upload(str(path), target=name)
+                self._libraries[name] = self._session.load_module(name)
+        return self._libraries[name]
+
+    def _set_inputs(self, machine: Any, arrays: list[Array]) -> None:
+        import tvm
+
+        tensors = [tvm.runtime.tensor(a, self._device) for a in arrays]
+        with _answers():
+            machine.set_input("main", *tensors)
+
+    def _results(self) -> dict[str, Array]:
+        from tvm import runtime
+
+        # VirtualMachine.get_outputs does this too, but leaves a reference cycle that keeps the session open.
+        with _answers():
+            get_output, get_arity = (self._machine.module[name] for name in ("get_output", "get_output_arity"))
+            arity = get_arity("main")
+        if arity != (-1 if len(self.outputs) == 1 else len(self.outputs)):
+            raise _AnswerError(f"it has other outputs than the {len(self.outputs)} that its metadata lists.")
+        with _answers():
+            values = [get_output("main", *(() if arity == -1 else (i,))) for i in range(len(self.outputs))]
+        for spec, value in zip(self.outputs, values, strict=True):
+            # Before memory is taken for it.
+            if not isinstance(value, runtime.Tensor) or (value.shape, value.dtype) != (spec.shape, spec.dtype):
+                raise _AnswerError(f"output {spec.name!r} isn't {spec.dtype} of the shape {list(spec.shape)}.")
+        with _answers():
+            return {o.name: np.asarray(v.numpy()) for o, v in zip(self.outputs, values, strict=True)}
+
+    def _seconds(self, module: Any, name: str, repeats: int, *arguments: Any) -> list[float]:
+        """Return how long each call of a function takes on the device."""
+        with _answers():
+            evaluator = module.time_evaluator(name, self._device, number=1, repeat=repeats)
+            seconds = [float(value) for value in evaluator(*arguments).results]
+        if len(seconds) != repeats or not all(math.isfinite(value) and value > 0 for value in seconds):
+            raise _AnswerError("it didn't measure a time for each call.")
+        return seconds
+
+    def _call(self, doing: str, function: Callable[[], T]) -> T:
+        if not self._worker.is_here:
+            raise DeviceError(
+                f"{self.address}: the session belongs to the process that opened it, not to those forked from that. "
+                "Open a RemoteRunner in each process."
+            )
+        try:
+            return self._worker.call(function, self._timeout)
+        # What TVM raises itself, where the session ends or the device reports an error, is a RuntimeError. Whatever
+        # else a function raises is our own mistake.
+        except (TimeoutError, RuntimeError, OSError) as error:
+            # What the frames of the failed call hold would keep the session open, and so the server busy, for as long
+            # as anybody keeps the exception.
+            traceback.clear_frames(error.__traceback__)
+            raise self._as_device_error(doing, error) from error
+
+    def _as_device_error(self, doing: str, error: Exception) -> DeviceError:
+        if isinstance(error, TimeoutError):
+            return DeviceError(
+                f"{self.address}: {doing} took more than {self._timeout:g} seconds. The device may be busy "
+                "with another session; wait for it, restart its server, or allow more time."
+            )
+        return DeviceError(f"{self.address}: {doing} failed: {_last_line(error)} {self._hint()}")
+
+    def _hint(self) -> str:
+        if self._session is None:
+            return "Check the key, and what the server printed."
+        target = self.metadata.target
+        features = ", ".join(target.required_features)
+        return (
+            f"The library needs a CPU of {target.architecture} with {features or 'no special features'}; without it "
+            "the session ends like this. Check that, and what the server printed."
+        )
+
+
+_OPEN: weakref.WeakSet[RemoteRunner] = weakref.WeakSet()
+
+
+def _keep_sessions() -> None:
+    """Keep what a forked process inherits of its parent's sessions, for ever: TVM ends a session with its last use."""
+    for runner in _OPEN:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(vars(runner)))
+
+
+os.register_at_fork(after_in_child=_keep_sessions)
+
+
+class _AnswerError(RuntimeError):
+    """A server or tracker, which anybody may run, answered something that TVM's client doesn't expect."""
+
+
+@contextlib.contextmanager
+def _answers() -> Iterator[None]:
+    """Turn what is raised over unexpected answers into `_AnswerError`; the block holds nothing but TVM's calls."""
+    try:
+        yield
+    # The last one is raised by TVM's client for a function that the server doesn't have.
+    except (ValueError, TypeError, LookupError, struct.error, AttributeError) as error:
+        raise _AnswerError(f"TVM's client can't read an answer: {_last_line(error)}") from error
+
+
+def _address(rpc: str | None, tracker: str | None) -> Address:
+    if (rpc is None) == (tracker is None):
+        raise OptionError("Give the address of an RPC server or that of a tracker.")
+    if rpc is not None:
+        return Address.parse(rpc)
+    address = Address.parse(str(tracker))
+    if not address.key:
+        raise OptionError(f"The tracker's address {tracker!r} needs the devices' key: HOST:PORT/KEY.")
+    return address
+
+
+def _check_reachable(address: Address, role: str, timeout: float) -> None:
+    """Open a connection and close it: TVM's own connecting neither has a timeout nor says what is wrong.
+
+    Raises:
+        DeviceError: nothing listens there.
+    """
+    try:
+        socket.create_connection((address.host, address.port), timeout).close()
+    except OSError as error:
+        raise DeviceError(
+            f"No RPC {role} can be reached at {address}: {error.strerror or error}. Check that it runs, and its port: "
+            f"python -m tvm.exec.rpc_{role} --host HOST --port {address.port}"
+        ) from error
+
+
+def _last_line(error: BaseException) -> str:
+    """Return the line of TVM's many that says what happened, as a sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[-1] if lines else type(error).__name__
+    return text if text.endswith(".") else f"{text}."

@@ -1,0 +1,245 @@
+"""Runs a library on this machine, with TVM's small runtime only; the compiler isn't loaded."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from pipeline.cpu import missing_features, usable_cores
+from pipeline.errors import ArtifactError, OptionError, TargetError
+from pipeline.ir.program import TensorSpec
+from pipeline.library.metadata import ArtifactMetadata, read_metadata
+from pipeline.runtime import ffi
+from pipeline.runtime.loading import CPU, Loaded, new_machine
+from pipeline.runtime.tensors import Array, Tensor, aligned_zeros, check_feeds
+
+if TYPE_CHECKING:
+    from pipeline.runtime.trace import Trace
+
+T = TypeVar("T")
+
+_NO_EXTRAS = (0, 1, 0, 1, 0, "")
+"""For TVM's time evaluator: no least time, no pause between measurements, no flushing of caches."""
+
+
+class Runner:
+    """A library, loaded and ready. Calls from several threads are safe; they wait for one another.
+
+    Args:
+        path: the library.
+        num_threads: how many threads one run may use; None means one for each physical core that the process may use.
+            Several threads share as many cores, the same for all runners of the process.
+
+    Attributes:
+        metadata: what the library says about itself.
+        num_threads: how many threads one run may use.
+
+    Raises:
+        ArtifactError: the file isn't a library of this pipeline, or is damaged.
+        TargetError: this machine's CPU can't run it.
+        OptionError: `num_threads` is below 1, or above the number of CPUs that the process may use.
+    """
+
+    def __init__(self, path: str | Path, num_threads: int | None = None) -> None:
+        path = self._path = Path(path)
+        self.metadata: ArtifactMetadata = read_metadata(path)
+        _check_target(path, self.metadata)
+        cpus = _choose_cpus(num_threads)
+        self.num_threads = len(cpus)
+        self._runtime = ffi.runtime()
+        self._loaded = Loaded.open(path, cpus)
+        self._last_inputs: _Inputs | None = None
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs, in order."""
+        return self.metadata.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The model's outputs, in order."""
+        return self.metadata.outputs
+
+    def input_buffers(self) -> dict[str, Array]:
+        """Return an array of zeros for each input, by name: filled and given to `run`, they aren't copied."""
+        return {spec.name: aligned_zeros(spec.shape, spec.dtype) for spec in self.inputs}
+
+    def run(self, feeds: Mapping[str, Tensor], *, copy: bool = True) -> dict[str, Array]:
+        """Return the outputs by name for inputs by name.
+
+        Inputs that are contiguous, writable and aligned to 64 bytes are used where they are; others are copied. The
+        caller must not write to them before `run` returns. Arrays of the last run stay alive until the next one.
+
+        Args:
+            feeds: arrays, or tensors with `__dlpack__`.
+            copy: whether outputs are copied, and so the caller's own. Without it they are read-only, and in the memory
+                that the program wrote them to. A later run never writes there, but an output that the program doesn't
+                compute, because it is an input, say, shows what its caller writes to that input.
+
+        Raises:
+            SampleError: an input is missing, unknown, or of the wrong shape or dtype.
+            ArtifactError: the library's program isn't what its metadata says.
+        """
+        arguments = self._arguments(feeds)
+        return self._call("run", lambda loaded: self._results(loaded.main(*arguments), copy))
+
+    def benchmark(self, feeds: Mapping[str, Tensor], repeats: int = 30, warmup: int = 3) -> list[float]:
+        """Return the time of each of `repeats` runs, in seconds, after `warmup` runs that aren't counted."""
+        arguments = self._arguments(feeds)
+        return self._call("run", lambda loaded: [loaded.seconds(arguments) for _ in range(warmup + repeats)][warmup:])
+
+    def trace(self, feeds: Mapping[str, Tensor], repeats: int = 30) -> Trace:
+        """Return how long each kernel takes, and the whole run.
+
+        Args:
+            feeds: inputs by name.
+            repeats: how many runs, and how many runs with a stopwatch, are timed. Each comes after one that isn't.
+
+        Raises:
+            ArtifactError: the library can't time its kernels, as an older pipeline built it, or isn't what it says.
+            SampleError: an input is missing, unknown, or of the wrong shape or dtype.
+        """
+        from pipeline.runtime.trace import STOPWATCH, Times, alternate, new_times
+
+        arguments = self._arguments(feeds)
+        kernels = [o.kernel for o in self.metadata.operators]
+
+        def measure(loaded: Loaded) -> Trace:
+            machine = new_machine(loaded.executable)
+            main, start_stopwatch = machine["main"], loaded.executable[STOPWATCH]
+            values = new_times(len(kernels))
+            tensor = self._runtime.tensor(values)
+
+            def times() -> Times:
+                start_stopwatch(machine, tensor)
+                main(*arguments)
+                return values
+
+            return alternate(lambda: loaded.seconds(arguments), times, kernels, repeats)
+
+        return self._call("traced", measure)
+
+    def time_function(
+        self, library: Path, name: str, buffers: Sequence[Array], numbers: Sequence[tuple[int, ...]], repeats: int
+    ) -> list[list[float]]:
+        """Time a function of any TVM library, in this runner's thread and on its CPUs.
+
+        Args:
+            library: the library; it stays loaded as long as the process lives.
+            name: the function.
+            buffers: its first arguments, aligned and writable.
+            numbers: its other arguments; the function is timed with each of these tuples.
+            repeats: measurements with each.
+
+        Returns:
+            for each tuple of numbers, the seconds of each call.
+        """
+        import tvm_ffi
+
+        def measure() -> list[list[float]]:
+            evaluator = tvm_ffi.get_global_func("runtime.RPCTimeEvaluator")
+            timed = evaluator(tvm_ffi.load_module(str(library)), name, CPU, 0, 1, repeats, *_NO_EXTRAS)
+            tensors = [tvm_ffi.from_dlpack(buffer) for buffer in buffers]
+            return [list(struct.unpack(f"@{repeats}d", timed(*tensors, *values))) for values in numbers]
+
+        return self._ready().worker.call(measure)
+
+    def _ready(self) -> Loaded:
+        """Return the library in a thread of this process: one that was forked from the one that opened it has none."""
+        if not self._loaded.worker.is_here:
+            self._loaded = Loaded(self._loaded.executable, self._loaded.cpus)
+        return self._loaded
+
+    def _call(self, done: str, function: Callable[[Loaded], T]) -> T:
+        """Return what a function returns, called in the library's thread.
+
+        Raises:
+            ArtifactError: the library isn't what its metadata says, so that it can't be `done`.
+        """
+        loaded = self._ready()
+        try:
+            return loaded.worker.call(lambda: function(loaded))
+        except ffi.RuntimeCallError as error:
+            raise ArtifactError(
+                f"{self._path} can't be {done} as its metadata says: {error}. Build it again."
+            ) from error
+
+    def _arguments(self, feeds: Mapping[str, Tensor]) -> Sequence[ffi.Tensor]:
+        if (last := self._last_inputs) is not None and last.are(feeds):
+            return last.tensors
+        arrays = check_feeds(feeds, self.inputs)
+        tensors = [self._runtime.tensor(a) for a in arrays]
+        in_place = all(a is feeds[i.name] for i, a in zip(self.inputs, arrays, strict=True))
+        self._last_inputs = _Inputs.of(self.inputs, arrays, tensors) if in_place else None
+        return tensors
+
+    def _results(self, result: Any, copy: bool) -> dict[str, Array]:
+        values = [result] if isinstance(result, ffi.Tensor) else list(result)
+        if len(values) != len(self.outputs):
+            raise ArtifactError(
+                f"{self._path} has {len(values)} outputs, its metadata lists {len(self.outputs)}. Build it again."
+            )
+        # An output may be a constant of the library, or an input: only a copy is the caller's own.
+        views = [np.from_dlpack(v) for v in values]
+        for spec, view in zip(self.outputs, views, strict=True):
+            if view.shape != spec.shape or view.dtype != spec.dtype:
+                raise ArtifactError(
+                    f"{self._path}: output {spec.name!r} has the shape {list(view.shape)} and dtype {view.dtype}, its "
+                    f"metadata says {list(spec.shape)} and {spec.dtype}. Build it again."
+                )
+            view.flags.writeable = False
+        return {o.name: v.copy() if copy else v for o, v in zip(self.outputs, views, strict=True)}
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Arrays that a run has used where they are: the next run needn't look at them, as most give the same ones again.
+
+    A run evicts Python from the caches, so that what takes 5 us in a loop takes 30 before the next run.
+
+    Attributes:
+        arrays: each input's name and array, with its shape, strides and dtype, which can be assigned to.
+        tensors: the same in the runtime's form.
+    """
+
+    arrays: tuple[tuple[str, Array, tuple[Any, ...]], ...]
+    tensors: Sequence[ffi.Tensor]
+
+    @classmethod
+    def of(cls, specs: Sequence[TensorSpec], arrays: Sequence[Array], tensors: Sequence[ffi.Tensor]) -> _Inputs:
+        """Keep checked arrays and their tensors, in the order of the inputs."""
+        named = zip(specs, arrays, strict=True)
+        return cls(tuple((s.name, a, (a.shape, a.strides, a.dtype)) for s, a in named), tensors)
+
+    def are(self, feeds: Mapping[str, Tensor]) -> bool:
+        """Return whether these are the very arrays, as they were."""
+        return len(feeds) == len(self.arrays) and all(
+            feeds.get(name) is array and (array.shape, array.strides, array.dtype) == form
+            for name, array, form in self.arrays
+        )
+
+
+def _check_target(path: Path, metadata: ArtifactMetadata) -> None:
+    target = metadata.target
+    missing = missing_features(target.architecture, target.required_features)
+    if missing:
+        raise TargetError(
+            f"{path} was built for {target.name} and can't run here: this machine lacks {', '.join(missing)}. "
+            "Build it with --target host, or run it on a device with --rpc."
+        )
+
+
+def _choose_cpus(num_threads: int | None) -> tuple[int, ...]:
+    cores = usable_cores()
+    if num_threads is None:
+        return tuple(core[0] for core in cores)
+    # Another core for each thread as long as there are some, then the cores' second hardware threads.
+    cpus = sorted((rank, cpu) for core in cores for rank, cpu in enumerate(core))
+    if not 1 <= num_threads <= len(cpus):
+        raise OptionError(f"num_threads is {num_threads}; this process may use 1 to {len(cpus)}.")
+    return tuple(cpu for _, cpu in cpus[:num_threads])

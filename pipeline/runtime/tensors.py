@@ -1,0 +1,121 @@
+"""Inputs as a library takes them: checked against its metadata, contiguous and aligned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from pipeline.errors import SampleError
+from pipeline.ir.program import TensorSpec
+from pipeline.ir.types import TensorType
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+Tensor: TypeAlias = Any
+"""An array, anything that NumPy makes an array of, or a tensor in this machine's memory that has `__dlpack__`."""
+
+ALIGNMENT = 64
+"""Bytes; kernels load whole vectors."""
+
+
+class Typed(Protocol):
+    """What has a shape and a dtype as NumPy's arrays do, such as an array in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the elements."""
+        ...
+
+
+def check_feeds(feeds: Mapping[str, Tensor], inputs: Sequence[TensorSpec]) -> list[Array]:
+    """Return the inputs in order, contiguous and aligned to 64 bytes, as kernels need them; others are copied.
+
+    Raises:
+        SampleError: an input is missing, unknown, or of the wrong shape or dtype.
+    """
+    _check_names(feeds, inputs)
+    return [_placed(spec, _as_array(spec, feeds[spec.name])) for spec in inputs]
+
+
+def check_types(arrays: Mapping[str, Typed], inputs: Sequence[TensorSpec]) -> None:
+    """Check names, shapes and dtypes as `check_feeds` does, of arrays whose values needn't be there.
+
+    Raises:
+        SampleError: see `check_feeds`.
+    """
+    _check_names(arrays, inputs)
+    for spec in inputs:
+        _check_type(spec, arrays[spec.name])
+
+
+def _check_names(feeds: Mapping[str, Any], inputs: Sequence[TensorSpec]) -> None:
+    names = [i.name for i in inputs]
+    missing = [name for name in names if name not in feeds]
+    unknown = [name for name in feeds if name not in names]
+    if missing or unknown:
+        wrong = [f"missing: {', '.join(missing)}"] if missing else []
+        wrong += [f"unknown: {', '.join(unknown)}"] if unknown else []
+        expected = ", ".join(f"{i.name!r} {list(i.shape)} {i.dtype}" for i in inputs)
+        raise SampleError(f"The inputs don't fit the model ({'; '.join(wrong)}). Expected {expected}.")
+
+
+def noise(inputs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """Return seeded noise as inputs by name: for measuring times, which don't depend on it."""
+    random = np.random.default_rng(0)
+    return {i.name: random.standard_normal(i.shape).astype(i.dtype) for i in inputs}
+
+
+def _as_array(spec: TensorSpec, value: Tensor) -> Array:
+    """Return a tensor as an array: the same memory if it has `__dlpack__`.
+
+    Raises:
+        SampleError: it is on another device, or has a dtype that NumPy lacks.
+    """
+    if isinstance(value, np.ndarray) or not hasattr(value, "__dlpack__"):
+        return np.asarray(value)
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise SampleError(
+            f"Input {spec.name!r} can't be read as an array: {error}. Expected {list(spec.shape)} and {spec.dtype}, in "
+            "the memory of this machine."
+        ) from error
+
+
+def _check_type(spec: TensorSpec, value: Typed) -> None:
+    if value.shape != spec.shape or value.dtype != np.dtype(spec.dtype):
+        raise SampleError(
+            f"Input {spec.name!r} has the shape {list(value.shape)} and dtype {value.dtype}; "
+            f"expected {list(spec.shape)} and {spec.dtype}."
+        )
+
+
+def _placed(spec: TensorSpec, value: Array) -> Array:
+    _check_type(spec, value)
+    # DLPack can't hand over memory that must not be written to.
+    if value.flags.c_contiguous and value.flags.writeable and value.ctypes.data % ALIGNMENT == 0:
+        return value
+    return aligned(value)
+
+
+def aligned(value: Array) -> Array:
+    """Return a copy that is contiguous and aligned to 64 bytes."""
+    copy = aligned_zeros(value.shape, str(value.dtype))
+    copy[...] = value
+    return copy
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: str) -> Array:
+    """Return an array of zeros that is contiguous and aligned to 64 bytes, as runners take inputs without a copy."""
+    nbytes = TensorType(shape, dtype).nbytes
+    memory = np.zeros(nbytes + ALIGNMENT, "uint8")
+    start = -memory.ctypes.data % ALIGNMENT
+    buffer: Array = memory[start : start + nbytes].view(dtype).reshape(shape)
+    return buffer

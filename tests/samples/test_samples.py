@@ -1,0 +1,247 @@
+"""Samples in every form, and every way in which they can be wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.errors import OptionError, SampleError
+from pipeline.files import StoredArray
+from pipeline.ir.program import TensorSpec
+from pipeline.samples import batch_of, feeds, named_feeds
+
+ONE = (TensorSpec("x", (1, 3, 4), "float32"),)
+TWO = (*ONE, TensorSpec("y", (1, 2), "int64"))
+X, Y = np.ones((3, 4), "float32"), np.ones(2, "int64")
+
+
+def collected(samples: Any, inputs: Any = ONE, **options: Any) -> list[dict[str, np.ndarray]]:
+    return list(feeds(samples, inputs, **options))
+
+
+def test_a_folder_of_files_in_the_order_of_their_names(tmp_path: Path) -> None:
+    np.save(tmp_path / "b.npy", 2 * X)
+    np.save(tmp_path / "a.npy", X)
+    np.savez(tmp_path / "c.npz", x=3 * X)
+    assert [f["x"].flat[0] for f in collected(tmp_path)] == [1, 2, 3]
+
+
+def test_a_generator_function() -> None:
+    def generate() -> Iterator[np.ndarray]:
+        yield X
+        yield 2 * X
+
+    assert len(collected(generate)) == 2
+
+
+def test_the_batch_axis_may_be_there_or_not() -> None:
+    assert [f["x"].shape for f in collected([X, X[None]])] == [(1, 3, 4)] * 2
+
+
+def test_several_inputs_by_name_or_in_order() -> None:
+    by_name, in_order = collected([{"y": Y, "x": X}, [X, Y]], TWO)
+    np.testing.assert_equal(by_name, in_order)
+
+
+def test_single_samples_are_stacked_to_the_models_batch() -> None:
+    inputs = (TensorSpec("x", (2, 3, 4), "float32"),)
+    assert [f["x"].shape for f in collected([X] * 5, inputs)] == [(2, 3, 4)] * 2
+
+
+def test_batch_size_and_batch_nums_limit_the_samples() -> None:
+    assert len(collected([X] * 10, batch_size=2, batch_nums=3)) == 6
+
+
+def test_no_more_samples_are_drawn_than_are_used() -> None:
+    drawn = []
+
+    def generate() -> Iterator[np.ndarray]:
+        for i in range(100):
+            drawn.append(i)
+            yield X
+
+    collected(generate, batch_size=1, batch_nums=3)
+    assert len(drawn) == 3
+
+
+@pytest.mark.parametrize(
+    ("samples", "inputs", "message"),
+    [
+        ([], ONE, "No samples to calibrate with: none in the given list"),
+        (
+            [X.astype("float64")],
+            ONE,
+            r"Sample 0: input 'x' has the dtype float64; expected float32. Convert it: array.astype\('float32'\).$",
+        ),
+        ([X.astype("uint8")], ONE, r"has the dtype uint8; .* scaled and shifted as the pictures were"),
+        ([[X, Y.astype("int32")]], TWO, r"input 'y' has the dtype int32; expected int64. Convert it"),
+        ([[X, Y.astype("float32")]], TWO, "input 'y' has the dtype float32; expected int64.$"),
+        ([X.astype("complex64")], ONE, "has the dtype complex64; expected float32.$"),
+        ([X, X[:2]], ONE, r"Sample 1: input 'x' has the shape \(2, 4\); expected \(1, 3, 4\).$"),
+        ([np.stack([X] * 8)], ONE, r"expected \(1, 3, 4\). It holds 8 samples; .* one file for each."),
+        ([{"z": X}], ONE, r"Sample 0 holds \['z'\]; the model's inputs are \['x'\]"),
+        ([{"x": X}], TWO, r"the model's inputs are \['x', 'y'\]"),
+        ([X], TWO, r"arrays without names; the model's inputs are \['x', 'y'\]"),
+        ([X * np.nan], ONE, "Sample 0: input 'x' holds NaN or infinity"),
+        ([X * np.inf], ONE, "holds NaN or infinity"),
+    ],
+    ids=[
+        "none",
+        "float64",
+        "uint8",
+        "int32",
+        "float",
+        "complex",
+        "shape",
+        "stack",
+        "name",
+        "missing",
+        "unnamed",
+        "nan",
+        "infinity",
+    ],
+)
+def test_samples_that_do_not_fit(samples: Any, inputs: Any, message: str) -> None:
+    with pytest.raises(SampleError, match=message):
+        collected(samples, inputs)
+
+
+@pytest.mark.parametrize("lead", [(), (1,)], ids=["single", "with_batch"])
+def test_pictures_in_the_other_layout_are_recognized(lead: tuple[int, ...]) -> None:
+    nchw, nhwc = (TensorSpec("x", (1, 3, 8, 9), "float32"),), (TensorSpec("x", (1, 8, 9, 3), "float32"),)
+    order = (0, 3, 1, 2) if lead else (2, 0, 1)
+    picture = np.zeros((*lead, 8, 9, 3), "float32")
+    with pytest.raises(SampleError, match=r"like NHWC, the model takes NCHW: array.transpose" + re.escape(str(order))):
+        collected([picture], nchw)
+    collected([picture.transpose(order)], nchw)
+    order = (0, 2, 3, 1) if lead else (1, 2, 0)
+    picture = np.zeros((*lead, 3, 8, 9), "float32")
+    with pytest.raises(SampleError, match=r"like NCHW, the model takes NHWC: array.transpose" + re.escape(str(order))):
+        collected([picture], nhwc)
+    collected([picture.transpose(order)], nhwc)
+
+
+def test_a_file_is_named_by_its_path(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", X)
+    np.save(tmp_path / "b.npy", X * np.nan)
+    with pytest.raises(SampleError, match=f"^Sample {re.escape(str(tmp_path / 'b.npy'))}: input 'x' holds NaN"):
+        collected(tmp_path)
+    np.savez(tmp_path / "b.npz", X)
+    (tmp_path / "b.npy").unlink()
+    with pytest.raises(SampleError, match=r"b.npz holds \['arr_0'\]; .* Name the arrays after the inputs"):
+        collected(tmp_path)
+
+
+def test_feeds_carry_what_messages_call_them(tmp_path: Path) -> None:
+    for letter in "abcd":
+        np.save(tmp_path / f"{letter}.npy", X)
+    assert [name for name, _ in named_feeds(tmp_path, ONE)] == [str(tmp_path / f"{letter}.npy") for letter in "abcd"]
+    pairs = named_feeds([X] * 4, (TensorSpec("x", (2, 3, 4), "float32"),))
+    assert [name for name, _ in pairs] == ["sample 0 to sample 1", "sample 2 to sample 3"]
+
+
+def test_a_shape_that_does_not_fit_is_refused_before_values_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(tmp_path / "a.npz", x=np.zeros((10, 3, 4), "float32"))
+
+    def load(array: StoredArray) -> None:
+        raise AssertionError(f"{array} was read")
+
+    monkeypatch.setattr(StoredArray, "load", load)
+    with pytest.raises(SampleError, match=r"a.npz: input 'x' has the shape \(10, 3, 4\)"):
+        collected(tmp_path)
+
+
+# Inputs without a batch axis, in a program for batches.
+
+SCALE = TensorSpec("s", (1,), "float32")
+BATCH = (TensorSpec("x", (2, 3, 4), "float32"), SCALE)
+
+
+@pytest.mark.parametrize("inputs", [BATCH, BATCH[::-1]], ids=["first", "last"])
+def test_an_input_without_batch_axis_is_shared_by_the_batch(inputs: tuple[TensorSpec, ...]) -> None:
+    s = np.array([3], "float32")
+    (feed,) = collected([{"x": X, "s": s}, {"x": 2 * X, "s": s}], inputs)
+    np.testing.assert_equal(feed, {"x": np.stack([X, 2 * X]), "s": s})
+
+
+def test_a_batch_cannot_share_what_differs() -> None:
+    samples = [{"x": X, "s": np.array([v], "float32")} for v in (3, 4)]
+    message = r"Sample 0 and sample 1 go into one batch of 2, but hold different values for input 's'.* shape is \(1,\)"
+    with pytest.raises(SampleError, match=message):
+        collected(samples, BATCH)
+    assert len(collected([{"x": np.stack([X, X]), "s": s["s"]} for s in samples], BATCH)) == 2
+
+
+def test_a_scalar_input() -> None:
+    t = np.array(0.5, "float32")
+    (feed,) = collected([{"x": X, "t": t}], (*ONE, TensorSpec("t", (), "float32")))
+    assert feed["t"].shape == ()
+    (feed,) = collected([{"x": X, "t": t}] * 2, (BATCH[0], TensorSpec("t", (), "float32")))
+    assert (feed["x"].shape, feed["t"].shape) == ((2, 3, 4), ())
+    with pytest.raises(SampleError, match=r"input 't' has the shape \(1,\); expected \(\)"):
+        collected([{"x": X, "t": t[None]}], (*ONE, TensorSpec("t", (), "float32")))
+
+
+def test_samples_for_inputs_of_different_batches_are_not_single_ones() -> None:
+    inputs = (BATCH[0], TensorSpec("z", (4, 5), "float32"))
+    with pytest.raises(SampleError, match="don't have one batch size: 'x' takes 2, 'z' takes 4"):
+        collected([{"x": X, "z": np.zeros(5, "float32")}], inputs)
+
+
+def test_samples_of_a_batch_must_have_the_same_axes() -> None:
+    inputs = (BATCH[0], TensorSpec("z", (2, 5), "float32"))
+    whole, single = np.zeros((2, 5), "float32"), np.zeros(5, "float32")
+    with pytest.raises(SampleError, match=r"Sample 0 and sample 1 .* input 'z' has the shapes \(2, 5\) and \(1, 5\)"):
+        collected([{"x": X, "z": whole}, {"x": X, "z": single}], inputs)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "batch"), [([(1,), (4, 3)], 4), ([(), (2, 3, 4), (7, 1)], 2), ([()], 1), ([], 1)], ids=str
+)
+def test_the_batch_of_a_program(shapes: list[tuple[int, ...]], batch: int) -> None:
+    assert batch_of([TensorSpec(str(i), shape, "float32") for i, shape in enumerate(shapes)]) == batch
+
+
+@pytest.mark.parametrize("option", ["batch_size", "batch_nums"])
+def test_zero_batches_are_an_error(option: str) -> None:
+    with pytest.raises(OptionError, match=f"{option} is 0"):
+        collected([X], **{option: 0})
+
+
+def test_too_few_samples_for_one_batch() -> None:
+    with pytest.raises(SampleError, match="only 1 of the 2"):
+        collected([X], (TensorSpec("x", (2, 3, 4), "float32"),))
+
+
+def test_a_missing_and_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(SampleError, match="doesn't exist"):
+        collected(tmp_path / "none")
+    with pytest.raises(SampleError, match=r"holds no \.npy or \.npz files"):
+        collected(tmp_path)
+
+
+def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:
+    np.save(tmp_path / "evil.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(SampleError, match="can't be read"):
+        collected(tmp_path)
+
+
+def test_a_truncated_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", X)
+    data = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(data[:-8])
+    with pytest.raises(SampleError, match="can't be read"):
+        collected(tmp_path)
+
+
+def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "x.npy").touch()
+    with pytest.raises(SampleError, match="can't be read: Not a directory"):
+        collected(tmp_path / "x.npy")
