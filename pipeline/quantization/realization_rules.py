@@ -1,6 +1,7 @@
 """How each float operator is written with integers. One function an operator, one table of them.
 
-To make an operator quantizable, add a row to `quantization.annotation_rules.RULES` and a function of the same key to `RULES` here.
+To make an operator quantizable, add a row to `quantization.annotation_rules.RULES` and a function of the same key to
+`RULES` here.
 """
 
 from __future__ import annotations

@@ -70,8 +70,8 @@ def accumulator_bounds(weights: QuantizedWeights, input_zero_point: int) -> tupl
 def short_multipliers(multipliers: Array) -> Array:
     """Return multipliers rounded to 22 significant bits, as float32 of the same shape.
 
-    Kernels then need no conversion of their sums to float32 (`kernels.lib.requantize`). What is rounded off is less than a
-    hundredth of the step that float32 sums of some thousands have.
+    Kernels then need no conversion of their sums to float32 (`kernels.lib.requantize`). What is rounded off is less
+    than a hundredth of the step that float32 sums of some thousands have.
     """
     mantissa, exponent = np.frexp(multipliers.astype("float64"))
     return np.asarray(np.ldexp(np.rint(np.ldexp(mantissa, 22)), exponent - 22), "float32")
