@@ -41,11 +41,11 @@ BANDS = (2, 4, 8)
 
 @dataclass(frozen=True)
 class Pair:
-    """A 1x1 convolution and a 3x3 depthwise one behind it, or the other way round, with a frame of one pixel.
+    """A 1x1 convolution and a 3x3 depthwise one behind it, or the other way round, with a halo of one pixel.
 
     Attributes:
         name: for people.
-        size: height and width of the depthwise layer's input, without the frame.
+        size: height and width of the depthwise layer's input, without the halo.
         narrow: channels on the pointwise layer's other side.
         wide: channels of the depthwise layer.
         stride: of the depthwise layer.
@@ -100,20 +100,20 @@ def calls(pair: Pair, bands: int, isa: InstructionSet, target: tvm.target.Target
     """Yield what is to be called for a pair, band by band: functions with their arguments."""
     random = np.random.default_rng(0)
     rows = pair.rows // bands
-    framed_rows, framed_columns = (rows - 1) * pair.stride + 3, pair.size + 2
+    padded_rows, padded_columns = (rows - 1) * pair.stride + 3, pair.size + 2
     depthwise = Layer(
         QConv2d(strides=(pair.stride, pair.stride), groups=pair.wide, output_zero_point=3),
-        np.ones((1, framed_rows, framed_columns, pair.wide), "uint8"),
+        np.ones((1, padded_rows, padded_columns, pair.wide), "uint8"),
         random.integers(-127, 128, (pair.wide, 3, 3, 1), "int8"),
         isa,
         target,
     )
     if pair.expands:
-        inside, out, frame = (framed_rows, pair.size), (pair.narrow, pair.wide), (0, 1, 0, 1)
+        inside, out, halo = (padded_rows, pair.size), (pair.narrow, pair.wide), (0, 1, 0, 1)
     else:
-        inside, out, frame = (rows, pair.rows), (pair.wide, pair.narrow), (0, 0, 0, 0)
+        inside, out, halo = (rows, pair.rows), (pair.wide, pair.narrow), (0, 0, 0, 0)
     pointwise = Layer(
-        QConv2d(output_zero_point=3, frame=frame, frame_value=3),
+        QConv2d(output_zero_point=3, halo=halo, halo_value=3),
         np.ones((1, *inside, out[0]), "uint8"),
         random.integers(-127, 128, (out[1], 1, 1, out[0]), "int8"),
         isa,

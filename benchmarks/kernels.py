@@ -36,7 +36,7 @@ from pipeline.kernels import registry
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.probes import copy_probe, peak_probe
-from pipeline.ops import Attributes, Conv2d, QConv2d
+from pipeline.ops import Conv2d, Operator, QConv2d
 from pipeline.quantization.weights import short_multipliers
 from pipeline.targets import load_target
 
@@ -134,7 +134,7 @@ def layer_program(layer: Layer, dtype: str, isa: InstructionSet, target: tvm.tar
     x_shape = (1, layer.size, layer.size, layer.groups * layer.channels_in)
     weight_shape = (layer.groups * layer.channels_out, layer.kernel, layer.kernel, layer.channels_in)
     strides = (layer.stride, layer.stride)
-    attrs: Attributes
+    attrs: Operator
     if dtype == "float32":
         attrs = Conv2d(strides=strides, groups=layer.groups, clip_min=0.0)
         arguments = [random.standard_normal(s).astype("float32") for s in (x_shape, weight_shape, weight_shape[:1])]

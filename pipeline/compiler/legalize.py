@@ -4,7 +4,7 @@ A library has its kernels and TVM's small runtime, nothing of the compiler. Oper
 those whose function calls others that only the compiler has, are refused here, with the tensor that they compute,
 instead of failing on a device.
 
-Precondition: operators of the dialect stay as they are; `select_kernels` replaces them.
+Precondition: our operators stay as they are; `select_kernels` replaces them.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from pipeline.errors import TargetError, unknown_name
 from pipeline.kernels.isa import InstructionSet, instruction_sets
 from pipeline.library.constants import ConstantPool
 from pipeline.passes.lowering.fuse_concatenations import fuse_concatenations
-from pipeline.passes.lowering.fusion import fuse_image_inputs, fuse_lookups, fuse_residual_adds, write_frames
+from pipeline.passes.lowering.fusion import fuse_image_inputs, fuse_lookups, fuse_residual_adds, write_halos
 from pipeline.passes.lowering.pick_strided_pixels import pick_strided_pixels
 from pipeline.passes.lowering.replace_relax_operators import replace_relax_operators
 from pipeline.passes.lowering.replace_sorts import replace_sorts
@@ -60,7 +60,7 @@ def phases(isa: InstructionSet, pool: ConstantPool | None) -> tuple[Phase, ...]:
         ("fuse_image_inputs", fuse_image_inputs),
         ("fuse_concatenations", fuse_concatenations),
         ("separate_padding", separate_padding),
-        ("write_frames", write_frames),
+        ("write_halos", write_halos),
         ("unfold_image_inputs", lambda module: unfold_image_inputs(module, isa)),
         ("split_batches", lambda module: split_batches(module, isa.l2_bytes)),
         ("legalize", legalize),

@@ -82,7 +82,7 @@ def kernel_calls(module: tvm.IRModule, outputs: Sequence[str]) -> tuple[Operator
 def _record(module: tvm.IRModule, call: relax.Call, name: str, output: TensorType) -> OperatorRecord:
     kernel, arguments = call.args[0], call.args[1].fields
     attrs = module[kernel].attrs
-    # Kernels that aren't of the dialect have their constants as arguments; offsets into the pool are no tensors.
+    # Kernels of Relax's operators have their constants as arguments; offsets into the pool are no tensors.
     tensors = [a for a in arguments if not isinstance(a, tirx.IntImm)]
     constant_bytes = sum(tensor_type(a).nbytes for a in tensors if constant(a) is not None)
     return OperatorRecord(

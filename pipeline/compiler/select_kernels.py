@@ -1,4 +1,4 @@
-"""SelectKernels: every dialect operator becomes a call of a TIR kernel.
+"""SelectKernels: each of our operators becomes a call of a TIR kernel.
 
 Before -> after: `y = qnn.conv2d(x, w, b, m)` becomes `y = call_tir(qnn_conv2d_vpdpbusd, (x, packed w, ...))`, where
 offsets in the library's constants stand for packed constants, if a library is made. Equal operators share one kernel.
@@ -23,7 +23,7 @@ from pipeline.library.constants import ALIGNMENT, ConstantPool, pointer
 
 
 def select_kernels(module: tvm.IRModule, isa: InstructionSet, pool: ConstantPool | None) -> tvm.IRModule:
-    """Return the module with dialect operators replaced by kernels for `isa`; see the module's docstring.
+    """Return the module with our operators replaced by kernels for `isa`; see the module's docstring.
 
     Args:
         module: the program, with constants as arguments of operators.
@@ -58,7 +58,7 @@ def select_kernels(module: tvm.IRModule, isa: InstructionSet, pool: ConstantPool
 
 
 def as_operation(binding: Binding) -> Operation | None:
-    """Return what a binding asks of a kernel; None if it isn't a dialect operator."""
+    """Return what a binding asks of a kernel; None if it isn't one of our operators."""
     attrs = describe(binding.value)
     if attrs is None:
         return None

@@ -10,10 +10,10 @@ from tvm.ir import Op, make_node
 from tvm.ir import _ffi_api as _ir
 from tvm.tirx import IntImm
 
-from pipeline.ir.operator import Attributes
+from pipeline.ir.operator import Operator
 from pipeline.ir.types import TensorType
 
-_known: dict[str, type[Attributes]] = {}
+_known: dict[str, type[Operator]] = {}
 
 
 class UnsupportedProgramError(ValueError):
@@ -67,15 +67,15 @@ def to_relax_type(ty: TensorType) -> relax.TensorType:
     return relax.TensorType(ty.shape, ty.dtype)
 
 
-def make_call(attrs: Attributes, *arguments: relax.Expr) -> relax.Call:
-    """Return the Relax call of a dialect operator, its type not yet inferred (a BlockBuilder does that)."""
+def make_call(attrs: Operator, *arguments: relax.Expr) -> relax.Call:
+    """Return the Relax call of one of our operators, its type not yet inferred (a BlockBuilder does that)."""
     if len(arguments) != attrs.arity:
         raise ValueError(f"{attrs.name} takes {attrs.arguments}, got {len(arguments)} arguments")
     return relax.Call(Op.get(attrs.name), list(arguments), make_node("ir.DictAttrs", **attrs.to_dict()))
 
 
-def describe(expr: relax.Expr) -> Attributes | None:
-    """Return the description of a dialect call; None for any other expression."""
+def describe(expr: relax.Expr) -> Operator | None:
+    """Return the description of a call of one of our operators; None for any other expression."""
     if not isinstance(expr, relax.Call) or not isinstance(expr.op, Op) or expr.op.name not in _known:
         return None
     values = {} if expr.attrs is None else {key: expr.attrs[key] for key in expr.attrs.keys()}  # noqa: SIM118 - DictAttrs has no iterator
@@ -85,11 +85,11 @@ def describe(expr: relax.Expr) -> Attributes | None:
 def _infer(call: relax.Call, _builder: Any) -> relax.TensorType:
     attrs = describe(call)
     if attrs is None:
-        raise ValueError(f"{call.op} isn't an operator of the dialect")
+        raise ValueError(f"{call.op} isn't one of our operators")
     return to_relax_type(attrs.infer(*(tensor_type(a) for a in call.args)))
 
 
-def register(operators: Mapping[str, type[Attributes]]) -> None:
+def register(operators: Mapping[str, type[Operator]]) -> None:
     """Make operators known to Relax and to `describe`, by name."""
     for name, cls in operators.items():
         summary = (cls.__doc__ or name).splitlines()[0]

@@ -1,4 +1,4 @@
-"""What all descriptions of operators have in common; `attributes` lists the operators."""
+"""What all operators have in common; the modules of `ops` specify them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.ir.types import TensorType
 
 
 @dataclass(frozen=True)
-class Attributes:
+class Operator:
     """Base of all operator descriptions.
 
     Class attributes:
@@ -37,7 +37,7 @@ class Attributes:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in fields if v is not None}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Attributes:
+    def from_dict(cls, values: Mapping[str, Any]) -> Operator:
         """Build the description from what `to_dict` returned (or Relax's `DictAttrs`)."""
         known = {f.name for f in dataclasses.fields(cls)}
         return cls(**{k: _plain(values[k]) for k in values if k in known})
@@ -50,7 +50,7 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Requantized(Attributes):
+class Requantized(Operator):
     """Base of operators that end in a uint8 tensor.
 
     Their last step is `y = uint8(min(max(q + output_zero_point, output_min), output_max))` with an int32 `q`; a fused

@@ -1,4 +1,4 @@
-"""TIR kernels for the dialect's operators. Nothing here knows Relax.
+"""TIR kernels for the operators of `ops`. Nothing here knows Relax.
 
 Importing this package registers every kernel; `registry` lists them.
 """

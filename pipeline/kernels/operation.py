@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tvm import tirx
 
 from pipeline.ir.types import TensorType
-from pipeline.ops import Attributes
+from pipeline.ops import Operator
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Operation:
             multipliers and tables always are.
     """
 
-    attrs: Attributes
+    attrs: Operator
     inputs: tuple[TensorType, ...]
     output: TensorType
     constants: Mapping[int, npt.NDArray[Any]]

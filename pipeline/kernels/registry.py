@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.ops import Attributes
+from pipeline.ops import Operator
 
 Generator = Callable[[Operation, InstructionSet], Kernel]
 Predicate = Callable[[Operation], bool]
@@ -25,7 +25,7 @@ class Row:
         accepts: whether the kernel can compute this operation; the first row that accepts, wins.
     """
 
-    operator: type[Attributes]
+    operator: type[Operator]
     isa: str
     name: str
     generate: Generator
@@ -40,7 +40,7 @@ _rows: list[Row] = []
 
 
 def kernel(
-    operator: type[Attributes], isa: str, variant: str = "direct", accepts: Predicate = lambda _: True
+    operator: type[Operator], isa: str, variant: str = "direct", accepts: Predicate = lambda _: True
 ) -> Callable[[Generator], Generator]:
     """Register the decorated generator for an operator on an instruction set, and all that descend from it.
 

@@ -95,7 +95,7 @@ class OperatorRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             what was done to it.
         operator: what is computed, such as `qnn.conv2d`; for TVM's own operators, the kernel's name.
         kernel: the function that computes it.
-        multiply_adds: of convolutions and matrix products of the dialect, by their definition; else 0.
+        multiply_adds: of our convolutions and matrix products, by their definition; else 0.
         inputs: types of the tensors that it reads, without constants.
         constant_bytes: what it reads of weights and other constants, as they are packed.
         output: type of the tensor.

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.ir import bridge
-from pipeline.ir.operator import Attributes, Requantized
+from pipeline.ir.operator import Operator, Requantized
 from pipeline.ops.conv import Conv2d, Conv2dAdd, Conv2dTranspose, QConv2d, QConv2dAdd, QConv2dLookup, QConv2dTranspose
 from pipeline.ops.elementwise import Add, Multiply, QAdd, QLookup, QMultiply, Unary
 from pipeline.ops.matmul import Dense, MatMul, QDense, QMatMul
@@ -25,7 +25,7 @@ from pipeline.ops.pooling import AvgPool2d, MaxPool2d, QAvgPool2d
 from pipeline.ops.quantize import Dequantize, Quantize, QuantizeImage
 from pipeline.ops.resize import QResizeBilinear, ResizeBilinear, UpsampleConcat
 
-OPERATORS: Mapping[str, type[Attributes]] = {
+OPERATORS: Mapping[str, type[Operator]] = {
     cls.name: cls
     for cls in (
         Conv2d,
@@ -70,7 +70,6 @@ bridge.register(OPERATORS)
 __all__ = [
     "OPERATORS",
     "Add",
-    "Attributes",
     "AvgPool2d",
     "Conv2d",
     "Conv2dAdd",
@@ -82,6 +81,7 @@ __all__ = [
     "MatMul",
     "MaxPool2d",
     "Multiply",
+    "Operator",
     "Pad",
     "QAdd",
     "QAvgPool2d",

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.ir.operator import Attributes, Requantized
+from pipeline.ir.operator import Operator, Requantized
 from pipeline.ir.types import TensorType
 from pipeline.ops.elementwise import Add, QAdd
 from pipeline.ops.movement import Pad
@@ -14,7 +14,7 @@ from pipeline.ops.pooling import window_positions
 
 
 @dataclass(frozen=True)
-class Conv2d(Attributes):
+class Conv2d(Operator):
     """`nn.conv2d`: 2-D convolution, bias and clip, float32.
 
     `y[n,h,w,o] = clip(bias[o] + sum(x_padded[n, h*sh + i*dh, w*sw + j*dw, g*I + c] * weight[o,i,j,c]))`, with
@@ -22,8 +22,8 @@ class Conv2d(Attributes):
 
     x: [N,H,W,C]; weight: [O,KH,KW,C/groups]; bias: [O]; result: [N,OH,OW,O]; all float32.
 
-    With a `frame` (top, left, bottom, right), which only the compiler sets, the result lies in a frame of
-    `frame_value`, as if by `nn.pad`: [N,top+OH+bottom,left+OW+right,O].
+    With a `halo` (top, left, bottom, right), which only the compiler sets, the result lies in a halo of
+    `halo_value`, as if by `nn.pad`: [N,top+OH+bottom,left+OW+right,O].
     """
 
     name = "nn.conv2d"
@@ -35,16 +35,16 @@ class Conv2d(Attributes):
     groups: int = 1
     clip_min: float | None = None
     clip_max: float | None = None
-    frame: tuple[int, int, int, int] = (0, 0, 0, 0)
-    frame_value: float = 0.0
+    halo: tuple[int, int, int, int] = (0, 0, 0, 0)
+    halo_value: float = 0.0
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the output's type: [N,OH,OW,O] float32, and its frame."""
-        return Pad(self.frame).infer(TensorType(self._shape(inputs[0], inputs[1]), "float32"))
+        """Return the output's type: [N,OH,OW,O] float32, and its halo."""
+        return Pad(self.halo).infer(TensorType(self._shape(inputs[0], inputs[1]), "float32"))
 
-    def framed(self, pad: Pad) -> Conv2d:
+    def with_halo(self, pad: Pad) -> Conv2d:
         """Return the operator with padding of its result made part of it."""
-        return dataclasses.replace(self, frame=pad.padding, frame_value=pad.value)
+        return dataclasses.replace(self, halo=pad.padding, halo_value=pad.value)
 
     def _shape(self, x: TensorType, weight: TensorType) -> tuple[int, ...]:
         batch, height, width, channels = x.shape
@@ -59,10 +59,10 @@ class Conv2d(Attributes):
 
 @dataclass(frozen=True)
 class Conv2dAdd(Conv2d):
-    """`nn.conv2d_add`: `nn.add(nn.conv2d(x, weight, bias), residual)`, and then its frame.
+    """`nn.conv2d_add`: `nn.add(nn.conv2d(x, weight, bias), residual)`, and then its halo.
 
     The compiler makes it, so that the convolution's result needn't go through memory. `sum_clip_min` and
-    `sum_clip_max` are those of the sum. What is added may lie in a frame of its own, `residual_frame`.
+    `sum_clip_max` are those of the sum. What is added may lie in a halo of its own, `residual_halo`.
     """
 
     name = "nn.conv2d_add"
@@ -70,7 +70,7 @@ class Conv2dAdd(Conv2d):
 
     sum_clip_min: float | None = None
     sum_clip_max: float | None = None
-    residual_frame: tuple[int, int, int, int] = (0, 0, 0, 0)
+    residual_halo: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @classmethod
     def of(cls, convolution: Conv2d, total: Add) -> Conv2dAdd:
@@ -85,7 +85,7 @@ class Conv2dAdd(Conv2d):
 
 
 @dataclass(frozen=True)
-class Conv2dTranspose(Attributes):
+class Conv2dTranspose(Operator):
     """`nn.conv2d_transpose`: transposed 2-D convolution (deconvolution), bias and clip, float32.
 
     `y[n,p,q,o] = clip(bias[o] + sum(x[n, h, w, g*I + c] * weight[o,i,j,c]))` over all h, i with
@@ -135,8 +135,8 @@ class QConv2d(Requantized):
     x: [N,H,W,C] uint8; weight: [O,KH,KW,C/groups] int8; bias: [O] int32; multiplier: [O] float32, at least 0;
     result: [N,OH,OW,O]. `realize` guarantees that acc and `acc * multiplier` fit int32 for every possible x.
 
-    With a `frame` (top, left, bottom, right), which only the compiler sets, the uint8 result lies in a frame of
-    `frame_value`, as if by `nn.pad`: [N,top+OH+bottom,left+OW+right,O].
+    With a `halo` (top, left, bottom, right), which only the compiler sets, the uint8 result lies in a halo of
+    `halo_value`, as if by `nn.pad`: [N,top+OH+bottom,left+OW+right,O].
     """
 
     name = "qnn.conv2d"
@@ -148,27 +148,27 @@ class QConv2d(Requantized):
     groups: int = 1
     input_zero_point: int = 0
     output_dtype: str = "uint8"
-    frame: tuple[int, int, int, int] = (0, 0, 0, 0)
-    frame_value: int = 0
+    halo: tuple[int, int, int, int] = (0, 0, 0, 0)
+    halo_value: int = 0
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the output's type: [N,OH,OW,O] in `output_dtype`, and its frame."""
+        """Return the output's type: [N,OH,OW,O] in `output_dtype`, and its halo."""
         geometry = Conv2d(self.strides, self.padding, self.dilation, self.groups)
         image = TensorType(geometry.infer(*inputs[:2]).shape, self.output_dtype)
-        return Pad(self.frame).infer(image)
+        return Pad(self.halo).infer(image)
 
-    def framed(self, pad: Pad) -> QConv2d:
+    def with_halo(self, pad: Pad) -> QConv2d:
         """Return the operator with padding of its result made part of it."""
-        return dataclasses.replace(self, frame=pad.padding, frame_value=int(pad.value))
+        return dataclasses.replace(self, halo=pad.padding, halo_value=int(pad.value))
 
 
 @dataclass(frozen=True)
 class QConv2dAdd(QConv2d):
-    """`qnn.conv2d_add`: `qnn.add(qnn.conv2d(x, weight, bias, multiplier), residual)`, exactly, and then its frame.
+    """`qnn.conv2d_add`: `qnn.add(qnn.conv2d(x, weight, bias, multiplier), residual)`, exactly, and then its halo.
 
     The compiler makes it, so that the convolution's result needn't go through memory. The first attributes are those
     of the convolution; the rest are those of the sum, whose first operand the convolution is. What is added may lie in
-    a frame of its own, `residual_frame`.
+    a halo of its own, `residual_halo`.
     """
 
     name = "qnn.conv2d_add"
@@ -181,7 +181,7 @@ class QConv2dAdd(QConv2d):
     sum_zero_point: int = 0
     sum_min: int = 0
     sum_max: int = 255
-    residual_frame: tuple[int, int, int, int] = (0, 0, 0, 0)
+    residual_halo: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @classmethod
     def of(cls, convolution: QConv2d, total: QAdd) -> QConv2dAdd:
@@ -214,7 +214,7 @@ class QConv2dAdd(QConv2d):
 
 @dataclass(frozen=True)
 class QConv2dLookup(QConv2d):
-    """`qnn.conv2d_lookup`: `qnn.lookup(qnn.conv2d(x, weight, bias, multiplier), table)`, and then its frame.
+    """`qnn.conv2d_lookup`: `qnn.lookup(qnn.conv2d(x, weight, bias, multiplier), table)`, and then its halo.
 
     The compiler makes it where tables are quick, so that the convolution's result needn't go through memory.
     """

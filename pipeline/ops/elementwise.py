@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from pipeline.ir.operator import Attributes, Requantized
+from pipeline.ir.operator import Operator, Requantized
 from pipeline.ir.types import TensorType, broadcast_shapes
 
 
 @dataclass(frozen=True)
-class Add(Attributes):
+class Add(Operator):
     """`nn.add`: `y = clip(a + b)`, float32, broadcasting as NumPy does."""
 
     name = "nn.add"
@@ -25,7 +25,7 @@ class Add(Attributes):
 
 
 @dataclass(frozen=True)
-class Multiply(Attributes):
+class Multiply(Operator):
     """`nn.multiply`: `y = a * b`, float32, broadcasting as NumPy does. The compiler makes it from `relax.multiply`."""
 
     name = "nn.multiply"
@@ -37,7 +37,7 @@ class Multiply(Attributes):
 
 
 @dataclass(frozen=True)
-class Unary(Attributes):
+class Unary(Operator):
     """`nn.unary`: one function of one value, float32, any shape. `expression`: JSON, see `ops.pointwise`."""
 
     name = "nn.unary"
@@ -102,7 +102,7 @@ class QMultiply(Requantized):
 
 
 @dataclass(frozen=True)
-class QLookup(Attributes):
+class QLookup(Operator):
     """`qnn.lookup`: `y = table[x]`. x: any shape, uint8; table: [256] uint8. Any function of one 8-bit value."""
 
     name = "qnn.lookup"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.ir.operator import Attributes, Requantized
+from pipeline.ir.operator import Operator, Requantized
 from pipeline.ir.types import TensorType, broadcast_shapes
 
 
 @dataclass(frozen=True)
-class Dense(Attributes):
+class Dense(Operator):
     """`nn.dense`: `y = clip(x @ weight.T + bias)`, float32. x: [...,K]; weight: [O,K]; bias: [O]; result: [...,O]."""
 
     name = "nn.dense"
@@ -36,7 +36,7 @@ def _matmul_shape(a: TensorType, b: TensorType, transpose_b: bool) -> tuple[int,
 
 
 @dataclass(frozen=True)
-class MatMul(Attributes):
+class MatMul(Operator):
     """`nn.matmul`: `y = a @ b` for each pair of matrices, float32; neither is constant.
 
     a: [...,M,K]; b: [...,K,N], or [...,N,K] with `transpose_b`; leading axes are broadcast as NumPy does; result:

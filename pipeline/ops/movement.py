@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.ir.operator import Attributes
+from pipeline.ir.operator import Operator
 from pipeline.ir.types import TensorType
 
 
 @dataclass(frozen=True)
-class Pad(Attributes):
-    """`nn.pad`: a frame of `value` around the pixels of x: [N,H,W,C], float32 or uint8.
+class Pad(Operator):
+    """`nn.pad`: a halo of `value` around the pixels of x: [N,H,W,C], float32 or uint8.
 
     `padding` is (top, left, bottom, right). The compiler makes it from convolutions' padding, so that kernels never
     see an edge; a producer may write into the middle of the padded buffer instead.
@@ -30,7 +30,7 @@ class Pad(Attributes):
 
 
 @dataclass(frozen=True)
-class DepthToSpace(Attributes):
+class DepthToSpace(Operator):
     """`nn.depth_to_space`: blocks of channels become blocks of pixels (sub-pixel shuffle), float32 or uint8.
 
     `y[n, h*bh + i - top, w*bw + j - left, g*D + d] = x[n, h, w, ((g*bh + i)*bw + j)*D + d]`, where (bh, bw) is `block`
@@ -59,7 +59,7 @@ class DepthToSpace(Attributes):
 
 
 @dataclass(frozen=True)
-class Stack(Attributes):
+class Stack(Operator):
     """`nn.stack`: a batch of `count` tensors of one each, float32 or uint8; only the compiler makes it.
 
     x_i: [1,...]; result: [count,...], same dtype.
@@ -81,7 +81,7 @@ class Stack(Attributes):
 
 
 @dataclass(frozen=True)
-class SortOrder(Attributes):
+class SortOrder(Operator):
     """`nn.sort_order`: where the values of each row are that come first when it is sorted, any dtype but bool.
 
     `y[..., i]` is the index of the value that comes i-th, from the least up, or with `descending` from the largest

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.ir.operator import Attributes, Requantized
+from pipeline.ir.operator import Operator, Requantized
 from pipeline.ir.types import TensorType
 
 
 @dataclass(frozen=True)
-class Softmax(Attributes):
+class Softmax(Operator):
     """`nn.softmax`: `y = exp(x - max(x)) / sum(exp(x - max(x)))` of each row, float32. x: [...,K]; result: the same."""
 
     name = "nn.softmax"
@@ -21,7 +21,7 @@ class Softmax(Attributes):
 
 
 @dataclass(frozen=True)
-class LayerNorm(Attributes):
+class LayerNorm(Operator):
     """`nn.layer_norm`: `y = (x - mean(x)) / sqrt(variance(x) + epsilon) * gamma + beta` of each row, float32.
 
     The variance is that of the population, `mean((x - mean(x))**2)`.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.ir.operator import Attributes, Requantized
+from pipeline.ir.operator import Operator, Requantized
 from pipeline.ir.types import TensorType
 from pipeline.ops.movement import Pad
 
@@ -48,12 +48,12 @@ def counted_pixels(
 
 
 @dataclass(frozen=True)
-class MaxPool2d(Attributes):
+class MaxPool2d(Operator):
     """`nn.max_pool2d`: largest value of each window of x: [N,H,W,C], float32 or uint8. Padded pixels never win.
 
     `padding` is (top, left, bottom, right); bottom and right already hold what rounding the output size up asks for.
-    With a `frame` (top, left, bottom, right), which only the compiler sets, the result lies in a frame of
-    `frame_value`: [N,top+OH+bottom,left+OW+right,C].
+    With a `halo` (top, left, bottom, right), which only the compiler sets, the result lies in a halo of
+    `halo_value`: [N,top+OH+bottom,left+OW+right,C].
     """
 
     name = "nn.max_pool2d"
@@ -63,24 +63,24 @@ class MaxPool2d(Attributes):
     strides: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
-    frame: tuple[int, int, int, int] = (0, 0, 0, 0)
-    frame_value: float = 0.0
+    halo: tuple[int, int, int, int] = (0, 0, 0, 0)
+    halo_value: float = 0.0
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the pooled type: [N,OH,OW,C] and its frame, same dtype."""
+        """Return the pooled type: [N,OH,OW,C] and its halo, same dtype."""
         batch, height, width, channels = inputs[0].shape
         top, left, bottom, right = self.padding
         out_h = window_positions(height, top, bottom, self.pool_size[0], self.dilation[0], self.strides[0])
         out_w = window_positions(width, left, right, self.pool_size[1], self.dilation[1], self.strides[1])
-        return Pad(self.frame).infer(TensorType((batch, out_h, out_w, channels), inputs[0].dtype))
+        return Pad(self.halo).infer(TensorType((batch, out_h, out_w, channels), inputs[0].dtype))
 
-    def framed(self, pad: Pad) -> MaxPool2d:
+    def with_halo(self, pad: Pad) -> MaxPool2d:
         """Return the operator with padding of its result made part of it."""
-        return dataclasses.replace(self, frame=pad.padding, frame_value=pad.value)
+        return dataclasses.replace(self, halo=pad.padding, halo_value=pad.value)
 
 
 @dataclass(frozen=True)
-class AvgPool2d(Attributes):
+class AvgPool2d(Operator):
     """`nn.avg_pool2d`: mean over windows (global pooling is a window of the whole image), float32.
 
     `y = sum(x) * multiplier[oh, ow]`; padded pixels add nothing to the sum. The compiler makes it from

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from pipeline.ir.operator import Attributes
+from pipeline.ir.operator import Operator
 from pipeline.ir.types import TensorType
 from pipeline.ops.movement import Pad
 
 
 @dataclass(frozen=True)
-class ResizeBilinear(Attributes):
+class ResizeBilinear(Operator):
     """`nn.resize_bilinear`: an image of another size, each pixel mixed from up to four neighbours, float32.
 
     Row i of the result lies at `p = min(max(start + i * step, 0), H - 1)` among the rows of x, in float64. With
@@ -36,7 +36,7 @@ class ResizeBilinear(Attributes):
 
 @dataclass(frozen=True)
 class QResizeBilinear(ResizeBilinear):
-    """`qnn.resize_bilinear`: as `nn.resize_bilinear` for codes, in integers only.
+    """`qnn.resize_bilinear`: as `nn.resize_bilinear` for quantized values, in integers only.
 
     With `f = int(rint(256 * f))` the rows are `m = (256 - f) * x[r] + f * x[r + 1]`, and the columns, of these,
     `y = ((256 - f) * m[c] + f * m[c + 1] + (1 << 15)) >> 16`. Scale and zero point stay what they are.
@@ -48,12 +48,12 @@ class QResizeBilinear(ResizeBilinear):
 
 
 @dataclass(frozen=True)
-class UpsampleConcat(Attributes):
+class UpsampleConcat(Operator):
     """`nn.upsample_concat`: images, each enlarged by whole factors, side by side in one's channels; float32 or uint8.
 
     `y[n, h, w, first_i + c] = x_i[n, h // factors[2*i], w // factors[2*i+1], c]`, where first_i is the number of
     channels of all images before x_i. The compiler makes it from concatenations and nearest-neighbour resizing. With a
-    `frame` (top, left, bottom, right) the result lies in a frame of `frame_value`, as if by `nn.pad`.
+    `halo` (top, left, bottom, right) the result lies in a halo of `halo_value`, as if by `nn.pad`.
 
     x_i: [N,H/factors[2*i],W/factors[2*i+1],C_i]; result: [N,top+H+bottom,left+W+right,C_0+C_1+...], same dtype.
     """
@@ -62,8 +62,8 @@ class UpsampleConcat(Attributes):
     arguments = ("x",)
 
     factors: tuple[int, ...] = (1, 1)
-    frame: tuple[int, int, int, int] = (0, 0, 0, 0)
-    frame_value: float = 0.0
+    halo: tuple[int, int, int, int] = (0, 0, 0, 0)
+    halo_value: float = 0.0
 
     @property
     def arity(self) -> int:
@@ -76,7 +76,7 @@ class UpsampleConcat(Attributes):
         return tuple(zip(self.factors[::2], self.factors[1::2], strict=True))
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the framed result's type, same dtype."""
+        """Return the padded result's type, same dtype."""
         sizes = {
             (x.shape[0], x.shape[1] * rows, x.shape[2] * columns, x.dtype)
             for x, (rows, columns) in zip(inputs, self.scales, strict=True)
@@ -84,10 +84,10 @@ class UpsampleConcat(Attributes):
         if len(sizes) > 1:
             raise ValueError(f"Images of {sorted(sizes)} don't fit side by side")
         batch, height, width, dtype = sizes.pop()
-        top, left, bottom, right = self.frame
+        top, left, bottom, right = self.halo
         channels = sum(x.shape[3] for x in inputs)
         return TensorType((batch, top + height + bottom, left + width + right, channels), dtype)
 
-    def framed(self, pad: Pad) -> UpsampleConcat:
+    def with_halo(self, pad: Pad) -> UpsampleConcat:
         """Return the operator with padding of its result made part of it."""
-        return dataclasses.replace(self, frame=pad.padding, frame_value=pad.value)
+        return dataclasses.replace(self, halo=pad.padding, halo_value=pad.value)

@@ -6,11 +6,11 @@ import math
 
 from pipeline.ir.types import TensorType
 from pipeline.ops import (
-    Attributes,
     Conv2d,
     Conv2dTranspose,
     Dense,
     MatMul,
+    Operator,
     QConv2d,
     QConv2dTranspose,
     QDense,
@@ -18,7 +18,7 @@ from pipeline.ops import (
 )
 
 
-def multiply_adds(attrs: Attributes, *inputs: TensorType) -> int:
+def multiply_adds(attrs: Operator, *inputs: TensorType) -> int:
     """Return how many multiply-adds a convolution or matrix product is by its definition; 0 for other operators.
 
     Args:

@@ -1,4 +1,4 @@
-"""NumPy definition of every dialect operator: plain, slow, and independent of the compiled kernels.
+"""NumPy definition of each of our operators: plain, slow, and independent of the compiled kernels.
 
 Integer sums are computed as float64 matrix products: every partial sum is an integer below 2**53, so they are exact,
 and BLAS makes them quick enough to run real models.
@@ -72,21 +72,21 @@ def _finish(
 
 def conv2d(attrs: ops.Conv2d, x: Array, weight: Array, bias: Array) -> Array:
     """`nn.conv2d`, summed in float64."""
-    return _pad(_unframed_float(attrs, x, weight, bias), attrs.frame, attrs.frame_value)
+    return _pad(_without_halo_float(attrs, x, weight, bias), attrs.halo, attrs.halo_value)
 
 
 def conv2d_add(attrs: ops.Conv2dAdd, x: Array, weight: Array, bias: Array, residual: Array) -> Array:
     """`nn.conv2d_add`."""
-    total = add(attrs.total, _unframed_float(attrs, x, weight, bias), _inside(residual, attrs.residual_frame))
-    return _pad(total, attrs.frame, attrs.frame_value)
+    total = add(attrs.total, _without_halo_float(attrs, x, weight, bias), _inside(residual, attrs.residual_halo))
+    return _pad(total, attrs.halo, attrs.halo_value)
 
 
-def _inside(x: Array, frame: tuple[int, int, int, int]) -> Array:
-    top, left, bottom, right = frame
+def _inside(x: Array, halo: tuple[int, int, int, int]) -> Array:
+    top, left, bottom, right = halo
     return x[:, top : x.shape[1] - bottom, left : x.shape[2] - right]
 
 
-def _unframed_float(attrs: ops.Conv2d, x: Array, weight: Array, bias: Array) -> Array:
+def _without_halo_float(attrs: ops.Conv2d, x: Array, weight: Array, bias: Array) -> Array:
     return _clip(_convolve(_pad(x, attrs.padding, 0), weight, attrs) + bias, attrs)
 
 
@@ -154,7 +154,7 @@ def stack(attrs: ops.Stack, *parts: Array) -> Array:
 def upsample_concat(attrs: ops.UpsampleConcat, *images: Array) -> Array:
     """`nn.upsample_concat`."""
     parts = [x.repeat(rows, 1).repeat(columns, 2) for x, (rows, columns) in zip(images, attrs.scales, strict=True)]
-    return _pad(np.concatenate(parts, 3), attrs.frame, attrs.frame_value)
+    return _pad(np.concatenate(parts, 3), attrs.halo, attrs.halo_value)
 
 
 def _neighbours(size: int, out: int, start: float, step: float) -> tuple[Array, Array, Array]:
@@ -190,7 +190,7 @@ def max_pool2d(attrs: ops.MaxPool2d, x: Array) -> Array:
     """`nn.max_pool2d`."""
     lowest = -np.inf if x.dtype == np.float32 else 0
     windows = _windows(_pad(x, attrs.padding, lowest), attrs.pool_size, attrs.strides, attrs.dilation)
-    return _pad(np.asarray(windows.max(axis=(4, 5))), attrs.frame, attrs.frame_value)
+    return _pad(np.asarray(windows.max(axis=(4, 5))), attrs.halo, attrs.halo_value)
 
 
 def unary(attrs: ops.Unary, x: Array) -> Array:
@@ -233,25 +233,25 @@ def matmul(attrs: ops.MatMul, a: Array, b: Array) -> Array:
 
 def qconv2d(attrs: ops.QConv2d, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
     """`qnn.conv2d`."""
-    return _pad(_unframed(attrs, x, weight, bias, multiplier), attrs.frame, attrs.frame_value)
+    return _pad(_without_halo(attrs, x, weight, bias, multiplier), attrs.halo, attrs.halo_value)
 
 
 def qconv2d_add(
     attrs: ops.QConv2dAdd, x: Array, weight: Array, bias: Array, multiplier: Array, residual: Array
 ) -> Array:
     """`qnn.conv2d_add`."""
-    total = qadd(attrs.total, _unframed(attrs, x, weight, bias, multiplier), _inside(residual, attrs.residual_frame))
-    return _pad(total, attrs.frame, attrs.frame_value)
+    total = qadd(attrs.total, _without_halo(attrs, x, weight, bias, multiplier), _inside(residual, attrs.residual_halo))
+    return _pad(total, attrs.halo, attrs.halo_value)
 
 
 def qconv2d_lookup(
     attrs: ops.QConv2dLookup, x: Array, weight: Array, bias: Array, multiplier: Array, table: Array
 ) -> Array:
     """`qnn.conv2d_lookup`."""
-    return _pad(table[_unframed(attrs, x, weight, bias, multiplier)], attrs.frame, attrs.frame_value)
+    return _pad(table[_without_halo(attrs, x, weight, bias, multiplier)], attrs.halo, attrs.halo_value)
 
 
-def _unframed(attrs: ops.QConv2d, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
+def _without_halo(attrs: ops.QConv2d, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
     centred = x.astype("int32") - attrs.input_zero_point
     return _finish(_convolve(_pad(centred, attrs.padding, 0), weight, attrs) + bias, multiplier, attrs)
 
@@ -333,9 +333,9 @@ def quantize(attrs: ops.Quantize, x: Array) -> Array:
 
 def quantize_image(attrs: ops.QuantizeImage, x: Array) -> Array:
     """`qnn.quantize_image`."""
-    framed = _pad(quantize(attrs, x).transpose(0, 2, 3, 1), attrs.frame, attrs.frame_value)
-    last = framed.shape[1] - attrs.rows
-    below = [framed[:, r : last + r + 1 : attrs.row_step] for r in range(attrs.rows)]
+    padded = _pad(quantize(attrs, x).transpose(0, 2, 3, 1), attrs.halo, attrs.halo_value)
+    last = padded.shape[1] - attrs.rows
+    below = [padded[:, r : last + r + 1 : attrs.row_step] for r in range(attrs.rows)]
     return np.concatenate(below, axis=3)
 
 
@@ -344,7 +344,7 @@ def dequantize(attrs: ops.Dequantize, x: Array) -> Array:
     return _scaled(x.astype("int32") - attrs.zero_point, np.float32(attrs.scale))
 
 
-OPERATORS: dict[type[ops.Attributes], Callable[..., Array]] = {
+OPERATORS: dict[type[ops.Operator], Callable[..., Array]] = {
     ops.Conv2d: conv2d,
     ops.Conv2dAdd: conv2d_add,
     ops.Conv2dTranspose: conv2d_transpose,
@@ -379,11 +379,11 @@ OPERATORS: dict[type[ops.Attributes], Callable[..., Array]] = {
     ops.QuantizeImage: quantize_image,
     ops.Dequantize: dequantize,
 }
-"""The reference function of every dialect operator."""
+"""The reference function of each of our operators."""
 
 
-def evaluate(attrs: ops.Attributes, *arguments: Array) -> Array:
-    """Run one dialect operator on NumPy arrays.
+def evaluate(attrs: ops.Operator, *arguments: Array) -> Array:
+    """Run one of our operators on NumPy arrays.
 
     Args:
         attrs: the operator's description.

@@ -9,10 +9,10 @@ import numpy as np
 
 from pipeline.ops import (
     Add,
-    Attributes,
     DepthToSpace,
     Dequantize,
     MaxPool2d,
+    Operator,
     Pad,
     QAdd,
     QAvgPool2d,
@@ -32,7 +32,7 @@ from tests.kernels.tensors import Array, codes, floats
 
 @dataclass(frozen=True)
 class Example:
-    attrs: Attributes
+    attrs: Operator
     arguments: tuple[Array, ...]
 
 

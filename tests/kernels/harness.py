@@ -19,7 +19,7 @@ from pipeline.ir.types import TensorType
 from pipeline.kernels import registry
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.ops import Attributes
+from pipeline.ops import Operator
 from tests.kernels.execution import Array, Call, build
 from tests.kernels.instruction_sets import Runnable, runnable
 
@@ -27,7 +27,7 @@ MOST_TOGETHER = 64
 """How many kernels are compiled together at most: their arguments wait in memory."""
 
 
-def make_operation(attrs: Attributes, *arguments: Array, activations: int | Collection[int] = 1) -> Operation:
+def make_operation(attrs: Operator, *arguments: Array, activations: int | Collection[int] = 1) -> Operation:
     """Describe an operator on these arguments.
 
     Args:

@@ -11,16 +11,16 @@ import numpy.typing as npt
 import pytest
 from hypothesis import strategies as st
 
-from pipeline.ops import Attributes
+from pipeline.ops import Operator
 from pipeline.reference.operators import evaluate
 from tests.kernels.harness import check, make_operation
 from tests.kernels.instruction_sets import Runnable, distinct
 
 Array = npt.NDArray[Any]
 
-Frame = tuple[int, int, int, int]
+Halo = tuple[int, int, int, int]
 
-FRAMES = st.just((0, 0, 0, 0)) | st.tuples(*[st.integers(0, 2)] * 4)
+HALOS = st.just((0, 0, 0, 0)) | st.tuples(*[st.integers(0, 2)] * 4)
 
 every_vector_length = pytest.mark.parametrize("isa_name", distinct(lambda isa: (isa.lanes, isa.saturate_vectors)))
 """All that distinguishes instruction sets in kernels that don't multiply matrices: vectors, and how they narrow."""
@@ -51,7 +51,7 @@ def requantization(draw: st.DrawFn) -> dict[str, int]:
 
 def assert_exact(
     where: str | Runnable,
-    attrs: Attributes,
+    attrs: Operator,
     *arguments: Array,
     activations: int | Collection[int] = 1,
     expected: Array | None = None,
@@ -74,7 +74,7 @@ def assert_exact(
 
 def assert_close(
     where: str | Runnable,
-    attrs: Attributes,
+    attrs: Operator,
     *arguments: Array,
     rtol: float,
     atol: float = 0.0,

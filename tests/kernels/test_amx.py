@@ -26,7 +26,7 @@ from tests.kernels.convolutions import Convolution, convolutions
 from tests.kernels.execution import build
 from tests.kernels.harness import assembly, generate, make_operation
 from tests.kernels.instruction_sets import Runnable, compile_target, runnable, why_not
-from tests.kernels.tensors import FRAMES, Frame, assert_exact
+from tests.kernels.tensors import HALOS, Halo, assert_exact
 from tests.kernels.test_conv2d import LAYERS, sums
 
 
@@ -48,17 +48,17 @@ def test_convolution_is_bit_exact(tiles: Runnable, convolution: Convolution, see
     assert_exact(tiles, attrs, *arguments)
 
 
-@given(convolution=convolutions(), seed=st.integers(0, 2**32), frame=FRAMES, total=st.none() | sums())
-def test_frame_and_residual_sum_are_bit_exact(
-    tiles: Runnable, convolution: Convolution, seed: int, frame: Frame, total: dict[str, Any] | None
+@given(convolution=convolutions(), seed=st.integers(0, 2**32), halo=HALOS, total=st.none() | sums())
+def test_halo_and_residual_sum_are_bit_exact(
+    tiles: Runnable, convolution: Convolution, seed: int, halo: Halo, total: dict[str, Any] | None
 ) -> None:
     attrs, arguments = convolution.integer(seed)
     if total is not None:
         image = attrs.infer(*(TensorType(a.shape, str(a.dtype)) for a in arguments))
-        shape = Pad(total["residual_frame"]).infer(image).shape
+        shape = Pad(total["residual_halo"]).infer(image).shape
         arguments.append(np.random.default_rng(seed).integers(0, 256, shape).astype("uint8"))
         attrs = QConv2dAdd(**dataclasses.asdict(attrs), **total)
-    attrs = dataclasses.replace(attrs, frame=frame, frame_value=seed % 256)
+    attrs = dataclasses.replace(attrs, halo=halo, halo_value=seed % 256)
     assert_exact(tiles, attrs, *arguments, activations=(0, 4))
 
 

@@ -18,7 +18,7 @@ from pipeline.ops import Add, Conv2dAdd, Pad, QConv2dAdd
 from tests.kernels.convolutions import Convolution, convolutions
 from tests.kernels.harness import assembly, generate, make_operation
 from tests.kernels.instruction_sets import compile_target
-from tests.kernels.tensors import FRAMES, Frame, assert_close, assert_exact
+from tests.kernels.tensors import HALOS, Halo, assert_close, assert_exact
 
 LAYERS = {
     "resnet 3x3": Convolution(1, 16, 16, 64, 64, (3, 3)),
@@ -54,21 +54,21 @@ def sums(draw: st.DrawFn) -> dict[str, Any]:
         "sum_zero_point": draw(st.integers(0, 255)),
         "sum_min": low,
         "sum_max": high,
-        "residual_frame": draw(FRAMES),
+        "residual_halo": draw(HALOS),
     }
 
 
-@given(convolution=convolutions(), seed=st.integers(0, 2**32), frame=FRAMES, total=st.none() | sums())
-def test_frame_and_residual_sum_are_bit_exact(
-    isa_name: str, convolution: Convolution, seed: int, frame: Frame, total: dict[str, Any] | None
+@given(convolution=convolutions(), seed=st.integers(0, 2**32), halo=HALOS, total=st.none() | sums())
+def test_halo_and_residual_sum_are_bit_exact(
+    isa_name: str, convolution: Convolution, seed: int, halo: Halo, total: dict[str, Any] | None
 ) -> None:
     attrs, arguments = convolution.integer(seed)
     if total is not None:
         image = attrs.infer(*(TensorType(a.shape, str(a.dtype)) for a in arguments))
-        shape = Pad(total["residual_frame"]).infer(image).shape
+        shape = Pad(total["residual_halo"]).infer(image).shape
         arguments.append(np.random.default_rng(seed).integers(0, 256, shape).astype("uint8"))
         attrs = QConv2dAdd(**dataclasses.asdict(attrs), **total)
-    attrs = dataclasses.replace(attrs, frame=frame, frame_value=seed % 256)
+    attrs = dataclasses.replace(attrs, halo=halo, halo_value=seed % 256)
     assert_exact(isa_name, attrs, *arguments, activations=(0, 4))
 
 
@@ -78,16 +78,16 @@ def test_float_convolution_is_close(isa_name: str, convolution: Convolution, see
     assert_close(isa_name, attrs, *arguments, rtol=1e-4, atol=1e-4)
 
 
-@given(convolution=convolutions(), seed=st.integers(0, 2**32), frame=FRAMES, residual_frame=FRAMES)
-def test_float_frame_and_residual_sum_are_close(
-    isa_name: str, convolution: Convolution, seed: int, frame: Frame, residual_frame: Frame
+@given(convolution=convolutions(), seed=st.integers(0, 2**32), halo=HALOS, residual_halo=HALOS)
+def test_float_halo_and_residual_sum_are_close(
+    isa_name: str, convolution: Convolution, seed: int, halo: Halo, residual_halo: Halo
 ) -> None:
     attrs, arguments = convolution.floating(seed)
     image = attrs.infer(*(TensorType(a.shape, str(a.dtype)) for a in arguments))
-    shape = Pad(residual_frame).infer(image).shape
+    shape = Pad(residual_halo).infer(image).shape
     arguments.append(np.random.default_rng(seed).standard_normal(shape).astype("float32"))
-    fused = Conv2dAdd.of(attrs, Add(-1.0, 2.0)).framed(Pad(frame, 0.5))
-    fused = dataclasses.replace(fused, residual_frame=residual_frame)
+    fused = Conv2dAdd.of(attrs, Add(-1.0, 2.0)).with_halo(Pad(halo, 0.5))
+    fused = dataclasses.replace(fused, residual_halo=residual_halo)
     assert_close(isa_name, fused, *arguments, activations=(0, 3), rtol=1e-4, atol=1e-4)
 
 

@@ -13,16 +13,16 @@ from pipeline.kernels.isa import instruction_sets
 from pipeline.ops import QConv2dLookup
 from tests.kernels.convolutions import Convolution, convolutions
 from tests.kernels.tensors import assert_exact
-from tests.kernels.test_conv2d import FRAMES, LAYERS, Frame
+from tests.kernels.test_conv2d import HALOS, LAYERS, Halo
 from tests.kernels.test_depthwise_conv2d import LAYERS as DEPTHWISE_LAYERS
 
 
-def assert_layer_is_exact(isa_name: str, convolution: Convolution, seed: int, frame: Frame = (0, 0, 0, 0)) -> None:
+def assert_layer_is_exact(isa_name: str, convolution: Convolution, seed: int, halo: Halo = (0, 0, 0, 0)) -> None:
     attrs, arguments = convolution.integer(seed)
     arguments.append(np.random.default_rng(seed).integers(0, 256, 256).astype("uint8"))
     if convolution.groups > 1 and convolution.channels_in == convolution.channels_out == 1:
-        frame = (0, 0, 0, 0)
-    fused = QConv2dLookup(**dataclasses.asdict(attrs) | {"frame": frame, "frame_value": seed % 256})
+        halo = (0, 0, 0, 0)
+    fused = QConv2dLookup(**dataclasses.asdict(attrs) | {"halo": halo, "halo_value": seed % 256})
     assert_exact(isa_name, fused, *arguments)
 
 
@@ -32,11 +32,11 @@ every_quick_table = pytest.mark.parametrize(
 
 
 @every_quick_table
-@given(convolution=convolutions(), seed=st.integers(0, 2**32), frame=FRAMES)
+@given(convolution=convolutions(), seed=st.integers(0, 2**32), halo=HALOS)
 def test_codes_are_replaced_before_they_are_stored(
-    isa_name: str, convolution: Convolution, seed: int, frame: Frame
+    isa_name: str, convolution: Convolution, seed: int, halo: Halo
 ) -> None:
-    assert_layer_is_exact(isa_name, convolution, seed, frame)
+    assert_layer_is_exact(isa_name, convolution, seed, halo)
 
 
 @every_quick_table

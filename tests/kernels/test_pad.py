@@ -24,7 +24,7 @@ SIDES = st.integers(0, 3)
     dtype=st.sampled_from(["uint8", "float32"]),
     seed=SEEDS,
 )
-def test_frame_is_filled_and_image_is_copied(
+def test_halo_is_filled_and_image_is_copied(
     isa_name: str,
     batch: int,
     height: int,
@@ -42,7 +42,7 @@ def test_frame_is_filled_and_image_is_copied(
 
 @every_vector_length
 @pytest.mark.parametrize("value", [-np.inf, -1.5], ids=["lowest", "negative"])
-def test_float_frame_takes_any_value(isa_name: str, value: float) -> None:
+def test_float_halo_takes_any_value(isa_name: str, value: float) -> None:
     assert_exact(isa_name, Pad((1, 2, 0, 1), float(value)), floats(np.random.default_rng(0), 1, 3, 3, 5))
 
 

@@ -13,10 +13,10 @@ from pipeline.ops import AvgPool2d, MaxPool2d, QAvgPool2d
 from tests.kernels.tensors import (
     CHANNELS,
     CODES,
-    FRAMES,
+    HALOS,
     SEEDS,
     Array,
-    Frame,
+    Halo,
     assert_close,
     assert_exact,
     codes,
@@ -58,18 +58,18 @@ def windows(draw: st.DrawFn, dilations: tuple[int, ...] = (1,)) -> Window:
     columns=windows(dilations=(1, 2)),
     channels=CHANNELS,
     dtype=st.sampled_from(["uint8", "float32"]),
-    frame=FRAMES,
+    halo=HALOS,
     seed=SEEDS,
 )
 def test_largest_value_of_each_window(
-    isa_name: str, batch: int, rows: Window, columns: Window, channels: int, dtype: str, frame: Frame, seed: int
+    isa_name: str, batch: int, rows: Window, columns: Window, channels: int, dtype: str, halo: Halo, seed: int
 ) -> None:
     attrs = MaxPool2d(
         (rows.window, columns.window),
         (rows.stride, columns.stride),
         (rows.before, columns.before, rows.after, columns.after),
         (rows.dilation, columns.dilation),
-        frame,
+        halo,
         7.0,
     )
     make = codes if dtype == "uint8" else floats

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.kernels.isa import instruction_set, instruction_sets
-from pipeline.ops import Attributes, Dequantize, Quantize, QuantizeImage
+from pipeline.ops import Dequantize, Operator, Quantize, QuantizeImage
 from tests.kernels.harness import assembly, generate, make_operation
 from tests.kernels.instruction_sets import compile_target
 from tests.kernels.tensors import CODES, SEEDS, assert_exact, codes, every_vector_length, floats
@@ -35,21 +35,21 @@ def test_quantize(isa_name: str, shape: tuple[int, ...], scale: float, zero_poin
 @every_vector_length
 @given(
     shape=st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 5), st.integers(1, 140)),
-    frame=st.tuples(*[st.integers(0, 2)] * 4),
+    halo=st.tuples(*[st.integers(0, 2)] * 4),
     zero_point=CODES,
     seed=SEEDS,
 )
 def test_quantize_image(
-    isa_name: str, shape: tuple[int, ...], frame: tuple[int, int, int, int], zero_point: int, seed: int
+    isa_name: str, shape: tuple[int, ...], halo: tuple[int, int, int, int], zero_point: int, seed: int
 ) -> None:
     x = floats(np.random.default_rng(seed), *shape)
-    assert_exact(isa_name, QuantizeImage(20.0, zero_point, frame, seed % 256), x)
+    assert_exact(isa_name, QuantizeImage(20.0, zero_point, halo, seed % 256), x)
 
 
 @every_vector_length
 @given(
     shape=st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(5, 40), st.integers(1, 70)),
-    frame=st.tuples(*[st.integers(0, 2)] * 4),
+    halo=st.tuples(*[st.integers(0, 2)] * 4),
     rows=st.integers(2, 7),
     row_step=st.integers(1, 3),
     zero_point=CODES,
@@ -58,7 +58,7 @@ def test_quantize_image(
 def test_quantize_image_unfolded(
     isa_name: str,
     shape: tuple[int, ...],
-    frame: tuple[int, int, int, int],
+    halo: tuple[int, int, int, int],
     rows: int,
     row_step: int,
     zero_point: int,
@@ -66,7 +66,7 @@ def test_quantize_image_unfolded(
 ) -> None:
     x = floats(np.random.default_rng(seed), *shape)
     fitting = min(rows, shape[2])
-    assert_exact(isa_name, QuantizeImage(20.0, zero_point, frame, seed % 256, fitting, row_step), x)
+    assert_exact(isa_name, QuantizeImage(20.0, zero_point, halo, seed % 256, fitting, row_step), x)
 
 
 @every_vector_length
@@ -113,7 +113,7 @@ def test_long_tensors_are_shared_out_to_threads(isa_name: str, length: int) -> N
 @pytest.mark.parametrize("attrs", CONVERSIONS.values(), ids=CONVERSIONS)
 @pytest.mark.parametrize("isa_name", instruction_sets())
 @pytest.mark.parametrize("length", [1, 640])
-def test_conversions_are_instructions(isa_name: str, attrs: Attributes, length: int) -> None:
+def test_conversions_are_instructions(isa_name: str, attrs: Operator, length: int) -> None:
     x = np.zeros(length, "float32" if isinstance(attrs, Quantize) else "uint8")
     kernel = generate(make_operation(attrs, x), instruction_set(isa_name))
     text = assembly(kernel, compile_target(isa_name))

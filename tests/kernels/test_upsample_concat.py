@@ -18,18 +18,18 @@ SIDES = st.integers(0, 3)
     channels=st.lists(st.one_of(st.integers(1, 20), st.integers(1, 100)), min_size=1, max_size=4),
     rows=st.lists(st.integers(1, 3), min_size=4, max_size=4),
     columns=st.lists(st.integers(1, 3), min_size=4, max_size=4),
-    frame=st.tuples(SIDES, SIDES, SIDES, SIDES),
+    halo=st.tuples(SIDES, SIDES, SIDES, SIDES),
     value=CODES,
     dtype=st.sampled_from(["uint8", "float32"]),
     seed=SEEDS,
 )
-def test_enlarged_images_lie_side_by_side_in_a_frame(
+def test_enlarged_images_lie_side_by_side_in_a_halo(
     isa_name: str,
     batch: int,
     channels: list[int],
     rows: list[int],
     columns: list[int],
-    frame: tuple[int, int, int, int],
+    halo: tuple[int, int, int, int],
     value: int,
     dtype: str,
     seed: int,
@@ -37,7 +37,7 @@ def test_enlarged_images_lie_side_by_side_in_a_frame(
     random, make = np.random.default_rng(seed), codes if dtype == "uint8" else floats
     images = [make(random, batch, 6 // rows[i], 6 // columns[i], c) for i, c in enumerate(channels)]
     factors = tuple(f for i in range(len(images)) for f in (rows[i], columns[i]))
-    attrs = UpsampleConcat(factors, frame, float(value))
+    attrs = UpsampleConcat(factors, halo, float(value))
     assert_exact(isa_name, attrs, *images, activations=len(images))
 
 

@@ -261,10 +261,10 @@ def test_a_formula_is_nothing_but_known_functions(text: str) -> None:
 
 @given(st.integers(1, 4), st.integers(1, 3), st.tuples(*[st.integers(0, 2)] * 4), st.integers(0, 2**32))
 @examples(30)
-def test_an_unfolded_image_holds_rows_side_by_side(rows: int, step: int, frame: tuple, seed: int) -> None:
+def test_an_unfolded_image_holds_rows_side_by_side(rows: int, step: int, halo: tuple, seed: int) -> None:
     x = np.random.default_rng(seed).standard_normal((2, 3, 5, 4)).astype("float32")
-    y = evaluate(ops.QuantizeImage(20.0, 128, frame, 9, rows, step), x)
-    image = evaluate(ops.QuantizeImage(20.0, 128, frame, 9), x)
+    y = evaluate(ops.QuantizeImage(20.0, 128, halo, 9, rows, step), x)
+    image = evaluate(ops.QuantizeImage(20.0, 128, halo, 9), x)
     assert y.shape == (2, (image.shape[1] - rows) // step + 1, image.shape[2], 3 * rows)
     for n, line, column, r, c in itertools.product(*(range(size) for size in (*y.shape[:3], rows, 3))):
         assert y[n, line, column, r * 3 + c] == image[n, line * step + r, column, c]

@@ -9,7 +9,7 @@ from pipeline.api import quantize
 from pipeline.compiler.execute import Executor
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
-from pipeline.passes.lowering.fusion import fuse_image_inputs, fuse_lookups, fuse_residual_adds, write_frames
+from pipeline.passes.lowering.fusion import fuse_image_inputs, fuse_lookups, fuse_residual_adds, write_halos
 from pipeline.passes.lowering.separate_padding import separate_padding
 from tests.models import ModelBuilder, import_test_model, run_onnx
 
@@ -30,7 +30,7 @@ class Network(ModelBuilder):
 
 
 def operators(program: Program) -> list[str]:
-    module = write_frames(separate_padding(fuse_image_inputs(fuse_residual_adds(program.module))))
+    module = write_halos(separate_padding(fuse_image_inputs(fuse_residual_adds(program.module))))
     return [b.operator for b in Dataflow.of(module).bindings]
 
 
@@ -89,14 +89,14 @@ def test_padding_of_a_tensor_that_others_read_stays() -> None:
     assert found.count("nn.pad") == 1
 
 
-def test_a_sum_finds_what_it_adds_inside_its_frame() -> None:
+def test_a_sum_finds_what_it_adds_inside_its_halo() -> None:
     n = Network()
     y = n.conv("x", kernel=1)
     found = operators(n.quantized(n.node("Add", n.conv(y), y)))
     assert "nn.pad" not in found
 
 
-def test_what_a_1x1_convolution_adds_stays_without_frame() -> None:
+def test_what_a_1x1_convolution_adds_stays_without_halo() -> None:
     n = Network()
     y = n.conv("x", kernel=1)
     found = operators(n.quantized(n.node("Add", n.conv(n.conv(y), kernel=1), y)))

@@ -95,12 +95,12 @@ def joined(m: Model) -> str:
     return m.conv(m.node("Concat", left, right, axis=1), 16, 8)
 
 
-def found_in_its_frame(m: Model) -> str:
+def found_in_its_halo(m: Model) -> str:
     y = m.conv("x", kernel=1)
     return m.conv(m.node("Add", m.conv(y), y))
 
 
-def found_in_a_later_frame(m: Model) -> str:
+def found_in_a_later_halo(m: Model) -> str:
     """A sum is padded before what it adds is."""
     y = m.conv("x", kernel=1)
     total = m.node("Add", m.conv(m.conv("x", kernel=1)), y)
@@ -252,17 +252,17 @@ EXAMPLES: Mapping[str, Mapping[str, Example]] = {
         "convolution, float": floating(lambda m: m.conv("x")),
         "padding that two share, float": floating(two_of_one_padding),
     },
-    "write_frames": {
+    "write_halos": {
         "convolution": integer(lambda m: m.conv(m.conv("x", kernel=1))),
         "lookup": integer(lambda m: m.conv(activation(m), group=8)),
         "pooling": integer(pooled),
         "image": integer(image, IMAGE, 16),
         "images side by side": integer(joined),
-        "sum that finds its operand inside": integer(found_in_its_frame),
-        "sum that gets a frame before its operand does": integer(found_in_a_later_frame, out=16),
-        "sum that gets a frame before its operand does, float": floating(found_in_a_later_frame),
+        "sum that finds its operand inside": integer(found_in_its_halo),
+        "sum that gets a halo before its operand does": integer(found_in_a_later_halo, out=16),
+        "sum that gets a halo before its operand does, float": floating(found_in_a_later_halo),
         "convolution, float": floating(lambda m: m.conv(m.conv("x", kernel=1))),
-        "sum that finds its operand inside, float": floating(found_in_its_frame),
+        "sum that finds its operand inside, float": floating(found_in_its_halo),
         "residual network": Example(lambda: quantized_network(residual_network())),
     },
     "unfold_image_inputs": {

@@ -1,4 +1,4 @@
-"""Float operators of Relax that become the dialect's, and compute the same."""
+"""Float operators of Relax that become ours, and compute the same."""
 
 from __future__ import annotations
 

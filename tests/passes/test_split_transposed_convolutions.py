@@ -20,7 +20,7 @@ from pipeline.reference.execute import execute
 from tests.properties import examples
 
 
-def program_of(attrs: ops.Attributes, x: np.ndarray, *constants: np.ndarray) -> Program:
+def program_of(attrs: ops.Operator, x: np.ndarray, *constants: np.ndarray) -> Program:
     """Return a program of one operator, which only x's values aren't known to."""
     builder = relax.BlockBuilder()
     parameter = relax.Var("x", relax.TensorType(x.shape, str(x.dtype)))

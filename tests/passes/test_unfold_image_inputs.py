@@ -15,7 +15,7 @@ from pipeline.compiler.execute import Executor
 from pipeline.ir.bridge import describe, make_call
 from pipeline.ir.dataflow import Dataflow, constant, make_constant
 from pipeline.kernels.isa import instruction_set, instruction_sets
-from pipeline.ops import Attributes, QConv2d, QuantizeImage
+from pipeline.ops import Operator, QConv2d, QuantizeImage
 from pipeline.passes.lowering.unfold_image_inputs import unfold_image_inputs
 from pipeline.reference.execute import execute
 from pipeline.reference.operators import evaluate
@@ -32,7 +32,7 @@ def image_network(
     out: int,
     kernel: tuple[int, int],
     strides: tuple[int, int],
-    frame: Shape = (0, 0, 0, 0),
+    halo: Shape = (0, 0, 0, 0),
     *,
     shared: bool = False,
     **attributes: object,
@@ -43,7 +43,7 @@ def image_network(
     builder, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType(shape, "float32"))
     with builder.function("main", [x]):
         with builder.dataflow():
-            image = builder.emit(make_call(QuantizeImage(20.0, 3, frame, 9), x))
+            image = builder.emit(make_call(QuantizeImage(20.0, 3, halo, 9), x))
             convolution = QConv2d(strides=strides, input_zero_point=3, output_zero_point=7, **attributes)  # type: ignore[arg-type]
             y = builder.emit(make_call(convolution, image, *(make_constant(c) for c in constants)))
             result = builder.emit_output(relax.Tuple([y, image]) if shared else y)
@@ -63,7 +63,7 @@ def run(module: tvm.IRModule, x: Array) -> Array:
     return values[flow.outputs[0]]
 
 
-def operators(module: tvm.IRModule) -> list[Attributes | None]:
+def operators(module: tvm.IRModule) -> list[Operator | None]:
     return [describe(b.value) for b in Dataflow.of(module).bindings]
 
 
@@ -80,10 +80,10 @@ def unfolding(module: tvm.IRModule, isa_name: str) -> tuple[int, int]:
 def test_unfolding_changes_no_result(isa_name: str, data: st.DataObject) -> None:
     kernel = data.draw(st.tuples(st.integers(1, 7), st.integers(1, 7)))
     strides = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
-    frame = data.draw(st.tuples(*[st.integers(0, 3)] * 4))
+    halo = data.draw(st.tuples(*[st.integers(0, 3)] * 4))
     height, width = (k + data.draw(st.integers(0, 9)) for k in kernel)
     shape = (data.draw(st.integers(1, 2)), data.draw(st.integers(1, 4)), height, width)
-    module = image_network(shape, data.draw(st.integers(1, 70)), kernel, strides, frame)
+    module = image_network(shape, data.draw(st.integers(1, 70)), kernel, strides, halo)
     x = np.random.default_rng(0).standard_normal(shape).astype("float32") * 5
     np.testing.assert_array_equal(run(unfold_image_inputs(module, instruction_set(isa_name)), x), run(module, x))
 

@@ -12,13 +12,13 @@ from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.targets import Target
 
-FUSIONS: Mapping[str, Callable[[ops.Attributes], bool]] = {
+FUSIONS: Mapping[str, Callable[[ops.Operator], bool]] = {
     "sum in a convolution": lambda a: isinstance(a, ops.Conv2dAdd | ops.QConv2dAdd),
     "lookup in a convolution": lambda a: isinstance(a, ops.QConv2dLookup),
     "image quantized and transposed at once": lambda a: isinstance(a, ops.QuantizeImage),
     "image unfolded": lambda a: isinstance(a, ops.QuantizeImage) and a.rows > 1,
-    "padding written by its producer": lambda a: any(getattr(a, "frame", ())),
-    "summand found in its padding": lambda a: any(getattr(a, "residual_frame", ())),
+    "padding written by its producer": lambda a: any(getattr(a, "halo", ())),
+    "summand found in its padding": lambda a: any(getattr(a, "residual_halo", ())),
     "images side by side": lambda a: isinstance(a, ops.UpsampleConcat) and a.arity > 1,
     "images enlarged": lambda a: isinstance(a, ops.UpsampleConcat) and max(a.factors) > 1,
     "strided pixels picked": lambda a: isinstance(a, ops.MaxPool2d) and a.pool_size == (1, 1) != a.strides,
@@ -28,8 +28,8 @@ FUSIONS: Mapping[str, Callable[[ops.Attributes], bool]] = {
 """What the compiler does to a program beyond choosing kernels, and how to tell from the operators that it made."""
 
 
-def operators(program: Program, target: Target) -> tuple[ops.Attributes | str, ...]:
-    """Return what is to become kernels: operators of the dialect with their attributes, and the names of others."""
+def operators(program: Program, target: Target) -> tuple[ops.Operator | str, ...]:
+    """Return what is to become kernels: our operators with their attributes, and the names of others."""
     module = until_kernels(program.module, target.tvm_target(), instruction_set_of(target))
     return tuple(describe(b.value) or b.operator for b in Dataflow.of(module).bindings)
 

@@ -11,7 +11,7 @@ import pytest
 from pipeline.ir.types import TensorType
 from pipeline.kernels.isa import instruction_set
 from pipeline.library.metadata import ArtifactMetadata, read_metadata
-from pipeline.ops import Add, Attributes, Conv2d, Dense, QAvgPool2d, QConv2d, QDense
+from pipeline.ops import Add, Conv2d, Dense, Operator, QAvgPool2d, QConv2d, QDense
 from pipeline.ops.work import multiply_adds
 from tests.runtime.models import quantized_model
 
@@ -19,7 +19,7 @@ from tests.runtime.models import quantized_model
 @dataclass(frozen=True)
 class Work:
     name: str
-    attrs: Attributes
+    attrs: Operator
     inputs: tuple[tuple[int, ...], ...]
     products: int
 
@@ -30,7 +30,7 @@ class Work:
         Work("3x3", Conv2d(padding=(1, 1, 1, 1)), ((2, 5, 7, 3), (4, 3, 3, 3)), 2 * 5 * 7 * 4 * 27),
         Work("stride 2", QConv2d(strides=(2, 2)), ((1, 8, 8, 3), (4, 2, 2, 3)), 4 * 4 * 4 * 12),
         Work("depthwise", QConv2d(groups=6), ((1, 5, 5, 6), (6, 3, 3, 1)), 3 * 3 * 6 * 9),
-        Work("a frame is no work", QConv2d(frame=(1, 1, 1, 1)), ((1, 4, 4, 3), (8, 1, 1, 3)), 4 * 4 * 8 * 3),
+        Work("a halo is no work", QConv2d(halo=(1, 1, 1, 1)), ((1, 4, 4, 3), (8, 1, 1, 3)), 4 * 4 * 8 * 3),
         Work("dense", QDense(), ((2, 3, 10), (4, 10)), 2 * 3 * 10 * 4),
         Work("float dense", Dense(), ((1, 10), (4, 10)), 40),
         Work("sums are none", Add(), ((1, 4), (1, 4)), 0),
@@ -51,7 +51,7 @@ def test_an_operators_record_says_what_it_reads_and_writes(metadata: ArtifactMet
     records = {o.name: o for o in metadata.operators}
     total, scores = records["s"], records["logits"]
     assert (total.operator, total.multiply_adds) == ("qnn.conv2d_add", 12 * 12 * 16 * 16 * 9)
-    # What is added lies in the frame that the convolution needs.
+    # What is added lies in the halo that the convolution needs.
     assert total.inputs == (TensorType((1, 14, 14, 16), "uint8"), TensorType((1, 14, 14, 16), "uint8"))
     assert total.output == TensorType((1, 12, 12, 16), "uint8")
     # Weights, and for each channel bias and multiplier, and an offset on CPUs that fuse multiply-adds.

@@ -28,7 +28,7 @@ class Epilogue:
         together: how many vectors are finished together best.
         constants: how many numbers there are for each channel: its multiplier, and maybe its float offset.
         add: adds a vector of another tensor's outputs to one of this; None if there is nothing to add.
-        frame_value: what a frame around the output is filled with.
+        halo_value: what a halo around the output is filled with.
     """
 
     dtype: str
@@ -36,7 +36,7 @@ class Epilogue:
     together: int = 1
     constants: int = 1
     add: Callable[[Any, Any], Any] | None = None
-    frame_value: float = 0
+    halo_value: float = 0
 
 
 def requantize(
@@ -70,9 +70,9 @@ def requantize(
         codes = isa.saturate_interleaved(values, *bounds) if interleaved else isa.saturate(values, *bounds)
         return codes if table is None else isa.lookup(codes, _constant_vectors(table, isa.table_vectors))
 
-    frame_value = attrs.frame_value if isinstance(attrs, QConv2d) else 0
+    halo_value = attrs.halo_value if isinstance(attrs, QConv2d) else 0
     add = functools.partial(isa.weighted_sum, attrs=attrs.total) if isinstance(attrs, QConv2dAdd) else None
-    return Epilogue("uint8", finish, isa.saturate_vectors, constants, add, frame_value)
+    return Epilogue("uint8", finish, isa.saturate_vectors, constants, add, halo_value)
 
 
 def activate(attrs: Conv2d | Dense) -> Epilogue:
@@ -85,9 +85,9 @@ def activate(attrs: Conv2d | Dense) -> Epilogue:
         return clip(result + other, total.clip_min, total.clip_max)
 
     total = attrs.total if isinstance(attrs, Conv2dAdd) else Add()
-    frame_value = attrs.frame_value if isinstance(attrs, Conv2d) else 0.0
+    halo_value = attrs.halo_value if isinstance(attrs, Conv2d) else 0.0
     add_or_none = add if isinstance(attrs, Conv2dAdd) else None
-    return Epilogue("float32", finish, add=add_or_none, frame_value=frame_value)
+    return Epilogue("float32", finish, add=add_or_none, halo_value=halo_value)
 
 
 def _constant_vectors(table: npt.NDArray[np.uint8], count: int) -> list[Any]:

@@ -35,11 +35,11 @@ from pipeline.kernels.gemm.epilogue import Epilogue
 from pipeline.kernels.gemm.plan import Plan
 from pipeline.kernels.gemm.sharing import TASKS, chunks_and_runs, worth_sharing
 from pipeline.kernels.gemm.tiling import CACHE_LINE, resident_bytes
-from pipeline.kernels.lib.frame import Frame
+from pipeline.kernels.lib.halo import Halo
 from pipeline.kernels.lib.vectors import joined, part, register_buffer, span
 
 FILLED_VECTORS = 4
-"""Vectors of a frame that are written by one step."""
+"""Vectors of a halo that are written by one step."""
 
 FETCH_AHEAD = 16
 """How many steps ahead weights are fetched into the first-level cache, if they don't stay there from tile to tile."""
@@ -111,8 +111,8 @@ class Nest:
         self.lines_per_fetch = -(-step_lines // self.per_chunk)
         self.fetched_values = self.lines_per_fetch * self.line_values
         self.share = -(-plan.steps * rows * columns // self.steps_per_fetch) * self.fetched_values
-        self.frame = Frame(g.out_height, g.out_width, self.channels_out, *g.frame)
-        self.added_frame = Frame(g.out_height, g.out_width, self.channels_out, *g.added_frame)
+        self.halo = Halo(g.out_height, g.out_width, self.channels_out, *g.halo)
+        self.added_halo = Halo(g.out_height, g.out_width, self.channels_out, *g.added_halo)
 
     def _outweighed(self) -> float:
         """Return how many times as many values weights have as activations."""
@@ -136,13 +136,13 @@ class Nest:
             self.bias = _argument("bias", blocks * self.block_channels, self.dtypes[2])
             self.scaling = _argument("scaling", blocks * self.block_channels * self.epilogue.constants, "float32")
             if self.epilogue.add is not None:
-                size = g.batch * self.added_frame.framed_height * self.added_frame.row_stride
+                size = g.batch * self.added_halo.padded_height * self.added_halo.row_stride
                 self.added = _argument("added", size, self.epilogue.dtype)
-            rows = g.batch * self.frame.framed_height
-            self.y = _argument("y", rows * self.frame.row_stride, self.epilogue.dtype)
+            rows = g.batch * self.halo.padded_height
+            self.y = _argument("y", rows * self.halo.row_stride, self.epilogue.dtype)
             with loop(tasks) as p:
                 width = self.plan.isa.lanes * FILLED_VECTORS
-                self.frame.fill_share(self.y, rows, p, tasks, self.epilogue.frame_value, width)
+                self.halo.fill_share(self.y, rows, p, tasks, self.epilogue.halo_value, width)
                 self.allocate()
                 # Shares differ by one at most. A thread gets neighbouring tasks, which have the same tiles.
                 tile, next_tile = (c * self.all_tiles // self.chunks for c in (p // self.runs, p // self.runs + 1))
@@ -188,8 +188,8 @@ class Nest:
             weights=block * self.block_weights,
             next_weights=(block + 1) * self.block_weights + number * self.share,
             packed=block * self.block_channels,
-            y=self.frame.start(image, out_row) + column * self.channels_out + channel,
-            added=self.added_frame.start(image, out_row) + column * self.channels_out + channel,
+            y=self.halo.start(image, out_row) + column * self.channels_out + channel,
+            added=self.added_halo.start(image, out_row) + column * self.channels_out + channel,
             sums=0,
         )
 
@@ -276,7 +276,7 @@ class Nest:
         per_line = max(1, CACHE_LINE // np.dtype(self.epilogue.dtype).itemsize // plan.isa.lanes)
         for i in range(plan.tile.mr):
             for v in range(0, plan.tile.nv, per_line):
-                prefetch(self.added, place.added + self._output(i, v, self.added_frame.row_stride), level=1)
+                prefetch(self.added, place.added + self._output(i, v, self.added_halo.row_stride), level=1)
 
     def _values(self, start: Any) -> Any:
         """Return `depth` values of x; zeros take the place of what lies behind a segment shorter than that."""
@@ -312,12 +312,12 @@ class Nest:
         if plan.narrow:
             runs = [(*vectors[0], lanes)]
         if self.epilogue.add is not None:
-            row = self.added_frame.row_stride
+            row = self.added_halo.row_stride
             added = [self._load(self.added, place.added + self._output(i, v, row), n) for i, v, n in runs]
             result = self.epilogue.add(result, joined(added))
         first = 0
         for i, v, count in runs:
-            start = place.y + self._output(i, v, self.frame.row_stride)
+            start = place.y + self._output(i, v, self.halo.row_stride)
             if plan.narrow:
                 self._store_lanes(start, result)
             else:

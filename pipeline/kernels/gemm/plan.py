@@ -24,8 +24,8 @@ class Geometry:
         groups, group_in, group_out: groups, and channels of each on both sides.
         kernel, strides, dilation: (height, width).
         out_height, out_width: of the output.
-        frame: (top, left, bottom, right) of the output.
-        added_frame: the same of what is added to it.
+        halo: (top, left, bottom, right) of the output.
+        added_halo: the same of what is added to it.
     """
 
     batch: int
@@ -39,8 +39,8 @@ class Geometry:
     dilation: tuple[int, int]
     out_height: int
     out_width: int
-    frame: tuple[int, int, int, int] = (0, 0, 0, 0)
-    added_frame: tuple[int, int, int, int] = (0, 0, 0, 0)
+    halo: tuple[int, int, int, int] = (0, 0, 0, 0)
+    added_halo: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @property
     def depthwise(self) -> bool:
@@ -54,8 +54,8 @@ class Geometry:
         return pixels * self.groups * self.group_out * self.group_in * self.kernel[0] * self.kernel[1]
 
     def flattened(self) -> Geometry:
-        """Return a 1x1 convolution with stride 1 and no frames as one row of pixels; anything else as it is."""
-        if self.kernel != (1, 1) or self.strides != (1, 1) or any(self.frame + self.added_frame):
+        """Return a 1x1 convolution with stride 1 and no halos as one row of pixels; anything else as it is."""
+        if self.kernel != (1, 1) or self.strides != (1, 1) or any(self.halo + self.added_halo):
             return self
         pixels = self.batch * self.height * self.width
         return Geometry(1, 1, pixels, self.groups, self.group_in, self.group_out, (1, 1), (1, 1), (1, 1), 1, pixels)

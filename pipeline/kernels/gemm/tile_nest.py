@@ -160,7 +160,7 @@ class TileNest(Nest):
 
     def _offsets(self, i: int, v: int) -> tuple[int, int, int]:
         """Return where a pixel's vector is in the tile: among its sums, in the output, and in what is added."""
-        y, added = (self._output(i, v, frame.row_stride) for frame in (self.frame, self.added_frame))
+        y, added = (self._output(i, v, halo.row_stride) for halo in (self.halo, self.added_halo))
         return self._sum(i, v), y, added
 
     def _place_of(self, first_block: Any, first: Any, count: Any, n: Any) -> Place:

@@ -31,12 +31,12 @@ def geometry(operation: Operation) -> Geometry:
         batch, height, width, channels = x.shape
         out, kernel_h, kernel_w, _ = weight.shape
         per_group = (channels // attrs.groups, out // attrs.groups)
-        window, frame = (kernel_h, kernel_w), attrs.frame
-        added_frame = attrs.residual_frame if isinstance(attrs, Conv2dAdd | QConv2dAdd) else (0, 0, 0, 0)
-        framed_h, framed_w = operation.output.shape[1:3]
-        size = (framed_h - frame[0] - frame[2], framed_w - frame[1] - frame[3])
+        window, halo = (kernel_h, kernel_w), attrs.halo
+        added_halo = attrs.residual_halo if isinstance(attrs, Conv2dAdd | QConv2dAdd) else (0, 0, 0, 0)
+        padded_h, padded_w = operation.output.shape[1:3]
+        size = (padded_h - halo[0] - halo[2], padded_w - halo[1] - halo[3])
         image = (batch, height, width, attrs.groups, *per_group)
-        return Geometry(*image, window, attrs.strides, attrs.dilation, *size, frame, added_frame)
+        return Geometry(*image, window, attrs.strides, attrs.dilation, *size, halo, added_halo)
     rows = x.size // x.shape[-1]
     return Geometry(1, 1, rows, 1, x.shape[-1], weight.shape[0], (1, 1), (1, 1), (1, 1), 1, rows)
 

@@ -1,4 +1,4 @@
-"""`nn.pad`: rows of the frame are filled, rows of the image are copied between two fills."""
+"""`nn.pad`: rows of the halo are filled, rows of the image are copied between two fills."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa import InstructionSet
-from pipeline.kernels.lib.frame import Frame
+from pipeline.kernels.lib.halo import Halo
 from pipeline.kernels.lib.loops import Run, loop_for
 from pipeline.kernels.lib.vectors import span
 from pipeline.kernels.operation import Kernel, Operation
@@ -24,18 +24,18 @@ def pad(operation: Operation, isa: InstructionSet) -> Kernel:
     if not isinstance(attrs, Pad):
         raise TypeError(f"Expected nn.pad, got {attrs}")
     batch, height, width, channels = source.shape
-    frame, lanes = Frame(height, width, channels, *attrs.padding), isa.lanes * VECTORS
+    halo, lanes = Halo(height, width, channels, *attrs.padding), isa.lanes * VECTORS
     copy = Run.of(width * channels, lanes)
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True, "op_pattern": 8})
         x = T.arg("x", T.buffer((source.size,), source.dtype))
         y = T.arg("y", T.buffer((target.size,), target.dtype))
-        rows = batch * frame.framed_height
+        rows = batch * halo.padded_height
         with loop_for(target.size, rows)(rows) as r:
-            frame.fill(y, r, attrs.value, lanes)
-            inside = r % frame.framed_height - frame.top
+            halo.fill(y, r, attrs.value, lanes)
+            inside = r % halo.padded_height - halo.top
             with T.If(T.And(inside >= 0, inside < height)), T.Then(), T.serial(copy.steps) as step:
-                image, offset = r // frame.framed_height, copy.start(0, step)
+                image, offset = r // halo.padded_height, copy.start(0, step)
                 pixels = x[span((image * height + inside) * width * channels + offset, copy.width)]
-                T.buffer_store(y, pixels, [span(frame.start(image, inside) + offset, copy.width)])
+                T.buffer_store(y, pixels, [span(halo.start(image, inside) + offset, copy.width)])
     return Kernel(builder.get(), (0,))

@@ -19,7 +19,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa import InstructionSet
-from pipeline.kernels.lib.frame import Frame
+from pipeline.kernels.lib.halo import Halo
 from pipeline.kernels.lib.loops import MAX_TASKS, Run, loop_for
 from pipeline.kernels.lib.requantize import rounded, saturate
 from pipeline.kernels.lib.vectors import lanes_of, register_buffer, span, splat, vector_type
@@ -27,7 +27,7 @@ from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.registry import kernel
 from pipeline.ops import AvgPool2d, MaxPool2d, QAvgPool2d
 
-NO_FRAME = (0, 0, 0, 0)
+NO_HALO = (0, 0, 0, 0)
 
 MAX_UNROLLED_TAPS = 16
 """Larger windows are loops even where they are inside the image."""
@@ -105,8 +105,8 @@ def max_pool2d(operation: Operation, isa: InstructionSet) -> Kernel:
     dtype = operation.output.dtype
     lowest = T.uint8(0) if dtype == "uint8" else T.float32(float("-inf"))
     largest = Reduction(dtype, lowest, T.max, lambda acc, pixels, multiplier: acc)
-    taps = _taps(operation, attrs, attrs.dilation, attrs.frame)
-    return Kernel(_pool(operation, 4 * isa.lanes, taps, largest, attrs.frame, attrs.frame_value), (0,))
+    taps = _taps(operation, attrs, attrs.dilation, attrs.halo)
+    return Kernel(_pool(operation, 4 * isa.lanes, taps, largest, attrs.halo, attrs.halo_value), (0,))
 
 
 def whole_image(operation: Operation) -> bool:
@@ -168,11 +168,11 @@ def _taps(
     operation: Operation,
     attrs: AvgPool2d | MaxPool2d | QAvgPool2d,
     dilation: tuple[int, int],
-    frame: tuple[int, int, int, int] = NO_FRAME,
+    halo: tuple[int, int, int, int] = NO_HALO,
 ) -> tuple[Taps, Taps]:
     """Return the window's rows and columns."""
-    sizes, (framed_h, framed_w) = operation.inputs[0].shape[1:3], operation.output.shape[1:3]
-    outs = (framed_h - frame[0] - frame[2], framed_w - frame[1] - frame[3])
+    sizes, (padded_h, padded_w) = operation.inputs[0].shape[1:3], operation.output.shape[1:3]
+    outs = (padded_h - halo[0] - halo[2], padded_w - halo[1] - halo[3])
     fields = zip(sizes, outs, attrs.pool_size, attrs.strides, dilation, attrs.padding[:2], strict=True)
     rows, columns = (Taps(*f) for f in fields)
     return rows, columns
@@ -183,8 +183,8 @@ def _pool(
     width: int,
     taps: tuple[Taps, Taps],
     reduction: Reduction,
-    padding: tuple[int, int, int, int] = NO_FRAME,
-    frame_value: float = 0,
+    padding: tuple[int, int, int, int] = NO_HALO,
+    halo_value: float = 0,
 ) -> tirx.PrimFunc:
     """Return the loops as a function of (x, y) or (x, multiplier, y).
 
@@ -193,8 +193,8 @@ def _pool(
         width: values in a vector.
         taps: rows and columns of the window.
         reduction: what to do with the taps.
-        padding: of the frame around the result.
-        frame_value: what it is filled with.
+        padding: of the halo around the result.
+        halo_value: what it is filled with.
     """
     (rows, columns), source, target = taps, operation.inputs[0], operation.output
     batch, channels = source.shape[0], source.shape[3]
@@ -202,13 +202,13 @@ def _pool(
     run = Run.of(channels, width, 1 if lines > 1 else MAX_TASKS)
     vector = vector_type(reduction.dtype, run.width)
     loop = loop_for(source.size, lines * run.tasks)
-    frame = Frame(rows.out, columns.out, channels, *padding)
+    halo = Halo(rows.out, columns.out, channels, *padding)
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True, "op_pattern": 8})
         x = T.arg("x", T.buffer((source.size,), source.dtype))
         multiplier = [T.arg("multiplier", T.buffer(t.shape, t.dtype)) for t in operation.inputs[1:]]
         y = T.arg("y", T.buffer((target.size,), target.dtype))
-        frame.fill_share(y, batch * frame.framed_height, 0, 1, frame_value, width)
+        halo.fill_share(y, batch * halo.padded_height, 0, 1, halo_value, width)
         with loop(lines * run.tasks) as t, T.serial(columns.out) as column, T.serial(run.steps) as step:
             line, channel = t // run.tasks, run.start(t % run.tasks, step)
             image, row = line // rows.out * rows.size, line % rows.out
@@ -220,7 +220,7 @@ def _pool(
 
             def store(acc: Any, pixels: Any) -> None:
                 result = reduction.finish(acc, pixels, scale)
-                start = frame.start(line // rows.out, line % rows.out) + column * channels + channel
+                start = halo.start(line // rows.out, line % rows.out) + column * channels + channel
                 T.buffer_store(y, result, [span(start, run.width)])
 
             def unrolled() -> None:

@@ -1,7 +1,7 @@
 """`qnn.quantize_image`: planes of float32 become pixels of uint8, within their padding, unfolded, in one pass.
 
 for chunk of the output's lines, in parallel:
-    for row of the framed image that they hold:
+    for row of the padded image that they hold:
         for vector of pixels:                      quantize each channel's plane; a pixel's codes are one int32; pack
         if a line of the output is complete:       interleave its rows from their buffer, store
 
@@ -49,7 +49,7 @@ def unfolding_cycles(attrs: QuantizeImage, output: TensorType, isa: InstructionS
 
 @kernel(QuantizeImage, isa="portable")
 def quantize_image(operation: Operation, isa: InstructionSet) -> Kernel:
-    """x: [N,C,H,W] float32 -> [N,lines,W,rows*C] uint8 in a frame."""
+    """x: [N,C,H,W] float32 -> [N,lines,W,rows*C] uint8 in a halo."""
     attrs, source, target = operation.attrs, operation.inputs[0], operation.output
     if not isinstance(attrs, QuantizeImage):
         raise TypeError(f"Expected qnn.quantize_image, got {attrs}")
@@ -69,7 +69,7 @@ def quantize_image(operation: Operation, isa: InstructionSet) -> Kernel:
 
 @dataclass(frozen=True)
 class RowBuffer:
-    """The last rows of a framed image, channels last.
+    """The last rows of a padded image, channels last.
 
     Attributes:
         buffer: uint8, one slot for each row of a line.
@@ -91,7 +91,7 @@ class RowBuffer:
     def declare(cls, attrs: QuantizeImage, image: TensorType, isa: InstructionSet) -> RowBuffer:
         """Declare the buffer for images [N,C,H,W], on the stack."""
         _, channels, height, width = image.shape
-        stride = (attrs.frame[1] + width + attrs.frame[3]) * channels + max(4 * isa.lanes, 2 * SHUFFLED_BYTES)
+        stride = (attrs.halo[1] + width + attrs.halo[3]) * channels + max(4 * isa.lanes, 2 * SHUFFLED_BYTES)
         return cls(stack_buffer(attrs.rows * stride, "uint8"), stride, attrs, isa, channels, height, width)
 
     def write_lines(self, x: Any, image: Any, first: Any, count: Any, y: Any, at: Any) -> None:
@@ -112,10 +112,10 @@ class RowBuffer:
             with T.If(T.And(complete >= 0, complete % step == 0)), T.Then():
                 self.write_line(y, at + complete // step, [(t + 1 + r) % rows for r in range(rows)])
 
-    def fill(self, x: Any, image: Any, framed_row: Any, slot: Any) -> None:
-        """Quantize a row of an image, counted in its frame, into a slot; a row of the frame only fills it."""
-        top, left, _, right = self.attrs.frame
-        row, start, run = framed_row - top, slot * self.stride, Run.of(self.width, self.isa.lanes)
+    def fill(self, x: Any, image: Any, padded_row: Any, slot: Any) -> None:
+        """Quantize a row of an image, counted in its halo, into a slot; a row of the halo only fills it."""
+        top, left, _, right = self.attrs.halo
+        row, start, run = padded_row - top, slot * self.stride, Run.of(self.width, self.isa.lanes)
         with T.If(T.And(row >= 0, row < self.height)):
             with T.Then():
                 self._fill(start, left)
@@ -134,7 +134,7 @@ class RowBuffer:
     def _fill(self, start: Any, pixels: int) -> None:
         run = Run.of(max(1, pixels * self.channels), 4 * self.isa.lanes)
         with T.serial(run.steps if pixels else 0) as step:
-            value = splat(tirx.const(self.attrs.frame_value, "uint8"), run.width)
+            value = splat(tirx.const(self.attrs.halo_value, "uint8"), run.width)
             T.buffer_store(self.buffer, value, [span(start + run.start(0, step), run.width)])
 
     def _pixels(self, x: Any, planes: list[Any], lanes: int) -> Any:
@@ -150,7 +150,7 @@ class RowBuffer:
 
     def write_line(self, y: Any, line: Any, slots: list[Any]) -> None:
         """Store a line of the output, whose rows are in `slots`."""
-        left, right = self.attrs.frame[1], self.attrs.frame[3]
+        left, right = self.attrs.halo[1], self.attrs.halo[3]
         pixels, channels = left + self.width + right, self.channels
         if len(slots) == 1:
             # Nothing is interleaved: a row is copied as bytes.

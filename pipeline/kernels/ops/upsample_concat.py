@@ -1,7 +1,7 @@
 """`nn.upsample_concat`: each pixel is put together from one of each image, row by row.
 
-for row of the framed result, in parallel:
-frame
+for row of the padded result, in parallel:
+halo
 for pixel:
 for image:                                 unrolled: copy the channels of its pixel, in vectors
 """
@@ -14,7 +14,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa import InstructionSet
-from pipeline.kernels.lib.frame import Frame
+from pipeline.kernels.lib.halo import Halo
 from pipeline.kernels.lib.loops import Run, loop_for
 from pipeline.kernels.lib.vectors import span
 from pipeline.kernels.operation import Kernel, Operation
@@ -31,10 +31,10 @@ def upsample_concat(operation: Operation, isa: InstructionSet) -> Kernel:
     attrs, target, images = operation.attrs, operation.output, operation.inputs
     if not isinstance(attrs, UpsampleConcat):
         raise TypeError(f"Expected nn.upsample_concat, got {attrs}")
-    batch, framed_h, framed_w, channels = target.shape
-    top, left, bottom, right = attrs.frame
-    height, width = framed_h - top - bottom, framed_w - left - right
-    frame, most = Frame(height, width, channels, *attrs.frame), isa.lanes * VECTORS
+    batch, padded_h, padded_w, channels = target.shape
+    top, left, bottom, right = attrs.halo
+    height, width = padded_h - top - bottom, padded_w - left - right
+    halo, most = Halo(height, width, channels, *attrs.halo), isa.lanes * VECTORS
 
     def copy(x: Any, y: Any, start: Any, to: Any, length: int) -> None:
         run = Run.of(length, most)
@@ -46,13 +46,13 @@ def upsample_concat(operation: Operation, isa: InstructionSet) -> Kernel:
         T.func_attr({"tirx.noalias": True, "op_pattern": 8})
         parts = [T.arg(f"x{i}", T.buffer((x.size,), x.dtype)) for i, x in enumerate(images)]
         y = T.arg("y", T.buffer((target.size,), target.dtype))
-        rows = batch * framed_h
+        rows = batch * padded_h
         with loop_for(target.size, rows)(rows) as r:
-            if not frame.empty:
-                frame.fill(y, r, attrs.frame_value, most)
-            image, inside = r // framed_h, r % framed_h - top
+            if not halo.empty:
+                halo.fill(y, r, attrs.halo_value, most)
+            image, inside = r // padded_h, r % padded_h - top
             with T.If(T.And(inside >= 0, inside < height)), T.Then(), T.serial(width) as column:
-                to = frame.start(image, inside) + column * channels
+                to = halo.start(image, inside) + column * channels
                 for part, (_, part_h, part_w, depth), (down, across) in zip(
                     parts, (x.shape for x in images), attrs.scales, strict=True
                 ):

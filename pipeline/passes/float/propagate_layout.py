@@ -131,72 +131,72 @@ class _Propagation:
         else:
             self.permuted[var] = value
 
-    def _frame(self, args: Sequence[relax.Expr]) -> Axes | None:
+    def _common_order(self, args: Sequence[relax.Expr]) -> Axes | None:
         """Return the permutation that the arguments agree to be computed under; None if none of them is permuted."""
-        frames = [self.permuted[a].axes for a in args if isinstance(a, relax.Var) and a in self.permuted]
-        return max(frames, key=len) if frames else None
+        orders = [self.permuted[a].axes for a in args if isinstance(a, relax.Var) and a in self.permuted]
+        return max(orders, key=len) if orders else None
 
     def _elementwise(self, binding: Binding) -> bool:
-        frame = self._frame(binding.value.args)
-        if frame is None:
+        order = self._common_order(binding.value.args)
+        if order is None:
             return False
-        args = [self._in_frame(a, frame) for a in binding.value.args]
+        args = [self._in_order(a, order) for a in binding.value.args]
         if any(a is None for a in args):
             return False
         call = relax.Call(binding.value.op, args, binding.value.attrs, list(binding.value.ty_args))
-        self._remember(binding.var, _Permuted(self.builder.emit(call, binding.var.name), frame))
+        self._remember(binding.var, _Permuted(self.builder.emit(call, binding.var.name), order))
         return True
 
-    def _in_frame(self, expr: relax.Expr, frame: Axes) -> relax.Expr | None:
+    def _in_order(self, expr: relax.Expr, order: Axes) -> relax.Expr | None:
         """Return the argument with its axes in the order of the unpermuted tensors; None if that isn't possible."""
-        inverse = tuple(int(i) for i in np.argsort(frame))
+        inverse = tuple(int(i) for i in np.argsort(order))
         value = constant(expr)
         if value is not None:
             if value.ndim == 0:
                 return expr
-            if value.ndim > len(frame):
+            if value.ndim > len(order):
                 return None
-            aligned = value.reshape((1,) * (len(frame) - value.ndim) + value.shape)
+            aligned = value.reshape((1,) * (len(order) - value.ndim) + value.shape)
             return make_constant(aligned.transpose(inverse))
         source = self._source(expr)
-        if source is None or len(source.axes) != len(frame):
+        if source is None or len(source.axes) != len(order):
             return None if isinstance(expr, relax.Var) else expr
         return self._make(_Permuted(source.base, tuple(source.axes[i] for i in inverse)), expr.name)
 
     def _reduce(self, binding: Binding) -> bool:
-        frame = self._frame(binding.value.args)
+        order = self._common_order(binding.value.args)
         axis = binding.value.attrs["axis"]
-        if frame is None or axis is None:
+        if order is None or axis is None:
             return False
-        axes = [frame[int(a) % len(frame)] for a in axis]
+        axes = [order[int(a) % len(order)] for a in axis]
         keepdims = bool(binding.value.attrs["keepdims"])
         reduce = {"mean": relax.op.mean, "sum": relax.op.sum, "max": relax.op.max, "min": relax.op.min}
         base = self.permuted[binding.value.args[0]].base
         reduced = reduce[binding.operator.removeprefix("relax.")](base, axes, keepdims=keepdims)
         var = self.builder.emit(reduced, binding.var.name)
         if not keepdims:
-            kept = [a for a in frame if a not in axes]
-            frame = tuple(sorted(kept).index(a) for a in kept)
-        self._remember(binding.var, _Permuted(var, frame))
+            kept = [a for a in order if a not in axes]
+            order = tuple(sorted(kept).index(a) for a in kept)
+        self._remember(binding.var, _Permuted(var, order))
         return True
 
     def _concat(self, binding: Binding) -> bool:
         fields = binding.value.args[0]
         if not isinstance(fields, relax.Tuple):
             return False
-        frame = self._frame(fields.fields)
-        if frame is None or any(len(tensor_type(f).shape) != len(frame) for f in fields.fields):
+        order = self._common_order(fields.fields)
+        if order is None or any(len(tensor_type(f).shape) != len(order) for f in fields.fields):
             return False
-        args = [self._in_frame(f, frame) for f in fields.fields]
-        axis = frame[int(binding.value.attrs["axis"]) % len(frame)]
+        args = [self._in_order(f, order) for f in fields.fields]
+        axis = order[int(binding.value.attrs["axis"]) % len(order)]
         var = self.builder.emit(relax.op.concat(args, axis), binding.var.name)
-        self._remember(binding.var, _Permuted(var, frame))
+        self._remember(binding.var, _Permuted(var, order))
         return True
 
     def _resize(self, binding: Binding) -> bool:
         x, size = binding.value.args
         attrs = binding.value.attrs
-        if self._frame([x]) != (0, 3, 1, 2) or attrs["layout"] != "NCHW":
+        if self._common_order([x]) != (0, 3, 1, 2) or attrs["layout"] != "NCHW":
             return False
         base = self.permuted[x].base
         kept = {k: attrs[k] for k in RESIZE_ATTRIBUTES}

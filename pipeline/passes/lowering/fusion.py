@@ -1,4 +1,4 @@
-"""FuseResidualAdds, FuseImageInputs and WriteFrames: fewer trips of a tensor through memory."""
+"""FuseResidualAdds, FuseImageInputs and WriteHalos: fewer trips of a tensor through memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline import ops
 from pipeline.ir.bridge import describe, make_call, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder
 
-_Framed: TypeAlias = ops.Conv2d | ops.QConv2d | ops.MaxPool2d | ops.QuantizeImage | ops.UpsampleConcat
+_WithHalo: TypeAlias = ops.Conv2d | ops.QConv2d | ops.MaxPool2d | ops.QuantizeImage | ops.UpsampleConcat
 
 MAX_PLANES = 4
 """Channels of an image that are interleaved by byte shuffles; more are moved last by a transposition."""
@@ -37,7 +37,7 @@ def fuse_residual_adds(module: tvm.IRModule) -> tvm.IRModule:
     return builder.finish([builder.replaced(o) for o in flow.outputs])
 
 
-def _find_convolution(flow: Dataflow, binding: Binding) -> tuple[Binding, relax.Expr, ops.Attributes] | None:
+def _find_convolution(flow: Dataflow, binding: Binding) -> tuple[Binding, relax.Expr, ops.Operator] | None:
     """Return the convolution that a sum can be fused into, what is added to it, and the fused operator."""
     total = describe(binding.value)
     if not isinstance(total, ops.Add | ops.QAdd):
@@ -117,27 +117,27 @@ def _few_planes(flow: Dataflow, binding: Binding) -> relax.Expr | None:
     return x if axes == [0, 2, 3, 1] and tensor_type(x).shape[1] <= MAX_PLANES else None
 
 
-def write_frames(module: tvm.IRModule) -> tvm.IRModule:
+def write_halos(module: tvm.IRModule) -> tvm.IRModule:
     """Return the module with padding written by those whose result it is of: convolutions, image inputs, pooling.
 
-    Before -> after: `y = nn.pad(qnn.conv2d(x, ...), p)` becomes `y = qnn.conv2d(x, ..., frame=p)`; the same for `nn`.
-    Nobody else may read what is padded, but for sums: these find it inside the frame.
+    Before -> after: `y = nn.pad(qnn.conv2d(x, ...), p)` becomes `y = qnn.conv2d(x, ..., halo=p)`; the same for `nn`.
+    Nobody else may read what is padded, but for sums: these find it inside the halo.
     """
     flow = Dataflow.of(module)
-    changed: dict[relax.Var, _Framed] = {}
+    changed: dict[relax.Var, _WithHalo] = {}
     padded: dict[relax.Var, relax.Var] = {}
     for binding in flow.bindings:
         pad = describe(binding.value)
         if not isinstance(pad, ops.Pad) or (producer := flow.producers.get(binding.value.args[0])) is None:
             continue
         others = [user for user in flow.users[producer.var] if not user.var.same_as(binding.var)]
-        # A sum may have been given a frame of its own before.
+        # A sum may have been given a halo of its own before.
         sums = {u.var: _adding_inside(changed.get(u.var, describe(u.value)), u, producer.var, pad) for u in others}
         writer = _writer(producer)
         if writer is None or producer.var in flow.outputs or None in sums.values():
             continue
         padded[binding.var] = producer.var
-        changed[producer.var] = changed.get(producer.var, writer).framed(pad)
+        changed[producer.var] = changed.get(producer.var, writer).with_halo(pad)
         changed |= {var: attrs for var, attrs in sums.items() if attrs is not None}
     builder = DataflowBuilder(module)
     for binding in flow.bindings:
@@ -151,29 +151,29 @@ def write_frames(module: tvm.IRModule) -> tvm.IRModule:
     return builder.finish([builder.replaced(o) for o in flow.outputs])
 
 
-def _writer(producer: Binding) -> _Framed | None:
-    """Return an operator that can write a frame around its result; None if it can't."""
+def _writer(producer: Binding) -> _WithHalo | None:
+    """Return an operator that can write a halo around its result; None if it can't."""
     attrs = describe(producer.value)
     return attrs if isinstance(attrs, ops.MaxPool2d | ops.QuantizeImage | ops.UpsampleConcat) else _extensible(producer)
 
 
 def _adding_inside(
-    attrs: ops.Attributes | None, user: Binding, var: relax.Var, pad: ops.Pad
+    attrs: ops.Operator | None, user: Binding, var: relax.Var, pad: ops.Pad
 ) -> ops.Conv2dAdd | ops.QConv2dAdd | None:
-    """Return a sum that finds `var` inside a frame; None if `user` isn't one, or needs the pixels of `var` together.
+    """Return a sum that finds `var` inside a halo; None if `user` isn't one, or needs the pixels of `var` together.
 
     Args:
         attrs: what `user` is, or has become.
         user: a binding that reads `var`.
-        var: what gets the frame.
-        pad: the frame.
+        var: what gets the halo.
+        pad: the halo.
     """
     if not isinstance(attrs, ops.Conv2dAdd | ops.QConv2dAdd) or tensor_type(user.value.args[1]).shape[1:3] == (1, 1):
         return None
     *others, residual = user.value.args
     if not residual.same_as(var) or any(other.same_as(var) for other in others):
         return None
-    return dataclasses.replace(attrs, residual_frame=pad.padding)
+    return dataclasses.replace(attrs, residual_halo=pad.padding)
 
 
 def _extensible(binding: Binding) -> ops.Conv2d | ops.QConv2d | None:

@@ -1,4 +1,4 @@
-"""ReplaceRelaxOperators: float operators of Relax become operators of the dialect, which have kernels of their own.
+"""ReplaceRelaxOperators: float operators of Relax become our own, which have kernels of their own.
 
 Before -> after: `relax.mean` of images over height and width, and `relax.nn.avg_pool2d`, become `nn.avg_pool2d`;
 `relax.multiply` becomes `nn.multiply`. The integer program has had its own forms of them since realization.
@@ -36,8 +36,8 @@ def replace_relax_operators(module: tvm.IRModule) -> tvm.IRModule:
     return builder.finish([builder.replaced(o) for o in flow.outputs])
 
 
-def _replacement(binding: Binding) -> tuple[ops.Attributes | None, list[relax.Expr]]:
-    """Return the operator of the dialect that computes a binding, and its constants; None if there is none."""
+def _replacement(binding: Binding) -> tuple[ops.Operator | None, list[relax.Expr]]:
+    """Return our operator that computes a binding, and its constants; None if there is none."""
     nothing: tuple[None, list[relax.Expr]] = (None, [])
     if binding.operator not in _STOCK or tensor_type(binding.var).dtype != "float32":
         return nothing

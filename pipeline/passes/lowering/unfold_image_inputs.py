@@ -50,8 +50,8 @@ def unfold_image_inputs(module: tvm.IRModule, isa: InstructionSet) -> tvm.IRModu
         ):
             builder.copy(binding)
             continue
-        framed = _with_a_column_behind(quantization, tensor_type(image.var), weight, attrs)
-        chosen = min(_unfoldings(weight, framed, attrs), key=lambda u: u.cycles(image, binding, isa))
+        padded = _with_a_column_behind(quantization, tensor_type(image.var), weight, attrs)
+        chosen = min(_unfoldings(weight, padded, attrs), key=lambda u: u.cycles(image, binding, isa))
         unfolded = builder.emit(make_call(chosen.quantization, builder.replaced(image.value.args[0])), image.var.name)
         others = (builder.replaced(a) for a in binding.value.args[2:])
         call = make_call(chosen.convolution, unfolded, make_constant(chosen.weight), *others)
@@ -64,17 +64,17 @@ def _first_argument(binding: Binding) -> relax.Expr | None:
 
 
 def _with_a_column_behind(
-    quantization: ops.QuantizeImage, framed: TensorType, weight: Array, attrs: ops.QConv2d
+    quantization: ops.QuantizeImage, padded: TensorType, weight: Array, attrs: ops.QConv2d
 ) -> ops.QuantizeImage:
-    """Return the operator with a wider frame if the last column is read and the output stays as it is.
+    """Return the operator with a wider halo if the last column is read and the output stays as it is.
 
     Then there is something behind every segment: tile registers take more than a segment of an odd length.
     """
-    read_to_the_end = (framed.shape[2] - weight.shape[2]) % attrs.strides[1] == 0
+    read_to_the_end = (padded.shape[2] - weight.shape[2]) % attrs.strides[1] == 0
     if not read_to_the_end or attrs.strides[1] == 1:
         return quantization
-    top, left, bottom, right = quantization.frame
-    return dataclasses.replace(quantization, frame=(top, left, bottom, right + 1))
+    top, left, bottom, right = quantization.halo
+    return dataclasses.replace(quantization, halo=(top, left, bottom, right + 1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The frame of padding around images, written row by row."""
+"""The halo of padding around images, written row by row."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pipeline.kernels.lib.vectors import span, splat
 
 
 @dataclass(frozen=True)
-class Frame:
-    """A frame around NHWC images, with the images' sizes.
+class Halo:
+    """A halo around NHWC images, with the images' sizes.
 
     Attributes:
         height, width, channels: of an image.
-        top, left, bottom, right: how many pixels the frame is wide.
+        top, left, bottom, right: how many pixels the halo is wide.
     """
 
     height: int
@@ -31,25 +31,25 @@ class Frame:
 
     @property
     def empty(self) -> bool:
-        """Whether there is no frame at all."""
+        """Whether there is no halo at all."""
         return not (self.top or self.left or self.bottom or self.right)
 
     @property
-    def framed_height(self) -> int:
-        """Number of rows, with the frame's."""
+    def padded_height(self) -> int:
+        """Number of rows, with the halo's."""
         return self.top + self.height + self.bottom
 
     @property
     def row_stride(self) -> int:
-        """Number of values in a row, with the frame's."""
+        """Number of values in a row, with the halo's."""
         return (self.left + self.width + self.right) * self.channels
 
     def start(self, image: Any, row: Any) -> Any:
         """Return the offset of the first value of an image's row."""
-        return (image * self.framed_height + self.top + row) * self.row_stride + self.left * self.channels
+        return (image * self.padded_height + self.top + row) * self.row_stride + self.left * self.channels
 
     def fill_share(self, y: Any, rows: int, share: Any, shares: int, value: float, width: int) -> None:
-        """Write what belongs to the frame in one of several shares of all rows; see `fill`."""
+        """Write what belongs to the halo in one of several shares of all rows; see `fill`."""
         if self.empty:
             return
         first, behind = (s * rows // shares for s in (share, share + 1))
@@ -57,15 +57,15 @@ class Frame:
             self.fill(y, first + r, value, width)
 
     def fill(self, y: Any, row: Any, value: float, width: int) -> None:
-        """Write what belongs to the frame in one row.
+        """Write what belongs to the halo in one row.
 
         Args:
-            y: the buffer of framed images, flat.
-            row: number of the row, counted through all framed images.
-            value: of the frame.
+            y: the buffer of padded images, flat.
+            row: number of the row, counted through all padded images.
+            value: of the halo.
             width: most values that are written at once.
         """
-        start, inside = row * self.row_stride, row % self.framed_height - self.top
+        start, inside = row * self.row_stride, row % self.padded_height - self.top
         with T.If(T.And(inside >= 0, inside < self.height)):
             with T.Then():
                 _fill(y, start, self.left * self.channels, value, width)
