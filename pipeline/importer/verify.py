@@ -2,7 +2,7 @@
 
 The file is evaluated by another program, ONNX Runtime where it is installed and ONNX's reference implementation
 otherwise, node by node as they are in the file. Two things the latter has in common with the importer: operators of
-sets before 13 are evaluated as `opsets` writes them, and some as `reference_operators` corrects them.
+sets before 13 are evaluated as `opsets` writes them, and functions where they are called.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from onnx import TensorProto
 from tvm import relax
 
 from pipeline.errors import ModelError
-from pipeline.importer.evaluate import CannotEvaluate, evaluate_graph
+from pipeline.importer.evaluation.model import CannotEvaluate, evaluate_model
 from pipeline.importer.read import read_model
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program, TensorSpec
@@ -167,7 +167,7 @@ def _run_onnxruntime(path: Path, model: onnx.ModelProto, feeds: Feeds, wanted: S
 def _run_reference(path: Path, model: onnx.ModelProto, feeds: Feeds, wanted: Sequence[str]) -> dict[str, Array]:
     del path
     kept = {o.name for o in model.graph.output} | set(wanted)
-    values = evaluate_graph(model, feeds, REFERENCE_SECONDS)
+    values = evaluate_model(model, feeds, REFERENCE_SECONDS)
     return {name: value for name, value in values if name in kept}
 
 

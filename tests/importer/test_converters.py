@@ -142,7 +142,7 @@ def _resizes() -> list[Node]:
     for coordinates in modes:
         common = {"coordinate_transformation_mode": coordinates}
         for mode in ("nearest", "linear", "cubic"):
-            scales = f32(1, 1, 1.7, 0.6)
+            scales = f32(1, 1, 2, 1) if coordinates == "align_corners" else f32(1, 1, 1.7, 0.6)
             found.append(
                 Node(f"{mode}-{coordinates}-scales", "Resize", ["image", None, scales], common | {"mode": mode})
             )
@@ -366,6 +366,7 @@ REFUSED = [
     Node("too-many", "TopK", ["scores", i64(9)], {}, 2),
     Node("window", "Conv", ["scores", floats(1, 1, 6)]),
     Node("pool", "MaxPool", ["scores"], {"kernel_shape": [6]}),
+    Node("corners", "Resize", ["scores", None, f32(1, 1, 1.6)], {"coordinate_transformation_mode": "align_corners"}),
 ]
 
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.compiler.execute import Executor
-from pipeline.importer.evaluate import evaluate_graph
+from pipeline.importer.evaluation.model import evaluate_model
 from tests.models import import_test_model, run_exactly
 
 
@@ -83,7 +83,7 @@ def test_results_are_those_of_onnx_runtime(old: Old) -> None:
     x = np.random.default_rng(0).standard_normal(old.shape).astype("float32")
     (expected,) = run_exactly(model, {"x": x})
     np.testing.assert_allclose(Executor(import_test_model(model)).run({"x": x})["y"], expected, rtol=1e-5, atol=1e-6)
-    evaluated = dict(evaluate_graph(model, {"x": x}, 60))["y"]
+    evaluated = dict(evaluate_model(model, {"x": x}, 60))["y"]
     np.testing.assert_allclose(evaluated, expected, rtol=1e-5, atol=1e-6)
 
 

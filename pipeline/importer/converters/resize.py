@@ -54,12 +54,11 @@ class Axis:
             return np.asarray(first + y * (end - first) / np.asarray(self.out - 1, dtype))
         if mode == "pytorch_half_pixel" and self.out == 1:
             return np.zeros_like(y)
-        places = (y + half) / scale - half
-        if mode == "half_pixel_symmetric":
-            # What the whole result's rounded size adds or takes is added or taken at both ends.
-            exact = self.scale * self.size
-            places = places + np.asarray(self.size / 2 * (1 - self.out / exact), dtype)
-        return np.asarray(places)
+        # What the whole result's rounded size adds or takes is added or taken at both ends.
+        exact = scale * np.asarray(self.size, dtype)
+        symmetric = mode == "half_pixel_symmetric"
+        offset = np.asarray(self.size / 2, dtype) * (1 - np.asarray(self.out, dtype) / exact) if symmetric else 0
+        return np.asarray(offset + (y + half) / scale - half)
 
 
 MODES = (
@@ -87,6 +86,11 @@ def resize(node: Node) -> relax.Expr:
     axes = [a for a in _axes(node) if not _unchanged(a)]
     if any(a.out == 0 for a in axes):
         raise ModelError("its result has no elements")
+    if transform == "align_corners" and any(not np.isclose(a.scale * a.size, a.out) for a in axes):
+        raise ModelError(
+            "its scales give no whole sizes, for which runtimes differ on what align_corners is; "
+            "export the model with sizes instead of scales"
+        )
     if mode == "nearest":
         return _nearest(node, axes, transform)
     if _is_bilinear(node, mode, axes, transform):

@@ -8,7 +8,7 @@ import onnx
 from onnx import GraphProto, NodeProto, TensorProto, defs, helper, numpy_helper, shape_inference
 
 from pipeline.errors import ModelError
-from pipeline.importer.evaluate import evaluate, is_foldable, is_random
+from pipeline.importer.evaluation.node import evaluate, is_foldable, is_random
 from pipeline.importer.limits import check_tensor_size, tensor_bytes
 from pipeline.importer.operands import misfit
 from pipeline.importer.opsets import MIN_OPSET, OldNode, upgrade

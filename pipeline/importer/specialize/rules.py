@@ -13,7 +13,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from pipeline.errors import ModelError
-from pipeline.importer.evaluate import evaluate
+from pipeline.importer.evaluation.node import evaluate
 from pipeline.importer.specialize.nodes import attribute_of, title, with_names
 from pipeline.importer.specialize.tensors import Array, Scope, Tensor, TypeAndShape, dense
 

@@ -6,15 +6,20 @@ Each follows the operator's text in the standard; `evaluate` puts them in place 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_grid_sample import GridSample as StockGridSample
 from onnx.reference.ops.op_max_pool import MaxPool as StockMaxPool
-from onnx.reference.ops.op_resize import Resize as StockResize
+from onnx.reference.ops.op_pad import Pad_18 as StockPad
+from onnx.reference.ops.op_roi_align import RoiAlign as StockRoiAlign
+
+from pipeline.importer.evaluation.recurrent import GRU, LSTM, RNN
+from pipeline.importer.evaluation.resize import Resize
 
 Array = npt.NDArray[Any]
 
@@ -98,64 +103,122 @@ class LpPool(OpRun):
         return ((windows.sum(axis=tuple(range(x.ndim, windows.ndim))) ** (1 / p)).astype(x.dtype),)
 
 
-class Resize(StockResize):
-    """With places of pixels in float32, as ONNX Runtime and others have them: where two are as near, it matters."""
+class LpNormalization(OpRun):
+    """The stock one forgets that a norm is of absolute values."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, axis: int, p: int) -> tuple[Array]:
+        norm = np.linalg.norm(x, p, axis, keepdims=True)
+        return (np.where(norm == 0, 0, x / np.where(norm == 0, 1, norm)).astype(x.dtype),)
+
+
+class Pad(StockPad):
+    """The stock one can't cut off, which is what negative widths mean."""
 
     op_domain = ""
 
     def _run(
-        self, x: Array, roi: Array | None, scales: Array | None = None, sizes: Array | None = None, **attributes: Any
+        self,
+        x: Array,
+        pads: Array,
+        value: Array | None = None,
+        axes: Array | None = None,
+        mode: str | None = None,
     ) -> tuple[Array]:
-        mode = attributes["coordinate_transformation_mode"]
-        if (
-            attributes["mode"] != "nearest"
-            or mode not in _PLACES
-            or attributes["keep_aspect_ratio_policy"] not in (None, "stretch")
-        ):
-            stock: tuple[Array] = super()._run(x, roi, scales, sizes, **attributes)
-            return stock
-        axes = range(x.ndim) if attributes["axes"] is None else [int(a) % x.ndim for a in attributes["axes"]]
-        for k, axis in enumerate(axes):
-            size = x.shape[axis]
-            scale = np.float32(sizes[k] / size if sizes is not None else scales[k] if scales is not None else 1)
-            count = int(sizes[k]) if sizes is not None else int(np.float32(size) * scale)
-            if count == size and scale == 1:
-                continue
-            places = _PLACES[mode](np.arange(count, dtype="float32"), scale, size, count)
-            x = x.take(np.clip(_ROUNDINGS[attributes["nearest_mode"]](places).astype("int64"), 0, size - 1), axis)
-        return (x,)
+        numbers = range(x.ndim) if axes is None else [int(a) % x.ndim for a in axes]
+        cut = [slice(None)] * x.ndim
+        for number, before, after in zip(numbers, *np.split(np.minimum(pads, 0), 2), strict=True):
+            cut[number] = slice(-before, x.shape[number] + after)
+        padded: tuple[Array] = super()._run(x[tuple(cut)], np.maximum(pads, 0), value, axes=axes, mode=mode)
+        return padded
 
 
-def _half_pixel(index: Array, scale: Any, size: int, count: int) -> Array:
-    del size, count
-    half = np.float32(0.5)
-    return np.asarray((index + half) / scale - half)
+class GridSample(StockGridSample):
+    """Modes were called otherwise before set 20."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, grid: Array, mode: str, **attributes: Any) -> tuple[Array]:
+        names = {"bilinear": "linear", "bicubic": "cubic"}
+        sampled: tuple[Array] = super()._run(x, grid, mode=names.get(mode, mode), **attributes)
+        return sampled
 
 
-def _pytorch_half_pixel(index: Array, scale: Any, size: int, count: int) -> Array:
-    return _half_pixel(index, scale, size, count) if count > 1 else np.zeros_like(index)
+class RoiAlign(StockRoiAlign):
+    """Before set 16 regions were given in whole pixels; the stock one takes that for what came after."""
+
+    op_domain = ""
+
+    def _run(self, *inputs: Array, **attributes: Any) -> tuple[Array]:
+        if self.run_params["opsets"][""] < 16:
+            attributes["coordinate_transformation_mode"] = "output_half_pixel"
+        aligned: tuple[Array] = super()._run(*inputs, **attributes)
+        return aligned
 
 
-def _align_corners(index: Array, scale: Any, size: int, count: int) -> Array:
-    del scale
-    return index * np.float32(size - 1) / np.float32(count - 1) if count > 1 else np.zeros_like(index)
+class ConvTranspose(OpRun):
+    """In groups, and of a given size; the stock one mixes up what belongs to each group."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, w: Array, b: Array | None = None, **attributes: Any) -> tuple[Array]:
+        count, groups = x.ndim - 2, attributes.get("group") or 1
+        axes = range(count)
+        strides, dilations = (attributes.get(name) or [1] * count for name in ("strides", "dilations"))
+        extra = attributes.get("output_padding") or [0] * count
+        full = [strides[k] * (x.shape[2 + k] - 1) + dilations[k] * (w.shape[2 + k] - 1) + 1 + extra[k] for k in axes]
+        begin, sizes = _cut(full, x.shape[2:], strides, attributes)
+        outputs = w.shape[1] * groups
+        room = [max(f, start + size) for f, start, size in zip(full, begin, sizes, strict=True)]
+        y = np.zeros((x.shape[0], outputs, *room), np.result_type(x.dtype, "float64"))
+        parts = x.reshape(x.shape[0], groups, x.shape[1] // groups, -1)
+        weights = w.reshape(groups, -1, *w.shape[1:]).swapaxes(1, 2)
+        for tap in np.ndindex(*w.shape[2:]):
+            # What one weight of the window adds to each result.
+            product = weights[(..., *tap)] @ parts
+            where = [
+                slice(t * d, t * d + s * (size - 1) + 1, s)
+                for t, d, s, size in zip(tap, dilations, strides, x.shape[2:], strict=True)
+            ]
+            y[(slice(None), slice(None), *where)] += product.reshape(x.shape[0], outputs, *x.shape[2:])
+        kept = [slice(start, start + size) for start, size in zip(begin, sizes, strict=True)]
+        y = y[(slice(None), slice(None), *kept)]
+        return ((y if b is None else y + b.reshape(-1, *[1] * count)).astype(x.dtype),)
 
 
-_PLACES: Mapping[str, Callable[[Array, Any, int, int], Array]] = {
-    "half_pixel": _half_pixel,
-    "pytorch_half_pixel": _pytorch_half_pixel,
-    "align_corners": _align_corners,
-    "asymmetric": lambda index, scale, size, count: index / scale,
-}
+def _cut(
+    full: Sequence[int], inputs: Sequence[int], strides: Sequence[int], attributes: Mapping[str, Any]
+) -> tuple[list[int], list[int]]:
+    """Return where a transposed convolution's result begins within the full one, and its sizes."""
+    auto, wanted = attributes.get("auto_pad") or "NOTSET", attributes.get("output_shape")
+    axes = range(len(full))
+    if not wanted and auto in ("NOTSET", "VALID"):
+        pads = (attributes.get("pads") if auto == "NOTSET" else None) or [0] * (2 * len(full))
+        return list(pads[: len(full)]), [full[k] - pads[k] - pads[k + len(full)] for k in axes]
+    sizes = list(wanted[-len(full) :]) if wanted else [i * s for i, s in zip(inputs, strides, strict=True)]
+    totals = [max(full[k] - sizes[k], 0) for k in axes]
+    return [t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in totals], sizes
 
-_ROUNDINGS: Mapping[str, Callable[[Array], Array]] = {
-    "floor": np.floor,
-    "ceil": np.ceil,
-    "round_prefer_floor": lambda places: np.ceil(places - np.float32(0.5)),
-    "round_prefer_ceil": lambda places: np.floor(places + np.float32(0.5)),
-}
 
-CORRECTED = (AveragePool, GatherElements, GlobalLpPool, GlobalMaxPool, LRN, LpPool, MaxPool, Resize)
+CORRECTED = (
+    AveragePool,
+    ConvTranspose,
+    GRU,
+    GatherElements,
+    GlobalLpPool,
+    GlobalMaxPool,
+    GridSample,
+    LRN,
+    LSTM,
+    LpNormalization,
+    LpPool,
+    MaxPool,
+    Pad,
+    RNN,
+    Resize,
+    RoiAlign,
+)
 
 
 def _windows(x: Array, attributes: dict[str, Any], fill: float, within_padding: float | None = None) -> Array:

@@ -1,0 +1,1 @@
+"""Evaluation of ONNX with its own reference implementation, corrected where it errs."""

@@ -1,0 +1,134 @@
+"""Evaluates whole models for one sample, node by node, so that it can be stopped between any two."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import GraphProto, NodeProto, helper, inliner, numpy_helper
+
+from pipeline.importer.evaluation.node import FAILURES, estimated_seconds, run_node
+from pipeline.importer.opsets import MIN_OPSET, OldNode, upgrade
+from pipeline.importer.specialize.nodes import attribute_of, captured, subgraphs
+
+Array = npt.NDArray[Any]
+Values = dict[str, Any]
+"""By name: arrays, and lists of arrays where they are sequences."""
+
+
+class CannotEvaluate(Exception):
+    """A model can't be evaluated, or not in time; the message says why."""
+
+
+def evaluate_model(model: onnx.ModelProto, feeds: Mapping[str, Array], seconds: float) -> Iterator[tuple[str, Array]]:
+    """Yield the name and value of every tensor that a model computes, in order, those within subgraphs left out.
+
+    Args:
+        model: any ONNX model, as it was read.
+        feeds: an array for each of its inputs.
+        seconds: how long it may take; the time of the next node is estimated before it is begun.
+
+    Raises:
+        CannotEvaluate: a node can't be computed, or it would take too long.
+    """
+    plain = inliner.inline_local_functions(model) if model.functions else model
+    evaluation = _Evaluation(plain, seconds)
+    given = {i.name: feeds[i.name] for i in plain.graph.input if i.name in feeds}
+    for name, value in evaluation.tensors(plain.graph, given):
+        if isinstance(value, np.ndarray | np.generic):
+            yield name, np.asarray(value)
+
+
+class _Evaluation:
+    def __init__(self, model: onnx.ModelProto, seconds: float) -> None:
+        self.model = model
+        self.opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=MIN_OPSET)
+        self.seconds = seconds
+        self.end = time.monotonic() + seconds
+
+    def tensors(self, graph: GraphProto, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """Yield what a graph computes, in order; `given` holds what it can see."""
+        values = {t.name: numpy_helper.to_array(t) for t in graph.initializer} | dict(given)
+        last = {name: k for k, node in enumerate(graph.node) for name in _read(node)}
+        for k, node in enumerate(graph.node):
+            results = self._node(node, values)
+            yield from results.items()
+            values |= results
+            for name in {*_read(node), *results}:
+                if last.get(name, -1) <= k:
+                    values.pop(name, None)
+
+    def _subgraph(self, graph: GraphProto, values: Mapping[str, Any]) -> list[Any]:
+        constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+        computed = {**values, **constants, **dict(self.tensors(graph, {**values, **constants}))}
+        return [computed[o.name] for o in graph.output]
+
+    def _node(self, node: NodeProto, values: Mapping[str, Any]) -> Values:
+        read = {name: values[name] for name in _read(node) if name in values}
+        what = f"{node.op_type} {next(name for name in node.output if name)!r}"
+        if time.monotonic() + estimated_seconds(node, read) > self.end:
+            raise CannotEvaluate(f"it would take longer than {self.seconds:.0f} seconds (stopped at {what})")
+        try:
+            if node.op_type == "If":
+                return self._if(node, read)
+            if node.op_type == "Loop":
+                return self._loop(node, read)
+            return self._plain(node, read)
+        except FAILURES as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise CannotEvaluate(f"it can't compute {what}: {reason}") from error
+
+    def _if(self, node: NodeProto, read: Values) -> Values:
+        branch = attribute_of(node, "then_branch" if np.all(read[node.input[0]]) else "else_branch", None)
+        return _named(node, self._subgraph(branch, read))
+
+    def _loop(self, node: NodeProto, read: Values) -> Values:
+        body: GraphProto = attribute_of(node, "body", None)
+        limit, going, *carried = (read.get(name) for name in [*node.input, ""][: max(len(node.input), 2)])
+        scanned: list[list[Array]] = [[] for _ in body.output[1 + len(carried) :]]
+        turn = 0
+        while (going is None or np.all(going)) and (limit is None or turn < limit):
+            inner = [np.array(turn, "int64"), np.array(True), *carried]
+            going, *results = self._subgraph(body, read | {i.name: v for i, v in zip(body.input, inner, strict=True)})
+            carried, turn = results[: len(carried)], turn + 1
+            for rows, row in zip(scanned, results[len(carried) :], strict=True):
+                rows.append(row)
+        return _named(node, [*carried, *map(np.stack, scanned)])
+
+    def _plain(self, node: NodeProto, read: Values) -> Values:
+        """Return the results of a node, which is written as those of set 13 first if it belongs to an older one.
+
+        The reference implementation has few of the old forms, and takes some for the newer ones.
+        """
+        if self.opset >= MIN_OPSET or node.domain not in ("", "ai.onnx"):
+            return run_node(node, read, self.model.opset_import, self.model.functions)
+        known = dict(read)
+
+        def new_name() -> str:
+            return f"{node.output[0]}.{len(known)}.part"
+
+        def constant(value: Array) -> str:
+            name = new_name()
+            known[name] = value
+            return name
+
+        def shape(name: str) -> tuple[int, ...] | None:
+            return np.shape(known[name]) if name else None
+
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        for part in upgrade(OldNode(node, attributes, shape, known.get, constant, new_name), self.opset):
+            known |= run_node(part, {n: known[n] for n in _read(part)}, [helper.make_opsetid("", MIN_OPSET)])
+        return {name: known[name] for name in node.output if name in known}
+
+
+def _named(node: NodeProto, results: Sequence[Any]) -> Values:
+    return {name: value for name, value in zip(node.output, results, strict=False) if name}
+
+
+def _read(node: NodeProto) -> set[str]:
+    """Return the names that a node and its subgraphs read."""
+    return {name for name in node.input if name}.union(*(captured(g) for g in subgraphs(node)))

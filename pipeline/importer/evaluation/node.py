@@ -1,0 +1,160 @@
+"""Evaluates single nodes with ONNX's reference implementation, and estimates how long that takes."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import NodeProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from pipeline.importer.evaluation.operators import CORRECTED
+
+Array = npt.NDArray[Any]
+
+MAX_ELEMENTS = 2**26
+"""Larger results are left to the compiled program: they would be stored in the library."""
+
+_RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+
+_LOOPS_IN_PYTHON = frozenset({"Col2Im", "DeformConv", "GridSample", "MaxUnpool", "RoiAlign"})
+"""Operators whose results the reference implementation goes through one by one."""
+
+_MAX_ELEMENTS_IN_PYTHON = 2**14
+
+FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""By which the reference implementation says that it can't compute something."""
+
+_EVALUATED_AS = {"BatchNormalization": 15, "DequantizeLinear": 21, "QuantizeLinear": 21}
+"""Operators that the reference implementation lacks, or has for training only, before the given operator set.
+
+At inference the later form computes the same."""
+
+
+def is_random(node: NodeProto) -> bool:
+    """Return whether a node gives other results each time."""
+    return node.op_type in _RANDOM
+
+
+def is_foldable(node: NodeProto, shapes: Sequence[tuple[int, ...] | None]) -> bool:
+    """Return whether a node on constants may be computed at import.
+
+    Args:
+        node: the node.
+        shapes: of its results, as far as they are known.
+    """
+    limit = _MAX_ELEMENTS_IN_PYTHON if node.op_type in _LOOPS_IN_PYTHON else MAX_ELEMENTS
+    return not is_random(node) and all(shape is None or math.prod(shape) <= limit for shape in shapes)
+
+
+def evaluate(node: NodeProto, values: Mapping[str, Array], opset: int) -> list[Array | None] | None:
+    """Return a node's results, None for those without a name; None if it can't be computed here.
+
+    Args:
+        node: a node of ONNX's own operators, without subgraphs.
+        values: its inputs by name.
+        opset: the operator set that it belongs to.
+    """
+    try:
+        results = run_node(node, values, [helper.make_opsetid("", opset)])
+    except FAILURES:
+        # The reference implementation lacks parts of some operators; what it can't do, the compiled program must.
+        return None
+    if not all(isinstance(value, np.ndarray | np.generic) for value in results.values()):
+        return None
+    return [np.asarray(results[name]) if name else None for name in node.output]
+
+
+def run_node(
+    node: NodeProto,
+    values: Mapping[str, Any],
+    opsets: Sequence[onnx.OperatorSetIdProto],
+    functions: Sequence[onnx.FunctionProto] = (),
+) -> dict[str, Any]:
+    """Return a node's results by name.
+
+    Args:
+        node: the node.
+        values: what it reads, by name: arrays, and lists of arrays where they are sequences.
+        opsets: the operator sets that it belongs to.
+        functions: the model's own, which the node may be a call of.
+
+    Raises:
+        Exception: one of `FAILURES`; it can't be computed.
+    """
+    first = _EVALUATED_AS.get(node.op_type, 0)
+    opsets = [helper.make_opsetid(o.domain, o.version if o.domain else max(o.version, first)) for o in opsets]
+    outputs = [name for name in node.output if name]
+    inputs = [_value_info(name, value) for name, value in values.items()]
+    graph = helper.make_graph([node], "node", inputs, [onnx.ValueInfoProto(name=name) for name in outputs])
+    model = helper.make_model(graph, opset_imports=opsets, functions=functions)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        return dict(
+            zip(outputs, ReferenceEvaluator(model, new_ops=list(CORRECTED)).run(None, dict(values)), strict=True)
+        )
+
+
+def _value_info(name: str, value: Any) -> onnx.ValueInfoProto:
+    if not isinstance(value, np.ndarray):
+        return onnx.ValueInfoProto(name=name)
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+
+
+def estimated_seconds(node: NodeProto, given: Mapping[str, Any]) -> float:
+    """Return roughly how long `run_node` takes, of those operators that can take long.
+
+    Args:
+        node: the node.
+        given: what it reads, by name.
+    """
+    shapes = [value.shape for value in map(given.get, node.input) if isinstance(value, np.ndarray)]
+    estimate = _SECONDS.get(node.op_type)
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    try:
+        return 0.0 if estimate is None else float(estimate(shapes, attributes))
+    except IndexError:
+        # It lacks inputs, or they have fewer axes than it needs: it fails at once.
+        return 0.0
+
+
+Shapes = Sequence[tuple[int, ...]]
+
+
+def _convolution(shapes: Shapes, attributes: Mapping[str, Any]) -> float:
+    x, weight = shapes[:2]
+    seconds_per_multiply_add = 4e-8 if attributes.get("group", 1) > 1 else 1e-9
+    return seconds_per_multiply_add * x[0] * math.prod(x[2:]) * math.prod(weight)
+
+
+def _grid_sample(shapes: Shapes, attributes: Mapping[str, Any]) -> float:
+    x, grid = shapes[:2]
+    return (8e-4 if b"cubic" in attributes.get("mode", b"") else 2e-4) * x[1] * math.prod(grid[:-1])
+
+
+def _roi_align(shapes: Shapes, attributes: Mapping[str, Any]) -> float:
+    x, regions = shapes[:2]
+    results = attributes.get("output_height", 1) * attributes.get("output_width", 1) * regions[0] * x[1]
+    # Without a number of samples there is about one for each pixel.
+    samples = results * (attributes.get("sampling_ratio", 0) ** 2 or 1) + regions[0] * math.prod(x[1:])
+    return 3e-6 * float(samples)
+
+
+_SECONDS: Mapping[str, Callable[[Shapes, Mapping[str, Any]], float]] = {
+    "Col2Im": lambda shapes, _: 1e-5 * math.prod(shapes[0]),
+    "Conv": _convolution,
+    "ConvTranspose": lambda shapes, _: 2e-9 * shapes[0][0] * math.prod(shapes[0][2:]) * math.prod(shapes[1]),
+    "DeformConv": lambda shapes, _: 2e-4 * shapes[2][0] * math.prod(shapes[2][2:]) * math.prod(shapes[1]),
+    "GridSample": _grid_sample,
+    "MatMul": lambda shapes, _: 1e-9 * math.prod(shapes[0]) * shapes[1][-1],
+    "MaxUnpool": lambda shapes, _: 1e-5 * math.prod(shapes[0]),
+    "RoiAlign": _roi_align,
+}
+"""Seconds by the inputs' shapes and the attributes; measured, and rounded up."""
