@@ -24,7 +24,6 @@ from pipeline.importer.names import name_tensors
 from pipeline.ir.bridge import UnknownShapeError, has_known_shape
 
 NATIVE = frozenset({*tvm_onnx._get_convert_map(), *CONVERTERS}) - {
-    "AffineGrid",
     "Attention",
     "GroupNormalization",
     "MeanVarianceNormalization",
@@ -111,6 +110,8 @@ class _Importer(tvm_onnx.ONNXGraphImporter):
                 result = convert_by_tvm(op_name, self.bb, inputs, attrs, [self._nodes, self._params])
             if not has_known_shape(result):
                 raise ModelError(f"the shape of tensor {name!r} depends on the data")
+            if not _results(result):
+                raise ModelError("sequences that begin empty can't be imported")
             if (given := _results(result)) < attrs["tvm_custom"]["num_outputs"]:
                 raise ModelError(f"of its results only the first {given} can be imported")
         except (ModelError, UnknownShapeError) as error:

@@ -41,7 +41,11 @@ _RUNTIME_PREFIXES = ("TVMFFI", "TVMBackend")
 """What the names of TVM's runtime functions begin with."""
 
 _LIBM_FUNCTIONS = frozenset(
-    f"{name}f" for name in ("acos", "asin", "atan", "atan2", "cosh", "erf", "nearbyint", "pow", "rint", "sinh", "tanh")
+    f"{name}f"
+    for name in (
+        *("acos", "acosh", "asin", "asinh", "atan", "atan2", "cosh", "sinh", "tanh"),
+        *("erf", "nearbyint", "pow", "rint"),
+    )
 )
 """Functions that LLVM or TVM may call and that zig's compiler runtime doesn't have."""
 

@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from pipeline.compiler.execute import Executor
 from pipeline.errors import SampleError
+from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.quantization.annotate import Annotation
-from pipeline.quantization.observers import ALGORITHMS, Observer, make_observer
+from pipeline.quantization.observers import ALGORITHMS, make_observer
 from pipeline.quantization.table import Calibrated, CalibrationTable, make_entry
 from pipeline.samples import Samples, batch_of, named_feeds
 
@@ -68,7 +69,12 @@ def calibrate(
     batches = 0
     for sample, activations in _activations(program, names, samples, options):
         for name, values in activations.items():
-            _observe(observers[name], name, values, sample)
+            if not np.isfinite(values).all():
+                raise SampleError(
+                    f"Tensor {_computed(program, name)!r} is NaN or infinite for {sample}: the float model itself "
+                    "overflows on it. Check the sample's preprocessing."
+                )
+            observers[name].update(values)
         batches += 1
         if progress is not None:
             progress(batches)
@@ -101,10 +107,10 @@ def _activations(
         yield name, executor.run(feed)
 
 
-def _observe(observer: Observer, name: str, values: Array, sample: str) -> None:
-    if not np.isfinite(values).all():
-        raise SampleError(
-            f"Tensor {name!r} is NaN or infinite for {sample}: the float model itself overflows on it. "
-            "Check the sample's preprocessing."
-        )
-    observer.update(values)
+def _computed(program: Program, name: str) -> str:
+    """Return the name of the tensor whose values another holds, its axes moved; the model knows that one."""
+    flow = Dataflow.of(program.module)
+    var = next((b.var for b in flow.bindings if b.var.name == name), None)
+    while var in flow.producers and flow.producers[var].operator in ("relax.permute_dims", "relax.reshape"):
+        var = flow.producers[var].value.args[0]
+    return name if var is None else str(var.name)

@@ -23,7 +23,7 @@ from onnx.reference import ReferenceEvaluator
 from pipeline.compiler.execute import Executor
 from pipeline.errors import ModelError
 from pipeline.importer import import_proto
-from tests.models import run_onnx
+from tests.models import ModelBuilder, run_exactly, run_onnx
 
 Array = npt.NDArray[Any]
 
@@ -358,6 +358,25 @@ def test_regions_are_sampled_as_the_standard_says(mode: str, transform: str, sam
     sizes = {"output_height": 3, "output_width": 2, "spatial_scale": 0.8}
     node = Node("regions", "RoiAlign", ["image", "regions", "images"], attributes | sizes)
     check(node, run([node], REGIONS), REGIONS)
+
+
+@pytest.mark.parametrize("corners", [0, 1])
+@pytest.mark.parametrize("size", [i64(2, 3, 4, 5), i64(1, 3, 4, 5), i64(2, 3, 2, 4, 5)], ids=str)
+def test_places_are_transformed_as_the_standard_says(corners: int, size: Array) -> None:
+    axes = len(size) - 2
+    node = Node("grid", "AffineGrid", ["transforms", size], {"align_corners": corners})
+    feeds = {"transforms": floats(int(size[0]), axes, axes + 1)}
+    check(node, run([node], feeds), feeds)
+
+
+def test_nearest_pixels_by_halves_as_set_11_had_them() -> None:
+    b = ModelBuilder(opset=11)
+    region, scales = b.constant(f32()), b.constant(f32(1, 1, 2, 1.5))
+    b.node("Resize", "x", region, scales, name="y", coordinate_transformation_mode="tf_half_pixel_for_nn")
+    model, feeds = b.model({"x": [1, 2, 3, 4]}, "y"), {"x": floats(1, 2, 3, 4)}
+    (expected,) = run_exactly(model, feeds)
+    actual = Executor(import_proto(model, {}, "resize", "0" * 64)).run(feeds)
+    np.testing.assert_array_equal(actual["y"], expected)
 
 
 REFUSED = [

@@ -47,6 +47,15 @@ def test_shape_arithmetic_is_computed() -> None:
     assert numpy_helper.to_array(result.graph.initializer[0]).tolist() == [2, 60]
 
 
+@pytest.mark.parametrize("axis", [None, 1, -1])
+def test_a_choice_that_is_known_gathers(axis: int | None) -> None:
+    b = ModelBuilder()
+    chosen = b.constant(np.array([True, False, True]))
+    b.node("Compress", "x", chosen, name="y", **({} if axis is None else {"axis": axis}))
+    result = specialized(b.model({"x": [1, 3, 4, 5]}, "y"), {"x": image()})
+    assert node_types(result)[-1] == "Gather"
+
+
 def test_pads_that_are_reversed_by_a_slice_of_negative_step() -> None:
     b = ModelBuilder()
     pads = b.node("Reshape", b.constant(np.array([1, 2, 0, 3, 0, 0, 0, 0])), b.constant(np.array([-1, 2])))

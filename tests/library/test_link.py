@@ -20,6 +20,7 @@ from pipeline.importer import import_proto
 from pipeline.library.link import check_writable
 from pipeline.runtime.runner import Runner
 from pipeline.targets import list_targets, load_target
+from tests.models import ModelBuilder, import_test_model
 from tests.runtime.conftest import LibraryFor
 from tests.runtime.emulation import REPOSITORY
 from tests.runtime.models import quantized_model, sample
@@ -110,6 +111,25 @@ def test_functions_of_libm_are_found_in_this_process(tmp_path: Path, atan_model:
     x = np.linspace(-3, 3, 64, dtype="float32").reshape(1, 64)
     (y,) = Runner(path).run({"x": x}).values()
     np.testing.assert_allclose(y[0], [math.atan(v) for v in x[0]], rtol=1e-6)
+
+
+FUNCTIONS = {
+    **{"Acos": np.arccos, "Acosh": np.arccosh, "Asin": np.arcsin, "Asinh": np.arcsinh, "Atan": np.arctan},
+    **{"Atanh": np.arctanh, "Cos": np.cos, "Cosh": np.cosh, "Exp": np.exp, "Log": np.log, "Sin": np.sin},
+    **{"Sinh": np.sinh, "Sqrt": np.sqrt, "Tan": np.tan, "Tanh": np.tanh},
+}
+
+
+def test_every_function_of_the_standard_is_found_in_this_process(tmp_path: Path) -> None:
+    b = ModelBuilder()
+    names = {b.node(name, "x"): function for name, function in FUNCTIONS.items()}
+    path = pipeline.compile_program(
+        import_test_model(b.model({"x": [1, 2]}, *names)), load_target("host"), tmp_path / "all.so"
+    )
+    x = np.array([[0.5, 1.5]], "float32")
+    for name, actual in Runner(path).run({"x": x}).items():
+        with np.errstate(invalid="ignore"):
+            np.testing.assert_allclose(actual, names[name](x), rtol=1e-5)
 
 
 def test_another_compiler_can_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: Path) -> None:

@@ -63,6 +63,14 @@ def test_a_model_that_overflows_is_an_error() -> None:
         calibrate(program, annotate(program), [np.full((1, 3, 2, 2), 9.0, "float32")])
 
 
+def test_values_that_are_not_finite_are_told_by_the_models_own_name() -> None:
+    b = ModelBuilder()
+    y = b.node("Conv", b.node("Log", "x", name="logarithm"), b.constant(np.ones((2, 3, 2, 2), "float32")))
+    program = import_test_model(b.model({"x": (1, 3, 4, 4)}, y))
+    with pytest.raises(SampleError, match="Tensor 'logarithm' is NaN or infinite"):
+        calibrate(program, annotate(program), [np.zeros((1, 3, 4, 4), "float32")])
+
+
 def test_progress_counts_batches() -> None:
     program = import_test_model(small_network())
     counted: list[int] = []

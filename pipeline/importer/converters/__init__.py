@@ -31,6 +31,7 @@ from pipeline.importer.converters.node import Convert, Node
 __all__ = ["CONVERTERS"]
 
 _FUNCTIONS: Mapping[str, Convert] = {
+    "AffineGrid": regions.affine_grid,
     "ArgMax": selection.arg_max,
     "ArgMin": selection.arg_min,
     "AveragePool": pooling.average_pool,

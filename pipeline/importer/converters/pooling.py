@@ -237,7 +237,10 @@ def max_unpool(node: Node) -> relax.Expr:
     shape = [*node.shape[:2], *natural]
     if wanted is not None and [int(v) for v in wanted] != shape:
         # ONNX's own test and ONNX Runtime give different results then.
-        raise ModelError(f"its result is to have the shape {list(wanted)}; only {shape} is without doubt")
+        raise ModelError(
+            f"its result is to have the shape {wanted.tolist()}, for which runtimes differ on where values lie; "
+            f"only {shape} is without doubt"
+        )
     zeros = make_constant(np.zeros(math.prod(shape), node.dtype))
     places = node.emit(relax.op.reshape(node.required(1), [-1]))
     values = node.emit(relax.op.reshape(node.x, [-1]))

@@ -1,14 +1,34 @@
-"""RoiAlign: regions of images, sampled to one size."""
+"""Places in images: regions that are sampled to one size, and the grids of spatial transformers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm import relax, te, tirx
 
 from pipeline.errors import ModelError
 from pipeline.importer.converters.node import Node
+from pipeline.ir.dataflow import make_constant
+
+
+def affine_grid(node: Node) -> relax.Expr:
+    """Where the pixels of a result of known size lie, from -1 to 1: the image's own places, transformed."""
+    wanted = node.known(1, "the size of the result")
+    if wanted is None or len(wanted) not in (4, 5):
+        raise ModelError("the size of its result isn't that of images or volumes")
+    batch, _, *sizes = (int(size) for size in wanted)
+    corners = node.flag("align_corners")
+    # An axis of one pixel has no second corner; its one place is the first then.
+    steps = [2 / max(size - 1, 1) if corners else 2 / size for size in sizes]
+    lines = [-1 + step * (np.arange(size) + (0 if corners else 0.5)) for size, step in zip(sizes, steps, strict=True)]
+    # Width comes first in a place, and a one for the shift last.
+    places = np.stack([*np.meshgrid(*lines, indexing="ij")[::-1], np.ones(sizes)], axis=-1)
+    rows = make_constant(places.reshape(-1, len(sizes) + 1).astype(node.dtype))
+    transforms = node.emit(relax.op.permute_dims(node.x, [0, 2, 1]))
+    moved = node.emit(relax.op.matmul(rows, transforms))
+    return relax.op.reshape(moved, [batch, *sizes, len(sizes)])
 
 
 def roi_align(node: Node) -> relax.Expr:

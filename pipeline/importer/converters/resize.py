@@ -54,6 +54,8 @@ class Axis:
             return np.asarray(first + y * (end - first) / np.asarray(self.out - 1, dtype))
         if mode == "pytorch_half_pixel" and self.out == 1:
             return np.zeros_like(y)
+        if mode == "tf_half_pixel_for_nn":
+            return np.asarray((y + half) / scale)
         # What the whole result's rounded size adds or takes is added or taken at both ends.
         exact = scale * np.asarray(self.size, dtype)
         symmetric = mode == "half_pixel_symmetric"
@@ -68,6 +70,7 @@ MODES = (
     "align_corners",
     "asymmetric",
     "tf_crop_and_resize",
+    "tf_half_pixel_for_nn",
 )
 
 _NEAREST: Mapping[str, Callable[[Array], Array]] = {

@@ -170,6 +170,26 @@ def _concat(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opse
     return s.node(shorter, set(node.output), inner, opset)
 
 
+def _compress(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
+    """A choice that is known gathers what is chosen."""
+    x, chosen = inputs
+    if x is None or x.shape is None or chosen is None or chosen.value is None:
+        return None
+    axis = attribute_of(node, "axis", None)
+    count = int(np.prod(x.shape, dtype="int64")) if axis is None else x.shape[axis]
+    inner: Scope = scope | {x.name: x}
+    flat = helper.make_node("Reshape", [x.name, ""], [f"{title(node)}.flat"])
+    if axis is None:
+        shape = s.constant(np.array([-1], "int64"), f"{title(node)}.shape")
+        flat.input[1], inner[shape.name] = shape.name, shape
+        (inner[flat.output[0]],) = s.node(flat, set(flat.output), inner, opset)
+    indices = s.constant(np.flatnonzero(chosen.value.reshape(-1)[:count]), f"{title(node)}.indices")
+    inner[indices.name] = indices
+    source = flat.output[0] if axis is None else x.name
+    gather = helper.make_node("Gather", [source, indices.name], node.output, node.name, axis=axis or 0)
+    return s.node(gather, set(node.output), inner, opset)
+
+
 def _if(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     condition = inputs[0]
     if condition is None or condition.value is None:
@@ -232,6 +252,7 @@ RULES: Mapping[str, Rule] = {
     "BatchNormalization": _batch_normalization,
     "Cast": _cast,
     "CastLike": _cast_like,
+    "Compress": _compress,
     "Concat": _concat,
     "Constant": _constant_node,
     "Dropout": _dropout,
