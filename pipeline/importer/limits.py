@@ -1,4 +1,4 @@
-"""How large the tensors of a model may be: checked before any memory is taken for them."""
+"""How large a model and its tensors may be: checked before any memory is taken for them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from onnx import TensorProto
 
 from pipeline.errors import ModelError
 from pipeline.ir.types import MAX_TENSOR_BYTES
+
+MAX_NODES = 100_000
+"""Of a model once its loops and functions are written out: a file of a few lines can ask for any number."""
 
 MAX_RANK = 64
 """NumPy's own limit."""

@@ -191,7 +191,7 @@ def test_a_loop_without_end_is_refused() -> None:
 
 
 def test_loops_within_loops_that_add_no_nodes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph, "MAX_STEPS", 500)
+    monkeypatch.setattr(graph, "MAX_NODES", 500)
     outer: onnx.NodeProto | None = None
     for i in range(3):
         names = {name: f"{name}{i}" for name in ("turn", "going", "on", "sum", "next")}
@@ -216,9 +216,9 @@ def test_loops_within_loops_that_add_no_nodes_are_bounded(monkeypatch: pytest.Mo
     model = b.model({"x": (1,)}, "y")
     for name, value in (("count", np.array(10)), ("one", np.float32(1)), ("zero", np.float32(0))):
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
-    with pytest.raises(ModelError, match="takes more than 500 steps once its loops and functions are written out"):
+    with pytest.raises(ModelError, match="has more than 500 nodes once its loops and functions are written out"):
         normalize(model, {}, NATIVE)
-    monkeypatch.setattr(graph, "MAX_STEPS", 10_000)
+    monkeypatch.setattr(graph, "MAX_NODES", 10_000)
     x = np.array([5], "float32")
     np.testing.assert_array_equal(run_exactly(specialized(model, {"x": x}), {"x": x})[0], [1005])
 

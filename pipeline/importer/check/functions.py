@@ -10,9 +10,7 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 from pipeline.errors import ModelError
 from pipeline.importer.check.nodes import check_attribute
 from pipeline.importer.check.walk import function_name, subgraphs
-
-MAX_NODES = 200_000
-"""Once all calls are written out. A file of a few lines can ask for any number, by functions that call each other."""
+from pipeline.importer.limits import MAX_NODES
 
 Key = tuple[str, str, str]
 """Domain, name and overload, by which nodes call a function."""

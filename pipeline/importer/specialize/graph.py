@@ -9,7 +9,7 @@ from onnx import GraphProto, NodeProto, TensorProto, defs, helper, numpy_helper,
 
 from pipeline.errors import ModelError
 from pipeline.importer.evaluation.node import evaluate, is_foldable, is_random
-from pipeline.importer.limits import check_tensor_size, tensor_bytes
+from pipeline.importer.limits import MAX_NODES, check_tensor_size, tensor_bytes
 from pipeline.importer.operands import misfit
 from pipeline.importer.opsets import MIN_OPSET, OldNode, upgrade
 from pipeline.importer.recurrent import RECURRENT
@@ -26,13 +26,6 @@ from pipeline.importer.specialize.tensors import (
     optional_input,
     static_type,
 )
-
-MAX_NODES = 200_000
-"""More nodes are refused: a loop of many turns, or functions that call each other, can make any number."""
-
-MAX_STEPS = 100_000
-"""Nodes that are looked at, those of each turn of a loop and each call of a function: loops within loops whose nodes
-all are constants add none, and yet would never end."""
 
 MAX_DEPTH = 100
 """How deep functions may call each other."""
@@ -65,7 +58,7 @@ class SpecializedGraph:
         self.depth = 0
         self.constants: dict[str, Array] = {}
         self.folded_bytes = 0
-        self.steps = 0
+        self.seen = 0
 
     def run(self, shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
         """Return the model for these shapes of its inputs."""
@@ -161,11 +154,10 @@ class SpecializedGraph:
 
     def node(self, node: NodeProto, used: Set[str], scope: Scope, opset: int) -> Sequence[Tensor | None]:
         """Add what computes a node, and return its results, None for those that nothing reads."""
-        self.steps += 1
-        if self.steps > MAX_STEPS:
-            raise ModelError(
-                f"The model takes more than {MAX_STEPS} steps once its loops and functions are written out."
-            )
+        # Those that come to constants count, too: loops within loops of such nodes add none, and yet would never end.
+        self.seen += 1
+        if self.seen > MAX_NODES:
+            raise ModelError(f"The model has more than {MAX_NODES} nodes once its loops and functions are written out.")
         inputs = [optional_input(scope, n, f"{node.op_type} {title(node)!r}") for n in node.input]
         if node.domain not in ("", "ai.onnx") or (node.domain, node.op_type, node.overload) in self.functions:
             return self._function_call(node, inputs, used, scope)
@@ -221,8 +213,6 @@ class SpecializedGraph:
         key = (call.op_type, call.domain, *call.input, *map(bool, call.output), *attribute_bytes(call))
         if key in self.made and not is_random(call):
             return self.made[key]
-        if len(self.nodes) >= MAX_NODES:
-            raise ModelError(f"The model has more than {MAX_NODES} nodes once its loops and functions are written out.")
         names = [self._fresh(name) if name else "" for name in call.output]
         call.output[:] = names
         call.name = next(n for n in names if n)
