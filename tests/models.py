@@ -16,7 +16,7 @@ from pipeline.importer import import_proto
 from pipeline.ir.program import Program
 from pipeline.quantization.annotate import annotate
 from pipeline.quantization.table import CalibrationTable, make_entry
-from pipeline.reference.execute import execute_all
+from pipeline.reference import execute_all
 
 Array = npt.NDArray[Any]
 

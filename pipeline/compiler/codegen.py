@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import tvm
 from tvm import relax, tirx
-from tvm.relax import vm_build
+
+from pipeline.ir.tvm_private import vm_instructions, vm_link
 
 PARTS = 8
 """Into how many parts kernels are cut: enough to keep some CPUs busy to the end, and few enough to cost nothing."""
@@ -74,9 +75,7 @@ class Code:
         return "\n".join(module.inspect_source("s") for module in self.kernels)
 
     def _linked(self, modules: tuple[tvm.runtime.Module, ...]) -> relax.VMExecutable:
-        first, *others = modules or (None,)
-        module = vm_build._ffi_api.VMLink(self.instructions, self.target, first, others, self.constants)
-        return relax.VMExecutable(module)
+        return vm_link(self.instructions, self.target, modules, self.constants)
 
 
 def generate_code(module: tvm.IRModule, target: tvm.target.Target) -> Code:
@@ -86,8 +85,7 @@ def generate_code(module: tvm.IRModule, target: tvm.target.Target) -> Code:
         module: after all phases of `lower`.
         target: what to compile for.
     """
-    instructions = relax.ExecBuilder()
-    remaining = vm_build._vmcodegen(instructions, module, "bytecode")
+    instructions, remaining = vm_instructions(module)
     functions = [(v, f) for v, f in remaining.functions.items() if isinstance(f, tirx.PrimFunc)]
     parts = [functions[i::PARTS] for i in range(min(PARTS, len(functions)))]
 

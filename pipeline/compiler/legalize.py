@@ -21,9 +21,9 @@ from tvm.relax import transform
 from pipeline.errors import ModelError
 from pipeline.ir.bridge import tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant
-from pipeline.ops import OPERATORS
+from pipeline.ops import operators
 
-_RUNNABLE = frozenset({"relax.call_tir", "relax.reshape", *OPERATORS})
+_RUNNABLE = frozenset({"relax.call_tir", "relax.reshape", *operators()})
 """Operators that later phases make calls of kernels and of the runtime."""
 
 _PACKED_CALL = re.compile(r'call_c?packed\("([^"]+)"')

@@ -14,7 +14,6 @@ from pipeline.ir.dataflow import Dataflow, constant
 from pipeline.ir.types import TensorType
 from pipeline.kernels.operation import Operation
 from pipeline.library.metadata import OperatorRecord
-from pipeline.ops.work import multiply_adds
 
 _OPERATOR = "pipeline.operator"
 _MULTIPLY_ADDS = "pipeline.multiply_adds"
@@ -28,7 +27,7 @@ def kernel_attributes(operation: Operation, constant_bytes: int) -> dict[str, An
     """Return function attributes that say what a kernel computes and reads, for `Recorder` to read."""
     return {
         _OPERATOR: operation.attrs.name,
-        _MULTIPLY_ADDS: multiply_adds(operation.attrs, *operation.inputs),
+        _MULTIPLY_ADDS: operation.attrs.multiply_adds(*operation.inputs),
         _CONSTANT_BYTES: constant_bytes,
     }
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
 from typing import Any
 
 from tvm import relax
-from tvm.ir import Op, make_node
-from tvm.ir import _ffi_api as _ir
+from tvm.ir import Op
 from tvm.tirx import IntImm
 
-from pipeline.ir.operator import Operator
+from pipeline.ir import tvm_private
+from pipeline.ir.operator import Operator, operators
 from pipeline.ir.types import TensorType
 
-_known: dict[str, type[Operator]] = {}
+_relax_operators: dict[str, Op] = {}
+_registering = threading.Lock()
 
 
 class UnsupportedProgramError(ValueError):
@@ -67,34 +68,49 @@ def to_relax_type(ty: TensorType) -> relax.TensorType:
     return relax.TensorType(ty.shape, ty.dtype)
 
 
-def make_call(attrs: Operator, *arguments: relax.Expr) -> relax.Call:
+def make_call(operator: Operator, *arguments: relax.Expr) -> relax.Call:
     """Return the Relax call of one of our operators, its type not yet inferred (a BlockBuilder does that)."""
-    if len(arguments) != attrs.arity:
-        raise ValueError(f"{attrs.name} takes {attrs.arguments}, got {len(arguments)} arguments")
-    return relax.Call(Op.get(attrs.name), list(arguments), make_node("ir.DictAttrs", **attrs.to_dict()))
+    if len(arguments) != operator.arity:
+        raise ValueError(f"{operator.name} takes {operator.arguments}, got {len(arguments)} arguments")
+    attributes = tvm_private.dictionary_attributes(operator.to_dict())
+    return relax.Call(_registered(type(operator)), list(arguments), attributes)
 
 
 def describe(expr: relax.Expr) -> Operator | None:
-    """Return the description of a call of one of our operators; None for any other expression."""
-    if not isinstance(expr, relax.Call) or not isinstance(expr.op, Op) or expr.op.name not in _known:
+    """Return the operator of a call of one of ours; None for any other expression.
+
+    Whatever the program, ours are known: a call of one can only be made by the class that describes it.
+    """
+    known = operators().get(expr.op.name) if isinstance(expr, relax.Call) and isinstance(expr.op, Op) else None
+    if known is None:
         return None
     values = {} if expr.attrs is None else {key: expr.attrs[key] for key in expr.attrs.keys()}  # noqa: SIM118 - DictAttrs has no iterator
-    return _known[expr.op.name].from_dict(values)
+    return known.from_dict(values)
+
+
+def tensor_operands(expr: relax.Expr) -> tuple[relax.Expr, ...]:
+    """Return the tensors that a call reads, constants included, in order; of a tuple, each of its fields.
+
+    A variable may hold several tensors: what computes them all together.
+    """
+    if isinstance(expr, relax.Call):
+        return tuple(operand for a in expr.args for operand in tensor_operands(a))
+    if isinstance(expr, relax.Tuple):
+        return tuple(operand for f in expr.fields for operand in tensor_operands(f))
+    return (expr,) if isinstance(expr.ty, relax.TensorType | relax.TupleType) else ()
+
+
+def _registered(cls: type[Operator]) -> Op:
+    """Return Relax's operator for one of ours, which Relax gets to know by its first call."""
+    with _registering:
+        if cls.name not in _relax_operators:
+            summary = (cls.__doc__ or cls.name).splitlines()[0]
+            _relax_operators[cls.name] = tvm_private.register_operator(cls.name, summary, _infer)
+        return _relax_operators[cls.name]
 
 
 def _infer(call: relax.Call, _builder: Any) -> relax.TensorType:
-    attrs = describe(call)
-    if attrs is None:
+    operator = describe(call)
+    if operator is None:
         raise ValueError(f"{call.op} isn't one of our operators")
-    return to_relax_type(attrs.infer(*(tensor_type(a) for a in call.args)))
-
-
-def register(operators: Mapping[str, type[Operator]]) -> None:
-    """Make operators known to Relax and to `describe`, by name."""
-    for name, cls in operators.items():
-        summary = (cls.__doc__ or name).splitlines()[0]
-        _ir.RegisterOp(name, summary)
-        op = Op.get(name)
-        op.set_attr("FPurity", True)
-        op.set_attr("FInferType", _infer)
-    _known.update(operators)
+    return to_relax_type(operator.infer(*(tensor_type(a) for a in call.args)))

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import tvm
 from tvm import relax
-from tvm.ir import GenericConst, Op
+from tvm.ir import Op
 
 from pipeline.ir.bridge import UnsupportedProgramError
+from pipeline.ir.tvm_private import Constant
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Dataflow:
         for block in function.body.blocks:
             for binding in block.bindings:
                 value = binding.value
-                if isinstance(value, relax.Var | GenericConst):
+                if isinstance(value, relax.Var | Constant):
                     aliases[binding.var] = value
                 elif isinstance(value, relax.If | relax.SeqExpr):
                     raise UnsupportedProgramError(f"tensor {binding.var.name!r} depends on control flow (If)")
@@ -211,7 +212,7 @@ def operator_name(expr: relax.Expr) -> str:
 
 def constant(expr: relax.Expr) -> npt.NDArray[Any] | None:
     """Return the value of a constant expression; None for any other."""
-    return expr.value.numpy() if isinstance(expr, GenericConst) else None
+    return expr.value.numpy() if isinstance(expr, Constant) else None
 
 
 def make_constant(value: npt.NDArray[Any]) -> relax.Expr:

@@ -1,18 +1,95 @@
-"""What all operators have in common; the modules of `ops` specify them."""
+"""What programs' operators are: what is asked of any of them, and the base of our own, which `ops` specifies."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
+
+import numpy.typing as npt
 
 from pipeline.ir.types import TensorType
 
+Array = npt.NDArray[Any]
+
+_operators: dict[str, type[Operator]] = {}
+
+
+class Traits:
+    """What passes and quantization ask of an operator, be it ours or Relax's.
+
+    Each answer by default is one that is right for all operators, so that one that says nothing of itself is only slow.
+
+    Class attributes:
+        elementwise: value i of the result is a function of value i of each argument, which are broadcast as NumPy does.
+        rowwise: a row along the last axis of the result is a function of the same row of the first argument; the
+            others are constants that all rows have in common.
+        moves_values: all values of the result are values of the first argument, or lie between some of them. As an
+            integer operator it gives the same quantized values, with the scale and zero point of that argument.
+        sums_products: it sums products, in int32 as an integer operator, which then can give the sums as float32, too.
+        image_by_image: image n of the result is made of image n of each activation, and of whole constants.
+    """
+
+    elementwise: bool = False
+    rowwise: bool = False
+    moves_values: bool = False
+    sums_products: bool = False
+    image_by_image: bool = False
+
+    def lower_bound(self, *bounds: float) -> float:
+        """Return a value that the result never falls below; minus infinity if nothing can be proven.
+
+        Args:
+            bounds: the same of each argument.
+        """
+        del bounds
+        return -math.inf
+
+    def splits_batch(self, *activations: TensorType) -> bool:
+        """Return whether it is `image_by_image` for these shapes.
+
+        Args:
+            activations: types of the arguments that aren't constant. Their first axes are as long as the result's.
+        """
+        del activations
+        return self.image_by_image
+
+    def multiply_adds(self, *inputs: TensorType) -> int:
+        """Return how many multiply-adds its sums of products are by their definition, whatever kernel computes them.
+
+        Args:
+            inputs: types of all arguments.
+        """
+        del inputs
+        return 0
+
+    def may_overflow(self, *inputs: TensorType) -> str | None:
+        """Return why a sum of its integer form may exceed int32; None if none does, whatever the quantized values.
+
+        Args:
+            inputs: types of all arguments.
+        """
+        del inputs
+        return "its sums aren't proven to fit 32 bits"
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the result by the operator's definition, in NumPy: the reference that kernels are held against.
+
+        Args:
+            arguments: the tensors that it reads.
+
+        Raises:
+            NotImplementedError: it has no reference.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no NumPy reference")
+
 
 @dataclass(frozen=True)
-class Operator:
-    """Base of all operator descriptions.
+class Operator(Traits):
+    """Base of our operators. A class with a `name` is known to programs under it from its definition on.
 
     Class attributes:
         name: the operator's name in the program, e.g. `qnn.conv2d`.
@@ -21,6 +98,13 @@ class Operator:
 
     name: ClassVar[str]
     arguments: ClassVar[tuple[str, ...]]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "name" in vars(cls):
+            known = _operators.setdefault(cls.name, cls)
+            if known is not cls:
+                raise TypeError(f"{cls.__qualname__} and {known.__qualname__} are both named {cls.name}")
 
     @property
     def arity(self) -> int:
@@ -38,25 +122,17 @@ class Operator:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Operator:
-        """Build the description from what `to_dict` returned (or Relax's `DictAttrs`)."""
+        """Build the operator from what `to_dict` returned (or Relax's `DictAttrs`)."""
         known = {f.name for f in dataclasses.fields(cls)}
         return cls(**{k: _plain(values[k]) for k in values if k in known})
+
+
+def operators() -> Mapping[str, type[Operator]]:
+    """Return our operators by name: all, as soon as `ops` has been imported."""
+    return MappingProxyType(_operators)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, bool | int | float | str):
         return value
     return tuple(_plain(v) for v in value)
-
-
-@dataclass(frozen=True)
-class Requantized(Operator):
-    """Base of operators that end in a uint8 tensor.
-
-    Their last step is `y = uint8(min(max(q + output_zero_point, output_min), output_max))` with an int32 `q`; a fused
-    activation is nothing but a tighter [output_min, output_max].
-    """
-
-    output_zero_point: int = 0
-    output_min: int = 0
-    output_max: int = 255

@@ -6,15 +6,27 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.ir.operator import Operator, Requantized
+import numpy as np
+
+from pipeline.ir.operator import Array
 from pipeline.ir.types import TensorType
+from pipeline.ops.common import (
+    NO_SIDES,
+    Accumulated,
+    Linear,
+    Sides,
+    WithHalo,
+    cropped,
+    pad_image,
+    padded_type,
+    window_positions,
+    windows,
+)
 from pipeline.ops.elementwise import Add, QAdd
-from pipeline.ops.movement import Pad
-from pipeline.ops.pooling import window_positions
 
 
 @dataclass(frozen=True)
-class Conv2d(Operator):
+class Conv2d(Linear, WithHalo):
     """`nn.conv2d`: 2-D convolution, bias and clip, float32.
 
     `y[n,h,w,o] = clip(bias[o] + sum(x_padded[n, h*sh + i*dh, w*sw + j*dw, g*I + c] * weight[o,i,j,c]))`, with
@@ -27,24 +39,52 @@ class Conv2d(Operator):
     """
 
     name = "nn.conv2d"
-    arguments: ClassVar[tuple[str, ...]] = ("x", "weight", "bias")
+    image_by_image = True
 
     strides: tuple[int, int] = (1, 1)
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    padding: Sides = NO_SIDES
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     clip_min: float | None = None
     clip_max: float | None = None
-    halo: tuple[int, int, int, int] = (0, 0, 0, 0)
+    halo: Sides = NO_SIDES
     halo_value: float = 0.0
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the output's type: [N,OH,OW,O] float32, and its halo."""
-        return Pad(self.halo).infer(TensorType(self._shape(inputs[0], inputs[1]), "float32"))
+        return padded_type(TensorType(self._shape(inputs[0], inputs[1]), "float32"), self.halo)
 
-    def with_halo(self, pad: Pad) -> Conv2d:
-        """Return the operator with padding of its result made part of it."""
-        return dataclasses.replace(self, halo=pad.padding, halo_value=pad.value)
+    def multiply_adds(self, *inputs: TensorType) -> int:
+        """Return how often each weight meets each pixel of the output: once."""
+        batch, height, width, _ = self._shape(inputs[0], inputs[1])
+        return batch * height * width * inputs[1].size
+
+    def extensible(self, *inputs: TensorType) -> bool:
+        """Return whether it isn't depthwise."""
+        out, _, _, per_group = inputs[1].shape
+        return not (self.groups > 1 and per_group == 1 and out == self.groups)
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the result, summed in float64."""
+        return self.surrounded(self._within_halo(*arguments))
+
+    def _within_halo(self, x: Array, weight: Array, bias: Array) -> Array:
+        return self.clip(self.sums(x, weight) + bias)
+
+    def sums(self, x: Array, weight: Array) -> Array:
+        """Return the sums of products [N,OH,OW,O], float64."""
+        out, kernel_h, kernel_w, per_group = weight.shape
+        seen = windows(pad_image(x, self.padding, 0), (kernel_h, kernel_w), self.strides, self.dilation)
+        batch, out_h, out_w = seen.shape[:3]
+        per_group_out = out // self.groups
+        result = np.empty((batch, out_h, out_w, out), "float64")
+        for g in range(self.groups):
+            patch = seen[:, :, :, g * per_group : (g + 1) * per_group]
+            rows = patch.transpose(0, 1, 2, 4, 5, 3).reshape(batch * out_h * out_w, -1).astype("float64")
+            chosen = slice(g * per_group_out, (g + 1) * per_group_out)
+            products = rows @ weight[chosen].reshape(per_group_out, -1).T.astype("float64")
+            result[..., chosen] = products.reshape(batch, out_h, out_w, per_group_out)
+        return result
 
     def _shape(self, x: TensorType, weight: TensorType) -> tuple[int, ...]:
         batch, height, width, channels = x.shape
@@ -70,7 +110,7 @@ class Conv2dAdd(Conv2d):
 
     sum_clip_min: float | None = None
     sum_clip_max: float | None = None
-    residual_halo: tuple[int, int, int, int] = (0, 0, 0, 0)
+    residual_halo: Sides = NO_SIDES
 
     @classmethod
     def of(cls, convolution: Conv2d, total: Add) -> Conv2dAdd:
@@ -83,9 +123,15 @@ class Conv2dAdd(Conv2d):
         """The sum alone."""
         return Add(self.sum_clip_min, self.sum_clip_max)
 
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the sum, of a convolution that is summed in float64."""
+        *convolved, residual = arguments
+        total = self.total.evaluate(self._within_halo(*convolved), cropped(residual, self.residual_halo))
+        return self.surrounded(total)
+
 
 @dataclass(frozen=True)
-class Conv2dTranspose(Operator):
+class Conv2dTranspose(Linear):
     """`nn.conv2d_transpose`: transposed 2-D convolution (deconvolution), bias and clip, float32.
 
     `y[n,p,q,o] = clip(bias[o] + sum(x[n, h, w, g*I + c] * weight[o,i,j,c]))` over all h, i with
@@ -96,10 +142,10 @@ class Conv2dTranspose(Operator):
     """
 
     name = "nn.conv2d_transpose"
-    arguments = ("x", "weight", "bias")
+    image_by_image = True
 
     strides: tuple[int, int] = (1, 1)
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    padding: Sides = NO_SIDES
     output_padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
@@ -123,9 +169,36 @@ class Conv2dTranspose(Operator):
         )
         return TensorType((batch, height, width, out), "float32")
 
+    def multiply_adds(self, *inputs: TensorType) -> int:
+        """Return how often each weight meets each pixel of the input: once."""
+        batch, height, width, _ = inputs[0].shape
+        return batch * height * width * inputs[1].size
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the result, summed in float64."""
+        x, weight, bias = arguments
+        return self.clip(self.sums(x, weight) + bias)
+
+    def sums(self, x: Array, weight: Array) -> Array:
+        """Return the sums of products, float64: each pixel of x adds its kernel to the result."""
+        batch, height, width, channels = x.shape
+        out, kernel_h, kernel_w, inputs = weight.shape
+        (stride_h, stride_w), (dilation_h, dilation_w), groups = self.strides, self.dilation, self.groups
+        size_h = stride_h * (height - 1) + dilation_h * (kernel_h - 1) + 1 + self.output_padding[0]
+        size_w = stride_w * (width - 1) + dilation_w * (kernel_w - 1) + 1 + self.output_padding[1]
+        full = np.zeros((batch, size_h, size_w, out), "float64")
+        grouped = x.reshape(batch, height, width, groups, channels // groups).astype("float64")
+        kernels = weight.reshape(groups, out // groups, kernel_h, kernel_w, inputs).astype("float64")
+        for i, j in np.ndindex(kernel_h, kernel_w):
+            added = np.einsum("nhwgc,goc->nhwgo", grouped, kernels[:, :, i, j])
+            rows = slice(i * dilation_h, i * dilation_h + stride_h * (height - 1) + 1, stride_h)
+            columns = slice(j * dilation_w, j * dilation_w + stride_w * (width - 1) + 1, stride_w)
+            full[:, rows, columns] += added.reshape(batch, height, width, out)
+        return cropped(full, self.padding)
+
 
 @dataclass(frozen=True)
-class QConv2d(Requantized):
+class QConv2d(Accumulated, WithHalo):
     """`qnn.conv2d`: integer convolution, requantized to uint8 or dequantized to float32.
 
     `acc[n,h,w,o] = bias[o] + sum((x_padded - input_zero_point) * weight[o])` in int32, where padded pixels are
@@ -141,25 +214,41 @@ class QConv2d(Requantized):
 
     name = "qnn.conv2d"
     arguments: ClassVar[tuple[str, ...]] = ("x", "weight", "bias", "multiplier")
+    image_by_image = True
 
     strides: tuple[int, int] = (1, 1)
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    padding: Sides = NO_SIDES
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     input_zero_point: int = 0
     output_dtype: str = "uint8"
-    halo: tuple[int, int, int, int] = (0, 0, 0, 0)
+    halo: Sides = NO_SIDES
     halo_value: int = 0
+
+    @property
+    def geometry(self) -> Conv2d:
+        """The float convolution of the same sizes, without a halo."""
+        return Conv2d(self.strides, self.padding, self.dilation, self.groups)
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the output's type: [N,OH,OW,O] in `output_dtype`, and its halo."""
-        geometry = Conv2d(self.strides, self.padding, self.dilation, self.groups)
-        image = TensorType(geometry.infer(*inputs[:2]).shape, self.output_dtype)
-        return Pad(self.halo).infer(image)
+        return padded_type(TensorType(self.geometry.infer(*inputs[:2]).shape, self.output_dtype), self.halo)
 
-    def with_halo(self, pad: Pad) -> QConv2d:
-        """Return the operator with padding of its result made part of it."""
-        return dataclasses.replace(self, halo=pad.padding, halo_value=int(pad.value))
+    def multiply_adds(self, *inputs: TensorType) -> int:
+        """Return what it is for the float convolution."""
+        return self.geometry.multiply_adds(*inputs)
+
+    def extensible(self, *inputs: TensorType) -> bool:
+        """Return whether it isn't depthwise, and gives uint8."""
+        return self.output_dtype == "uint8" and self.geometry.extensible(*inputs)
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the result."""
+        return self.surrounded(self._within_halo(*arguments))
+
+    def _within_halo(self, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
+        centred = x.astype("int32") - self.input_zero_point
+        return self.finish(self.geometry.sums(centred, weight) + bias, multiplier)
 
 
 @dataclass(frozen=True)
@@ -181,7 +270,7 @@ class QConv2dAdd(QConv2d):
     sum_zero_point: int = 0
     sum_min: int = 0
     sum_max: int = 255
-    residual_halo: tuple[int, int, int, int] = (0, 0, 0, 0)
+    residual_halo: Sides = NO_SIDES
 
     @classmethod
     def of(cls, convolution: QConv2d, total: QAdd) -> QConv2dAdd:
@@ -211,6 +300,12 @@ class QConv2dAdd(QConv2d):
             shift=self.shift,
         )
 
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the sum."""
+        *convolved, residual = arguments
+        total = self.total.evaluate(self._within_halo(*convolved), cropped(residual, self.residual_halo))
+        return self.surrounded(total)
+
 
 @dataclass(frozen=True)
 class QConv2dLookup(QConv2d):
@@ -222,9 +317,14 @@ class QConv2dLookup(QConv2d):
     name = "qnn.conv2d_lookup"
     arguments = ("x", "weight", "bias", "multiplier", "table")
 
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return what the table holds for the convolution's result."""
+        *convolved, table = arguments
+        return self.surrounded(table[self._within_halo(*convolved)])
+
 
 @dataclass(frozen=True)
-class QConv2dTranspose(Requantized):
+class QConv2dTranspose(Accumulated):
     """`qnn.conv2d_transpose`: integer transposed convolution, requantized to uint8 or dequantized to float32.
 
     `acc` is the sum of `nn.conv2d_transpose` over `(x - input_zero_point) * weight`, plus bias, in int32. What follows
@@ -236,16 +336,31 @@ class QConv2dTranspose(Requantized):
 
     name = "qnn.conv2d_transpose"
     arguments = ("x", "weight", "bias", "multiplier")
+    image_by_image = True
 
     strides: tuple[int, int] = (1, 1)
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    padding: Sides = NO_SIDES
     output_padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     input_zero_point: int = 0
     output_dtype: str = "uint8"
 
+    @property
+    def geometry(self) -> Conv2dTranspose:
+        """The float operator of the same sizes."""
+        return Conv2dTranspose(self.strides, self.padding, self.output_padding, self.dilation, self.groups)
+
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the output's type: [N,OH,OW,O] in `output_dtype`."""
-        geometry = Conv2dTranspose(self.strides, self.padding, self.output_padding, self.dilation, self.groups)
-        return TensorType(geometry.infer(*inputs).shape, self.output_dtype)
+        return TensorType(self.geometry.infer(*inputs).shape, self.output_dtype)
+
+    def multiply_adds(self, *inputs: TensorType) -> int:
+        """Return what it is for the float operator."""
+        return self.geometry.multiply_adds(*inputs)
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the result."""
+        x, weight, bias, multiplier = arguments
+        centred = x.astype("int32") - self.input_zero_point
+        return self.finish(self.geometry.sums(centred, weight) + bias, multiplier)

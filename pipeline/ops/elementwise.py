@@ -5,16 +5,30 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from pipeline.ir.operator import Operator, Requantized
+import numpy as np
+
+from pipeline.ir.operator import Array, Operator
 from pipeline.ir.types import TensorType, broadcast_shapes
+from pipeline.ops.common import Clipped, Requantized, scaled
+from pipeline.ops.formula import Formula, lower_bound
+
+
+class _TwoOperands(Operator):
+    """Base of operators on two tensors, broadcasting as NumPy does."""
+
+    arguments = ("a", "b")
+    elementwise = True
+
+    def splits_batch(self, *activations: TensorType) -> bool:
+        """Return whether both operands hold whole images: neither is constant or broadcast along the batch."""
+        return len(activations) == 2 and len(activations[0].shape) == len(activations[1].shape)
 
 
 @dataclass(frozen=True)
-class Add(Operator):
+class Add(_TwoOperands, Clipped):
     """`nn.add`: `y = clip(a + b)`, float32, broadcasting as NumPy does."""
 
     name = "nn.add"
-    arguments = ("a", "b")
 
     clip_min: float | None = None
     clip_max: float | None = None
@@ -23,35 +37,72 @@ class Add(Operator):
         """Return the broadcast type, float32."""
         return TensorType(broadcast_shapes(inputs[0].shape, inputs[1].shape), "float32")
 
+    def lower_bound(self, *bounds: float) -> float:
+        """Return the sum of the operands' bounds, or the lower limit if that is more."""
+        return max(super().lower_bound(), sum(bounds))
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the sum."""
+        a, b = arguments
+        return self.clip(a + b)
+
 
 @dataclass(frozen=True)
-class Multiply(Operator):
+class Multiply(_TwoOperands):
     """`nn.multiply`: `y = a * b`, float32, broadcasting as NumPy does. The compiler makes it from `relax.multiply`."""
 
     name = "nn.multiply"
-    arguments = ("a", "b")
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the broadcast type, float32."""
         return TensorType(broadcast_shapes(inputs[0].shape, inputs[1].shape), "float32")
 
+    def lower_bound(self, *bounds: float) -> float:
+        """Return 0 if both operands are at least that."""
+        return lower_bound("multiply", *bounds)
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the product."""
+        a, b = arguments
+        return np.asarray(a * b)
+
 
 @dataclass(frozen=True)
 class Unary(Operator):
-    """`nn.unary`: one function of one value, float32, any shape. `expression`: JSON, see `ops.pointwise`."""
+    """`nn.unary`: one function of one value, float32, any shape. `expression`: JSON, see `ops.formula`."""
 
     name = "nn.unary"
     arguments = ("x",)
+    elementwise = True
+    image_by_image = True
 
     expression: str = '"x"'
+
+    @classmethod
+    def of(cls, formula: Formula) -> Unary:
+        """Return the operator that computes a formula."""
+        return cls(formula.to_json())
+
+    @property
+    def formula(self) -> Formula:
+        """The function."""
+        return Formula.parse(self.expression)
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return x's own type."""
         return inputs[0]
 
+    def lower_bound(self, *bounds: float) -> float:
+        """Return what the formula's steps guarantee."""
+        return self.formula.fold(bounds[0], float, lower_bound)
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the function's values, computed in float32."""
+        return self.formula(arguments[0])
+
 
 @dataclass(frozen=True)
-class QAdd(Requantized):
+class QAdd(_TwoOperands, Requantized):
     """`qnn.add`: sum of two uint8 tensors of different scales, in integers only, broadcasting as NumPy does.
 
     `q = ((a - a_zero_point) * a_multiplier + (b - b_zero_point) * b_multiplier + (1 << (shift - 1))) >> shift`, int32
@@ -59,7 +110,6 @@ class QAdd(Requantized):
     """
 
     name = "qnn.add"
-    arguments = ("a", "b")
 
     a_zero_point: int = 0
     b_zero_point: int = 0
@@ -81,16 +131,21 @@ class QAdd(Requantized):
             b_multiplier=self.a_multiplier,
         )
 
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the sum."""
+        a, b = (x.astype("int64") for x in arguments)
+        left, right = (a - self.a_zero_point) * self.a_multiplier, (b - self.b_zero_point) * self.b_multiplier
+        return self.saturate((left + right + (1 << (self.shift - 1))) >> self.shift)
+
 
 @dataclass(frozen=True)
-class QMultiply(Requantized):
+class QMultiply(_TwoOperands, Requantized):
     """`qnn.multiply`: product of two uint8 tensors, broadcasting as NumPy does.
 
     `q = int32(rint(float32((a - a_zero_point) * (b - b_zero_point)) * float32(multiplier)))`.
     """
 
     name = "qnn.multiply"
-    arguments = ("a", "b")
 
     a_zero_point: int = 0
     b_zero_point: int = 0
@@ -100,6 +155,12 @@ class QMultiply(Requantized):
         """Return the broadcast type, uint8."""
         return TensorType(broadcast_shapes(inputs[0].shape, inputs[1].shape), "uint8")
 
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the product."""
+        a, b = (x.astype("int32") for x in arguments)
+        product = (a - self.a_zero_point) * (b - self.b_zero_point)
+        return self.saturate(np.rint(scaled(product, np.float32(self.multiplier))))
+
 
 @dataclass(frozen=True)
 class QLookup(Operator):
@@ -107,7 +168,13 @@ class QLookup(Operator):
 
     name = "qnn.lookup"
     arguments = ("x", "table")
+    image_by_image = True
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return x's own type."""
         return inputs[0]
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the table's entries."""
+        x, table = arguments
+        return np.asarray(table[x])

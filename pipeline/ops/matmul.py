@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.ir.operator import Operator, Requantized
+import numpy as np
+
+from pipeline.ir.operator import Array, Operator
 from pipeline.ir.types import TensorType, broadcast_shapes
+from pipeline.ops.common import Accumulated, Linear, too_many
 
 
 @dataclass(frozen=True)
-class Dense(Operator):
+class Dense(Linear):
     """`nn.dense`: `y = clip(x @ weight.T + bias)`, float32. x: [...,K]; weight: [O,K]; bias: [O]; result: [...,O]."""
 
     name = "nn.dense"
-    arguments = ("x", "weight", "bias")
+    rowwise = True
+    image_by_image = True
 
     clip_min: float | None = None
     clip_max: float | None = None
@@ -23,20 +28,50 @@ class Dense(Operator):
         """Return the output's type: [...,O] float32."""
         return TensorType((*inputs[0].shape[:-1], inputs[1].shape[0]), "float32")
 
+    def multiply_adds(self, *inputs: TensorType) -> int:
+        """Return how often each weight meets each row of x: once."""
+        return math.prod(inputs[0].shape[:-1]) * inputs[1].size
 
-def _matmul_shape(a: TensorType, b: TensorType, transpose_b: bool) -> tuple[int, ...]:
-    if len(a.shape) < 2 or len(b.shape) < 2:
-        raise ValueError(f"Matrices {a.shape} and {b.shape} need two axes at least")
-    *a_batch, rows, depth = a.shape
-    *b_batch, left, right = b.shape
-    b_depth, columns = (right, left) if transpose_b else (left, right)
-    if depth != b_depth:
-        raise ValueError(f"Matrices of {a.shape} and {b.shape} can't be multiplied, transpose_b={transpose_b}")
-    return (*broadcast_shapes(tuple(a_batch), tuple(b_batch)), rows, columns)
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the result, summed in float64."""
+        x, weight, bias = arguments
+        return self.clip(x.astype("float64") @ weight.T.astype("float64") + bias)
+
+
+class _Matrices(Operator):
+    """Base of products of two activations' matrices."""
+
+    arguments = ("a", "b")
+    sums_products = True
+    transpose_b: bool
+
+    def splits_batch(self, *activations: TensorType) -> bool:
+        """Return whether the first axis of both counts matrices."""
+        return len(activations) == 2 and len(activations[0].shape) == len(activations[1].shape) > 2
+
+    def multiply_adds(self, *inputs: TensorType) -> int:
+        """Return the products of rows and columns."""
+        return self.infer(*inputs).size * inputs[0].shape[-1]
+
+    def shape(self, a: TensorType, b: TensorType) -> tuple[int, ...]:
+        """Return the products' shape: [...,M,N]."""
+        if len(a.shape) < 2 or len(b.shape) < 2:
+            raise ValueError(f"Matrices {a.shape} and {b.shape} need two axes at least")
+        *a_batch, rows, depth = a.shape
+        *b_batch, left, right = b.shape
+        b_depth, columns = (right, left) if self.transpose_b else (left, right)
+        if depth != b_depth:
+            raise ValueError(f"Matrices of {a.shape} and {b.shape} can't be multiplied, transpose_b={self.transpose_b}")
+        return (*broadcast_shapes(tuple(a_batch), tuple(b_batch)), rows, columns)
+
+    def products(self, a: Array, b: Array) -> Array:
+        """Return the products, float64."""
+        right = np.swapaxes(b, -1, -2) if self.transpose_b else b
+        return np.asarray(a.astype("float64") @ right.astype("float64"))
 
 
 @dataclass(frozen=True)
-class MatMul(Operator):
+class MatMul(_Matrices):
     """`nn.matmul`: `y = a @ b` for each pair of matrices, float32; neither is constant.
 
     a: [...,M,K]; b: [...,K,N], or [...,N,K] with `transpose_b`; leading axes are broadcast as NumPy does; result:
@@ -44,17 +79,25 @@ class MatMul(Operator):
     """
 
     name = "nn.matmul"
-    arguments = ("a", "b")
 
     transpose_b: bool = False
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the products' type: [...,M,N] float32."""
-        return TensorType(_matmul_shape(inputs[0], inputs[1], self.transpose_b), "float32")
+        return TensorType(self.shape(inputs[0], inputs[1]), "float32")
+
+    def may_overflow(self, *inputs: TensorType) -> str | None:
+        """Return whether rows are longer than `QMatMul.MAX_DEPTH`."""
+        depth = inputs[0].shape[-1]
+        return too_many(depth) if depth > QMatMul.MAX_DEPTH else None
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the products, summed in float64."""
+        return self.products(*arguments).astype("float32")
 
 
 @dataclass(frozen=True)
-class QDense(Requantized):
+class QDense(Accumulated):
     """`qnn.dense`: as `qnn.conv2d` for a matrix product with constant weights.
 
     x: [...,K] uint8; weight: [O,K] int8; bias: [O] int32; multiplier: [O] float32; result: [...,O] uint8 or float32.
@@ -62,6 +105,8 @@ class QDense(Requantized):
 
     name = "qnn.dense"
     arguments = ("x", "weight", "bias", "multiplier")
+    rowwise = True
+    image_by_image = True
 
     input_zero_point: int = 0
     output_dtype: str = "uint8"
@@ -70,9 +115,19 @@ class QDense(Requantized):
         """Return the output's type: [...,O] in `output_dtype`."""
         return TensorType((*inputs[0].shape[:-1], inputs[1].shape[0]), self.output_dtype)
 
+    def multiply_adds(self, *inputs: TensorType) -> int:
+        """Return what it is for the float operator."""
+        return Dense().multiply_adds(*inputs)
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the result."""
+        x, weight, bias, multiplier = arguments
+        centred = x.astype("float64") - self.input_zero_point
+        return self.finish(centred @ weight.T.astype("float64") + bias, multiplier)
+
 
 @dataclass(frozen=True)
-class QMatMul(Requantized):
+class QMatMul(_Matrices, Accumulated):
     """`qnn.matmul`: integer matrix products, requantized to uint8 or dequantized to float32.
 
     `acc = (a - a_zero_point) @ (b - b_zero_point)` in int32. With `output_dtype` "uint8":
@@ -84,7 +139,6 @@ class QMatMul(Requantized):
     """
 
     name = "qnn.matmul"
-    arguments = ("a", "b")
 
     MAX_DEPTH: ClassVar[int] = 16_000
 
@@ -96,4 +150,10 @@ class QMatMul(Requantized):
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the products' type: [...,M,N] in `output_dtype`."""
-        return TensorType(_matmul_shape(inputs[0], inputs[1], self.transpose_b), self.output_dtype)
+        return TensorType(self.shape(inputs[0], inputs[1]), self.output_dtype)
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the products."""
+        a, b = (x.astype("int32") for x in arguments)
+        products = self.products(a - self.a_zero_point, b - self.b_zero_point)
+        return self.finish(products, np.float32(self.multiplier))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.ir.operator import Operator
+import numpy as np
+
+from pipeline.ir.operator import Array, Operator
 from pipeline.ir.types import TensorType
+from pipeline.ops.common import NO_SIDES, Sides, cropped, pad_image, padded_type
 
 
 @dataclass(frozen=True)
@@ -18,15 +21,23 @@ class Pad(Operator):
 
     name = "nn.pad"
     arguments = ("x",)
+    moves_values = True
+    image_by_image = True
 
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    padding: Sides = NO_SIDES
     value: float = 0.0
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the padded type: [N,H+top+bottom,W+left+right,C], same dtype."""
-        batch, height, width, channels = inputs[0].shape
-        top, left, bottom, right = self.padding
-        return TensorType((batch, height + top + bottom, width + left + right, channels), inputs[0].dtype)
+        return padded_type(inputs[0], self.padding)
+
+    def lower_bound(self, *bounds: float) -> float:
+        """Return x's bound, or the value around it if that is less."""
+        return min(bounds[0], self.value)
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the padded image."""
+        return pad_image(arguments[0], self.padding, self.value)
 
 
 @dataclass(frozen=True)
@@ -43,10 +54,12 @@ class DepthToSpace(Operator):
 
     name = "nn.depth_to_space"
     arguments = ("x",)
+    moves_values = True
+    image_by_image = True
 
     block: tuple[int, int] = (1, 1)
     groups: int = 1
-    crop: tuple[int, int, int, int] = (0, 0, 0, 0)
+    crop: Sides = NO_SIDES
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the output's type."""
@@ -56,6 +69,19 @@ class DepthToSpace(Operator):
         top, left, bottom, right = self.crop
         shape = (batch, height * self.block[0] - top - bottom, width * self.block[1] - left - right)
         return TensorType((*shape, channels // (self.block[0] * self.block[1])), inputs[0].dtype)
+
+    def lower_bound(self, *bounds: float) -> float:
+        """Return x's bound."""
+        return bounds[0]
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the pixels."""
+        batch, height, width, channels = arguments[0].shape
+        (block_h, block_w), groups = self.block, self.groups
+        depth = channels // (block_h * block_w * groups)
+        blocks = arguments[0].reshape(batch, height, width, groups, block_h, block_w, depth)
+        pixels = blocks.transpose(0, 1, 4, 2, 5, 3, 6)
+        return np.asarray(cropped(pixels.reshape(batch, height * block_h, width * block_w, groups * depth), self.crop))
 
 
 @dataclass(frozen=True)
@@ -79,6 +105,14 @@ class Stack(Operator):
         """Return the batch's type, same dtype."""
         return TensorType((self.count, *inputs[0].shape[1:]), inputs[0].dtype)
 
+    def lower_bound(self, *bounds: float) -> float:
+        """Return the least bound."""
+        return min(bounds)
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the batch."""
+        return np.concatenate(arguments)
+
 
 @dataclass(frozen=True)
 class SortOrder(Operator):
@@ -92,6 +126,8 @@ class SortOrder(Operator):
 
     name = "nn.sort_order"
     arguments = ("x",)
+    rowwise = True
+    image_by_image = True
 
     count: int = 1
     descending: bool = False
@@ -102,3 +138,16 @@ class SortOrder(Operator):
         if not 0 < self.count <= length:
             raise ValueError(f"rows of {length} values have no first {self.count}")
         return TensorType((*rows, self.count), "int64")
+
+    def lower_bound(self, *bounds: float) -> float:
+        """Return 0, the first index."""
+        del bounds
+        return 0.0
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the indices, by NumPy's stable sort; sorted backwards, equal values would be in the wrong order."""
+        (x,) = arguments
+        order = np.argsort(x, axis=-1, kind="stable")
+        if self.descending:
+            order = x.shape[-1] - 1 - np.argsort(x[..., ::-1], axis=-1, kind="stable")[..., ::-1]
+        return order[..., : self.count].astype("int64")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from pipeline.ir.operator import Operator, Requantized
+import numpy as np
+
+from pipeline.ir.operator import Array, Operator
 from pipeline.ir.types import TensorType
+from pipeline.ops.common import Requantized, scaled
 
 
 @dataclass(frozen=True)
@@ -14,10 +18,29 @@ class Softmax(Operator):
 
     name = "nn.softmax"
     arguments = ("x",)
+    rowwise = True
+    image_by_image = True
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return x's own type."""
         return inputs[0]
+
+    def lower_bound(self, *bounds: float) -> float:
+        """Return 0."""
+        del bounds
+        return 0.0
+
+    def may_overflow(self, *inputs: TensorType) -> str | None:
+        """Return whether rows are longer than `QSoftmax.MAX_ROW`."""
+        length = inputs[0].shape[-1]
+        too_long = f"its rows of {length} values are too long for exponentials in 32 bits"
+        return too_long if length > QSoftmax.MAX_ROW else None
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the result, computed in float64."""
+        (x,) = arguments
+        exponentials = np.exp(x.astype("float64") - x.max(axis=-1, keepdims=True))
+        return np.asarray((exponentials / exponentials.sum(axis=-1, keepdims=True)).astype("float32"))
 
 
 @dataclass(frozen=True)
@@ -31,6 +54,8 @@ class LayerNorm(Operator):
 
     name = "nn.layer_norm"
     arguments = ("x", "gamma", "beta")
+    rowwise = True
+    image_by_image = True
 
     epsilon: float = 1e-5
 
@@ -41,6 +66,13 @@ class LayerNorm(Operator):
             raise ValueError(f"gamma {gamma.shape} and beta {beta.shape} don't fit rows of {x.shape}")
         return x
 
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the result, computed in float64."""
+        x, gamma, beta = arguments
+        centred = x.astype("float64") - x.mean(axis=-1, keepdims=True, dtype="float64")
+        deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + self.epsilon)
+        return np.asarray((centred / deviation * gamma + beta).astype("float32"))
+
 
 @dataclass(frozen=True)
 class QSoftmax(Requantized):
@@ -49,14 +81,26 @@ class QSoftmax(Requantized):
     `e = table[max(x) - x]`, int32; `q = int32(rint(float32(e) * (float32(multiplier) / float32(sum(e)))))`, then as
     `Requantized`. `realize` chooses the table so that no sum of a row exceeds int32.
 
-    x: [...,K] uint8; table: [256] int32, at least 0, `table[0]` above 0; result: [...,K] uint8.
+    x: [...,K] uint8; table: [256] int32, at least 0, `table[0]` above 0; result: [...,K] uint8. K is at most `MAX_ROW`:
+    int32 holds the sum of so many exponentials of at least 14 bits.
     """
 
     name = "qnn.softmax"
     arguments = ("x", "table")
+    rowwise = True
+    image_by_image = True
+
+    MAX_ROW: ClassVar[int] = 2**16
 
     multiplier: float = 255.0
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return x's own type."""
         return inputs[0]
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the result."""
+        x, table = arguments
+        exponentials = table[x.max(axis=-1, keepdims=True).astype("int32") - x]
+        total = exponentials.sum(axis=-1, keepdims=True, dtype="int32")
+        return self.saturate(np.rint(scaled(exponentials, np.float32(self.multiplier) / total.astype("float32"))))

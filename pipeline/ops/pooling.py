@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.ir.operator import Operator, Requantized
+from pipeline.ir.operator import Array, Operator
 from pipeline.ir.types import TensorType
-from pipeline.ops.movement import Pad
-
-
-def window_positions(size: int, before: int, after: int, kernel: int, dilation: int, stride: int) -> int:
-    """Return how many places a window has along one axis of an image."""
-    return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
+from pipeline.ops.common import (
+    NO_SIDES,
+    Requantized,
+    Sides,
+    WithHalo,
+    pad_image,
+    padded_type,
+    scaled,
+    window_positions,
+    windows,
+)
 
 
 def counted_pixels(
@@ -27,7 +30,7 @@ def counted_pixels(
     strides: Sequence[int],
     padding: Sequence[int],
     include_pad: bool,
-) -> npt.NDArray[Any]:
+) -> Array:
     """Return how many pixels each window of a mean counts: [OH,OW] int.
 
     Args:
@@ -39,7 +42,7 @@ def counted_pixels(
         include_pad: whether padded pixels count.
     """
 
-    def along(axis: int) -> npt.NDArray[Any]:
+    def along(axis: int) -> Array:
         starts = np.arange(outs[axis]) * strides[axis] - padding[axis]
         low, high = (-padding[axis], sizes[axis] + padding[axis + 2]) if include_pad else (0, sizes[axis])
         return np.minimum(starts + pool_size[axis], high) - np.maximum(starts, low)
@@ -48,7 +51,7 @@ def counted_pixels(
 
 
 @dataclass(frozen=True)
-class MaxPool2d(Operator):
+class MaxPool2d(WithHalo):
     """`nn.max_pool2d`: largest value of each window of x: [N,H,W,C], float32 or uint8. Padded pixels never win.
 
     `padding` is (top, left, bottom, right); bottom and right already hold what rounding the output size up asks for.
@@ -58,12 +61,14 @@ class MaxPool2d(Operator):
 
     name = "nn.max_pool2d"
     arguments = ("x",)
+    moves_values = True
+    image_by_image = True
 
     pool_size: tuple[int, int] = (1, 1)
     strides: tuple[int, int] = (1, 1)
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    padding: Sides = NO_SIDES
     dilation: tuple[int, int] = (1, 1)
-    halo: tuple[int, int, int, int] = (0, 0, 0, 0)
+    halo: Sides = NO_SIDES
     halo_value: float = 0.0
 
     def infer(self, *inputs: TensorType) -> TensorType:
@@ -72,15 +77,41 @@ class MaxPool2d(Operator):
         top, left, bottom, right = self.padding
         out_h = window_positions(height, top, bottom, self.pool_size[0], self.dilation[0], self.strides[0])
         out_w = window_positions(width, left, right, self.pool_size[1], self.dilation[1], self.strides[1])
-        return Pad(self.halo).infer(TensorType((batch, out_h, out_w, channels), inputs[0].dtype))
+        return padded_type(TensorType((batch, out_h, out_w, channels), inputs[0].dtype), self.halo)
 
-    def with_halo(self, pad: Pad) -> MaxPool2d:
-        """Return the operator with padding of its result made part of it."""
-        return dataclasses.replace(self, halo=pad.padding, halo_value=pad.value)
+    def lower_bound(self, *bounds: float) -> float:
+        """Return x's bound, or the halo's value if there is one and it is less."""
+        return min(bounds[0], self.halo_value) if any(self.halo) else bounds[0]
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the largest values, within their halo."""
+        (x,) = arguments
+        lowest = -np.inf if x.dtype == np.float32 else 0
+        seen = windows(pad_image(x, self.padding, lowest), self.pool_size, self.strides, self.dilation)
+        return self.surrounded(np.asarray(seen.max(axis=(4, 5))))
+
+
+class _Mean(Operator):
+    """Base of means over windows."""
+
+    arguments = ("x", "multiplier")
+    image_by_image = True
+
+    pool_size: tuple[int, int]
+    strides: tuple[int, int]
+    padding: Sides
+
+    def sums(self, x: Array, outs: tuple[int, int]) -> Array:
+        """Return the sums over windows [N,OH,OW,C] of an image [N,H,W,C], which may stick out of it."""
+        needed_h, needed_w = ((o - 1) * s + k for o, s, k in zip(outs, self.strides, self.pool_size, strict=True))
+        top, left, _, _ = self.padding
+        below, beside = max(needed_h - x.shape[1] - top, 0), max(needed_w - x.shape[2] - left, 0)
+        seen = windows(pad_image(x, (top, left, below, beside), 0), self.pool_size, self.strides, (1, 1))
+        return np.asarray(seen[:, : outs[0], : outs[1]].sum(axis=(4, 5)))
 
 
 @dataclass(frozen=True)
-class AvgPool2d(Operator):
+class AvgPool2d(_Mean):
     """`nn.avg_pool2d`: mean over windows (global pooling is a window of the whole image), float32.
 
     `y = sum(x) * multiplier[oh, ow]`; padded pixels add nothing to the sum. The compiler makes it from
@@ -90,20 +121,29 @@ class AvgPool2d(Operator):
     """
 
     name = "nn.avg_pool2d"
-    arguments = ("x", "multiplier")
 
     pool_size: tuple[int, int] = (1, 1)
     strides: tuple[int, int] = (1, 1)
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    padding: Sides = NO_SIDES
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the output's type; its height and width are those of `multiplier`."""
         batch, _, _, channels = inputs[0].shape
         return TensorType((batch, *inputs[1].shape, channels), "float32")
 
+    def lower_bound(self, *bounds: float) -> float:
+        """Return 0 if no value is less; padded pixels make means of others smaller."""
+        return 0.0 if bounds[0] >= 0 else -math.inf
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the means, summed in float64."""
+        x, multiplier = arguments
+        sums = self.sums(x.astype("float64"), (multiplier.shape[0], multiplier.shape[1]))
+        return np.asarray(sums * multiplier[None, :, :, None], "float32")
+
 
 @dataclass(frozen=True)
-class QAvgPool2d(Requantized):
+class QAvgPool2d(_Mean, Requantized):
     """`qnn.avg_pool2d`: mean over windows (global pooling is a window of the whole image).
 
     `q = int32(rint(float32(sum(x - input_zero_point)) * multiplier[oh, ow]))`; padded pixels add nothing to the sum.
@@ -114,14 +154,19 @@ class QAvgPool2d(Requantized):
     """
 
     name = "qnn.avg_pool2d"
-    arguments = ("x", "multiplier")
 
     pool_size: tuple[int, int] = (1, 1)
     strides: tuple[int, int] = (1, 1)
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    padding: Sides = NO_SIDES
     input_zero_point: int = 0
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the output's type; its height and width are those of `multiplier`."""
         batch, _, _, channels = inputs[0].shape
         return TensorType((batch, *inputs[1].shape, channels), "uint8")
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the means."""
+        x, multiplier = arguments
+        sums = self.sums(x.astype("int32") - self.input_zero_point, (multiplier.shape[0], multiplier.shape[1]))
+        return self.saturate(np.rint(scaled(sums, multiplier[None, :, :, None])))

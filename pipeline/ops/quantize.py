@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
-from pipeline.ir.operator import Operator
+import numpy as np
+
+from pipeline.ir.operator import Array, Operator
 from pipeline.ir.types import TensorType
-from pipeline.ops.movement import Pad
-from pipeline.ops.pooling import window_positions
+from pipeline.ops.common import NO_SIDES, Sides, WithHalo, padded_type, scaled, window_positions
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Quantize(Operator):
 
     name = "qnn.quantize"
     arguments = ("x",)
+    elementwise = True
+    image_by_image = True
 
     inverse_scale: float = 1.0
     zero_point: int = 0
@@ -30,9 +32,21 @@ class Quantize(Operator):
         """Return x's shape, uint8."""
         return TensorType(inputs[0].shape, "uint8")
 
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the quantized values."""
+        return self.quantized(arguments[0])
+
+    def quantized(self, x: Array) -> Array:
+        """Return the quantized values."""
+        low, high = np.float32(-self.zero_point), np.float32(255 - self.zero_point)
+        v = np.rint(x.astype("float32") * np.float32(self.inverse_scale))
+        v = np.where(v < high, v, high)
+        v = np.where(v > low, v, low)
+        return (v.astype("int32") + self.zero_point).astype("uint8")
+
 
 @dataclass(frozen=True)
-class QuantizeImage(Quantize):
+class QuantizeImage(Quantize, WithHalo):
     """`qnn.quantize_image`: `nn.pad(qnn.quantize(x with channels last))`, for images as most networks take them.
 
     The compiler makes it, so that an image is read once. `halo` (top, left, bottom, right) is what `nn.pad` adds. Then
@@ -43,8 +57,9 @@ class QuantizeImage(Quantize):
     """
 
     name = "qnn.quantize_image"
+    elementwise = False
 
-    halo: tuple[int, int, int, int] = (0, 0, 0, 0)
+    halo: Sides = NO_SIDES
     halo_value: int = 0
     rows: int = 1
     row_step: int = 1
@@ -52,13 +67,16 @@ class QuantizeImage(Quantize):
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the unfolded image's type, channels last, uint8."""
         batch, channels, height, width = inputs[0].shape
-        _, height, width, _ = Pad(self.halo).infer(TensorType((batch, height, width, channels), "uint8")).shape
+        _, height, width, _ = padded_type(TensorType((batch, height, width, channels), "uint8"), self.halo).shape
         lines = window_positions(height, 0, 0, self.rows, 1, self.row_step)
         return TensorType((batch, lines, width, self.rows * channels), "uint8")
 
-    def with_halo(self, pad: Pad) -> QuantizeImage:
-        """Return the operator with padding of its result made part of it."""
-        return dataclasses.replace(self, halo=pad.padding, halo_value=int(pad.value))
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the unfolded image."""
+        padded = self.surrounded(self.quantized(arguments[0]).transpose(0, 2, 3, 1))
+        last = padded.shape[1] - self.rows
+        below = [padded[:, r : last + r + 1 : self.row_step] for r in range(self.rows)]
+        return np.concatenate(below, axis=3)
 
 
 @dataclass(frozen=True)
@@ -67,6 +85,8 @@ class Dequantize(Operator):
 
     name = "qnn.dequantize"
     arguments = ("x",)
+    elementwise = True
+    image_by_image = True
 
     scale: float = 1.0
     zero_point: int = 0
@@ -74,3 +94,7 @@ class Dequantize(Operator):
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return x's shape, float32."""
         return TensorType(inputs[0].shape, "float32")
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the float values."""
+        return scaled(arguments[0].astype("int32") - self.zero_point, np.float32(self.scale))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
-from pipeline.ir.operator import Operator
+import numpy as np
+
+from pipeline.ir.operator import Array, Operator
 from pipeline.ir.types import TensorType
-from pipeline.ops.movement import Pad
+from pipeline.ops.common import NO_SIDES, Sides, WithHalo
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class ResizeBilinear(Operator):
 
     name = "nn.resize_bilinear"
     arguments = ("x",)
+    moves_values = True
+    image_by_image = True
 
     size: tuple[int, int] = (1, 1)
     starts: tuple[float, float] = (0.0, 0.0)
@@ -32,6 +35,26 @@ class ResizeBilinear(Operator):
         """Return the output's type: [N,size[0],size[1],C], same dtype."""
         batch, _, _, channels = inputs[0].shape
         return TensorType((batch, *self.size, channels), inputs[0].dtype)
+
+    def lower_bound(self, *bounds: float) -> float:
+        """Return x's bound: no mean is less than what it is made from."""
+        return bounds[0]
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the resized image, computed in float64."""
+        y = arguments[0].astype("float64")
+        for axis in (1, 2):
+            first, second, fraction = self._neighbours(y.shape[axis], axis)
+            y = np.take(y, first, axis) * (1 - fraction) + np.take(y, second, axis) * fraction
+        return np.asarray(y.astype("float32"))
+
+    def _neighbours(self, size: int, axis: int) -> tuple[Array, Array, Array]:
+        """Return for each position of a resized axis its two pixels, and the second one's fraction, along that axis."""
+        out, start, step = self.size[axis - 1], self.starts[axis - 1], self.steps[axis - 1]
+        positions = np.clip(start + np.arange(out) * step, 0, size - 1)
+        first = np.minimum(positions.astype("int64"), max(size - 2, 0))
+        fraction = (positions - first).reshape((1,) * axis + (-1,) + (1,) * (3 - axis))
+        return first, np.minimum(first + 1, size - 1), fraction
 
 
 @dataclass(frozen=True)
@@ -46,9 +69,18 @@ class QResizeBilinear(ResizeBilinear):
 
     name = "qnn.resize_bilinear"
 
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the resized image."""
+        y = arguments[0].astype("int64")
+        for axis in (1, 2):
+            first, second, fraction = self._neighbours(y.shape[axis], axis)
+            weight = np.rint(256 * fraction).astype("int64")
+            y = np.take(y, first, axis) * (256 - weight) + np.take(y, second, axis) * weight
+        return np.asarray(((y + (1 << 15)) >> 16).astype("uint8"))
+
 
 @dataclass(frozen=True)
-class UpsampleConcat(Operator):
+class UpsampleConcat(WithHalo):
     """`nn.upsample_concat`: images, each enlarged by whole factors, side by side in one's channels; float32 or uint8.
 
     `y[n, h, w, first_i + c] = x_i[n, h // factors[2*i], w // factors[2*i+1], c]`, where first_i is the number of
@@ -60,9 +92,10 @@ class UpsampleConcat(Operator):
 
     name = "nn.upsample_concat"
     arguments = ("x",)
+    image_by_image = True
 
     factors: tuple[int, ...] = (1, 1)
-    halo: tuple[int, int, int, int] = (0, 0, 0, 0)
+    halo: Sides = NO_SIDES
     halo_value: float = 0.0
 
     @property
@@ -88,6 +121,8 @@ class UpsampleConcat(Operator):
         channels = sum(x.shape[3] for x in inputs)
         return TensorType((batch, top + height + bottom, left + width + right, channels), dtype)
 
-    def with_halo(self, pad: Pad) -> UpsampleConcat:
-        """Return the operator with padding of its result made part of it."""
-        return dataclasses.replace(self, halo=pad.padding, halo_value=pad.value)
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the images side by side, within their halo."""
+        scales = zip(arguments, self.scales, strict=True)
+        images = [x.repeat(rows, 1).repeat(columns, 2) for x, (rows, columns) in scales]
+        return self.surrounded(np.concatenate(images, 3))

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from tvm import relax
 
 from pipeline.errors import OptionError, unknown_name
-from pipeline.ir.bridge import tensor_type
+from pipeline.ir.bridge import tensor_operands, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow
 from pipeline.ir.program import Program
+from pipeline.ops import traits_of
 from pipeline.quantization.annotation import Annotation, OperatorDecision, TensorDecision
 from pipeline.quantization.annotation_rules import (
     KINDS,
     Role,
     activations,
-    lower_bound,
     rule_for,
     unknown_operator_reason,
 )
@@ -123,7 +123,8 @@ def _tensors(flow: Dataflow, quantized: list[Binding]) -> tuple[TensorDecision, 
     bounds: dict[relax.Var, float] = {}
     for binding in flow.bindings:
         if isinstance(binding.var.ty, relax.TensorType) and isinstance(binding.value, relax.Call):
-            bounds[binding.var] = lower_bound(binding, bounds)
+            known = (bounds.get(o, -math.inf) for o in tensor_operands(binding.value))
+            bounds[binding.var] = traits_of(binding).lower_bound(*known)
     order = [*flow.params, *(b.var for b in flow.bindings)]
     tensors = []
     for var in order:

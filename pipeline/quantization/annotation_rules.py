@@ -5,7 +5,6 @@ To make an operator quantizable, add a row to `RULES`, and a rule of the same ke
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -16,7 +15,6 @@ from tvm import relax
 from pipeline import ops
 from pipeline.ir.bridge import describe, tensor_type
 from pipeline.ir.dataflow import Binding, constant, operator_name
-from pipeline.ops import pointwise
 
 
 class Role(Enum):
@@ -50,67 +48,6 @@ def rule_for(binding: Binding) -> Rule | None:
     return RULES.get(binding.operator)
 
 
-def lower_bound(binding: Binding, known: dict[relax.Var, float]) -> float:
-    """Return a value that the operator's result never falls below; minus infinity if nothing can be proven.
-
-    Args:
-        binding: the operator.
-        known: lower bounds of earlier tensors.
-    """
-    attrs = describe(binding.value)
-    args = [known.get(a, -math.inf) for a in binding.value.args if isinstance(a, relax.Var)]
-    if isinstance(attrs, ops.Conv2d | ops.Conv2dTranspose | ops.Dense | ops.Add):
-        clip = attrs.clip_min if attrs.clip_min is not None else -math.inf
-        return max(clip, sum(args)) if isinstance(attrs, ops.Add) and len(args) == 2 else clip
-    if isinstance(attrs, ops.Softmax):
-        return 0.0
-    if isinstance(attrs, ops.Unary):
-        return pointwise.parse(attrs.expression).evaluate(args[0], float, _function_bound)
-    if binding.operator == "relax.concat" and isinstance(binding.value.args[0], relax.Tuple):
-        return min(known.get(f, -math.inf) for f in binding.value.args[0].fields)
-    if binding.operator == "relax.multiply" and len(args) == 2 and min(args) >= 0:
-        return 0.0
-    if isinstance(attrs, ops.Pad):
-        return min(args[0], attrs.value)
-    if isinstance(attrs, ops.MaxPool2d | ops.DepthToSpace | ops.ResizeBilinear) or (
-        binding.operator in _ORDER_PRESERVING and args
-    ):
-        return args[0]
-    return -math.inf
-
-
-_ORDER_PRESERVING = frozenset(
-    f"relax.{name}"
-    for name in (
-        "expand_dims",
-        "flatten",
-        "image.resize2d",
-        "mean",
-        "nn.avg_pool2d",
-        "permute_dims",
-        "reshape",
-        "squeeze",
-        "strided_slice",
-        "take",
-    )
-)
-
-
-def _function_bound(function: str, *bounds: float) -> float:
-    """Return a lower bound of a function's value, given those of its operands."""
-    if function in ("sigmoid", "exp", "abs", "sqrt"):
-        return 0.0
-    if function == "maximum":
-        return max(bounds)
-    if function == "minimum":
-        return min(bounds)
-    if function == "add":
-        return sum(bounds)
-    if function in ("multiply", "divide") and min(bounds) >= 0:
-        return 0.0
-    return -math.inf
-
-
 def _conv2d_kind(binding: Binding) -> str:
     attrs = describe(binding.value)
     if (
@@ -128,10 +65,11 @@ def _constant_weights(binding: Binding) -> str | None:
         return "its weights aren't constant"
     if not np.isfinite(weight).all() or not np.isfinite(bias).all():
         return "its weights hold NaN or infinity"
-    products = math.prod(weight.shape[1:])
-    if products * 127 * 255 >= 2**30:
-        return f"its sums of {products} products could exceed 32 bits"
-    return None
+    return _may_overflow(binding)
+
+
+def _may_overflow(binding: Binding) -> str | None:
+    return ops.traits_of(binding).may_overflow(*(tensor_type(a) for a in binding.value.args))
 
 
 def _two_activations(binding: Binding) -> str | None:
@@ -141,21 +79,11 @@ def _two_activations(binding: Binding) -> str | None:
 
 
 def _matrices(binding: Binding) -> str | None:
-    depth = tensor_type(binding.value.args[0]).shape[-1]
-    if depth > ops.QMatMul.MAX_DEPTH:
-        return f"its sums of {depth} products could exceed 32 bits"
-    return _two_activations(binding)
+    return _may_overflow(binding) or _two_activations(binding)
 
 
 def _short_rows(binding: Binding) -> str | None:
-    length = tensor_type(binding.var).shape[-1]
-    if length > MAX_SOFTMAX_ROW:
-        return f"its rows of {length} values are too long for exponentials in 32 bits"
-    return _float_result(binding)
-
-
-MAX_SOFTMAX_ROW = 2**16
-"""Longest rows of which the exponentials, of at least 14 bits each, can be summed in 32 bits."""
+    return _may_overflow(binding) or _float_result(binding)
 
 
 def _float_result(binding: Binding) -> str | None:

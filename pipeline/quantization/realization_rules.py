@@ -18,7 +18,6 @@ from tvm import relax
 from pipeline import ops
 from pipeline.ir.bridge import describe, make_call, tensor_type
 from pipeline.ir.dataflow import Binding, constant, make_constant
-from pipeline.ops import pointwise
 from pipeline.ops.pooling import counted_pixels
 from pipeline.quantization.weights import accumulator_bounds, quantize_weights, short_multipliers, sum_multipliers
 
@@ -257,7 +256,7 @@ def unary(binding: Binding, context: Context) -> relax.Expr:
     x = binding.value.args[0]
     source = context.params(x)
     values = (np.arange(256, dtype="float64") - source.zero_point) * source.scale
-    results = pointwise.evaluate(pointwise.parse(attrs.expression), values)
+    results = attrs.formula(values)
     return _lookup(context.codes(x), results, output)
 
 
@@ -338,6 +337,3 @@ RULES: dict[str, Rule] = {
     "relax.take": move,
 }
 """Operator -> how it is written with integers."""
-
-FLOAT_RESULT = frozenset({"nn.conv2d", "nn.conv2d_transpose", "nn.dense", "nn.matmul"})
-"""Operators that can give float32 straight from their accumulator."""

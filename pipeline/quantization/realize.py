@@ -14,7 +14,7 @@ from pipeline.ir.bridge import describe, make_call
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, variables
 from pipeline.ir.program import Program
 from pipeline.quantization.annotate import Annotation, OperatorDecision
-from pipeline.quantization.realization_rules import FLOAT_RESULT, RULES, Context, NotRealizable, QParams
+from pipeline.quantization.realization_rules import RULES, Context, NotRealizable, QParams
 from pipeline.quantization.table import CalibrationTable
 
 __all__ = ["realize"]
@@ -68,7 +68,7 @@ class _Realizer:
     def _quantized(self, binding: Binding) -> bool:
         """Write a binding with integers; False if its scales don't allow it."""
         wanted = self.params.get(binding.var.name)
-        if binding.operator in FLOAT_RESULT and not self._read_as_codes(binding.var):
+        if ops.traits_of(binding).sums_products and not self._read_as_codes(binding.var):
             wanted = None
         context = Context(
             codes=self._as_codes,
@@ -96,7 +96,7 @@ class _Realizer:
     def _clipped(self, binding: Binding, result: relax.Var) -> relax.Var:
         """Apply a fused activation to a float32 result."""
         attrs = describe(binding.value)
-        if isinstance(attrs, ops.Conv2d | ops.Conv2dTranspose | ops.Dense):
+        if isinstance(attrs, ops.Clipped):
             if attrs.clip_min is not None:
                 limit = relax.const(np.float32(attrs.clip_min))
                 result = self.builder.emit(relax.op.maximum(result, limit), f"{binding.var.name}.clip_min")

@@ -13,7 +13,7 @@ from pipeline.importer import import_model
 from pipeline.ir.dataflow import Dataflow, constant
 from pipeline.ir.program import TensorSpec
 from pipeline.recipes import load_recipe, prepare
-from pipeline.reference.execute import execute
+from pipeline.reference import execute
 from tests.models import ModelBuilder, import_test_model, run_onnx, small_network
 
 

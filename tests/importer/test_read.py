@@ -14,7 +14,7 @@ from pipeline.errors import ModelError, OptionError
 from pipeline.importer import external, import_model
 from pipeline.importer.check.walk import tensors
 from pipeline.importer.read import read_model
-from pipeline.reference.execute import execute
+from pipeline.reference import execute
 from tests.models import ModelBuilder, import_test_model, run_onnx, small_network
 
 

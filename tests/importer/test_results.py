@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from pipeline.reference.execute import execute
+from pipeline.reference import execute
 from tests.models import ModelBuilder, import_test_model
 
 

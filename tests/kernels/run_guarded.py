@@ -12,7 +12,6 @@ import numpy as np
 import tvm
 
 import pipeline.kernels  # noqa: F401
-from pipeline.reference.operators import evaluate
 from tests.kernels.examples import examples
 from tests.kernels.execution import build
 from tests.kernels.guard_pages import guarded, place
@@ -30,7 +29,7 @@ def run(isa_name: str) -> None:
     for i, (name, prepared) in enumerate(zip(cases, calls, strict=True)):
         arrays = [place(a) for a in prepared.arguments]
         module[f"kernel{i}"](*(tvm.runtime.from_dlpack(a) for a in arrays))
-        expected = evaluate(cases[name].attrs, *cases[name].arguments)
+        expected = cases[name].attrs.evaluate(*cases[name].arguments)
         np.testing.assert_array_equal(arrays[-1].reshape(expected.shape), expected, err_msg=name)
 
 

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import strategies as st
 
 from pipeline.ops import Operator
-from pipeline.reference.operators import evaluate
 from tests.kernels.harness import check, make_operation
 from tests.kernels.instruction_sets import Runnable, distinct
 
@@ -68,7 +67,7 @@ def assert_exact(
         expected: what takes the reference's place.
     """
     operation = make_operation(attrs, *arguments, activations=activations)
-    wanted = evaluate(attrs, *arguments) if expected is None else expected
+    wanted = attrs.evaluate(*arguments) if expected is None else expected
     check(where, operation, arguments, wanted, np.testing.assert_array_equal)
 
 
@@ -86,6 +85,6 @@ def assert_close(
     The other arguments are those of `assert_exact`.
     """
     operation = make_operation(attrs, *arguments, activations=activations)
-    wanted = evaluate(attrs, *arguments) if expected is None else expected
+    wanted = attrs.evaluate(*arguments) if expected is None else expected
     compare = functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol)
     check(where, operation, arguments, wanted, compare)

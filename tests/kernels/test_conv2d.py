@@ -86,7 +86,7 @@ def test_float_halo_and_residual_sum_are_close(
     image = attrs.infer(*(TensorType(a.shape, str(a.dtype)) for a in arguments))
     shape = Pad(residual_halo).infer(image).shape
     arguments.append(np.random.default_rng(seed).standard_normal(shape).astype("float32"))
-    fused = Conv2dAdd.of(attrs, Add(-1.0, 2.0)).with_halo(Pad(halo, 0.5))
+    fused = Conv2dAdd.of(attrs, Add(-1.0, 2.0)).with_halo(halo, 0.5)
     fused = dataclasses.replace(fused, residual_halo=residual_halo)
     assert_close(isa_name, fused, *arguments, activations=(0, 3), rtol=1e-4, atol=1e-4)
 

@@ -13,7 +13,7 @@ import tvm_ffi
 
 from pipeline.compiler.execute import Executor
 from pipeline.ir.program import Program
-from pipeline.reference.execute import execute
+from pipeline.reference import execute
 
 Array = npt.NDArray[Any]
 Pass = Callable[[tvm.IRModule], tvm.IRModule]

@@ -14,7 +14,7 @@ from pipeline.ir.bridge import make_call, tensor_type
 from pipeline.ir.dataflow import Dataflow, make_constant
 from pipeline.ir.program import Program, TensorSpec
 from pipeline.passes.lowering.fuse_concatenations import fuse_concatenations
-from pipeline.reference.execute import execute
+from pipeline.reference import execute
 
 
 class Network:

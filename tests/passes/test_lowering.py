@@ -21,7 +21,7 @@ from pipeline.ir.bridge import make_call
 from pipeline.ir.dataflow import make_constant
 from pipeline.ir.program import Program
 from pipeline.kernels.isa import instruction_set
-from pipeline.reference.execute import execute
+from pipeline.reference import execute
 from pipeline.targets import load_target
 from tests.models import ModelBuilder, import_test_model, quantize_by_reference, residual_network, small_network
 from tests.passes.execution import INPUTS, Example, assert_changed, assert_close, assert_sound, random_feeds

@@ -11,7 +11,7 @@ from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.kernels.isa import instruction_set
 from pipeline.passes.lowering.pick_strided_pixels import pick_strided_pixels
-from pipeline.reference.execute import execute
+from pipeline.reference import execute
 from tests.kernels.convolutions import Convolution
 from tests.passes.test_split_transposed_convolutions import program_of
 

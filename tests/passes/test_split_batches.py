@@ -9,7 +9,7 @@ from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.passes.lowering.separate_padding import separate_padding
 from pipeline.passes.lowering.split_batches import split_batches
-from pipeline.reference.execute import execute
+from pipeline.reference import execute
 from tests.models import ModelBuilder, import_test_model
 
 BATCH = 3

@@ -16,7 +16,7 @@ from pipeline.ir.bridge import make_call, tensor_type
 from pipeline.ir.dataflow import Dataflow, make_constant
 from pipeline.ir.program import Program, TensorSpec
 from pipeline.passes.lowering.split_transposed_convolutions import split_transposed_convolutions
-from pipeline.reference.execute import execute
+from pipeline.reference import execute
 from tests.properties import examples
 
 

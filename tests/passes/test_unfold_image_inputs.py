@@ -17,8 +17,7 @@ from pipeline.ir.dataflow import Dataflow, constant, make_constant
 from pipeline.kernels.isa import instruction_set, instruction_sets
 from pipeline.ops import Operator, QConv2d, QuantizeImage
 from pipeline.passes.lowering.unfold_image_inputs import unfold_image_inputs
-from pipeline.reference.execute import execute
-from pipeline.reference.operators import evaluate
+from pipeline.reference import execute
 from tests.kernels.convolutions import integer_arguments
 from tests.models import ModelBuilder, import_test_model
 from tests.properties import examples
@@ -59,7 +58,7 @@ def run(module: tvm.IRModule, x: Array) -> Array:
         attrs = describe(binding.value)
         assert attrs is not None
         arguments = [values[a] if isinstance(a, relax.Var) else constant(a) for a in binding.value.args]
-        values[binding.var] = evaluate(attrs, *arguments)
+        values[binding.var] = attrs.evaluate(*arguments)
     return values[flow.outputs[0]]
 
 

@@ -20,7 +20,7 @@ from tvm import relax
 from pipeline.ir.bridge import tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, variables
 from pipeline.ir.program import Program, TensorSpec
-from pipeline.reference.execute import execute
+from pipeline.reference import execute
 
 Array = npt.NDArray[Any]
 

@@ -18,7 +18,7 @@ from pipeline.ir.program import Program
 from pipeline.recipes import load_recipe, prepare
 from pipeline.recipes.fetch import package_member
 from pipeline.recipes.schema import PackageSource
-from pipeline.reference.execute import execute
+from pipeline.reference import execute
 from tests.models import import_test_model, residual_network
 from tests.pipeline.exactness import Observed, observe
 

@@ -18,7 +18,7 @@ from pipeline.compiler.execute import Executor
 from pipeline.ir.bridge import tensor_type
 from pipeline.ir.dataflow import Dataflow, DataflowBuilder
 from pipeline.ir.program import Program, TensorSpec
-from pipeline.reference.execute import execute
+from pipeline.reference import execute
 from tests.models import import_test_model, small_network
 from tests.pipeline.real_models import quantized
 from tests.properties import examples

@@ -12,7 +12,6 @@ from pipeline.ir.types import TensorType
 from pipeline.kernels.isa import instruction_set
 from pipeline.library.metadata import ArtifactMetadata, read_metadata
 from pipeline.ops import Add, Conv2d, Dense, Operator, QAvgPool2d, QConv2d, QDense
-from pipeline.ops.work import multiply_adds
 from tests.runtime.models import quantized_model
 
 
@@ -39,7 +38,7 @@ class Work:
     ids=lambda case: case.name,
 )
 def test_multiply_adds_are_those_of_the_definition(case: Work) -> None:
-    assert multiply_adds(case.attrs, *(TensorType(shape, "uint8") for shape in case.inputs)) == case.products
+    assert case.attrs.multiply_adds(*(TensorType(shape, "uint8") for shape in case.inputs)) == case.products
 
 
 @pytest.fixture(scope="module")

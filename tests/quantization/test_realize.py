@@ -14,7 +14,7 @@ from pipeline.ir.program import Program
 from pipeline.quantization.annotate import AnnotateOptions, Annotation, annotate
 from pipeline.quantization.calibrate import CalibrationTable, calibrate
 from pipeline.quantization.realize import realize
-from pipeline.reference.execute import execute
+from pipeline.reference import execute
 from tests.models import ModelBuilder, import_test_model, small_network
 
 

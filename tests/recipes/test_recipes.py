@@ -20,7 +20,7 @@ from pipeline.recipes import fetch, list_recipes, load_recipe, prepare, state_di
 from pipeline.recipes.samples import text_lines
 from pipeline.recipes.schema import PackageSource, Recipe
 from pipeline.recipes.state_dict import MAGIC, read_state_dict
-from pipeline.reference.execute import execute
+from pipeline.reference import execute
 from tests.models import run_onnx
 
 RECIPE = """

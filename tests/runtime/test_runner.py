@@ -26,7 +26,7 @@ from pipeline.compiler.lower import instruction_set_of, lower
 from pipeline.compiler.records import is_kernel
 from pipeline.errors import ArtifactError, OptionError, SampleError, TargetError
 from pipeline.library.metadata import with_checksum
-from pipeline.reference.execute import execute
+from pipeline.reference import execute
 from pipeline.runtime.runner import Runner
 from pipeline.runtime.tensors import aligned
 from pipeline.targets import Target, load_target

@@ -15,7 +15,8 @@ from pipeline.kernels.lib.loops import MAX_TASKS, Run, loop_for
 from pipeline.kernels.lib.vectors import lanes_of, larger, register_buffer, smaller, span, splat
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.registry import kernel
-from pipeline.ops import Unary, pointwise
+from pipeline.ops import Unary
+from pipeline.ops.formula import Step
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "abs": T.abs,
@@ -40,7 +41,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "subtract": lambda a, b: a - b,
     "tanh": vector_math.tanh,
 }
-"""The functions of `ops.pointwise`, in TIR."""
+"""The functions of `ops.formula`, in TIR."""
 
 _SCALAR = frozenset({"cos", "log", "power", "sin"})
 """Functions that call libm for each value."""
@@ -55,7 +56,7 @@ def unary(operation: Operation, isa: InstructionSet) -> Kernel:
     attrs = operation.attrs
     if not isinstance(attrs, Unary):
         raise TypeError(f"Expected nn.unary, got {attrs}")
-    formula = pointwise.parse(attrs.expression)
+    formula = attrs.formula
     size = operation.output.size
     scalar = any(_calls_libm(step) for step in formula.steps)
     run = Run.of(size, 1 if scalar else isa.lanes * VECTORS, MAX_TASKS)
@@ -65,7 +66,7 @@ def unary(operation: Operation, isa: InstructionSet) -> Kernel:
         y = T.arg("y", T.buffer((size,), "float32"))
         with loop_for(size, run.tasks)(run.tasks) as task, T.serial(run.steps) as step:
             place = span(run.start(task, step), run.width)
-            value = formula.evaluate(
+            value = formula.fold(
                 _kept(x[place]),
                 lambda number: splat(T.float32(number), run.width),
                 lambda function, *operands: _kept(_value(function, operands)),
@@ -103,7 +104,7 @@ def _scalar(value: Any) -> Any:
     return value.value if isinstance(value, tirx.Broadcast) else value
 
 
-def _calls_libm(step: pointwise.Step) -> bool:
+def _calls_libm(step: Step) -> bool:
     """Return whether a step has no form for vectors; a square is a product."""
     function, operands = step
     return function in _SCALAR and not (function == "power" and operands[1] == 2.0)

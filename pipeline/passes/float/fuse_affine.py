@@ -27,9 +27,6 @@ from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, m
 
 Array = npt.NDArray[Any]
 
-CLIPPING = ops.Conv2d | ops.Conv2dTranspose | ops.Dense | ops.Add
-"""Operators that can limit their own results."""
-
 
 @dataclasses.dataclass(frozen=True)
 class _Affine:
@@ -92,7 +89,7 @@ def _affine_step(binding: Binding) -> _Affine | None:
 def _fold(flow: Dataflow, builder: DataflowBuilder, step: _Affine, binding: Binding) -> relax.Expr | None:
     producer = flow.producers.get(step.x)
     attrs = describe(producer.value) if producer is not None else None
-    if producer is not None and isinstance(attrs, ops.Conv2d | ops.Conv2dTranspose | ops.Dense):
+    if producer is not None and isinstance(attrs, ops.Linear):
         unclipped = attrs.clip_min is None and attrs.clip_max is None
         # The product must not be needed by anyone else; steps in between have been checked one by one.
         if unclipped and len(flow.users[step.x]) == 1 and step.x not in flow.outputs:
@@ -127,7 +124,7 @@ def fuse_clip(module: tvm.IRModule) -> tvm.IRModule:
         value = _clipped(flow, fused, binding)
         if value is None:
             value = _as_add(binding)
-        if value is None and isinstance(describe(binding.value), CLIPPING):
+        if value is None and isinstance(describe(binding.value), ops.Clipped):
             value = binding.value
         if value is None:
             builder.copy(binding)
@@ -158,17 +155,9 @@ def _clipped(flow: Dataflow, fused: dict[relax.Var, relax.Call], binding: Bindin
         return None
     x, low, high = limits
     call = fused[x]
-    attrs = describe(call)
-    if not isinstance(attrs, CLIPPING):
-        return None
-    old_low, old_high = attrs.clip_min, attrs.clip_max
-    if low is not None and old_high is not None and low > old_high:
-        return None
-    if high is not None and old_low is not None and high < old_low:
-        return None
-    clip_min = max((v for v in (old_low, low) if v is not None), default=None)
-    clip_max = min((v for v in (old_high, high) if v is not None), default=None)
-    return make_call(dataclasses.replace(attrs, clip_min=clip_min, clip_max=clip_max), *call.args)
+    operator = describe(call)
+    clipped = operator.clipped(low, high) if isinstance(operator, ops.Clipped) else None
+    return None if clipped is None else make_call(clipped, *call.args)
 
 
 def _as_add(binding: Binding) -> relax.Call | None:

@@ -17,8 +17,7 @@ from tvm import relax
 from pipeline import ops
 from pipeline.ir.bridge import make_call, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant
-from pipeline.ops import pointwise
-from pipeline.ops.pointwise import Formula, X, apply
+from pipeline.ops.formula import FUNCTIONS, Formula, X, apply
 
 MAX_STEPS = 64
 """Longest formula; what is longer is cut into several operators."""
@@ -72,7 +71,7 @@ def fuse_unary(module: tvm.IRModule) -> tvm.IRModule:
             continue
         root, formula = match
         found[binding.var] = match
-        call = make_call(ops.Unary(expression=pointwise.write(formula)), builder.replaced(root))
+        call = make_call(ops.Unary.of(formula), builder.replaced(root))
         builder.values[binding.var] = builder.emit(call, binding.var.name)
     return builder.finish([builder.replaced(o) for o in flow.outputs])
 
@@ -83,7 +82,7 @@ def _match(binding: Binding, found: dict[relax.Var, tuple[relax.Var, Formula]]) 
         return None
     ty = tensor_type(binding.var)
     name = binding.operator.removeprefix("relax.")
-    if ty.dtype != "float32" or (binding.operator not in _DERIVED and name not in pointwise.FUNCTIONS):
+    if ty.dtype != "float32" or (binding.operator not in _DERIVED and name not in FUNCTIONS):
         return None
     args = binding.value.args[:1] if binding.operator in _DERIVED else binding.value.args
     variables = [a for a in args if isinstance(a, relax.Var)]

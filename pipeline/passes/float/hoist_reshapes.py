@@ -18,7 +18,7 @@ from tvm import relax
 from pipeline import ops
 from pipeline.ir.bridge import describe, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder
-from pipeline.passes.float.propagate_layout import RESHAPES
+from pipeline.ops import relax_operators
 
 
 def hoist_reshapes(module: tvm.IRModule) -> tvm.IRModule:
@@ -45,13 +45,17 @@ def hoist_reshapes(module: tvm.IRModule) -> tvm.IRModule:
 def _swappable(flow: Dataflow, binding: Binding) -> Binding | None:
     """Return the reshape that alone reads a binding, if the operator can come after it."""
     attrs = describe(binding.value)
-    if not isinstance(attrs, ops.Unary | ops.Dense | ops.Softmax | ops.LayerNorm):
+    if attrs is None or not (attrs.rowwise or isinstance(attrs, ops.Unary)):
         return None
     user = flow.only_user(binding.var)
-    if user is None or user.operator not in RESHAPES or user.var in flow.users.get(binding.value.args[0], ()):
+    if user is None or not _is_reshape(user) or user.var in flow.users.get(binding.value.args[0], ()):
         return None
     before, after = tensor_type(binding.var).shape, tensor_type(user.var).shape
     return user if isinstance(attrs, ops.Unary) or before[-1:] == after[-1:] else None
+
+
+def _is_reshape(binding: Binding) -> bool:
+    return isinstance(ops.traits_of(binding), relax_operators.Reshape)
 
 
 def _swap(builder: DataflowBuilder, binding: Binding, shape: Sequence[int]) -> relax.Var:
@@ -67,11 +71,11 @@ def _mergeable(flow: Dataflow) -> dict[relax.Var, relax.Expr]:
     """Return for each reshape that follows another one, or changes nothing, what it can be made from instead."""
     found: dict[relax.Var, relax.Expr] = {}
     for binding in flow.bindings:
-        if binding.operator not in RESHAPES:
+        if not _is_reshape(binding):
             continue
         source = binding.value.args[0]
         producer = flow.producers.get(source)
-        if producer is not None and producer.operator in RESHAPES:
+        if producer is not None and _is_reshape(producer):
             found[binding.var] = found.get(source, producer.value.args[0])
         elif tensor_type(source).shape == tensor_type(binding.var).shape:
             found[binding.var] = source

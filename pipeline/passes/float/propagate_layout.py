@@ -21,26 +21,9 @@ from tvm import relax
 from pipeline import ops
 from pipeline.ir.bridge import describe, make_call, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant, variables
+from pipeline.ops import relax_operators
 
 Axes = tuple[int, ...]
-
-ELEMENTWISE = frozenset(
-    f"relax.{name}"
-    for line in (
-        "abs add ceil clip cos divide erf exp floor log maximum minimum multiply negative power round rsqrt sigmoid",
-        "sin sqrt square subtract tanh nn.gelu nn.gelu_tanh nn.leakyrelu nn.relu nn.silu nn.softplus nn.relu6 astype",
-    )
-    for name in line.split()
-)
-"""Relax operators that treat all elements alike, whatever the order of their axes."""
-
-RESHAPES = frozenset(f"relax.{name}" for name in ("expand_dims", "flatten", "reshape", "squeeze"))
-
-ROWS = frozenset({"nn.dense", "nn.layer_norm", "nn.softmax"})
-"""Operators that work along the last axis only."""
-
-REDUCTIONS = frozenset(f"relax.{name}" for name in ("mean", "sum", "max", "min"))
-
 
 RESIZE_ATTRIBUTES = (
     "method",
@@ -85,26 +68,28 @@ class _Propagation:
 
     def _deferred(self, binding: Binding) -> bool:
         """Handle a binding without the declared order of its arguments, if that can be done."""
-        name = binding.operator
-        if name == "relax.permute_dims":
-            return self._permute(binding)
-        if name in ELEMENTWISE:
+        operator = ops.traits_of(binding)
+        if operator.elementwise:
             return self._elementwise(binding)
-        if name in REDUCTIONS:
-            return self._reduce(binding)
-        if name == "relax.concat":
-            return self._concat(binding)
-        if name == "relax.image.resize2d":
-            return self._resize(binding)
-        if name == "relax.take":
-            return self._take(binding)
-        if name in RESHAPES:
-            return self._reshape(binding)
-        if name in ROWS:
+        if operator.rowwise:
             return self._rows(binding)
-        if name == "nn.matmul":
-            return self._matmul(binding)
-        return False
+        match operator:
+            case relax_operators.PermuteDims():
+                return self._permute(binding)
+            case relax_operators.Reduction():
+                return self._reduce(binding)
+            case relax_operators.Concat():
+                return self._concat(binding)
+            case relax_operators.Resize2d():
+                return self._resize(binding)
+            case relax_operators.Take():
+                return self._take(binding)
+            case relax_operators.Reshape():
+                return self._reshape(binding)
+            case ops.MatMul():
+                return self._matmul(binding)
+            case _:
+                return False
 
     def _source(self, expr: relax.Expr) -> _Permuted | None:
         """Return how a variable is remembered: as a permutation, or as itself in declared order."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TypeAlias
 
 import tvm
 from tvm import relax
@@ -11,8 +10,6 @@ from tvm import relax
 from pipeline import ops
 from pipeline.ir.bridge import describe, make_call, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder
-
-_WithHalo: TypeAlias = ops.Conv2d | ops.QConv2d | ops.MaxPool2d | ops.QuantizeImage | ops.UpsampleConcat
 
 MAX_PLANES = 4
 """Channels of an image that are interleaved by byte shuffles; more are moved last by a transposition."""
@@ -124,7 +121,7 @@ def write_halos(module: tvm.IRModule) -> tvm.IRModule:
     Nobody else may read what is padded, but for sums: these find it inside the halo.
     """
     flow = Dataflow.of(module)
-    changed: dict[relax.Var, _WithHalo] = {}
+    changed: dict[relax.Var, ops.WithHalo] = {}
     padded: dict[relax.Var, relax.Var] = {}
     for binding in flow.bindings:
         pad = describe(binding.value)
@@ -137,7 +134,7 @@ def write_halos(module: tvm.IRModule) -> tvm.IRModule:
         if writer is None or producer.var in flow.outputs or None in sums.values():
             continue
         padded[binding.var] = producer.var
-        changed[producer.var] = changed.get(producer.var, writer).with_halo(pad)
+        changed[producer.var] = changed.get(producer.var, writer).with_halo(pad.padding, pad.value)
         changed |= {var: attrs for var, attrs in sums.items() if attrs is not None}
     builder = DataflowBuilder(module)
     for binding in flow.bindings:
@@ -151,10 +148,14 @@ def write_halos(module: tvm.IRModule) -> tvm.IRModule:
     return builder.finish([builder.replaced(o) for o in flow.outputs])
 
 
-def _writer(producer: Binding) -> _WithHalo | None:
+def _writer(producer: Binding) -> ops.WithHalo | None:
     """Return an operator that can write a halo around its result; None if it can't."""
-    attrs = describe(producer.value)
-    return attrs if isinstance(attrs, ops.MaxPool2d | ops.QuantizeImage | ops.UpsampleConcat) else _extensible(producer)
+    operator = describe(producer.value)
+    return operator if isinstance(operator, ops.WithHalo) and _is_extensible(operator, producer) else None
+
+
+def _is_extensible(operator: ops.WithHalo, binding: Binding) -> bool:
+    return operator.extensible(*(tensor_type(a) for a in binding.value.args))
 
 
 def _adding_inside(
@@ -177,9 +178,8 @@ def _adding_inside(
 
 
 def _extensible(binding: Binding) -> ops.Conv2d | ops.QConv2d | None:
-    """Return a convolution that can be extended: not a depthwise one, and no integer one that gives float32."""
-    attrs = describe(binding.value)
-    if not isinstance(attrs, ops.Conv2d | ops.QConv2d) or getattr(attrs, "output_dtype", "uint8") != "uint8":
+    """Return a convolution that can be extended; None for any other operator."""
+    operator = describe(binding.value)
+    if not isinstance(operator, ops.Conv2d | ops.QConv2d) or not _is_extensible(operator, binding):
         return None
-    out, _, _, per_group = tensor_type(binding.value.args[1]).shape
-    return None if attrs.groups > 1 and per_group == 1 and out == attrs.groups else attrs
+    return operator

@@ -17,7 +17,7 @@ import tvm
 from tvm import relax
 
 from pipeline import ops
-from pipeline.ir.bridge import describe, make_call, tensor_type, tensor_types
+from pipeline.ir.bridge import make_call, tensor_type, tensor_types
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, substitute, variables
 
 
@@ -86,20 +86,10 @@ class _Batch:
         """Return whether a binding computes each image from the same one of its operands."""
         if not all(isinstance(v.ty, relax.TensorType) for v in (binding.var, *variables(binding.value))):
             return False
-        attrs, shapes = describe(binding.value), [tensor_type(v).shape for v in variables(binding.value)]
-        out = tensor_type(binding.var).shape
-        if any(len(s) < 2 or s[0] != self.size for s in (out, *shapes)):
+        types = [tensor_type(v) for v in variables(binding.value)]
+        if any(len(t.shape) < 2 or t.shape[0] != self.size for t in (tensor_type(binding.var), *types)):
             return False
-        if isinstance(attrs, ops.MatMul | ops.QMatMul):
-            return len(out) > 2 and all(len(s) == len(out) for s in shapes)
-        if attrs is not None:
-            constants = [tensor_type(a).shape for a in binding.value.args if constant(a) is not None]
-            elementwise = isinstance(attrs, ops.Add | ops.Multiply | ops.QAdd | ops.QMultiply)
-            return not elementwise or (all(len(s) == len(out) for s in shapes) and not constants)
-        if binding.operator == "relax.permute_dims":
-            axes = binding.value.attrs["axes"]
-            return axes is not None and int(axes[0]) == 0
-        return binding.operator == "relax.reshape"
+        return ops.traits_of(binding).splits_batch(*types)
 
 
 def split_batches(module: tvm.IRModule, l2_bytes: int) -> tvm.IRModule:

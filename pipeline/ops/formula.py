@@ -54,13 +54,52 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Array]]] = {
 """Every function by name: how many operands it takes, and its NumPy definition."""
 
 
+def lower_bound(function: str, *bounds: float) -> float:
+    """Return a value that a function's own never falls below, given such values of its operands.
+
+    Minus infinity says that nothing is known of an operand, or can be proven.
+    """
+    if function in ("sigmoid", "exp", "abs", "sqrt"):
+        return 0.0
+    if function == "maximum":
+        return max(bounds)
+    if function == "minimum":
+        return min(bounds)
+    if function == "add":
+        return sum(bounds)
+    if function in ("multiply", "divide") and min(bounds) >= 0:
+        return 0.0
+    return -math.inf
+
+
 @dataclass(frozen=True)
 class Formula:
     """A function of one value; without steps, the value itself."""
 
     steps: tuple[Step, ...] = ()
 
-    def evaluate(self, x: V, number: Callable[[float], V], function: Callable[..., V]) -> V:
+    @classmethod
+    def parse(cls, text: str) -> Formula:
+        """Return the formula written as JSON.
+
+        Raises:
+            ValueError: a function is unknown or has a wrong number of operands, or an operand isn't one.
+        """
+        found = json.loads(text)
+        if not isinstance(found, list) or not found:
+            raise ValueError(f"Not a function of one value: {found!r}")
+        return cls(tuple(_checked(step, i) for i, step in enumerate(found)))
+
+    def to_json(self) -> str:
+        """Return the formula as JSON text."""
+        return json.dumps([[function, *operands] for function, operands in self.steps], separators=(",", ":"))
+
+    def __call__(self, x: Array) -> Array:
+        """Return the value for each element of `x`, in x's precision; outside a function's domain, NaN."""
+        with np.errstate(all="ignore"):
+            return np.asarray(self.fold(x, x.dtype.type, lambda f, *values: FUNCTIONS[f][1](*values)), x.dtype)
+
+    def fold(self, x: V, number: Callable[[float], V], function: Callable[..., V]) -> V:
         """Return the formula's value, each step evaluated once.
 
         Args:
@@ -107,29 +146,6 @@ def _add(steps: dict[str, Step], function: str, operands: Sequence[Operand]) -> 
     key = json.dumps([function, *operands])
     steps.setdefault(key, (function, tuple(operands)))
     return f"#{list(steps).index(key)}"
-
-
-def parse(text: str) -> Formula:
-    """Return the formula written as JSON.
-
-    Raises:
-        ValueError: a function is unknown or has a wrong number of operands, or an operand isn't one.
-    """
-    found = json.loads(text)
-    if not isinstance(found, list) or not found:
-        raise ValueError(f"Not a function of one value: {found!r}")
-    return Formula(tuple(_checked(step, i) for i, step in enumerate(found)))
-
-
-def write(formula: Formula) -> str:
-    """Return a formula as JSON text."""
-    return json.dumps([[function, *operands] for function, operands in formula.steps], separators=(",", ":"))
-
-
-def evaluate(formula: Formula, x: Array) -> Array:
-    """Return the formula's value for each element of `x`, in x's precision; outside a function's domain, NaN."""
-    with np.errstate(all="ignore"):
-        return np.asarray(formula.evaluate(x, x.dtype.type, lambda f, *values: FUNCTIONS[f][1](*values)), x.dtype)
 
 
 def _checked(step: Any, index: int) -> Step:

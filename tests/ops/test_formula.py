@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.ops import pointwise
-from pipeline.ops.pointwise import Formula, X, apply
+from pipeline.ops.formula import Formula, X, apply
 
 
 def hard_swish(x: Formula) -> Formula:
@@ -16,8 +15,8 @@ def hard_swish(x: Formula) -> Formula:
 
 def test_a_formula_is_written_step_by_step() -> None:
     expected = '[["add","x",3.0],["maximum","#0",0.0],["minimum","#1",6.0],["multiply","x","#2"],["divide","#3",6.0]]'
-    assert pointwise.write(hard_swish(X)) == expected
-    assert pointwise.parse(expected) == hard_swish(X)
+    assert hard_swish(X).to_json() == expected
+    assert Formula.parse(expected) == hard_swish(X)
 
 
 def test_a_formula_is_as_long_as_what_it_is_made_of() -> None:
@@ -33,7 +32,7 @@ def test_chains_are_evaluated_step_by_step() -> None:
     for _ in range(6):
         formula = hard_swish(formula)
         expected = expected * np.clip(expected + 3, 0, 6) / 6
-    np.testing.assert_array_equal(pointwise.evaluate(pointwise.parse(pointwise.write(formula)), x), expected)
+    np.testing.assert_array_equal(Formula.parse(formula.to_json())(x), expected)
 
 
 def test_what_is_the_same_is_computed_once() -> None:
@@ -45,17 +44,17 @@ def test_zeros_of_both_signs_stay_apart() -> None:
     formula = apply(
         "add", apply("divide", 1.0, apply("multiply", X, 0.0)), apply("divide", 1.0, apply("multiply", X, -0.0))
     )
-    assert np.isnan(pointwise.evaluate(formula, np.ones(1)))
+    assert np.isnan(formula(np.ones(1)))
 
 
 def test_a_value_computed_before_may_be_the_result() -> None:
     square = apply("multiply", X, X)
     rest = apply("add", square, 1.0)
-    assert pointwise.evaluate(apply("multiply", X, X), np.array([3.0])) == 9
-    assert pointwise.evaluate(apply("subtract", rest, square), np.array([3.0])) == 1
+    assert apply("multiply", X, X)(np.array([3.0])) == 9
+    assert apply("subtract", rest, square)(np.array([3.0])) == 1
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
 def test_infinite_numbers_are_kept(value: float) -> None:
-    formula = pointwise.parse(pointwise.write(apply("minimum", X, value)))
-    np.testing.assert_array_equal(pointwise.evaluate(formula, np.array([2.0])), min(2.0, value))
+    formula = Formula.parse(apply("minimum", X, value).to_json())
+    np.testing.assert_array_equal(formula(np.array([2.0])), min(2.0, value))
