@@ -123,6 +123,10 @@ class Conv2dAdd(Conv2d):
         """The sum alone."""
         return Add(self.sum_clip_min, self.sum_clip_max)
 
+    def splits_batch(self, *activations: TensorType) -> bool:
+        """Return whether what is added isn't constant."""
+        return len(activations) == 2
+
     def evaluate(self, *arguments: Array) -> Array:
         """Return the sum, of a convolution that is summed in float64."""
         *convolved, residual = arguments
@@ -299,6 +303,10 @@ class QConv2dAdd(QConv2d):
             b_multiplier=self.residual_multiplier,
             shift=self.shift,
         )
+
+    def splits_batch(self, *activations: TensorType) -> bool:
+        """Return whether what is added isn't constant."""
+        return len(activations) == 2
 
     def evaluate(self, *arguments: Array) -> Array:
         """Return the sum."""

@@ -143,7 +143,7 @@ class Reshape(RelaxOperator):
         return bounds[0]
 
     def splits_batch(self, *activations: TensorType) -> bool:
-        """Return whether it is `relax.reshape`; for the others it has never been asked."""
+        """Return whether it is `relax.reshape`, of which it is known how to write it for one image."""
         del activations
         return self.name == "reshape"
 

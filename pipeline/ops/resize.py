@@ -92,7 +92,6 @@ class UpsampleConcat(WithHalo):
 
     name = "nn.upsample_concat"
     arguments = ("x",)
-    image_by_image = True
 
     factors: tuple[int, ...] = (1, 1)
     halo: Sides = NO_SIDES
@@ -120,6 +119,10 @@ class UpsampleConcat(WithHalo):
         top, left, bottom, right = self.halo
         channels = sum(x.shape[3] for x in inputs)
         return TensorType((batch, top + height + bottom, left + width + right, channels), dtype)
+
+    def splits_batch(self, *activations: TensorType) -> bool:
+        """Return whether no image is constant."""
+        return len(activations) == self.arity
 
     def evaluate(self, *arguments: Array) -> Array:
         """Return the images side by side, within their halo."""

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.kernels.isa import InstructionSet
 from pipeline.ops import (
     Add,
+    AvgPool2d,
+    Conv2d,
+    Conv2dAdd,
+    Dense,
     DepthToSpace,
     Dequantize,
+    LayerNorm,
+    MatMul,
     MaxPool2d,
+    Multiply,
     Operator,
     Pad,
     QAdd,
     QAvgPool2d,
+    QConv2dAdd,
+    QConv2dLookup,
+    QDense,
     QLookup,
     QMatMul,
     QMultiply,
@@ -23,17 +35,33 @@ from pipeline.ops import (
     QSoftmax,
     Quantize,
     QuantizeImage,
+    ResizeBilinear,
+    Softmax,
     SortOrder,
+    Stack,
+    Unary,
     UpsampleConcat,
 )
-from tests.kernels.convolutions import Convolution
+from pipeline.ops.formula import X, apply
+from tests.kernels.convolutions import Convolution, integer_arguments
 from tests.kernels.tensors import Array, codes, floats
 
 
 @dataclass(frozen=True)
 class Example:
+    """An operator on some arguments.
+
+    Attributes:
+        attrs: which operator.
+        arguments: all of them.
+        activations: which of them vary at run time.
+        rtol: by what part of a value a kernel may differ from the reference.
+    """
+
     attrs: Operator
     arguments: tuple[Array, ...]
+    activations: tuple[int, ...] = (0,)
+    rtol: float = 0.0
 
 
 CONVOLUTIONS = (
@@ -56,14 +84,49 @@ CONVOLUTIONS = (
 
 
 def examples() -> Mapping[str, Example]:
-    """Return all by name: those of convolutions and those of memory-bound kernels."""
-    return {**convolution_examples(), **memory_bound_examples()}
+    """Return all by name."""
+    return {**convolution_examples(), **product_examples(), **memory_bound_examples()}
+
+
+def examples_for(isa: InstructionSet) -> Mapping[str, Example]:
+    """Return those that programs for an instruction set may hold; tables are only fused where they are quick."""
+    fused = {name for name, example in examples().items() if isinstance(example.attrs, QConv2dLookup)}
+    return {n: e for n, e in examples().items() if isa.table_vectors or n not in fused}
 
 
 def convolution_examples() -> Mapping[str, Example]:
     """Return those of convolutions by name."""
     cases = ((convolution, convolution.integer(seed=0)) for convolution in CONVOLUTIONS)
     return {str(convolution): Example(attrs, tuple(arguments)) for convolution, (attrs, arguments) in cases}
+
+
+def product_examples() -> Mapping[str, Example]:
+    """Return those of float products, whole numbers that float32 sums exactly, and of what is fused into products."""
+    random = np.random.default_rng(0)
+
+    def whole(*shape: int) -> Array:
+        return random.integers(-8, 9, shape).astype("float32")
+
+    layer = Convolution(2, 4, 8, 15, 20, (3, 3))
+    convolution, arguments = layer.integer(seed=0)
+    total = QAdd(9, a_zero_point=convolution.output_zero_point, a_multiplier=700, b_multiplier=-513, shift=10)
+    convolved = convolution.evaluate(*arguments)
+    floats = (whole(*layer.x_shape), whole(*layer.weight_shape), whole(20))
+    return {
+        "float convolution": Example(Conv2d(clip_min=0.0), floats),
+        "float convolution and sum": Example(
+            Conv2dAdd.of(Conv2d(clip_max=50.0), Add(-9.0)), (*floats, whole(*convolved.shape)), (0, 3)
+        ),
+        "convolution and sum": Example(
+            QConv2dAdd.of(convolution, total), (*arguments, codes(random, *convolved.shape)), (0, 4)
+        ),
+        "convolution and lookup": Example(
+            QConv2dLookup(**dataclasses.asdict(convolution)), (*arguments, codes(random, 256))
+        ),
+        "dense": Example(QDense(9, input_zero_point=77), tuple(integer_arguments(random, (3, 64), (21, 64)))),
+        "float dense": Example(Dense(), (whole(3, 16), whole(21, 16), whole(21))),
+        "float matrix product": Example(MatMul(transpose_b=True), (whole(2, 8, 30), whole(2, 8, 30)), (0, 1)),
+    }
 
 
 def memory_bound_examples() -> Mapping[str, Example]:
@@ -95,21 +158,36 @@ def memory_bound_examples() -> Mapping[str, Example]:
         "depth to space, groups": Example(DepthToSpace((2, 2), 3), (codes(random, 4, 4, 4, 132),)),
         "mean": Example(mean, (image, np.full((8, 8), 1 / 9, "float32"))),
         "global mean": Example(QAvgPool2d(pool_size=(8, 8)), (codes(random, 64, 8, 8, 21), hundredth)),
-        "add": Example(Add(0.0, 6.0), (floats(random, 16, 5, 21), floats(random, 16, 1, 21))),
-        "quantized add": Example(total, (codes(random, 64, 3, 2, 21), pixel)),
-        "multiply": Example(QMultiply(a_zero_point=128, multiplier=0.5), (codes(random, 64, 3, 2, 21), pixel)),
-        "multiply, same shape": Example(QMultiply(multiplier=0.01), (image, codes(random, *image.shape))),
-        "matrix product": Example(scores, (codes(random, 2, 32, 15), codes(random, 2, 32, 15))),
+        "float mean": Example(
+            AvgPool2d(**window), (np.rint(floats(random, 2, 8, 8, 21)), np.full((8, 8), 1 / 9, "float32"))
+        ),
+        "float multiply": Example(Multiply(), (floats(random, 16, 5, 21), floats(random, 16, 1, 21)), (0, 1)),
+        "stack": Example(Stack(3), tuple(codes(random, 1, 64, 3) for _ in range(3)), (0, 1, 2)),
+        "float resize": Example(
+            ResizeBilinear((16, 8), (-0.25, 0.0), (0.5, 1.0)), (np.rint(floats(random, 2, 8, 8, 21)),)
+        ),
+        "function": Example(Unary.of(apply("minimum", apply("maximum", X, 0.0), 6.0)), (floats(random, 1360),)),
+        "float softmax": Example(Softmax(), (floats(random, 64, 21) / 100,), rtol=1e-5),
+        "layer norm": Example(
+            LayerNorm(), (floats(random, 64, 21), np.full(21, 0.5, "float32"), np.full(21, 9.0, "float32")), rtol=1e-4
+        ),
+        "add": Example(Add(0.0, 6.0), (floats(random, 16, 5, 21), floats(random, 16, 1, 21)), (0, 1)),
+        "quantized add": Example(total, (codes(random, 64, 3, 2, 21), pixel), (0, 1)),
+        "multiply": Example(QMultiply(a_zero_point=128, multiplier=0.5), (codes(random, 64, 3, 2, 21), pixel), (0, 1)),
+        "multiply, same shape": Example(QMultiply(multiplier=0.01), (image, codes(random, *image.shape)), (0, 1)),
+        "matrix product": Example(scores, (codes(random, 2, 32, 15), codes(random, 2, 32, 15)), (0, 1)),
         "matrix product, wide": Example(
-            QMatMul(a_zero_point=9, multiplier=0.001), (codes(random, 64, 19), codes(random, 19, 64))
+            QMatMul(a_zero_point=9, multiplier=0.001), (codes(random, 64, 19), codes(random, 19, 64)), (0, 1)
         ),
         "matrix product, one column": Example(
-            QMatMul(b_zero_point=9, multiplier=0.001), (codes(random, 64, 64, 3), codes(random, 64, 3, 1))
+            QMatMul(b_zero_point=9, multiplier=0.001), (codes(random, 64, 64, 3), codes(random, 64, 3, 1)), (0, 1)
         ),
         "softmax": Example(QSoftmax(), (codes(random, 64, 21), exponentials)),
         "softmax, short": Example(QSoftmax(), (codes(random, 64, 3), exponentials)),
         "concatenation": Example(
-            UpsampleConcat((2, 1, 1, 2), (4, 3, 4, 5), 9.0), (codes(random, 2, 4, 8, 20), codes(random, 2, 8, 4, 44))
+            UpsampleConcat((2, 1, 1, 2), (4, 3, 4, 5), 9.0),
+            (codes(random, 2, 4, 8, 20), codes(random, 2, 8, 4, 44)),
+            (0, 1),
         ),
         "resize": Example(QResizeBilinear((16, 8), (-0.25, 0.0), (0.5, 1.0)), (image,)),
         "resize, short": Example(QResizeBilinear((5, 64), (0.0, -0.4), (0.3, 0.2)), (codes(random, 1, 8, 8, 3),)),

@@ -10,7 +10,6 @@ import tvm_ffi
 import pipeline.kernels  # noqa: F401
 from pipeline.kernels import registry
 from pipeline.kernels.isa import instruction_set, instruction_sets
-from pipeline.ops import Conv2dTranspose, QConv2dTranspose, operators
 from tests.kernels.convolutions import Convolution
 from tests.kernels.examples import Example, examples
 from tests.kernels.harness import generate, make_operation
@@ -47,8 +46,9 @@ def test_nearest_instruction_set_that_accepts_wins(choice: Choice) -> None:
 
 @pytest.mark.parametrize("example", examples().values(), ids=examples())
 @pytest.mark.parametrize("isa_name", sorted(instruction_sets()))
-def test_memory_bound_operators_have_a_kernel_everywhere(example: Example, isa_name: str) -> None:
-    isa, operation = instruction_set(isa_name), make_operation(example.attrs, *example.arguments)
+def test_operators_have_a_kernel_everywhere(example: Example, isa_name: str) -> None:
+    isa = instruction_set(isa_name)
+    operation = make_operation(example.attrs, *example.arguments, activations=example.activations)
     row = registry.select(operation, isa)
     assert row.isa in {ancestor.name for ancestor in isa.lineage()}
     assert any(r.isa == "portable" and r.accepts(operation) for r in registry.rows() if r.operator is row.operator)
@@ -60,13 +60,6 @@ def test_a_name_says_operator_and_variant_and_stands_for_one_generator() -> None
         assert row.isa in instruction_sets()
         assert row.name.startswith(row.operator.name.replace(".", "_") + "_")
         assert generators.setdefault(row.name, row.generate) is row.generate
-
-
-def test_every_operator_has_a_portable_kernel() -> None:
-    rewritten = {Conv2dTranspose, QConv2dTranspose}
-    portable = {row.operator for row in registry.rows() if row.isa == "portable"}
-    assert portable | rewritten == set(operators().values())
-    assert not portable & rewritten, "the compiler expresses these by others before it looks for kernels"
 
 
 @pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)

@@ -1,0 +1,130 @@
+"""What operators say of themselves, held against their references: a trait that doesn't hold makes passes go wrong."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from pipeline.ir.operator import Operator, Traits
+from pipeline.ir.types import TensorType
+from pipeline.ops import Add, Conv2dAdd, MatMul, QAdd, Requantized, UpsampleConcat, operators
+from tests.kernels.examples import Example, examples
+
+Array = npt.NDArray[Any]
+
+SILENT = Traits()
+
+EXAMPLES = {
+    name: example
+    for name, example in examples().items()
+    if all(np.isfinite(a).all() for a in example.arguments if a.dtype == np.float32)
+}
+
+
+def activations(example: Example) -> list[Array]:
+    return [a for i, a in enumerate(example.arguments) if i in example.activations]
+
+
+def with_activations(example: Example, values: list[Array]) -> list[Array]:
+    found = iter(values)
+    return [next(found) if i in example.activations else a for i, a in enumerate(example.arguments)]
+
+
+def evaluate(example: Example, values: list[Array]) -> Array:
+    return example.attrs.evaluate(*with_activations(example, values))
+
+
+def type_of(value: Array) -> TensorType:
+    return TensorType(value.shape, str(value.dtype))
+
+
+def chosen(trait: str) -> Any:
+    """Parametrize a test with the examples of operators that say to have a trait."""
+    found = {name: e for name, e in EXAMPLES.items() if getattr(e.attrs, trait)}
+    return pytest.mark.parametrize("example", found.values(), ids=found)
+
+
+def splittable() -> dict[str, Example]:
+    return {name: e for name, e in EXAMPLES.items() if e.attrs.splits_batch(*map(type_of, activations(e)))}
+
+
+@pytest.mark.parametrize("example", splittable().values(), ids=splittable())
+def test_images_of_a_batch_do_not_mix(example: Example) -> None:
+    whole = activations(example)
+    other = [np.flip(a) for a in whole]
+    batch = evaluate(example, [np.concatenate(pair) for pair in zip(whole, other, strict=True)])
+    apart = [evaluate(example, whole), evaluate(example, other)]
+    np.testing.assert_array_equal(batch, np.concatenate(apart))
+
+
+@chosen("elementwise")
+def test_elementwise_operators_do_not_care_where_values_lie(example: Example) -> None:
+    result = example.attrs.evaluate(*example.arguments)
+    moved = [np.flip(a).copy() for a in np.broadcast_arrays(*example.arguments)]
+    np.testing.assert_array_equal(example.attrs.evaluate(*(a.ravel() for a in moved)), np.flip(result).ravel())
+
+
+@chosen("rowwise")
+def test_rows_do_not_mix(example: Example) -> None:
+    x, *constants = example.arguments
+    result = example.attrs.evaluate(*example.arguments)
+    backwards = example.attrs.evaluate(x.reshape(-1, x.shape[-1])[::-1], *constants)
+    np.testing.assert_array_equal(backwards, result.reshape(-1, result.shape[-1])[::-1])
+
+
+@chosen("moves_values")
+def test_moved_values_lie_between_those_they_come_from(example: Example) -> None:
+    (x,) = example.arguments
+    result, around = example.attrs.evaluate(x), getattr(example.attrs, "value", x.flat[0])
+    assert min(x.min(), around) <= result.min()
+    assert result.max() <= max(x.max(), around)
+
+
+@pytest.mark.parametrize("least", [-1000.0, 0.0, 2.0])
+@pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
+def test_no_result_is_below_its_bound(example: Example, least: float) -> None:
+    raised = [np.maximum(a, least).astype(a.dtype) for a in activations(example)]
+    # Bounds of constants are known, too, but nobody asks.
+    bounds = [float(a.min()) for a in raised]
+    known = iter(bounds)
+    everywhere = [next(known) if i in example.activations else -math.inf for i in range(len(example.arguments))]
+    assert evaluate(example, raised).min() >= example.attrs.lower_bound(*everywhere)
+
+
+@pytest.mark.parametrize("name", sorted(operators()))
+def test_only_operators_that_sum_products_count_them(name: str) -> None:
+    operator = operators()[name]
+    assert operator.sums_products == (operator.multiply_adds is not Traits.multiply_adds)
+
+
+def test_an_operator_that_says_nothing_of_itself_is_not_assumed_to_do_anything() -> None:
+    image = TensorType((2, 4, 4, 3), "float32")
+    assert not any(getattr(SILENT, trait) for trait in ("elementwise", "rowwise", "moves_values", "sums_products"))
+    assert not SILENT.splits_batch(image)
+    assert SILENT.lower_bound(0.0) == -math.inf
+    assert SILENT.may_overflow(image) is not None
+    with pytest.raises(NotImplementedError, match="no NumPy reference"):
+        SILENT.evaluate(np.zeros(1))
+
+
+def test_rows_of_a_matrix_are_no_batch() -> None:
+    matrix = TensorType((4, 4), "float32")
+    assert not MatMul().splits_batch(matrix, matrix)
+    assert MatMul().splits_batch(TensorType((2, 4, 4), "float32"), TensorType((2, 4, 4), "float32"))
+
+
+@pytest.mark.parametrize("operator", [Add(), QAdd(), Conv2dAdd(), UpsampleConcat((1, 1, 1, 1))], ids=lambda o: o.name)
+def test_a_batch_of_constants_stays_together(operator: Operator) -> None:
+    image = TensorType((2, 4, 4, 3), "float32")
+    assert operator.splits_batch(image, image)
+    assert not operator.splits_batch(image)
+
+
+def test_a_class_is_known_by_its_name_and_two_cannot_have_the_same() -> None:
+    assert Requantized not in operators().values(), "it has no name"
+    with pytest.raises(TypeError, match=r"both named nn\.add"):
+        type("Other", (Operator,), {"name": "nn.add"})
