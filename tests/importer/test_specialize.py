@@ -154,6 +154,35 @@ def test_a_branch_that_the_shape_decides_is_taken(batch: int, taken: str) -> Non
     assert node_types(result) == [taken, "Relu"]
 
 
+def test_what_branches_and_loops_hold_is_of_the_models_operator_set() -> None:
+    true, turns = numpy_helper.from_array(np.array(True), "true"), numpy_helper.from_array(np.array(2), "turns")
+    inputs = [helper.make_tensor_value_info(n, t, []) for n, t in (("turn", INT64), ("go", BOOL))]
+    outputs = [helper.make_tensor_value_info(n, t, None) for n, t in (("on", BOOL), ("last", FLOAT), ("row", FLOAT))]
+    turn = [
+        helper.make_node("Softmax", ["value"], ["last"]),
+        helper.make_node("Identity", ["last"], ["row"]),
+        helper.make_node("Identity", ["go"], ["on"]),
+    ]
+    inputs.append(helper.make_tensor_value_info("value", FLOAT, None))
+    body = helper.make_graph(turn, "body", inputs, outputs)
+    nodes = [
+        helper.make_node("If", ["true"], ["z"], then_branch=branch("Softmax", "a"), else_branch=branch("Exp", "b")),
+        helper.make_node("Loop", ["turns", "", "z"], ["y", "rows"], body=body),
+    ]
+    model = graph_model(nodes, [("y", FLOAT), ("rows", FLOAT)], [true, turns])
+    model.opset_import[0].version = 11
+    specialized(model, {"x": image()})
+
+
+def test_an_operator_of_another_type_is_refused_by_the_inputs_name() -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.INT16, [1, 2, 8])
+    y = helper.make_tensor_value_info("y", TensorProto.INT16, None)
+    graph_ = helper.make_graph([helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[2])], "g", [x], [y])
+    model = helper.make_model(graph_, opset_imports=[helper.make_opsetid("", 17)])
+    with pytest.raises(ModelError, match=r"MaxPool 'y' doesn't fit its inputs \(x int16.*X can't be of type int16"):
+        normalize(model, {}, NATIVE)
+
+
 def loop(turns: str, condition: str, body_condition: onnx.NodeProto) -> onnx.ModelProto:
     value_info = helper.make_tensor_value_info
     body = helper.make_graph(

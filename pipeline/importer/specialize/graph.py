@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 
 import onnx
@@ -167,9 +168,10 @@ class SpecializedGraph:
                 inner = dict(scope)
                 self._nodes(rewritten, used, inner, MIN_OPSET)
                 return [inner.get(name) for name in node.output]
-        opset = max(opset, MIN_OPSET)
-        special = RULES.get(node.op_type)
-        results = special(self, node, inputs, scope, opset) if special is not None else None
+        # What a branch or a loop holds stays in its own set's form.
+        special, held = RULES.get(node.op_type), bool(subgraphs(node))
+        own, opset = opset, max(opset, MIN_OPSET)
+        results = special(self, node, inputs, scope, own if held else opset) if special is not None else None
         if results is None:
             results = self._expanded(node, inputs, used, opset)
         return self._plain(node, inputs, used, opset) if results is None else results
@@ -329,4 +331,5 @@ def _misfit_message(call: NodeProto, inputs: Sequence[Tensor | None], reason: st
         for t in inputs
         if t is not None
     )
-    return f"{call.op_type} {call.name!r} doesn't fit its inputs ({given}): {reason.rpartition(': ')[2].strip()}"
+    told = re.sub(r"(\w+) typestr: \w+, has unsupported type: tensor\((\w+)\)", r"\1 can't be of type \2", reason)
+    return f"{call.op_type} {call.name!r} doesn't fit its inputs ({given}): {told.rpartition(': ')[2].strip()}"

@@ -14,6 +14,7 @@ from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from pipeline.errors import ModelError
 from pipeline.importer.evaluation.node import evaluate
+from pipeline.importer.opsets import MIN_OPSET
 from pipeline.importer.specialize.nodes import attribute_of, title, with_names
 from pipeline.importer.specialize.tensors import Array, Scope, Tensor, TypeAndShape, dense
 
@@ -229,7 +230,7 @@ def _loop(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset:
             parts.append(part)
     if not all(scanned):
         return None
-    return [*values, *(_stacked(s, parts, title(node), opset) for parts in scanned)]
+    return [*values, *(_stacked(s, parts, title(node), max(opset, MIN_OPSET)) for parts in scanned)]
 
 
 def _stacked(s: Specializer, parts: list[Tensor], title: str, opset: int) -> Tensor:
