@@ -176,6 +176,18 @@ def test_kernels_do_not_know_relax() -> None:
         assert "relax" not in mentioned, file
 
 
+def test_private_names_of_tvm_are_in_one_place() -> None:
+    for file in files():
+        if "tvm_private" in file.parts:
+            continue
+        imports = [n for n in ast.walk(tree(file)) if isinstance(n, ast.Import | ast.ImportFrom)]
+        ours = {a.asname or a.name.partition(".")[0] for n in imports for a in n.names if imported(n)[0][:3] == "tvm"}
+        used = [n for n in ast.walk(tree(file)) if isinstance(n, ast.Attribute) and n.attr.startswith("_")]
+        private = {name for n in imports for name in imported(n) if name.startswith("tvm") and "._" in name}
+        private |= {ast.unparse(n) for n in used if ast.unparse(n.value).partition(".")[0] in ours}
+        assert private == set(), file
+
+
 def modules(requirements: list[str]) -> set[str]:
     """Return the modules that requirements bring."""
     names = [requirement.partition(";")[0] for requirement in requirements]

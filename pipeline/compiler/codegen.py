@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import tvm
 from tvm import relax, tirx
 
-from pipeline.ir.tvm_private import vm_instructions, vm_link
+from pipeline.ir.tvm_private.relax import vm_instructions, vm_link
 
 PARTS = 8
 """Into how many parts kernels are cut: enough to keep some CPUs busy to the end, and few enough to cost nothing."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tvm import relax
-from tvm.relax.frontend.onnx import onnx_frontend as tvm_onnx
 
 from pipeline.errors import ModelError
+from pipeline.ir.tvm_private.onnx_frontend import tvm_converter
 
 
 def convert_by_tvm(
@@ -20,7 +20,7 @@ def convert_by_tvm(
     Raises:
         ModelError: it can't take the node.
     """
-    converter = tvm_onnx._get_convert_map()[op_type].get_converter(attr["tvm_custom"]["opset"])
+    converter = tvm_converter(op_type, attr["tvm_custom"]["opset"])
     try:
         return bb.normalize(converter(bb, inputs, attr, params))
     except ModelError:

@@ -9,21 +9,22 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import onnx
 import tvm
 from tvm import relax
-from tvm.relax.frontend.onnx import onnx_frontend as tvm_onnx
 
 from pipeline.errors import ModelError
 from pipeline.importer.converters import CONVERTERS
+from pipeline.importer.converters.node import Node
 from pipeline.importer.fallback import convert_by_tvm
 from pipeline.importer.names import name_tensors
 from pipeline.ir.bridge import UnknownShapeError, has_known_shape
+from pipeline.ir.tvm_private.onnx_frontend import GraphImporter, converted_operators
 
-NATIVE = frozenset({*tvm_onnx._get_convert_map(), *CONVERTERS}) - {
+NATIVE = frozenset({*converted_operators(), *CONVERTERS}) - {
     "Attention",
     "GroupNormalization",
     "MeanVarianceNormalization",
@@ -62,8 +63,7 @@ def convert(model: onnx.ModelProto) -> tvm.IRModule:
         try:
             module = importer.from_onnx(model.graph, opset)
         except _FailedNodes as failed:
-            # TVM complains on standard error about a block that nobody ends.
-            importer.bb._end_block()
+            importer.abandon()
             raise ModelError(_message([str(f) for f in failed.failures], opset)) from failed
     return name_tensors(module, importer.names())
 
@@ -74,57 +74,59 @@ class _FailedNodes(Exception):
         self.failures = failures
 
 
-class _Importer(tvm_onnx.ONNXGraphImporter):
+class _Importer(GraphImporter):
     """TVM's importer, which collects the nodes that fail."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        super().__init__({}, "float32", keep_params_in_input=False, sanitize=False)
+        super().__init__()
         self._types = _declared_types(model.graph)
         self._failures: list[str] = []
 
     def names(self) -> dict[relax.Var, str]:
         """Return what the model calls each variable, by its first name if there are several."""
         found: dict[relax.Var, str] = {}
-        for name, value in self._nodes.items():
+        for name, value in self.tensors.items():
             if isinstance(value, relax.Var):
                 found.setdefault(value, name)
         return found
 
-    def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
-        """Leave that to `_check_operators`: TVM doesn't know our converters."""
+    def finish(self) -> None:
+        """Say which nodes have failed.
 
-    def _construct_nodes(self, graph: onnx.GraphProto) -> None:
-        super()._construct_nodes(graph)
+        Raises:
+            _FailedNodes: there are some.
+        """
         if self._failures:
             raise _FailedNodes(self._failures)
 
-    def _convert_operator(self, op_name: str, inputs: Any, attrs: dict[str, Any], opset: int) -> relax.Expr:
-        name = attrs["tvm_custom"]["name"]
+    def convert_node(self, op_type: str, inputs: Any, attributes: dict[str, Any], opset: int) -> relax.Expr:
+        """Return what becomes of a node; for one that fails a variable stands in, so that others can fail, too.
+
+        Raises:
+            _FailedNodes: it fails, and nothing can stand in for it.
+        """
+        about = attributes["tvm_custom"]
+        name = about["name"]
         # TVM numbers variables and functions together: a tensor called "main" would take the function's name.
-        attrs["tvm_custom"] |= {"opset": opset, "name": "tensor"}
+        about |= {"opset": opset, "name": "tensor"}
         try:
-            if op_name in CONVERTERS:
-                result = CONVERTERS[op_name].get_converter(opset)(self.bb, inputs, attrs, [self._nodes, self._params])
-                result = self.bb.normalize(result)
+            if op_type in CONVERTERS:
+                node = Node(op_type, self.bb, inputs, attributes, self.scope)
+                result = self.bb.normalize(CONVERTERS[op_type](node))
             else:
-                result = convert_by_tvm(op_name, self.bb, inputs, attrs, [self._nodes, self._params])
+                result = convert_by_tvm(op_type, self.bb, inputs, attributes, self.scope)
             if not has_known_shape(result):
                 raise ModelError(f"the shape of tensor {name!r} depends on the data")
             if not _results(result):
                 raise ModelError("sequences that begin empty can't be imported")
-            if (given := _results(result)) < attrs["tvm_custom"]["num_outputs"]:
+            if (given := _results(result)) < about["num_outputs"]:
                 raise ModelError(f"of its results only the first {given} can be imported")
         except (ModelError, UnknownShapeError) as error:
-            self._failures.append(f"{op_name} {name!r}: {error}")
-            if name not in self._types or attrs["tvm_custom"]["num_outputs"] > 1:
+            self._failures.append(f"{op_type} {name!r}: {error}")
+            if name not in self._types or about["num_outputs"] > 1:
                 raise _FailedNodes(self._failures) from error
             return relax.Var(name, self._types[name])
         return self.bb.emit(result) if isinstance(result, relax.Call) else result
-
-    def _parse_attr(self, attr_proto: Sequence[onnx.AttributeProto]) -> dict[str, Any]:
-        """Return the attributes' values by name; TVM's own refuses empty lists."""
-        values = {a.name: onnx.helper.get_attribute_value(a) for a in attr_proto}
-        return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
 def _results(value: relax.Expr) -> int:
@@ -145,7 +147,7 @@ def _declared_types(graph: onnx.GraphProto) -> Mapping[str, relax.TensorType]:
 
 
 def _check_operators(graph: onnx.GraphProto, opset: int) -> None:
-    known = {*tvm_onnx._get_convert_map(), *CONVERTERS}
+    known = {*converted_operators(), *CONVERTERS}
     failures = []
     for node in graph.node:
         if node.domain not in ("", "ai.onnx"):

@@ -9,8 +9,8 @@ from tvm import relax
 from tvm.ir import Op
 from tvm.tirx import IntImm
 
-from pipeline.ir import tvm_private
 from pipeline.ir.operator import Operator, operators
+from pipeline.ir.tvm_private.relax import dictionary_attributes, register_operator
 from pipeline.ir.types import TensorType
 
 _relax_operators: dict[str, Op] = {}
@@ -72,7 +72,7 @@ def make_call(operator: Operator, *arguments: relax.Expr) -> relax.Call:
     """Return the Relax call of one of our operators, its type not yet inferred (a BlockBuilder does that)."""
     if len(arguments) != operator.arity:
         raise ValueError(f"{operator.name} takes {operator.arguments}, got {len(arguments)} arguments")
-    attributes = tvm_private.dictionary_attributes(operator.to_dict())
+    attributes = dictionary_attributes(operator.to_dict())
     return relax.Call(_registered(type(operator)), list(arguments), attributes)
 
 
@@ -105,7 +105,7 @@ def _registered(cls: type[Operator]) -> Op:
     with _registering:
         if cls.name not in _relax_operators:
             summary = (cls.__doc__ or cls.name).splitlines()[0]
-            _relax_operators[cls.name] = tvm_private.register_operator(cls.name, summary, _infer)
+            _relax_operators[cls.name] = register_operator(cls.name, summary, _infer)
         return _relax_operators[cls.name]
 
 

@@ -17,7 +17,7 @@ from tvm import relax
 from tvm.ir import Op
 
 from pipeline.ir.bridge import UnsupportedProgramError
-from pipeline.ir.tvm_private import Constant
+from pipeline.ir.tvm_private.relax import Constant
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,14 @@ There are two reasons for one. TVM's gives plain TIR (`emit_te`) or a form that 
 where quantization and kernels want an operator; or TVM's gives other values than ONNX asks for. Convolutions and pools
 come out in NHWC between two permutations; `layout` moves those out of the way.
 
-To add one: a function from a `Node` to a Relax expression, in the module of its family, and a row in `_FUNCTIONS`.
+To add one: a function from a `Node` to a Relax expression, in the module of its family, and a row in `CONVERTERS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from tvm import relax
-from tvm.relax.frontend.onnx import onnx_frontend as tvm_onnx
 
 from pipeline.importer.converters import (
     convolution,
@@ -26,11 +24,11 @@ from pipeline.importer.converters import (
     resize,
     selection,
 )
-from pipeline.importer.converters.node import Convert, Node
+from pipeline.importer.converters.node import Convert
 
 __all__ = ["CONVERTERS"]
 
-_FUNCTIONS: Mapping[str, Convert] = {
+CONVERTERS: Mapping[str, Convert] = {
     "AffineGrid": regions.affine_grid,
     "ArgMax": selection.arg_max,
     "ArgMin": selection.arg_min,
@@ -90,18 +88,4 @@ _FUNCTIONS: Mapping[str, Convert] = {
     "TopK": selection.top_k,
     "Trilu": movement.trilu,
 }
-
-
-def _converter(op_type: str, function: Convert) -> type[tvm_onnx.OnnxOpConverter]:
-    """Return a function as what TVM's importer calls."""
-
-    def convert(_: Any, bb: Any, inputs: Any, attr: dict[str, Any], params: Any) -> relax.Expr:
-        return function(Node(op_type, bb, inputs, attr, params))
-
-    return type(op_type, (tvm_onnx.OnnxOpConverter,), {"_impl_v1": classmethod(convert), "__doc__": function.__doc__})
-
-
-CONVERTERS: Mapping[str, type[tvm_onnx.OnnxOpConverter]] = {
-    op_type: _converter(op_type, function) for op_type, function in _FUNCTIONS.items()
-}
-"""ONNX operator type -> our converter; every other type is TVM's."""
+"""The function of each operator that has one."""

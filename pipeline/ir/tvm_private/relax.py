@@ -1,4 +1,4 @@
-"""All that is used of TVM without being part of what it promises: one place to look when its version changes."""
+"""Operators, constants and executables of Relax."""
 
 from __future__ import annotations
 
