@@ -19,7 +19,9 @@ from pipeline.errors import TargetError, unknown_name
 from pipeline.kernels.isa import InstructionSet, instruction_sets
 from pipeline.library.constants import ConstantPool
 from pipeline.passes.lowering.fuse_concatenations import fuse_concatenations
-from pipeline.passes.lowering.fusion import fuse_image_inputs, fuse_lookups, fuse_residual_adds, write_halos
+from pipeline.passes.lowering.fuse_image_inputs import fuse_image_inputs
+from pipeline.passes.lowering.fuse_lookups import fuse_lookups
+from pipeline.passes.lowering.fuse_residual_adds import fuse_residual_adds
 from pipeline.passes.lowering.pick_strided_pixels import pick_strided_pixels
 from pipeline.passes.lowering.replace_relax_operators import replace_relax_operators
 from pipeline.passes.lowering.replace_sorts import replace_sorts
@@ -27,6 +29,7 @@ from pipeline.passes.lowering.separate_padding import separate_padding
 from pipeline.passes.lowering.split_batches import split_batches
 from pipeline.passes.lowering.split_transposed_convolutions import split_transposed_convolutions
 from pipeline.passes.lowering.unfold_image_inputs import unfold_image_inputs
+from pipeline.passes.lowering.write_halos import write_halos
 from pipeline.targets import Target
 
 

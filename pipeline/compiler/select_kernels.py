@@ -54,7 +54,7 @@ def select_kernels(module: tvm.IRModule, isa: InstructionSet, pool: ConstantPool
         global_var = builder.add_function(row.name_for(isa), func.with_attrs(attributes))
         call = relax.call_tir(global_var, arguments, to_relax_type(operation.output))
         builder.values[binding.var] = builder.emit(call, binding.var.name)
-    return builder.finish([builder.replaced(o) for o in flow.outputs])
+    return builder.finish()
 
 
 def as_operation(binding: Binding) -> Operation | None:

@@ -1,7 +1,6 @@
 """Import: an ONNX file becomes a float32 Relax program, folded and in NHWC.
 
-read -> normalize -> frontend (converters) -> emptiness -> fold -> layer_norm -> layout -> fuse_padding -> fuse -> unary
--> reshapes -> simplify
+read -> normalize -> frontend (converters) -> the passes of `passes.float`
 """
 
 from __future__ import annotations
@@ -22,30 +21,9 @@ from pipeline.importer.read import read_model
 from pipeline.ir.bridge import UnknownShapeError, UnsupportedProgramError, from_relax_type
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program, TensorSpec
-from pipeline.passes.float.fuse_affine import fuse_affine, fuse_clip
-from pipeline.passes.float.fuse_layer_norms import fuse_layer_norm
-from pipeline.passes.float.fuse_padding import fuse_padding
-from pipeline.passes.float.fuse_unary import fuse_unary
-from pipeline.passes.float.hoist_reshapes import hoist_reshapes
-from pipeline.passes.float.propagate_layout import propagate_layout
-from pipeline.passes.float.replace_empty_tensors import replace_empty_tensors
-from pipeline.passes.float.simplify import fold_constants, remove_identities
+from pipeline.passes.float import PASSES
 
 __all__ = ["import_model", "import_proto"]
-
-PASSES = (
-    replace_empty_tensors,
-    fold_constants,
-    fuse_layer_norm,
-    propagate_layout,
-    fuse_padding,
-    fuse_affine,
-    fuse_clip,
-    fuse_unary,
-    hoist_reshapes,
-    remove_identities,
-)
-"""What happens to a model between TVM's frontend and `annotate`, in order."""
 
 
 def import_model(path: str | Path, shapes: Shapes | None = None) -> Program:

@@ -32,7 +32,7 @@ def name_tensors(module: tvm.IRModule, names: Mapping[relax.Var, str]) -> tvm.IR
     builder = DataflowBuilder(module)
     for binding in flow.bindings:
         builder.values[binding.var] = builder.emit(builder.replaced(binding.value), chosen[binding.var])
-    return builder.finish([builder.replaced(o) for o in flow.outputs])
+    return builder.finish()
 
 
 def _names(flow: Dataflow, names: Mapping[relax.Var, str]) -> dict[relax.Var, str]:

@@ -116,6 +116,7 @@ class DataflowBuilder:
         module: the module whose `main` is replaced.
         params: parameters of the new function; by default those of the old one.
         values: what each variable of the old function has become.
+        flow: the old function.
     """
 
     module: tvm.IRModule
@@ -123,8 +124,10 @@ class DataflowBuilder:
     values: dict[relax.Var, relax.Expr] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        function = self.module["main"]
-        self._params = list(function.params if self.params is None else self.params)
+        self.flow = Dataflow.of(self.module)
+        self._params = list(self.flow.params if self.params is None else self.params)
+        self._computed: dict[relax.Var, relax.Expr] = {}
+        self._stands_for: dict[relax.Expr, list[relax.Var]] = {p: [p] for p in self.flow.params}
         self._names = {p.name for p in self._params}
         self._suffixes: dict[str, int] = {}
         self._builder = relax.BlockBuilder()
@@ -139,7 +142,25 @@ class DataflowBuilder:
         value = self._builder.normalize(expr)
         var = relax.DataflowVar(self._free(name), value.ty)
         self._builder.emit_normalized(relax.VarBinding(var, value))
+        self._computed[var] = expr
         return var
+
+    def call(self, expr: relax.Expr) -> relax.Call | None:
+        """Return the call that computes a variable of the new function; None if none does."""
+        value = self._computed.get(expr) if isinstance(expr, relax.Var) else None
+        return value if isinstance(value, relax.Call) else None
+
+    def replace(self, var: relax.Var, value: relax.Expr) -> None:
+        """Let a variable of the old function be an expression of the new one."""
+        self.values[var] = value
+        self._stands_for.setdefault(value, []).append(var)
+
+    def read_once(self, expr: relax.Expr) -> bool:
+        """Return whether one operator alone reads a variable of the new function, once, and it is no output."""
+        old = self._stands_for.get(expr, [])
+        readers = {reader.var: reader for v in old for reader in self.flow.users[v] if reader.var not in old}
+        reads = [v for reader in readers.values() for v in variables(reader.value) if v in old]
+        return len(reads) == 1 and not any(v in self.flow.outputs for v in old)
 
     def _free(self, name: str) -> str:
         free = name
@@ -152,7 +173,7 @@ class DataflowBuilder:
     def copy(self, binding: Binding) -> relax.Var:
         """Append an old binding, its arguments replaced by what they have become."""
         var = self.emit(self.replaced(binding.value), binding.var.name)
-        self.values[binding.var] = var
+        self.replace(binding.var, var)
         return var
 
     def add_function(self, name: str, function: tvm.tirx.PrimFunc) -> tvm.ir.GlobalVar:
@@ -163,8 +184,14 @@ class DataflowBuilder:
         """Return an old expression with its variables replaced by what they have become."""
         return substitute(expr, self.values)
 
-    def finish(self, outputs: Sequence[relax.Expr]) -> tvm.IRModule:
-        """Close the function, which returns `outputs`, and return the module without dead bindings."""
+    def finish(self, outputs: Sequence[relax.Expr] | None = None) -> tvm.IRModule:
+        """Close the function, and return the module without what nothing reads.
+
+        Args:
+            outputs: what the function returns; by default what the outputs of the old one have become.
+        """
+        if outputs is None:
+            outputs = [self.replaced(o) for o in self.flow.outputs]
         returned = outputs[0] if len(outputs) == 1 else relax.Tuple(list(outputs))
         result = self._builder.emit_output(returned)
         self._dataflow_scope.__exit__(None, None, None)

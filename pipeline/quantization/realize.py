@@ -62,7 +62,7 @@ class _Realizer:
         for output in self.flow.outputs:
             if isinstance(output, relax.Var):
                 self._floats(output)
-        module = self.builder.finish([self.builder.replaced(o) for o in self.flow.outputs])
+        module = self.builder.finish()
         return replace(self.program, module=module), self._outcome()
 
     def _quantized(self, binding: Binding) -> bool:

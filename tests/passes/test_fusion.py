@@ -9,8 +9,11 @@ from pipeline.api import quantize
 from pipeline.compiler.execute import Executor
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
-from pipeline.passes.lowering.fusion import fuse_image_inputs, fuse_lookups, fuse_residual_adds, write_halos
+from pipeline.passes.lowering.fuse_image_inputs import fuse_image_inputs
+from pipeline.passes.lowering.fuse_lookups import fuse_lookups
+from pipeline.passes.lowering.fuse_residual_adds import fuse_residual_adds
 from pipeline.passes.lowering.separate_padding import separate_padding
+from pipeline.passes.lowering.write_halos import write_halos
 from tests.models import ModelBuilder, import_test_model, run_onnx
 
 

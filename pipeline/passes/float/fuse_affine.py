@@ -1,12 +1,12 @@
-"""FuseAffine and FuseClip: what follows a convolution moves into it.
+"""FuseAffine: multiplications and additions per channel move into the weights before them.
 
-FuseAffine, before -> after: `conv2d(x, w, b) * m + a`, with one m and one a per channel or for all, becomes
+Before -> after: `conv2d(x, w, b) * m + a`, with one m and one a per channel or for all, becomes
 `conv2d(x, w * m, b * m + a)`; the same for `conv2d_transpose` and `dense`. A per-channel `x * m + a` that follows none
 of them becomes a depthwise 1x1 convolution, so that a batch normalization before its convolution is an integer operator
 too.
 
-FuseClip, before -> after: `maximum(conv2d(...), 0)` becomes `conv2d(..., clip_min=0)`; the same for `conv2d_transpose`,
-`dense` and `add`.
+Weights are rounded to float32 once for a whole chain of such steps, so this looks at the program as it was, not at what
+earlier steps have become.
 
 Precondition: NHWC (after PropagateLayout).
 """
@@ -23,7 +23,8 @@ from tvm import relax
 
 from pipeline import ops
 from pipeline.ir.bridge import describe, make_call, tensor_type
-from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant
+from pipeline.ir.dataflow import Binding, DataflowBuilder, constant, make_constant
+from pipeline.ir.rewriting import rewrite_bindings
 
 Array = npt.NDArray[Any]
 
@@ -39,26 +40,22 @@ class _Affine:
 
 def fuse_affine(module: tvm.IRModule) -> tvm.IRModule:
     """Return the module with per-channel multiplications and additions folded into weights; see above."""
-    flow = Dataflow.of(module)
-    builder = DataflowBuilder(module)
-    # How each variable of the old program can be expressed: as an affine function of an older one.
+    # How variables of the old program can be expressed: as affine functions of older ones.
     affine: dict[relax.Var, _Affine] = {}
-    for binding in flow.bindings:
+
+    def visit(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:
         step = _affine_step(binding)
         if step is None:
-            builder.copy(binding)
-            continue
+            return None
         before = affine.get(step.x)
-        chained = before is not None and flow.only_user(step.x) is not None
-        if chained and before is not None:
+        if before is not None and builder.flow.only_user(step.x) is not None:
             step = _Affine(before.x, before.scale * step.scale, before.shift * step.scale + step.shift)
-        fused = _fold(flow, builder, step, binding)
-        if fused is None:
-            builder.copy(binding)
-            continue
-        affine[binding.var] = step
-        builder.values[binding.var] = builder.emit(fused, binding.var.name)
-    return builder.finish([builder.replaced(o) for o in flow.outputs])
+        fused = _fold(builder, step)
+        if fused is not None:
+            affine[binding.var] = step
+        return fused
+
+    return rewrite_bindings(module, visit)
 
 
 def _affine_step(binding: Binding) -> _Affine | None:
@@ -86,7 +83,8 @@ def _affine_step(binding: Binding) -> _Affine | None:
     return _Affine(x, one, sign[binding.operator] * factor)
 
 
-def _fold(flow: Dataflow, builder: DataflowBuilder, step: _Affine, binding: Binding) -> relax.Expr | None:
+def _fold(builder: DataflowBuilder, step: _Affine) -> relax.Expr | None:
+    flow = builder.flow
     producer = flow.producers.get(step.x)
     attrs = describe(producer.value) if producer is not None else None
     if producer is not None and isinstance(attrs, ops.Linear):
@@ -110,60 +108,3 @@ def _fold(flow: Dataflow, builder: DataflowBuilder, step: _Affine, binding: Bind
 
 def _float(value: Array) -> relax.Expr:
     return make_constant(value.astype("float32"))
-
-
-def fuse_clip(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module with limits folded into `nn.conv2d`, `nn.dense` and `nn.add`; see above.
-
-    Additions of two activations become `nn.add` here.
-    """
-    flow = Dataflow.of(module)
-    builder = DataflowBuilder(module)
-    fused: dict[relax.Var, relax.Call] = {}
-    for binding in flow.bindings:
-        value = _clipped(flow, fused, binding)
-        if value is None:
-            value = _as_add(binding)
-        if value is None and isinstance(describe(binding.value), ops.Clipped):
-            value = binding.value
-        if value is None:
-            builder.copy(binding)
-            continue
-        fused[binding.var] = value
-        builder.values[binding.var] = builder.emit(builder.replaced(value), binding.var.name)
-    return builder.finish([builder.replaced(o) for o in flow.outputs])
-
-
-def clip_limits(binding: Binding) -> tuple[relax.Expr, float | None, float | None] | None:
-    """Return (x, low, high) if a binding only limits x to a range; a limit that isn't there is None."""
-    args = binding.value.args if isinstance(binding.value, relax.Call) else []
-    if binding.operator == "relax.nn.relu":
-        return args[0], 0.0, None
-    if binding.operator == "relax.clip":
-        return args[0], float(args[1].value), float(args[2].value)
-    if binding.operator in ("relax.maximum", "relax.minimum"):
-        value = constant(args[1])
-        if value is not None and value.size == 1:
-            limit = float(value.reshape(()))
-            return (args[0], limit, None) if binding.operator == "relax.maximum" else (args[0], None, limit)
-    return None
-
-
-def _clipped(flow: Dataflow, fused: dict[relax.Var, relax.Call], binding: Binding) -> relax.Call | None:
-    limits = clip_limits(binding)
-    if limits is None or limits[0] not in fused or flow.only_user(limits[0]) is None:
-        return None
-    x, low, high = limits
-    call = fused[x]
-    operator = describe(call)
-    clipped = operator.clipped(low, high) if isinstance(operator, ops.Clipped) else None
-    return None if clipped is None else make_call(clipped, *call.args)
-
-
-def _as_add(binding: Binding) -> relax.Call | None:
-    if binding.operator != "relax.add" or tensor_type(binding.var).dtype != "float32":
-        return None
-    a, b = binding.value.args
-    if not isinstance(a, relax.Var) or not isinstance(b, relax.Var):
-        return None
-    return make_call(ops.Add(), a, b)

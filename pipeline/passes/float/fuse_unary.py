@@ -16,7 +16,8 @@ from tvm import relax
 
 from pipeline import ops
 from pipeline.ir.bridge import make_call, tensor_type
-from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant
+from pipeline.ir.dataflow import Binding, DataflowBuilder, constant
+from pipeline.ir.rewriting import rewrite_bindings
 from pipeline.ops.formula import FUNCTIONS, Formula, X, apply
 
 MAX_STEPS = 64
@@ -61,19 +62,17 @@ _DERIVED: dict[str, Callable[[relax.Call, Formula], Formula]] = {
 
 def fuse_unary(module: tvm.IRModule) -> tvm.IRModule:
     """Return the module with chains of functions of one tensor fused; see the module's docstring."""
-    flow = Dataflow.of(module)
-    builder = DataflowBuilder(module)
     found: dict[relax.Var, tuple[relax.Var, Formula]] = {}
-    for binding in flow.bindings:
+
+    def visit(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:
         match = _match(binding, found)
         if match is None:
-            builder.copy(binding)
-            continue
-        root, formula = match
+            return None
         found[binding.var] = match
-        call = make_call(ops.Unary.of(formula), builder.replaced(root))
-        builder.values[binding.var] = builder.emit(call, binding.var.name)
-    return builder.finish([builder.replaced(o) for o in flow.outputs])
+        root, formula = match
+        return make_call(ops.Unary.of(formula), builder.replaced(root))
+
+    return rewrite_bindings(module, visit)
 
 
 def _match(binding: Binding, found: dict[relax.Var, tuple[relax.Var, Formula]]) -> tuple[relax.Var, Formula] | None:

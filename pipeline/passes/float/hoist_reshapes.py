@@ -18,6 +18,7 @@ from tvm import relax
 from pipeline import ops
 from pipeline.ir.bridge import describe, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder
+from pipeline.ir.rewriting import rewrite_bindings
 from pipeline.ops import relax_operators
 
 
@@ -26,20 +27,36 @@ def hoist_reshapes(module: tvm.IRModule) -> tvm.IRModule:
     while True:
         flow = Dataflow.of(module)
         swapped = {b.var: user for b in flow.bindings if (user := _swappable(flow, b)) is not None}
-        reshapes = {user.var for user in swapped.values()}
-        builder = DataflowBuilder(module)
-        merged = {} if swapped else _mergeable(flow)
-        for binding in flow.bindings:
-            if binding.var in swapped:
-                user = swapped[binding.var]
-                builder.values[user.var] = _swap(builder, binding, tensor_type(user.var).shape)
-            elif binding.var in merged:
-                builder.values[binding.var] = _reshape(builder, merged[binding.var], binding)
-            elif binding.var not in reshapes:
-                builder.copy(binding)
-        module = builder.finish([builder.replaced(o) for o in flow.outputs])
-        if not swapped and not merged:
+        if swapped:
+            module = _with_swapped(module, swapped)
+        elif merged := _mergeable(flow):
+            module = _with_merged(module, merged)
+        else:
             return module
+
+
+def _with_swapped(module: tvm.IRModule, swapped: dict[relax.Var, Binding]) -> tvm.IRModule:
+    """Return the module with operators behind the reshapes that read them, under the operators' names."""
+    reshaped = {user.var: var for var, user in swapped.items()}
+
+    def visit(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:
+        if binding.var in swapped:
+            return _swap(builder, binding, tensor_type(swapped[binding.var].var).shape)
+        return builder.replaced(reshaped[binding.var]) if binding.var in reshaped else None
+
+    return rewrite_bindings(module, visit)
+
+
+def _with_merged(module: tvm.IRModule, merged: dict[relax.Var, relax.Expr]) -> tvm.IRModule:
+    """Return the module with reshapes made from what `_mergeable` says."""
+
+    def visit(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:
+        if binding.var not in merged:
+            return None
+        x, shape = builder.replaced(merged[binding.var]), tensor_type(binding.var).shape
+        return x if tensor_type(x).shape == shape else relax.op.reshape(x, list(shape))
+
+    return rewrite_bindings(module, visit)
 
 
 def _swappable(flow: Dataflow, binding: Binding) -> Binding | None:
@@ -58,13 +75,12 @@ def _is_reshape(binding: Binding) -> bool:
     return isinstance(ops.traits_of(binding), relax_operators.Reshape)
 
 
-def _swap(builder: DataflowBuilder, binding: Binding, shape: Sequence[int]) -> relax.Var:
+def _swap(builder: DataflowBuilder, binding: Binding, shape: Sequence[int]) -> relax.Call:
     x, *constants = (builder.replaced(a) for a in binding.value.args)
-    rows = isinstance(describe(binding.value), ops.Unary)
-    wanted = list(shape) if rows else [*shape[:-1], tensor_type(x).shape[-1]]
+    single_values = isinstance(describe(binding.value), ops.Unary)
+    wanted = list(shape) if single_values else [*shape[:-1], tensor_type(x).shape[-1]]
     reshaped = builder.emit(relax.op.reshape(x, wanted), f"{binding.var.name}.reshaped")
-    call = relax.Call(binding.value.op, [reshaped, *constants], binding.value.attrs, list(binding.value.ty_args))
-    return builder.emit(call, binding.var.name)
+    return relax.Call(binding.value.op, [reshaped, *constants], binding.value.attrs, list(binding.value.ty_args))
 
 
 def _mergeable(flow: Dataflow) -> dict[relax.Var, relax.Expr]:
@@ -80,8 +96,3 @@ def _mergeable(flow: Dataflow) -> dict[relax.Var, relax.Expr]:
         elif tensor_type(source).shape == tensor_type(binding.var).shape:
             found[binding.var] = source
     return found
-
-
-def _reshape(builder: DataflowBuilder, source: relax.Expr, binding: Binding) -> relax.Expr:
-    x, shape = builder.replaced(source), tensor_type(binding.var).shape
-    return x if tensor_type(x).shape == shape else builder.emit(relax.op.reshape(x, list(shape)), binding.var.name)

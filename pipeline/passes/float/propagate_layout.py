@@ -20,7 +20,7 @@ from tvm import relax
 
 from pipeline import ops
 from pipeline.ir.bridge import describe, make_call, tensor_type
-from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant, variables
+from pipeline.ir.dataflow import Binding, DataflowBuilder, constant, make_constant, variables
 from pipeline.ops import relax_operators
 
 Axes = tuple[int, ...]
@@ -52,19 +52,18 @@ def propagate_layout(module: tvm.IRModule) -> tvm.IRModule:
 
 class _Propagation:
     def __init__(self, module: tvm.IRModule) -> None:
-        self.flow = Dataflow.of(module)
         self.builder = DataflowBuilder(module)
         self.permuted: dict[relax.Var, _Permuted] = {}
         self.made: dict[_Permuted, relax.Var] = {}
 
     def run(self) -> tvm.IRModule:
-        for binding in self.flow.bindings:
+        for binding in self.builder.flow.bindings:
             if not self._deferred(binding):
                 for v in variables(binding.value):
                     self._materialize(v)
                 self.builder.copy(binding)
-        outputs = [self._materialize(o) if isinstance(o, relax.Var) else o for o in self.flow.outputs]
-        return self.builder.finish(outputs)
+        outputs = self.builder.flow.outputs
+        return self.builder.finish([self._materialize(o) if isinstance(o, relax.Var) else o for o in outputs])
 
     def _deferred(self, binding: Binding) -> bool:
         """Handle a binding without the declared order of its arguments, if that can be done."""

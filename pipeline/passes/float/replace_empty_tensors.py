@@ -18,6 +18,7 @@ from tvm import relax
 from pipeline import ops
 from pipeline.ir.bridge import UnsupportedProgramError, describe, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant
+from pipeline.ir.rewriting import rewrite_bindings
 
 _FOLDED = frozenset({"relax.nn.pad", "relax.prod", "relax.sum"})
 """Operators whose results are known where there are no elements, and which TVM folds."""
@@ -32,24 +33,24 @@ def replace_empty_tensors(module: tvm.IRModule) -> tvm.IRModule:
     flow = Dataflow.of(module)
     if not any(_is_empty(b.var) or any(map(_is_empty, _operands(b.value))) for b in flow.bindings):
         return module
-    builder = DataflowBuilder(module)
-    for binding in flow.bindings:
-        if _is_empty(binding.var):
-            type_ = tensor_type(binding.var)
-            builder.values[binding.var] = make_constant(np.zeros(type_.shape, type_.dtype))
-        elif any(map(_is_empty, _operands(binding.value))) and binding.operator not in _FOLDED:
-            builder.values[binding.var] = _without_elements(builder, binding)
-        else:
-            builder.copy(binding)
-    return builder.finish([builder.replaced(o) for o in flow.outputs])
+    return rewrite_bindings(module, _replaced)
 
 
-def _without_elements(builder: DataflowBuilder, binding: Binding) -> relax.Expr:
+def _replaced(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:
+    if _is_empty(binding.var):
+        type_ = tensor_type(binding.var)
+        return make_constant(np.zeros(type_.shape, type_.dtype))
+    if any(map(_is_empty, _operands(binding.value))) and binding.operator not in _FOLDED:
+        return _without_elements(builder, binding)
+    return None
+
+
+def _without_elements(builder: DataflowBuilder, binding: Binding) -> relax.Expr | None:
     """Return what a binding is that reads a tensor of no elements."""
     value = binding.value
     if binding.operator == "relax.concat":
         kept = [builder.replaced(f) for f in value.args[0].fields if not _is_empty(f)]
-        return builder.emit(relax.op.concat(kept, int(value.attrs["axis"])), binding.var.name)
+        return relax.op.concat(kept, int(value.attrs["axis"]))
     attrs, type_ = describe(value), tensor_type(binding.var)
     if isinstance(attrs, ops.Dense) and (bias := constant(value.args[2])) is not None:
         return make_constant(np.broadcast_to(bias, type_.shape))
@@ -58,7 +59,7 @@ def _without_elements(builder: DataflowBuilder, binding: Binding) -> relax.Expr:
     if isinstance(attrs, ops.MatMul) or binding.operator == "relax.matmul":
         return make_constant(np.zeros(type_.shape, type_.dtype))
     if isinstance(value, relax.Tuple):
-        return builder.copy(binding)
+        return None
     empty = next(o for o in _operands(value) if _is_empty(o))
     name = repr(empty.name) if isinstance(empty, relax.Var) else "a constant"
     raise UnsupportedProgramError(

@@ -18,8 +18,9 @@ import tvm
 from tvm import relax
 
 from pipeline import ops
-from pipeline.ir.bridge import describe, make_call, tensor_type
-from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder
+from pipeline.ir.bridge import make_call, tensor_type
+from pipeline.ir.dataflow import operator_name
+from pipeline.ir.rewriting import Match, Rule, anything, call, rewrite
 
 Factors = tuple[int, int]
 
@@ -29,69 +30,66 @@ _REPEATING = {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("h
 """Where resizing by a whole factor takes pixel i // factor (half-pixel centres never lie half-way then)."""
 
 
-def fuse_concatenations(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module with images assembled in one pass; see the module's docstring."""
-    module = _look_up_before_enlarging(module)
-    flow = Dataflow.of(module)
-    builder = DataflowBuilder(module)
-    for binding in flow.bindings:
-        name = binding.var.name
-        if binding.operator == "relax.concat" and tensor_type(binding.var).dtype in _DTYPES:
-            builder.values[binding.var] = _concat(flow, builder, binding)
-        elif (factors := _enlarged_by(binding)) is not None:
-            x = builder.replaced(binding.value.args[0])
-            builder.values[binding.var] = builder.emit(make_call(ops.UpsampleConcat(factors), x), name)
-        else:
-            builder.copy(binding)
-    return builder.finish([builder.replaced(o) for o in flow.outputs])
-
-
-def _concat(flow: Dataflow, builder: DataflowBuilder, binding: Binding) -> relax.Var:
-    """Emit a concatenation as `nn.upsample_concat`, and return its variable."""
-    name, output, parts = binding.var.name, tensor_type(binding.var), list(binding.value.args[0].fields)
-    axis = int(binding.value.attrs["axis"]) % len(output.shape)
-    if (len(output.shape), axis) == (4, 3):
-        factors: list[int] = []
-        for i, part in enumerate(parts):
-            producer = flow.producers.get(part)
-            enlarged = None if producer is None else _enlarged_by(producer)
-            if producer is not None and enlarged is not None:
-                parts[i] = producer.value.args[0]
-            factors += enlarged or (1, 1)
-        return builder.emit(make_call(ops.UpsampleConcat(tuple(factors)), *map(builder.replaced, parts)), name)
-    rows = math.prod(output.shape[:axis])
-    flat = [
-        builder.emit(relax.op.reshape(builder.replaced(p), [1, rows, 1, tensor_type(p).size // rows]), f"{name}.rows")
-        for p in parts
-    ]
-    result = builder.emit(make_call(ops.UpsampleConcat((1, 1) * len(flat)), *flat), f"{name}.joined")
-    return builder.emit(relax.op.reshape(result, list(output.shape)), name)
-
-
-def _look_up_before_enlarging(module: tvm.IRModule) -> tvm.IRModule:
-    flow = Dataflow.of(module)
-    builder = DataflowBuilder(module)
-    for binding in flow.bindings:
-        resize = flow.producers.get(binding.value.args[0]) if isinstance(describe(binding.value), ops.QLookup) else None
-        if resize is None or _enlarged_by(resize) is None:
-            builder.copy(binding)
-            continue
-        x, table = builder.replaced(resize.value.args[0]), binding.value.args[1]
-        found = builder.emit(make_call(ops.QLookup(), x, table), f"{binding.var.name}.small")
-        resized = relax.Call(resize.value.op, [found, *resize.value.args[1:]], resize.value.attrs)
-        builder.values[binding.var] = builder.emit(resized, binding.var.name)
-    return builder.finish([builder.replaced(o) for o in flow.outputs])
-
-
-def _enlarged_by(binding: Binding) -> Factors | None:
-    """Return how often a binding repeats each row and column of an image; None if it does anything else."""
-    if binding.operator != "relax.image.resize2d":
-        return None
-    attrs, x, y = binding.value.attrs, tensor_type(binding.value.args[0]), tensor_type(binding.var)
+def _enlarged_by(resize: relax.Call) -> Factors | None:
+    """Return how often a resizing repeats each row and column of an image; None if it does anything else."""
+    attrs, x, size = resize.attrs, tensor_type(resize.args[0]), [int(d) for d in resize.args[1].values]
     how = (str(attrs["coordinate_transformation_mode"]), str(attrs["rounding_method"]))
     if str(attrs["layout"]) != "NHWC" or str(attrs["method"]) != "nearest_neighbor" or how not in _REPEATING:
         return None
-    if x.dtype not in _DTYPES or x.dtype != y.dtype:
+    if x.dtype not in _DTYPES or attrs["out_dtype"] not in (None, "", "void", x.dtype):
         return None
-    rows, columns = (y.shape[i] // x.shape[i] for i in (1, 2))
-    return (rows, columns) if y.shape[1:3] == (x.shape[1] * rows, x.shape[2] * columns) else None
+    rows, columns = size[0] // x.shape[1], size[1] // x.shape[2]
+    return (rows, columns) if size == [x.shape[1] * rows, x.shape[2] * columns] else None
+
+
+def _factors(match: Match) -> Factors:
+    factors = _enlarged_by(match.call("resize"))
+    if factors is None:
+        raise TypeError("It isn't enlarged by whole factors")
+    return factors
+
+
+ENLARGED = call("relax.image.resize2d", anything("x"), name="resize", where=lambda c: _enlarged_by(c) is not None)
+
+
+def _look_up_before(match: Match) -> relax.Expr:
+    resize = match.call("resize")
+    found = match.emit(make_call(ops.QLookup(), match["x"], match["table"]), "small")
+    return relax.Call(resize.op, [found, *resize.args[1:]], resize.attrs)
+
+
+def _check_concat(match: Match) -> str | None:
+    dtype = match.result_type.dtype
+    return None if dtype in _DTYPES else f"its values are {dtype}"
+
+
+def _concat(match: Match) -> relax.Expr:
+    output, joined = match.result_type, match.call("concat")
+    parts, axis = list(joined.args[0].fields), int(joined.attrs["axis"]) % len(output.shape)
+    if (len(output.shape), axis) == (4, 3):
+        factors: list[int] = []
+        for i, part in enumerate(parts):
+            resize = match.builder.call(part)
+            enlarged = _enlarged_by(resize) if operator_name(resize) == "relax.image.resize2d" else None
+            if resize is not None and enlarged is not None:
+                parts[i] = resize.args[0]
+            factors += enlarged or (1, 1)
+        return make_call(ops.UpsampleConcat(tuple(factors)), *parts)
+    rows = math.prod(output.shape[:axis])
+    flat = [match.emit(relax.op.reshape(p, [1, rows, 1, tensor_type(p).size // rows]), "rows") for p in parts]
+    result = match.emit(make_call(ops.UpsampleConcat((1, 1) * len(flat)), *flat), "joined")
+    return relax.op.reshape(result, list(output.shape))
+
+
+LOOK_UP_BEFORE_ENLARGING = Rule(
+    "look_up_before_enlarging", call(ops.QLookup, ENLARGED, anything("table")), _look_up_before
+)
+CONCATENATE = Rule("fuse_concatenation", call("relax.concat", name="concat"), _concat, _check_concat)
+ENLARGE = Rule("enlarge", ENLARGED, lambda match: make_call(ops.UpsampleConcat(_factors(match)), match["x"]))
+
+
+def fuse_concatenations(module: tvm.IRModule) -> tvm.IRModule:
+    """Return the module with images assembled in one pass; see the module's docstring."""
+    for rule in (LOOK_UP_BEFORE_ENLARGING, CONCATENATE, ENLARGE):
+        module = rewrite(module, rule)
+    return module

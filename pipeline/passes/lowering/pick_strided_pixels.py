@@ -10,30 +10,33 @@ from __future__ import annotations
 import dataclasses
 
 import tvm
+from tvm import relax
 
 from pipeline import ops
-from pipeline.ir.bridge import describe, make_call, tensor_type
-from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder
+from pipeline.ir.bridge import make_call, tensor_type
+from pipeline.ir.rewriting import Match, Rule, anything, call, rewrite
 from pipeline.kernels.isa import InstructionSet
+
+
+def _rule(isa: InstructionSet) -> Rule:
+    def check(match: Match) -> str | None:
+        convolution = match.operator("convolution", ops.QConv2d)
+        if tensor_type(match["weight"]).shape[1:3] != (1, 1) or convolution.groups > 1 or any(convolution.padding):
+            return "it isn't a 1x1 convolution without groups and padding"
+        if convolution.strides == (1, 1):
+            return "it has no strides"
+        fills = 2 * match.result_type.shape[2] > isa.pixels_together
+        return "its lines fill the registers" if fills else None
+
+    def rewrite_with_picked(match: Match) -> relax.Expr:
+        convolution = match.operator("convolution", ops.QConv2d)
+        picked = match.emit(make_call(ops.MaxPool2d(strides=convolution.strides), match["x"]), "picked")
+        return make_call(dataclasses.replace(convolution, strides=(1, 1)), picked, *match.call("convolution").args[1:])
+
+    pattern = call(ops.QConv2d, anything("x"), anything("weight"), name="convolution")
+    return Rule("pick_strided_pixels", pattern, rewrite_with_picked, check)
 
 
 def pick_strided_pixels(module: tvm.IRModule, isa: InstructionSet) -> tvm.IRModule:
     """Return the module with strides taken out of 1x1 convolutions of few pixels; see the module's docstring."""
-    flow = Dataflow.of(module)
-    builder = DataflowBuilder(module)
-    for binding in flow.bindings:
-        attrs = describe(binding.value)
-        if not isinstance(attrs, ops.QConv2d) or not _leaves_registers_empty(binding, attrs, isa):
-            builder.copy(binding)
-            continue
-        x, *constants = (builder.replaced(a) for a in binding.value.args)
-        picked = builder.emit(make_call(ops.MaxPool2d(strides=attrs.strides), x), f"{binding.var.name}.picked")
-        dense = make_call(dataclasses.replace(attrs, strides=(1, 1)), picked, *constants)
-        builder.values[binding.var] = builder.emit(dense, binding.var.name)
-    return builder.finish([builder.replaced(o) for o in flow.outputs])
-
-
-def _leaves_registers_empty(binding: Binding, attrs: ops.QConv2d, isa: InstructionSet) -> bool:
-    kernel = tensor_type(binding.value.args[1]).shape[1:3]
-    strided_1x1 = kernel == (1, 1) and attrs.strides != (1, 1) and attrs.groups == 1 and not any(attrs.padding)
-    return strided_1x1 and 2 * tensor_type(binding.var).shape[2] <= isa.pixels_together
+    return rewrite(module, _rule(isa))

@@ -12,48 +12,70 @@ from tvm import relax
 
 from pipeline import ops
 from pipeline.ir.bridge import make_call, tensor_type
-from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, make_constant
+from pipeline.ir.dataflow import make_constant
+from pipeline.ir.rewriting import Match, Rule, anything, call, rewrite
 from pipeline.ops.pooling import counted_pixels
 
-_STOCK = frozenset({"relax.mean", "relax.multiply", "relax.nn.avg_pool2d"})
+
+def _multiply(match: Match) -> relax.Expr:
+    return make_call(ops.Multiply(), match["a"], match["b"])
+
+
+def _check_float(match: Match) -> str | None:
+    dtype = match.result_type.dtype
+    return None if dtype == "float32" else f"its result is {dtype}"
+
+
+def _axes(match: Match) -> list[int] | None:
+    axes = match.call("mean").attrs["axis"]
+    return None if axes is None else sorted(int(a) % len(tensor_type(match["x"]).shape) for a in axes)
+
+
+def _check_mean(match: Match) -> str | None:
+    image = len(tensor_type(match["x"]).shape) == 4 and _axes(match) == [1, 2]
+    return _check_float(match) if image else "it isn't a mean over the height and width of an image"
+
+
+def _mean(match: Match) -> relax.Expr:
+    _, height, width, _ = tensor_type(match["x"]).shape
+    multiplier = make_constant(np.full((1, 1), 1 / (height * width), "float32"))
+    return _pooled(match, ops.AvgPool2d(pool_size=(height, width)), multiplier)
+
+
+def _check_pool(match: Match) -> str | None:
+    attrs = match.call("pool").attrs
+    if str(attrs["layout"]) != "NHWC" or any(int(d) != 1 for d in attrs["dilation"]):
+        return "it is dilated or not NHWC"
+    return _check_float(match)
+
+
+def _pool(match: Match) -> relax.Expr:
+    attrs, x = match.call("pool").attrs, tensor_type(match["x"]).shape
+    (window_h, window_w), (down, across) = ([int(v) for v in attrs[k]] for k in ("pool_size", "strides"))
+    top, left, bottom, right = (int(v) for v in attrs["padding"])
+    pool = ops.AvgPool2d((window_h, window_w), (down, across), (top, left, bottom, right))
+    outs, include = match.result_type.shape[1:3], bool(attrs["count_include_pad"])
+    counted = counted_pixels(x[1:3], outs, pool.pool_size, pool.strides, pool.padding, include)
+    return _pooled(match, pool, make_constant((1 / counted).astype("float32")))
+
+
+def _pooled(match: Match, pool: ops.AvgPool2d, multiplier: relax.Expr) -> relax.Expr:
+    """Return a pooled image in the shape that the result has; a mean need not keep height and width."""
+    pooled, shape = make_call(pool, match["x"], multiplier), match.result_type.shape
+    if len(shape) == 4:
+        return pooled
+    name = match.binding.var.name
+    image = match.builder.emit(pooled, name)
+    return match.builder.emit(relax.op.reshape(image, list(shape)), f"{name}.flat")
+
+
+RULES = (
+    Rule("replace_multiply", call("relax.multiply", anything("a"), anything("b")), _multiply, _check_float),
+    Rule("replace_mean", call("relax.mean", anything("x"), name="mean"), _mean, _check_mean),
+    Rule("replace_avg_pool", call("relax.nn.avg_pool2d", anything("x"), name="pool"), _pool, _check_pool),
+)
 
 
 def replace_relax_operators(module: tvm.IRModule) -> tvm.IRModule:
     """Return the module with float operators that have kernels; see the module's docstring."""
-    flow = Dataflow.of(module)
-    builder = DataflowBuilder(module)
-    for binding in flow.bindings:
-        attrs, constants = _replacement(binding)
-        if attrs is None:
-            builder.copy(binding)
-            continue
-        inputs = binding.value.args if isinstance(attrs, ops.Multiply) else binding.value.args[:1]
-        call = make_call(attrs, *(builder.replaced(a) for a in inputs), *constants)
-        result, shape = builder.emit(call, binding.var.name), tensor_type(binding.var).shape
-        if tensor_type(result).shape != shape:
-            result = builder.emit(relax.op.reshape(result, list(shape)), f"{binding.var.name}.flat")
-        builder.values[binding.var] = result
-    return builder.finish([builder.replaced(o) for o in flow.outputs])
-
-
-def _replacement(binding: Binding) -> tuple[ops.Operator | None, list[relax.Expr]]:
-    """Return our operator that computes a binding, and its constants; None if there is none."""
-    nothing: tuple[None, list[relax.Expr]] = (None, [])
-    if binding.operator not in _STOCK or tensor_type(binding.var).dtype != "float32":
-        return nothing
-    if binding.operator == "relax.multiply":
-        return ops.Multiply(), []
-    attrs, x = binding.value.attrs, tensor_type(binding.value.args[0]).shape
-    if binding.operator == "relax.mean":
-        axes = None if attrs["axis"] is None else sorted(int(a) % len(x) for a in attrs["axis"])
-        if len(x) != 4 or axes != [1, 2]:
-            return nothing
-        return ops.AvgPool2d(pool_size=(x[1], x[2])), [make_constant(np.full((1, 1), 1 / (x[1] * x[2]), "float32"))]
-    if str(attrs["layout"]) != "NHWC" or any(int(d) != 1 for d in attrs["dilation"]):
-        return nothing
-    (window_h, window_w), (down, across) = ([int(v) for v in attrs[k]] for k in ("pool_size", "strides"))
-    top, left, bottom, right = (int(v) for v in attrs["padding"])
-    pool = ops.AvgPool2d((window_h, window_w), (down, across), (top, left, bottom, right))
-    outs, include = tensor_type(binding.var).shape[1:3], bool(attrs["count_include_pad"])
-    counted = counted_pixels(x[1:3], outs, pool.pool_size, pool.strides, pool.padding, include)
-    return pool, [make_constant((1 / counted).astype("float32"))]
+    return rewrite(module, *RULES)

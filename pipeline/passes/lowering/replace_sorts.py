@@ -17,21 +17,8 @@ from tvm import relax
 
 from pipeline import ops
 from pipeline.ir.bridge import make_call, tensor_type
-from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder
-
-_SORTS = frozenset({"relax.argsort", "relax.sort", "relax.topk"})
-
-
-def replace_sorts(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module with TVM's sorting operators replaced; see the module's docstring."""
-    flow = Dataflow.of(module)
-    builder = DataflowBuilder(module)
-    for binding in flow.bindings:
-        if binding.operator in _SORTS:
-            builder.values[binding.var] = _replacement(binding, builder)
-        else:
-            builder.copy(binding)
-    return builder.finish([builder.replaced(o) for o in flow.outputs])
+from pipeline.ir.dataflow import operator_name
+from pipeline.ir.rewriting import Match, Rule, anything, call, rewrite
 
 
 @dataclass(frozen=True)
@@ -39,14 +26,12 @@ class _Sort:
     """What a binding sorts.
 
     Attributes:
-        builder: where the replacement is written.
-        name: of its result.
+        match: where it was found.
         axis: along which it sorts, from 0.
         rank: of the tensor.
     """
 
-    builder: DataflowBuilder
-    name: str
+    match: Match
     axis: int
     rank: int
 
@@ -62,20 +47,20 @@ class _Sort:
 
     def emit(self, expr: relax.Expr) -> relax.Var:
         """Append a step."""
-        return self.builder.emit(expr, f"{self.name}.sorted")
+        return self.match.emit(expr, "sorted")
 
     def _moved(self, x: relax.Expr, axes: list[int]) -> relax.Expr:
         return x if self.axis == self.rank - 1 else self.emit(relax.op.permute_dims(x, axes))
 
 
-def _replacement(binding: Binding, builder: DataflowBuilder) -> relax.Expr:
-    attrs, (x,) = binding.value.attrs, binding.value.args
-    shape, name = tensor_type(x).shape, binding.operator.removeprefix("relax.")
-    sort = _Sort(builder, binding.var.name, int(attrs["axis"]) % len(shape), len(shape))
+def _rewrite(match: Match) -> relax.Expr:
+    x, found = match["x"], match.call("sort")
+    attrs, shape, name = found.attrs, tensor_type(x).shape, operator_name(found).removeprefix("relax.")
+    sort = _Sort(match, int(attrs["axis"]) % len(shape), len(shape))
     count, descending = shape[sort.axis], bool(attrs["largest"] if name == "topk" else attrs["descending"])
     if name == "topk" and int(attrs["k"]) > 0:
         count = int(attrs["k"])
-    rows = sort.last(builder.replaced(x))
+    rows = sort.last(x)
     order = sort.emit(make_call(ops.SortOrder(count, descending), rows))
     kinds = {"sort": "values", "argsort": "indices"}
     kind = kinds.get(name) or str(attrs["ret_type"])
@@ -85,3 +70,11 @@ def _replacement(binding: Binding, builder: DataflowBuilder) -> relax.Expr:
     if kind != "values":
         results.append(sort.back(sort.emit(relax.op.astype(order, str(attrs["dtype"])))))
     return results[0] if len(results) == 1 else relax.Tuple(results)
+
+
+RULE = Rule("replace_sort", call(["relax.argsort", "relax.sort", "relax.topk"], anything("x"), name="sort"), _rewrite)
+
+
+def replace_sorts(module: tvm.IRModule) -> tvm.IRModule:
+    """Return the module with TVM's sorting operators replaced; see the module's docstring."""
+    return rewrite(module, RULE)

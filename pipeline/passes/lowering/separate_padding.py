@@ -14,25 +14,23 @@ from tvm import relax
 
 from pipeline import ops
 from pipeline.ir.bridge import describe, make_call
-from pipeline.ir.dataflow import Dataflow, DataflowBuilder
+from pipeline.ir.dataflow import Binding, DataflowBuilder
+from pipeline.ir.rewriting import rewrite_bindings
 
 
 def separate_padding(module: tvm.IRModule) -> tvm.IRModule:
     """Return the module with explicit padding; see the module's docstring."""
-    flow = Dataflow.of(module)
-    builder = DataflowBuilder(module)
     padded: dict[tuple[relax.Expr, ops.Pad], relax.Var] = {}
-    for binding in flow.bindings:
-        attrs = describe(binding.value)
-        if not isinstance(attrs, ops.Conv2d | ops.QConv2d) or not any(attrs.padding):
-            builder.copy(binding)
-            continue
-        value = float(attrs.input_zero_point) if isinstance(attrs, ops.QConv2d) else 0.0
+
+    def visit(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:
+        operator = describe(binding.value)
+        if not isinstance(operator, ops.Conv2d | ops.QConv2d) or not any(operator.padding):
+            return None
+        value = float(operator.input_zero_point) if isinstance(operator, ops.QConv2d) else 0.0
         x, *constants = (builder.replaced(a) for a in binding.value.args)
-        pad = ops.Pad(padding=attrs.padding, value=value)
+        pad = ops.Pad(padding=operator.padding, value=value)
         if (x, pad) not in padded:
             padded[x, pad] = builder.emit(make_call(pad, x), f"{binding.var.name}.padded")
-        unpadded = dataclasses.replace(attrs, padding=(0, 0, 0, 0))
-        call = make_call(unpadded, padded[x, pad], *constants)
-        builder.values[binding.var] = builder.emit(call, binding.var.name)
-    return builder.finish([builder.replaced(o) for o in flow.outputs])
+        return make_call(dataclasses.replace(operator, padding=(0, 0, 0, 0)), padded[x, pad], *constants)
+
+    return rewrite_bindings(module, visit)

@@ -114,7 +114,7 @@ def split_batches(module: tvm.IRModule, l2_bytes: int) -> tvm.IRModule:
             builder.values[var] = builder.emit(make_call(ops.Stack(size), *parts), var.name)
     for binding in flow.bindings[last:]:
         builder.copy(binding)
-    return builder.finish([builder.replaced(o) for o in flow.outputs])
+    return builder.finish()
 
 
 def _run_image(builder: DataflowBuilder, batch: _Batch, first: int, last: int, image: int) -> list[relax.Expr]:

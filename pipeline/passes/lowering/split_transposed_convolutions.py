@@ -23,7 +23,8 @@ from tvm import relax
 
 from pipeline import ops
 from pipeline.ir.bridge import describe, make_call, tensor_type
-from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant
+from pipeline.ir.dataflow import constant, make_constant
+from pipeline.ir.rewriting import Match, Rule, anything, call, constant_value, rewrite
 
 Array = npt.NDArray[Any]
 Pair = tuple[int, int]
@@ -55,49 +56,44 @@ class _Axis:
         return cls(taps, (window - 1 - first, last - size + 1), crop)
 
 
-def split_transposed_convolutions(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module without transposed convolutions; see the module's docstring."""
-    flow = Dataflow.of(module)
-    builder = DataflowBuilder(module)
-    for binding in flow.bindings:
-        attrs = describe(binding.value)
-        if isinstance(attrs, ops.Conv2dTranspose | ops.QConv2dTranspose):
-            builder.values[binding.var] = _split(binding, attrs, builder)
-        else:
-            builder.copy(binding)
-    return builder.finish([builder.replaced(o) for o in flow.outputs])
-
-
-def _split(binding: Binding, attrs: ops.Conv2dTranspose | ops.QConv2dTranspose, builder: DataflowBuilder) -> relax.Var:
-    x, weight, *rest = binding.value.args
-    values = constant(weight)
-    if values is None:
-        raise TypeError(f"The weights of {binding.var.name} aren't constant")
-    sizes, outs = tensor_type(x).shape[1:3], tensor_type(binding.var).shape[1:3]
+def _split(match: Match) -> relax.Expr:
+    operator, (x, _, *rest) = describe(match.call("transposed")), match.call("transposed").args
+    if not isinstance(operator, ops.Conv2dTranspose | ops.QConv2dTranspose):
+        raise TypeError(f"Expected a transposed convolution, got {operator}")
+    weight, sizes, outs = match.value("weight"), tensor_type(x).shape[1:3], match.result_type.shape[1:3]
     rows, columns = (
-        _Axis.of(sizes[i], outs[i], values.shape[1 + i], attrs.strides[i], attrs.dilation[i], attrs.padding[i])
+        _Axis.of(sizes[i], outs[i], weight.shape[1 + i], operator.strides[i], operator.dilation[i], operator.padding[i])
         for i in range(2)
     )
-    padding = (rows.padding[0], columns.padding[0], rows.padding[1], columns.padding[1])
-    convolution: ops.Conv2d | ops.QConv2d
-    if isinstance(attrs, ops.Conv2dTranspose):
-        convolution = ops.Conv2d(padding=padding, groups=attrs.groups, clip_min=attrs.clip_min, clip_max=attrs.clip_max)
-    else:
-        convolution = ops.QConv2d(
-            padding=padding,
-            groups=attrs.groups,
-            input_zero_point=attrs.input_zero_point,
-            output_dtype=attrs.output_dtype,
-            output_zero_point=attrs.output_zero_point,
-            output_min=attrs.output_min,
-            output_max=attrs.output_max,
-        )
-    constants = [_phases(values, attrs.groups, rows.taps, columns.taps)]
-    constants += [_repeated(value, attrs.groups, attrs.strides) for c in rest if (value := constant(c)) is not None]
-    call = make_call(convolution, builder.replaced(x), *(make_constant(c) for c in constants))
-    phases = builder.emit(call, f"{binding.var.name}.phases")
-    crop = (rows.crop[0], columns.crop[0], rows.crop[1], columns.crop[1])
-    return builder.emit(make_call(ops.DepthToSpace(attrs.strides, attrs.groups, crop), phases), binding.var.name)
+    constants = [_phases(weight, operator.groups, rows.taps, columns.taps)]
+    constants += [_repeated(v, operator.groups, operator.strides) for c in rest if (v := constant(c)) is not None]
+    convolution = _convolution(operator, _sides(rows.padding, columns.padding))
+    phases = match.emit(make_call(convolution, x, *(make_constant(c) for c in constants)), "phases")
+    crop = _sides(rows.crop, columns.crop)
+    return make_call(ops.DepthToSpace(operator.strides, operator.groups, crop), phases)
+
+
+def _sides(rows: Pair, columns: Pair) -> tuple[int, int, int, int]:
+    """Return (top, left, bottom, right) of what comes before and after along both axes."""
+    return (rows[0], columns[0], rows[1], columns[1])
+
+
+def _convolution(
+    operator: ops.Conv2dTranspose | ops.QConv2dTranspose, padding: tuple[int, int, int, int]
+) -> ops.Conv2d | ops.QConv2d:
+    """Return the convolution that computes all phases."""
+    if isinstance(operator, ops.Conv2dTranspose):
+        clip_min, clip_max = operator.clip_min, operator.clip_max
+        return ops.Conv2d(padding=padding, groups=operator.groups, clip_min=clip_min, clip_max=clip_max)
+    return ops.QConv2d(
+        padding=padding,
+        groups=operator.groups,
+        input_zero_point=operator.input_zero_point,
+        output_dtype=operator.output_dtype,
+        output_zero_point=operator.output_zero_point,
+        output_min=operator.output_min,
+        output_max=operator.output_max,
+    )
 
 
 def _phases(weight: Array, groups: int, rows: Array, columns: Array) -> Array:
@@ -115,3 +111,15 @@ def _repeated(values: Array, groups: int, strides: Pair) -> Array:
     """Return per-channel constants for each phase."""
     grouped = np.broadcast_to(values.reshape(groups, 1, -1), (groups, strides[0] * strides[1], values.size // groups))
     return np.ascontiguousarray(grouped).reshape(-1)
+
+
+RULE = Rule(
+    "split_transposed_convolution",
+    call([ops.Conv2dTranspose, ops.QConv2dTranspose], anything("x"), constant_value("weight"), name="transposed"),
+    _split,
+)
+
+
+def split_transposed_convolutions(module: tvm.IRModule) -> tvm.IRModule:
+    """Return the module without transposed convolutions; see the module's docstring."""
+    return rewrite(module, RULE)

@@ -21,8 +21,9 @@ import tvm
 from tvm import relax
 
 from pipeline import ops
-from pipeline.ir.bridge import describe, make_call, tensor_type
-from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant
+from pipeline.ir.bridge import make_call, tensor_type
+from pipeline.ir.dataflow import make_constant
+from pipeline.ir.rewriting import Match, Rule, call, constant_value, rewrite
 from pipeline.ir.types import TensorType
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Operation
@@ -30,37 +31,6 @@ from pipeline.kernels.ops.conv2d import product_cycles
 from pipeline.kernels.ops.quantize_image import unfolding_cycles
 
 Array = npt.NDArray[np.int8]
-
-
-def unfold_image_inputs(module: tvm.IRModule, isa: InstructionSet) -> tvm.IRModule:
-    """Return the module with images unfolded where `isa` gains by it; see the module's docstring."""
-    flow = Dataflow.of(module)
-    builder = DataflowBuilder(module)
-    for binding in flow.bindings:
-        image, attrs = flow.producers.get(_first_argument(binding)), describe(binding.value)
-        quantization = None if image is None else describe(image.value)
-        if (
-            image is None
-            or not isinstance(quantization, ops.QuantizeImage)
-            or not isinstance(attrs, ops.QConv2d)
-            or attrs.groups > 1
-            or attrs.dilation != (1, 1)
-            or flow.only_user(image.var) is None
-            or (weight := constant(binding.value.args[1])) is None
-        ):
-            builder.copy(binding)
-            continue
-        padded = _with_a_column_behind(quantization, tensor_type(image.var), weight, attrs)
-        chosen = min(_unfoldings(weight, padded, attrs), key=lambda u: u.cycles(image, binding, isa))
-        unfolded = builder.emit(make_call(chosen.quantization, builder.replaced(image.value.args[0])), image.var.name)
-        others = (builder.replaced(a) for a in binding.value.args[2:])
-        call = make_call(chosen.convolution, unfolded, make_constant(chosen.weight), *others)
-        builder.values[binding.var] = builder.emit(call, binding.var.name)
-    return builder.finish([builder.replaced(o) for o in flow.outputs])
-
-
-def _first_argument(binding: Binding) -> relax.Expr | None:
-    return binding.value.args[0] if isinstance(binding.value, relax.Call) and binding.value.args else None
 
 
 def _with_a_column_behind(
@@ -90,10 +60,10 @@ class _Unfolding:
     convolution: ops.QConv2d
     weight: Array
 
-    def cycles(self, image: Binding, binding: Binding, isa: InstructionSet) -> float:
+    def cycles(self, image: relax.Call, convolution: relax.Call, isa: InstructionSet) -> float:
         """Return about how long both operators together take, but for what they have in common in all ways."""
-        unfolded = self.quantization.infer(tensor_type(image.value.args[0]))
-        inputs = (unfolded, TensorType(self.weight.shape, "int8"), *(tensor_type(a) for a in binding.value.args[2:]))
+        unfolded = self.quantization.infer(tensor_type(image.args[0]))
+        inputs = (unfolded, TensorType(self.weight.shape, "int8"), *(tensor_type(a) for a in convolution.args[2:]))
         operation = Operation(self.convolution, inputs, self.convolution.infer(*inputs), {})
         return product_cycles(operation, isa) + unfolding_cycles(self.quantization, unfolded, isa)
 
@@ -116,3 +86,30 @@ def _unfoldings(weight: Array, quantization: ops.QuantizeImage, attrs: ops.QConv
         unfolded = dataclasses.replace(quantization, rows=rows, row_step=step)
         ways.append(_Unfolding(unfolded, convolution, np.concatenate(lines, axis=1)))
     return ways
+
+
+def _check(match: Match) -> str | None:
+    convolution = match.operator("convolution", ops.QConv2d)
+    return "it has groups or dilation" if convolution.groups > 1 or convolution.dilation != (1, 1) else None
+
+
+def _rule(isa: InstructionSet) -> Rule:
+    def unfold(match: Match) -> relax.Expr:
+        image, convolution = match.call("image"), match.call("convolution")
+        operator, weight = match.operator("convolution", ops.QConv2d), match.value("weight")
+        padded = _with_a_column_behind(
+            match.operator("image", ops.QuantizeImage), tensor_type(match["image"]), weight, operator
+        )
+        ways = _unfoldings(weight, padded, operator)
+        chosen = min(ways, key=lambda way: way.cycles(image, convolution, isa))
+        unfolded = match.builder.emit(make_call(chosen.quantization, image.args[0]), match["image"].name)
+        return make_call(chosen.convolution, unfolded, make_constant(chosen.weight), *convolution.args[2:])
+
+    image = call(ops.QuantizeImage, name="image", read_once=True)
+    pattern = call(ops.QConv2d, image, constant_value("weight"), name="convolution")
+    return Rule("unfold_image_input", pattern, unfold, _check)
+
+
+def unfold_image_inputs(module: tvm.IRModule, isa: InstructionSet) -> tvm.IRModule:
+    """Return the module with images unfolded where `isa` gains by it; see the module's docstring."""
+    return rewrite(module, _rule(isa))

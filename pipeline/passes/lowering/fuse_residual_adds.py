@@ -1,0 +1,53 @@
+"""FuseResidualAdds: a sum moves into the convolution whose result only it reads.
+
+Before -> after: `y = qnn.add(qnn.conv2d(x, ...), r)` becomes `y = qnn.conv2d_add(x, ..., r)`; the same for `nn`. So the
+convolution's result needn't go through memory. Depthwise convolutions, and integer ones that give float32, have no such
+form.
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax
+
+from pipeline import ops
+from pipeline.ir.bridge import make_call, tensor_type
+from pipeline.ir.operator import Operator
+from pipeline.ir.rewriting import Match, Pattern, Rule, anything, call, one_of, rewrite
+
+
+def _check(match: Match) -> str | None:
+    if tensor_type(match["convolution"]).shape != tensor_type(match["residual"]).shape:
+        return "the two shapes differ"
+    types = (tensor_type(a) for a in match.call("convolution").args)
+    extensible = match.operator("convolution", ops.WithHalo).extensible(*types)
+    return None if extensible else "the convolution's kernels can't add anything: it is depthwise, or gives float32"
+
+
+def _fused(match: Match) -> relax.Expr:
+    total, convolution = match.operator("sum", ops.QAdd), match.operator("convolution", ops.QConv2d)
+    first = match.call("sum").args[0].same_as(match["convolution"])
+    fused = ops.QConv2dAdd.of(convolution, total if first else total.swapped())
+    return make_call(fused, *match.call("convolution").args, match["residual"])
+
+
+def _fused_float(match: Match) -> relax.Expr:
+    fused = ops.Conv2dAdd.of(match.operator("convolution", ops.Conv2d), match.operator("sum", ops.Add))
+    return make_call(fused, *match.call("convolution").args, match["residual"])
+
+
+def _sum(add: type[Operator], conv: type[Operator]) -> Pattern:
+    convolution, residual = call(conv, name="convolution", read_once=True), anything("residual")
+    # The later operand first: its result is what is still in the cache.
+    return one_of(call(add, residual, convolution, name="sum"), call(add, convolution, residual, name="sum"))
+
+
+RULES = (
+    Rule("fuse_residual_add", _sum(ops.QAdd, ops.QConv2d), _fused, _check),
+    Rule("fuse_float_residual_add", _sum(ops.Add, ops.Conv2d), _fused_float, _check),
+)
+
+
+def fuse_residual_adds(module: tvm.IRModule) -> tvm.IRModule:
+    """Return the module with sums fused into the convolutions that only they read; see the module's docstring."""
+    return rewrite(module, *RULES)
