@@ -106,7 +106,8 @@ def _rule(isa: InstructionSet) -> Rule:
         return make_call(chosen.convolution, unfolded, make_constant(chosen.weight), *convolution.args[2:])
 
     image = call(ops.QuantizeImage, name="image", read_once=True)
-    pattern = call(ops.QConv2d, image, constant_value("weight"), name="convolution")
+    convolutions = (ops.QConv2d, ops.QConv2dAdd, ops.QConv2dLookup)
+    pattern = call(convolutions, image, constant_value("weight"), name="convolution")
     return Rule("unfold_image_input", pattern, unfold, _check)
 
 
