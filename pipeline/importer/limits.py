@@ -50,7 +50,10 @@ def check_tensor_size(name: str, shape: Sequence[int], dtype: int, limit: int = 
     if len(shape) > MAX_RANK:
         raise ModelError(f"Tensor {name!r} has {len(shape)} dimensions; the limit is {MAX_RANK}.")
     if any(size < 0 for size in shape):
-        raise ModelError(f"Tensor {name!r} has the shape {list(shape)}: a size is negative.")
+        raise ModelError(
+            f"Tensor {name!r} has the shape {list(shape)}: a size is negative. Check the sizes, pads and windows of "
+            "the nodes that lead to it, and the shapes given."
+        )
     size = tensor_bytes(shape, dtype)
     if size > limit:
         raise ModelError(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from pipeline.ir.types import MAX_TENSOR_BYTES
 
 Shape = tuple[int, ...]
 Attributes = Mapping[str, Any]
@@ -21,7 +24,7 @@ def misfit(op_type: str, shapes: Sequence[Shape | None], attributes: Attributes)
         attributes: its attributes' values by name.
     """
     rule = _RULES.get(op_type)
-    return None if rule is None else rule((*shapes, *(None,) * 5), attributes)
+    return None if rule is None else rule((*shapes, *(None,) * 8), attributes)
 
 
 def _conv(shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:
@@ -31,7 +34,30 @@ def _conv(shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:
         return "the input and the weight must have the same number of dimensions, three at least"
     if groups < 1 or weight[1] * groups != x[1] or weight[0] % groups:
         return f"{x[1]} channels in {groups} groups don't fit a weight of {weight[0]} outputs and {weight[1]} inputs"
-    return _per_channel("bias", bias, weight[0])
+    return (
+        _kernel_shape(weight, attributes)
+        or _padded_size(x, weight, attributes)
+        or _per_channel("bias", bias, weight[0])
+    )
+
+
+def _kernel_shape(weight: Shape, attributes: Attributes) -> str | None:
+    kernel = attributes.get("kernel_shape") or weight[2:]
+    return (
+        None if tuple(kernel) == weight[2:] else f"kernel_shape is {list(kernel)}, and the weight's {list(weight[2:])}"
+    )
+
+
+def _padded_size(x: Shape, weight: Shape, attributes: Attributes) -> str | None:
+    """Results may be small where strides are large, but what is padded lies in memory."""
+    count = len(x) - 2
+    dilations = attributes.get("dilations") or [1] * count
+    pads = attributes.get("pads") or [0] * (2 * count)
+    added = [pads[k] + pads[k + count] for k in range(count)] if len(pads) == 2 * count else []
+    if attributes.get("auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER"):
+        added = [(k - 1) * d for k, d in zip(weight[2:], dilations, strict=False)]
+    size = 4 * math.prod(x[:2]) * math.prod(s + a for s, a in zip(x[2:], added, strict=False))
+    return f"its padded input takes {size} bytes; the limit is {MAX_TENSOR_BYTES}" if size > MAX_TENSOR_BYTES else None
 
 
 def _conv_transpose(shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:
@@ -41,7 +67,54 @@ def _conv_transpose(shapes: Sequence[Shape | None], attributes: Attributes) -> s
         return "the input and the weight must have the same number of dimensions, three at least"
     if groups < 1 or weight[0] != x[1] or weight[0] % groups:
         return f"{x[1]} channels in {groups} groups don't fit a weight of {weight[0]} inputs"
-    return _per_channel("bias", bias, weight[1] * groups)
+    return _kernel_shape(weight, attributes) or _per_channel("bias", bias, weight[1] * groups)
+
+
+def _pool(shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:
+    del shapes
+    kernel, pads = attributes.get("kernel_shape", ()), attributes.get("pads", ())
+    dilations = attributes.get("dilations") or [1] * len(kernel)
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=False)] * 2
+    wide = any(pad >= window for pad, window in zip(pads, reach, strict=False))
+    return f"pads of {list(pads)} are as wide as a window, which would see nothing else" if wide else None
+
+
+def _group_normalization(shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:
+    x, groups = shapes[0], attributes.get("num_groups", 1)
+    fits = x is None or (len(x) > 1 and groups > 0 and x[1] % groups == 0)
+    return None if fits else f"its channels can't be divided into {groups} groups"
+
+
+def _recurrent(gates: int, activations: int) -> Rule:
+    """Return the rule of a layer that has so many gates and, for each direction, activations."""
+
+    def rule(shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:
+        x, w, r, b, _, h, c, p = shapes[:8]
+        direction = attributes.get("direction", b"forward").decode()
+        if direction not in ("forward", "reverse", "bidirectional"):
+            return f"there is no direction {direction!r}"
+        count = 2 if direction == "bidirectional" else 1
+        names = attributes.get("activations") or [""] * (count * activations)
+        if len(names) != count * activations:
+            return f"it has {len(names)} activations instead of {count * activations}"
+        if x is None or r is None or len(x) != 3 or len(r) != 3:
+            return "the input and the weights must have three dimensions"
+        hidden, rows = r[2], gates * r[2]
+        by_direction = attributes.get("layout", 0)
+        batch = x[0] if by_direction else x[1]
+        state = (batch, count, hidden) if by_direction else (count, batch, hidden)
+        expected: dict[str, tuple[Shape | None, Shape]] = {
+            "weight": (w, (count, rows, x[2])),
+            "recurrent weight": (r, (count, rows, hidden)),
+        }
+        expected |= {"bias": (b, (count, 2 * rows)), "initial state": (h, state), "initial cell": (c, state)}
+        expected |= {"peephole weight": (p, (count, 3 * hidden))}
+        if attributes.get("hidden_size", hidden) != hidden:
+            return f"hidden_size is {attributes['hidden_size']}, and the recurrent weight's {hidden}"
+        wrong = ((k, shape) for k, (given, shape) in expected.items() if given is not None and given != shape)
+        return next((f"its {what} must have the shape {list(shape)}" for what, shape in wrong), None)
+
+    return rule
 
 
 def _gemm(shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:
@@ -88,11 +161,18 @@ def _broadcasts(shape: Shape, to: Shape) -> bool:
 
 
 _RULES: Mapping[str, Rule] = {
+    "AveragePool": _pool,
     "BatchNormalization": _normalization,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
+    "GRU": _recurrent(3, 2),
     "Gemm": _gemm,
+    "GroupNormalization": _group_normalization,
     "InstanceNormalization": _normalization,
+    "LSTM": _recurrent(4, 3),
     "LayerNormalization": _layer_norm,
+    "LpPool": _pool,
+    "MaxPool": _pool,
     "PRelu": _prelu,
+    "RNN": _recurrent(1, 1),
 }

@@ -360,6 +360,11 @@ def test_regions_are_sampled_as_the_standard_says(mode: str, transform: str, sam
     check(node, run([node], REGIONS), REGIONS)
 
 
+def test_regions_without_pixels_are_refused() -> None:
+    with pytest.raises(ModelError, match="output_height and output_width must be 1 at least"):
+        run([Node("regions", "RoiAlign", ["image", "regions", "images"], {"output_height": 0})], REGIONS)
+
+
 @pytest.mark.parametrize("corners", [0, 1])
 @pytest.mark.parametrize("size", [i64(2, 3, 4, 5), i64(1, 3, 4, 5), i64(2, 3, 2, 4, 5)], ids=str)
 def test_places_are_transformed_as_the_standard_says(corners: int, size: Array) -> None:

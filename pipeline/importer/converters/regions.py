@@ -39,6 +39,8 @@ def roi_align(node: Node) -> relax.Expr:
         raise ModelError(f"there is no mode {mode!r} with coordinates {transform!r}")
     if node.dtype != "float32" or node.type(1).dtype != "float32":
         raise ModelError("its image and its regions must be float32")
+    if min(node.attributes.get("output_height", 1), node.attributes.get("output_width", 1)) < 1:
+        raise ModelError("its output_height and output_width must be 1 at least")
     sampling = _Sampling(
         rows=int(node.attributes.get("output_height", 1)),
         columns=int(node.attributes.get("output_width", 1)),

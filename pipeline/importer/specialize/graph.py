@@ -168,6 +168,7 @@ class SpecializedGraph:
                 inner = dict(scope)
                 self._nodes(rewritten, used, inner, MIN_OPSET)
                 return [inner.get(name) for name in node.output]
+        _check_operands(node, inputs)
         # What a branch or a loop holds stays in its own set's form.
         special, held = RULES.get(node.op_type), bool(subgraphs(node))
         own, opset = opset, max(opset, MIN_OPSET)
@@ -230,11 +231,6 @@ class SpecializedGraph:
         if any(not t.dtype for t in given) or not defs.has(call.op_type, opset, ""):
             return unknown
         schema = defs.get_schema(call.op_type, opset, "")
-        if all(t.shape is not None for t in given):
-            attributes = {a.name: helper.get_attribute_value(a) for a in call.attribute}
-            problem = misfit(call.op_type, [None if t is None else t.shape for t in inputs], attributes)
-            if problem is not None:
-                raise ModelError(_misfit_message(call, inputs, problem))
         small = {t.name: t.value for t in given if t.value is not None and t.value.size <= _MAX_INFERENCE_ELEMENTS}
         try:
             found = shape_inference.infer_node_outputs(
@@ -325,6 +321,14 @@ _SINGLE_RESULT = frozenset({"LayerNormalization", "RMSNormalization", "SkipLayer
 """Operators whose converters give the first result only; for others they are written out as functions."""
 
 
+def _check_operands(node: NodeProto, inputs: Sequence[Tensor | None]) -> None:
+    if all(t is None or t.shape is not None for t in inputs):
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        problem = misfit(node.op_type, [None if t is None else t.shape for t in inputs], attributes)
+        if problem is not None:
+            raise ModelError(_misfit_message(node, inputs, problem))
+
+
 def _misfit_message(call: NodeProto, inputs: Sequence[Tensor | None], reason: str) -> str:
     given = ", ".join(
         f"{t.name} {TensorProto.DataType.Name(t.dtype).lower()}{list(t.shape) if t.shape is not None else '[?]'}"
@@ -332,4 +336,5 @@ def _misfit_message(call: NodeProto, inputs: Sequence[Tensor | None], reason: st
         if t is not None
     )
     told = re.sub(r"(\w+) typestr: \w+, has unsupported type: tensor\((\w+)\)", r"\1 can't be of type \2", reason)
-    return f"{call.op_type} {call.name!r} doesn't fit its inputs ({given}): {told.rpartition(': ')[2].strip()}"
+    told = re.sub(r"\(op_type:[^)]*\): |\[\w+\] ", "", told).strip()
+    return f"{call.op_type} {title(call)!r} doesn't fit its inputs ({given}): {told}"
