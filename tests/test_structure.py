@@ -30,6 +30,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "errors": "",
         "data": "",
         "files": "errors",
+        "conversion": "",
         "cpu": "data errors",
         "targets": "cpu data errors files",
         # Programs, and what can be made of them; kernels know nothing of Relax.
@@ -43,10 +44,10 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         # Libraries, written and read.
         "library": "errors files ir targets",
         "compiler": "cpu errors files ir kernels library ops passes.lowering targets",
-        "runtime": "cpu errors ir library",
+        "runtime": "conversion cpu errors ir library",
         # The stages before the compiler. Only calibration compiles.
         "importer": "errors files ir ops passes.float",
-        "samples": "errors files ir",
+        "samples": "conversion errors files ir",
         "quantization": "compiler errors files ir ops samples",
         # What puts them together.
         "api": "compiler errors importer ir library quantization samples targets",

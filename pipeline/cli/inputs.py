@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import SampleError
-from pipeline.files import StoredArray, load_arrays, stored_arrays
+from pipeline.files import load_arrays, stored_arrays
 from pipeline.ir.program import TensorSpec
 from pipeline.runtime.tensors import Array, check_types
+from pipeline.samples.fitting import arrays_of
 
 
 def read_inputs(file: Path, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """Return the arrays of an .npz file by name, or that of an .npy file as the first input.
+    """Return the arrays of an .npz file by name, or that of an .npy file as the only input.
 
     Raises:
         SampleError: the file can't be read, or doesn't hold the inputs; no values are read before that is known.
     """
-    stored = stored_arrays(file)
-    arrays = {inputs[0].name: stored} if isinstance(stored, StoredArray) else stored
+    arrays = arrays_of(stored_arrays(file), inputs, str(file))
     try:
         check_types(arrays, inputs)
     except SampleError as error:

@@ -1,4 +1,4 @@
-"""Inputs as a library takes them: checked against its metadata, contiguous and aligned."""
+"""Inputs as a library takes them: checked against its metadata, converted, contiguous and aligned."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from pipeline.conversion import ConversionError, convert, may_convert
 from pipeline.errors import SampleError
 from pipeline.ir.program import TensorSpec
 from pipeline.ir.types import TensorType
@@ -37,8 +38,11 @@ class Typed(Protocol):
 def check_feeds(feeds: Mapping[str, Tensor], inputs: Sequence[TensorSpec]) -> list[Array]:
     """Return the inputs in order, contiguous and aligned to 64 bytes, as kernels need them; others are copied.
 
+    The batch axis of a batch of one may be missing, and values of another dtype are converted where nothing is lost;
+    see `conversion`.
+
     Raises:
-        SampleError: an input is missing, unknown, or of the wrong shape or dtype.
+        SampleError: an input is missing, unknown, or of the wrong shape, dtype or value.
     """
     _check_names(feeds, inputs)
     return [_placed(spec, _as_array(spec, feeds[spec.name])) for spec in inputs]
@@ -90,19 +94,33 @@ def _as_array(spec: TensorSpec, value: Tensor) -> Array:
 
 
 def _check_type(spec: TensorSpec, value: Typed) -> None:
-    if value.shape != spec.shape or value.dtype != np.dtype(spec.dtype):
+    if value.shape not in _shapes(spec) or not may_convert(value.dtype, np.dtype(spec.dtype)):
         raise SampleError(
             f"Input {spec.name!r} has the shape {list(value.shape)} and dtype {value.dtype}; "
             f"expected {list(spec.shape)} and {spec.dtype}."
         )
 
 
+def _shapes(spec: TensorSpec) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes that fit an input: its own and, if that is a batch of one, the one without the batch axis."""
+    return (spec.shape, spec.shape[1:]) if spec.shape[:1] == (1,) else (spec.shape,)
+
+
 def _placed(spec: TensorSpec, value: Array) -> Array:
-    _check_type(spec, value)
+    if value.shape != spec.shape or value.dtype != np.dtype(spec.dtype):
+        value = _fitted(spec, value)
     # DLPack can't hand over memory that must not be written to.
     if value.flags.c_contiguous and value.flags.writeable and value.ctypes.data % ALIGNMENT == 0:
         return value
     return aligned(value)
+
+
+def _fitted(spec: TensorSpec, value: Array) -> Array:
+    _check_type(spec, value)
+    try:
+        return convert(value, np.dtype(spec.dtype)).reshape(spec.shape)
+    except ConversionError as error:
+        raise SampleError(f"Input {spec.name!r} {error}.") from error
 
 
 def aligned(value: Array) -> Array:

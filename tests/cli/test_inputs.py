@@ -28,11 +28,11 @@ def test_an_array_is_the_first_input_and_an_archive_has_names(tmp_path: Path) ->
     [
         (
             {"x": np.zeros((2, 4), "float32"), "y": np.zeros(4, "int64")},
-            r"'x' has the shape \[2, 4\] and dtype float32",
+            r": .*'x' has the shape \[2, 4\] and dtype float32",
         ),
-        ({"x": np.zeros((2, 3), "float32"), "y": np.zeros(4, "int32")}, r"dtype int32; expected \[4\] and int64"),
-        ({"x": np.zeros((2, 3), "float32")}, r"missing: y"),
-        ({"x": np.zeros((2, 3), "float32"), "y": np.zeros(4, "int64"), "z": np.zeros(1)}, r"unknown: z"),
+        ({"x": np.zeros((2, 3), "float32"), "y": np.zeros(4)}, r": .*dtype float64; expected \[4\] and int64"),
+        ({"x": np.zeros((2, 3), "float32")}, r" holds \['x'\]; the model's inputs are \['x', 'y'\]"),
+        ({"x": np.zeros((2, 3), "float32"), "y": np.zeros(4, "int64"), "z": np.zeros(1)}, r" holds \['x', 'y', 'z'\]"),
     ],
     ids=["shape", "dtype", "missing", "unknown"],
 )
@@ -44,7 +44,7 @@ def test_what_does_not_fit_is_refused_before_values_are_read(
 
     monkeypatch.setattr(StoredArray, "load", load)
     np.savez_compressed(tmp_path / "a.npz", **arrays)
-    with pytest.raises(SampleError, match=rf"Sample .*a\.npz: .*{message}"):
+    with pytest.raises(SampleError, match=rf"Sample .*a\.npz{message}"):
         read_inputs(tmp_path / "a.npz", [X, Y])
 
 

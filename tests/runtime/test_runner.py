@@ -233,8 +233,17 @@ def test_wrong_inputs_are_refused_with_what_is_expected(runner: Runner) -> None:
         runner.run({"x": x, "y": x})
     with pytest.raises(SampleError, match=r"shape \[1, 3, 12, 11\].*expected \[1, 3, 12, 12\]"):
         runner.run({"x": np.zeros((*SHAPE[:3], 11), "float32")})
-    with pytest.raises(SampleError, match=r"dtype float64; expected .* float32"):
-        runner.run({"x": x.astype("float64")})
+    with pytest.raises(SampleError, match=r"dtype complex64; expected .* float32"):
+        runner.run({"x": x.astype("complex64")})
+    with pytest.raises(SampleError, match=r"Input 'x' holds 1e\+300, which is too large for float32"):
+        runner.run({"x": np.full(SHAPE, 1e300)})
+
+
+def test_inputs_are_converted_where_nothing_is_lost_and_taken_without_the_batch_axis(runner: Runner) -> None:
+    x = np.arange(np.prod(SHAPE), dtype="int16").reshape(SHAPE)
+    expected = runner.run({"x": x.astype("float32")})["logits"]
+    for value in (x, x.astype("float64"), x[0], x[0].astype(">f4")):
+        np.testing.assert_array_equal(runner.run({"x": value})["logits"], expected)
 
 
 def test_a_benchmark_gives_one_time_per_run(runner: Runner) -> None:

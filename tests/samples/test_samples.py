@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from pipeline.conversion import ConversionError, convert
 from pipeline.errors import OptionError, SampleError
 from pipeline.files import StoredArray
 from pipeline.ir.program import TensorSpec
@@ -17,7 +20,9 @@ from pipeline.samples import batch_of, feeds, named_feeds
 
 ONE = (TensorSpec("x", (1, 3, 4), "float32"),)
 TWO = (*ONE, TensorSpec("y", (1, 2), "int64"))
+SCALE = TensorSpec("s", (1,), "float32")
 X, Y = np.ones((3, 4), "float32"), np.ones(2, "int64")
+INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 
 
 def collected(samples: Any, inputs: Any = ONE, **options: Any) -> list[dict[str, np.ndarray]]:
@@ -48,6 +53,71 @@ def test_several_inputs_by_name_or_in_order() -> None:
     np.testing.assert_equal(by_name, in_order)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float16", "uint8", "int8", "int64", "bool", ">f4"])
+def test_values_are_converted_where_nothing_is_lost(dtype: str) -> None:
+    (feed,) = collected([X.astype(dtype)])
+    assert feed["x"].dtype == np.float32
+    np.testing.assert_array_equal(feed["x"][0], X)
+
+
+@given(st.integers(-(2**63), 2**64 - 1), st.sampled_from(INTEGERS), st.sampled_from([*INTEGERS, "bool", "float32"]))
+def test_an_integer_is_converted_exactly_or_refused(value: int, given_as: str, wanted: str) -> None:
+    limits = np.iinfo(given_as)
+    array = np.array([min(max(value, limits.min), limits.max)], given_as)
+    try:
+        converted = convert(array, np.dtype(wanted))
+    except ConversionError:
+        with np.errstate(all="ignore"):
+            lost = int(array.astype(wanted)[0]) != int(array[0]) or abs(int(array[0])) > 2**24
+        assert lost
+    else:
+        assert converted.dtype == np.dtype(wanted)
+        assert int(converted[0]) == int(array[0])
+
+
+def test_floats_are_rounded_to_the_nearest() -> None:
+    value = np.array([0.1, 1e-50, -0.0])
+    np.testing.assert_array_equal(convert(value, np.dtype("float32")), value.astype("float32"))
+
+
+def test_a_label_beside_the_inputs_is_left_out() -> None:
+    plain = collected([X, 2 * X])
+    np.testing.assert_equal(collected([(X, 3), [2 * X, np.array(4)]]), plain)
+    np.testing.assert_equal(collected([({"x": X}, 3), ([2 * X], {"boxes": []})]), plain)
+    both = collected([[X, Y]], TWO)
+    np.testing.assert_equal(collected([(X, Y, 3)], TWO), both)
+    np.testing.assert_equal(collected([((X, Y), 3)], TWO), both)
+
+
+def test_a_batch_of_any_size_is_the_samples_in_it(tmp_path: Path) -> None:
+    many = np.arange(60, dtype="float32").reshape(5, 3, 4)
+    expected = [{"x": row[None]} for row in many]
+    np.save(tmp_path / "all.npy", many)
+    for samples in ([many], [many[:2], many[2:]], [(many, np.zeros(5))], {"x": many}, tmp_path):
+        np.testing.assert_equal(collected(samples), expected)
+    inputs = (TensorSpec("x", (2, 3, 4), "float32"),)
+    np.testing.assert_equal(collected([many], inputs), [{"x": many[:2]}, {"x": many[2:4]}])
+
+
+def test_what_a_batch_shares_is_shared_by_the_samples_in_it() -> None:
+    s = np.array([3], "float32")
+    feeds_of = collected([{"x": np.stack([X, 2 * X]), "s": s}], (*ONE, SCALE))
+    np.testing.assert_equal(feeds_of, [{"x": X[None], "s": s}, {"x": 2 * X[None], "s": s}])
+
+
+def test_parts_of_a_batch_are_named_by_their_number(tmp_path: Path) -> None:
+    many = np.stack([X, X * np.nan])
+    np.save(tmp_path / "all.npy", many)
+    with pytest.raises(SampleError, match=r"all\.npy\[1\]: input 'x' holds NaN"):
+        collected(tmp_path)
+
+
+def test_a_batch_of_the_users_counts_as_one() -> None:
+    batches = [np.stack([X] * 8)] * 10
+    assert len(collected(batches, batch_nums=3)) == 24
+    assert len(collected(batches, batch_size=8, batch_nums=3)) == 24
+
+
 def test_single_samples_are_stacked_to_the_models_batch() -> None:
     inputs = (TensorSpec("x", (2, 3, 4), "float32"),)
     assert [f["x"].shape for f in collected([X] * 5, inputs)] == [(2, 3, 4)] * 2
@@ -73,17 +143,20 @@ def test_no_more_samples_are_drawn_than_are_used() -> None:
     ("samples", "inputs", "message"),
     [
         ([], ONE, "No samples to calibrate with: none in the given list"),
-        (
-            [X.astype("float64")],
-            ONE,
-            r"Sample 0: input 'x' has the dtype float64; expected float32. Convert it: array.astype\('float32'\).$",
-        ),
-        ([X.astype("uint8")], ONE, r"has the dtype uint8; .* scaled and shifted as the pictures were"),
-        ([[X, Y.astype("int32")]], TWO, r"input 'y' has the dtype int32; expected int64. Convert it"),
-        ([[X, Y.astype("float32")]], TWO, "input 'y' has the dtype float32; expected int64.$"),
+        ([[X, Y.astype("float32")]], TWO, r"input 'y' has the dtype float32; expected int64. Convert it"),
+        ([X.astype("float64") * 1e300], ONE, r"input 'x' holds 1e\+300, which is too large for float32"),
+        ([X.astype("int32") * 2**24 + 1], ONE, "input 'x' holds 16777217; float32 holds integers from -16777216"),
         ([X.astype("complex64")], ONE, "has the dtype complex64; expected float32.$"),
-        ([X, X[:2]], ONE, r"Sample 1: input 'x' has the shape \(2, 4\); expected \(1, 3, 4\).$"),
-        ([np.stack([X] * 8)], ONE, r"expected \(1, 3, 4\). It holds 8 samples; .* one file for each."),
+        ([X[:2]], ONE, r"Sample 0: input 'x' has the shape \(2, 4\); expected \(1, 3, 4\).$"),
+        ([X, X[:2]], ONE, r"Sample 1: .*\(2, 4\).* The first one, sample 0, has \(3, 4\): all must be alike.$"),
+        (
+            [{"x": np.stack([X] * 3), "y": np.stack([Y] * 2)}],
+            TWO,
+            "a batch, but not of one size: 'x' holds 3, 'y' .* 2",
+        ),
+        ([np.zeros((0, 3, 4), "float32")], ONE, r"has the shape \(0, 3, 4\)"),
+        ([[[1.0, 2.0], [3.0]]], TWO, "input 'x' has the shape"),
+        ([([[1.0, 2.0], [3.0]], 0)], ONE, "input 'x' can't be read as an array"),
         ([{"z": X}], ONE, r"Sample 0 holds \['z'\]; the model's inputs are \['x'\]"),
         ([{"x": X}], TWO, r"the model's inputs are \['x', 'y'\]"),
         ([X], TWO, r"arrays without names; the model's inputs are \['x', 'y'\]"),
@@ -92,13 +165,16 @@ def test_no_more_samples_are_drawn_than_are_used() -> None:
     ],
     ids=[
         "none",
-        "float64",
-        "uint8",
-        "int32",
         "float",
+        "large",
+        "integer",
         "complex",
         "shape",
-        "stack",
+        "another shape",
+        "batches",
+        "no rows",
+        "numbers",
+        "ragged",
         "name",
         "missing",
         "unnamed",
@@ -148,19 +224,18 @@ def test_feeds_carry_what_messages_call_them(tmp_path: Path) -> None:
 def test_a_shape_that_does_not_fit_is_refused_before_values_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    np.savez_compressed(tmp_path / "a.npz", x=np.zeros((10, 3, 4), "float32"))
+    np.savez_compressed(tmp_path / "a.npz", x=np.zeros((10, 3, 5), "float32"))
 
     def load(array: StoredArray) -> None:
         raise AssertionError(f"{array} was read")
 
     monkeypatch.setattr(StoredArray, "load", load)
-    with pytest.raises(SampleError, match=r"a.npz: input 'x' has the shape \(10, 3, 4\)"):
+    with pytest.raises(SampleError, match=r"a.npz: input 'x' has the shape \(10, 3, 5\)"):
         collected(tmp_path)
 
 
 # Inputs without a batch axis, in a program for batches.
 
-SCALE = TensorSpec("s", (1,), "float32")
 BATCH = (TensorSpec("x", (2, 3, 4), "float32"), SCALE)
 
 

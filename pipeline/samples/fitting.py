@@ -1,0 +1,193 @@
+"""Samples as a model's inputs take them: whatever form they come in, checked, converted, and cut into single ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.conversion import ConversionError, convert, may_convert
+from pipeline.errors import SampleError
+from pipeline.files import StoredArray
+from pipeline.ir.program import TensorSpec
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One sample that fits the model.
+
+    Attributes:
+        name: for messages.
+        feed: an array for each input.
+        single: the inputs of which this is one image, row or so of a batch.
+        batch: how many such samples make a batch; 1 if the sample is a whole one.
+    """
+
+    name: str
+    feed: dict[str, Array]
+    single: frozenset[str]
+    batch: int
+
+
+@dataclass
+class Fitter:
+    """Fits samples to a model's inputs.
+
+    Attributes:
+        inputs: the model's.
+        first: name of the first sample that did fit, "" before, and the shapes in which its arrays were given.
+    """
+
+    inputs: Sequence[TensorSpec]
+    first: str = ""
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def fit(self, sample: Any, name: str) -> Iterator[Fitted]:
+        """Yield what a sample holds: it, or its parts if it is a batch of the user's.
+
+        Everything about shapes and dtypes is checked before values are read.
+
+        Raises:
+            SampleError: it has a wrong name, shape, dtype or value.
+        """
+        arrays = arrays_of(sample, self.inputs, name)
+        for spec in self.inputs:
+            self._check(arrays[spec.name], spec, name)
+        if not self.first:
+            self.first, self.shapes = name, {n: array.shape for n, array in arrays.items()}
+        values = {spec.name: _loaded(arrays[spec.name], spec) for spec in self.inputs}
+        counts = {n: s.name for s in self.inputs if (n := _count(values[s.name].shape, s)) is not None}
+        if len(counts) > 1:
+            listed = ", ".join(f"{n!r} holds {count}" for count, n in counts.items())
+            raise SampleError(f"{sentence(name)} is a batch, but not of one size: {listed}.")
+        if not counts:
+            yield self._fitted(values, name)
+            return
+        for i in range(next(iter(counts))):
+            part = {s.name: v[i : i + 1] if _count((v := values[s.name]).shape, s) else v for s in self.inputs}
+            yield self._fitted(part, f"{name}[{i}]")
+
+    def _fitted(self, arrays: dict[str, Array], name: str) -> Fitted:
+        feed = {spec.name: _converted(arrays[spec.name], spec, name) for spec in self.inputs}
+        single = frozenset(spec.name for spec in self.inputs if feed[spec.name].shape != spec.shape)
+        batches = {spec.shape[0]: spec.name for spec in self.inputs if spec.name in single}
+        if len(batches) > 1:
+            listed = ", ".join(f"{n!r} takes {size}" for size, n in batches.items())
+            raise SampleError(
+                f"{sentence(name)} is a single one, but the model's inputs don't have one batch size: {listed}. "
+                "Give samples that are whole batches."
+            )
+        return Fitted(name, feed, single, next(iter(batches), 1))
+
+    def _check(self, array: Array | StoredArray, spec: TensorSpec, name: str) -> None:
+        """Check the shape and dtype of one array of a sample; of a stored one, no values are read."""
+        rows = spec.shape[1:]
+        whole = len(array.shape) == len(spec.shape) and array.shape[1:] == rows and 0 not in array.shape[:1]
+        if array.shape != spec.shape and not (spec.shape and (whole or array.shape == rows)):
+            raise SampleError(
+                f"{sentence(name)}: input {spec.name!r} has the shape {array.shape}; expected {spec.shape}."
+                f"{_shape_advice(array.shape, spec)}{self._comparison(array.shape, spec)}"
+            )
+        if not may_convert(array.dtype, np.dtype(spec.dtype)):
+            advice = f" Convert it: array.astype({spec.dtype!r})." if array.dtype.kind in "biuf" else ""
+            raise SampleError(
+                f"{sentence(name)}: input {spec.name!r} has the dtype {array.dtype}; expected {spec.dtype}.{advice}"
+            )
+
+    def _comparison(self, shape: tuple[int, ...], spec: TensorSpec) -> str:
+        """Return what to say of a shape that isn't the one of the samples before."""
+        first = self.shapes.get(spec.name, shape)
+        return f" The first one, {self.first}, has {first}: all must be alike." if first != shape else ""
+
+
+def arrays_of(sample: Any, inputs: Sequence[TensorSpec], name: str) -> dict[str, Array | StoredArray]:
+    """Return a sample's arrays by input name, whatever their shapes and dtypes; labels beside them are left out.
+
+    Args:
+        sample: see `samples.Sample`.
+        inputs: of these, only the names count.
+        name: the sample, for messages.
+
+    Raises:
+        SampleError: it doesn't hold one array for each input.
+    """
+    expected = [i.name for i in inputs]
+    arrays = _by_name(sample, expected)
+    if arrays.keys() != set(expected):
+        given = sorted(map(str, arrays)) if arrays else "arrays without names"
+        raise SampleError(
+            f"{sentence(name)} holds {given}; the model's inputs are {sorted(expected)}. Name the arrays after the "
+            f"inputs, as np.savez(file, **{{{min(expected)!r}: array}}) does."
+        )
+    return {n: _as_array(a, n, name) for n, a in arrays.items()}
+
+
+def sentence(name: str) -> str:
+    """Return a sample's name as a sentence begins with it."""
+    return name.capitalize() if name.startswith("sample ") else f"Sample {name}"
+
+
+def _by_name(sample: Any, inputs: Sequence[str]) -> dict[str, Any]:
+    """Return a sample's arrays by name; nothing if they have no names and can't be told apart."""
+    if isinstance(sample, Mapping):
+        return dict(sample)
+    if not isinstance(sample, list | tuple):
+        single = len(inputs) == 1 or not isinstance(sample, Sequence)
+        return {inputs[0]: sample} if len(inputs) == 1 and single else {}
+    if len(sample) == 2 and _holds_inputs(sample[0], inputs):
+        return _by_name(sample[0], inputs)
+    # One more than the model takes is a label.
+    return dict(zip(inputs, sample, strict=False)) if len(sample) in (len(inputs), len(inputs) + 1) else {}
+
+
+def _holds_inputs(value: Any, inputs: Sequence[str]) -> bool:
+    """Return whether the first of two values is all inputs, so that the other one is their label."""
+    if isinstance(value, list | tuple):
+        return len(value) == len(inputs) and all(hasattr(v, "shape") for v in value)
+    return isinstance(value, Mapping)
+
+
+def _as_array(value: Any, spec: str, name: str) -> Array | StoredArray:
+    if isinstance(value, StoredArray):
+        return value
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SampleError(f"{sentence(name)}: input {spec!r} can't be read as an array: {error}.") from error
+
+
+def _loaded(array: Array | StoredArray, spec: TensorSpec) -> Array:
+    """Return an array's values, with the batch axis."""
+    value = array.load() if isinstance(array, StoredArray) else array
+    return value[None] if spec.shape and value.shape == spec.shape[1:] else value
+
+
+def _converted(value: Array, spec: TensorSpec, name: str) -> Array:
+    """Return values in the input's dtype."""
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise SampleError(f"{sentence(name)}: input {spec.name!r} holds NaN or infinity.")
+    try:
+        return convert(value, np.dtype(spec.dtype))
+    except ConversionError as error:
+        raise SampleError(f"{sentence(name)}: input {spec.name!r} {error}.") from error
+
+
+def _count(shape: tuple[int, ...], spec: TensorSpec) -> int | None:
+    """Return how many samples an array holds; None if it is a single one, or what the model takes at once."""
+    return None if shape == spec.shape or shape[0] == 1 else shape[0]
+
+
+def _shape_advice(shape: tuple[int, ...], spec: TensorSpec) -> str:
+    rows, whole = spec.shape[1:], len(shape) == len(spec.shape)
+    inner = shape[1:] if whole else shape
+    if len(rows) == 3 and len(inner) == 3:
+        for given, wanted, order in (("NHWC", "NCHW", (2, 0, 1)), ("NCHW", "NHWC", (1, 2, 0))):
+            if tuple(inner[axis] for axis in order) == rows:
+                axes = (0, *(axis + 1 for axis in order)) if whole else order
+                return f" It looks like {given}, the model takes {wanted}: array.transpose{axes}."
+    return ""
