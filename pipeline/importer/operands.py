@@ -70,6 +70,12 @@ def _conv_transpose(shapes: Sequence[Shape | None], attributes: Attributes) -> s
     return _kernel_shape(weight, attributes) or _per_channel("bias", bias, weight[1] * groups)
 
 
+def _clip(shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:
+    del attributes
+    single = all(shape is None or math.prod(shape) == 1 for shape in shapes[1:3])
+    return None if single else "its limits must be single numbers"
+
+
 def _pool(shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:
     del shapes
     kernel, pads = attributes.get("kernel_shape", ()), attributes.get("pads", ())
@@ -163,6 +169,7 @@ def _broadcasts(shape: Shape, to: Shape) -> bool:
 _RULES: Mapping[str, Rule] = {
     "AveragePool": _pool,
     "BatchNormalization": _normalization,
+    "Clip": _clip,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "GRU": _recurrent(3, 2),

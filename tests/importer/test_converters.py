@@ -360,9 +360,19 @@ def test_regions_are_sampled_as_the_standard_says(mode: str, transform: str, sam
     check(node, run([node], REGIONS), REGIONS)
 
 
-def test_regions_without_pixels_are_refused() -> None:
-    with pytest.raises(ModelError, match="output_height and output_width must be 1 at least"):
-        run([Node("regions", "RoiAlign", ["image", "regions", "images"], {"output_height": 0})], REGIONS)
+@pytest.mark.parametrize("op_type", ["Div", "Mod"])
+def test_division_of_integers_by_zero_is_refused(op_type: str) -> None:
+    with pytest.raises(ModelError, match="divides integers by zero"):
+        run([Node("quotient", op_type, ["whole", i64(2, 0)])], {"whole": i64(3, 4)})
+
+
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [({"output_height": 0}, "must be 1 at least"), ({"sampling_ratio": 10**6}, "is more than 256")],
+)
+def test_regions_that_cannot_be_sampled_are_refused(attributes: dict[str, int], said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        run([Node("regions", "RoiAlign", ["image", "regions", "images"], attributes)], REGIONS)
 
 
 @pytest.mark.parametrize("corners", [0, 1])

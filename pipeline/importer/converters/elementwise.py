@@ -59,6 +59,7 @@ def modulo(node: Node) -> relax.Expr:
     """The remainder: with `fmod` of the dividend's sign, without of the divisor's."""
     x, y, dtype = node.x, node.required(1), node.dtype
     if not is_float(dtype):
+        _check_divisor(node)
         return (relax.op.mod if node.flag("fmod") else relax.op.floor_mod)(x, y)
     endless = node.emit(relax.op.logical_and(node.emit(relax.op.isfinite(x)), node.emit(relax.op.isinf(y))))
     remainder = node.emit(relax.op.where(endless, x, node.emit(relax.op.mod(x, y))))
@@ -75,10 +76,14 @@ def divide(node: Node) -> relax.Expr:
     """Integers are divided towards zero."""
     if is_float(node.dtype):
         return relax.op.divide(node.x, node.required(1))
+    _check_divisor(node)
+    return relax.op.divide(node.x, node.required(1))
+
+
+def _check_divisor(node: Node) -> None:
     value = node.constant(1)
     if value is not None and (value == 0).any():
         raise ModelError("it divides integers by zero")
-    return relax.op.divide(node.x, node.required(1))
 
 
 def is_infinite(node: Node) -> relax.Expr:

@@ -12,6 +12,9 @@ from pipeline.errors import ModelError
 from pipeline.importer.converters.node import Node
 from pipeline.ir.dataflow import make_constant
 
+MAX_SAMPLES = 256
+"""Of a part of a region along each axis; a run would never end with any number."""
+
 
 def affine_grid(node: Node) -> relax.Expr:
     """Where the pixels of a result of known size lie, from -1 to 1: the image's own places, transformed."""
@@ -39,6 +42,8 @@ def roi_align(node: Node) -> relax.Expr:
         raise ModelError(f"there is no mode {mode!r} with coordinates {transform!r}")
     if node.dtype != "float32" or node.type(1).dtype != "float32":
         raise ModelError("its image and its regions must be float32")
+    if node.attributes.get("sampling_ratio", 0) > MAX_SAMPLES:
+        raise ModelError(f"its sampling_ratio of {node.attributes['sampling_ratio']} is more than {MAX_SAMPLES}")
     if min(node.attributes.get("output_height", 1), node.attributes.get("output_width", 1)) < 1:
         raise ModelError("its output_height and output_width must be 1 at least")
     sampling = _Sampling(
@@ -100,7 +105,9 @@ class _Sampling:
                 far = p - _cast(low)
                 corners.append((outside, ((low, _float(1.0) - far), (high, far))))
             (above, vertical), (left, horizontal) = corners
-            image = images[region].astype("int32")
+            # An index of an image that isn't there must not read what lies elsewhere.
+            last = tirx.const(int(x.shape[0]) - 1, "int32")
+            image = te.max(te.min(images[region].astype("int32"), last), tirx.const(0, "int32"))
             beside = tirx.any(above, left)
             return [
                 tirx.if_then_else(beside, _float(0.0), x[image, channel, r, c] * (by_row * by_column))
