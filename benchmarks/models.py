@@ -15,27 +15,18 @@ from typing import Any
 import click
 
 from benchmarks.machine import cpu_name
-from pipeline.quantization.calibrate import CalibrateOptions
 from pipeline.recipes import list_recipes, load_recipe, prepare
 from pipeline.report.build_report import BuildReport
-from pipeline.workflow import BuildRequest, build_model, measure
+from pipeline.workflow import build, measure
 
 
 def run_recipe(name: str, algorithm: str) -> BuildReport:
     """Quantize, build and measure one model in a temporary folder."""
     prepared = prepare(load_recipe(name))
     with tempfile.TemporaryDirectory() as folder:
-        request = BuildRequest(
-            model=prepared.model,
-            output=Path(folder),
-            targets=["host"],
-            samples=prepared.calibration,
-            shapes=prepared.shapes,
-            calibrate=CalibrateOptions(algorithm),
-            check=False,
-            float_library=True,
-        )
-        return measure(build_model(request, lambda _: None), prepared.evaluation)
+        options = {"algorithm": algorithm, "shapes": prepared.shapes, "check": False, "float_library": True}
+        report = build(prepared.model, prepared.calibration, output=folder, **options)
+        return measure(report, prepared.evaluation)
 
 
 def row(report: BuildReport) -> str:

@@ -7,6 +7,10 @@
     quantized.build("host", "model.host.so")
     outputs = pipeline.Runner("model.host.so").run({"x": x})
 
+`build` does all that the command line's does, and returns its report:
+
+    report = pipeline.build("model.onnx", samples, targets=["host", "android-arm64"], output="out")
+
 The stages can be called one by one, each with the former one's result: `import_model`, `annotate`, `calibrate`,
 `realize`, `compile_program`. Names are imported when they are first used, so that running a library doesn't load the
 compiler.
@@ -20,6 +24,7 @@ from typing import Any
 _EXPORTS = {
     "AnnotateOptions": "pipeline.quantization.annotate",
     "Annotation": "pipeline.quantization.annotate",
+    "BuildReport": "pipeline.report.build_report",
     "CalibrateOptions": "pipeline.quantization.calibrate",
     "CalibrationTable": "pipeline.quantization.calibrate",
     "PipelineError": "pipeline.errors",
@@ -30,8 +35,9 @@ _EXPORTS = {
     "Runner": "pipeline.runtime.runner",
     "Target": "pipeline.targets",
     "annotate": "pipeline.quantization.annotate",
-    "compile_program": "pipeline.compiler.build",
+    "build": "pipeline.workflow",
     "calibrate": "pipeline.quantization.calibrate",
+    "compile_program": "pipeline.compiler.build",
     "import_model": "pipeline.importer",
     "list_targets": "pipeline.targets",
     "load": "pipeline.api",

@@ -6,16 +6,20 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.compiler.build import compile_program
 from pipeline.compiler.tuning import TuningDatabase
+from pipeline.config.options import AnnotateOptions, QuantizeOptions
+from pipeline.config.schema import keywords
 from pipeline.errors import TableError
+from pipeline.files import make_folder
 from pipeline.importer import import_model
 from pipeline.importer.normalize import Shapes
 from pipeline.ir.program import Program
 from pipeline.library.metadata import FloatOperator, Quantization, QuantizationSummary
-from pipeline.quantization.annotate import AnnotateOptions, Annotation, annotate
-from pipeline.quantization.calibrate import CalibrateOptions, CalibrationTable, calibrate
+from pipeline.quantization.annotate import Annotation, annotate
+from pipeline.quantization.calibrate import CalibrationTable, calibrate
 from pipeline.quantization.realize import realize
 from pipeline.samples import Samples
 from pipeline.targets import Target, load_target
@@ -48,12 +52,13 @@ class Quantized:
 
         Args:
             target: name of a target, path of a target file, or a target.
-            path: the library to write.
+            path: the library to write; its folder is made if it doesn't exist.
             dump: folder for the program after each compiler phase, and the assembly.
             tuned: register tiles that were measured; see `compiler.tuning.tune`.
         """
         chosen = target if isinstance(target, Target) else load_target(target)
         folder = None if dump is None else Path(dump)
+        make_folder(Path(path).parent)
         return compile_program(self.program, chosen, Path(path), self.summary(), folder, tuned)
 
     def summary(self) -> QuantizationSummary:
@@ -77,18 +82,16 @@ def load(path: str | Path, shapes: Shapes | None = None) -> Program:
     return import_model(path, shapes)
 
 
+@keywords(QuantizeOptions)
 def quantize(
     program: Program,
     samples: Samples | None = None,
     *,
-    algorithm: str = "kl",
-    batch_size: int = 1,
-    batch_nums: int | None = None,
-    symmetric: bool = False,
-    options: AnnotateOptions | None = None,
     annotation: Annotation | None = None,
     table: CalibrationTable | None = None,
     progress: Callable[[int], None] | None = None,
+    options: AnnotateOptions | None = None,
+    **keys: Any,
 ) -> Quantized:
     """Make an int8 model of a float one.
 
@@ -96,24 +99,33 @@ def quantize(
         program: the float program.
         samples: 100 to 500 typical inputs: a folder of .npy or .npz files, an iterable, or a function that returns one.
             Not needed with `table`.
-        algorithm: how thresholds are chosen, a key of `quantization.observers.ALGORITHMS` (PaddleSlim: algo).
-        batch_size: samples that count as one batch.
-        batch_nums: how many batches to use; None means all samples.
-        symmetric: spread signed tensors' codes evenly around zero.
-        options: which operators to quantize; ignored with `annotation`.
         annotation: decisions to use as they are, for example edited ones.
         table: a calibration table to use as it is; nothing is run.
         progress: called after each batch with the number of batches so far.
+        options: `operators`, `skip` and `per_channel` as one object.
+        **keys: {options}
 
     Raises:
         SampleError: the samples don't fit the model, or there are none.
         OptionError: an option is unknown or out of range.
         TableError: the annotation or the table doesn't fit the model.
     """
-    annotation = annotation or annotate(program, options)
+    base = QuantizeOptions(annotate=options or AnnotateOptions())
+    return quantize_with(program, samples, QuantizeOptions.from_values(keys, base), annotation, table, progress)
+
+
+def quantize_with(
+    program: Program,
+    samples: Samples | None,
+    options: QuantizeOptions,
+    annotation: Annotation | None = None,
+    table: CalibrationTable | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Quantized:
+    """Make an int8 model of a float one, with the options as one object; see `quantize`."""
+    annotation = annotation or annotate(program, options.annotate)
     if table is None:
-        calibration = CalibrateOptions(algorithm, symmetric, batch_size, batch_nums)
-        table = calibrate(program, annotation, samples if samples is not None else (), calibration, progress)
+        table = calibrate(program, annotation, samples if samples is not None else (), options.calibrate, progress)
     elif table.model_sha256 != program.source_sha256:
         raise TableError(
             f"The calibration table was made for another model: its model_sha256 is {table.model_sha256[:12]}..., "

@@ -6,6 +6,7 @@
     ├── TableError                a calibration table or an annotation file doesn't fit its schema or the model
     ├── OptionError               an option, configuration key, algorithm or target is unknown or out of range
     ├── TargetError               a target file is wrong, or this machine can't run a library built for it
+    ├── QuantizationError         nothing became int8, or the int8 model isn't what was asked for
     ├── BuildError                compiling or linking failed
     ├── ArtifactError             a library wasn't built by this pipeline, or is damaged
     └── DeviceError               an RPC server, tracker or session failed
@@ -51,6 +52,12 @@ class TargetError(PipelineError):
 
 class ArtifactError(PipelineError):
     """A shared library wasn't built by this pipeline, or is damaged."""
+
+
+class QuantizationError(PipelineError):
+    """Nothing became int8, or the int8 model is further from the float one than was asked for."""
+
+    exit_code = 1
 
 
 class BuildError(PipelineError):

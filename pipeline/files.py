@@ -50,6 +50,19 @@ def read_text(path: Path, kind: str, error_type: type[PipelineError]) -> str:
         raise error_type(f"The {kind} {path} isn't UTF-8 text.") from error
 
 
+def make_folder(path: Path) -> Path:
+    """Make a folder, and those that it is in, unless it is there; return it.
+
+    Raises:
+        OptionError: it can't be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"The output folder {path} can't be made: {error.strerror}.") from error
+    return path
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that it is either there as a whole or not at all.
 

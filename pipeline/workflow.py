@@ -2,129 +2,162 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.api import Quantized, load, quantize
+from pipeline.api import Quantized, load, quantize_with
 from pipeline.compiler.build import compile_program
 from pipeline.compiler.execute import Executor
 from pipeline.compiler.tuning import TunedLayer, TuningDatabase, tune
+from pipeline.config.options import BuildOptions
+from pipeline.config.schema import keywords
 from pipeline.cpu import missing_features
-from pipeline.errors import OptionError, SampleError
+from pipeline.errors import OptionError, QuantizationError, SampleError
+from pipeline.files import make_folder
 from pipeline.importer.verify import ImportCheck, example_feeds, verify_import
 from pipeline.ir.program import Program
 from pipeline.library.link import check_writable
-from pipeline.quantization.annotate import AnnotateOptions, Annotation
-from pipeline.quantization.calibrate import CalibrateOptions, CalibrationTable
+from pipeline.quantization.annotate import Annotation, annotate
+from pipeline.quantization.calibrate import CalibrationTable
+from pipeline.recipes import load_recipe, prepare
 from pipeline.recipes.samples import Labelled
 from pipeline.report.agreement import Agreement, compare, top1
 from pipeline.report.build_report import Accuracy, BuildReport, Library, Timing
 from pipeline.runtime.runner import Runner
-from pipeline.samples import Samples, feeds
+from pipeline.samples import Samples, feed_count, feeds
 from pipeline.targets import Target, load_target
 
 CHECK_SAMPLES = 16
 """How many samples the agreement with the float model is measured on."""
 
+MAX_REASONS = 5
+"""How many reasons are given why nothing is int8."""
+
 FLOAT_LIBRARY = "float32 library for host"
 """What the report calls the float library."""
 
-Progress = Callable[[str], Any]
+GIVEN_TABLE = "given table"
+"""What the report calls the algorithm of a calibration table that was given."""
+
+Progress = Callable[[str, int, "int | None"], Any]
+"""Called with what is being done, how many steps of it (batches, say) are done, and how many there are, if known.
+
+`print` is one.
+"""
 
 
-@dataclass(frozen=True)
-class BuildRequest:
-    """What to build.
-
-    Attributes:
-        model: the ONNX file.
-        output: folder for everything that is written; made if it doesn't exist.
-        targets: names or paths of targets.
-        samples: see `samples`; not needed with `table`. They are read twice if `check` is set.
-        shapes: input shapes that the model leaves open.
-        annotate: which operators to quantize.
-        calibrate: how thresholds are chosen.
-        table: a calibration table to use as it is.
-        annotation: decisions to use as they are.
-        check: whether to measure how far int8 is from float, on the samples.
-        float_library: whether to build the float model for this machine, too.
-        dump: folder for the program after each compiler phase.
-        verify_import: whether to compare the float program with an independent evaluation of the ONNX file.
-        tune: file of a tuning database; the layers that it doesn't know are measured on this machine first.
-    """
-
-    model: Path
-    output: Path
-    targets: Sequence[str]
-    samples: Samples | None = None
-    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    annotate: AnnotateOptions = field(default_factory=AnnotateOptions)
-    calibrate: CalibrateOptions = field(default_factory=CalibrateOptions)
-    table: CalibrationTable | None = None
-    annotation: Annotation | None = None
-    check: bool = True
-    float_library: bool = False
-    dump: Path | None = None
-    tune: Path | None = None
-    verify_import: bool = True
-
-
-def build_model(request: BuildRequest, progress: Progress, batches: Callable[[int], None] | None = None) -> BuildReport:
-    """Import, quantize and build a model, and report on it.
+@keywords(BuildOptions)
+def build(
+    model: str | Path, samples: Samples | None = None, *, progress: Progress | None = None, **keys: Any
+) -> BuildReport:
+    """Import, quantize and build a model, and report on it: all that `pipeline build` does.
 
     Args:
-        request: what to build.
-        progress: called with what is being done.
-        batches: called with the number of calibration batches done.
+        model: an ONNX file, or a recipe (.toml), which has its own samples and shapes.
+        samples: 100 to 500 typical inputs: a folder of .npy or .npz files, an iterable, or a function that returns one.
+            Not needed with `calibration`. They are read twice if `check` is set.
+        progress: see `Progress`.
+        **keys: {options}
 
     Raises:
         PipelineError: see `errors`; nothing half-written is left.
     """
-    targets = {name: load_target(name) for name in request.targets}
+    chosen = BuildOptions.from_values(keys)
+    path = Path(model)
+    if path.suffix == ".toml":
+        if samples is not None or chosen.shapes:
+            raise OptionError("A recipe has its own samples and shapes; leave --samples and --shape out.")
+        prepared = prepare(load_recipe(str(model)))
+        path, samples, chosen = prepared.model, prepared.calibration, replace(chosen, shapes=prepared.shapes)
+    return build_model(path, samples, chosen, progress)
+
+
+def build_model(
+    model: Path, samples: Samples | None, options: BuildOptions, progress: Progress | None = None
+) -> BuildReport:
+    """Import, quantize and build a model, and report on it; see `build`."""
+    tell = progress or (lambda *_: None)
+    targets = {name: load_target(name) for name in options.targets}
     _check_file_names(targets)
-    if request.table is None and request.samples is None:
+    if options.calibration is None and samples is None:
         raise SampleError("Neither samples nor a calibration table is given. Add --samples or --calibration.")
-    folder = _make_folder(request.output)
-    progress("importing")
-    program = load(request.model, request.shapes)
+    table = None if options.calibration is None else CalibrationTable.load(options.calibration)
+    annotation = None if options.annotation is None else Annotation.load(options.annotation)
+    folder = make_folder(options.output)
+    check_writable(folder / "library.so")
+    tell("importing", 0, None)
+    program = load(model, options.shapes)
     check = None
-    if request.verify_import:
-        progress("verifying the import")
-        check = verify(request.model, program, request.samples)
-    progress("calibrating")
-    calibration = request.calibrate
-    quantized = quantize(
-        program,
-        request.samples,
-        algorithm=calibration.algorithm,
-        batch_size=calibration.batch_size,
-        batch_nums=calibration.batch_nums,
-        symmetric=calibration.symmetric,
-        options=request.annotate,
-        annotation=request.annotation,
-        table=request.table,
-        progress=batches,
-    )
-    database, tuned = _tuned(quantized.program, targets, request.tune, progress)
+    if options.verify_import:
+        tell("verifying the import", 0, None)
+        check = verify(model, program, samples)
+    quantized = _quantized(program, samples, options, annotation, table, tell)
+    database, tuned = _tuned(quantized.program, targets, options.tune, tell)
     libraries = []
     for name, target in targets.items():
-        progress(f"building for {name}")
+        tell(f"building for {name}", 0, None)
         path = folder / f"{program.name}.{_file_part(name, target)}.so"
-        quantized.build(target, path, None if request.dump is None else request.dump / target.name, database)
+        quantized.build(target, path, None if options.dump is None else options.dump / target.name, database)
         libraries.append(Library(name, target.name, str(path), path.stat().st_size))
-    report = replace(_written(quantized, folder, tuple(libraries), request), tuned=tuned, import_check=check)
-    if request.float_library:
-        progress("building the float model")
+    report = replace(_written(quantized, folder, tuple(libraries), options), tuned=tuned, import_check=check)
+    if options.float_library:
+        tell("building the float model", 0, None)
         path = compile_program(program, load_target("host"), folder / f"{program.name}.float32.host.so")
         report = replace(report, files=report.files | {FLOAT_LIBRARY: str(path)})
-    if request.check and request.samples is not None:
-        progress("comparing with float")
-        report = replace(report, agreement=_check(quantized, report, targets, request))
+    if options.check and samples is not None:
+        tell("comparing with float", 0, None)
+        report = replace(report, agreement=_check(quantized, report, targets, samples))
     return report
+
+
+def _quantized(
+    program: Program,
+    samples: Samples | None,
+    options: BuildOptions,
+    annotation: Annotation | None,
+    table: CalibrationTable | None,
+    tell: Progress,
+) -> Quantized:
+    """Quantize, unless it's known before or turns out after calibration that nothing becomes int8.
+
+    Raises:
+        QuantizationError: nothing does, and that isn't allowed.
+    """
+    annotation = annotation or annotate(program, options.quantize.annotate)
+    if not options.allow_float:
+        _check_int8(annotation)
+    calibration = options.quantize.calibrate
+    total = None
+    if table is None and samples is not None:
+        total = feed_count(samples, program.inputs, calibration.batch_size, calibration.batch_nums)
+    tell("calibrating", 0, total)
+    quantized = quantize_with(
+        program, samples, options.quantize, annotation, table, lambda done: tell("calibrating", done, total)
+    )
+    if not options.allow_float:
+        _check_int8(quantized.annotation)
+    return quantized
+
+
+def _check_int8(annotation: Annotation) -> None:
+    """Refuse to go on with a model of which nothing is int8.
+
+    Raises:
+        QuantizationError: nothing is; the message says why.
+    """
+    if any(o.precision == "int8" for o in annotation.operators):
+        return
+    reasons = collections.Counter(f"{o.operator}: {o.reason}" for o in annotation.operators).most_common(MAX_REASONS)
+    listed = "".join(f"\n  {count} x {reason}" for reason, count in reasons)
+    raise QuantizationError(
+        f"0 of {len(annotation.operators)} operators would be computed in int8, so the library would gain nothing. "
+        f"Allow it by --allow-float (allow_float=True). Why, most frequent first:{listed}"
+    )
 
 
 def verify(model: Path, program: Program, samples: Samples | None = None) -> ImportCheck:
@@ -190,14 +223,14 @@ def _tuned(
     database = TuningDatabase.load(path)
     layers: list[TunedLayer] = []
     for name, target in targets.items():
-        progress(f"tuning for {name}")
+        progress(f"tuning for {name}", 0, None)
         database, own = tune(program, target, database)
         layers += own
     database.save(path)
     return database, tuple(layers)
 
 
-def _written(quantized: Quantized, folder: Path, libraries: tuple[Library, ...], request: BuildRequest) -> BuildReport:
+def _written(quantized: Quantized, folder: Path, libraries: tuple[Library, ...], options: BuildOptions) -> BuildReport:
     """Write the table and the annotation, and return the report so far."""
     name = quantized.program.name
     table, annotation = folder / f"{name}.calibration.json", folder / f"{name}.annotation.json"
@@ -205,7 +238,7 @@ def _written(quantized: Quantized, folder: Path, libraries: tuple[Library, ...],
     quantized.annotation.save(annotation)
     return BuildReport(
         model=name,
-        algorithm="given table" if request.table is not None else request.calibrate.algorithm,
+        algorithm=GIVEN_TABLE if options.calibration is not None else options.quantize.calibrate.algorithm,
         calibration_samples=quantized.table.samples,
         annotation=quantized.annotation,
         libraries=libraries,
@@ -213,9 +246,7 @@ def _written(quantized: Quantized, folder: Path, libraries: tuple[Library, ...],
     )
 
 
-def _check(
-    quantized: Quantized, report: BuildReport, targets: Mapping[str, Target], request: BuildRequest
-) -> Agreement:
+def _check(quantized: Quantized, report: BuildReport, targets: Mapping[str, Target], samples: Samples) -> Agreement:
     """Compare int8 and float on the first samples; with a library that was just built, if one runs here."""
     runnable = [
         library.path
@@ -223,8 +254,8 @@ def _check(
         if not missing_features(targets[library.target].architecture, targets[library.target].required_features)
     ]
     int8 = Runner(runnable[0]).run if runnable else Executor(quantized.program).run
-    stream = feeds(request.samples if request.samples is not None else (), quantized.program.inputs)
-    described = "of the calibration samples" if request.table is None else "of the samples"
+    stream = feeds(samples, quantized.program.inputs)
+    described = "of the calibration samples" if report.algorithm != GIVEN_TABLE else "of the samples"
     return compare(Executor(quantized.source).run, int8, itertools.islice(stream, CHECK_SAMPLES), described)
 
 
@@ -247,12 +278,3 @@ def _check_file_names(targets: Mapping[str, Target]) -> None:
                 f"Targets {other} and {name} have the same name, {_file_part(name, target)!r}, so that their libraries "
                 "would be one file. Change the name that one of the files gives, or build them into two folders."
             )
-
-
-def _make_folder(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"The output folder {path} can't be made: {error.strerror}.") from error
-    check_writable(path / "library.so")
-    return path

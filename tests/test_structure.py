@@ -33,6 +33,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "conversion": "",
         "cpu": "data errors",
         "targets": "cpu data errors files",
+        # What users may set; which values there are is asked where they are at home.
+        "config": "errors quantization.observers targets",
         # Programs, and what can be made of them; kernels know nothing of Relax.
         "ir": "",
         "ops": "ir",
@@ -48,17 +50,20 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         # The stages before the compiler. Only calibration compiles.
         "importer": "errors files ir ops passes.float",
         "samples": "conversion errors files ir",
-        "quantization": "compiler errors files ir ops samples",
+        "quantization.observers": "errors",
+        "quantization": "compiler config errors files ir ops quantization.observers samples",
         # What puts them together.
-        "api": "compiler errors importer ir library quantization samples targets",
+        "api": "compiler config errors files importer ir library quantization samples targets",
         "profiling": "compiler errors kernels library runtime targets",
         "recipes": "data errors files",
         "report": "compiler errors files importer quantization",
         "workflow": (
-            "api compiler cpu errors files importer ir library quantization recipes report runtime samples targets"
+            "api compiler config cpu errors files importer ir library quantization recipes report runtime samples "
+            "targets"
         ),
         "cli": (
-            "errors files importer ir library profiling quantization recipes report runtime samples targets workflow"
+            "config errors files importer ir library profiling quantization recipes report runtime samples targets "
+            "workflow"
         ),
     }.items()
 }
@@ -119,9 +124,10 @@ def imports_of(file: Path) -> set[str]:
 
 
 def part_of(module: str) -> str:
-    """Return the part that a module belongs to; the two halves of `passes` are parts of their own."""
+    """Return the part that a module belongs to: a package, or a part of one that is listed on its own."""
     parts = module.split(".")
-    return ".".join(parts[1:3]) if parts[1] == "passes" else parts[1]
+    inner = ".".join(parts[1:3])
+    return inner if inner in MAY_IMPORT else parts[1]
 
 
 def parts() -> dict[str, set[str]]:

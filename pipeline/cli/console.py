@@ -8,19 +8,26 @@ import json
 import logging
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.errors import OptionError
 
 messages = Console(stderr=True)
 """Progress and warnings; results go to standard output."""
+
+
+SECONDS_BETWEEN_LINES = 10
+"""How often progress is printed where there is no terminal."""
 
 
 def show(data: dict[str, Any], table: Callable[[], Table | list[Table]], as_json: bool) -> None:
@@ -76,13 +83,73 @@ def log_to_console() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
 
 
+class _Bar:
+    """Progress on a terminal: a line that changes, with the rate and the time left where steps are counted."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task: TaskID | None = None
+        self._what = ""
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        if self._task is None or what != self._what:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._what, self._task = what, self._bar.add_task(what, total=total)
+        self._bar.update(self._task, completed=done, total=total)
+
+
+class _Lines:
+    """Progress where there is no terminal: a line when something begins, and every few seconds while it goes on."""
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._began = self._said = 0.0
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._began, self._said = what, now, now
+            click.echo(what, err=True)
+        elif done == total or now - self._said >= SECONDS_BETWEEN_LINES:
+            self._said = now
+            click.echo(f"{what}: {_counted(done, total, now - self._began)}", err=True)
+
+
+class _Counted(ProgressColumn):
+    """How far a task of a bar is."""
+
+    def render(self, task: Task) -> Text:
+        """Return it as text; nothing for a task without steps."""
+        if not task.completed and not task.total:
+            return Text("")
+        return Text(_counted(int(task.completed), None if task.total is None else int(task.total), task.elapsed or 0))
+
+
+def _counted(done: int, total: int | None, seconds: float) -> str:
+    """Return how far something is, its rate, and how long it will take: `30 of 300, 12.3/s, 0:00:22 left`."""
+    rate = done / seconds if seconds > 0 else 0.0
+    parts = [str(done) if total is None else f"{done} of {total}"]
+    if rate > 0:
+        parts.append(f"{rate:.1f}/s")
+        if total is not None and total > done:
+            parts.append(f"{timedelta(seconds=round((total - done) / rate))} left")
+    return ", ".join(parts)
+
+
 @contextlib.contextmanager
-def counting(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Show a count while the block runs; the block calls the given function with how many are done. Terminals only."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.update(task, completed=done)
+def progress() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show what is being done while the block runs.
+
+    The block calls the given function with what it does, how many steps of that are done, and how many there are, None
+    if that isn't known.
+    """
+    if not messages.is_terminal:
+        yield _Lines()
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(20), _Counted())
+    with Progress(*columns, console=messages, transient=True) as bar:
+        yield _Bar(bar)
 
 
 @contextlib.contextmanager

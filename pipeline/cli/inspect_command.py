@@ -10,32 +10,32 @@ import msgspec
 from rich.table import Table
 
 from pipeline.cli.console import show, working
-from pipeline.cli.options import json_option, parse_shapes, verify_option
+from pipeline.cli.options import given, json_option, options
+from pipeline.config.options import BuildOptions
 from pipeline.library.metadata import read_metadata
 
 
 @click.command(name="inspect")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--shape", "shapes", multiple=True, metavar="NAME=D,D,...", help="Shape of an input of an ONNX model.")
-@verify_option
+@options(only=("shapes", "verify_import"))
 @json_option
-def command(file: Path, shapes: tuple[str, ...], verify_import: bool, as_json: bool) -> None:
+def command(file: Path, as_json: bool, **values: Any) -> None:
     """Show what is in FILE: an ONNX model (which operators would become int8, and why) or a library."""
     if file.suffix == ".onnx":
-        _model(file, shapes, verify_import, as_json)
+        _model(file, BuildOptions.from_values(given(values)), as_json)
     else:
         _library(file, as_json)
 
 
-def _model(file: Path, shapes: tuple[str, ...], verify_import: bool, as_json: bool) -> None:
+def _model(file: Path, chosen: BuildOptions, as_json: bool) -> None:
     from pipeline.importer import import_model
     from pipeline.quantization.annotate import annotate
     from pipeline.report.build_report import describe_check
     from pipeline.workflow import verify
 
-    program = import_model(file, parse_shapes(shapes))
+    program = import_model(file, chosen.shapes)
     check = None
-    if verify_import:
+    if chosen.verify_import:
         with working("verifying the import"):
             check = verify(file, program)
     annotation = annotate(program)

@@ -1,23 +1,19 @@
-"""Options that several commands share, and how their text is read."""
+"""Options on the command line: those of `config`, and those that several commands share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from pipeline.errors import OptionError
+from pipeline.config.options import BuildOptions
+from pipeline.config.schema import Option, Options, in_words, options_of
 
 Decorator = Callable[[Any], Any]
 
 json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-
-verify_option: Decorator = click.option(
-    "--verify-import/--no-verify-import",
-    default=True,
-    help="Compare the imported float model with an independent evaluation of the ONNX file  [default: yes].",
-)
 
 threads_option: Decorator = click.option("--threads", type=int, help="How many threads a run may use [default: all].")
 
@@ -28,20 +24,74 @@ tracker_option: Decorator = click.option(
 )
 
 
-def parse_shapes(values: Sequence[str]) -> dict[str, list[int]]:
-    """Return shapes by input name from texts such as `x=1,3,224,224`.
+def options(kind: type[Options] = BuildOptions, only: Iterable[str] | None = None) -> Decorator:
+    """Return a decorator that gives a command the options of a class.
 
-    Raises:
-        OptionError: a text isn't of that form.
+    The command gets each as a parameter named as its key, None where it isn't given; `given` makes values of these.
+
+    Args:
+        kind: the class.
+        only: keys; all if None.
     """
-    shapes = {}
-    for value in values:
-        name, separator, dims = value.rpartition("=")
-        try:
-            shape = [int(d) for d in dims.split(",")]
-        except ValueError:
-            shape = []
-        if not separator or not name or not shape or min(shape) < 1:
-            raise OptionError(f"--shape {value}: expected NAME=D,D,..., for example x=1,3,224,224.")
-        shapes[name] = shape
-    return shapes
+    known = {o.key: o for o in options_of(kind)}
+    chosen = list(known) if only is None else list(only)
+
+    def decorate(function: Any) -> Any:
+        for key in reversed(chosen):
+            function = _decorator(known[key])(function)
+        return function
+
+    return decorate
+
+
+def given(values: Mapping[str, Any], kind: type[Options] = BuildOptions) -> dict[str, Any]:
+    """Return the values of the options that were given, by key, as `Options.from_values` takes them.
+
+    Args:
+        values: a command's parameters.
+        kind: the class of the options.
+    """
+    known = {o.key: o for o in options_of(kind)}
+    return {key: _value(known[key], value) for key, value in values.items() if value is not None and value != ()}
+
+
+def _decorator(option: Option) -> Decorator:
+    names = [*([option.short] if option.short else []), option.flag, option.key]
+    default = f"  [default: {option.shown_default}]" if option.shown_default else ""
+    words = f"{in_words(option, default=False)}{' May be repeated.' if option.many else ''}{default}"
+    return click.option(
+        *names,
+        type=None if option.parse is not None or option.kind is bool else _type(option.kind),
+        is_flag=True if option.kind is bool else None,
+        default=None,
+        multiple=option.many,
+        metavar=option.metavar or None,
+        help=words,
+        shell_complete=_completion(option),
+    )
+
+
+def _type(kind: Any) -> Any:
+    return kind if kind in (int, float, str) else click.Path(path_type=kind)
+
+
+def _value(option: Option, value: Any) -> Any:
+    if option.parse is None:
+        return value
+    if not option.many:
+        return option.parse(value)
+    items = [option.parse(text) for text in value]
+    return dict(items) if isinstance(option.default, Mapping) else items
+
+
+def _completion(option: Option) -> Callable[..., list[CompletionItem]] | None:
+    known = option.choices or option.suggestions
+    if known is None:
+        return None
+
+    def complete(context: click.Context, parameter: click.Parameter, text: str) -> list[CompletionItem]:
+        found = [CompletionItem(name) for name in known() if name.lower().startswith(text.lower())]
+        # A target may be a file as well.
+        return found or ([] if option.choices else [CompletionItem(text, type="file")])
+
+    return complete

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from dataclasses import dataclass
 
 from tvm import relax
 
+from pipeline.config.options import AnnotateOptions
 from pipeline.errors import OptionError, unknown_name
 from pipeline.ir.bridge import tensor_operands, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow
@@ -23,21 +22,6 @@ from pipeline.quantization.annotation_rules import (
 )
 
 __all__ = ["AnnotateOptions", "Annotation", "OperatorDecision", "TensorDecision", "annotate"]
-
-
-@dataclass(frozen=True)
-class AnnotateOptions:
-    """What the user wants quantized.
-
-    Attributes:
-        operators: operator types that may become int8 (PaddleSlim: quantizable_op_type); None means all of `KINDS`.
-        skip: names of operators, or rather of the tensors they produce, that stay in float.
-        per_channel: one weight scale per output channel; otherwise one per tensor.
-    """
-
-    operators: Collection[str] | None = None
-    skip: Collection[str] = ()
-    per_channel: bool = True
 
 
 def annotate(program: Program, options: AnnotateOptions | None = None) -> Annotation:

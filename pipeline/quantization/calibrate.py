@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.compiler.execute import Executor
+from pipeline.config.options import CalibrateOptions
 from pipeline.errors import SampleError
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
@@ -21,23 +21,6 @@ from pipeline.samples import Samples, batch_of, named_feeds
 __all__ = ["ALGORITHMS", "CalibrateOptions", "Calibrated", "CalibrationTable", "calibrate"]
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class CalibrateOptions:
-    """How thresholds are chosen.
-
-    Attributes:
-        algorithm: a key of `ALGORITHMS` (PaddleSlim: algo).
-        symmetric: spread signed tensors' codes evenly around zero, the classic scheme.
-        batch_size: samples that count as one batch.
-        batch_nums: how many batches to use; None means all samples.
-    """
-
-    algorithm: str = "kl"
-    symmetric: bool = False
-    batch_size: int = 1
-    batch_nums: int | None = None
 
 
 def calibrate(

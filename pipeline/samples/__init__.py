@@ -12,9 +12,9 @@ import numpy.typing as npt
 from pipeline.errors import OptionError, SampleError
 from pipeline.ir.program import TensorSpec
 from pipeline.samples.fitting import Fitted, Fitter, sentence
-from pipeline.samples.reading import Sample, Samples, describe, named_samples
+from pipeline.samples.reading import Sample, Samples, describe, named_samples, sample_count
 
-__all__ = ["Sample", "Samples", "batch_of", "feeds", "named_feeds"]
+__all__ = ["Sample", "Samples", "batch_of", "feed_count", "feeds", "named_feeds"]
 
 Array = npt.NDArray[Any]
 
@@ -74,6 +74,28 @@ def _fitted(
             parts += 1
             yield part
         left -= 1 if parts == 1 else batch_size
+
+
+def feed_count(
+    samples: Samples, inputs: Sequence[TensorSpec], batch_size: int | None = None, batch_nums: int | None = None
+) -> int | None:
+    """Return how many feeds `feeds` will yield if all samples are like the first; None where that can't be told.
+
+    It is for displays of progress. Samples that can be read only once aren't touched.
+
+    Raises:
+        SampleError: the first sample doesn't fit the model, or a folder can't be read.
+    """
+    number = sample_count(samples)
+    if number is None:
+        return None
+    name, first = next(named_samples(samples), ("", None))
+    if first is None:
+        return 0
+    parts = list(Fitter(inputs).fit(first, name))
+    if batch_nums is not None:
+        number = min(number, batch_nums * (batch_size or 1) if len(parts) == 1 else batch_nums)
+    return number * len(parts) // parts[0].batch if parts else 0
 
 
 def batch_of(inputs: Sequence[TensorSpec]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Union
 
@@ -39,6 +39,19 @@ def named_samples(samples: Samples) -> Iterator[tuple[str, Any]]:
         yield f"sample {index}", sample
 
 
+def sample_count(samples: Samples) -> int | None:
+    """Return how many samples there are; None if that isn't known before they are drawn.
+
+    Raises:
+        SampleError: the folder can't be read, or holds no samples.
+    """
+    if isinstance(samples, str | Path):
+        return len(_files(Path(samples)))
+    if isinstance(samples, Mapping):
+        return 1
+    return len(samples) if isinstance(samples, Sized) else None
+
+
 def describe(samples: Samples) -> str:
     """Return what messages call the samples as a whole."""
     return str(samples) if isinstance(samples, str | Path) else f"the given {type(samples).__name__}"
@@ -46,6 +59,12 @@ def describe(samples: Samples) -> str:
 
 def _read_folder(folder: Path) -> Iterator[tuple[str, StoredArray | dict[str, StoredArray]]]:
     """Yield the samples in a folder's .npy and .npz files, one for each file, sorted by name."""
+    for file in _files(folder):
+        yield str(file), stored_arrays(file)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files that hold a folder's samples, sorted by name."""
     try:
         files = sorted(f for f in folder.iterdir() if f.suffix in SUFFIXES)
     except FileNotFoundError as error:
@@ -54,5 +73,4 @@ def _read_folder(folder: Path) -> Iterator[tuple[str, StoredArray | dict[str, St
         raise SampleError(f"Samples folder {folder} can't be read: {error.strerror}.") from error
     if not files:
         raise SampleError(f"Samples folder {folder} holds no .npy or .npz files.")
-    for file in files:
-        yield str(file), stored_arrays(file)
+    return files

@@ -1,0 +1,133 @@
+"""All options there are. The stages take the classes of this module; see `config` for how to add an option."""
+
+# ruff: noqa: RUF009 - `option` and `group` return dataclass fields
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config.schema import Options, group, option
+from pipeline.config.values import parse_shape
+
+
+def _algorithms() -> Iterable[str]:
+    # Only here: help texts should be there at once.
+    from pipeline.quantization.observers import ALGORITHMS
+
+    return ALGORITHMS
+
+
+def _targets() -> Iterable[str]:
+    from pipeline.targets import list_targets
+
+    return ("host", *(target.name for target in list_targets()))
+
+
+@dataclass(frozen=True)
+class AnnotateOptions(Options):
+    """What the user wants quantized; see `quantization.selection` for how operators are named.
+
+    Attributes:
+        operators: operators that may become int8; None means all.
+        skip: operators that stay in float.
+        per_channel: one weight scale per output channel; otherwise one per tensor.
+    """
+
+    operators: Collection[str] | None = option(
+        None,
+        "Only quantize these operators: types of ONNX or Paddle (Conv, conv2d, mul), names, or patterns (*/attn/*).",
+        flag="--operator",
+        metavar="WHICH",
+        unset="all",
+        paddle="quantizable_op_type",
+    )
+    skip: Collection[str] = option(
+        (),
+        "Leave these operators in float: names of nodes or of their outputs, types, or patterns (*/head/*).",
+        metavar="WHICH",
+    )
+    per_channel: bool = option(
+        True, "One weight scale per output channel instead of one per tensor.", flag="--per-channel/--per-tensor"
+    )
+
+
+@dataclass(frozen=True)
+class CalibrateOptions(Options):
+    """How thresholds are chosen.
+
+    Attributes:
+        algorithm: a key of `quantization.observers.ALGORITHMS`, in any case.
+        symmetric: spread signed tensors' codes evenly around zero, the classic scheme.
+        batch_size: samples that count as one batch.
+        batch_nums: how many batches to use; None means all samples.
+    """
+
+    algorithm: str = option("kl", "How thresholds are chosen.", choices=_algorithms, metavar="NAME", paddle="algo")
+    symmetric: bool = option(False, "Spread signed tensors' codes evenly around zero.")
+    batch_size: int = option(1, "Samples that count as one batch.", minimum=1)
+    batch_nums: int | None = option(None, "How many batches to calibrate with.", minimum=1, unset="all samples")
+
+
+@dataclass(frozen=True)
+class QuantizeOptions(Options):
+    """How a float program becomes an int8 one.
+
+    Attributes:
+        annotate: what is quantized.
+        calibrate: how thresholds are chosen.
+    """
+
+    annotate: AnnotateOptions = group(AnnotateOptions)
+    calibrate: CalibrateOptions = group(CalibrateOptions)
+
+
+@dataclass(frozen=True)
+class BuildOptions(Options):
+    """What to build of a model, and how.
+
+    Attributes:
+        quantize: how the float program becomes an int8 one.
+        targets: names of targets, or paths of target files.
+        output: folder for everything that is written; made if it doesn't exist.
+        shapes: input name -> shape, for inputs whose shapes the model leaves open.
+        calibration: file of a calibration table to use as it is; nothing is run.
+        annotation: file of decisions to use as they are.
+        check: whether to measure how far int8 is from float, on the samples.
+        verify_import: whether to compare the float program with an independent evaluation of the ONNX file.
+        allow_float: whether a model of which nothing becomes int8 is built all the same.
+        float_library: whether to build the float model for this machine, too.
+        dump: folder for the program after each compiler phase.
+        tune: file of a tuning database; the layers that it doesn't know are measured on this machine first.
+    """
+
+    quantize: QuantizeOptions = group(QuantizeOptions)
+    targets: Sequence[str] = option(
+        ("host",),
+        "What to build for: names (see `pipeline targets`), or target files.",
+        flag="--target",
+        metavar="TARGET",
+        suggestions=_targets,
+        paddle="valid_targets",
+    )
+    output: Path = option(Path("out"), "Folder for everything that is written.", short="-o", metavar="FOLDER")
+    shapes: Mapping[str, Sequence[int]] = option(
+        {},
+        "Shape of an input that the model leaves open.",
+        flag="--shape",
+        metavar="NAME=D,D,...",
+        parse=parse_shape,
+    )
+    calibration: Path | None = option(None, "Use this calibration table instead of calibrating.", metavar="FILE")
+    annotation: Path | None = option(
+        None, "Use the decisions of this file instead of deciding what becomes int8.", metavar="FILE"
+    )
+    check: bool = option(True, "Measure how far int8 is from float.")
+    verify_import: bool = option(
+        True, "Compare the imported float model with an independent evaluation of the ONNX file."
+    )
+    allow_float: bool = option(False, "Build the libraries even if none of the operators becomes int8.")
+    float_library: bool = option(False, "Build the float model for host, too.", flag="--float")
+    dump: Path | None = option(None, "Folder for each compiler phase's program and assembly.", metavar="FOLDER")
+    tune: Path | None = option(None, "Measure layers here; a file to keep the results in.", metavar="FILE")

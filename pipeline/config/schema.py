@@ -1,0 +1,272 @@
+"""What an option is: a dataclass's field, with all that people may read or write of it.
+
+A class of options is a frozen dataclass whose base is `Options`, and whose fields are made by `option`, or by `group`
+for options that belong together. Users see one flat list of keys, whatever the grouping: `Options.from_values` builds
+the class from keys and values, as keyword arguments, the command line and configuration files have them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Any, TypeVar
+
+from pipeline.errors import OptionError, unknown_name
+
+_KEY = "option"
+"""Under which the fields' metadata hold what is said of an option."""
+
+Made = TypeVar("Made", bound="Options")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    Attributes:
+        key: in Python and in configuration files.
+        kind: type of its values; that of a list's items, if it is a list.
+        many: whether it is a list (`--target a --target b`, `targets=["a", "b"]`), or a mapping, which the command line
+            takes item by item.
+        default: what holds if nobody says anything else.
+        help: a sentence or two, without the default.
+        flag: on the command line; of a boolean that is true by default, that for true and that for false:
+            `--check/--no-check`.
+        short: a flag of one letter, or "".
+        metavar: what stands for the value in help texts, or "".
+        unset: what no value means, where the default is None: "all samples".
+        choices: returns the values that are allowed, for a list the allowed items; None if any is. Case doesn't count.
+        suggestions: returns values to complete on the command line, where others are allowed too.
+        minimum: the smallest number allowed; None if any is.
+        paddle: PaddleSlim's name for it, or "".
+        parse: reads the text of the command line, for a mapping that of one item as (key, value); None for plain types.
+    """
+
+    key: str
+    kind: Any
+    many: bool
+    default: Any
+    help: str
+    flag: str
+    short: str = ""
+    metavar: str = ""
+    unset: str = ""
+    choices: Callable[[], Iterable[str]] | None = None
+    suggestions: Callable[[], Iterable[str]] | None = None
+    minimum: float | None = None
+    paddle: str = ""
+    parse: Callable[[str], Any] | None = None
+
+    @property
+    def title(self) -> str:
+        """What messages call it: by its key, and by its flag where that is something else."""
+        return f"{self.key} ({self.flag})" if self.flag != f"--{self.key}" else self.flag
+
+    @property
+    def shown_default(self) -> str:
+        """The default in words; "" if there is nothing to say."""
+        if self.default is None or self.default in ((), {}):
+            return self.unset
+        if isinstance(self.default, bool):
+            return "yes" if self.default else ""
+        return ", ".join(map(str, self.default)) if isinstance(self.default, tuple) else str(self.default)
+
+    def checked(self, value: Any) -> Any:
+        """Return a value as its type has it, a choice as it is spelled.
+
+        Raises:
+            OptionError: the value has another type, is too small, or isn't among the choices.
+        """
+        if value is None and self.default is None:
+            return None
+        if self.many and not isinstance(value, Mapping):
+            return tuple(self._checked(item) for item in _listed(self.title, value))
+        return self._checked(value)
+
+    def _checked(self, value: Any) -> Any:
+        value = _converted(self.title, self.kind, value)
+        if self.minimum is not None and value < self.minimum:
+            raise OptionError(f"{self.title} is {value}; it must be at least {self.minimum:g}.")
+        if self.choices is None:
+            return value
+        known = list(self.choices())
+        spelled = {name.lower(): name for name in known}.get(str(value).lower())
+        if spelled is None:
+            raise OptionError(unknown_name(self.key, str(value), known))
+        return spelled
+
+
+def option(default: Any, help: str, **details: Any) -> Any:
+    """Return a dataclass field that is an option.
+
+    Args:
+        default: see `Option`.
+        help: see `Option`.
+        details: other attributes of `Option`; `key`, `kind` and `many` follow from the field.
+    """
+    # A dataclass doesn't take a mapping as a default; nobody changes this one.
+    stated: dict[str, Any] = {"default_factory": lambda: default} if isinstance(default, dict) else {"default": default}
+    return dataclasses.field(**stated, metadata={_KEY: {"default": default, "help": help, **details}})
+
+
+def group(kind: type[Options]) -> Any:
+    """Return a dataclass field that holds the options of another class."""
+    return dataclasses.field(default_factory=kind, metadata={_KEY: kind})
+
+
+@dataclass(frozen=True)
+class Options:
+    """Base of classes of options: values are checked when an object is made."""
+
+    def __post_init__(self) -> None:
+        """Check all values.
+
+        Raises:
+            OptionError: see `Option.checked`.
+        """
+        for known in _own_options(type(self)):
+            object.__setattr__(self, known.key, known.checked(getattr(self, known.key)))
+
+    @classmethod
+    def from_values(cls: type[Made], values: Mapping[str, Any], base: Made | None = None) -> Made:
+        """Return the options that are given by key, those of groups included.
+
+        Args:
+            values: by key; where one is missing, the default holds.
+            base: what holds in place of the defaults.
+
+        Raises:
+            OptionError: a key is unknown, or a value is wrong.
+        """
+        _check_keys(values, options_of(cls))
+        return cls._made(values, base)
+
+    @classmethod
+    def _made(cls: type[Made], values: Mapping[str, Any], base: Made | None) -> Made:
+        own = {known.key: values[known.key] for known in _own_options(cls) if known.key in values}
+        for name, kind in _groups(cls).items():
+            own[name] = kind._made(values, None if base is None else getattr(base, name))
+        return cls(**own) if base is None else dataclasses.replace(base, **own)
+
+
+def options_of(kind: type[Options]) -> tuple[Option, ...]:
+    """Return all options of a class, those of its groups first."""
+    grouped = [known for inner in _groups(kind).values() for known in options_of(inner)]
+    return (*grouped, *_own_options(kind))
+
+
+def keywords(*kinds: type[Options]) -> Callable[[Function], Function]:
+    """Return a decorator for a function whose last parameter is `**keys`, the options by key.
+
+    It says in the function's signature and docstring which these are: there, their descriptions take the place of
+    `**keys: {options}`.
+    """
+    known = [o for kind in kinds for o in options_of(kind)]
+
+    def decorate(function: Function) -> Function:
+        signature = inspect.signature(function)
+        fixed = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        named = [inspect.Parameter(o.key, inspect.Parameter.KEYWORD_ONLY, default=o.default) for o in known]
+        function.__signature__ = signature.replace(parameters=[*fixed, *named])  # type: ignore[attr-defined]
+        lines = "\n        ".join(described(o) for o in known)
+        # Python may have left docstrings out (-OO).
+        function.__doc__ = None if function.__doc__ is None else function.__doc__.replace("**keys: {options}", lines)
+        return function
+
+    return decorate
+
+
+def described(known: Option) -> str:
+    """Return an option's line in a docstring."""
+    return f"{known.key}: {in_words(known)}"
+
+
+def in_words(known: Option, default: bool = True) -> str:
+    """Return an option's help text, with its choices, PaddleSlim's name, and what no value means.
+
+    Args:
+        known: the option.
+        default: whether to say what no value means.
+    """
+    choices = "" if known.choices is None else f" One of {', '.join(sorted(known.choices()))}."
+    unset = f" Default: {known.unset}." if default and known.unset else ""
+    paddle = f" PaddleSlim: {known.paddle}." if known.paddle else ""
+    return f"{known.help}{choices}{unset}{paddle}"
+
+
+def _groups(kind: type[Options]) -> dict[str, type[Options]]:
+    fields = {f.name: f.metadata.get(_KEY) for f in dataclasses.fields(kind)}
+    return {name: inner for name, inner in fields.items() if isinstance(inner, type)}
+
+
+def _own_options(kind: type[Options]) -> tuple[Option, ...]:
+    hints = typing.get_type_hints(kind)
+    found = []
+    for field in dataclasses.fields(kind):
+        said = field.metadata.get(_KEY)
+        if isinstance(said, Mapping):
+            hint, many = _value_type(hints[field.name])
+            flag = said.get("flag", _flag(field.name, said["default"]))
+            found.append(Option(**{"key": field.name, "kind": hint, "many": many, **said, "flag": flag}))
+    return tuple(found)
+
+
+def _flag(key: str, default: Any) -> str:
+    name = key.replace("_", "-")
+    return f"--{name}/--no-{name}" if default is True else f"--{name}"
+
+
+def _value_type(hint: Any) -> tuple[Any, bool]:
+    """Return the type of an option's values, and whether it has many; see `Option`."""
+    if typing.get_origin(hint) in (UnionType, typing.Union):
+        (hint,) = (h for h in typing.get_args(hint) if h is not NoneType)
+    origin = typing.get_origin(hint)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return hint, True
+    if isinstance(origin, type) and issubclass(origin, Iterable) and not issubclass(origin, tuple):
+        return typing.get_args(hint)[0], True
+    return hint, False
+
+
+def _listed(title: str, value: Any) -> Sequence[Any]:
+    """Return the items of a list; a text is one of one."""
+    if isinstance(value, str | os.PathLike):
+        return [value]
+    if not isinstance(value, Iterable):
+        raise OptionError(f"{title} is {value!r}; it takes a list.")
+    return list(value)
+
+
+def _converted(title: str, kind: Any, value: Any) -> Any:
+    """Return a value as the type has it.
+
+    Raises:
+        OptionError: it can't be.
+    """
+    # Only here: help texts should be there at once.
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_python(os.fspath(value) if kind is str else value)
+    except TypeError as error:
+        raise OptionError(f"{title} is {value!r}; it takes a text.") from error
+    except ValidationError as error:
+        wrong = error.errors()[0]["msg"].replace("Input", "it", 1)
+        raise OptionError(f"{title} is {value!r}; {wrong[:1].lower()}{wrong[1:]}.") from error
+
+
+def _check_keys(values: Mapping[str, Any], options: Sequence[Option]) -> None:
+    renamed = {o.paddle: o.key for o in options if o.paddle}
+    known = [o.key for o in options]
+    for key in values:
+        if key in known:
+            continue
+        if key in renamed:
+            raise OptionError(f"Unknown option {key!r}. It is called {renamed[key]!r} here.")
+        raise OptionError(unknown_name("option", key, known))
