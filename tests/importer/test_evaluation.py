@@ -191,9 +191,21 @@ def test_padding_and_cutting(widths: list[int]) -> None:
     assert_equal("Pad", (2, 3, 4), {"pads": pads, "value": np.float32(7)})
 
 
-def test_sampling_by_a_grid_as_it_was_called_before() -> None:
-    grid = np.random.default_rng(1).uniform(-1.2, 1.2, (1, 3, 2, 2)).astype("f")
-    assert_equal("GridSample", (1, 2, 4, 5), {"grid": grid}, 16, mode="bilinear")
+@given(
+    st.sampled_from([(16, "bilinear"), (16, "bicubic"), (16, "nearest"), (20, "linear"), (20, "cubic")]),
+    st.sampled_from(["zeros", "border", "reflection"]),
+    st.integers(0, 1),
+)
+def test_sampling_by_a_grid(mode: tuple[int, str], padding: str, corners: int) -> None:
+    grid = np.random.default_rng(1).uniform(-1.9, 1.9, (2, 6, 7, 2)).astype("f")
+    attributes = {"mode": mode[1], "padding_mode": padding, "align_corners": corners}
+    assert_equal("GridSample", (2, 3, 4, 5), {"grid": grid}, mode[0], **attributes)
+
+
+@given(st.sampled_from(["zeros", "border", "reflection"]), st.sampled_from(["linear", "nearest"]))
+def test_sampling_of_volumes_by_a_grid(padding: str, mode: str) -> None:
+    grid = np.random.default_rng(1).uniform(-1.9, 1.9, (1, 3, 4, 5, 3)).astype("f")
+    assert_equal("GridSample", (1, 2, 3, 4, 5), {"grid": grid}, 20, mode=mode, padding_mode=padding)
 
 
 @pytest.mark.parametrize("opset", [10, 15, 16])

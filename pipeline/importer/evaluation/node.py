@@ -24,7 +24,7 @@ _RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
 
-_LOOPS_IN_PYTHON = frozenset({"Col2Im", "DeformConv", "GridSample", "MaxUnpool", "RoiAlign"})
+_LOOPS_IN_PYTHON = frozenset({"Col2Im", "DeformConv", "MaxUnpool", "RoiAlign"})
 """Operators whose results the reference implementation goes through one by one."""
 
 _MAX_ELEMENTS_IN_PYTHON = 2**14
@@ -115,46 +115,40 @@ def estimated_seconds(node: NodeProto, given: Mapping[str, Any]) -> float:
         node: the node.
         given: what it reads, by name.
     """
-    shapes = [value.shape for value in map(given.get, node.input) if isinstance(value, np.ndarray)]
+    arrays = [value for value in map(given.get, node.input) if isinstance(value, np.ndarray)]
     estimate = _SECONDS.get(node.op_type)
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     try:
-        return 0.0 if estimate is None else float(estimate(shapes, attributes))
-    except IndexError:
-        # It lacks inputs, or they have fewer axes than it needs: it fails at once.
+        return 0.0 if estimate is None else float(estimate(arrays, attributes))
+    except (IndexError, ValueError, ZeroDivisionError):
+        # It lacks inputs, or they have fewer axes than it needs, or no elements: it ends at once.
         return 0.0
 
 
-Shapes = Sequence[tuple[int, ...]]
-
-
-def _convolution(shapes: Shapes, attributes: Mapping[str, Any]) -> float:
-    x, weight = shapes[:2]
+def _convolution(arrays: Sequence[Array], attributes: Mapping[str, Any]) -> float:
+    x, weight = (a.shape for a in arrays[:2])
     seconds_per_multiply_add = 4e-8 if attributes.get("group", 1) > 1 else 1e-9
-    return seconds_per_multiply_add * x[0] * math.prod(x[2:]) * math.prod(weight)
+    return float(seconds_per_multiply_add * x[0] * math.prod(x[2:]) * math.prod(weight))
 
 
-def _grid_sample(shapes: Shapes, attributes: Mapping[str, Any]) -> float:
-    x, grid = shapes[:2]
-    return (8e-4 if b"cubic" in attributes.get("mode", b"") else 2e-4) * x[1] * math.prod(grid[:-1])
-
-
-def _roi_align(shapes: Shapes, attributes: Mapping[str, Any]) -> float:
-    x, regions = shapes[:2]
-    results = attributes.get("output_height", 1) * attributes.get("output_width", 1) * regions[0] * x[1]
+def _roi_align(arrays: Sequence[Array], attributes: Mapping[str, Any]) -> float:
+    x, regions = arrays[:2]
+    parts = np.array([attributes.get(name, 1) for name in ("output_width", "output_height")], "float64")
+    ratio = attributes.get("sampling_ratio", 0)
     # Without a number of samples there is about one for each pixel.
-    samples = results * (attributes.get("sampling_ratio", 0) ** 2 or 1) + regions[0] * math.prod(x[1:])
-    return 3e-6 * float(samples)
+    sides = np.abs(regions[:, 2:] - regions[:, :2]) * attributes.get("spatial_scale", 1.0) / parts
+    samples = len(regions) * ratio**2 if ratio else np.prod(np.ceil(sides) + 1, axis=1, dtype="float64").sum()
+    return float(1e-5 * x.shape[1] * np.prod(parts) * samples)
 
 
-_SECONDS: Mapping[str, Callable[[Shapes, Mapping[str, Any]], float]] = {
-    "Col2Im": lambda shapes, _: 1e-5 * math.prod(shapes[0]),
+_SECONDS: Mapping[str, Callable[[Sequence[Array], Mapping[str, Any]], float]] = {
+    "Col2Im": lambda arrays, _: 1e-5 * arrays[0].size,
     "Conv": _convolution,
-    "ConvTranspose": lambda shapes, _: 2e-9 * shapes[0][0] * math.prod(shapes[0][2:]) * math.prod(shapes[1]),
-    "DeformConv": lambda shapes, _: 2e-4 * shapes[2][0] * math.prod(shapes[2][2:]) * math.prod(shapes[1]),
-    "GridSample": _grid_sample,
-    "MatMul": lambda shapes, _: 1e-9 * math.prod(shapes[0]) * shapes[1][-1],
-    "MaxUnpool": lambda shapes, _: 1e-5 * math.prod(shapes[0]),
+    "ConvTranspose": lambda arrays, _: 2e-9 * arrays[0].size / arrays[0].shape[1] * arrays[1].size,
+    "DeformConv": lambda arrays, _: 2e-4 * arrays[2].size / arrays[2].shape[1] * arrays[1].size,
+    "GridSample": lambda arrays, _: 3e-7 * arrays[0].shape[1] * arrays[1].size,
+    "MatMul": lambda arrays, _: 1e-9 * arrays[0].size * arrays[1].shape[-1],
+    "MaxUnpool": lambda arrays, _: 1e-5 * arrays[0].size,
     "RoiAlign": _roi_align,
 }
-"""Seconds by the inputs' shapes and the attributes; measured, and rounded up."""
+"""Seconds by the inputs and the attributes; measured, and rounded up."""

@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 from onnx.reference.op_run import OpRun
-from onnx.reference.ops.op_grid_sample import GridSample as StockGridSample
 from onnx.reference.ops.op_max_pool import MaxPool as StockMaxPool
 from onnx.reference.ops.op_pad import Pad_18 as StockPad
 from onnx.reference.ops.op_roi_align import RoiAlign as StockRoiAlign
 
 from pipeline.importer.evaluation.recurrent import GRU, LSTM, RNN
 from pipeline.importer.evaluation.resize import Resize
+from pipeline.importer.evaluation.sampling import GridSample
 
 Array = npt.NDArray[Any]
 
@@ -132,17 +132,6 @@ class Pad(StockPad):
             cut[number] = slice(-before, x.shape[number] + after)
         padded: tuple[Array] = super()._run(x[tuple(cut)], np.maximum(pads, 0), value, axes=axes, mode=mode)
         return padded
-
-
-class GridSample(StockGridSample):
-    """Modes were called otherwise before set 20."""
-
-    op_domain = ""
-
-    def _run(self, x: Array, grid: Array, mode: str, **attributes: Any) -> tuple[Array]:
-        names = {"bilinear": "linear", "bicubic": "cubic"}
-        sampled: tuple[Array] = super()._run(x, grid, mode=names.get(mode, mode), **attributes)
-        return sampled
 
 
 class RoiAlign(StockRoiAlign):
