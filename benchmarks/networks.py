@@ -23,7 +23,6 @@ PER_CHANNEL_OPSET = 17
 """ONNX Runtime's quantizer writes per-channel operators, which older models can't hold (before 13)."""
 
 _RAPIDOCR = {
-    "kind": "package",
     "package": "rapidocr_onnxruntime",
     "version": "1.4.4",
     "sha256": "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
@@ -65,7 +64,7 @@ class Network:
 
 
 def _from_rapidocr(file: str) -> Callable[[], onnx.ModelProto]:
-    source = PackageSource.model_validate({**_RAPIDOCR, "path": f"rapidocr_onnxruntime/models/{file}"})
+    source = PackageSource(**_RAPIDOCR, path=f"rapidocr_onnxruntime/models/{file}")
     return lambda: onnx.load_model_from_string(package_member(source))
 
 

@@ -6,34 +6,26 @@ user's own. docs/targets.md describes the keys.
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from msgspec import Meta
 
 from pipeline import cpu
 from pipeline.data import data_directory
 from pipeline.errors import OptionError, TargetError, unknown_name
-from pipeline.files import read_text
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from pipeline.schema import Record, convert, parse_toml
 
 if TYPE_CHECKING:
     import tvm
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 """A target's name: it becomes part of file names."""
 
 
-@dataclass(frozen=True)
-class Linker:
+class Linker(Record, frozen=True, kw_only=True):
     """How the objects of a library are linked.
 
     Attributes:
@@ -43,25 +35,19 @@ class Linker:
             target isn't Android.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
-
     zig_target: str
     page_size: Literal[4096, 16384, 65536]
     ndk_target: str | None = None
 
 
-@dataclass(frozen=True)
-class Cache:
+class Cache(Record, frozen=True, kw_only=True):
     """Data caches that one core can use, in bytes."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
-
-    l1d_bytes: Annotated[int, Field(ge=4096)]
-    l2_bytes: Annotated[int, Field(ge=4096)]
+    l1d_bytes: Annotated[int, Meta(ge=4096)]
+    l2_bytes: Annotated[int, Meta(ge=4096)]
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(Record, frozen=True, kw_only=True):
     """What a library is compiled for.
 
     Attributes:
@@ -76,13 +62,11 @@ class Target:
         cache: sizes that kernels are blocked for.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
-
     name: Name
     description: str
     triple: str
     cpu: str
-    features: tuple[Annotated[str, Field(pattern=r"^[+-]")], ...]
+    features: tuple[Annotated[str, Meta(pattern=r"^[+-]")], ...]
     instruction_set: str
     required_features: tuple[str, ...]
     linker: Linker
@@ -108,15 +92,12 @@ class Target:
         return tvm.target.Target({key: value for key, value in description.items() if value})
 
 
-@dataclass(frozen=True)
-class _Choice:
+class _Choice(Record, frozen=True, kw_only=True):
     """A target file that stands for the first of several targets that this machine can run."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
 
     name: Name
     description: str
-    candidates: Annotated[tuple[Name, ...], Field(min_length=1)]
+    candidates: Annotated[tuple[Name, ...], Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -179,15 +160,6 @@ def _first_supported(choice: _Choice) -> Target:
 
 
 def _parse(path: Path) -> Target | _Choice:
-    text = read_text(path, "target file", TargetError)
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise TargetError(f"The target file {path} isn't TOML: {error}.") from error
+    content = parse_toml(path, "target file", TargetError)
     kind: type[Target] | type[_Choice] = _Choice if "candidates" in content else Target
-    try:
-        # In JSON, pydantic's strict mode takes arrays for tuples.
-        return TypeAdapter(kind).validate_json(json.dumps(content, default=str))
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
-        raise TargetError(f"The target file {path} is wrong. {wrong}.") from error
+    return convert(path, content, kind, "target file", TargetError)

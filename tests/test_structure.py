@@ -30,9 +30,10 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "errors": "",
         "data": "",
         "files": "errors",
+        "schema": "errors files",
         "conversion": "",
         "cpu": "data errors",
-        "targets": "cpu data errors files",
+        "targets": "cpu data errors schema",
         # What users may set; which values there are is asked where they are at home.
         "config": "errors quantization.observers targets",
         # Programs, and what can be made of them; kernels know nothing of Relax.
@@ -44,8 +45,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "passes.float": "errors ir ops",
         "passes.lowering": "errors ir kernels ops",
         # Libraries, written and read.
-        "library": "errors files ir targets",
-        "compiler": "cpu errors files ir kernels library ops passes.lowering targets",
+        "library": "errors files ir schema targets",
+        "compiler": "cpu errors files ir kernels library ops passes.lowering schema targets",
         "runtime": "conversion cpu errors ir library",
         # The stages before the compiler. Only calibration compiles.
         "importer": "errors files ir ops passes.float",
@@ -54,8 +55,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "quantization": "compiler config errors files ir ops quantization.observers samples",
         # What puts them together.
         "api": "compiler config errors files importer ir library quantization samples targets",
-        "profiling": "compiler errors kernels library runtime targets",
-        "recipes": "data errors files",
+        "profiling": "compiler errors kernels library runtime schema targets",
+        "recipes": "data errors files schema",
         "report": "compiler errors files importer quantization",
         "workflow": (
             "api compiler config cpu errors files importer ir library quantization recipes report runtime samples "

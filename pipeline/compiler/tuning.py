@@ -13,16 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 import tvm
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from msgspec import Meta
 
 from pipeline.compiler.codegen import code_generation, concurrently
 from pipeline.compiler.lower import instruction_set_of, until_kernels
 from pipeline.compiler.select_kernels import as_operation
 from pipeline.cpu import missing_features
 from pipeline.errors import OptionError, TableError
-from pipeline.files import read_text, write_text
+from pipeline.files import write_text
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.kernels import registry
@@ -30,6 +31,7 @@ from pipeline.kernels.gemm.tiling import Workload
 from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.ops.conv2d import workload
+from pipeline.schema import Record, read_json, to_json
 from pipeline.targets import Target
 
 CANDIDATES = 8
@@ -43,11 +45,11 @@ TURN_SECONDS = 1e-3
 WORTHWHILE = 0.97
 """A tile that takes more than this share of the cost model's own choice doesn't take its place."""
 
-Count = Annotated[int, Field(ge=1, le=64)]
-Microseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Meta(ge=1, le=64)]
+Microseconds = Annotated[float, Meta(gt=0)]
 
 
-class TunedTile(BaseModel):
+class TunedTile(Record, frozen=True, kw_only=True):
     """What was measured for a layer.
 
     Attributes:
@@ -57,8 +59,6 @@ class TunedTile(BaseModel):
         model_microseconds: what the layer takes with that.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     mr: Count
     nv: Count
     microseconds: Microseconds
@@ -67,13 +67,11 @@ class TunedTile(BaseModel):
     model_microseconds: Microseconds
 
 
-class TuningDatabase(BaseModel):
+class TuningDatabase(Record, frozen=True, kw_only=True):
     """Measured tiles by `Workload.key`, which names the instruction set, too."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     schema_version: Literal[1] = 1
-    tiles: dict[str, TunedTile] = {}
+    tiles: dict[str, TunedTile] = msgspec.field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> TuningDatabase:
@@ -84,15 +82,11 @@ class TuningDatabase(BaseModel):
         """
         if not path.exists():
             return cls()
-        try:
-            return cls.model_validate_json(read_text(path, "tuning database", TableError))
-        except ValidationError as error:
-            raise TableError(f"Tuning database {path} doesn't fit its schema; delete it.\n{error}") from error
+        return read_json(path, cls, "tuning database", TableError)
 
     def save(self, path: Path) -> None:
         """Write the database as JSON, sorted; see `files.write_text`."""
-        ordered = self.model_copy(update={"tiles": dict(sorted(self.tiles.items()))})
-        write_text(path, ordered.model_dump_json(indent=2) + "\n")
+        write_text(path, to_json(msgspec.structs.replace(self, tiles=dict(sorted(self.tiles.items())))))
 
     def choices(self) -> Mapping[str, tuple[int, int]]:
         """Return (mr, nv) by key, as an instruction set takes them."""

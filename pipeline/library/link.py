@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import platformdirs
-from elftools.elf.elffile import ELFFile
 
 from pipeline.errors import ArtifactError, BuildError, OptionError
 from pipeline.files import write_bytes
 from pipeline.library.constants import ALIGNMENT, CONSTANTS_SECTION
+from pipeline.library.elf import undefined_symbols
 from pipeline.library.metadata import CHECKSUM_SECTION, MAX_METADATA_BYTES, METADATA_SECTION, with_checksum
 from pipeline.targets import Target
 
@@ -275,7 +275,4 @@ def _zig_cache(fallback: Path) -> Path:
 def _undefined_symbols(library: Path) -> set[str]:
     """Return the functions that a library takes from elsewhere, TVM's runtime left out."""
     with library.open("rb") as file:
-        table = ELFFile(file).get_section_by_name(".dynsym")
-        symbols = () if table is None else tuple(table.iter_symbols())
-        names = {s.name for s in symbols if s.name and s["st_shndx"] == "SHN_UNDEF"}
-    return {name for name in names if not name.startswith(_RUNTIME_PREFIXES)}
+        return {name for name in undefined_symbols(file) if not name.startswith(_RUNTIME_PREFIXES)}

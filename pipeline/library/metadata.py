@@ -14,6 +14,7 @@ from pipeline.errors import ArtifactError
 from pipeline.ir.program import TensorSpec
 from pipeline.ir.types import MAX_TENSOR_BYTES, TensorType
 from pipeline.library.elf import ElfError, find_section
+from pipeline.schema import Record
 
 METADATA_SECTION = ".pipeline.metadata"
 """The ELF section of a library that holds its metadata, JSON."""
@@ -44,14 +45,14 @@ _MAX_RANK = 64
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
-class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Quantization(Record, frozen=True, kw_only=True):
     """Scale and zero point of an 8-bit tensor."""
 
     scale: Annotated[float, msgspec.Meta(gt=0)]
     zero_point: Annotated[int, msgspec.Meta(ge=-128, le=255)]
 
 
-class TargetSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TargetSummary(Record, frozen=True, kw_only=True):
     """What the library was built for; see `targets.Target`."""
 
     name: str
@@ -63,7 +64,7 @@ class TargetSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     instruction_set: str
 
 
-class FloatOperator(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class FloatOperator(Record, frozen=True, kw_only=True):
     """An operator of an int8 library that is computed in float32, and why."""
 
     name: str
@@ -71,7 +72,7 @@ class FloatOperator(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     reason: str
 
 
-class QuantizationSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class QuantizationSummary(Record, frozen=True, kw_only=True):
     """What quantization did to a model; the part of the metadata that a float library lacks.
 
     Attributes:
@@ -87,7 +88,7 @@ class QuantizationSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     float_operators: tuple[FloatOperator, ...]
 
 
-class OperatorRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class OperatorRecord(Record, frozen=True, kw_only=True):
     """One kernel call of a library.
 
     Attributes:
@@ -125,7 +126,7 @@ class OperatorRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return all(t.dtype.startswith("float") for t in (*self.inputs, self.output))
 
 
-class ArtifactMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ArtifactMetadata(Record, frozen=True, kw_only=True):
     """Everything a library says about itself.
 
     Attributes:
@@ -149,7 +150,7 @@ class ArtifactMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     kind: Literal["int8", "float32"]
     inputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(min_length=1)]
     outputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(min_length=1)]
-    quantization: dict[str, Quantization] = {}
+    quantization: dict[str, Quantization] = msgspec.field(default_factory=dict)
     target: TargetSummary
     versions: dict[str, str]
     model_sha256: str
@@ -179,7 +180,7 @@ def _check_type(what: str, tensor: TensorType) -> None:
         raise ValueError(f"{what}: shape {list(tensor.shape)} and {tensor.dtype} exceed {MAX_TENSOR_BYTES} bytes")
 
 
-def read_metadata(path: Path) -> ArtifactMetadata:
+def read_metadata(path: str | Path) -> ArtifactMetadata:
     """Return what a library says about itself, if its content is as it was built; nothing of it is run.
 
     All of the file is read for that. Libraries of schema versions 1 and 2 have no checksum: of these, only the metadata
@@ -189,6 +190,7 @@ def read_metadata(path: Path) -> ArtifactMetadata:
         ArtifactError: the file is missing, isn't a library of this pipeline, is damaged, or was built by a newer
             version of this pipeline.
     """
+    path = Path(path)
     try:
         with path.open("rb") as file:
             stored = _read_section(path, file)

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
-from pydantic import BaseModel
 
 from pipeline.errors import BuildError
 from pipeline.runtime.tensors import aligned
+from pipeline.schema import Record
 
 if TYPE_CHECKING:
     from pipeline.runtime.rpc import RemoteRunner
@@ -39,7 +40,7 @@ CANNOT_BUILD = 3
 """What the process that builds the probes ends with if that can't be done, and it has said why."""
 
 
-class ProbeSizes(BaseModel):
+class ProbeSizes(Record, frozen=True, kw_only=True):
     """What the library of probes expects.
 
     Attributes:
@@ -107,7 +108,7 @@ def _build(library: Path, probes: Path) -> ProbeSizes:
         )
     if result.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} ended with {result.returncode}:\n{result.stderr}")
-    return ProbeSizes.model_validate_json(result.stdout)
+    return msgspec.json.decode(result.stdout, type=ProbeSizes)
 
 
 def _peak(runner: Runner | RemoteRunner, probes: Path, sizes: ProbeSizes, dtype: str) -> float:

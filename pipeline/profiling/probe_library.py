@@ -5,7 +5,6 @@ A process of its own, as the one that profiles doesn't load the compiler.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from pipeline.kernels.probes import copy_probe, peak_probe
 from pipeline.library.link import Sections, link
 from pipeline.library.metadata import TargetSummary, read_metadata
 from pipeline.profiling.limits import CANNOT_BUILD, COPY_BUFFER_BYTES, ProbeSizes
+from pipeline.schema import to_json
 from pipeline.targets import Target, list_targets, load_target
 
 
@@ -56,12 +56,12 @@ def build_probes(summary: TargetSummary, path: Path) -> ProbeSizes:
 
 def _target(summary: TargetSummary) -> Target:
     """Return the target of a library, which doesn't say how it was linked: as for a target of the same triple."""
-    names = {f.name for f in dataclasses.fields(Target)}
+    names = Target.__struct_fields__
     fields = {key: value for key, value in msgspec.structs.asdict(summary).items() if key in names}
     listed = [load_target(target.name) for target in list_targets() if target.name != "host"]
     for target in listed:
         if target.triple == summary.triple:
-            return dataclasses.replace(target, **fields)
+            return msgspec.structs.replace(target, **fields)
     triples = ", ".join(sorted({target.triple for target in listed}))
     raise TargetError(
         f"The library was built for {summary.name} ({summary.triple}), and how to link for that isn't known: no target "
@@ -75,4 +75,4 @@ if __name__ == "__main__":
     except PipelineError as problem:
         print(problem, file=sys.stderr)
         sys.exit(CANNOT_BUILD)
-    print(sizes.model_dump_json())
+    print(to_json(sizes), end="")

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from msgspec import Meta
 
 from pipeline.data import data_directory
 from pipeline.errors import OptionError, unknown_name
-from pipeline.files import read_text
+from pipeline.schema import Record, read_toml
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
-class FileSource(BaseModel):
+class FileSource(Record, frozen=True, kw_only=True, tag_field="kind", tag="file"):
     """A model file that ships beside the recipe."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["file"]
     path: str
     sha256: Sha256
 
 
-class PackageSource(BaseModel):
+class PackageSource(Record, frozen=True, kw_only=True, tag_field="kind", tag="package"):
     """A file inside a package of the Python registry.
 
     Attributes:
@@ -41,17 +32,14 @@ class PackageSource(BaseModel):
         builder: a function of `recipes.builders` that makes the ONNX model from the file; None if it is one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["package"]
-    package: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    version: Annotated[str, Field(pattern=r"^[0-9][0-9A-Za-z.+-]*$")]
+    package: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    version: Annotated[str, Meta(pattern=r"^[0-9][0-9A-Za-z.+-]*$")]
     sha256: Sha256
     path: str
     builder: str | None = None
 
 
-class SampleSource(BaseModel):
+class SampleSource(Record, frozen=True, kw_only=True):
     """Where samples come from.
 
     Attributes:
@@ -61,15 +49,13 @@ class SampleSource(BaseModel):
         seed: of everything random.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     kind: str
-    calibration: Annotated[int, Field(ge=1, le=10_000)]
-    evaluation: Annotated[int, Field(ge=1, le=100_000)]
+    calibration: Annotated[int, Meta(ge=1, le=10_000)]
+    evaluation: Annotated[int, Meta(ge=1, le=100_000)]
     seed: int = 0
 
 
-class Recipe(BaseModel):
+class Recipe(Record, frozen=True, kw_only=True):
     """Everything about one model.
 
     Attributes:
@@ -83,14 +69,12 @@ class Recipe(BaseModel):
         metric: `accuracy` where samples have labels; `agreement`, with the float model, where they don't.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: str
     folder: Path
     description: str
     licence: str
-    source: Annotated[FileSource | PackageSource, Field(discriminator="kind")]
-    inputs: dict[str, tuple[Annotated[int, Field(ge=1)], ...]]
+    source: FileSource | PackageSource
+    inputs: dict[str, tuple[Annotated[int, Meta(ge=1)], ...]]
     samples: SampleSource
     metric: Literal["accuracy", "agreement"]
 
@@ -115,11 +99,4 @@ def load_recipe(name: str | Path) -> Recipe:
         if str(name) not in known:
             raise OptionError(unknown_name("recipe", str(name), known))
         path = known[str(name)]
-    try:
-        values = tomllib.loads(read_text(path, "recipe", OptionError))
-        return Recipe.model_validate({**values, "name": path.stem, "folder": path.resolve().parent})
-    except tomllib.TOMLDecodeError as error:
-        raise OptionError(f"The recipe {path} isn't TOML: {error}.") from error
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
-        raise OptionError(f"The recipe {path} is wrong. {wrong}.") from error
+    return read_toml(path, Recipe, "recipe", OptionError, name=path.stem, folder=str(path.resolve().parent))

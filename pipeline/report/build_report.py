@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import msgspec
 from rich.table import Table
 
 from pipeline.compiler.tuning import TunedLayer
@@ -82,7 +83,7 @@ class BuildReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON; an infinite ratio is null."""
-        tuned = [{"layer": layer.layer, **layer.tile.model_dump()} for layer in self.tuned]
+        tuned = [{"layer": layer.layer, **msgspec.structs.asdict(layer.tile)} for layer in self.tuned]
         values = asdict(self) | {"annotation": self.annotation.model_dump(mode="json"), "tuned": tuned}
         if self.agreement is not None and math.isinf(self.agreement.sqnr_db):
             values["agreement"]["sqnr_db"] = None

@@ -88,5 +88,5 @@ def test_only_what_runs_here_can_be_tuned() -> None:
 )
 def test_a_wrong_database_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "tuning.json").write_text(text)
-    with pytest.raises(TableError, match=r"tuning\.json doesn't fit its schema"):
+    with pytest.raises(TableError, match=r"tuning\.json is wrong"):
         TuningDatabase.load(tmp_path / "tuning.json")

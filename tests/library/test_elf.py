@@ -12,7 +12,7 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.library.elf import ElfError, find_section
+from pipeline.library.elf import ElfError, find_section, undefined_symbols
 from tests.properties import examples
 
 SOURCE = """
@@ -57,6 +57,20 @@ def test_sections_of_objects_for_every_kind_of_cpu_are_found(content: bytes) -> 
 
 def test_sections_of_a_library_are_found(library: Path) -> None:
     assert_found_as_by_pyelftools(library.read_bytes())
+
+
+@pytest.mark.parametrize("system", ["x86_64-linux-musl", "aarch64-linux-musl", "arm-linux-musleabihf"])
+def test_undefined_symbols_are_those_that_pyelftools_finds(system: str, tmp_path: Path) -> None:
+    word = ".long" if system.startswith("arm-") else ".quad"
+    code = f".globl there\n .data\nthere: {word} 0\n {word} absent\n {word} also_absent\n"
+    (tmp_path / "source.s").write_text(code)
+    compiler = (sys.executable, "-m", "ziglang", "cc", "-target", system, "-nostdlib", "-shared")
+    subprocess.run([*compiler, "source.s", "-o", "library.so"], cwd=tmp_path, check=True)
+    with (tmp_path / "library.so").open("rb") as file:
+        symbols = ELFFile(file).get_section_by_name(".dynsym").iter_symbols()
+        expected = {s.name for s in symbols if s.name and s["st_shndx"] == "SHN_UNDEF"}
+        assert {"absent", "also_absent"} <= expected
+        assert undefined_symbols(file) == expected
 
 
 def test_a_section_that_is_not_there_is_not_found(content: bytes) -> None:

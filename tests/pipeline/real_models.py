@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from pipeline.api import load, quantize
 from pipeline.ir.program import Program
@@ -72,7 +73,7 @@ def _text_network(file: str) -> tuple[Program, Callable[[], Iterator[Feeds]]]:
     lines = prepare(recipe)
     with TemporaryDirectory() as folder:
         path = Path(folder) / file
-        path.write_bytes(package_member(recipe.source.model_copy(update={"path": member})))
+        path.write_bytes(package_member(replace(recipe.source, path=member)))
         program = load(path, {"x": (1, 3, 64, 192)})
 
     def framed(line: Feeds) -> Feeds:

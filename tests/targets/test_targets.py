@@ -188,11 +188,15 @@ class Mistake:
 @pytest.mark.parametrize(
     "mistake",
     [
-        Mistake("triple =", "tripel =", "triple: "),
-        Mistake("l2_bytes", "l2_size", "cache.l2_size: "),
+        Mistake("triple =", "tripel =", "tripel: Unknown key 'tripel'. Known: cache, "),
+        Mistake(
+            "l2_bytes",
+            "l2_size",
+            "cache.l2_size: Unknown key 'l2_size'. Known: l1d_bytes, l2_bytes.",
+        ),
         Mistake("page_size = 16384", "page_size = 1000", "linker.page_size: "),
         Mistake("page_size = 16384", 'page_size = "16384"', "linker.page_size: "),
-        Mistake('"+neon"', '"neon"', "features.0: "),
+        Mistake('"+neon"', '"neon"', "features[0]: "),
         Mistake('name = "android-arm64"', 'name = "../x"', "name: "),
         Mistake("[linker]", "[linker", "isn't TOML"),
     ],
