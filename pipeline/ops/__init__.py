@@ -21,7 +21,7 @@ from pipeline.ir.operator import Operator as Operator
 from pipeline.ir.operator import Traits as Traits
 from pipeline.ir.operator import operators as operators
 from pipeline.ops import relax_operators as relax_operators
-from pipeline.ops.common import *
+from pipeline.ops.bases import *
 from pipeline.ops.conv import *
 from pipeline.ops.elementwise import *
 from pipeline.ops.matmul import *

@@ -10,18 +10,8 @@ import numpy as np
 
 from pipeline.ir.operator import Array
 from pipeline.ir.types import TensorType
-from pipeline.ops.common import (
-    NO_SIDES,
-    Accumulated,
-    Linear,
-    Sides,
-    WithHalo,
-    cropped,
-    pad_image,
-    padded_type,
-    window_positions,
-    windows,
-)
+from pipeline.ops.arrays import NO_SIDES, Sides, cropped, pad_image, padded_type, window_positions, windows
+from pipeline.ops.bases import Accumulated, Linear, WithHalo
 from pipeline.ops.elementwise import Add, QAdd
 
 

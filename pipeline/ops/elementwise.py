@@ -9,7 +9,8 @@ import numpy as np
 
 from pipeline.ir.operator import Array, Operator
 from pipeline.ir.types import TensorType, broadcast_shapes
-from pipeline.ops.common import Clipped, Requantized, scaled
+from pipeline.ops.arrays import scaled
+from pipeline.ops.bases import Clipped, Requantized
 from pipeline.ops.formula import Formula, lower_bound
 
 

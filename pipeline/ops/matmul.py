@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.ir.operator import Array, Operator
 from pipeline.ir.types import TensorType, broadcast_shapes
-from pipeline.ops.common import Accumulated, Linear, too_many
+from pipeline.ops.bases import Accumulated, Linear, too_many
 
 
 @dataclass(frozen=True)

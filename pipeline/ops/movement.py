@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.ir.operator import Array, Operator
 from pipeline.ir.types import TensorType
-from pipeline.ops.common import NO_SIDES, Sides, cropped, pad_image, padded_type
+from pipeline.ops.arrays import NO_SIDES, Sides, cropped, pad_image, padded_type
 
 
 @dataclass(frozen=True)

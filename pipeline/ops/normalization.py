@@ -9,7 +9,8 @@ import numpy as np
 
 from pipeline.ir.operator import Array, Operator
 from pipeline.ir.types import TensorType
-from pipeline.ops.common import Requantized, scaled
+from pipeline.ops.arrays import scaled
+from pipeline.ops.bases import Requantized
 
 
 @dataclass(frozen=True)

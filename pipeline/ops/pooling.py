@@ -10,17 +10,8 @@ import numpy as np
 
 from pipeline.ir.operator import Array, Operator
 from pipeline.ir.types import TensorType
-from pipeline.ops.common import (
-    NO_SIDES,
-    Requantized,
-    Sides,
-    WithHalo,
-    pad_image,
-    padded_type,
-    scaled,
-    window_positions,
-    windows,
-)
+from pipeline.ops.arrays import NO_SIDES, Sides, pad_image, padded_type, scaled, window_positions, windows
+from pipeline.ops.bases import Requantized, WithHalo
 
 
 def counted_pixels(

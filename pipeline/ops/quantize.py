@@ -8,7 +8,8 @@ import numpy as np
 
 from pipeline.ir.operator import Array, Operator
 from pipeline.ir.types import TensorType
-from pipeline.ops.common import NO_SIDES, Sides, WithHalo, padded_type, scaled, window_positions
+from pipeline.ops.arrays import NO_SIDES, Sides, padded_type, scaled, window_positions
+from pipeline.ops.bases import WithHalo
 
 
 @dataclass(frozen=True)
