@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -113,8 +114,9 @@ class Conv2dAdd(Conv2d):
         """The sum alone."""
         return Add(self.sum_clip_min, self.sum_clip_max)
 
-    def splits_batch(self, *activations: TensorType) -> bool:
+    def splits_batch(self, activations: Sequence[TensorType], constants: Sequence[TensorType]) -> bool:
         """Return whether what is added isn't constant."""
+        del constants
         return len(activations) == 2
 
     def evaluate(self, *arguments: Array) -> Array:
@@ -294,8 +296,9 @@ class QConv2dAdd(QConv2d):
             shift=self.shift,
         )
 
-    def splits_batch(self, *activations: TensorType) -> bool:
+    def splits_batch(self, activations: Sequence[TensorType], constants: Sequence[TensorType]) -> bool:
         """Return whether what is added isn't constant."""
+        del constants
         return len(activations) == 2
 
     def evaluate(self, *arguments: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +20,6 @@ class _TwoOperands(Operator):
 
     arguments = ("a", "b")
     elementwise = True
-
-    def splits_batch(self, *activations: TensorType) -> bool:
-        """Return whether both operands hold whole images: neither is constant or broadcast along the batch."""
-        return len(activations) == 2 and len(activations[0].shape) == len(activations[1].shape)
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,6 @@ class Unary(Operator):
     name = "nn.unary"
     arguments = ("x",)
     elementwise = True
-    image_by_image = True
 
     expression: str = '"x"'
 
@@ -100,6 +96,57 @@ class Unary(Operator):
     def evaluate(self, *arguments: Array) -> Array:
         """Return the function's values, computed in float32."""
         return self.formula(arguments[0])
+
+
+@dataclass(frozen=True)
+class PRelu(Operator):
+    """`nn.prelu`: `y = x if x >= 0 else x * slope`, float32. x: any shape; slope: constant, broadcast to x by NumPy."""
+
+    name = "nn.prelu"
+    arguments = ("x", "slope")
+    elementwise = True
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return x's own type."""
+        return inputs[0]
+
+    def lower_bound(self, *bounds: float) -> float:
+        """Return x's bound if no value is negative."""
+        return bounds[0] if bounds[0] >= 0 else -math.inf
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the function's values."""
+        x, slope = arguments
+        with np.errstate(invalid="ignore"):
+            return np.where(x >= 0, x, x * slope)
+
+
+@dataclass(frozen=True)
+class QPRelu(Requantized):
+    """`qnn.prelu`: `nn.prelu` of a uint8 tensor.
+
+    `q = int32(rint(float32(x - input_zero_point) * m))`, where m is `float32(multiplier)` if `x >= input_zero_point`,
+    and `slope` elsewhere, into which the ratio of both scales is multiplied, too.
+
+    x: any shape, uint8; slope: as in `nn.prelu`, float32. `realize` guarantees that all products fit int32.
+    """
+
+    name = "qnn.prelu"
+    arguments = ("x", "slope")
+    elementwise = True
+
+    input_zero_point: int = 0
+    multiplier: float = 1.0
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return x's shape, uint8."""
+        return TensorType(inputs[0].shape, "uint8")
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the function's values."""
+        x, slope = arguments
+        centred = x.astype("int32") - self.input_zero_point
+        return self.saturate(np.rint(scaled(centred, np.where(centred >= 0, np.float32(self.multiplier), slope))))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ class Quantize(Operator):
     name = "qnn.quantize"
     arguments = ("x",)
     elementwise = True
-    image_by_image = True
 
     inverse_scale: float = 1.0
     zero_point: int = 0
@@ -59,6 +58,7 @@ class QuantizeImage(Quantize, WithHalo):
 
     name = "qnn.quantize_image"
     elementwise = False
+    image_by_image = True
 
     halo: Sides = NO_SIDES
     halo_value: int = 0
@@ -87,7 +87,6 @@ class Dequantize(Operator):
     name = "qnn.dequantize"
     arguments = ("x",)
     elementwise = True
-    image_by_image = True
 
     scale: float = 1.0
     zero_point: int = 0

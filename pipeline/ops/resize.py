@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,9 +122,10 @@ class UpsampleConcat(WithHalo):
         channels = sum(x.shape[3] for x in inputs)
         return TensorType((batch, top + height + bottom, left + width + right, channels), dtype)
 
-    def splits_batch(self, *activations: TensorType) -> bool:
+    def splits_batch(self, activations: Sequence[TensorType], constants: Sequence[TensorType]) -> bool:
         """Return whether no image is constant."""
-        return len(activations) == self.arity
+        del activations
+        return not constants
 
     def evaluate(self, *arguments: Array) -> Array:
         """Return the images side by side, within their halo."""

@@ -210,6 +210,22 @@ def multiply(binding: Binding, context: Context) -> relax.Expr:
     return make_call(quantized, *(context.codes(v) for v in binding.value.args))
 
 
+def prelu(binding: Binding, context: Context) -> relax.Expr:
+    """`nn.prelu` -> `qnn.prelu`."""
+    output, (x, slope) = _output(context), binding.value.args
+    slopes = constant(slope)
+    if slopes is None:
+        raise NotRealizable("its slopes aren't constant")
+    ratio = context.params(x).scale / output.scale
+    multiplier, slopes = float(np.float32(ratio)), (slopes.astype("float64") * ratio).astype("float32")
+    if not 255 * max(multiplier, np.abs(slopes).max(initial=0)) < 2**30:
+        raise NotRealizable("its result could exceed 32 bits: the output's scale is too small")
+    quantized = ops.QPRelu(
+        output_zero_point=output.zero_point, input_zero_point=context.params(x).zero_point, multiplier=multiplier
+    )
+    return make_call(quantized, context.codes(x), make_constant(slopes))
+
+
 def mean(binding: Binding, context: Context) -> relax.Expr:
     """`relax.mean` over height and width -> `qnn.avg_pool2d` with a window of the whole image."""
     x = binding.value.args[0]
@@ -323,6 +339,7 @@ RULES: dict[str, Rule] = {
     "nn.max_pool2d": move,
     "nn.resize_bilinear": resize_bilinear,
     "nn.pad": pad,
+    "nn.prelu": prelu,
     "relax.multiply": multiply,
     "relax.mean": mean,
     "relax.nn.avg_pool2d": avg_pool2d,

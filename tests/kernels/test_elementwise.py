@@ -1,4 +1,4 @@
-"""`nn.add`, `nn.multiply`, `qnn.add` and `qnn.multiply`, with every broadcast that NumPy knows."""
+"""Sums, products and PRelu, in float32 and in 8 bits, with every broadcast that NumPy knows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.kernels.isa import instruction_set, instruction_sets
-from pipeline.ops import Add, Multiply, QAdd, QMultiply
+from pipeline.ops import Add, Multiply, PRelu, QAdd, QMultiply, QPRelu
 from tests.kernels.harness import assembly, generate, make_operation
 from tests.kernels.instruction_sets import compile_target
 from tests.kernels.tensors import (
@@ -127,6 +127,44 @@ def test_integer_product(
     random = np.random.default_rng(seed)
     attrs = QMultiply(**fields, a_zero_point=zero_points[0], b_zero_point=zero_points[1], multiplier=multiplier)
     assert_exact(isa_name, attrs, *(codes(random, *s) for s in shapes), activations=2)
+
+
+@st.composite
+def slopes(draw: st.DrawFn) -> tuple[Shape, Shape]:
+    """Draw the shape of x, and one that is broadcast to it."""
+    shape = (*draw(st.lists(st.integers(1, 5), max_size=3)), draw(CHANNELS))
+    fewer = tuple(1 if draw(st.booleans()) else n for n in shape)
+    return shape, fewer[draw(st.integers(0, len(fewer))) :]
+
+
+@every_vector_length
+@given(shapes=slopes(), seed=SEEDS)
+def test_float_prelu(isa_name: str, shapes: tuple[Shape, Shape], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    assert_exact(isa_name, PRelu(), floats(random, *shapes[0]), floats(random, *shapes[1]))
+
+
+@every_vector_length
+def test_prelu_of_what_is_no_number(isa_name: str) -> None:
+    x = np.resize(np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0], "float32"), (33, 7))
+    assert_exact(isa_name, PRelu(), x, np.array([0.0, 0.5, 0.5, 2.0, 2.0, -1.0, -1.0], "float32"))
+
+
+@every_vector_length
+@given(
+    shapes=slopes(),
+    fields=requantization(),
+    zero_point=CODES,
+    multiplier=st.one_of(st.sampled_from([0.5, 0.25, 2.0**-9, 0.0]), st.floats(1e-6, 100.0)),
+    seed=SEEDS,
+)
+def test_integer_prelu(
+    isa_name: str, shapes: tuple[Shape, Shape], fields: dict[str, int], zero_point: int, multiplier: float, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    slope = random.choice(np.array([0, 0.25, -0.5, 1, multiplier, -3 * multiplier], "float32"), shapes[1])
+    attrs = QPRelu(**fields, input_zero_point=zero_point, multiplier=multiplier)
+    assert_exact(isa_name, attrs, codes(random, *shapes[0]), slope)
 
 
 @every_vector_length

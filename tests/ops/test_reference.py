@@ -123,6 +123,31 @@ def test_integer_convolution_is_onnx_s_in_whole_numbers(
     np.testing.assert_array_equal(attrs.evaluate(x, weight, bias, scales), expected)
 
 
+def test_prelu_is_onnx_s() -> None:
+    x = np.random.default_rng(0).standard_normal((2, 4, 3, 5)).astype("float32")
+    slope = np.array([0.25, -1.0, 0.0, 2.0], "float32").reshape(4, 1, 1)
+    expected = run_onnx_reference([helper.make_node("PRelu", ["x", "slope"], ["y"])], {"x": x, "slope": slope})["y"]
+    np.testing.assert_array_equal(ops.PRelu().evaluate(x, slope), expected)
+
+
+@given(st.integers(0, 255), st.integers(0, 255), st.integers(-3, 3))
+@examples(20)
+def test_integer_prelu_is_onnx_s_between_scales_that_are_powers_of_two(
+    zero_point: int, output_zero_point: int, exponent: int
+) -> None:
+    x, slope = np.arange(256, dtype="uint8").reshape(64, 4), np.array([0.25, -1.0, 0.0, 2.0], "float32")
+    ratio = np.float32(2.0**exponent)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "ratio", "x_zero_point"], ["real"]),
+        helper.make_node("PRelu", ["real", "slope"], ["sloped"]),
+        helper.make_node("QuantizeLinear", ["sloped", "one", "y_zero_point"], ["y"]),
+    ]
+    feeds = {"x": x, "ratio": ratio, "slope": slope, "one": np.float32(1)}
+    feeds |= {"x_zero_point": np.uint8(zero_point), "y_zero_point": np.uint8(output_zero_point)}
+    attrs = ops.QPRelu(output_zero_point, input_zero_point=zero_point, multiplier=float(ratio))
+    np.testing.assert_array_equal(attrs.evaluate(x, slope * ratio), run_onnx_reference(nodes, feeds)["y"])
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 @pytest.mark.parametrize("dilation", [1, 2])
 def test_max_pool_is_onnx_s(dtype: str, dilation: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from pipeline.ir.operator import Operator, Traits
 from pipeline.ir.types import TensorType
-from pipeline.ops import Add, Conv2dAdd, MatMul, QAdd, Requantized, UpsampleConcat, operators
+from pipeline.ops import Add, Conv2dAdd, MatMul, PRelu, QAdd, Requantized, UpsampleConcat, operators
 from tests.kernels.examples import Example, examples
 
 Array = npt.NDArray[Any]
@@ -29,6 +30,10 @@ def activations(example: Example) -> list[Array]:
     return [a for i, a in enumerate(example.arguments) if i in example.activations]
 
 
+def constants(example: Example) -> list[Array]:
+    return [a for i, a in enumerate(example.arguments) if i not in example.activations]
+
+
 def with_activations(example: Example, values: list[Array]) -> list[Array]:
     found = iter(values)
     return [next(found) if i in example.activations else a for i, a in enumerate(example.arguments)]
@@ -38,8 +43,8 @@ def evaluate(example: Example, values: list[Array]) -> Array:
     return example.attrs.evaluate(*with_activations(example, values))
 
 
-def type_of(value: Array) -> TensorType:
-    return TensorType(value.shape, str(value.dtype))
+def types_of(values: Sequence[Array]) -> list[TensorType]:
+    return [TensorType(v.shape, str(v.dtype)) for v in values]
 
 
 def chosen(trait: str) -> Any:
@@ -49,7 +54,7 @@ def chosen(trait: str) -> Any:
 
 
 def splittable() -> dict[str, Example]:
-    return {name: e for name, e in EXAMPLES.items() if e.attrs.splits_batch(*map(type_of, activations(e)))}
+    return {n: e for n, e in EXAMPLES.items() if e.attrs.splits_batch(*map(types_of, (activations(e), constants(e))))}
 
 
 @pytest.mark.parametrize("example", splittable().values(), ids=splittable())
@@ -70,9 +75,9 @@ def test_elementwise_operators_do_not_care_where_values_lie(example: Example) ->
 
 @chosen("rowwise")
 def test_rows_do_not_mix(example: Example) -> None:
-    x, *constants = example.arguments
+    x, *others = example.arguments
     result = example.attrs.evaluate(*example.arguments)
-    backwards = example.attrs.evaluate(x.reshape(-1, x.shape[-1])[::-1], *constants)
+    backwards = example.attrs.evaluate(x.reshape(-1, x.shape[-1])[::-1], *others)
     np.testing.assert_array_equal(backwards, result.reshape(-1, result.shape[-1])[::-1])
 
 
@@ -104,7 +109,7 @@ def test_only_operators_that_sum_products_count_them(name: str) -> None:
 def test_an_operator_that_says_nothing_of_itself_is_not_assumed_to_do_anything() -> None:
     image = TensorType((2, 4, 4, 3), "float32")
     assert not any(getattr(SILENT, trait) for trait in ("elementwise", "rowwise", "moves_values", "sums_products"))
-    assert not SILENT.splits_batch(image)
+    assert not SILENT.splits_batch([image], [])
     assert SILENT.lower_bound(0.0) == -math.inf
     assert SILENT.may_overflow(image) is not None
     with pytest.raises(NotImplementedError, match="no NumPy reference"):
@@ -113,15 +118,21 @@ def test_an_operator_that_says_nothing_of_itself_is_not_assumed_to_do_anything()
 
 def test_rows_of_a_matrix_are_no_batch() -> None:
     matrix = TensorType((4, 4), "float32")
-    assert not MatMul().splits_batch(matrix, matrix)
-    assert MatMul().splits_batch(TensorType((2, 4, 4), "float32"), TensorType((2, 4, 4), "float32"))
+    assert not MatMul().splits_batch([matrix, matrix], [])
+    assert MatMul().splits_batch([TensorType((2, 4, 4), "float32")] * 2, [])
 
 
 @pytest.mark.parametrize("operator", [Add(), QAdd(), Conv2dAdd(), UpsampleConcat((1, 1, 1, 1))], ids=lambda o: o.name)
 def test_a_batch_of_constants_stays_together(operator: Operator) -> None:
     image = TensorType((2, 4, 4, 3), "float32")
-    assert operator.splits_batch(image, image)
-    assert not operator.splits_batch(image)
+    assert operator.splits_batch([image, image], [])
+    assert not operator.splits_batch([image], [image])
+
+
+def test_a_constant_that_all_images_share_does_not_keep_them_together() -> None:
+    image, row = TensorType((2, 4, 2), "float32"), TensorType((2,), "float32")
+    assert PRelu().splits_batch([image], [row])
+    assert not Add().splits_batch([image, row], []), "its axis is as long as the batch, but isn't it"
 
 
 def test_a_class_is_known_by_its_name_and_two_cannot_have_the_same() -> None:

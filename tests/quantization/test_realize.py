@@ -95,6 +95,38 @@ def test_attention_is_computed_in_integers() -> None:
         assert ((exact - quantized) ** 2).sum() < 0.01 * (exact**2).sum()
 
 
+def sloped_network(slope: np.ndarray) -> Program:
+    random = np.random.default_rng(0)
+    b = ModelBuilder()
+    first, second = (b.constant(random.standard_normal((4, 4, 1, 1)).astype("float32")) for _ in range(2))
+    sloped = b.node("PRelu", b.node("Conv", "x", first, name="c"), b.constant(slope), name="p")
+    return import_test_model(b.model({"x": (1, 4, 6, 6)}, b.node("Conv", sloped, second, name="y")))
+
+
+def test_prelu_with_a_slope_for_each_channel_is_one_integer_operator() -> None:
+    program = sloped_network(np.array([0.25, -0.5, 0.0, 1.5], "float32").reshape(4, 1, 1))
+    annotation = annotate(program)
+    images = [np.random.default_rng(i).standard_normal((1, 4, 6, 6)).astype("float32") for i in range(4)]
+    table = calibrate(program, annotation, images)
+    realized, _ = realize(program, annotation, table)
+    operators = [binding.operator for binding in Dataflow.of(realized.module).bindings]
+    assert [o for o in operators if o.startswith("qnn.")] == ["qnn.quantize", "qnn.conv2d", "qnn.prelu", "qnn.conv2d"]
+    for x in images:
+        exact, quantized = (execute(p, {"x": x})["y"] for p in (program, realized))
+        assert ((exact - quantized) ** 2).sum() < 0.001 * (exact**2).sum()
+
+
+def test_slopes_that_the_scales_do_not_allow_stay_in_float() -> None:
+    program = sloped_network(np.array([0.25, -0.5, 0.0, 1.5], "float32").reshape(4, 1, 1))
+    annotation = annotate(program)
+    table = calibrate(program, annotation, [np.ones((1, 4, 6, 6), "float32")])
+    tiny = table.tensors["p"].model_copy(update={"scale": 1e-12})
+    _, outcome = realize(program, annotation, table.model_copy(update={"tensors": {**table.tensors, "p": tiny}}))
+    decision = outcome.operator("p")
+    assert decision is not None
+    assert (decision.precision, "output's scale is too small" in decision.reason) == ("float32", True)
+
+
 def test_a_table_without_a_tensor_is_refused(program: Program, table: CalibrationTable) -> None:
     (removed, *_), rest = list(table.tensors), dict(table.tensors)
     del rest[removed]

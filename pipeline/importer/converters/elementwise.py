@@ -8,9 +8,11 @@ import numpy as np
 from onnx import helper
 from tvm import relax
 
+from pipeline import ops
 from pipeline.errors import ModelError
 from pipeline.importer.converters.node import Node, is_float, scalar
 from pipeline.ir import dataflow
+from pipeline.ir.bridge import make_call
 from pipeline.ir.dataflow import make_constant
 
 
@@ -119,11 +121,14 @@ def elu(node: Node) -> relax.Expr:
 
 
 def prelu(node: Node) -> relax.Expr:
-    """`x` above 0, `slope * x` below; slopes are broadcast to x."""
+    """`x` above 0, `slope * x` below; slopes are broadcast to x -> `nn.prelu` for several constant ones."""
     dtype, zero = node.dtype, scalar(0, node.dtype)
     if not is_float(dtype):
         scaled = node.emit(relax.op.multiply(node.x, node.required(1)))
         return relax.op.where(node.emit(relax.op.less(node.x, zero)), scaled, node.x)
+    slopes = node.constant(1)
+    if dtype == "float32" and slopes is not None and slopes.size > 1:
+        return make_call(ops.PRelu(), node.x, make_constant(slopes))
     below = node.emit(relax.op.multiply(node.emit(relax.op.minimum(node.x, zero)), node.required(1)))
     return relax.op.add(node.emit(relax.op.maximum(node.x, zero)), below)
 

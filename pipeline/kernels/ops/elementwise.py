@@ -1,4 +1,4 @@
-"""`nn.add`, `nn.multiply`, `qnn.add` and `qnn.multiply`: two tensors, broadcast as NumPy does."""
+"""Sums, products and PRelu, in float32 and in 8 bits: two tensors, broadcast as NumPy does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.kernels.lib.requantize import rounded, saturate
 from pipeline.kernels.lib.vectors import clip, lanes_of, span, splat, vector_type
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.registry import kernel
-from pipeline.ops import Add, Multiply, QAdd, QMultiply
+from pipeline.ops import Add, Multiply, PRelu, QAdd, QMultiply, QPRelu
 
 
 @kernel(Add, isa="portable")
@@ -54,6 +54,31 @@ def qmultiply(operation: Operation, isa: InstructionSet) -> Kernel:
         product = centred(a, attrs.a_zero_point) * centred(b, attrs.b_zero_point)
         scaled = T.cast(product, vector_type("float32", lanes)) * splat(T.float32(attrs.multiplier), lanes)
         return saturate(rounded(scaled), attrs, isa)
+
+    return _binary(operation, 4 * isa.lanes, combine)
+
+
+@kernel(PRelu, isa="portable")
+def prelu(operation: Operation, isa: InstructionSet) -> Kernel:
+    """`x` or `x * slope` in float32."""
+
+    def combine(x: Any, slope: Any) -> Any:
+        return T.Select(x >= splat(T.float32(0), lanes_of(x)), x, x * slope)
+
+    return _binary(operation, 2 * isa.lanes, combine)
+
+
+@kernel(QPRelu, isa="portable")
+def qprelu(operation: Operation, isa: InstructionSet) -> Kernel:
+    """Product with one of two factors; see the operator's description."""
+    attrs = operation.attrs
+    if not isinstance(attrs, QPRelu):
+        raise TypeError(f"Expected qnn.prelu, got {attrs}")
+
+    def combine(x: Any, slope: Any) -> Any:
+        lanes, difference = lanes_of(x), centred(x, attrs.input_zero_point)
+        factor = T.Select(difference >= splat(T.int32(0), lanes), splat(T.float32(attrs.multiplier), lanes), slope)
+        return saturate(rounded(T.cast(difference, vector_type("float32", lanes)) * factor), attrs, isa)
 
     return _binary(operation, 4 * isa.lanes, combine)
 

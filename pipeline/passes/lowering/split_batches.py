@@ -17,7 +17,7 @@ import tvm
 from tvm import relax
 
 from pipeline import ops
-from pipeline.ir.bridge import make_call, tensor_type, tensor_types
+from pipeline.ir.bridge import make_call, tensor_operands, tensor_type, tensor_types
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, substitute, variables
 
 
@@ -89,7 +89,8 @@ class _Batch:
         types = [tensor_type(v) for v in variables(binding.value)]
         if any(len(t.shape) < 2 or t.shape[0] != self.size for t in (tensor_type(binding.var), *types)):
             return False
-        return ops.traits_of(binding).splits_batch(*types)
+        constants = [tensor_type(o) for o in tensor_operands(binding.value) if constant(o) is not None]
+        return ops.traits_of(binding).splits_batch(types, constants)
 
 
 def split_batches(module: tvm.IRModule, l2_bytes: int) -> tvm.IRModule:
