@@ -21,6 +21,7 @@ from pipeline.library.metadata import FloatOperator, Quantization, QuantizationS
 from pipeline.quantization.annotate import Annotation, annotate
 from pipeline.quantization.calibrate import CalibrationTable, calibrate
 from pipeline.quantization.realize import realize
+from pipeline.quantization.selection import with_names
 from pipeline.samples import Samples
 from pipeline.targets import Target, load_target
 
@@ -123,7 +124,7 @@ def quantize_with(
     progress: Callable[[int], None] | None = None,
 ) -> Quantized:
     """Make an int8 model of a float one, with the options as one object; see `quantize`."""
-    annotation = annotation or annotate(program, options.annotate)
+    annotation = annotate(program, options.annotate) if annotation is None else with_names(annotation, program)
     if table is None:
         table = calibrate(program, annotation, samples if samples is not None else (), options.calibrate, progress)
     elif table.model_sha256 != program.source_sha256:

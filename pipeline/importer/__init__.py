@@ -16,6 +16,7 @@ from tvm import relax
 from pipeline.errors import ModelError
 from pipeline.importer.check import check_model
 from pipeline.importer.frontend import NATIVE, convert
+from pipeline.importer.nodes import source_nodes
 from pipeline.importer.normalize import Shapes, normalize
 from pipeline.importer.read import read_model
 from pipeline.ir.bridge import UnknownShapeError, UnsupportedProgramError, from_relax_type
@@ -60,7 +61,7 @@ def _import(model: onnx.ModelProto, shapes: Shapes, name: str, source_sha256: st
         outputs = _specs([o.name for o in normalized.graph.output], Dataflow.of(module).outputs)
     except UnsupportedProgramError as error:
         raise ModelError(f"Model {name} can't be compiled ahead of time: {error}.") from error
-    return Program(module, inputs, outputs, name, source_sha256)
+    return Program(module, inputs, outputs, name, source_sha256, source_nodes(model, module))
 
 
 def _check_shapes(module: tvm.IRModule) -> None:

@@ -22,8 +22,30 @@ class TensorSpec:
     shape: tuple[int, ...]
     dtype: str
 
+    def __str__(self) -> str:
+        """Return `x: 1x3x224x224 float32`."""
+        return f"{self.name}: {'x'.join(map(str, self.shape)) or 'scalar'} {self.dtype}"
+
 
 @dataclass(frozen=True)
+class SourceNode:
+    """A node of the ONNX model, and what became of it.
+
+    Attributes:
+        name: of the node; many exporters leave it empty.
+        operator: its ONNX type: `Conv`.
+        outputs: names of its outputs.
+        variables: names of the program's variables that hold what it computes; none if nothing of it is left. Nodes
+            that were fused have the same ones.
+    """
+
+    name: str
+    operator: str
+    outputs: tuple[str, ...]
+    variables: tuple[str, ...]
+
+
+@dataclass(frozen=True, repr=False)
 class Program:
     """A Relax program whose function `main` takes the inputs in order and returns a tensor, or a tuple of outputs.
 
@@ -33,6 +55,7 @@ class Program:
         outputs: the model's outputs, in order, with their ONNX names.
         name: the model's name, for files and reports.
         source_sha256: hexadecimal SHA-256 of the ONNX file (external data included).
+        nodes: the ONNX model's nodes, in order, for options that name them; libraries hold nothing of it.
     """
 
     module: tvm.IRModule
@@ -40,6 +63,15 @@ class Program:
     outputs: tuple[TensorSpec, ...]
     name: str
     source_sha256: str
+    nodes: tuple[SourceNode, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return name, inputs, outputs and the number of operators."""
+        # Here, not above: running a library needs none of this.
+        from pipeline.ir.dataflow import Dataflow
+
+        count = len(Dataflow.of(self.module).bindings)
+        return f"<Program {self.name}: {count} operators\n{described(self.inputs, self.outputs)}>"
 
     def with_outputs(self, names: Sequence[str]) -> Program:
         """Return the program with the named variables of its module as its outputs."""
@@ -56,3 +88,8 @@ class Program:
         types = [tensor_type(by_name[n]) for n in names]
         outputs = tuple(TensorSpec(n, t.shape, t.dtype) for n, t in zip(names, types, strict=True))
         return replace(self, module=module, outputs=outputs)
+
+
+def described(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:
+    """Return inputs and outputs as two lines of a summary."""
+    return f"  inputs   {', '.join(map(str, inputs))}\n  outputs  {', '.join(map(str, outputs))}"

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
+from dataclasses import dataclass
 
 from tvm import relax
 
 from pipeline.config.options import AnnotateOptions
-from pipeline.errors import OptionError, unknown_name
 from pipeline.ir.bridge import tensor_operands, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow
 from pipeline.ir.program import Program
 from pipeline.ops import traits_of
 from pipeline.quantization.annotation import Annotation, OperatorDecision, TensorDecision
 from pipeline.quantization.annotation_rules import (
-    KINDS,
     Role,
     activations,
+    kind_of,
     rule_for,
     unknown_operator_reason,
 )
+from pipeline.quantization.selection import select
 
 __all__ = ["AnnotateOptions", "Annotation", "OperatorDecision", "TensorDecision", "annotate"]
 
@@ -35,32 +37,36 @@ def annotate(program: Program, options: AnnotateOptions | None = None) -> Annota
         options: what the user wants.
 
     Raises:
-        OptionError: an option names an operator type or an operator that doesn't exist.
+        OptionError: an option names what none of the program's operators is; see `quantization.selection`.
     """
     options = options or AnnotateOptions()
     flow = Dataflow.of(program.module)
-    _check(flow, options)
-    refusals = _decide(flow, options)
+    refusals = _decide(flow, _Wanted.of(program, options))
     operators = [_operator(b, refusals.get(b.var), options) for b in flow.bindings]
     quantized = [b for b in flow.bindings if refusals.get(b.var) is None]
     return Annotation(operators=tuple(operators), tensors=_tensors(flow, quantized))
 
 
-def _check(flow: Dataflow, options: AnnotateOptions) -> None:
-    for kind in options.operators or ():
-        if kind not in KINDS:
-            raise OptionError(unknown_name("operator type", kind, KINDS))
-    names = {b.var.name for b in flow.bindings}
-    for name in options.skip:
-        if name not in names:
-            raise OptionError(unknown_name("operator in the skip list", name, names))
+@dataclass(frozen=True)
+class _Wanted:
+    """The names of the operators that options mean; `operators` is None if all may become int8."""
+
+    operators: Set[str] | None
+    skip: Set[str]
+
+    @classmethod
+    def of(cls, program: Program, options: AnnotateOptions) -> _Wanted:
+        operators = options.operators
+        if operators is not None:
+            operators = select(program, operators, "operators (--operator)", types_first=True)
+        return cls(operators, select(program, options.skip, "the skip list (--skip)"))
 
 
-def _decide(flow: Dataflow, options: AnnotateOptions) -> dict[relax.Var, str | None]:
+def _decide(flow: Dataflow, wanted: _Wanted) -> dict[relax.Var, str | None]:
     """Return for each operator why it stays in float; None if it becomes int8."""
     refusals: dict[relax.Var, str | None] = {}
     for binding in flow.bindings:
-        refusals[binding.var] = _refusal(binding, refusals, options)
+        refusals[binding.var] = _refusal(binding, refusals, wanted)
     for binding in reversed(flow.bindings):
         rule = rule_for(binding)
         bridge = refusals[binding.var] is None and rule is not None and rule.role is not Role.COMPUTE
@@ -69,14 +75,14 @@ def _decide(flow: Dataflow, options: AnnotateOptions) -> dict[relax.Var, str | N
     return refusals
 
 
-def _refusal(binding: Binding, earlier: dict[relax.Var, str | None], options: AnnotateOptions) -> str | None:
+def _refusal(binding: Binding, earlier: dict[relax.Var, str | None], wanted: _Wanted) -> str | None:
     rule = rule_for(binding)
     if rule is None:
         return unknown_operator_reason(binding)
-    if binding.var.name in options.skip:
+    if binding.var.name in wanted.skip:
         return "it is in the skip list"
-    if options.operators is not None and rule.kind(binding) not in options.operators:
-        return f"operators of type {rule.kind(binding)} aren't to be quantized"
+    if wanted.operators is not None and binding.var.name not in wanted.operators:
+        return "it isn't among the operators that are to be quantized"
     obstacle = rule.obstacle(binding)
     if obstacle is not None or rule.role is Role.COMPUTE:
         return obstacle
@@ -88,12 +94,11 @@ def _refusal(binding: Binding, earlier: dict[relax.Var, str | None], options: An
 
 def _operator(binding: Binding, refusal: str | None, options: AnnotateOptions) -> OperatorDecision:
     rule = rule_for(binding)
-    kind = rule.kind(binding) if rule is not None else binding.operator.removeprefix("relax.")
     compute = rule is not None and rule.role is Role.COMPUTE
     weighted = compute and len(activations(binding)) == 1
     return OperatorDecision(
         name=binding.var.name,
-        operator=kind,
+        operator=kind_of(binding),
         precision="float32" if refusal is not None else "int8",
         per_channel=options.per_channel if weighted and refusal is None else None,
         reason=refusal or ("it does the work" if compute else "it stands between int8 operators"),

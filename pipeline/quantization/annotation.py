@@ -2,7 +2,8 @@
 
 An annotation file is JSON with two lists. `operators` says for each operator whether it is computed in int8 or
 float32, and why; `tensors` says for each 8-bit tensor whether it can be negative and whose scale it shares. Operators
-and tensors go by the name of the ONNX tensor that the operator produces.
+and tensors go by the name of the ONNX tensor that the operator produces; in files that are edited by hand, an
+operator's name may be that of an ONNX node, a type or a pattern, too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class OperatorDecision(BaseModel):
     """What becomes of one operator.
 
     Attributes:
-        name: name of the tensor that it produces.
+        name: name of the tensor that it produces. A file may name operators, several at once, too, in any of the ways
+            that `quantization.selection` knows.
         operator: its type, e.g. `conv2d`.
         precision: how it is computed.
         per_channel: whether its weights get one scale per output channel; None if it has no weights.
@@ -32,10 +34,10 @@ class OperatorDecision(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    operator: str
+    operator: str = ""
     precision: Precision
     per_channel: bool | None = None
-    reason: str
+    reason: str = "the annotation says so"
 
 
 class TensorDecision(BaseModel):

@@ -48,6 +48,12 @@ def rule_for(binding: Binding) -> Rule | None:
     return RULES.get(binding.operator)
 
 
+def kind_of(binding: Binding) -> str:
+    """Return an operator's type, as reports name it."""
+    rule = rule_for(binding)
+    return rule.kind(binding) if rule is not None else binding.operator.removeprefix("relax.")
+
+
 def _conv2d_kind(binding: Binding) -> str:
     attrs = describe(binding.value)
     if (

@@ -9,12 +9,13 @@ import numpy as np
 from tvm import relax
 
 from pipeline import ops
-from pipeline.errors import TableError, unknown_name
+from pipeline.errors import TableError
 from pipeline.ir.bridge import describe, make_call
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, variables
 from pipeline.ir.program import Program
 from pipeline.quantization.annotate import Annotation, OperatorDecision
 from pipeline.quantization.realization_rules import RULES, Context, NotRealizable, QParams
+from pipeline.quantization.selection import with_names
 from pipeline.quantization.table import CalibrationTable
 
 __all__ = ["realize"]
@@ -36,7 +37,7 @@ def realize(program: Program, annotation: Annotation, table: CalibrationTable) -
     Raises:
         TableError: annotation or table don't fit the program.
     """
-    return _Realizer(program, annotation, table).run()
+    return _Realizer(program, with_names(annotation, program), table).run()
 
 
 class _Realizer:
@@ -150,9 +151,7 @@ def _check(flow: Dataflow, annotation: Annotation) -> None:
     names = {b.var.name: b for b in flow.bindings}
     tensors = {t.name for t in annotation.tensors}
     for decision in annotation.operators:
-        binding = names.get(decision.name)
-        if binding is None:
-            raise TableError(f"Annotation: {unknown_name('operator', decision.name, names)}")
+        binding = names[decision.name]
         if decision.precision != "int8":
             continue
         if binding.operator not in RULES:

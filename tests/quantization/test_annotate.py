@@ -64,8 +64,8 @@ def test_only_the_wanted_types_become_int8() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (AnnotateOptions(operators=["conv3d"]), "Unknown operator type 'conv3d'.*Did you mean 'conv2d'"),
-        (AnnotateOptions(skip=["nowhere"]), "Unknown operator in the skip list 'nowhere'"),
+        (AnnotateOptions(operators=["conv3d"]), "Unknown operator 'conv3d' in operators.*Did you mean 'conv2d'"),
+        (AnnotateOptions(skip=["nowhere"]), "Unknown operator 'nowhere' in the skip list"),
     ],
     ids=["type", "name"],
 )

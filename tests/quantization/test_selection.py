@@ -1,0 +1,159 @@
+"""Which operators a word means: names of nodes and outputs, types of ONNX, Paddle and reports, patterns."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from pipeline.errors import OptionError, TableError
+from pipeline.ir.program import Program
+from pipeline.quantization.annotate import AnnotateOptions, Annotation, annotate
+from pipeline.quantization.annotation import OperatorDecision
+from pipeline.quantization.annotation_rules import KINDS
+from pipeline.quantization.selection import ONNX_KINDS, PADDLE_KINDS, select, with_names
+from tests.models import ModelBuilder, import_test_model
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    """Return conv, batch norm, relu - depthwise, sigmoid - add - pool - product with weights; nodes have names."""
+    b = ModelBuilder()
+    random = np.random.default_rng(0)
+
+    def weight(*shape: int) -> str:
+        return b.constant(random.standard_normal(shape).astype("float32"))
+
+    def called(name: str, output: str) -> str:
+        b.nodes[-1].name = name
+        return output
+
+    x = called("/stem/conv/Conv", b.node("Conv", "x", weight(4, 3, 1, 1), name="stem_conv"))
+    x = called("/stem/bn/Bn", b.node("BatchNormalization", x, *(weight(4) for _ in "abc"), b.constant(np.ones(4, "f"))))
+    stem = called("/stem/act/Relu", b.node("Relu", x, name="stem_relu"))
+    x = called("/block/dw/Conv", b.node("Conv", stem, weight(4, 1, 3, 3), group=4, pads=[1] * 4, name="dw_out"))
+    x = called("/block/act/Sigmoid", b.node("Sigmoid", x, name="sigmoid_out"))
+    x = called("/block/Add", b.node("Add", x, stem, name="sum"))
+    x = called("/pool/GlobalAveragePool", b.node("GlobalAveragePool", x, name="pooled"))
+    x = called("", b.node("Flatten", x, name="flat"))
+    x = called("/head/Gemm", b.node("Gemm", x, weight(5, 4), transB=1, name="scores"))
+    return import_test_model(b.model({"x": (1, 3, 8, 8)}, x))
+
+
+CONV, DEPTHWISE, SIGMOID, ADD, POOL, HEAD = "stem_relu", "dw_out", "sigmoid_out", "sum", "pooled", "scores"
+
+MEANINGS: dict[str, set[str]] = {
+    # Names: of nodes, of outputs, of what is fused into an operator.
+    "/stem/conv/Conv": {CONV},
+    "/stem/act/Relu": {CONV},
+    "stem_conv": {CONV},
+    "stem_relu": {CONV},
+    "/HEAD/gemm": {HEAD},
+    # ONNX types. A fused Relu isn't an operator of its own.
+    "Conv": {CONV, DEPTHWISE},
+    "conv": {CONV, DEPTHWISE},
+    "GEMM": {HEAD},
+    "Sigmoid": {SIGMOID},
+    "GlobalAveragePool": {POOL},
+    # Paddle's.
+    "mul": {HEAD},
+    "fc": {HEAD},
+    "matmul_v2": {HEAD},
+    "depthwise_conv2d": {DEPTHWISE},
+    "elementwise_add": {ADD},
+    "pool2d": {POOL},
+    # Those of reports.
+    "conv2d": {CONV},
+    "dense": {HEAD},
+    "unary": {SIGMOID},
+    # Patterns.
+    "/block/*": {DEPTHWISE, SIGMOID, ADD},
+    "/*/dw/*": {DEPTHWISE},
+    "*conv2d": {CONV, DEPTHWISE},
+    "s?m": {ADD},
+}
+
+
+@pytest.mark.parametrize(("word", "meant"), MEANINGS.items(), ids=list(MEANINGS))
+def test_a_word_means(program: Program, word: str, meant: set[str]) -> None:
+    assert select(program, [word], "skip") == meant
+
+
+def test_words_together_mean_what_each_means(program: Program) -> None:
+    assert select(program, ["Gemm", "/block/Add"], "skip") == {HEAD, ADD}
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("/head/Gem", "Did you mean '/head/Gemm'"),
+        ("depthwise_conv", "Did you mean 'depthwise_conv2d'"),
+        ("/tail/*", "no operator of the model has that name or type"),
+        ("Relu", "Types in this model: Add, Conv, "),
+        ("conv2d_transpose", "Types in this model: "),
+    ],
+)
+def test_a_word_that_means_nothing_is_an_error_that_says_what_there_is(
+    program: Program, word: str, message: str
+) -> None:
+    with pytest.raises(OptionError, match=f"Unknown operator .* in skip: .*{message}"):
+        select(program, [word], "skip")
+
+
+def test_a_name_is_a_name_in_a_skip_list_and_a_type_among_types_to_quantize() -> None:
+    b = ModelBuilder()
+    weights = [b.constant(np.full((2, 2, 1, 1), v, "float32")) for v in (1, 2)]
+    x = b.node("Conv", b.node("Conv", "x", weights[0], name="first"), weights[1], name="conv2d")
+    program = import_test_model(b.model({"x": (1, 2, 3, 3)}, x))
+    assert select(program, ["conv2d"], "skip") == {"conv2d"}
+    assert select(program, ["conv2d"], "operators", types_first=True) == {"first", "conv2d"}
+
+
+def int8(program: Program, operators: Collection[str] | None = None, skip: Collection[str] = ()) -> set[str]:
+    decided = annotate(program, AnnotateOptions(operators=operators, skip=skip)).operators
+    return {o.name for o in decided if o.precision == "int8"} & {CONV, DEPTHWISE, SIGMOID, ADD, POOL, HEAD}
+
+
+def test_options_take_all_of_these(program: Program) -> None:
+    everything = {CONV, DEPTHWISE, SIGMOID, ADD, POOL, HEAD}
+    assert int8(program) == everything
+    assert int8(program, operators=["Conv", "mul"]) == {CONV, DEPTHWISE, HEAD}
+    assert int8(program, operators=["Conv", "mul"], skip=["/head/*"]) == {CONV, DEPTHWISE}
+
+
+def test_annotation_files_take_all_of_these(program: Program, tmp_path: Path) -> None:
+    annotation = annotate(program)
+    edited = [
+        *annotation.operators,
+        OperatorDecision(name="Conv", precision="float32"),
+        OperatorDecision(name="/stem/conv/Conv", precision="int8"),
+    ]
+    annotation.model_copy(update={"operators": tuple(edited)}).save(tmp_path / "a.json")
+    resolved = with_names(Annotation.load(tmp_path / "a.json"), program)
+    precisions = {o.name: o.precision for o in resolved.operators}
+    assert (precisions[CONV], precisions[DEPTHWISE], precisions[HEAD]) == ("int8", "float32", "int8")
+    assert [o.name for o in resolved.operators] == [o.name for o in annotation.operators]
+
+
+def test_an_annotation_by_the_operators_own_names_is_taken_as_it_is(program: Program) -> None:
+    annotation = annotate(program)
+    assert with_names(annotation, program) is annotation
+
+
+def test_an_annotation_that_names_what_there_is_not_is_refused(program: Program) -> None:
+    wrong = OperatorDecision(name="/heat/*", precision="float32")
+    annotation = annotate(program).model_copy(update={"operators": (wrong,)})
+    with pytest.raises(TableError, match=r"Unknown operator '/heat/\*' in the annotation"):
+        with_names(annotation, program)
+
+
+@pytest.mark.parametrize("table", [ONNX_KINDS, PADDLE_KINDS], ids=["onnx", "paddle"])
+def test_types_stand_for_types_of_reports(table: dict[str, tuple[str, ...]]) -> None:
+    assert {kind for kinds in table.values() for kind in kinds} <= set(KINDS)
+
+
+def test_onnx_types_are_onnx_types() -> None:
+    assert set(ONNX_KINDS) <= {schema.name for schema in onnx.defs.get_all_schemas()} | {"Upsample"}
