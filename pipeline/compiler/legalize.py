@@ -19,12 +19,11 @@ from tvm.ir import GlobalVar
 from tvm.relax import transform
 
 from pipeline.errors import ModelError
-from pipeline.ir.bridge import tensor_type
+from pipeline.ir.bridge import describe, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant
-from pipeline.ops import operators
 
-_RUNNABLE = frozenset({"relax.call_tir", "relax.reshape", *operators()})
-"""Operators that later phases make calls of kernels and of the runtime."""
+_RUNNABLE = frozenset({"relax.call_tir", "relax.reshape"})
+"""Operators that later phases make calls of kernels and of the runtime, as they do of ours."""
 
 _PACKED_CALL = re.compile(r'call_c?packed\("([^"]+)"')
 
@@ -134,7 +133,7 @@ def _missing(module: tvm.IRModule, binding: Binding) -> str | None:
     value = binding.value
     if not isinstance(value, relax.Call):
         return None
-    if binding.operator not in _RUNNABLE:
+    if binding.operator not in _RUNNABLE and describe(value) is None:
         return binding.operator.removeprefix("relax.")
     kernel = value.args[0]
     called = _PACKED_CALL.search(module[kernel].script()) if isinstance(kernel, GlobalVar) else None

@@ -125,6 +125,10 @@ class WithHalo(Operator):
         added: dict[str, Any] = {"halo": halo, "halo_value": type(self.halo_value)(value)}
         return dataclasses.replace(self, **added)
 
+    def bound_with_halo(self, bound: float) -> float:
+        """Return the lower bound of a result with its halo, given that of the result alone."""
+        return min(bound, self.halo_value) if any(self.halo) else bound
+
     def surrounded(self, y: Array) -> Array:
         """Return the result within its halo."""
         return pad_image(y, self.halo, self.halo_value)

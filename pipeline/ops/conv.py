@@ -45,6 +45,10 @@ class Conv2d(Linear, WithHalo):
         """Return the output's type: [N,OH,OW,O] float32, and its halo."""
         return padded_type(TensorType(self._shape(inputs[0], inputs[1]), "float32"), self.halo)
 
+    def lower_bound(self, *bounds: float) -> float:
+        """Return the lower limit, or the halo's value if that is less."""
+        return self.bound_with_halo(super().lower_bound(*bounds))
+
     def multiply_adds(self, *inputs: TensorType) -> int:
         """Return how often each weight meets each pixel of the output: once."""
         batch, height, width, _ = self._shape(inputs[0], inputs[1])
@@ -113,6 +117,10 @@ class Conv2dAdd(Conv2d):
     def total(self) -> Add:
         """The sum alone."""
         return Add(self.sum_clip_min, self.sum_clip_max)
+
+    def lower_bound(self, *bounds: float) -> float:
+        """Return the bound of the sum."""
+        return self.bound_with_halo(self.total.lower_bound(Linear.lower_bound(self), bounds[-1]))
 
     def splits_batch(self, activations: Sequence[TensorType], constants: Sequence[TensorType]) -> bool:
         """Return whether what is added isn't constant."""

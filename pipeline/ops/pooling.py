@@ -71,8 +71,8 @@ class MaxPool2d(WithHalo):
         return padded_type(TensorType((batch, out_h, out_w, channels), inputs[0].dtype), self.halo)
 
     def lower_bound(self, *bounds: float) -> float:
-        """Return x's bound, or the halo's value if there is one and it is less."""
-        return min(bounds[0], self.halo_value) if any(self.halo) else bounds[0]
+        """Return x's bound."""
+        return self.bound_with_halo(bounds[0])
 
     def evaluate(self, *arguments: Array) -> Array:
         """Return the largest values, within their halo."""

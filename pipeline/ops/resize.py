@@ -122,6 +122,10 @@ class UpsampleConcat(WithHalo):
         channels = sum(x.shape[3] for x in inputs)
         return TensorType((batch, top + height + bottom, left + width + right, channels), dtype)
 
+    def lower_bound(self, *bounds: float) -> float:
+        """Return the least bound."""
+        return self.bound_with_halo(min(bounds))
+
     def splits_batch(self, activations: Sequence[TensorType], constants: Sequence[TensorType]) -> bool:
         """Return whether no image is constant."""
         del activations

@@ -117,7 +117,7 @@ def product_examples() -> Mapping[str, Example]:
     return {
         "float convolution": Example(Conv2d(clip_min=0.0), floats),
         "float convolution and sum": Example(
-            Conv2dAdd.of(Conv2d(clip_max=50.0), Add(-9.0)), (*floats, whole(*convolved.shape)), (0, 3)
+            Conv2dAdd.of(Conv2d(clip_min=0.0, clip_max=50.0), Add(-9.0)), (*floats, whole(*convolved.shape)), (0, 3)
         ),
         "convolution and sum": Example(
             QConv2dAdd.of(convolution, total), (*arguments, codes(random, *convolved.shape)), (0, 4)

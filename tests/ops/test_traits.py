@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from pipeline.ir.operator import Operator, Traits
 from pipeline.ir.types import TensorType
-from pipeline.ops import Add, Conv2dAdd, MatMul, PRelu, QAdd, Requantized, UpsampleConcat, operators
+from pipeline.ops import Add, Conv2dAdd, MatMul, PRelu, QAdd, Requantized, UpsampleConcat, WithHalo, operators
 from tests.kernels.examples import Example, examples
 
 Array = npt.NDArray[Any]
@@ -89,8 +90,18 @@ def test_moved_values_lie_between_those_they_come_from(example: Example) -> None
     assert result.max() <= max(x.max(), around)
 
 
+def bounded() -> dict[str, Example]:
+    """Return examples, and the same with a halo where there can be one."""
+    with_halo = {
+        f"{name}, with a halo": dataclasses.replace(e, attrs=e.attrs.with_halo((1, 0, 2, 1), 1.0))
+        for name, e in EXAMPLES.items()
+        if isinstance(e.attrs, WithHalo)
+    }
+    return EXAMPLES | with_halo
+
+
 @pytest.mark.parametrize("least", [-1000.0, 0.0, 2.0])
-@pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
+@pytest.mark.parametrize("example", bounded().values(), ids=bounded())
 def test_no_result_is_below_its_bound(example: Example, least: float) -> None:
     raised = [np.maximum(a, least).astype(a.dtype) for a in activations(example)]
     # Bounds of constants are known, too, but nobody asks.
