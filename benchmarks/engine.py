@@ -22,7 +22,7 @@ Run = Callable[[], object]
 
 def ours(path: Path, threads: int) -> Run:
     """Our library, in the runner that needs no compiler."""
-    from pipeline.runtime.runner import Runner
+    from pipeline.runtime.local import Runner
 
     runner = Runner(path, num_threads=threads)
     feeds = {spec.name: _sample(spec.shape) for spec in runner.inputs}

@@ -32,7 +32,7 @@ _EXPORTS = {
     "Program": "pipeline.ir.program",
     "Quantized": "pipeline.api",
     "RemoteRunner": "pipeline.runtime.rpc",
-    "Runner": "pipeline.runtime.runner",
+    "Runner": "pipeline.runtime.local",
     "Target": "pipeline.targets",
     "annotate": "pipeline.quantization.annotate",
     "build": "pipeline.workflow",

@@ -28,7 +28,7 @@ from pipeline.recipes import load_recipe, prepare
 from pipeline.recipes.samples import Labelled
 from pipeline.report.agreement import Agreement, compare, top1
 from pipeline.report.build_report import Accuracy, BuildReport, Library, Timing
-from pipeline.runtime.runner import Runner
+from pipeline.runtime.local import Runner
 from pipeline.samples import Samples, feed_count, feeds
 from pipeline.targets import Target, load_target
 

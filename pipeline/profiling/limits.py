@@ -20,8 +20,7 @@ from pipeline.runtime.tensors import aligned
 from pipeline.schema import Record
 
 if TYPE_CHECKING:
-    from pipeline.runtime.rpc import RemoteRunner
-    from pipeline.runtime.runner import Runner
+    pass
 
 COPY_BUFFER_BYTES = 32 * 1024**2
 """Of each of the two buffers of the copy: beyond most caches."""
@@ -81,7 +80,7 @@ class Limits:
         return max(multiply_adds / self.peak(in_float), moved / self.bandwidth(moved))
 
 
-def measure_limits(runner: Runner | RemoteRunner, library: Path) -> Limits:
+def measure_limits(runner: LibraryRunner, library: Path) -> Limits:
     """Measure a runner's machine, in its thread and with its threads.
 
     Args:
@@ -111,13 +110,13 @@ def _build(library: Path, probes: Path) -> ProbeSizes:
     return msgspec.json.decode(result.stdout, type=ProbeSizes)
 
 
-def _peak(runner: Runner | RemoteRunner, probes: Path, sizes: ProbeSizes, dtype: str) -> float:
+def _peak(runner: LibraryRunner, probes: Path, sizes: ProbeSizes, dtype: str) -> float:
     arrays = [aligned(np.ones(elements, kind)) for elements, kind in sizes.buffers[dtype]]
     (seconds,) = runner.time_function(probes, f"peak_{dtype}", arrays, [(runner.num_threads,)], REPEATS)
     return runner.num_threads * sizes.multiply_adds[dtype] / min(seconds)
 
 
-def _copies(runner: Runner | RemoteRunner, probes: Path, vector_bytes: int) -> tuple[tuple[int, float], ...]:
+def _copies(runner: LibraryRunner, probes: Path, vector_bytes: int) -> tuple[tuple[int, float], ...]:
     buffers = [aligned(np.ones(COPY_BUFFER_BYTES, "uint8")) for _ in range(2)]
     sizes = [SMALLEST_COPY_BYTES]
     while 2 * sizes[-1] <= 2 * COPY_BUFFER_BYTES:

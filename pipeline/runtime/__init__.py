@@ -1,4 +1,4 @@
-"""Deploy: run libraries, here or on a device over RPC."""
+"""Run libraries, here or on a device over RPC."""
 
 from __future__ import annotations
 
@@ -8,21 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.runtime.rpc import RemoteRunner
-    from pipeline.runtime.runner import Runner
+    from pipeline.runtime.protocol import LibraryRunner
 
 
 @contextlib.contextmanager
-def open_runner(
-    library: Path, threads: int | None, rpc: str | None, tracker: str | None
-) -> Iterator[Runner | RemoteRunner]:
+def open_runner(library: Path, threads: int | None, rpc: str | None, tracker: str | None) -> Iterator[LibraryRunner]:
     """Give the block a runner for a library: on this machine, or on a device; see `RemoteRunner`.
 
     Raises:
         OptionError: both `rpc` and `tracker` are given.
     """
     if rpc is None and tracker is None:
-        from pipeline.runtime.runner import Runner
+        from pipeline.runtime.local import Runner
 
         yield Runner(library, threads)
         return

@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.errors import ArtifactError
 
 _NONE, _INT, _BOOL, _RAW_TEXT = 0, 1, 2, 8
-_FIRST_OBJECT, _ERROR, _FUNCTION, _TENSOR, _ARRAY, _MODULE = 64, 67, 68, 70, 71, 73
+_FIRST_OBJECT, _BYTES, _ERROR, _FUNCTION, _TENSOR, _ARRAY, _MODULE = 64, 66, 67, 68, 70, 71, 73
 """Types of values: TVMFFITypeIndex."""
 
 _OBJECT_HEADER_BYTES = 24
@@ -49,9 +49,13 @@ class _Bytes(ctypes.Structure):
 
     _fields_ = (("data", ctypes.c_void_p), ("size", ctypes.c_size_t))
 
-    def text(self) -> str:
+    def content(self) -> bytes:
         """Return what it holds."""
-        return ctypes.string_at(self.data, self.size).decode(errors="replace")
+        return ctypes.string_at(self.data, self.size)
+
+    def text(self) -> str:
+        """Return what it holds, as text."""
+        return self.content().decode(errors="replace")
 
 
 class _Error(ctypes.Structure):
@@ -80,7 +84,7 @@ class Function(Object):
     """A function."""
 
     def __call__(self, *arguments: Value) -> Any:
-        """Return what the function returns: None, an integer, or an object.
+        """Return what the function returns: None, an integer, bytes, or an object.
 
         Raises:
             RuntimeCallError: it failed.
@@ -221,7 +225,8 @@ class Runtime:
             return value
         if type_ < _FIRST_OBJECT:
             raise RuntimeCallError(f"a function returned a value of type {type_}, which this can't read")
-        return _CLASSES.get(type_, Object)(self, value, type_)
+        returned = _CLASSES.get(type_, Object)(self, value, type_)
+        return _Bytes.from_address(value + _OBJECT_HEADER_BYTES).content() if type_ == _BYTES else returned
 
 
 _CLASSES: dict[int, type[Object]] = {_FUNCTION: Function, _TENSOR: Tensor, _ARRAY: Array, _MODULE: Module}

@@ -210,7 +210,7 @@ class RemoteRunner:
     def time_function(
         self, library: Path, name: str, buffers: Sequence[Array], numbers: Sequence[tuple[int, ...]], repeats: int
     ) -> list[list[float]]:
-        """Time a function of any TVM library on the device; see `Runner.time_function`."""
+        """Time a function of any TVM library on the device; see `LibraryRunner`."""
 
         def measure() -> list[list[float]]:
             import tvm

@@ -15,7 +15,7 @@ from pipeline.errors import OptionError, TableError
 from pipeline.kernels.gemm.tiling import Tile
 from pipeline.kernels.isa import instruction_set
 from pipeline.kernels.ops.conv2d import workload
-from pipeline.runtime.runner import Runner
+from pipeline.runtime.local import Runner
 from pipeline.targets import load_target
 from tests.kernels.convolutions import Convolution
 from tests.kernels.harness import make_operation

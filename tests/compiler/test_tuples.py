@@ -13,7 +13,7 @@ from pipeline.api import quantize
 from pipeline.compiler.build import compile_program
 from pipeline.errors import ModelError
 from pipeline.ir.program import Program, TensorSpec
-from pipeline.runtime.runner import Runner
+from pipeline.runtime.local import Runner
 from pipeline.targets import load_target
 from tests.models import ModelBuilder, import_test_model
 

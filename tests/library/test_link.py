@@ -18,7 +18,7 @@ import pipeline
 from pipeline.errors import BuildError, OptionError
 from pipeline.importer import import_proto
 from pipeline.library.link import check_writable
-from pipeline.runtime.runner import Runner
+from pipeline.runtime.local import Runner
 from pipeline.targets import list_targets, load_target
 from tests.models import ModelBuilder, import_test_model
 from tests.runtime.conftest import LibraryFor

@@ -27,7 +27,7 @@ from pipeline.library.metadata import (
     read_metadata,
     with_checksum,
 )
-from pipeline.runtime.runner import Runner
+from pipeline.runtime.local import Runner
 from pipeline.targets import load_target
 from tests.properties import examples
 from tests.runtime.metadata import with_metadata

@@ -24,7 +24,7 @@ from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, variables
 from pipeline.ir.program import Program, TensorSpec
 from pipeline.quantization.annotate import AnnotateOptions
 from pipeline.reference import evaluate_binding
-from pipeline.runtime.runner import Runner
+from pipeline.runtime.local import Runner
 from pipeline.targets import load_target
 from tests.kernels.instruction_sets import Runnable, runnable, runnable_names
 from tests.networks.drawing import Network, run

@@ -11,7 +11,7 @@ import pytest
 from pipeline.compiler.build import compile_program
 from pipeline.compiler.execute import Executor
 from pipeline.errors import ModelError
-from pipeline.runtime.runner import Runner
+from pipeline.runtime.local import Runner
 from pipeline.targets import load_target
 from tests.models import ModelBuilder, import_test_model, run_onnx
 

@@ -23,7 +23,7 @@ from pipeline.compiler.lower import instruction_set_of
 from pipeline.compiler.tuning import TunedTile, TuningDatabase, tunable_layers
 from pipeline.cpu import missing_features
 from pipeline.ir.program import Program
-from pipeline.runtime.runner import Runner
+from pipeline.runtime.local import Runner
 from pipeline.targets import Target, list_targets, load_target
 from tests import properties
 from tests.pipeline.fusions import FUSIONS, fired, operators

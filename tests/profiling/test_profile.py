@@ -17,13 +17,13 @@ from pipeline.library.metadata import read_metadata
 from pipeline.profiling import OperatorProfile, Profile, limits, profile
 from pipeline.profiling.limits import Limits
 from pipeline.profiling.profile import _operators
-from pipeline.runtime import runner as runner_module
-from pipeline.runtime.runner import Runner
+from pipeline.runtime import local as runner_module
+from pipeline.runtime.local import Runner
 from pipeline.runtime.trace import KernelTime, Trace
 from pipeline.targets import load_target
 from tests.runtime.metadata import with_metadata
 from tests.runtime.models import quantized_model, sample
-from tests.runtime.test_runner import LOADED, run_python
+from tests.runtime.test_local import LOADED, run_python
 
 MODEL_TENSORS = ["r1", "s", "g", "logits", "probability"]
 """The tensors of the small model that kernels compute, in order; the compiler adds its own in between."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.runtime.runner import Runner
+from pipeline.runtime.local import Runner
 
 Array = npt.NDArray[Any]
 

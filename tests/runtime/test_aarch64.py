@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.api import load, quantize
 from pipeline.recipes import load_recipe, prepare
+from pipeline.runtime.local import Runner
 from pipeline.runtime.rpc import RemoteRunner
-from pipeline.runtime.runner import Runner
 from tests.runtime.conftest import LibraryFor
 from tests.runtime.emulation import Aarch64Python
 from tests.runtime.models import sample

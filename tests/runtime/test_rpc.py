@@ -20,8 +20,8 @@ import pytest
 from pipeline import cpu
 from pipeline.errors import ArtifactError, DeviceError, OptionError, SampleError
 from pipeline.profiling import profile
+from pipeline.runtime.local import Runner
 from pipeline.runtime.rpc import Address, RemoteRunner
-from pipeline.runtime.runner import Runner
 from tests.runtime.conftest import LibraryFor
 from tests.runtime.emulation import REPOSITORY
 from tests.runtime.metadata import with_metadata

@@ -127,24 +127,13 @@ class Runner:
     def time_function(
         self, library: Path, name: str, buffers: Sequence[Array], numbers: Sequence[tuple[int, ...]], repeats: int
     ) -> list[list[float]]:
-        """Time a function of any TVM library, in this runner's thread and on its CPUs.
-
-        Args:
-            library: the library; it stays loaded as long as the process lives.
-            name: the function.
-            buffers: its first arguments, aligned and writable.
-            numbers: its other arguments; the function is timed with each of these tuples.
-            repeats: measurements with each.
-
-        Returns:
-            for each tuple of numbers, the seconds of each call.
-        """
-        import tvm_ffi
+        """Time a function of any TVM library, in this runner's thread and on its CPUs; see `LibraryRunner`."""
 
         def measure() -> list[list[float]]:
-            evaluator = tvm_ffi.get_global_func("runtime.RPCTimeEvaluator")
-            timed = evaluator(tvm_ffi.load_module(str(library)), name, CPU, 0, 1, repeats, *_NO_EXTRAS)
-            tensors = [tvm_ffi.from_dlpack(buffer) for buffer in buffers]
+            evaluator = self._runtime.function("runtime.RPCTimeEvaluator")
+            module = self._runtime.load_module(str(library))
+            timed = evaluator(module, name, CPU, 0, 1, repeats, *_NO_EXTRAS)
+            tensors = [self._runtime.tensor(buffer) for buffer in buffers]
             return [list(struct.unpack(f"@{repeats}d", timed(*tensors, *values))) for values in numbers]
 
         return self._ready().worker.call(measure)

@@ -27,7 +27,7 @@ from pipeline.compiler.records import is_kernel
 from pipeline.errors import ArtifactError, OptionError, SampleError, TargetError
 from pipeline.library.metadata import with_checksum
 from pipeline.reference import execute
-from pipeline.runtime.runner import Runner
+from pipeline.runtime.local import Runner
 from pipeline.runtime.tensors import aligned
 from pipeline.targets import Target, load_target
 from tests.runtime.conftest import LibraryFor
@@ -324,7 +324,7 @@ def test_a_library_that_was_built_anew_is_not_taken_for_the_former_one(library: 
 
 OPEN_AND_DROP = """
 import os, sys, time
-from pipeline.runtime.runner import Runner
+from pipeline.runtime.local import Runner
 library, threads = sys.argv[1], int(sys.argv[2])
 def threads_and_pages():
     for _ in range(400):
@@ -373,7 +373,7 @@ def test_a_single_thread_may_use_the_cpus_of_who_opens_its_runner(library: Path)
 FORK = """
 import os, sys
 import numpy as np
-from pipeline.runtime.runner import Runner
+from pipeline.runtime.local import Runner
 from pipeline.runtime.tensors import noise
 def check(runner):
     for _ in range(2):
@@ -411,9 +411,7 @@ def test_processes_that_are_forked_after_a_run_compute_the_same(
 
 
 LOADED = "print(sorted({line.split('/')[-1].strip() for line in open('/proc/self/maps') if 'libtvm' in line}))"
-RUN = (
-    "from pipeline.runtime.runner import Runner; r = Runner({library!r}); r.run({{'x': np.zeros({shape}, 'float32')}})"
-)
+RUN = "from pipeline.runtime.local import Runner; r = Runner({library!r}); r.run({{'x': np.zeros({shape}, 'float32')}})"
 
 
 def run_python(*statements: str) -> str:
