@@ -16,7 +16,7 @@ from pipeline.errors import TableError
 from pipeline.files import make_folder
 from pipeline.importer import import_model
 from pipeline.importer.normalize import Shapes
-from pipeline.ir.program import Program
+from pipeline.ir.program import Program, described
 from pipeline.library.metadata import FloatOperator, Quantization, QuantizationSummary
 from pipeline.quantization.annotate import Annotation, annotate
 from pipeline.quantization.calibrate import CalibrationTable, calibrate
@@ -26,7 +26,7 @@ from pipeline.samples import Samples
 from pipeline.targets import Target, load_target
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Quantized:
     """An int8 model, ready to be built for any target.
 
@@ -41,6 +41,12 @@ class Quantized:
     source: Program
     annotation: Annotation
     table: CalibrationTable
+
+    def __repr__(self) -> str:
+        """Return what became int8, and with what inputs and outputs."""
+        p, samples = self.program, self.table.samples
+        summary = f"{self.annotation.summary()}, calibrated with {samples} sample{'s' * (samples != 1)}"
+        return f"<Quantized {p.name}: {summary}\n{described(p.inputs, p.outputs)}>"
 
     def build(
         self,

@@ -155,8 +155,8 @@ def _check_int8(annotation: Annotation) -> None:
     reasons = collections.Counter(f"{o.operator}: {o.reason}" for o in annotation.operators).most_common(MAX_REASONS)
     listed = "".join(f"\n  {count} x {reason}" for reason, count in reasons)
     raise QuantizationError(
-        f"0 of {len(annotation.operators)} operators would be computed in int8, so the library would gain nothing. "
-        f"Allow it by --allow-float (allow_float=True). Why, most frequent first:{listed}"
+        f"{annotation.summary()}: the library would gain nothing. Why, most frequent first:{listed}\n"
+        "To build it all the same, give --allow-float (allow_float=True)."
     )
 
 

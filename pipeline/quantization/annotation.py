@@ -66,6 +66,11 @@ class Annotation(BaseModel):
     operators: tuple[OperatorDecision, ...]
     tensors: tuple[TensorDecision, ...]
 
+    def summary(self) -> str:
+        """Return `22 of 23 operators in int8`."""
+        count = sum(o.precision == "int8" for o in self.operators)
+        return f"{count} of {len(self.operators)} operators in int8"
+
     def operator(self, name: str) -> OperatorDecision | None:
         """Return the decision for the operator that produces `name`; None if there is none."""
         return next((o for o in self.operators if o.name == name), None)

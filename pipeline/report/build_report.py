@@ -51,7 +51,7 @@ class Accuracy:
     int8: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BuildReport:
     """What a build did.
 
@@ -81,6 +81,12 @@ class BuildReport:
     tuned: tuple[TunedLayer, ...] = ()
     import_check: ImportCheck | None = None
 
+    def __repr__(self) -> str:
+        """Return what became int8, how near that is to float, and what was written."""
+        agreement = "" if self.agreement is None else f", {self.agreement.sqnr_db:.1f} dB"
+        files = "".join(f"\n  {library.path}" for library in self.libraries)
+        return f"<BuildReport {self.model}: {self.annotation.summary()}{agreement}{files}>"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON; an infinite ratio is null."""
         tuned = [{"layer": layer.layer, **msgspec.structs.asdict(layer.tile)} for layer in self.tuned]
@@ -91,7 +97,7 @@ class BuildReport:
 
     def tables(self) -> list[Table]:
         """Return the report for people."""
-        summary = Table("", "float32", "int8", title=f"{self.model}: {self._quantized()}")
+        summary = Table("", "float32", "int8", title=f"{self.model}: {self.annotation.summary()}")
         if self.accuracy is not None:
             a = self.accuracy
             summary.add_row(f"accuracy on {a.samples} labelled samples", f"{a.float32:.4f}", f"{a.int8:.4f}")
@@ -107,11 +113,6 @@ class BuildReport:
         summary.add_row("calibrated", "", f"{self.algorithm}, {self.calibration_samples} samples")
         summary.add_row("import verified", describe_check(self.import_check), "")
         return [summary, self._files(), *self._left_in_float(), *self._tuned()]
-
-    def _quantized(self) -> str:
-        total = len(self.annotation.operators)
-        count = sum(o.precision == "int8" for o in self.annotation.operators)
-        return f"{count} of {total} operators in int8"
 
     def _files(self) -> Table:
         table = Table("file", "what", "bytes")

@@ -1,0 +1,133 @@
+"""One call that does what `pipeline build` does, and what its objects say of themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import pipeline
+from pipeline.errors import OptionError, QuantizationError, SampleError
+from tests.models import ModelBuilder
+
+CHANNELS = 4
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Return a model of two convolutions; x: [1, 4, 3, 3]."""
+    b = ModelBuilder()
+    weights = [b.constant(np.full((CHANNELS, CHANNELS, 1, 1), v, "float32")) for v in (0.1, 0.2)]
+    x = b.node("Conv", b.node("Conv", "x", weights[0], name="first"), weights[1], name="second")
+    onnx.save(b.model({"x": (1, CHANNELS, 3, 3)}, x), tmp_path / "two.onnx")
+    return tmp_path / "two.onnx"
+
+
+@pytest.fixture
+def float_only(tmp_path: Path) -> Path:
+    """Return a model without an operator that becomes int8."""
+    b = ModelBuilder()
+    onnx.save(b.model({"x": (1, CHANNELS, 3, 3)}, b.node("Softmax", "x", axis=1)), tmp_path / "soft.onnx")
+    return tmp_path / "soft.onnx"
+
+
+def samples(count: int = 3) -> Iterator[np.ndarray]:
+    random = np.random.default_rng(0)
+    yield from (random.standard_normal((CHANNELS, 3, 3)).astype("float32") for _ in range(count))
+
+
+def test_a_model_is_built_by_one_call(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "folder"
+    report = pipeline.build(model, samples, targets="host", output=out, algorithm="ABS_MAX", skip=["second"])
+    assert report.algorithm == "abs_max"
+    assert [library.path for library in report.libraries] == [str(out / "two.host.so")]
+    assert {o.name: o.precision for o in report.annotation.operators}["second"] == "float32"
+    assert report.agreement is not None
+    outputs = pipeline.Runner(out / "two.host.so").run({"x": np.zeros((1, CHANNELS, 3, 3), "float32")})
+    assert outputs["second"].shape == (1, CHANNELS, 3, 3)
+
+
+def test_progress_counts_batches_and_knows_the_total(model: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int | None]] = []
+    given = list(samples(3))
+    pipeline.build(model, given, output=tmp_path, check=False, progress=lambda *state: told.append(state))
+    assert [(done, total) for what, done, total in told if what == "calibrating"] == [(i, 3) for i in range(4)]
+    stages = list(dict.fromkeys(what for what, _, _ in told))
+    assert stages == ["importing", "verifying the import", "calibrating", "building for host"]
+
+
+def test_samples_that_can_be_read_once_are_counted_as_they_come(model: Path, tmp_path: Path) -> None:
+    told = []
+    options = {"check": False, "verify_import": False, "output": tmp_path}
+    pipeline.build(model, samples(2), progress=lambda *state: told.append(state), **options)
+    assert ("calibrating", 2, None) in told
+
+
+def test_nothing_in_int8_is_not_success(float_only: Path, tmp_path: Path) -> None:
+    def unread() -> Iterator[np.ndarray]:
+        raise AssertionError("calibration was begun")
+        yield
+
+    with pytest.raises(
+        QuantizationError, match=r"0 of \d operators in int8: .*Why(.|\n)*softmax: .*(.|\n)*allow_float"
+    ):
+        pipeline.build(float_only, unread, output=tmp_path / "out", verify_import=False)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_nothing_in_int8_may_be_asked_for(float_only: Path, tmp_path: Path) -> None:
+    report = pipeline.build(float_only, samples, output=tmp_path / "out", allow_float=True)
+    assert Path(report.libraries[0].path).exists()
+
+
+def test_a_wrong_option_ends_a_build_before_its_work(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="Did you mean 'algorithm'"):
+        pipeline.build(tmp_path / "none.onnx", [], algoritm="kl")
+    with pytest.raises(OptionError, match="Did you mean 'algorithm'"):
+        pipeline.quantize(None, algoritm="kl")
+
+
+def test_a_recipe_has_its_own_samples(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="A recipe has its own samples"):
+        pipeline.build("digits.toml", samples, output=tmp_path)
+
+
+def test_samples_are_asked_for(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(SampleError, match="Neither samples nor a calibration table"):
+        pipeline.build(model, output=tmp_path)
+
+
+def test_a_quantized_model_makes_the_folder_of_its_library(model: Path, tmp_path: Path) -> None:
+    quantized = pipeline.quantize(pipeline.load(model), samples)
+    assert quantized.build("host", tmp_path / "a" / "b" / "two.so").exists()
+
+
+def test_objects_say_in_a_few_lines_what_they_are(model: Path, tmp_path: Path) -> None:
+    program = pipeline.load(model)
+    quantized = pipeline.quantize(program, samples)
+    runner = pipeline.Runner(quantized.build("host", tmp_path / "two.so"), 1)
+    report = pipeline.build(model, samples, output=tmp_path / "out")
+    inputs, outputs = "  inputs   x: 1x4x3x3 float32", "  outputs  second: 1x4x3x3 float32"
+    for value, first in (
+        (program, "<Program two: "),
+        (quantized, "<Quantized two: "),
+        (runner, "<Runner two: int8, for "),
+    ):
+        lines = repr(value).splitlines()
+        assert lines[0].startswith(first)
+        assert lines[1:] == [inputs, f"{outputs}>"]
+    assert "operators in int8, calibrated with 3 samples" in repr(quantized)
+    assert repr(report).splitlines()[1] == f"  {tmp_path / 'out' / 'two.host.so'}>"
+
+
+def test_types_are_declared() -> None:
+    assert (Path(pipeline.__file__).parent / "py.typed").exists()
+
+
+def test_a_report_is_json(model: Path, tmp_path: Path) -> None:
+    report = pipeline.build(model, samples, output=tmp_path)
+    assert json.loads(json.dumps(report.to_dict()))["model"] == "two"
