@@ -25,13 +25,12 @@ import rich
 import tvm
 from rich.table import Table
 
-import pipeline.kernels  # noqa: F401
 from benchmarks.kernels import Array, compiled
 from benchmarks.machine import cpu_name
-from pipeline.compiler.lower import instruction_set_of
+from pipeline.compiler.lower import machine_of
 from pipeline.ir.types import TensorType
 from pipeline.kernels import registry
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Operation
 from pipeline.ops import QConv2d
 from pipeline.targets import load_target
@@ -80,11 +79,11 @@ PAIRS = (
 class Layer:
     """A compiled convolution with its tensors."""
 
-    def __init__(self, attrs: QConv2d, x: Array, weight: Array, isa: InstructionSet, target: tvm.target.Target) -> None:
+    def __init__(self, attrs: QConv2d, x: Array, weight: Array, machine: Machine, target: tvm.target.Target) -> None:
         arguments = [x, weight, np.zeros(len(weight), "int32"), np.full(len(weight), 1e-4, "float32")]
         inputs = tuple(TensorType(a.shape, str(a.dtype)) for a in arguments)
         operation = Operation(attrs, inputs, attrs.infer(*inputs), dict(enumerate(arguments[1:], 1)))
-        kernel = registry.select(operation, isa).generate(operation, isa)
+        kernel = registry.select(operation, machine.isa).generate(operation, machine)
         self.function = compiled(kernel.func, target)["main"]
         shapes = [tuple(int(d) for d in p.shape) for p in kernel.func.params]
         values = [arguments[a] if isinstance(a, int) else a for a in kernel.arguments]
@@ -96,7 +95,7 @@ class Layer:
         return tuple(tvm.runtime.tensor(np.ones(shape, "uint8")) for shape in self.shapes)  # type: ignore[return-value]
 
 
-def calls(pair: Pair, bands: int, isa: InstructionSet, target: tvm.target.Target) -> Iterator[tuple[Any, ...]]:
+def calls(pair: Pair, bands: int, machine: Machine, target: tvm.target.Target) -> Iterator[tuple[Any, ...]]:
     """Yield what is to be called for a pair, band by band: functions with their arguments."""
     random = np.random.default_rng(0)
     rows = pair.rows // bands
@@ -105,7 +104,7 @@ def calls(pair: Pair, bands: int, isa: InstructionSet, target: tvm.target.Target
         QConv2d(strides=(pair.stride, pair.stride), groups=pair.wide, output_zero_point=3),
         np.ones((1, padded_rows, padded_columns, pair.wide), "uint8"),
         random.integers(-127, 128, (pair.wide, 3, 3, 1), "int8"),
-        isa,
+        machine,
         target,
     )
     if pair.expands:
@@ -116,7 +115,7 @@ def calls(pair: Pair, bands: int, isa: InstructionSet, target: tvm.target.Target
         QConv2d(output_zero_point=3, halo=halo, halo_value=3),
         np.ones((1, *inside, out[0]), "uint8"),
         random.integers(-127, 128, (out[1], 1, 1, out[0]), "int8"),
-        isa,
+        machine,
         target,
     )
     first, second = (pointwise, depthwise) if pair.expands else (depthwise, pointwise)
@@ -126,9 +125,9 @@ def calls(pair: Pair, bands: int, isa: InstructionSet, target: tvm.target.Target
         yield second.function, between, *second.constants, second.tensors()[1]
 
 
-def measure(pair: Pair, rounds: int, isa: InstructionSet, target: tvm.target.Target) -> dict[int, float]:
+def measure(pair: Pair, rounds: int, machine: Machine, target: tvm.target.Target) -> dict[int, float]:
     """Return the shortest time in seconds by the number of bands; 1 is the whole layers."""
-    choices = {bands: list(calls(pair, bands, isa, target)) for bands in (1, *BANDS) if pair.rows % bands == 0}
+    choices = {bands: list(calls(pair, bands, machine, target)) for bands in (1, *BANDS) if pair.rows % bands == 0}
     shortest = dict.fromkeys(choices, float("inf"))
     for _ in range(rounds):
         for bands, functions in choices.items():
@@ -145,8 +144,8 @@ def measure(pair: Pair, rounds: int, isa: InstructionSet, target: tvm.target.Tar
 def main(rounds: int, json_path: Path | None) -> None:
     """Compare whole layers with bands of them."""
     description = load_target("host")
-    target, isa = description.tvm_target(), instruction_set_of(description)
-    results = {pair: measure(pair, rounds, isa, target) for pair in PAIRS}
+    target, machine = description.tvm_target(), machine_of(description)
+    results = {pair: measure(pair, rounds, machine, target) for pair in PAIRS}
     table = Table(title="Depth first, one thread", caption=f"{cpu_name()}, {description.name}")
     for heading in ("layers", "between, kB", "whole, us", *(f"{bands} bands" for bands in BANDS)):
         table.add_column(heading, justify="left" if heading == "layers" else "right")

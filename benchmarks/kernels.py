@@ -26,14 +26,13 @@ import rich
 import tvm
 from rich.table import Table
 
-import pipeline.kernels  # noqa: F401
 from benchmarks.machine import cpu_name
 from pipeline.compiler.codegen import code_generation
-from pipeline.compiler.lower import instruction_set_of
+from pipeline.compiler.lower import machine_of
 from pipeline.cpu import missing_features
 from pipeline.ir.types import TensorType
 from pipeline.kernels import registry
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.probes import copy_probe, peak_probe
 from pipeline.ops import Conv2d, Operator, QConv2d
@@ -128,7 +127,7 @@ class Program:
         return self.moved / self.seconds * 1e-9
 
 
-def layer_program(layer: Layer, dtype: str, isa: InstructionSet, target: tvm.target.Target) -> Program:
+def layer_program(layer: Layer, dtype: str, machine: Machine, target: tvm.target.Target) -> Program:
     """Compile a layer as the pipeline does."""
     random = np.random.default_rng(0)
     x_shape = (1, layer.size, layer.size, layer.groups * layer.channels_in)
@@ -146,7 +145,7 @@ def layer_program(layer: Layer, dtype: str, isa: InstructionSet, target: tvm.tar
         arguments = [x, weight, bias, short_multipliers(np.full(weight_shape[0], 1e-4))]
     inputs = tuple(TensorType(a.shape, str(a.dtype)) for a in arguments)
     operation = Operation(attrs, inputs, attrs.infer(*inputs), dict(enumerate(arguments[1:], 1)))
-    kernel = registry.select(operation, isa).generate(operation, isa)
+    kernel = registry.select(operation, machine.isa).generate(operation, machine)
     values = [arguments[a] if isinstance(a, int) else a for a in kernel.arguments]
     products = operation.output.size * arguments[1][0].size
     return _program(
@@ -154,19 +153,21 @@ def layer_program(layer: Layer, dtype: str, isa: InstructionSet, target: tvm.tar
     )
 
 
-def ceiling_program(dtype: str, isa: InstructionSet, target: tvm.target.Target) -> Program:
+def ceiling_program(dtype: str, machine: Machine, target: tvm.target.Target) -> Program:
     """Compile a loop of multiply-adds that has all it needs in registers, for one task."""
-    probe = peak_probe(dtype, isa)
+    probe = peak_probe(dtype, machine.isa)
     buffers = [tvm.runtime.tensor(np.ones(elements, kind)) for elements, kind in probe.buffers]
     return Program("ceiling", compiled(probe.func, target), [*buffers, 1], probe.multiply_adds, 0)
 
 
-def copy_program(moved: int, isa: InstructionSet, target: tvm.target.Target) -> Program:
+def copy_program(moved: int, machine: Machine, target: tvm.target.Target) -> Program:
     """Compile a copy that reads and writes `moved` bytes in all, once, in one task."""
     size = moved // 2
     buffers = [tvm.runtime.tensor(np.ones(size, "uint8")) for _ in range(2)]
-    vectors, rounds, tasks = size // (4 * isa.lanes), 1, 1
-    return Program("copy", compiled(copy_probe(isa, size), target), [*buffers, vectors, rounds, tasks], 0, moved)
+    vectors, rounds, tasks = size // (4 * machine.isa.lanes), 1, 1
+    return Program(
+        "copy", compiled(copy_probe(machine.isa, size), target), [*buffers, vectors, rounds, tasks], 0, moved
+    )
 
 
 def _program(name: str, kernel: Kernel, values: list[Array], products: int, target: tvm.target.Target) -> Program:
@@ -193,17 +194,17 @@ def main(dtype: str, target_name: str, rounds: int, only: str, json_path: Path |
     # Asking for them is also how a process gets tile registers.
     if missing := missing_features(description.architecture, description.required_features):
         raise click.ClickException(f"This machine can't run {description.name}: it lacks {', '.join(missing)}.")
-    target, isa = description.tvm_target(), instruction_set_of(description)
-    ceiling = ceiling_program(dtype, isa, target)
-    programs = [layer_program(layer, dtype, isa, target) for layer in LAYERS if only in layer.name]
-    copies = [copy_program(moved, isa, target) for moved in COPY_BYTES]
+    target, machine = description.tvm_target(), machine_of(description)
+    ceiling = ceiling_program(dtype, machine, target)
+    programs = [layer_program(layer, dtype, machine, target) for layer in LAYERS if only in layer.name]
+    copies = [copy_program(moved, machine, target) for moved in COPY_BYTES]
     for _ in range(rounds):
         for program in (ceiling, *copies, *programs):
             program.measure()
     environment = {
         "cpu": cpu_name(),
         "target": description.name,
-        "instruction_set": isa.name,
+        "instruction_set": machine.isa.name,
         "python": platform.python_version(),
         "tvm": tvm.__version__,
         "llvm": str(tvm.target.codegen.llvm_version_major()),

@@ -26,7 +26,7 @@ _ARM64_HWCAP2 = {"sve2": 1, "i8mm": 13, "bf16": 14}
 _SYSCALL_ARCH_PRCTL = 158
 _ARCH_REQ_XCOMP_PERM = 0x1023
 _XFEATURE_XTILE_DATA = 18
-"""How Linux is asked for AMX's tile registers, which a process may use only if it has asked."""
+"""How Linux is asked for AMX's matrix registers, which a process may use only if it has asked."""
 
 _MACHINE_ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
 

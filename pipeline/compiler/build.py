@@ -10,7 +10,7 @@ import msgspec
 
 from pipeline.compiler.codegen import generate_code
 from pipeline.compiler.dump import Dump
-from pipeline.compiler.lower import instruction_set_of, lower
+from pipeline.compiler.lower import lower, machine_of
 from pipeline.compiler.records import Recorder
 from pipeline.compiler.tuning import TuningDatabase
 from pipeline.ir.program import Program
@@ -48,14 +48,14 @@ def compile_program(
         OptionError: the output can't be written.
     """
     check_writable(path)
-    isa = instruction_set_of(target)
+    machine = machine_of(target)
     if tuned is not None:
-        isa = dataclasses.replace(isa, tuned=tuned.choices())
+        machine = dataclasses.replace(machine, tuned=tuned.choices())
     writer = None if dump is None else Dump(dump)
     recorder = Recorder([o.name for o in program.outputs], writer)
     tvm_target = target.tvm_target()
     pool = ConstantPool()
-    code = generate_code(lower(program.module, tvm_target, isa, pool, recorder), tvm_target)
+    code = generate_code(lower(program.module, tvm_target, machine, pool, recorder), tvm_target)
     if writer is not None:
         writer.assembly(code.assembly())
     metadata = describe(program, target, quantized, recorder.operators)

@@ -11,7 +11,7 @@ import tvm
 from tvm import relax
 
 from pipeline.compiler.codegen import generate_code
-from pipeline.compiler.lower import instruction_set_of, lower
+from pipeline.compiler.lower import lower, machine_of
 from pipeline.ir.program import Program
 from pipeline.targets import load_target
 
@@ -29,7 +29,7 @@ class Executor:
         self._program = program
         target = load_target("host")
         tvm_target = target.tvm_target()
-        code = generate_code(lower(program.module, tvm_target, instruction_set_of(target)), tvm_target)
+        code = generate_code(lower(program.module, tvm_target, machine_of(target)), tvm_target)
         self._machine = relax.VirtualMachine(code.executable(), tvm.cpu())
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -6,7 +6,6 @@ function to have the block structure of a schedule, which hand-written kernels d
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import tvm
@@ -16,7 +15,8 @@ from pipeline.compiler.center_tensors import center_tensors
 from pipeline.compiler.legalize import legalize
 from pipeline.compiler.select_kernels import select_kernels
 from pipeline.errors import TargetError, unknown_name
-from pipeline.kernels.isa import InstructionSet, instruction_sets
+from pipeline.kernels.isa import Capability, instruction_sets
+from pipeline.kernels.machine import Machine
 from pipeline.library.constants import ConstantPool
 from pipeline.passes.lowering.fuse_concatenations import fuse_concatenations
 from pipeline.passes.lowering.fuse_image_inputs import fuse_image_inputs
@@ -33,8 +33,8 @@ from pipeline.passes.lowering.write_halos import write_halos
 from pipeline.targets import Target
 
 
-def instruction_set_of(target: Target) -> InstructionSet:
-    """Return the instruction set that kernels for a target may use, with the target's cache sizes.
+def machine_of(target: Target) -> Machine:
+    """Return what kernels for a target are generated for: its instruction set and its cache sizes.
 
     Raises:
         TargetError: the target names an unknown one.
@@ -43,35 +43,33 @@ def instruction_set_of(target: Target) -> InstructionSet:
     if target.instruction_set not in known:
         message = unknown_name("instruction set", target.instruction_set, known)
         raise TargetError(f"Target {target.name}: {message}")
-    return dataclasses.replace(
-        known[target.instruction_set], l1d_bytes=target.cache.l1d_bytes, l2_bytes=target.cache.l2_bytes
-    )
+    return Machine(known[target.instruction_set], target.cache.l1d_bytes, target.cache.l2_bytes)
 
 
 Phase = tuple[str, Callable[[tvm.IRModule], tvm.IRModule]]
 
 
-def phases(isa: InstructionSet, pool: ConstantPool | None) -> tuple[Phase, ...]:
+def phases(machine: Machine, pool: ConstantPool | None) -> tuple[Phase, ...]:
     """Return the steps from a program to what the VM's code generator takes, in order, each with its name."""
     return (
         ("split_transposed_convolutions", split_transposed_convolutions),
-        ("pick_strided_pixels", lambda module: pick_strided_pixels(module, isa)),
+        ("pick_strided_pixels", lambda module: pick_strided_pixels(module, machine.isa)),
         ("replace_relax_operators", replace_relax_operators),
         ("replace_sorts", replace_sorts),
         ("fuse_residual_adds", fuse_residual_adds),
-        ("fuse_lookups", fuse_lookups if isa.table_vectors else lambda module: module),
+        ("fuse_lookups", fuse_lookups if machine.isa.has(Capability.FUSED_LOOKUP) else lambda module: module),
         ("fuse_image_inputs", fuse_image_inputs),
         ("fuse_concatenations", fuse_concatenations),
         ("separate_padding", separate_padding),
         ("write_halos", write_halos),
-        ("unfold_image_inputs", lambda module: unfold_image_inputs(module, isa)),
-        ("split_batches", lambda module: split_batches(module, isa.l2_bytes)),
+        ("unfold_image_inputs", lambda module: unfold_image_inputs(module, machine)),
+        ("split_batches", lambda module: split_batches(module, machine.l2_bytes)),
         ("legalize", legalize),
         ("annotate_patterns", transform.AnnotateTIROpPattern()),
         ("fuse_operators", transform.FuseOps()),
         ("fuse_tir", transform.FuseTIR()),
         ("reshape_without_copy", transform.RewriteDataflowReshape()),
-        ("select_kernels", lambda module: select_kernels(module, isa, pool)),
+        ("select_kernels", lambda module: select_kernels(module, machine, pool)),
         ("remove_dead_code", transform.DeadCodeElimination(["main"])),
         ("end_dataflow", transform.ToNonDataflow()),
         ("drop_purity", transform.RemovePurityChecking()),
@@ -90,7 +88,7 @@ def phases(isa: InstructionSet, pool: ConstantPool | None) -> tuple[Phase, ...]:
 def lower(
     module: tvm.IRModule,
     target: tvm.target.Target,
-    isa: InstructionSet,
+    machine: Machine,
     pool: ConstantPool | None = None,
     dump: Callable[[str, tvm.IRModule], None] | None = None,
 ) -> tvm.IRModule:
@@ -99,16 +97,16 @@ def lower(
     Args:
         module: a program's module.
         target: what the phases that are TVM's own choose by.
-        isa: the instruction set that kernels may use.
+        machine: what kernels are generated for.
         pool: takes the constants of a library; see `select_kernels`.
         dump: called with each phase's name and result.
     """
-    return _after(phases(isa, pool), module, target, dump)
+    return _after(phases(machine, pool), module, target, dump)
 
 
-def until_kernels(module: tvm.IRModule, target: tvm.target.Target, isa: InstructionSet) -> tvm.IRModule:
+def until_kernels(module: tvm.IRModule, target: tvm.target.Target, machine: Machine) -> tvm.IRModule:
     """Return the module as `select_kernels` finds it, with all operators that will be kernels; see `lower`."""
-    steps = phases(isa, None)
+    steps = phases(machine, None)
     names = [name for name, _ in steps]
     return _after(steps[: names.index("select_kernels")], module, target, None)
 

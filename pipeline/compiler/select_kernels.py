@@ -1,7 +1,8 @@
 """SelectKernels: each of our operators becomes a call of a TIR kernel.
 
-Before -> after: `y = qnn.conv2d(x, w, b, m)` becomes `y = call_tir(qnn_conv2d_vpdpbusd, (x, packed w, ...))`, where
-offsets in the library's constants stand for packed constants, if a library is made. Equal operators share one kernel.
+Before -> after: `y = qnn.conv2d(x, w, b, m)` becomes `y = call_tir(conv2d_u8s8_3x3_64x64__avx2, (x, packed w, ...))`,
+where offsets in the library's constants stand for packed constants, if a library is made. Equal operators share one
+kernel.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ from pipeline.ir.bridge import describe, tensor_type, to_relax_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant
 from pipeline.ir.types import TensorType
 from pipeline.kernels import registry
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.machine import Machine
+from pipeline.kernels.naming import kernel_name
 from pipeline.kernels.operation import Operation
 from pipeline.library.constants import ALIGNMENT, ConstantPool, pointer
 
 
-def select_kernels(module: tvm.IRModule, isa: InstructionSet, pool: ConstantPool | None) -> tvm.IRModule:
-    """Return the module with our operators replaced by kernels for `isa`; see the module's docstring.
+def select_kernels(module: tvm.IRModule, machine: Machine, pool: ConstantPool | None) -> tvm.IRModule:
+    """Return the module with our operators replaced by kernels for a machine; see the module's docstring.
 
     Args:
         module: the program, with constants as arguments of operators.
-        isa: the instruction set that kernels may use.
+        machine: what kernels are generated for.
         pool: takes the kernels' constants, of which they get the offsets. None leaves them arguments, as they have to
             be where no library is made.
     """
@@ -38,8 +40,8 @@ def select_kernels(module: tvm.IRModule, isa: InstructionSet, pool: ConstantPool
         if operation is None:
             builder.copy(binding)
             continue
-        row = registry.select(operation, isa)
-        kernel = row.generate(operation, isa)
+        entry = registry.select(operation, machine.isa)
+        kernel = entry.generate(operation, machine)
         arguments = [
             builder.replaced(binding.value.args[a]) if isinstance(a, int) else make_constant(a)
             for a in kernel.arguments
@@ -51,7 +53,9 @@ def select_kernels(module: tvm.IRModule, isa: InstructionSet, pool: ConstantPool
                 arguments[i] = tirx.IntImm("int64", pool.add(value))
         func = _with_shapes(kernel.func, [*types, operation.output], set() if pool is None else constants.keys())
         attributes = kernel_attributes(operation, sum(value.nbytes for value in constants.values()))
-        global_var = builder.add_function(row.name_for(isa), func.with_attrs(attributes))
+        global_var = builder.add_function(
+            kernel_name(operation, entry.variant, machine.isa), func.with_attrs(attributes)
+        )
         call = relax.call_tir(global_var, arguments, to_relax_type(operation.output))
         builder.values[binding.var] = builder.emit(call, binding.var.name)
     return builder.finish()

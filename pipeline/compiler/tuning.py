@@ -1,7 +1,7 @@
 """Tuning: the cost model's best register tiles of each layer are tried on this machine, and the quickest is kept.
 
-Nothing depends on it: without a database, the cost model chooses (`kernels.tiling`). With one, builds are as repeatable
-as without: what was measured is in the file.
+Nothing depends on it: without a database, the cost model chooses (`kernels.gemm.register_tile`). With one, builds are
+as repeatable as without: what was measured is in the file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tvm
 from msgspec import Meta
 
 from pipeline.compiler.codegen import code_generation, concurrently
-from pipeline.compiler.lower import instruction_set_of, until_kernels
+from pipeline.compiler.lower import machine_of, until_kernels
 from pipeline.compiler.select_kernels import as_operation
 from pipeline.cpu import missing_features
 from pipeline.errors import OptionError, TableError
@@ -27,8 +27,8 @@ from pipeline.files import write_text
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.kernels import registry
-from pipeline.kernels.gemm.tiling import Workload
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.gemm.register_tile import Workload
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.ops.conv2d import workload
 from pipeline.schema import Record, read_json, to_json
@@ -89,7 +89,7 @@ class TuningDatabase(Record, frozen=True, kw_only=True):
         write_text(path, to_json(msgspec.structs.replace(self, tiles=dict(sorted(self.tiles.items())))))
 
     def choices(self) -> Mapping[str, tuple[int, int]]:
-        """Return (mr, nv) by key, as an instruction set takes them."""
+        """Return (mr, nv) by key, as a machine takes them."""
         return {key: (tile.mr, tile.nv) for key, tile in self.tiles.items()}
 
 
@@ -125,17 +125,17 @@ def tune(
             f"Layers for {target.name} can't be tuned here: this machine lacks {', '.join(missing)}. Tune on a machine "
             "that has it; builds anywhere can use the database."
         )
-    isa = instruction_set_of(target)
-    layers = tunable_layers(program, target, isa)
-    unknown = {work.key: (work, operation) for _, work, operation in layers if work.key not in database.tiles}
-    compiled = concurrently(lambda pair: _Trial(*pair, isa, target.tvm_target()), list(unknown.values()))
+    machine = machine_of(target)
+    layers = tunable_layers(program, target, machine)
+    unknown = {layer.key: (layer, operation) for _, layer, operation in layers if layer.key not in database.tiles}
+    compiled = concurrently(lambda pair: _Trial(*pair, machine, target.tvm_target()), list(unknown.values()))
     tiles = dict(database.tiles)
     # A thread of its own, as the number of threads that kernels use belongs to the thread that calls them.
     with ThreadPoolExecutor(1, initializer=_use_one_thread) as pool:
         for done, (key, trial) in enumerate(zip(unknown, compiled, strict=True), 1):
             tiles[key] = pool.submit(trial.measure).result()
             progress(done)
-    return TuningDatabase(tiles=tiles), tuple(TunedLayer(name, tiles[work.key]) for name, work, _ in layers)
+    return TuningDatabase(tiles=tiles), tuple(TunedLayer(name, tiles[layer.key]) for name, layer, _ in layers)
 
 
 def _use_one_thread() -> None:
@@ -143,26 +143,26 @@ def _use_one_thread() -> None:
     tvm.get_global_func("runtime.config_threadpool")(big_cores, threads)
 
 
-def tunable_layers(program: Program, target: Target, isa: InstructionSet) -> list[tuple[str, Workload, Operation]]:
+def tunable_layers(program: Program, target: Target, machine: Machine) -> list[tuple[str, Workload, Operation]]:
     """Return the program's layers that have a choice of tiles, in order of execution."""
-    module = until_kernels(program.module, target.tvm_target(), isa)
+    module = until_kernels(program.module, target.tvm_target(), machine)
     found = []
     for binding in Dataflow.of(module).bindings:
         operation = as_operation(binding)
-        work = None if operation is None else workload(operation, isa)
-        if operation is not None and work is not None:
-            found.append((binding.var.name, work, operation))
+        layer = None if operation is None else workload(operation, machine)
+        if operation is not None and layer is not None:
+            found.append((binding.var.name, layer, operation))
     return found
 
 
 class _Trial:
     """A layer, compiled with each tile that is to be tried."""
 
-    def __init__(self, work: Workload, operation: Operation, isa: InstructionSet, target: tvm.target.Target) -> None:
-        self.tiles = work.candidates()[:CANDIDATES]
-        row = registry.select(operation, isa)
+    def __init__(self, layer: Workload, operation: Operation, machine: Machine, target: tvm.target.Target) -> None:
+        self.tiles = layer.candidates()[:CANDIDATES]
+        entry = registry.select(operation, machine.isa)
         kernels = [
-            row.generate(operation, dataclasses.replace(isa, tuned={work.key: (tile.mr, tile.nv)}))
+            entry.generate(operation, dataclasses.replace(machine, tuned={layer.key: (tile.mr, tile.nv)}))
             for tile in self.tiles
         ]
         functions = {f"tile{i}": k.func.with_attr("global_symbol", f"tile{i}") for i, k in enumerate(kernels)}

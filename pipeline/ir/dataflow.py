@@ -130,6 +130,7 @@ class DataflowBuilder:
         self._stands_for: dict[relax.Expr, list[relax.Var]] = {p: [p] for p in self.flow.params}
         self._names = {p.name for p in self._params}
         self._suffixes: dict[str, int] = {}
+        self._functions: dict[str, int] = {}
         self._builder = relax.BlockBuilder()
         self._function_scope = self._builder.function("main", self._params)
         self._function_scope.__enter__()
@@ -177,8 +178,16 @@ class DataflowBuilder:
         return var
 
     def add_function(self, name: str, function: tvm.tirx.PrimFunc) -> tvm.ir.GlobalVar:
-        """Add a TIR function to the module, or return the one that equals it in everything but its name."""
-        return self._builder.add_func(function, name)
+        """Add a TIR function to the module, or return the one that equals it in everything but its name.
+
+        Other functions of a name that is taken end in a number, from `__2` on.
+        """
+        number = self._functions.get(name, 0) + 1
+        free = name if number == 1 else f"{name}__{number}"
+        added = self._builder.add_func(function, free)
+        if added.name_hint == free:
+            self._functions[name] = number
+        return added
 
     def replaced(self, expr: relax.Expr) -> relax.Expr:
         """Return an old expression with its variables replaced by what they have become."""

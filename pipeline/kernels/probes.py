@@ -11,9 +11,10 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.isa import InstructionSet
-from pipeline.kernels.isa.x86.amx import TileInstructionSet
-from pipeline.kernels.lib.vectors import register_buffer, span
+from pipeline.kernels.isa.contract import InstructionSet
+from pipeline.kernels.isa.x86.amx import MatrixInstructionSet
+from pipeline.kernels.lib.buffers import register_buffer
+from pipeline.kernels.lib.vectors import span
 
 PEAK_ROUNDS = 50_000
 """How often the peak's loop goes over its accumulators: long enough that waking threads doesn't count."""
@@ -44,11 +45,11 @@ def peak_probe(dtype: str, isa: InstructionSet) -> PeakProbe:
     """Return the loop for an instruction set's own multiply-add.
 
     Args:
-        dtype: "int8" (`isa.dot`, or `isa.multiply` where there are tile registers) or "float32" (`isa.multiply_add`).
+        dtype: "int8" (`isa.dot`, or `isa.multiply` where there are matrix registers) or "float32" (`isa.multiply_add`).
         isa: the instruction set.
     """
-    if dtype == "int8" and isinstance(isa, TileInstructionSet):
-        return _tile_peak_probe(isa)
+    if dtype == "int8" and isinstance(isa, MatrixInstructionSet):
+        return _matrix_peak_probe(isa)
     accumulators, lanes = isa.registers // 2, isa.lanes
     depth, x_dtype, w_dtype, acc_dtype, multiply_add = (
         (1, "float32", "float32", "float32", isa.multiply_add)
@@ -79,27 +80,28 @@ def peak_probe(dtype: str, isa: InstructionSet) -> PeakProbe:
     return PeakProbe(builder.get(), buffers, PEAK_ROUNDS * size * depth)
 
 
-def _tile_peak_probe(isa: TileInstructionSet) -> PeakProbe:
-    """Return the loop for products of whole tile registers."""
-    size, sums, x_tile, w_tile = isa.tile_rows * isa.tile_bytes, isa.tiles - 2, isa.tiles - 2, isa.tiles - 1
+def _matrix_peak_probe(isa: MatrixInstructionSet) -> PeakProbe:
+    """Return the loop for products of whole matrix registers."""
+    size, sums = isa.matrix_rows * isa.matrix_row_bytes, isa.matrix_registers - 2
+    x_register, w_register = sums, sums + 1
     buffers = ((size, "uint8"), (size, "int8"), (sums * size // 4, "int32"))
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True})
         x, w, y = (T.arg(name, T.buffer((n,), kind)) for name, (n, kind) in zip("xwy", buffers, strict=True))
         tasks = T.arg("tasks", T.int32())
         with T.parallel(tasks):
-            isa.configure([(isa.tile_rows, isa.tile_bytes)] * isa.tiles)
-            isa.load(x_tile, x, 0, isa.tile_bytes)
-            isa.load(w_tile, w, 0, isa.tile_bytes)
-            with T.serial(PEAK_ROUNDS // isa.tile_rows):
-                for tile in range(sums):
-                    isa.multiply(tile, x_tile, w_tile)
+            isa.configure([(isa.matrix_rows, isa.matrix_row_bytes)] * isa.matrix_registers)
+            isa.load(x_register, x, 0, isa.matrix_row_bytes)
+            isa.load(w_register, w, 0, isa.matrix_row_bytes)
+            with T.serial(PEAK_ROUNDS // isa.matrix_rows):
+                for register in range(sums):
+                    isa.multiply(register, x_register, w_register)
             # All tasks store the same.
-            for tile in range(sums):
-                isa.store(tile, y, tile * size // 4, isa.tile_bytes)
+            for register in range(sums):
+                isa.store(register, y, register * size // 4, isa.matrix_row_bytes)
             isa.release()
-    per_product = isa.tile_rows * isa.lanes * isa.tile_bytes
-    return PeakProbe(builder.get(), buffers, PEAK_ROUNDS // isa.tile_rows * sums * per_product)
+    per_product = isa.matrix_rows * isa.lanes * isa.matrix_row_bytes
+    return PeakProbe(builder.get(), buffers, PEAK_ROUNDS // isa.matrix_rows * sums * per_product)
 
 
 def copy_probe(isa: InstructionSet, size: int) -> tirx.PrimFunc:

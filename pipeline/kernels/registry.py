@@ -1,73 +1,172 @@
-"""The one table that says which kernel computes which operator on which instruction set."""
+"""The table of kernels: which one computes an operator, and what it requires of the instruction set.
+
+A kernel is registered once. It is written in the primitives of the contract (`isa/contract.py`), so it runs on every
+instruction set, with vectors as long as that has them, if only the instruction set has the capabilities that the kernel
+is built around. `select` takes an operator's first kernel whose requirements are met and that accepts the operation, so
+special ones stand above general ones.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.depthwise import dot as depthwise_dot
+from pipeline.kernels.depthwise import lanes as depthwise_lanes
+from pipeline.kernels.isa.contract import Capability, InstructionSet
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.ops import Operator
+from pipeline.kernels.ops import (
+    conv2d,
+    depth_to_space,
+    elementwise,
+    global_pooling,
+    lookup,
+    matmul,
+    normalization,
+    pad,
+    pooling,
+    quantize,
+    quantize_image,
+    resize_bilinear,
+    sorting,
+    stack,
+    unary,
+    upsample_concat,
+)
+from pipeline.ops import (
+    Add,
+    AvgPool2d,
+    Conv2d,
+    Conv2dAdd,
+    Dense,
+    DepthToSpace,
+    Dequantize,
+    LayerNorm,
+    MatMul,
+    MaxPool2d,
+    Multiply,
+    Operator,
+    Pad,
+    PRelu,
+    QAdd,
+    QAvgPool2d,
+    QConv2d,
+    QConv2dAdd,
+    QConv2dLookup,
+    QDense,
+    QLookup,
+    QMatMul,
+    QMultiply,
+    QPRelu,
+    QResizeBilinear,
+    QSoftmax,
+    Quantize,
+    QuantizeImage,
+    ResizeBilinear,
+    Softmax,
+    SortOrder,
+    Stack,
+    Unary,
+    UpsampleConcat,
+)
 
-Generator = Callable[[Operation, InstructionSet], Kernel]
+Generator = Callable[[Operation, Machine], Kernel]
 Predicate = Callable[[Operation], bool]
 
 
+def _any(_: Operation) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
-class Row:
-    """One row of the table.
+class Entry:
+    """One line of the table.
 
     Attributes:
-        operator: the operator's description class.
-        isa: name of the instruction set that the kernel needs; every descendant of it can run the kernel too.
-        name: what the kernel computes and how, `<operator>_<variant>`.
-        generate: makes the kernel.
-        accepts: whether the kernel can compute this operation; the first row that accepts, wins.
+        operator: what the kernel computes.
+        generate: makes it for an operation and a machine.
+        requires: capabilities without which the instruction set can't run it, or not well.
+        accepts: whether the kernel can compute this operation, and is good at it.
+        variant: what distinguishes the kernel from the operator's others in its name; "" for the most general one.
     """
 
     operator: type[Operator]
-    isa: str
-    name: str
     generate: Generator
-    accepts: Predicate
-
-    def name_for(self, isa: InstructionSet) -> str:
-        """Return the kernel's name in programs and listings: compiled for an instruction set, its own or a child's."""
-        return f"{self.name}__{isa.name}"
+    requires: tuple[Capability, ...] = ()
+    accepts: Predicate = _any
+    variant: str = ""
 
 
-_rows: list[Row] = []
+_MATRICES = (Capability.MATRIX_REGISTERS,)
+_LANE_DOTS = (Capability.LANE_DOT_PRODUCTS,)
+_FUSED_LOOKUP = (Capability.FUSED_LOOKUP,)
+_TABLE_LOOKUP = (Capability.TABLE_LOOKUP,)
+
+KERNELS: tuple[Entry, ...] = (
+    Entry(QConv2d, conv2d.matrix_integer, _MATRICES, conv2d.fills_matrices, "matrix"),
+    Entry(QConv2d, depthwise_dot.depthwise_dot, _LANE_DOTS, depthwise_dot.fills_vectors, "depthwise_dot"),
+    Entry(QConv2d, depthwise_lanes.integer_depthwise, (), depthwise_lanes.is_depthwise, "depthwise"),
+    Entry(QConv2d, conv2d.integer),
+    Entry(QConv2dAdd, conv2d.matrix_integer, _MATRICES, conv2d.fills_matrices, "matrix"),
+    Entry(QConv2dAdd, conv2d.integer),
+    Entry(QConv2dLookup, conv2d.matrix_integer, _FUSED_LOOKUP + _MATRICES, conv2d.fills_matrices, "matrix"),
+    Entry(
+        QConv2dLookup,
+        depthwise_dot.depthwise_dot,
+        _FUSED_LOOKUP + _LANE_DOTS,
+        depthwise_dot.fills_vectors,
+        "depthwise_dot",
+    ),
+    Entry(QConv2dLookup, depthwise_lanes.integer_depthwise, _FUSED_LOOKUP, depthwise_lanes.is_depthwise, "depthwise"),
+    Entry(QConv2dLookup, conv2d.integer, _FUSED_LOOKUP),
+    Entry(Conv2d, depthwise_lanes.float_depthwise, (), depthwise_lanes.is_depthwise, "depthwise"),
+    Entry(Conv2d, conv2d.floating),
+    Entry(Conv2dAdd, conv2d.floating),
+    Entry(QDense, conv2d.matrix_integer, _MATRICES, conv2d.fills_matrices, "matrix"),
+    Entry(QDense, conv2d.integer),
+    Entry(Dense, conv2d.floating),
+    Entry(QMatMul, matmul.integer),
+    Entry(MatMul, matmul.floating),
+    Entry(QLookup, lookup.in_vectors, _TABLE_LOOKUP, lookup.is_long, "vectors"),
+    Entry(QLookup, lookup.loaded),
+    Entry(QAdd, elementwise.qadd),
+    Entry(Add, elementwise.add),
+    Entry(QMultiply, elementwise.qmultiply),
+    Entry(Multiply, elementwise.multiply),
+    Entry(QPRelu, elementwise.qprelu),
+    Entry(PRelu, elementwise.prelu),
+    Entry(Unary, unary.unary),
+    Entry(MaxPool2d, pooling.max_pool2d),
+    Entry(QAvgPool2d, global_pooling.integer, (), pooling.whole_image, "global"),
+    Entry(QAvgPool2d, pooling.avg_pool2d),
+    Entry(AvgPool2d, global_pooling.floating, (), pooling.whole_image, "global"),
+    Entry(AvgPool2d, pooling.float_avg_pool2d),
+    Entry(QSoftmax, normalization.qsoftmax),
+    Entry(Softmax, normalization.softmax),
+    Entry(LayerNorm, normalization.layer_norm),
+    Entry(QResizeBilinear, resize_bilinear.integer),
+    Entry(ResizeBilinear, resize_bilinear.floating),
+    Entry(UpsampleConcat, upsample_concat.upsample_concat),
+    Entry(Quantize, quantize.quantize),
+    Entry(Dequantize, quantize.dequantize),
+    Entry(QuantizeImage, quantize_image.quantize_image),
+    Entry(Pad, pad.pad),
+    Entry(DepthToSpace, depth_to_space.depth_to_space),
+    Entry(Stack, stack.stack),
+    Entry(SortOrder, sorting.sort_order),
+)
+"""All kernels; those of one operator in the order in which they are tried."""
 
 
-def kernel(
-    operator: type[Operator], isa: str, variant: str = "direct", accepts: Predicate = lambda _: True
-) -> Callable[[Generator], Generator]:
-    """Register the decorated generator for an operator on an instruction set, and all that descend from it.
-
-    Within one operator and instruction set, rows are tried in the order of registration.
-    """
-
-    def add(generate: Generator) -> Generator:
-        name = f"{operator.name.replace('.', '_')}_{variant}"
-        _rows.append(Row(operator, isa, name, generate, accepts))
-        return generate
-
-    return add
-
-
-def rows() -> tuple[Row, ...]:
-    """Return all registered kernels."""
-    return tuple(_rows)
-
-
-def select(operation: Operation, isa: InstructionSet) -> Row:
-    """Return the best kernel for an operation: the instruction set's own first, then its ancestors', down to portable.
+def select(operation: Operation, isa: InstructionSet) -> Entry:
+    """Return the first kernel for an operation whose requirements an instruction set meets, and that accepts it.
 
     Raises:
-        LookupError: no kernel accepts it. The portable row of an operator accepts everything, so this is a defect.
+        LookupError: there is none. An operator's last kernel accepts everything, and few require anything, so this is a
+            defect: a pass has made an operator that the instruction set has no kernel for.
     """
-    for candidate in isa.lineage():
-        for row in _rows:
-            if row.operator is type(operation.attrs) and row.isa == candidate.name and row.accepts(operation):
-                return row
+    for entry in KERNELS:
+        if entry.operator is type(operation.attrs) and isa.has(*entry.requires) and entry.accepts(operation):
+            return entry
     raise LookupError(f"No kernel for {operation.attrs} on {isa.name}")

@@ -10,7 +10,7 @@ import pytest
 import tvm
 
 from pipeline.api import quantize
-from pipeline.compiler.lower import instruction_set_of, lower
+from pipeline.compiler.lower import lower, machine_of
 from pipeline.library.constants import ALIGNMENT, ConstantPool
 from pipeline.targets import load_target
 from tests.models import ModelBuilder, import_test_model
@@ -24,7 +24,7 @@ def placed(model: ModelBuilder, output: str, shape: list[int]) -> list[tuple[int
     ).program
     target = load_target("x86-64-v3")
     lowered: dict[str, tvm.IRModule] = {}
-    lower(program.module, target.tvm_target(), instruction_set_of(target), ConstantPool(), lowered.__setitem__)
+    lower(program.module, target.tvm_target(), machine_of(target), ConstantPool(), lowered.__setitem__)
     storages: dict[object, int] = {}
     tensors = []
     for binding in lowered["center_tensors"]["main"].body.blocks[0].bindings:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from pipeline.compiler.build import compile_program
-from pipeline.compiler.lower import instruction_set_of
+from pipeline.compiler.lower import machine_of
 from pipeline.compiler.tuning import TunedTile, TuningDatabase, tune
 from pipeline.errors import OptionError, TableError
-from pipeline.kernels.gemm.tiling import Tile
+from pipeline.kernels.gemm.register_tile import RegisterTile
 from pipeline.kernels.isa import instruction_set
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.ops.conv2d import workload
 from pipeline.runtime.local import Runner
 from pipeline.targets import load_target
@@ -33,19 +34,19 @@ def other_tiles(database: TuningDatabase) -> TuningDatabase:
 
 def test_a_measured_tile_takes_the_place_of_the_model_s_choice() -> None:
     attrs, arguments = Convolution(1, 8, 8, 64, 64, (3, 3)).integer(seed=0)
-    isa = instruction_set("avx512_vnni")
-    work = workload(make_operation(attrs, *arguments), isa)
+    machine = Machine(instruction_set("avx512_vnni"))
+    work = workload(make_operation(attrs, *arguments), machine)
     assert work is not None
-    tuned = dataclasses.replace(work, isa=dataclasses.replace(isa, tuned={work.key: (3, 2)}))
-    assert tuned.choose() == Tile(3, 2) != work.choose()
+    tuned = dataclasses.replace(work, machine=dataclasses.replace(machine, tuned={work.key: (3, 2)}))
+    assert tuned.choose() == RegisterTile(3, 2) != work.choose()
 
 
 def test_a_tile_that_cannot_be_is_refused_by_name() -> None:
     attrs, arguments = Convolution(1, 8, 8, 64, 64, (3, 3)).integer(seed=0)
-    isa = instruction_set("avx512_vnni")
-    work = workload(make_operation(attrs, *arguments), isa)
+    machine = Machine(instruction_set("avx512_vnni"))
+    work = workload(make_operation(attrs, *arguments), machine)
     assert work is not None
-    wrong = dataclasses.replace(work, isa=dataclasses.replace(isa, tuned={work.key: (7, 2)}))
+    wrong = dataclasses.replace(work, machine=dataclasses.replace(machine, tuned={work.key: (7, 2)}))
     with pytest.raises(TableError, match=r"7 pixels by 2 vectors for avx512_vnni .*Delete the entry"):
         wrong.choose()
 
@@ -55,7 +56,7 @@ def test_layers_are_measured_once_and_kept(tmp_path: Path) -> None:
     database, layers = tune(program, target, TuningDatabase(), counted.append)
     assert {layer.tile for layer in layers} == set(database.tiles.values())
     assert counted == list(range(1, len(database.tiles) + 1))
-    assert all(key.startswith(instruction_set_of(target).name) for key in database.tiles)
+    assert all(key.startswith(machine_of(target).isa.name) for key in database.tiles)
     database.save(tmp_path / "tuning.json")
     known = TuningDatabase.load(tmp_path / "tuning.json")
     assert known == database

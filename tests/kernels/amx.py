@@ -17,12 +17,13 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.isa.x86.amx import AMX_INT8, TileInstructionSet
+from pipeline.kernels.isa.x86 import AMX_INT8
+from pipeline.kernels.isa.x86.amx import MatrixInstructionSet
 
 SOURCE = Path(__file__).with_name("amx_emulation.c")
 
 
-class EmulatedTiles(TileInstructionSet):
+class EmulatedMatrices(MatrixInstructionSet):
     """Calls a function instead of each instruction."""
 
     def emit(self, instruction: str, *operands: Any) -> None:
@@ -30,11 +31,11 @@ class EmulatedTiles(TileInstructionSet):
 
 
 @functools.cache
-def emulated_amx() -> TileInstructionSet:
+def emulated_amx() -> MatrixInstructionSet:
     """Return the instruction set, after its functions have been loaded into this process."""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "emulation.so"
         compiler = [sys.executable, "-m", "ziglang", "cc", "-O2", "-shared", "-fPIC"]
         subprocess.run([*compiler, str(SOURCE), "-o", str(library)], check=True)
         ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
-    return EmulatedTiles(**{f.name: getattr(AMX_INT8, f.name) for f in dataclasses.fields(AMX_INT8)})
+    return EmulatedMatrices(**{f.name: getattr(AMX_INT8, f.name) for f in dataclasses.fields(AMX_INT8)})

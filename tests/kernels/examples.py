@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.isa import Capability, InstructionSet
 from pipeline.ops import (
     Add,
     AvgPool2d,
@@ -93,7 +93,7 @@ def examples() -> Mapping[str, Example]:
 def examples_for(isa: InstructionSet) -> Mapping[str, Example]:
     """Return those that programs for an instruction set may hold; tables are only fused where they are quick."""
     fused = {name for name, example in examples().items() if isinstance(example.attrs, QConv2dLookup)}
-    return {n: e for n, e in examples().items() if isa.table_vectors or n not in fused}
+    return {n: e for n, e in examples().items() if isa.has(Capability.FUSED_LOOKUP) or n not in fused}
 
 
 def convolution_examples() -> Mapping[str, Example]:

@@ -18,6 +18,7 @@ import tvm
 from pipeline.ir.types import TensorType
 from pipeline.kernels import registry
 from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.ops import Operator
 from tests.kernels.execution import Array, Call, build
@@ -42,8 +43,8 @@ def make_operation(attrs: Operator, *arguments: Array, activations: int | Collec
 
 
 def generate(operation: Operation, isa: InstructionSet) -> Kernel:
-    """Return the kernel that the registry selects."""
-    return registry.select(operation, isa).generate(operation, isa)
+    """Return the kernel that the registry selects, for a machine with common caches."""
+    return registry.select(operation, isa).generate(operation, Machine(isa))
 
 
 def assembly(kernel: Kernel, target: tvm.target.Target) -> str:

@@ -11,7 +11,6 @@ import sys
 import numpy as np
 import tvm
 
-import pipeline.kernels  # noqa: F401
 from tests.kernels.examples import examples_for
 from tests.kernels.execution import build
 from tests.kernels.guard_pages import guarded, place

@@ -1,4 +1,4 @@
-"""Kernels on tile registers: bit exact with AMX emulated, and on the CPU itself where it has it."""
+"""Kernels on matrix registers: bit exact with AMX emulated, and on the CPU itself where it has it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import tvm
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pipeline.kernels  # noqa: F401
 from pipeline.ir.types import TensorType
 from pipeline.kernels import registry
-from pipeline.kernels.gemm.tile_plan import make_tile_plan
+from pipeline.kernels.gemm.geometry import geometry_of
+from pipeline.kernels.gemm.matrix_plan import make_matrix_plan
 from pipeline.kernels.isa import instruction_set
-from pipeline.kernels.isa.x86.amx import AMX_INT8
+from pipeline.kernels.isa.x86 import AMX_INT8
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Operation
-from pipeline.kernels.ops.conv2d import geometry
 from pipeline.kernels.probes import PEAK_ROUNDS, peak_probe
 from pipeline.ops import Pad, QConv2dAdd
 from tests.kernels.amx import emulated_amx
@@ -31,26 +31,26 @@ from tests.kernels.test_conv2d import LAYERS, sums
 
 
 @pytest.fixture(scope="module", params=["emulated", *([] if why_not("amx_int8") else ["on this CPU"])])
-def tiles(request: pytest.FixtureRequest) -> Runnable:
-    """Tile registers, emulated or real."""
+def matrices(request: pytest.FixtureRequest) -> Runnable:
+    """Matrix registers, emulated or real."""
     if request.param == "emulated":
         return Runnable(emulated_amx(), runnable("avx512_vnni").target)
     return Runnable(AMX_INT8, compile_target("amx_int8"))
 
 
-def kernel_name(operation: Operation) -> str:
-    return registry.select(operation, AMX_INT8).name
+def variant(operation: Operation) -> str:
+    return registry.select(operation, AMX_INT8).variant
 
 
 @given(convolution=convolutions(), seed=st.integers(0, 2**32), output_dtype=st.sampled_from(["uint8", "float32"]))
-def test_convolution_is_bit_exact(tiles: Runnable, convolution: Convolution, seed: int, output_dtype: str) -> None:
+def test_convolution_is_bit_exact(matrices: Runnable, convolution: Convolution, seed: int, output_dtype: str) -> None:
     attrs, arguments = convolution.integer(seed, output_dtype)
-    assert_exact(tiles, attrs, *arguments)
+    assert_exact(matrices, attrs, *arguments)
 
 
 @given(convolution=convolutions(), seed=st.integers(0, 2**32), halo=HALOS, total=st.none() | sums())
 def test_halo_and_residual_sum_are_bit_exact(
-    tiles: Runnable, convolution: Convolution, seed: int, halo: Halo, total: dict[str, Any] | None
+    matrices: Runnable, convolution: Convolution, seed: int, halo: Halo, total: dict[str, Any] | None
 ) -> None:
     attrs, arguments = convolution.integer(seed)
     if total is not None:
@@ -59,12 +59,12 @@ def test_halo_and_residual_sum_are_bit_exact(
         arguments.append(np.random.default_rng(seed).integers(0, 256, shape).astype("uint8"))
         attrs = QConv2dAdd(**dataclasses.asdict(attrs), **total)
     attrs = dataclasses.replace(attrs, halo=halo, halo_value=seed % 256)
-    assert_exact(tiles, attrs, *arguments, activations=(0, 4))
+    assert_exact(matrices, attrs, *arguments, activations=(0, 4))
 
 
-TILE_LAYERS = {
+MATRIX_LAYERS = {
     **LAYERS,
-    "two lines in a tile register": Convolution(1, 9, 9, 128, 64, (3, 3)),
+    "two lines in a matrix register": Convolution(1, 9, 9, 128, 64, (3, 3)),
     "two lines with residual width": Convolution(2, 8, 8, 64, 48, (3, 3)),
     "stride 2, lines in step": Convolution(1, 14, 14, 32, 64, (2, 2), (2, 2)),
     "stride 2, lines out of step": Convolution(1, 13, 13, 32, 64, (3, 3), (2, 2)),
@@ -81,44 +81,44 @@ TILE_LAYERS = {
 }
 
 
-def test_layers_of_real_networks_are_bit_exact(tiles: Runnable) -> None:
-    for layer in TILE_LAYERS.values():
+def test_layers_of_real_networks_are_bit_exact(matrices: Runnable) -> None:
+    for layer in MATRIX_LAYERS.values():
         attrs, arguments = layer.integer(seed=1)
-        assert_exact(tiles, attrs, *arguments)
+        assert_exact(matrices, attrs, *arguments)
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet 3x3", "resnet 7x7 stem, stride 2", "two lines in a tile register", "wide 1x1"]
+    "name", ["resnet 3x3", "resnet 7x7 stem, stride 2", "two lines in a matrix register", "wide 1x1"]
 )
-def test_large_layers_use_tiles(name: str) -> None:
-    attrs, arguments = TILE_LAYERS[name].integer(seed=1)
-    assert kernel_name(make_operation(attrs, *arguments)) == "qnn_conv2d_tiles"
+def test_large_layers_use_matrix_registers(name: str) -> None:
+    attrs, arguments = MATRIX_LAYERS[name].integer(seed=1)
+    assert variant(make_operation(attrs, *arguments)) == "matrix"
 
 
 @pytest.mark.parametrize("layer", [Convolution(1, 3, 35, 3, 32, (3, 3)), Convolution(1, 1, 1, 512, 1000)])
 def test_small_ones_use_vectors(layer: Convolution) -> None:
     attrs, arguments = layer.integer(seed=1)
-    assert kernel_name(make_operation(attrs, *arguments)) == "qnn_conv2d_dot"
+    assert variant(make_operation(attrs, *arguments)) == ""
 
 
-def test_a_tile_register_spans_lines_where_they_are_short() -> None:
-    attrs, arguments = TILE_LAYERS["two lines in a tile register"].integer(seed=1)
-    plan = make_tile_plan(geometry(make_operation(attrs, *arguments)), AMX_INT8)
-    assert (plan.rows, plan.tile_lines, plan.tile.columns) == (16, 2, 7)
+def test_a_matrix_register_spans_lines_where_they_are_short() -> None:
+    attrs, arguments = MATRIX_LAYERS["two lines in a matrix register"].integer(seed=1)
+    plan = make_matrix_plan(geometry_of(make_operation(attrs, *arguments)), Machine(AMX_INT8))
+    assert (plan.rows, plan.register_lines, plan.tile.columns) == (16, 2, 7)
 
 
 @pytest.mark.parametrize(("width", "steps"), [(30, [64, 1]), (29, [60, 2])])
 def test_a_step_is_longer_than_a_segment_if_something_is_behind_it(width: int, steps: list[int]) -> None:
     attrs, arguments = Convolution(1, 5, width, 9, 32, (3, 7), (1, 2)).integer(seed=1)
-    plan = make_tile_plan(geometry(make_operation(attrs, *arguments)), AMX_INT8)
+    plan = make_matrix_plan(geometry_of(make_operation(attrs, *arguments)), Machine(AMX_INT8))
     assert [plan.depth, plan.steps] == steps
 
 
-def test_the_loop_that_finds_the_peak_sums_up_all_of_its_products(tiles: Runnable) -> None:
-    probe = peak_probe("int8", tiles.isa)
+def test_the_loop_that_finds_the_peak_sums_up_all_of_its_products(matrices: Runnable) -> None:
+    probe = peak_probe("int8", matrices.isa)
     x, w, y = (np.ones(elements, kind) for elements, kind in probe.buffers)
     arguments = [tvm.runtime.tensor(a) for a in (x, w, y)]
-    build([probe.func], tiles.target)["kernel0"](*arguments, 2)
+    build([probe.func], matrices.target)["kernel0"](*arguments, 2)
     rounds = PEAK_ROUNDS // 16
     np.testing.assert_array_equal(arguments[2].numpy(), np.full_like(y, rounds * 64))
     assert probe.multiply_adds == rounds * 64 * y.size

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.kernels.isa import instruction_sets
+from pipeline.kernels.isa import Capability, instruction_sets
 from pipeline.ops import QConv2dLookup
 from tests.kernels.convolutions import Convolution, convolutions
 from tests.kernels.tensors import assert_exact
@@ -27,7 +27,7 @@ def assert_layer_is_exact(isa_name: str, convolution: Convolution, seed: int, ha
 
 
 every_quick_table = pytest.mark.parametrize(
-    "isa_name", [isa.name for isa in instruction_sets().values() if isa.table_vectors]
+    "isa_name", [isa.name for isa in instruction_sets().values() if isa.has(Capability.FUSED_LOOKUP)]
 )
 
 

@@ -64,6 +64,6 @@ def test_float_depthwise_convolution_is_close(isa_name: str, convolution: Convol
 def test_layers_are_bit_exact(isa_name: str, layers: dict[str, Convolution]) -> None:
     for name, layer in layers.items():
         attrs, arguments = layer.integer(seed=1)
-        row = registry.select(make_operation(attrs, *arguments), instruction_set(isa_name))
-        assert "depthwise" in row.name, name
+        entry = registry.select(make_operation(attrs, *arguments), instruction_set(isa_name))
+        assert "depthwise" in entry.variant, name
         assert_exact(isa_name, attrs, *arguments)

@@ -7,13 +7,12 @@ from collections import Counter
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pipeline.kernels import registry
-from pipeline.kernels.depthwise.dot import depthwise_dot
 from pipeline.kernels.depthwise.plan import Plan
-from pipeline.kernels.gemm.plan import Geometry
-from pipeline.kernels.isa import instruction_set
+from pipeline.kernels.gemm.geometry import Geometry
+from pipeline.kernels.isa import Capability, instruction_set, instruction_sets
+from pipeline.kernels.machine import Machine
 
-INSTRUCTION_SETS = sorted({row.isa for row in registry.rows() if row.generate is depthwise_dot})
+INSTRUCTION_SETS = sorted(name for name, isa in instruction_sets().items() if isa.has(Capability.LANE_DOT_PRODUCTS))
 
 
 @st.composite
@@ -26,7 +25,7 @@ def plans(draw: st.DrawFn) -> Plan:
     height, width = ((o - 1) * s + d * (k - 1) + 1 for o, s, d, k in zip(out, strides, dilation, kernel, strict=True))
     channels = draw(st.integers(2, 200))
     isa = instruction_set(draw(st.sampled_from(INSTRUCTION_SETS)))
-    plan = Plan.choose(Geometry(1, height, width, channels, 1, 1, kernel, strides, dilation, *out), isa)
+    plan = Plan.choose(Geometry(1, height, width, channels, 1, 1, kernel, strides, dilation, *out), Machine(isa))
     assume(plan is not None)
     assert plan is not None
     return plan

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.isa import InstructionSet, instruction_sets, meaning
-from pipeline.kernels.isa.x86.amx import TileInstructionSet
+from pipeline.kernels.isa import Capability, InstructionSet, instruction_sets, meaning
+from pipeline.kernels.isa.x86.amx import MatrixInstructionSet
 from pipeline.kernels.lib.vectors import lanes_of, span
 from pipeline.ops import QAdd
 from tests.kernels.execution import Call
@@ -32,7 +32,7 @@ Array = npt.NDArray[Any]
 ROWS = 96
 """How many vectors of operands a primitive is tried on at once."""
 
-NO_PRIMITIVES = {"extending", "lineage", "emit", "release"}
+NO_PRIMITIVES = {"emit", "extending", "has", "lineage", "release"}
 """Methods of instruction sets that compute nothing by themselves."""
 
 
@@ -179,15 +179,19 @@ def weighted_sum(isa: InstructionSet, random: np.random.Generator) -> Iterator[T
 
 def lookup(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
     for lanes in (4 * isa.lanes, isa.lanes, 1):
-        count = max(isa.table_vectors, 1)
-        codes, *table = [numbers(random, "uint8", n) for n in (lanes, *[256 // count] * count)]
-        expected = meaning.lookup(codes, table)
-        yield trial("lookup", lambda codes, *table: isa.lookup(codes, table), (codes, *table), expected)
+        indices, table = (numbers(random, "uint8", n) for n in (lanes, 256))
+        vectors = np.split(isa.arrange_table(table), isa.table_vectors, axis=-1)
+        expected = meaning.lookup(indices, table)
+        yield trial("lookup", lambda indices, *table: isa.lookup(indices, table), (indices, *vectors), expected)
 
 
-def tiles(isa: TileInstructionSet, random: np.random.Generator) -> Iterator[Trial]:
-    """Multiply tiles of whole, odd and least shapes, with rows that lie apart, and sums that begin with one row."""
-    for rows, steps, columns in ((isa.tile_rows, isa.tile_bytes // 4, isa.tile_bytes // 4), (7, 5, 3), (1, 1, 1)):
+def matrices(isa: MatrixInstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    """Multiply matrices of whole, odd and least shapes, with rows that lie apart, and sums that begin with one row."""
+    for rows, steps, columns in (
+        (isa.matrix_rows, isa.matrix_row_bytes // 4, isa.matrix_row_bytes // 4),
+        (7, 5, 3),
+        (1, 1, 1),
+    ):
         shapes = [(rows, 4 * columns), (rows, 4 * steps), (steps, 4 * columns)]
         strides = [0, 4 * steps + 3, 4 * columns + 8]
         sums, output_stride = numbers(random, "int32", columns, -(2**24), 2**24)[0], 4 * columns + 4
@@ -197,14 +201,14 @@ def tiles(isa: TileInstructionSet, random: np.random.Generator) -> Iterator[Tria
             inputs = [T.arg(f"x{i}", T.buffer((x.size,), str(x.dtype))) for i, x in enumerate(memories)]
             output = T.arg("y", T.buffer((rows * output_stride // 4,), "int32"))
             isa.configure(shapes)
-            for tile, (memory, stride) in enumerate(zip(inputs, strides, strict=True)):
-                isa.load(tile, memory, 0, stride)
+            for register, (memory, stride) in enumerate(zip(inputs, strides, strict=True)):
+                isa.load(register, memory, 0, stride)
             isa.multiply(0, 1, 2)
             isa.store(0, output, 0, output_stride)
             isa.release()
         loaded = [
-            meaning.load(tile, memory.view("uint8"), stride)
-            for tile, memory, stride in zip(meaning.configure(shapes), memories, strides, strict=True)
+            meaning.load(matrix, memory.view("uint8"), stride)
+            for matrix, memory, stride in zip(meaning.configure(shapes), memories, strides, strict=True)
         ]
         before = np.zeros(rows * output_stride // 4, "int32")
         after = meaning.store(meaning.multiply(*loaded), before.view("uint8"), output_stride).view("int32")
@@ -213,31 +217,42 @@ def tiles(isa: TileInstructionSet, random: np.random.Generator) -> Iterator[Tria
 
 TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
     "arrange": dot,
-    "configure": tiles,
+    "arrange_table": lookup,
+    "configure": matrices,
     "dot": dot,
     "dot_lanes": dot_lanes,
     "dot_pairs": dot_pairs,
-    "load": tiles,
+    "load": matrices,
     "lookup": lookup,
-    "multiply": tiles,
+    "multiply": matrices,
     "multiply_add": multiply_add,
     "saturate": saturate,
     "saturate_interleaved": saturate_interleaved,
-    "store": tiles,
+    "store": matrices,
     "weighted_sum": weighted_sum,
 }
 """What tries each primitive; some are tried by way of others."""
 
 
-def has(isa: InstructionSet, primitive: str) -> bool:
-    """Return whether an instruction set has a primitive, and doesn't refuse it."""
-    if primitive not in primitives(isa):
-        return False
-    try:
-        next(TRIALS[primitive](isa, np.random.default_rng(0)))
-    except NotImplementedError:
-        return False
-    return True
+PRIMITIVES: dict[Capability, tuple[str, ...]] = {
+    Capability.FUSED_MULTIPLY_ADD: (),
+    Capability.LANE_DOT_PRODUCTS: ("dot_lanes", "saturate_interleaved"),
+    Capability.TABLE_LOOKUP: ("arrange_table", "lookup"),
+    Capability.FUSED_LOOKUP: ("arrange_table", "lookup"),
+    Capability.MATRIX_REGISTERS: ("configure", "load", "multiply", "store"),
+}
+"""What kernels that require a capability may use, beyond what all may."""
+
+
+def refused(isa: InstructionSet) -> set[str]:
+    """Return the primitives of the contract that an instruction set raises NotImplementedError for."""
+    found = set()
+    for primitive in primitives(isa):
+        try:
+            next(TRIALS[primitive](isa, np.random.default_rng(0)))
+        except NotImplementedError:
+            found.add(primitive)
+    return found
 
 
 @pytest.mark.parametrize("isa_name", instruction_sets())
@@ -245,7 +260,7 @@ def has(isa: InstructionSet, primitive: str) -> bool:
 @settings(max_examples=1)
 def test_primitives_compute_their_meaning(isa_name: str, seed: int) -> None:
     machine = runnable(isa_name)
-    generators = {TRIALS[name] for name in primitives(machine.isa) if has(machine.isa, name)}
+    generators = {TRIALS[name] for name in primitives(machine.isa) - refused(machine.isa)}
     ordered = sorted(generators, key=lambda generator: generator.__name__)
     trials = [t for generator in ordered for t in generator(machine.isa, np.random.default_rng(seed))]
     results = machine.execute([t.call for t in trials], machine.target)
@@ -260,17 +275,16 @@ def test_every_primitive_has_a_meaning_and_is_tried(isa_name: str) -> None:
     assert meanings == set(TRIALS)
 
 
+@pytest.mark.parametrize("isa", instruction_sets().values(), ids=instruction_sets())
+def test_an_instruction_set_has_what_its_capabilities_say_and_what_every_kernel_may_use(isa: InstructionSet) -> None:
+    everywhere = {"arrange", "dot", "multiply_add", "saturate", "weighted_sum"}
+    promised = everywhere.union(*(PRIMITIVES[capability] for capability in isa.capabilities))
+    assert promised <= primitives(isa) - refused(isa)
+    assert (isa.table_vectors > 0) == isa.has(Capability.TABLE_LOOKUP)
+
+
 @pytest.mark.parametrize("isa", [isa for isa in instruction_sets().values() if isa.parent], ids=lambda isa: isa.name)
 def test_an_instruction_set_has_all_that_its_parent_has(isa: InstructionSet) -> None:
-    """Kernels are inherited, so what they are made of has to be; as has what makes them quick."""
+    """Kernels that one can run, all of its children can."""
     assert isa.parent is not None
-    assert {name for name in TRIALS if has(isa.parent, name)} <= {name for name in TRIALS if has(isa, name)}
-    assert isa.fuses_multiply_add >= isa.parent.fuses_multiply_add
-    assert isa.table_vectors or not isa.parent.table_vectors
-
-
-@pytest.mark.parametrize("isa_name", instruction_sets())
-def test_what_every_kernel_may_use_is_refused_by_none(isa_name: str) -> None:
-    isa = instruction_sets()[isa_name]
-    assert all(has(isa, name) for name in ("arrange", "dot", "multiply_add", "saturate", "weighted_sum"))
-    assert has(isa, "lookup") == (isa.table_vectors > 0)
+    assert isa.parent.capabilities <= isa.capabilities

@@ -1,17 +1,19 @@
-"""The table of kernels: names, instruction sets, and that an operation always gets the same kernel."""
+"""The table of kernels: what each requires, that an operation always gets the same one, and what it is called."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import pytest
 import tvm_ffi
 
-import pipeline.kernels  # noqa: F401
 from pipeline.kernels import registry
-from pipeline.kernels.isa import instruction_set, instruction_sets
+from pipeline.kernels.isa import Capability, instruction_set, instruction_sets
+from pipeline.kernels.naming import kernel_name
+from pipeline.ops import QConv2dLookup, operators
 from tests.kernels.convolutions import Convolution
-from tests.kernels.examples import Example, examples
+from tests.kernels.examples import Example, examples, examples_for
 from tests.kernels.harness import generate, make_operation
 
 
@@ -22,44 +24,92 @@ class Choice:
     kernel: str
 
 
+DENSE, DEPTHWISE = Convolution(1, 8, 8, 64, 64, (3, 3)), Convolution(1, 8, 8, 1, 1, (3, 3), groups=64)
+FEW = Convolution(1, 8, 8, 1, 1, (3, 3), (2, 2), groups=8)
 CHOICES = {
-    "vnni": Choice(Convolution(1, 8, 8, 64, 64, (3, 3)), "avx512_vnni", "qnn_conv2d_dot__avx512_vnni"),
-    "avx512 has the one of sse41": Choice(Convolution(1, 8, 8, 64, 64, (3, 3)), "avx512", "qnn_conv2d_dot__avx512"),
-    "no dot product": Choice(Convolution(1, 8, 8, 64, 64, (3, 3)), "neon", "qnn_conv2d_direct__neon"),
-    "depthwise": Choice(
-        Convolution(1, 8, 8, 1, 1, (3, 3), groups=64), "avx512_vnni", "qnn_conv2d_depthwise_dot__avx512_vnni"
+    "vnni": Choice(DENSE, "avx512_vnni", "conv2d_u8s8_3x3_64x64__avx512_vnni"),
+    "no dot product": Choice(DENSE, "neon", "conv2d_u8s8_3x3_64x64__neon"),
+    "matrix registers": Choice(DENSE, "amx_int8", "conv2d_matrix_u8s8_3x3_64x64__amx_int8"),
+    "too few pixels for matrix registers": Choice(
+        Convolution(1, 1, 1, 64, 32), "amx_int8", "conv2d_u8s8_1x1_64x32__amx_int8"
     ),
-    "depthwise, too few channels": Choice(
-        Convolution(1, 8, 8, 1, 1, (3, 3), (2, 2), groups=8), "avx512_vnni", "qnn_conv2d_depthwise__avx512_vnni"
+    "depthwise": Choice(DEPTHWISE, "avx512_vnni", "conv2d_depthwise_dot_u8s8_3x3_64__avx512_vnni"),
+    "depthwise, narrower vectors": Choice(DEPTHWISE, "avx_vnni", "conv2d_depthwise_dot_u8s8_3x3_64__avx_vnni"),
+    "depthwise, no dot product of lanes": Choice(DEPTHWISE, "avx512", "conv2d_depthwise_u8s8_3x3_64__avx512"),
+    "depthwise, too few channels": Choice(FEW, "avx512_vnni", "conv2d_depthwise_u8s8_3x3s2_8__avx512_vnni"),
+    "grouped": Choice(
+        Convolution(1, 8, 8, 4, 8, (3, 1), (1, 2), groups=8), "avx2", "conv2d_u8s8_3x1s1x2_32x64g8__avx2"
     ),
-    "grouped": Choice(Convolution(1, 8, 8, 8, 8, (3, 3), groups=8), "avx512_vnni", "qnn_conv2d_dot__avx512_vnni"),
 }
 
 
-@pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
-def test_nearest_instruction_set_that_accepts_wins(choice: Choice) -> None:
-    attrs, arguments = choice.convolution.integer(seed=0)
-    isa = instruction_set(choice.isa)
-    row = registry.select(make_operation(attrs, *arguments), isa)
-    assert row.name_for(isa) == choice.kernel
-
-
-@pytest.mark.parametrize("example", examples().values(), ids=examples())
-@pytest.mark.parametrize("isa_name", sorted(instruction_sets()))
-def test_operators_have_a_kernel_everywhere(example: Example, isa_name: str) -> None:
+def name_of(attrs_example: Example, isa_name: str) -> str:
+    operation = make_operation(attrs_example.attrs, *attrs_example.arguments, activations=attrs_example.activations)
     isa = instruction_set(isa_name)
+    return kernel_name(operation, registry.select(operation, isa).variant, isa)
+
+
+@pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
+def test_the_first_kernel_whose_requirements_are_met_and_that_accepts_is_chosen_and_named(choice: Choice) -> None:
+    attrs, arguments = choice.convolution.integer(seed=0)
+    assert name_of(Example(attrs, tuple(arguments)), choice.isa) == choice.kernel
+
+
+@pytest.mark.parametrize("isa_name", instruction_sets())
+def test_every_instruction_set_has_a_kernel_for_all_that_programs_for_it_hold(isa_name: str) -> None:
+    isa = instruction_set(isa_name)
+    for example in examples_for(isa).values():
+        operation = make_operation(example.attrs, *example.arguments, activations=example.activations)
+        assert isa.has(*registry.select(operation, isa).requires)
+
+
+def test_where_tables_are_not_quick_there_is_no_kernel_for_a_fused_lookup() -> None:
+    example = next(e for e in examples().values() if isinstance(e.attrs, QConv2dLookup))
     operation = make_operation(example.attrs, *example.arguments, activations=example.activations)
-    row = registry.select(operation, isa)
-    assert row.isa in {ancestor.name for ancestor in isa.lineage()}
-    assert any(r.isa == "portable" and r.accepts(operation) for r in registry.rows() if r.operator is row.operator)
+    with pytest.raises(LookupError, match=r"No kernel for QConv2dLookup.* on neon"):
+        registry.select(operation, instruction_set("neon"))
 
 
-def test_a_name_says_operator_and_variant_and_stands_for_one_generator() -> None:
-    generators: dict[str, registry.Generator] = {}
-    for row in registry.rows():
-        assert row.isa in instruction_sets()
-        assert row.name.startswith(row.operator.name.replace(".", "_") + "_")
-        assert generators.setdefault(row.name, row.generate) is row.generate
+def test_every_capability_is_something_that_a_kernel_requires_or_asks_for() -> None:
+    required = {capability for entry in registry.KERNELS for capability in entry.requires}
+    assert set(Capability) - required == {Capability.FUSED_MULTIPLY_ADD}
+
+
+@pytest.mark.parametrize("name", sorted(operators()))
+def test_an_operator_s_kernels_are_tried_from_special_to_general_and_have_names_of_their_own(name: str) -> None:
+    entries = [e for e in registry.KERNELS if e.operator is operators()[name]]
+    assert len({e.variant for e in entries}) == len(entries)
+    *special, general = entries or [None]
+    for entry in special:
+        assert entry.variant, "the general one is the last one"
+        assert set(entry.requires) > set(general.requires) or entry.accepts is not general.accepts
+
+
+NAME = re.compile(
+    r"(?P<operator>[a-z][a-z0-9_]*?)_(?P<types>([usf]\d+)+)_(?P<shape>[a-z\d]+(_[a-z\d]+)?)__(?P<isa>[a-z][a-z0-9_]*)"
+)
+
+
+@pytest.mark.parametrize("isa_name", instruction_sets())
+def test_names_can_be_read(isa_name: str) -> None:
+    """Operator, types, shape and instruction set stand in a name, whatever the operator."""
+    known = {n.rpartition(".")[2] for n in operators()}
+    for example in examples_for(instruction_set(isa_name)).values():
+        match = NAME.fullmatch(name_of(example, isa_name))
+        assert match is not None
+        assert any(match["operator"].startswith(n) for n in known)
+        assert match["isa"] == isa_name
+
+
+def test_names_tell_types_and_shapes() -> None:
+    shown = {name: name_of(example, "avx2") for name, example in examples().items() if "conv" not in name.lower()}
+    assert shown["quantized add"] == "add_u8_64x3x2x21__avx2"
+    assert shown["add"] == "add_f32_16x5x21__avx2"
+    assert shown["dense"] != shown["float dense"]
+    assert shown["matrix product"] == "matmul_u8_32x15x32__avx2"
+    assert shown["dequantize"] == "dequantize_u8f32_1360__avx2"
+    assert shown["lookup"] == "lookup_vectors_u8_1344__avx2"
+    assert shown["lookup, short"] == "lookup_u8_192__avx2"
 
 
 @pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)

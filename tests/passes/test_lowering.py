@@ -16,11 +16,12 @@ from tvm import relax
 
 from pipeline import ops
 from pipeline.compiler.codegen import generate_code
-from pipeline.compiler.lower import Phase, instruction_set_of, phases
+from pipeline.compiler.lower import Phase, machine_of, phases
 from pipeline.ir.bridge import make_call
 from pipeline.ir.dataflow import make_constant
 from pipeline.ir.program import Program
 from pipeline.kernels.isa import instruction_set
+from pipeline.kernels.machine import Machine
 from pipeline.reference import execute
 from pipeline.targets import load_target
 from tests.models import ModelBuilder, import_test_model, quantize_by_reference, residual_network, small_network
@@ -33,7 +34,7 @@ from tests.properties import examples
 SHAPE = (2, 8, 10, 10)
 IMAGE = (2, 3, 21, 22)
 
-TILES = dataclasses.replace(instruction_set("amx_int8"), l2_bytes=40_000)
+MATRICES = Machine(instruction_set("amx_int8"), l2_bytes=40_000)
 """An instruction set for which every phase does something; its second-level cache is small, so that batches split."""
 
 
@@ -313,13 +314,13 @@ def after(module: tvm.IRModule, steps: Sequence[Phase]) -> tvm.IRModule:
 
 
 def test_every_phase_has_examples() -> None:
-    assert [name for name, _ in own(phases(TILES, None))] == [*EXAMPLES, *LOWERING]
+    assert [name for name, _ in own(phases(MATRICES, None))] == [*EXAMPLES, *LOWERING]
     assert all(EXAMPLES.values())
 
 
 @pytest.mark.parametrize(("name", "example"), [(name, e) for name, found in EXAMPLES.items() for e in found])
 def test_a_phase_changes_no_value(name: str, example: str) -> None:
-    case, steps = EXAMPLES[name][example], phases(TILES, None)
+    case, steps = EXAMPLES[name][example], phases(MATRICES, None)
     program = case.make()
     before = dataclasses.replace(program, module=until(name, program.module, steps))
     assert_sound(dict(steps)[name], before, case.tolerance)
@@ -340,14 +341,14 @@ def compiled(program: Program, steps: Sequence[Phase]) -> Callable[[dict[str, np
 
 @pytest.mark.parametrize("name", LOWERING)
 def test_a_phase_of_lowering_changes_a_program(name: str) -> None:
-    steps = phases(instruction_set_of(load_target("host")), None)
+    steps = phases(machine_of(load_target("host")), None)
     before = until(name, LOWERED["residual network"].make().module, steps)
     assert_changed(before, after(before, [(name, dict(steps)[name])]))
 
 
 @pytest.mark.parametrize("example", LOWERED)
 def test_kernels_give_the_values_of_operators_wherever_their_tensors_lie(example: str) -> None:
-    case, steps = LOWERED[example], phases(instruction_set_of(load_target("host")), None)
+    case, steps = LOWERED[example], phases(machine_of(load_target("host")), None)
     program = case.make()
     run, run_uncentred = compiled(program, steps), compiled(program, [s for s in steps if s[0] != "center_tensors"])
     for seed in range(INPUTS):
@@ -364,7 +365,7 @@ def test_no_phase_changes_a_value_of_a_random_network(seed: int, length: int, l2
     program = quantized_network(network) if quantized else import_test_model(network)
     feeds = random_feeds(program, seed)
     expected = execute(program, feeds)
-    steps = dict(phases(dataclasses.replace(TILES, l2_bytes=l2_bytes), None))
+    steps = dict(phases(dataclasses.replace(MATRICES, l2_bytes=l2_bytes), None))
     for name in EXAMPLES:
         program = dataclasses.replace(program, module=steps[name](program.module))
         assert_close(execute(program, feeds), expected, 0.0 if quantized else 1e-5)

@@ -15,6 +15,7 @@ from pipeline.compiler.execute import Executor
 from pipeline.ir.bridge import describe, make_call
 from pipeline.ir.dataflow import Dataflow, constant, make_constant
 from pipeline.kernels.isa import instruction_set, instruction_sets
+from pipeline.kernels.machine import Machine
 from pipeline.ops import Operator, QConv2d, QuantizeImage
 from pipeline.passes.lowering.unfold_image_inputs import unfold_image_inputs
 from pipeline.reference import execute
@@ -68,7 +69,7 @@ def operators(module: tvm.IRModule) -> list[Operator | None]:
 
 def unfolding(module: tvm.IRModule, isa_name: str) -> tuple[int, int]:
     """Return how many rows an instruction set has in a line, and how far lines are apart."""
-    quantization = operators(unfold_image_inputs(module, instruction_set(isa_name)))[0]
+    quantization = operators(unfold_image_inputs(module, Machine(instruction_set(isa_name))))[0]
     assert isinstance(quantization, QuantizeImage)
     return quantization.rows, quantization.row_step
 
@@ -84,7 +85,9 @@ def test_unfolding_changes_no_result(isa_name: str, data: st.DataObject) -> None
     shape = (data.draw(st.integers(1, 2)), data.draw(st.integers(1, 4)), height, width)
     module = image_network(shape, data.draw(st.integers(1, 70)), kernel, strides, halo)
     x = np.random.default_rng(0).standard_normal(shape).astype("float32") * 5
-    np.testing.assert_array_equal(run(unfold_image_inputs(module, instruction_set(isa_name)), x), run(module, x))
+    np.testing.assert_array_equal(
+        run(unfold_image_inputs(module, Machine(instruction_set(isa_name))), x), run(module, x)
+    )
 
 
 def test_a_small_kernel_becomes_one_segment() -> None:

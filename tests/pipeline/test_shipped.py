@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 
 from pipeline.compiler.build import compile_program
-from pipeline.compiler.lower import instruction_set_of
+from pipeline.compiler.lower import machine_of
 from pipeline.compiler.tuning import TunedTile, TuningDatabase, tunable_layers
 from pipeline.cpu import missing_features
 from pipeline.ir.program import Program
+from pipeline.kernels.isa import Capability
 from pipeline.runtime.local import Runner
 from pipeline.targets import Target, list_targets, load_target
 from tests import properties
@@ -50,7 +51,7 @@ WITH_TABLES: Mapping[str, Mapping[str, int]] = {
 }
 """What is more where vectors look tables up."""
 
-WITH_TILES: Mapping[str, Mapping[str, int]] = {
+WITH_MATRICES: Mapping[str, Mapping[str, int]] = {
     "text-direction": {UNFOLDED: 1},
     "text-detection": {UNFOLDED: 1},
     "text-recognition": {UNFOLDED: 1},
@@ -58,7 +59,7 @@ WITH_TILES: Mapping[str, Mapping[str, int]] = {
     "efficientnet-lite0 in pairs": {UNFOLDED: 1},
     "residual blocks": {UNFOLDED: 1, PICKED: 1},
 }
-"""What is more on tile registers."""
+"""What is more on matrix registers."""
 
 THREADS = (1, 2)
 
@@ -111,7 +112,7 @@ def cases() -> list[Case]:
 def other_tiles(program: Program, target: Target) -> TuningDatabase:
     """Return a database in which layers have other tiles than the cost model's, as many different ones as may be."""
     tiles = {}
-    for number, (_, work, _) in enumerate(tunable_layers(program, target, instruction_set_of(target))):
+    for number, (_, work, _) in enumerate(tunable_layers(program, target, machine_of(target))):
         model, *others = work.candidates()
         tile = others[number % len(others)] if others else model
         entry = {"mr": tile.mr, "nv": tile.nv, "microseconds": 1.0}
@@ -146,18 +147,18 @@ def test_libraries_give_the_bytes_of_the_reference(case: Case, tmp_path: Path) -
 @pytest.mark.parametrize("target", shipped_targets().values(), ids=shipped_targets())
 @pytest.mark.parametrize("name", MAKERS)
 def test_fusions_fire(name: str, target: Target) -> None:
-    found, isa = fired(quantized(name).program, target), instruction_set_of(target)
+    found, isa = fired(quantized(name).program, target), machine_of(target).isa
     expected = dict(EXPECTED[name])
-    if isa.table_vectors:
+    if isa.has(Capability.FUSED_LOOKUP):
         expected |= WITH_TABLES.get(name, {})
-    if isa.name == "amx_int8":
-        expected |= WITH_TILES.get(name, {})
+    if isa.has(Capability.MATRIX_REGISTERS):
+        expected |= WITH_MATRICES.get(name, {})
     # Whether unfolding an image pays is left to each instruction set's costs.
     assert set(found) - {UNFOLDED} == set(expected) - {UNFOLDED}
     assert found >= +type(found)(expected)
 
 
 def test_every_fusion_fires_somewhere() -> None:
-    assert {f for table in (EXPECTED, WITH_TABLES, WITH_TILES) for found in table.values() for f in found} == set(
+    assert {f for table in (EXPECTED, WITH_TABLES, WITH_MATRICES) for found in table.values() for f in found} == set(
         FUSIONS
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.ir.types import TensorType
-from pipeline.kernels.isa import instruction_set
+from pipeline.kernels.isa import Capability, instruction_set
 from pipeline.library.metadata import ArtifactMetadata, read_metadata
 from pipeline.ops import Add, Conv2d, Dense, Operator, QAvgPool2d, QConv2d, QDense
 from tests.runtime.models import quantized_model
@@ -55,7 +55,9 @@ def test_an_operators_record_says_what_it_reads_and_writes(metadata: ArtifactMet
     assert total.output == TensorType((1, 12, 12, 16), "uint8")
     # Weights, and for each channel bias and multiplier, and an offset on CPUs that fuse multiply-adds.
     isa = instruction_set(metadata.target.instruction_set)
-    per_channel = 16 * 9 * np.dtype(isa.weight_dtype).itemsize + 4 + 4 + (4 if isa.fuses_multiply_add else 0)
+    per_channel = (
+        16 * 9 * np.dtype(isa.weight_dtype).itemsize + 4 + 4 + (4 if isa.has(Capability.FUSED_MULTIPLY_ADD) else 0)
+    )
     assert total.constant_bytes == 16 * per_channel
     assert total.moved_bytes == total.constant_bytes + 2 * 14 * 14 * 16 + 12 * 12 * 16
     assert (scores.operator, scores.multiply_adds) == ("qnn.dense", 16 * 10)

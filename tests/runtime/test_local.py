@@ -22,7 +22,7 @@ from onnx import helper
 import pipeline
 from pipeline import cpu
 from pipeline.compiler.build import compile_program
-from pipeline.compiler.lower import instruction_set_of, lower
+from pipeline.compiler.lower import lower, machine_of
 from pipeline.compiler.records import is_kernel
 from pipeline.errors import ArtifactError, OptionError, SampleError, TargetError
 from pipeline.library.metadata import with_checksum
@@ -52,7 +52,7 @@ def test_a_library_computes_what_the_reference_does(runner: Runner, seed: int) -
 def shared_operators(target: Target) -> dict[str, bool]:
     """Return for each operator of the large program whether threads share all that compute it."""
     modules: dict[str, tvm.IRModule] = {}
-    lower(large_program().module, target.tvm_target(), instruction_set_of(target), None, modules.__setitem__)
+    lower(large_program().module, target.tvm_target(), machine_of(target), None, modules.__setitem__)
     shared: dict[str, bool] = {}
     for function in modules["select_kernels"].functions.values():
         if is_kernel(function):

@@ -34,16 +34,16 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.depthwise.plan import DEPTH, MAX_PIXELS, Band, Plan, Use, pack_channels, pack_weights
 from pipeline.kernels.gemm.epilogue import Epilogue, requantize
+from pipeline.kernels.gemm.geometry import geometry_of
 from pipeline.kernels.gemm.packing import folded_bias
-from pipeline.kernels.gemm.sharing import worth_sharing
-from pipeline.kernels.gemm.tiling import resident_bytes
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.gemm.parallel import worth_threads
+from pipeline.kernels.isa.contract import Capability
+from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.requantize import FLOAT_OFFSET_BITS, float_offsets, sums_are_floats
-from pipeline.kernels.lib.vectors import interleave, joined, part, register_buffer
+from pipeline.kernels.lib.vectors import interleave, joined, part
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.ops.conv2d import geometry
-from pipeline.kernels.registry import kernel
-from pipeline.ops import QConv2d, QConv2dLookup
+from pipeline.ops import QConv2d
 
 MAX_KERNEL = 7
 """Largest height and width of a kernel, as its taps are unrolled."""
@@ -67,8 +67,9 @@ MIN_CHANNELS = 64
 """Places of fewer channels are for the generic kernel."""
 
 
-def _accepts(operation: Operation) -> bool:
-    attrs, g = operation.attrs, geometry(operation)
+def fills_vectors(operation: Operation) -> bool:
+    """Return whether a depthwise convolution has channels and pixels enough for these loops."""
+    attrs, g = operation.attrs, geometry_of(operation)
     fits = 1 < g.kernel[0] <= MAX_KERNEL and g.kernel[1] <= MAX_KERNEL
     few = min(MAX_PIXELS, g.out_width)
     gathered = g.groups < MIN_CHANNELS and MIN_CHANNELS % g.groups == 0
@@ -76,17 +77,15 @@ def _accepts(operation: Operation) -> bool:
     return g.depthwise and fits and wide and isinstance(attrs, QConv2d) and attrs.output_dtype == "uint8"
 
 
-@kernel(QConv2dLookup, isa="avx512_vnni", variant="depthwise_dot", accepts=_accepts)
-@kernel(QConv2d, isa="avx_vnni", variant="depthwise_dot", accepts=_accepts)
-@kernel(QConv2d, isa="avx512_vnni", variant="depthwise_dot", accepts=_accepts)
-def depthwise_dot(operation: Operation, isa: InstructionSet) -> Kernel:
+def depthwise_dot(operation: Operation, machine: Machine) -> Kernel:
     """Sum up to four taps with one dot product; the zero point is in the bias."""
-    attrs, plan = operation.attrs, Plan.choose(geometry(operation), isa)
+    isa = machine.isa
+    attrs, plan = operation.attrs, Plan.choose(geometry_of(operation), machine)
     if not isinstance(attrs, QConv2d) or plan is None:
         raise TypeError(f"Expected a depthwise qnn.conv2d of at least {MIN_CHANNELS} channels, got {attrs}")
     weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
     bias = folded_bias(bias, weight, attrs.input_zero_point)
-    floats = isa.fuses_multiply_add and sums_are_floats(weight, bias, multiplier)
+    floats = isa.has(Capability.FUSED_MULTIPLY_ADD) and sums_are_floats(weight, bias, multiplier)
     scaling = [multiplier, float_offsets(multiplier)] if floats else [multiplier]
     start = bias + np.int32(FLOAT_OFFSET_BITS) if floats else bias
     table = operation.constants.get(4)
@@ -106,7 +105,7 @@ class _Nest:
         # Beside weights and sums, registers hold what is interleaved, and some of the other constants.
         spare = plan.isa.registers - DEPTH * (self.products + plan.live)
         self.weights_are_kept, self.constants_are_kept = spare >= 2 * DEPTH, spare >= 3 * DEPTH
-        self.shared = worth_sharing(g, plan.isa, SHARED_DEPTH)
+        self.shared = worth_threads(g, plan.isa, SHARED_DEPTH)
         chunks = min(TASKS, max(g.out_height // CHUNK_ROWS, 1 + (g.out_height >= SPLIT_ROWS))) if self.shared else 1
         self.rows = -(-g.out_height // chunks)
         self.chunks = -(-g.out_height // self.rows)
@@ -145,7 +144,7 @@ class _Nest:
         places = plan.places(band)
         per_part = -(-places * band.blocks // self.parts)
         # Pixels of a place, and so their blocks, share cache lines.
-        block_by_block = band.pixels == 1 and band.blocks * self.block_weights > resident_bytes(plan.isa)
+        block_by_block = band.pixels == 1 and band.blocks * self.block_weights > plan.machine.resident_bytes
         with T.serial(T.max(T.min(per_part, places * band.blocks - number * per_part), 0)) as r:
             run = number * per_part + r
             block, place = (run // places, run % places) if block_by_block else (run % band.blocks, run // band.blocks)

@@ -22,15 +22,15 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.gemm.epilogue import Epilogue, activate, requantize
+from pipeline.kernels.gemm.geometry import Geometry, geometry_of
 from pipeline.kernels.gemm.packing import folded_bias
-from pipeline.kernels.gemm.plan import Geometry
-from pipeline.kernels.gemm.sharing import worth_sharing
-from pipeline.kernels.isa import InstructionSet
-from pipeline.kernels.lib.vectors import part, register_buffer, span, vector_type
+from pipeline.kernels.gemm.parallel import worth_threads
+from pipeline.kernels.isa.contract import InstructionSet
+from pipeline.kernels.lib.buffers import register_buffer
+from pipeline.kernels.lib.vectors import part, span, vector_type
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.ops.conv2d import geometry
-from pipeline.kernels.registry import kernel
-from pipeline.ops import Conv2d, QConv2d, QConv2dLookup
+from pipeline.ops import Conv2d, QConv2d
 
 Array = npt.NDArray[Any]
 
@@ -38,32 +38,32 @@ MAX_UNROLLED_TAPS = 16
 """Wider kernels loop over the taps of a row, too."""
 
 
-def _is_depthwise(operation: Operation) -> bool:
-    return geometry(operation).depthwise
+def is_depthwise(operation: Operation) -> bool:
+    """Return whether an operation is a depthwise convolution."""
+    return geometry_of(operation).depthwise
 
 
-@kernel(QConv2dLookup, isa="portable", variant="depthwise", accepts=_is_depthwise)
-@kernel(QConv2d, isa="portable", variant="depthwise", accepts=_is_depthwise)
-def integer_depthwise(operation: Operation, isa: InstructionSet) -> Kernel:
+def integer_depthwise(operation: Operation, machine: Machine) -> Kernel:
     """Multiply and add in int32; the zero point is in the bias."""
+    isa = machine.isa
     attrs = operation.attrs
     if not isinstance(attrs, QConv2d):
         raise TypeError(f"Expected qnn.conv2d, got {attrs}")
     weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
     folded = folded_bias(bias, weight, attrs.input_zero_point)
-    plan = Plan.choose(geometry(operation), isa)
+    plan = Plan.choose(geometry_of(operation), isa)
     func = make_function(plan, ("uint8", "int8", "int32"), requantize(attrs, isa, table=operation.constants.get(4)))
     constants = pack_weights(plan, weight), pack_channels(plan, folded), pack_channels(plan, multiplier)
     return Kernel(func, (0, *constants))
 
 
-@kernel(Conv2d, isa="portable", variant="depthwise", accepts=_is_depthwise)
-def float_depthwise(operation: Operation, isa: InstructionSet) -> Kernel:
+def float_depthwise(operation: Operation, machine: Machine) -> Kernel:
     """The same loops in float32."""
+    isa = machine.isa
     attrs = operation.attrs
     if not isinstance(attrs, Conv2d):
         raise TypeError(f"Expected nn.conv2d, got {attrs}")
-    plan = Plan.choose(geometry(operation), isa)
+    plan = Plan.choose(geometry_of(operation), isa)
     func = make_function(plan, ("float32", "float32", "float32"), activate(attrs))
     bias = pack_channels(plan, operation.constants[2])
     return Kernel(func, (0, pack_weights(plan, operation.constants[1]), bias, np.zeros_like(bias)))
@@ -127,7 +127,7 @@ def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) 
     g, lanes, mr = plan.geometry, plan.lanes, plan.mr
     lines, tiles = g.batch * g.out_height, -(-g.out_width // mr)
     taps = g.kernel[0] * g.kernel[1]
-    loop = T.parallel if worth_sharing(g, plan.isa, 1) else T.serial
+    loop = T.parallel if worth_threads(g, plan.isa, 1) else T.serial
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True, "op_pattern": 8})
         x = T.arg("x", T.buffer((g.batch * g.height * g.width * g.groups,), dtypes[0]))

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.gemm.plan import Geometry
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.gemm.geometry import Geometry
+from pipeline.kernels.isa.contract import InstructionSet
+from pipeline.kernels.machine import Machine
 
 Array = npt.NDArray[Any]
 
@@ -101,18 +102,18 @@ class Plan:
 
     Attributes:
         geometry: the convolution; `groups` is the number of channels.
-        isa: the instruction set.
+        machine: has the instruction set.
         bands: which together have all channels.
     """
 
     geometry: Geometry
-    isa: InstructionSet
+    machine: Machine
     bands: tuple[Band, ...]
 
     @classmethod
-    def choose(cls, geometry: Geometry, isa: InstructionSet) -> Plan | None:
+    def choose(cls, geometry: Geometry, machine: Machine) -> Plan | None:
         """Return the plan with the fewest instructions, or None if a place would be less than a vector."""
-        channels, vector = geometry.groups, DEPTH * isa.lanes
+        channels, vector = geometry.groups, DEPTH * machine.isa.lanes
         few = range(1, min(MAX_PIXELS, geometry.out_width) + 1)
         plans: list[tuple[Band, ...]] = [
             (Band(0, channels, pixels, vector),) for pixels in (few if geometry.strides[1] == 1 else (1,))
@@ -121,8 +122,13 @@ class Plan:
         if geometry.strides[1] > 1 and rest > 0 and vector % rest == 0 and vector // rest in few:
             gathered = Band(channels - rest, rest, vector // rest, vector)
             plans.append((*([Band(0, channels - rest, 1, vector)] if channels > vector else []), gathered))
-        wide = [cls(geometry, isa, bands) for bands in plans if all(band.values >= vector for band in bands)]
+        wide = [cls(geometry, machine, bands) for bands in plans if all(band.values >= vector for band in bands)]
         return min(wide, key=Plan._instructions, default=None)
+
+    @property
+    def isa(self) -> InstructionSet:
+        """The machine's instruction set."""
+        return self.machine.isa
 
     def _instructions(self) -> int:
         """Count shuffles, dot products and requantization of an output row."""

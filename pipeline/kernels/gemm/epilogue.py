@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.lib.requantize import rounded
 from pipeline.kernels.lib.vectors import clip, fused_multiply_add, lanes_of, vector_type
 from pipeline.ops import Add, Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QDense
@@ -68,7 +68,11 @@ def requantize(
         values = [rounded(scaled(*vectors)) for vectors in zip(accumulators, *constants, strict=True)]
         bounds = (attrs.output_zero_point, attrs.output_min, attrs.output_max)
         codes = isa.saturate_interleaved(values, *bounds) if interleaved else isa.saturate(values, *bounds)
-        return codes if table is None else isa.lookup(codes, _constant_vectors(table, isa.table_vectors))
+        return (
+            codes
+            if table is None
+            else isa.lookup(codes, _constant_vectors(isa.arrange_table(table), isa.table_vectors))
+        )
 
     halo_value = attrs.halo_value if isinstance(attrs, QConv2d) else 0
     add = functools.partial(isa.weighted_sum, attrs=attrs.total) if isinstance(attrs, QConv2dAdd) else None

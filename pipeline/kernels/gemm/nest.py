@@ -32,11 +32,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.gemm.epilogue import Epilogue
+from pipeline.kernels.gemm.parallel import TASKS, chunks_and_runs, worth_threads
 from pipeline.kernels.gemm.plan import Plan
-from pipeline.kernels.gemm.sharing import TASKS, chunks_and_runs, worth_sharing
-from pipeline.kernels.gemm.tiling import CACHE_LINE, resident_bytes
+from pipeline.kernels.lib.buffers import prefetch, register_buffer, store_narrow
 from pipeline.kernels.lib.halo import Halo
-from pipeline.kernels.lib.vectors import joined, part, register_buffer, span
+from pipeline.kernels.lib.vectors import joined, part, span
+from pipeline.kernels.machine import CACHE_LINE
 
 FILLED_VECTORS = 4
 """Vectors of a halo that are written by one step."""
@@ -128,7 +129,7 @@ class Nest:
     def build(self) -> tirx.PrimFunc:
         """Return the function; see `make_function`."""
         g, blocks, tasks = self.plan.geometry, self.blocks, self.chunks * self.runs
-        loop = T.parallel if tasks > 1 and self.worth_sharing() else T.serial
+        loop = T.parallel if tasks > 1 and self.worth_threads() else T.serial
         with IRBuilder() as builder, T.prim_func():
             T.func_attr({"tirx.noalias": True, "op_pattern": 8})
             self.x = _argument("x", g.batch * g.height * g.width * self.channels_in, self.dtypes[0])
@@ -162,9 +163,9 @@ class Nest:
             for vectors in self.finished_together():
                 self.finish(place, vectors)
 
-    def worth_sharing(self) -> bool:
+    def worth_threads(self) -> bool:
         """Return whether this is large enough for several threads."""
-        return worth_sharing(self.plan.geometry, self.plan.isa, self.plan.depth)
+        return worth_threads(self.plan.geometry, self.plan.isa, self.plan.depth)
 
     def allocate(self) -> None:
         """Declare the accumulators."""
@@ -241,7 +242,7 @@ class Nest:
         plan = self.plan
         width = plan.isa.lanes * plan.depth
         dot = plan.isa.multiply_add if self.dtypes[2] == "float32" else plan.isa.dot
-        if self.block_weights * np.dtype(self.dtypes[1]).itemsize > resident_bytes(plan.isa):
+        if self.block_weights * np.dtype(self.dtypes[1]).itemsize > plan.machine.resident_bytes:
             for v in range(plan.tile.nv):
                 ahead = place.weights + ((number + FETCH_AHEAD) * plan.tile.nv + v) * width
                 prefetch(self.weights, ahead, level=1)
@@ -319,7 +320,7 @@ class Nest:
         for i, v, count in runs:
             start = place.y + self._output(i, v, self.halo.row_stride)
             if plan.narrow:
-                self._store_lanes(start, result)
+                store_narrow(self.y, start, result, lanes, plan.geometry.group_out)
             else:
                 T.buffer_store(self.y, part(result, first, count), [span(start, count)])
             first += count
@@ -350,25 +351,10 @@ class Nest:
         runs = [list(run) for _, run in itertools.groupby(vectors, key=lambda vector: vector[0] // per_run)]
         return [(*run[0], len(run)) for run in runs]
 
-    def _store_lanes(self, start: Any, values: Any) -> None:
-        """Store as many values of a vector as a group has channels."""
-        lanes = self.plan.isa.lanes
-        few = register_buffer(lanes, self.epilogue.dtype)
-        T.buffer_store(few, values, [span(0, lanes)])
-        for c in range(self.plan.geometry.group_out):
-            T.buffer_store(self.y, few[c], [start + c])
-
     def register(self, place: Place, i: int, v: int) -> Any:
         """Return the place in `acc` of the sums of pixel i and vector v."""
         lanes = self.plan.isa.lanes
         return span((i * self.plan.tile.nv + v) * lanes, lanes)
-
-
-def prefetch(buffer: Any, offset: Any, level: int) -> None:
-    """Have a line brought into the first or second level of the caches."""
-    for_reading, locality, data = T.int32(0), T.int32(4 - level), T.int32(1)
-    at = buffer.access_ptr("r", offset=offset)
-    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", at, for_reading, locality, data))
 
 
 def _argument(name: str, size: int, dtype: str) -> Any:

@@ -1,93 +1,19 @@
-"""Shapes of convolutions and matrix products, and how they are cut into register tiles."""
+"""How convolutions and matrix products are cut into register tiles."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.gemm.tiling import Tile, Workload
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.gemm.geometry import Geometry
+from pipeline.kernels.gemm.register_tile import RegisterTile, Workload
+from pipeline.kernels.isa.contract import InstructionSet
+from pipeline.kernels.machine import Machine
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """A convolution or matrix product without padding.
-
-    Attributes:
-        batch, height, width: of the input.
-        groups, group_in, group_out: groups, and channels of each on both sides.
-        kernel, strides, dilation: (height, width).
-        out_height, out_width: of the output.
-        halo: (top, left, bottom, right) of the output.
-        added_halo: the same of what is added to it.
-    """
-
-    batch: int
-    height: int
-    width: int
-    groups: int
-    group_in: int
-    group_out: int
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    dilation: tuple[int, int]
-    out_height: int
-    out_width: int
-    halo: tuple[int, int, int, int] = (0, 0, 0, 0)
-    added_halo: tuple[int, int, int, int] = (0, 0, 0, 0)
-
-    @property
-    def depthwise(self) -> bool:
-        """Whether each of several groups has one channel on both sides."""
-        return self.groups > 1 and self.group_in == self.group_out == 1
-
-    @property
-    def products(self) -> int:
-        """Number of multiply-adds."""
-        pixels = self.batch * self.out_height * self.out_width
-        return pixels * self.groups * self.group_out * self.group_in * self.kernel[0] * self.kernel[1]
-
-    def flattened(self) -> Geometry:
-        """Return a 1x1 convolution with stride 1 and no halos as one row of pixels; anything else as it is."""
-        if self.kernel != (1, 1) or self.strides != (1, 1) or any(self.halo + self.added_halo):
-            return self
-        pixels = self.batch * self.height * self.width
-        return Geometry(1, 1, pixels, self.groups, self.group_in, self.group_out, (1, 1), (1, 1), (1, 1), 1, pixels)
-
-    def merged(self, lanes: int) -> Geometry:
-        """Return a convolution of fewer, larger groups, so that each fills `lanes` output channels if that's possible.
-
-        Its weights are block diagonal (`pack_weights`): multiplying by zeros is quicker than leaving lanes empty.
-        """
-        enough = (m for m in range(1, self.groups) if self.groups % m == 0 and m * self.group_out >= lanes)
-        m = next(enough, self.groups)
-        group_in, group_out = m * self.group_in, m * self.group_out
-        return dataclasses.replace(self, groups=self.groups // m, group_in=group_in, group_out=group_out)
-
-    @property
-    def segments(self) -> tuple[int, int]:
-        """How many segments there are along the kernel's height and width."""
-        merged = self.groups == 1 and self.dilation[1] == 1
-        return (self.kernel[0], 1 if merged else self.kernel[1])
-
-    @property
-    def segment_length(self) -> int:
-        """Number of values in a segment."""
-        return self.group_in * self.kernel[1] // self.segments[1]
-
-    @property
-    def readable_beyond(self) -> int:
-        """Number of values that lie behind the last segment in the input: each segment has so many behind it."""
-        rows = (self.out_height - 1) * self.strides[0] + (self.kernel[0] - 1) * self.dilation[0]
-        columns = (self.out_width - 1) * self.strides[1] + (self.kernel[1] - 1) * self.dilation[1]
-        pixels_behind = self.height * self.width - (rows * self.width + columns) - 1
-        return pixels_behind * self.groups * self.group_in
 
 
 @dataclass(frozen=True)
@@ -95,10 +21,15 @@ class Plan:
     """Everything the loop nest depends on."""
 
     geometry: Geometry
-    isa: InstructionSet
+    machine: Machine
     depth: int
-    tile: Tile
+    tile: RegisterTile
     vectors: int
+
+    @property
+    def isa(self) -> InstructionSet:
+        """The machine's instruction set."""
+        return self.machine.isa
 
     @property
     def narrow(self) -> bool:
@@ -137,21 +68,21 @@ class Plan:
         return np.asarray((starts[..., None] + np.arange(self.isa.lanes)).reshape(-1))
 
 
-def make_plan(geometry: Geometry, isa: InstructionSet, depth: int, dtype: str) -> Plan:
+def make_plan(geometry: Geometry, machine: Machine, depth: int, dtype: str) -> Plan:
     """Return the plan for a geometry.
 
     Args:
         geometry: what to compute.
-        isa: the instruction set.
+        machine: has the instruction set.
         depth: how many values a step takes in: the instruction set's `dot_depth`, or 1.
         dtype: what is computed: "int8" or "float32".
     """
-    workload = make_workload(geometry, isa, depth, dtype)
-    return Plan(geometry.flattened().merged(isa.lanes), isa, depth, workload.choose(), workload.vectors)
+    workload = make_workload(geometry, machine, depth, dtype)
+    return Plan(geometry.flattened().merged(machine.isa.lanes), machine, depth, workload.choose(), workload.vectors)
 
 
-def make_workload(geometry: Geometry, isa: InstructionSet, depth: int, dtype: str) -> Workload:
+def make_workload(geometry: Geometry, machine: Machine, depth: int, dtype: str) -> Workload:
     """Return what a tile is chosen for; see `make_plan`."""
-    g = geometry.flattened().merged(isa.lanes)
+    g = geometry.flattened().merged(machine.isa.lanes)
     steps = g.segments[0] * g.segments[1] * -(-g.segment_length // depth)
-    return Workload(g.out_width, g.group_out, g.groups * g.group_out, steps, dtype, isa)
+    return Workload(g.out_width, g.group_out, g.groups * g.group_out, steps, dtype, machine)

@@ -1,30 +1,34 @@
-"""Instruction sets: what a kernel may use, one module for each."""
+"""Instruction sets: what a kernel may use.
+
+`contract` says what each has to offer, `meaning` what that computes; `portable`, `x86` and `arm` define them.
+"""
 
 from __future__ import annotations
 
-from pipeline.kernels.isa.contract import InstructionSet
+from pipeline.kernels.isa import x86
+from pipeline.kernels.isa.arm.neon import NEON
+from pipeline.kernels.isa.contract import Capability, InstructionSet
+from pipeline.kernels.isa.portable import PORTABLE
 
-__all__ = ["InstructionSet", "instruction_set", "instruction_sets"]
+__all__ = ["Capability", "InstructionSet", "instruction_set", "instruction_sets"]
+
+_KNOWN: tuple[InstructionSet, ...] = (
+    PORTABLE,
+    x86.SSE41,
+    x86.AVX2,
+    x86.AVX_VNNI,
+    x86.AVX512,
+    x86.AVX512_VNNI,
+    x86.AVX512_VBMI,
+    x86.AMX_INT8,
+    NEON,
+)
+"""Parents before their children."""
 
 
 def instruction_sets() -> dict[str, InstructionSet]:
     """Return every known instruction set by name."""
-    from pipeline.kernels.isa import portable
-    from pipeline.kernels.isa.arm import neon
-    from pipeline.kernels.isa.x86 import amx, avx2, avx512, avx512_vbmi, avx512_vnni, avx_vnni, sse41
-
-    known = (
-        portable.PORTABLE,
-        sse41.SSE41,
-        avx2.AVX2,
-        avx_vnni.AVX_VNNI,
-        avx512.AVX512,
-        avx512_vnni.AVX512_VNNI,
-        avx512_vbmi.AVX512_VBMI,
-        amx.AMX_INT8,
-        neon.NEON,
-    )
-    return {isa.name: isa for isa in known}
+    return {isa.name: isa for isa in _KNOWN}
 
 
 def instruction_set(name: str) -> InstructionSet:

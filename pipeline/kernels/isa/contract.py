@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
+from enum import Enum, unique
 from typing import Any, TypeVar
 
 import numpy.typing as npt
@@ -17,29 +18,39 @@ Array = npt.NDArray[Any]
 Derived = TypeVar("Derived", bound="InstructionSet")
 
 
+@unique
+class Capability(Enum):
+    """What only some instruction sets have; a kernel that is built around it requires it.
+
+    Each but the first stands for the primitives that are named; whoever has it, doesn't refuse them.
+    """
+
+    FUSED_MULTIPLY_ADD = "multiply-adds of float32 that round once: see `requantize.sums_are_floats`"
+    LANE_DOT_PRODUCTS = "`dot_lanes` and `saturate_interleaved`: dot products of activations of each lane's own"
+    TABLE_LOOKUP = "`arrange_table` and `lookup`: a table of 256 bytes in vectors, quicker than loads from memory"
+    FUSED_LOOKUP = "the same, quick and small enough for the results of a convolution while they are in registers"
+    MATRIX_REGISTERS = "`configure`, `load`, `multiply`, `store` and `release`: products of whole matrices"
+
+
 @dataclass(frozen=True)
 class InstructionSet:
     """A micro-kernel's vocabulary: sizes, and the few operations that loops are built around.
 
     The base class says them in plain vector arithmetic, which LLVM turns into whatever the CPU has; a subclass with a
     better instruction overrides the method. All expressions are TIR; `meaning.py` has in NumPy what they compute. A
-    method that an instruction set has nothing for raises NotImplementedError.
+    method that belongs to a capability raises NotImplementedError where an instruction set lacks that.
 
     Attributes:
-        name: as in the registry and in targets/*.toml.
+        name: as in targets/*.toml.
         parent: the instruction set that this one extends; None for the portable one.
         lanes: how many int32 or float32 values one vector register holds.
         registers: how many vector registers there are.
         dot_depth: how many 8-bit products `dot` sums into each int32 lane.
         weight_dtype: how weights are stored for `dot`: int8, or wider if that saves instructions.
         saturate_vectors: how many int32 vectors `saturate` narrows together best.
-        fuses_multiply_add: whether the CPU has a fused multiply-add of float32, which saves conversions; see
-            `requantize.sums_are_floats`.
         pixels_together: how many neighbouring pixels an instruction takes at once.
-        table_vectors: how many vectors hold a table of 256 bytes for `lookup`; 0 if that isn't quick.
-        l1d_bytes: size of a core's first-level data cache; the target's own takes this one's place.
-        l2_bytes: the same of its second-level cache.
-        tuned: measured register tiles (mr, nv) by `tiling.Workload.key`, which take the cost model's choice's place.
+        table_vectors: how many vectors hold a table of 256 bytes for `lookup`.
+        capabilities: what it has that not all have.
     """
 
     name: str
@@ -49,22 +60,32 @@ class InstructionSet:
     dot_depth: int = 1
     weight_dtype: str = "int8"
     saturate_vectors: int = 1
-    fuses_multiply_add: bool = False
     pixels_together: int = 1
     table_vectors: int = 0
-    l1d_bytes: int = 32 * 1024
-    l2_bytes: int = 1024 * 1024
-    tuned: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False)
+    capabilities: frozenset[Capability] = frozenset()
 
     @classmethod
-    def extending(cls: type[Derived], parent: InstructionSet, name: str, **changes: Any) -> Derived:
-        """Return an instruction set of this class that has all of its parent's attributes, except for `changes`.
+    def extending(
+        cls: type[Derived], parent: InstructionSet, name: str, adding: Collection[Capability] = (), **changes: Any
+    ) -> Derived:
+        """Return an instruction set of this class with all that its parent has, and more.
+
+        Args:
+            parent: gives all attributes but those in `changes`.
+            name: of the new one.
+            adding: capabilities that the parent lacks.
+            changes: attributes that differ.
 
         Raises:
             TypeError: this class has an attribute without a default that neither the parent nor `changes` has.
         """
         inherited = {f.name: getattr(parent, f.name) for f in fields(cls) if hasattr(parent, f.name)}
-        return cls(**inherited | {"name": name, "parent": parent} | changes)
+        own = {"name": name, "parent": parent, "capabilities": parent.capabilities | frozenset(adding)}
+        return cls(**inherited | own | changes)
+
+    def has(self, *capabilities: Capability) -> bool:
+        """Return whether this instruction set has all of some capabilities."""
+        return self.capabilities.issuperset(capabilities)
 
     def lineage(self) -> tuple[InstructionSet, ...]:
         """Return this instruction set and its ancestors, nearest first."""
@@ -155,11 +176,19 @@ class InstructionSet:
         """
         raise NotImplementedError(f"{self.name} doesn't interleave bytes")
 
-    def lookup(self, codes: Any, table: Sequence[Any]) -> Any:
-        """Return the entries of a table of 256 bytes, as a vector like `codes`.
+    def arrange_table(self, table: Array) -> Array:
+        """Return tables of 256 bytes as `lookup` takes them: [..., table_vectors * bytes of a vector] uint8.
 
         Args:
-            codes: uint8 vector of at most 4 * `lanes`.
-            table: the `table_vectors` uint8 vectors that hold it.
+            table: [..., 256] uint8.
         """
-        raise NotImplementedError(f"{self.name} has no quick way to look codes up")
+        raise NotImplementedError(f"{self.name} has no quick way to look bytes up")
+
+    def lookup(self, indices: Any, table: Sequence[Any]) -> Any:
+        """Return the entries of a table of 256 bytes, as a vector like `indices`.
+
+        Args:
+            indices: uint8 vector of at most 4 * `lanes`.
+            table: the `table_vectors` uint8 vectors that `arrange_table` makes of it.
+        """
+        raise NotImplementedError(f"{self.name} has no quick way to look bytes up")

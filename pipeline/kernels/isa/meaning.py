@@ -1,7 +1,7 @@
 """What each primitive of an instruction set means, in NumPy: the contract that every instruction set is held to.
 
-A function here has the name of the method that it describes (`base.py`, for tiles `amx.py`). It takes arrays where the
-method takes vectors: their lanes are the last axis, and any axes may come before it.
+A function here has the name of the method that it describes (`contract.py`, for matrix registers `x86/amx.py`). It
+takes arrays where the method takes vectors: their lanes are the last axis, and any axes may come before it.
 """
 
 from __future__ import annotations
@@ -62,34 +62,39 @@ def weighted_sum(left: Array, right: Array, attrs: QAdd) -> Array:
     return saturate([shifted], attrs.output_zero_point, attrs.output_min, attrs.output_max)
 
 
-def lookup(codes: Array, table: Sequence[Array]) -> Array:
-    """The table's vectors, which follow one another, have 256 entries; each may have a table of its own."""
-    return np.take_along_axis(np.concatenate(table, axis=-1), codes.astype("int64"), axis=-1)
+def arrange_table(table: Array) -> Array:
+    """Any form of the table's 256 entries; `lookup` says what it must fit."""
+    return table
+
+
+def lookup(indices: Array, table: Array) -> Array:
+    """The table is [256] before it is arranged."""
+    return np.take_along_axis(table, indices.astype("int64"), axis=-1)
 
 
 def configure(shapes: Sequence[tuple[int, int]]) -> list[Array]:
-    """The tiles: rows by bytes, all zero."""
+    """The registers: rows by bytes, all zero."""
     return [np.zeros(shape, "uint8") for shape in shapes]
 
 
-def load(tile: Array, memory: Array, stride: int) -> Array:
-    """The tile [rows, bytes], filled from memory [bytes], which begins at the first row."""
-    starts = stride * np.arange(tile.shape[0])
-    return np.asarray(memory[starts[:, np.newaxis] + np.arange(tile.shape[1])], "uint8")
+def load(register: Array, memory: Array, stride: int) -> Array:
+    """The register [rows, bytes], filled from memory [bytes], which begins at the first row."""
+    starts = stride * np.arange(register.shape[0])
+    return np.asarray(memory[starts[:, np.newaxis] + np.arange(register.shape[1])], "uint8")
 
 
 def multiply(sums: Array, activations: Array, weights: Array) -> Array:
-    """Tiles of bytes: sums are [rows][columns] of int32, activations [rows][4 * steps], weights [steps][columns][4]."""
+    """Of bytes: sums are [rows][columns] of int32, activations [rows][4 * steps], weights [steps][columns][4]."""
     steps, columns = weights.shape[0], weights.shape[1] // 4
     fours = weights.view("int8").reshape(steps, columns, 4)
     lanes = activations.reshape(-1, 1, 4 * steps), np.moveaxis(fours, 1, 0).reshape(1, columns, 4 * steps)
     return np.asarray(dot_lanes(np.ascontiguousarray(sums).view("int32"), *lanes).view("uint8"))
 
 
-def store(tile: Array, memory: Array, stride: int) -> Array:
-    """The memory [bytes], with the tile's rows written over it."""
+def store(register: Array, memory: Array, stride: int) -> Array:
+    """The memory [bytes], with the register's rows written over it."""
     result = memory.copy()
-    for row, values in enumerate(tile):
+    for row, values in enumerate(register):
         result[row * stride : row * stride + len(values)] = values
     return result
 

@@ -20,9 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm.script import tirx as T
 
-from pipeline.kernels.isa import InstructionSet
-from pipeline.kernels.lib.vectors import lanes_of, part, shift_and_clamp, vector_type
-from pipeline.ops import Requantized
+from pipeline.kernels.lib.vectors import lanes_of, vector_type
 
 Array = npt.NDArray[Any]
 
@@ -64,11 +62,3 @@ def rounded(value: Any) -> Any:
     lanes = lanes_of(value)
     suffix = "i32.f32" if lanes == 1 else f"v{lanes}i32.v{lanes}f32"
     return T.call_llvm_pure_intrin(vector_type("int32", lanes), f"llvm.lrint.{suffix}", value)
-
-
-def saturate(q: Any, attrs: Requantized, isa: InstructionSet) -> Any:
-    """Return `uint8(clamp(q + output_zero_point, output_min, output_max))` for an int32 expression of any length."""
-    bounds = attrs.output_zero_point, attrs.output_min, attrs.output_max
-    if lanes_of(q) != isa.saturate_vectors * isa.lanes:
-        return shift_and_clamp(q, *bounds)
-    return isa.saturate([part(q, i * isa.lanes, isa.lanes) for i in range(isa.saturate_vectors)], *bounds)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm.script import tirx as T
-from tvm.script.ir_builder import tirx as ir_builder
 
 
 def lanes_of(value: Any) -> int:
@@ -69,6 +68,11 @@ def joined(values: Sequence[Any]) -> Any:
     return T.Shuffle(list(values), list(range(sum(lanes_of(v) for v in values))))
 
 
+def repeated(value: Any, length: int) -> Any:
+    """Return a vector of `length` lanes that begins with a shorter one's; what is in the other lanes doesn't matter."""
+    return part(joined([value] * -(-length // lanes_of(value))), 0, length)
+
+
 def folded(value: Any, combine: Callable[[Any, Any], Any]) -> Any:
     """Return all lanes of a vector combined to one value, halves first; their number is a power of two."""
     while (lanes := lanes_of(value)) > 1:
@@ -100,19 +104,3 @@ def shift_and_clamp(value: Any, zero_point: int, low: int, high: int) -> Any:
     shifted = value + splat(T.int32(zero_point), lanes)
     clamped = T.max(T.min(shifted, splat(T.int32(high), lanes)), splat(T.int32(low), lanes))
     return T.cast(clamped, vector_type("uint8", lanes))
-
-
-def register_buffer(size: int, dtype: str) -> Any:
-    """Declare a buffer that LLVM keeps in registers, if it's only accessed at constant indices.
-
-    Without the annotation, TVM takes buffers in parallel loops from the heap, in each iteration.
-    """
-    return ir_builder.alloc_buffer((size,), dtype, scope="local", annotations={"disable_lower_builtin": True})
-
-
-def stack_buffer(size: int, dtype: str) -> Any:
-    """Declare a buffer for any indices, on the stack.
-
-    By a second name, TVM doesn't look for what of it is used, to make it smaller, and sometimes fail.
-    """
-    return ir_builder.decl_buffer((size,), dtype, data=register_buffer(size, dtype).data)

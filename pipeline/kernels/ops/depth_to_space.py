@@ -1,7 +1,7 @@
 """`nn.depth_to_space`: each row of the result is put together from pieces of the rows that it comes from.
 
 for row of the result, in parallel:
-for piece: all neighbours in the result that are neighbours in x
+for piece:                                 all neighbours in the result that are neighbours in x
 copy it, vector by vector; short ones value by value
 """
 
@@ -12,11 +12,10 @@ from typing import Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.lib.loops import Run, loop_for
 from pipeline.kernels.lib.vectors import span
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.registry import kernel
 from pipeline.ops import DepthToSpace
 
 VECTORS = 4
@@ -26,9 +25,9 @@ MIN_VECTOR = 8
 """Shorter pieces are copied value by value, in a loop that LLVM makes vectors of."""
 
 
-@kernel(DepthToSpace, isa="portable")
-def depth_to_space(operation: Operation, isa: InstructionSet) -> Kernel:
+def depth_to_space(operation: Operation, machine: Machine) -> Kernel:
     """x: [N,H,W,C] -> [N,H*bh,W*bw,C/(bh*bw)], less what is cut off."""
+    isa = machine.isa
     attrs, source, target = operation.attrs, operation.inputs[0], operation.output
     if not isinstance(attrs, DepthToSpace):
         raise TypeError(f"Expected nn.depth_to_space, got {attrs}")

@@ -8,43 +8,43 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.isa.narrowing import saturate
 from pipeline.kernels.lib.broadcast import Axis, axes, offsets
 from pipeline.kernels.lib.loops import MAX_TASKS, Run, loop_for
-from pipeline.kernels.lib.requantize import rounded, saturate
+from pipeline.kernels.lib.requantize import rounded
 from pipeline.kernels.lib.vectors import clip, lanes_of, span, splat, vector_type
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.registry import kernel
-from pipeline.ops import Add, Multiply, PRelu, QAdd, QMultiply, QPRelu
+from pipeline.ops import Add, QAdd, QMultiply, QPRelu
 
 
-@kernel(Add, isa="portable")
-def add(operation: Operation, isa: InstructionSet) -> Kernel:
+def add(operation: Operation, machine: Machine) -> Kernel:
     """`clip(a + b)` in float32."""
+    isa = machine.isa
     attrs = operation.attrs
     if not isinstance(attrs, Add):
         raise TypeError(f"Expected nn.add, got {attrs}")
     return _binary(operation, 2 * isa.lanes, lambda a, b: clip(a + b, attrs.clip_min, attrs.clip_max))
 
 
-@kernel(Multiply, isa="portable")
-def multiply(operation: Operation, isa: InstructionSet) -> Kernel:
+def multiply(operation: Operation, machine: Machine) -> Kernel:
     """`a * b` in float32."""
+    isa = machine.isa
     return _binary(operation, 2 * isa.lanes, lambda a, b: a * b)
 
 
-@kernel(QAdd, isa="portable")
-def qadd(operation: Operation, isa: InstructionSet) -> Kernel:
+def qadd(operation: Operation, machine: Machine) -> Kernel:
     """Fixed-point sum; see the operator's description."""
+    isa = machine.isa
     attrs = operation.attrs
     if not isinstance(attrs, QAdd):
         raise TypeError(f"Expected qnn.add, got {attrs}")
     return _binary(operation, 4 * isa.lanes, lambda a, b: isa.weighted_sum(a, b, attrs))
 
 
-@kernel(QMultiply, isa="portable")
-def qmultiply(operation: Operation, isa: InstructionSet) -> Kernel:
+def qmultiply(operation: Operation, machine: Machine) -> Kernel:
     """Product of two tensors; see the operator's description."""
+    isa = machine.isa
     attrs = operation.attrs
     if not isinstance(attrs, QMultiply):
         raise TypeError(f"Expected qnn.multiply, got {attrs}")
@@ -58,20 +58,18 @@ def qmultiply(operation: Operation, isa: InstructionSet) -> Kernel:
     return _binary(operation, 4 * isa.lanes, combine)
 
 
-@kernel(PRelu, isa="portable")
-def prelu(operation: Operation, isa: InstructionSet) -> Kernel:
+def prelu(operation: Operation, machine: Machine) -> Kernel:
     """`x` or `x * slope` in float32."""
 
     def combine(x: Any, slope: Any) -> Any:
         return T.Select(x >= splat(T.float32(0), lanes_of(x)), x, x * slope)
 
-    return _binary(operation, 2 * isa.lanes, combine)
+    return _binary(operation, 2 * machine.isa.lanes, combine)
 
 
-@kernel(QPRelu, isa="portable")
-def qprelu(operation: Operation, isa: InstructionSet) -> Kernel:
+def qprelu(operation: Operation, machine: Machine) -> Kernel:
     """Product with one of two factors; see the operator's description."""
-    attrs = operation.attrs
+    attrs, isa = operation.attrs, machine.isa
     if not isinstance(attrs, QPRelu):
         raise TypeError(f"Expected qnn.prelu, got {attrs}")
 

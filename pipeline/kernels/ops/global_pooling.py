@@ -1,10 +1,10 @@
 """`nn.avg_pool2d` and `qnn.avg_pool2d` of whole images: each thread sums the pixels of a part of them.
 
-for image:
-for part of its pixels, in parallel:
-for block of channels:                     some vectors, in registers
-for pixel of the part:                 unrolled: add each vector
-for vector of channels:                    the parts' sums added, and finished
+    for image:
+        for part of its pixels, in parallel:
+            for block of channels:                 some vectors, in registers
+                for pixel of the part:             unrolled: add each vector
+        for vector of channels:                    the parts' sums added, and finished
 
 Threads that each took some channels would all read all cache lines.
 """
@@ -17,13 +17,13 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.loops import Run, loop_for
-from pipeline.kernels.lib.vectors import register_buffer, span, splat, vector_type
+from pipeline.kernels.lib.vectors import span, splat, vector_type
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.ops.pooling import Reduction, float_mean, integer_mean, whole_image
-from pipeline.kernels.registry import kernel
-from pipeline.ops import AvgPool2d, QAvgPool2d
+from pipeline.kernels.ops.pooling import Reduction, float_mean, integer_mean
+from pipeline.ops import QAvgPool2d
 
 PARTS = 8
 """Into how many parts an image's pixels are cut."""
@@ -32,15 +32,15 @@ BLOCK = 8
 """Most vectors of channels that are summed together: as many chains of additions keep the ports busy."""
 
 
-@kernel(AvgPool2d, isa="portable", variant="global", accepts=whole_image)
-def floating(operation: Operation, isa: InstructionSet) -> Kernel:
+def floating(operation: Operation, machine: Machine) -> Kernel:
     """Sums in float32."""
+    isa = machine.isa
     return Kernel(_function(operation, isa.lanes, float_mean()), (0, operation.constants[1]))
 
 
-@kernel(QAvgPool2d, isa="portable", variant="global", accepts=whole_image)
-def integer(operation: Operation, isa: InstructionSet) -> Kernel:
+def integer(operation: Operation, machine: Machine) -> Kernel:
     """Sums in int32."""
+    isa = machine.isa
     attrs = operation.attrs
     if not isinstance(attrs, QAvgPool2d):
         raise TypeError(f"Expected qnn.avg_pool2d, got {attrs}")

@@ -1,11 +1,11 @@
 """`nn.matmul` and `qnn.matmul`: products of two activations.
 
-for pair of matrices, in parallel:
-pack b into panels, as the weights of `product` are packed at compile time
-for block of nv vectors of columns:
-for tile of mr rows:                   mr x nv accumulators, in registers
-for step of `depth` values:            unrolled: one dot product for each accumulator
-finish and store
+    for pair of matrices, in parallel:
+        pack b into panels, as constant weights are packed at compile time
+        for block of nv vectors of columns:
+            for tile of mr rows:                   mr x nv accumulators, in registers
+                for step of `depth` values:        unrolled: one dot product for each accumulator
+                finish and store
 
 With `offset` such that `b - offset` has the type that dot products take,
 
@@ -29,15 +29,16 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.gemm.plan import Geometry
-from pipeline.kernels.gemm.sharing import worth_sharing
-from pipeline.kernels.gemm.tiling import Workload
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.gemm.geometry import Geometry
+from pipeline.kernels.gemm.parallel import worth_threads
+from pipeline.kernels.gemm.register_tile import Workload
+from pipeline.kernels.isa.narrowing import saturate
 from pipeline.kernels.lib.broadcast import axes, offsets
-from pipeline.kernels.lib.requantize import rounded, saturate
-from pipeline.kernels.lib.vectors import register_buffer, span
+from pipeline.kernels.lib.buffers import register_buffer, store_narrow
+from pipeline.kernels.lib.requantize import rounded
+from pipeline.kernels.lib.vectors import span
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.registry import kernel
 from pipeline.ops import MatMul, QMatMul
 
 
@@ -70,24 +71,21 @@ class _Arithmetic:
     zero_points: tuple[int, int] = (0, 0)
 
 
-@kernel(MatMul, isa="portable")
-def floating(operation: Operation, isa: InstructionSet) -> Kernel:
+def floating(operation: Operation, machine: Machine) -> Kernel:
     """Float32, summed in the order of K."""
+    isa = machine.isa
 
     def same(values: Any) -> Any:
         return values
 
     dtype = "float32"
     arithmetic = _Arithmetic(dtype, dtype, dtype, dtype, depth=1, pack=same, dot=isa.multiply_add, finish=same)
-    return Kernel(_Nest(operation, isa, arithmetic).build(), (0, 1))
+    return Kernel(_Nest(operation, machine, arithmetic).build(), (0, 1))
 
 
-@kernel(QMatMul, isa="avx512_vnni", variant="dot")
-@kernel(QMatMul, isa="avx_vnni", variant="dot")
-@kernel(QMatMul, isa="sse41", variant="dot")
-@kernel(QMatMul, isa="portable")
-def integer(operation: Operation, isa: InstructionSet) -> Kernel:
+def integer(operation: Operation, machine: Machine) -> Kernel:
     """Sum `isa.dot_depth` products with each `isa.dot`."""
+    isa = machine.isa
     attrs = operation.attrs
     if not isinstance(attrs, QMatMul):
         raise TypeError(f"Expected qnn.matmul, got {attrs}")
@@ -108,26 +106,26 @@ def integer(operation: Operation, isa: InstructionSet) -> Kernel:
     zero_points = (attrs.a_zero_point, attrs.b_zero_point)
     types = ("uint8", isa.weight_dtype, "int32", attrs.output_dtype)
     arithmetic = _Arithmetic(*types, isa.dot_depth, pack, isa.dot, finish, offset, zero_points)
-    return Kernel(_Nest(operation, isa, arithmetic).build(), (0, 1))
+    return Kernel(_Nest(operation, machine, arithmetic).build(), (0, 1))
 
 
 class _Nest:
-    def __init__(self, operation: Operation, isa: InstructionSet, arithmetic: _Arithmetic) -> None:
+    def __init__(self, operation: Operation, machine: Machine, arithmetic: _Arithmetic) -> None:
         attrs = operation.attrs
         if not isinstance(attrs, MatMul | QMatMul):
             raise TypeError(f"Expected a matmul, got {attrs}")
-        self.operation, self.isa, self.arithmetic = operation, isa, arithmetic
+        self.operation, self.isa, self.arithmetic = operation, machine.isa, arithmetic
         self.transposed = attrs.transpose_b
         a, b = operation.inputs
         self.batches = axes(a.shape[:-2], b.shape[:-2])
         *_, self.rows, self.depth = a.shape
         self.columns = operation.output.shape[-1]
         self.steps = -(-self.depth // arithmetic.depth)
-        vectors = -(-self.columns // isa.lanes)
+        vectors = -(-self.columns // self.isa.lanes)
         dtype = "float32" if arithmetic.accumulator == "float32" else "int8"
-        self.tile = Workload(self.rows, self.columns, self.columns, self.steps, dtype, isa).choose()
+        self.tile = Workload(self.rows, self.columns, self.columns, self.steps, dtype, machine).choose()
         self.blocks = -(-vectors // self.tile.nv)
-        self.width = isa.lanes * arithmetic.depth
+        self.width = self.isa.lanes * arithmetic.depth
 
     @property
     def corrected(self) -> bool:
@@ -140,7 +138,7 @@ class _Nest:
         batch = math.prod(axis.size for axis in self.batches)
         rows = batch * self.rows
         whole = Geometry(1, 1, rows, 1, self.depth, self.columns, (1, 1), (1, 1), (1, 1), 1, rows)
-        parallel = batch > 1 and worth_sharing(whole, self.isa, self.arithmetic.depth)
+        parallel = batch > 1 and worth_threads(whole, self.isa, self.arithmetic.depth)
         with IRBuilder() as builder, T.prim_func():
             T.func_attr({"tirx.noalias": True, "op_pattern": 8})
             self.a = T.arg("a", T.buffer((a_type.size,), a_type.dtype))
@@ -273,7 +271,7 @@ class _Nest:
         return T.Shuffle([self.a[start + i] for i in range(self.depth)] + zeros, list(range(depth)))
 
     def _store(self, accumulators: Any, row: Any, vector: Any) -> None:
-        lanes, output = self.isa.lanes, self.arithmetic.output
+        lanes = self.isa.lanes
         if self.corrected:
             factor = T.int32(self.arithmetic.offset - self.arithmetic.zero_points[1])
             accumulators = accumulators + T.broadcast(self.row_sums[row] * factor, lanes)
@@ -282,7 +280,4 @@ class _Nest:
         if self.columns >= lanes:
             T.buffer_store(self.y, result, [span(start, lanes)])
             return
-        few = register_buffer(lanes, output)
-        T.buffer_store(few, result, [span(0, lanes)])
-        for column in range(self.columns):
-            T.buffer_store(self.y, few[column], [start + column])
+        store_narrow(self.y, start, result, lanes, self.columns)

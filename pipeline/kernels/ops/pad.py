@@ -5,21 +5,20 @@ from __future__ import annotations
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.lib.halo import Halo
 from pipeline.kernels.lib.loops import Run, loop_for
 from pipeline.kernels.lib.vectors import span
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.registry import kernel
 from pipeline.ops import Pad
 
 VECTORS = 4
 """Vectors that are moved by one step."""
 
 
-@kernel(Pad, isa="portable")
-def pad(operation: Operation, isa: InstructionSet) -> Kernel:
+def pad(operation: Operation, machine: Machine) -> Kernel:
     """Copy x: [N,H,W,C] into the middle of y."""
+    isa = machine.isa
     attrs, source, target = operation.attrs, operation.inputs[0], operation.output
     if not isinstance(attrs, Pad):
         raise TypeError(f"Expected nn.pad, got {attrs}")

@@ -3,8 +3,8 @@
 for output row (or, in an image of one row, piece of the channels), in parallel:
 for output pixel:
 for vector of channels:
-small window inside the image: one expression of all its taps, without a branch
-any other: a loop over those taps that are inside
+small window inside the image:     one expression of all its taps, without a branch
+any other:                         a loop over those taps that are inside
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.isa.contract import InstructionSet
+from pipeline.kernels.isa.narrowing import saturate
+from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.halo import Halo
 from pipeline.kernels.lib.loops import MAX_TASKS, Run, loop_for
-from pipeline.kernels.lib.requantize import rounded, saturate
-from pipeline.kernels.lib.vectors import lanes_of, register_buffer, span, splat, vector_type
+from pipeline.kernels.lib.requantize import rounded
+from pipeline.kernels.lib.vectors import lanes_of, span, splat, vector_type
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.registry import kernel
 from pipeline.ops import AvgPool2d, MaxPool2d, QAvgPool2d
 
 NO_HALO = (0, 0, 0, 0)
@@ -96,9 +98,9 @@ class Reduction:
     finish: Callable[[Any, Any, Any], Any]
 
 
-@kernel(MaxPool2d, isa="portable")
-def max_pool2d(operation: Operation, isa: InstructionSet) -> Kernel:
+def max_pool2d(operation: Operation, machine: Machine) -> Kernel:
     """Largest value of each window."""
+    isa = machine.isa
     attrs = operation.attrs
     if not isinstance(attrs, MaxPool2d):
         raise TypeError(f"Expected nn.max_pool2d, got {attrs}")
@@ -121,9 +123,9 @@ def _not_whole_image(operation: Operation) -> bool:
     return not whole_image(operation)
 
 
-@kernel(AvgPool2d, isa="portable", accepts=_not_whole_image)
-def float_avg_pool2d(operation: Operation, isa: InstructionSet) -> Kernel:
+def float_avg_pool2d(operation: Operation, machine: Machine) -> Kernel:
     """Sum of each window, times the position's own multiplier."""
+    isa = machine.isa
     attrs = operation.attrs
     if not isinstance(attrs, AvgPool2d):
         raise TypeError(f"Expected nn.avg_pool2d, got {attrs}")
@@ -131,9 +133,9 @@ def float_avg_pool2d(operation: Operation, isa: InstructionSet) -> Kernel:
     return Kernel(_pool(operation, 4 * isa.lanes, taps, float_mean()), (0, operation.constants[1]))
 
 
-@kernel(QAvgPool2d, isa="portable", accepts=_not_whole_image)
-def avg_pool2d(operation: Operation, isa: InstructionSet) -> Kernel:
+def avg_pool2d(operation: Operation, machine: Machine) -> Kernel:
     """Sum of each window, requantized with the position's own multiplier."""
+    isa = machine.isa
     attrs = operation.attrs
     if not isinstance(attrs, QAvgPool2d):
         raise TypeError(f"Expected qnn.avg_pool2d, got {attrs}")

@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 from tvm.script import tirx as T
 
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.isa.contract import InstructionSet
+from pipeline.kernels.isa.narrowing import saturate
 from pipeline.kernels.lib.loops import MAX_TASKS, Run, loop_for
-from pipeline.kernels.lib.requantize import rounded, saturate
+from pipeline.kernels.lib.requantize import rounded
 from pipeline.kernels.lib.vectors import lanes_of, span, splat, vector_type
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.ops.elementwise import centred
-from pipeline.kernels.registry import kernel
 from pipeline.ops import Dequantize, Quantize, Requantized
 
 
-@kernel(Quantize, isa="portable")
-def quantize(operation: Operation, isa: InstructionSet) -> Kernel:
+def quantize(operation: Operation, machine: Machine) -> Kernel:
     """float32 -> uint8."""
+    isa = machine.isa
     attrs = operation.attrs
     if not isinstance(attrs, Quantize):
         raise TypeError(f"Expected qnn.quantize, got {attrs}")
@@ -45,9 +46,9 @@ def clamped(x: Any, attrs: Quantize) -> Any:
     return T.Select(v > low, v, low)
 
 
-@kernel(Dequantize, isa="portable")
-def dequantize(operation: Operation, isa: InstructionSet) -> Kernel:
+def dequantize(operation: Operation, machine: Machine) -> Kernel:
     """uint8 -> float32."""
+    isa = machine.isa
     attrs = operation.attrs
     if not isinstance(attrs, Dequantize):
         raise TypeError(f"Expected qnn.dequantize, got {attrs}")

@@ -1,9 +1,9 @@
 """`qnn.quantize_image`: planes of float32 become pixels of uint8, within their padding, unfolded, in one pass.
 
-for chunk of the output's lines, in parallel:
-    for row of the padded image that they hold:
-        for vector of pixels:                      quantize each channel's plane; a pixel's codes are one int32; pack
-        if a line of the output is complete:       interleave its rows from their buffer, store
+    for chunk of the output's lines, in parallel:
+        for row of the padded image that they hold:
+            for vector of pixels:                  quantize each channel's plane; a pixel's values are one int32; pack
+            if a line of the output is complete:   interleave its rows from their buffer, store
 
 A row goes through a buffer that stays in the first-level cache: there, stores may be longer than what is right in them,
 as the next ones cover what isn't.
@@ -19,13 +19,14 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.ir.types import TensorType
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.isa.contract import InstructionSet
+from pipeline.kernels.lib.buffers import stack_buffer
 from pipeline.kernels.lib.loops import Run, loop_for
 from pipeline.kernels.lib.requantize import rounded
-from pipeline.kernels.lib.vectors import span, splat, stack_buffer
+from pipeline.kernels.lib.vectors import span, splat
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.ops.quantize import clamped
-from pipeline.kernels.registry import kernel
 from pipeline.ops import QuantizeImage
 
 CHUNKS = 8
@@ -47,9 +48,9 @@ def unfolding_cycles(attrs: QuantizeImage, output: TensorType, isa: InstructionS
     return output.size / pixel_bytes / together * attrs.rows * CYCLES_PER_SHUFFLE
 
 
-@kernel(QuantizeImage, isa="portable")
-def quantize_image(operation: Operation, isa: InstructionSet) -> Kernel:
+def quantize_image(operation: Operation, machine: Machine) -> Kernel:
     """x: [N,C,H,W] float32 -> [N,lines,W,rows*C] uint8 in a halo."""
+    isa = machine.isa
     attrs, source, target = operation.attrs, operation.inputs[0], operation.output
     if not isinstance(attrs, QuantizeImage):
         raise TypeError(f"Expected qnn.quantize_image, got {attrs}")

@@ -1,9 +1,9 @@
 """`nn.resize_bilinear` and `qnn.resize_bilinear`.
 
 for row of the result, in parallel:
-mix the two rows of x that it lies between       in vectors of neighbours, 16 bits for codes
+mix the two rows of x that it lies between     in vectors of neighbours, 16 bits for uint8
 for pixel of the row:
-mix two pixels of that                           in vectors of channels
+mix two pixels of that                     in vectors of channels
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy.typing as npt
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.lib.loops import Run, loop_for
 from pipeline.kernels.lib.vectors import lanes_of, span, splat, vector_type
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.registry import kernel
-from pipeline.ops import QResizeBilinear, ResizeBilinear
+from pipeline.ops import ResizeBilinear
 
 Mix = Callable[[Any, Any, Any], Any]
 
@@ -51,9 +51,9 @@ class _Arithmetic:
     mix_columns: Mix
 
 
-@kernel(ResizeBilinear, isa="portable")
-def floating(operation: Operation, isa: InstructionSet) -> Kernel:
+def floating(operation: Operation, machine: Machine) -> Kernel:
     """Float32."""
+    isa = machine.isa
 
     def mix(first: Any, second: Any, fraction: Any) -> Any:
         lanes = lanes_of(first)
@@ -62,9 +62,9 @@ def floating(operation: Operation, isa: InstructionSet) -> Kernel:
     return _generate(operation, isa, _Arithmetic("float32", "float32", "float32", 1, mix, mix))
 
 
-@kernel(QResizeBilinear, isa="portable")
-def integer(operation: Operation, isa: InstructionSet) -> Kernel:
+def integer(operation: Operation, machine: Machine) -> Kernel:
     """8 bits more for rows, which 16 just hold, and 8 more for columns."""
+    isa = machine.isa
 
     def mix_rows(first: Any, second: Any, fraction: Any) -> Any:
         lanes = lanes_of(first)

@@ -2,7 +2,7 @@
 
 for task of some rows, in parallel:
 for row:
-for run length 1, 2, 4, ...:   each pair of runs is merged from one half of a buffer into the other
+for run length 1, 2, 4, ...:           each pair of runs is merged from one half of a buffer into the other
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ from typing import Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.loops import MAX_TASKS, loop_for
-from pipeline.kernels.lib.vectors import register_buffer
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.registry import kernel
 from pipeline.ops import SortOrder
 
 
-@kernel(SortOrder, isa="portable")
-def sort_order(operation: Operation, isa: InstructionSet) -> Kernel:
+def sort_order(operation: Operation, machine: Machine) -> Kernel:
     """Of two runs' next values the left one goes first, unless the right one comes before it: so the sort is stable."""
-    del isa
+    del machine
     attrs, size = operation.attrs, operation.inputs[0].size
     if not isinstance(attrs, SortOrder):
         raise TypeError(f"Expected nn.sort_order, got {attrs}")

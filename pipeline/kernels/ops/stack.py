@@ -5,20 +5,18 @@ from __future__ import annotations
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.lib.loops import MAX_TASKS, Run, loop_for
 from pipeline.kernels.lib.vectors import span
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.registry import kernel
-from pipeline.ops import Stack
 
 VECTORS = 4
 """Vectors that are moved by one step."""
 
 
-@kernel(Stack, isa="portable")
-def stack(operation: Operation, isa: InstructionSet) -> Kernel:
+def stack(operation: Operation, machine: Machine) -> Kernel:
     """All tensors have one size, so each task copies the same place of each."""
+    isa = machine.isa
     images, target = operation.inputs, operation.output
     run = Run.of(images[0].size, isa.lanes * VECTORS, MAX_TASKS)
     with IRBuilder() as builder, T.prim_func():

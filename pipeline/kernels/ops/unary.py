@@ -9,12 +9,12 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.lib import vector_math
+from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.loops import MAX_TASKS, Run, loop_for
-from pipeline.kernels.lib.vectors import lanes_of, larger, register_buffer, smaller, span, splat
+from pipeline.kernels.lib.vectors import lanes_of, larger, smaller, span, splat
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.registry import kernel
 from pipeline.ops import Unary
 from pipeline.ops.formula import Step
 
@@ -50,9 +50,9 @@ VECTORS = 2
 """Vectors that are computed together: while one waits for a result, the other goes on."""
 
 
-@kernel(Unary, isa="portable")
-def unary(operation: Operation, isa: InstructionSet) -> Kernel:
+def unary(operation: Operation, machine: Machine) -> Kernel:
     """Evaluate the expression vector by vector, or value by value."""
+    isa = machine.isa
     attrs = operation.attrs
     if not isinstance(attrs, Unary):
         raise TypeError(f"Expected nn.unary, got {attrs}")

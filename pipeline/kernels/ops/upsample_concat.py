@@ -3,7 +3,7 @@
 for row of the padded result, in parallel:
 halo
 for pixel:
-for image:                                 unrolled: copy the channels of its pixel, in vectors
+for image:                             unrolled: copy the channels of its pixel, in vectors
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ from typing import Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.isa import InstructionSet
 from pipeline.kernels.lib.halo import Halo
 from pipeline.kernels.lib.loops import Run, loop_for
 from pipeline.kernels.lib.vectors import span
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.registry import kernel
 from pipeline.ops import UpsampleConcat
 
 VECTORS = 4
 """Vectors that are moved by one step."""
 
 
-@kernel(UpsampleConcat, isa="portable")
-def upsample_concat(operation: Operation, isa: InstructionSet) -> Kernel:
+def upsample_concat(operation: Operation, machine: Machine) -> Kernel:
     """A pixel's copies are few and short, so an image of one pixel a row is written as fast as memory takes it."""
+    isa = machine.isa
     attrs, target, images = operation.attrs, operation.output, operation.inputs
     if not isinstance(attrs, UpsampleConcat):
         raise TypeError(f"Expected nn.upsample_concat, got {attrs}")

@@ -25,7 +25,7 @@ from pipeline.ir.bridge import make_call, tensor_type
 from pipeline.ir.dataflow import make_constant
 from pipeline.ir.rewriting import Match, Rule, call, constant_value, rewrite
 from pipeline.ir.types import TensorType
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Operation
 from pipeline.kernels.ops.conv2d import product_cycles
 from pipeline.kernels.ops.quantize_image import unfolding_cycles
@@ -38,7 +38,7 @@ def _with_a_column_behind(
 ) -> ops.QuantizeImage:
     """Return the operator with a wider halo if the last column is read and the output stays as it is.
 
-    Then there is something behind every segment: tile registers take more than a segment of an odd length.
+    Then there is something behind every segment: matrix registers take more than a segment of an odd length.
     """
     read_to_the_end = (padded.shape[2] - weight.shape[2]) % attrs.strides[1] == 0
     if not read_to_the_end or attrs.strides[1] == 1:
@@ -60,12 +60,12 @@ class _Unfolding:
     convolution: ops.QConv2d
     weight: Array
 
-    def cycles(self, image: relax.Call, convolution: relax.Call, isa: InstructionSet) -> float:
+    def cycles(self, image: relax.Call, convolution: relax.Call, machine: Machine) -> float:
         """Return about how long both operators together take, but for what they have in common in all ways."""
         unfolded = self.quantization.infer(tensor_type(image.args[0]))
         inputs = (unfolded, TensorType(self.weight.shape, "int8"), *(tensor_type(a) for a in convolution.args[2:]))
         operation = Operation(self.convolution, inputs, self.convolution.infer(*inputs), {})
-        return product_cycles(operation, isa) + unfolding_cycles(self.quantization, unfolded, isa)
+        return product_cycles(operation, machine) + unfolding_cycles(self.quantization, unfolded, machine.isa)
 
 
 def _unfoldings(weight: Array, quantization: ops.QuantizeImage, attrs: ops.QConv2d) -> list[_Unfolding]:
@@ -93,7 +93,7 @@ def _check(match: Match) -> str | None:
     return "it has groups or dilation" if convolution.groups > 1 or convolution.dilation != (1, 1) else None
 
 
-def _rule(isa: InstructionSet) -> Rule:
+def _rule(machine: Machine) -> Rule:
     def unfold(match: Match) -> relax.Expr:
         image, convolution = match.call("image"), match.call("convolution")
         operator, weight = match.operator("convolution", ops.QConv2d), match.value("weight")
@@ -101,7 +101,7 @@ def _rule(isa: InstructionSet) -> Rule:
             match.operator("image", ops.QuantizeImage), tensor_type(match["image"]), weight, operator
         )
         ways = _unfoldings(weight, padded, operator)
-        chosen = min(ways, key=lambda way: way.cycles(image, convolution, isa))
+        chosen = min(ways, key=lambda way: way.cycles(image, convolution, machine))
         unfolded = match.builder.emit(make_call(chosen.quantization, image.args[0]), match["image"].name)
         return make_call(chosen.convolution, unfolded, make_constant(chosen.weight), *convolution.args[2:])
 
@@ -111,6 +111,6 @@ def _rule(isa: InstructionSet) -> Rule:
     return Rule("unfold_image_input", pattern, unfold, _check)
 
 
-def unfold_image_inputs(module: tvm.IRModule, isa: InstructionSet) -> tvm.IRModule:
-    """Return the module with images unfolded where `isa` gains by it; see the module's docstring."""
-    return rewrite(module, _rule(isa))
+def unfold_image_inputs(module: tvm.IRModule, machine: Machine) -> tvm.IRModule:
+    """Return the module with images unfolded where the machine gains by it; see the module's docstring."""
+    return rewrite(module, _rule(machine))

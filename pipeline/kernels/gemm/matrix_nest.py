@@ -1,18 +1,18 @@
-"""The loop nest of `product` on tile registers.
+"""The loop nest of `nest` on matrix registers.
 
-A tile is `tiles` registers of activations (see `tile_plan`) by `nv` vectors of channels. Sums stay in registers, one
-for each pair, and two or more are left for a step's activations and weights. Activations stay for all of the step's
+A tile is `matrices` registers of activations (see `matrix_plan`) by `nv` vectors of channels. Sums stay in registers,
+one for each pair, and two or more are left for a step's activations and weights. Activations stay for all of the step's
 weights, if there are registers enough, or else weights for all activations, or else activations are loaded again for
 each of the weights:
 
-    tiles x nv   sums   activations   weights
-    1 x 6        0-5    6             7, for six in turn
-    2 x 2        0-3    4 and 5       6 and 7
-    3 x 1        0-2    3 to 5        6
-    6 x 1        0-5    7, in turn    6
-    2 x 3        0-5    7, 3 x 2      6, for three in turn
+    matrices x nv   sums   activations   weights
+    1 x 6           0-5    6             7, for six in turn
+    2 x 2           0-3    4 and 5       6 and 7
+    3 x 1           0-2    3 to 5        6
+    6 x 1           0-5    7, in turn    6
+    2 x 3           0-5    7, 3 x 2      6, for three in turn
 
-The CPU renames tile registers, so that loading one needn't wait for the product that it was last used in. Sums begin
+The CPU renames matrix registers, so that loading one needn't wait for the product that it was last used in. Sums begin
 as the bias, which is loaded with stride 0. They go to memory for the epilogue, each right before the next tile's bias
 takes its register: if all were stored at the end of a tile, the next one's products would begin some 70 cycles later.
 Vectors take them up during the products of the tile after that.
@@ -29,18 +29,23 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.gemm.epilogue import Epilogue
-from pipeline.kernels.gemm.nest import Nest, Place, prefetch
-from pipeline.kernels.gemm.sharing import TASKS, worth_sharing
-from pipeline.kernels.gemm.tile_plan import MIN_PRODUCT_CYCLES, VALUES_PER_ROW, WHOLE_CYCLES, TilePlan
-from pipeline.kernels.gemm.tiling import CACHE_LINE, resident_bytes
-from pipeline.kernels.isa.x86.amx import TileInstructionSet
-from pipeline.kernels.lib.vectors import register_buffer
+from pipeline.kernels.gemm.matrix_plan import (
+    MIN_PRODUCT_CYCLES,
+    VALUES_PER_ROW,
+    WHOLE_CYCLES,
+    MatrixPlan,
+    matrix_instruction_set,
+)
+from pipeline.kernels.gemm.nest import Nest, Place
+from pipeline.kernels.gemm.parallel import TASKS, worth_threads
+from pipeline.kernels.lib.buffers import prefetch, register_buffer
+from pipeline.kernels.machine import CACHE_LINE
 
 MOST_UNROLLED = 24
-"""Products of tile registers for which a reduction is unrolled as a whole."""
+"""Products of matrix registers for which a reduction is unrolled as a whole."""
 
 MOST_PRODUCTS = 32
-"""Of tile registers, until one of sums is stored. After some 2200 cycles without, storing takes 800 cycles longer."""
+"""Of matrix registers, until one of sums is stored. After some 2200 cycles without, storing takes 800 cycles longer."""
 
 MOST_TURNS = 4
 """Of products and epilogue: more turns are more code, not less time."""
@@ -55,24 +60,24 @@ PRODUCTS_PER_LANE = 16
 """As many as vectors sum in the time that waking another thread has to be worth: a quarter of a full tile's."""
 
 
-def make_tile_function(plan: TilePlan, isa: TileInstructionSet, epilogue: Epilogue) -> tirx.PrimFunc:
+def make_matrix_function(plan: MatrixPlan, epilogue: Epilogue) -> tirx.PrimFunc:
     """Return the loop nest for (x, weights, bias, scaling, and what the epilogue adds) -> y, all flat."""
-    return TileNest(plan, isa, epilogue).build()
+    return MatrixNest(plan, epilogue).build()
 
 
-class TileNest(Nest):
-    """The nest with its accumulators in tile registers.
+class MatrixNest(Nest):
+    """The nest with its accumulators in matrix registers.
 
-    Tile registers and vectors work at the same time only if their instructions stand close together, so that a tile's
+    Matrix registers and vectors work at the same time only if their instructions stand close together, so that a tile's
     first products, with the storing of the last tile's sums and its own bias before them, take turns with parts of the
     epilogue of the tile before the last. `acc` therefore holds two tiles' sums.
     """
 
-    def __init__(self, plan: TilePlan, isa: TileInstructionSet, epilogue: Epilogue) -> None:
+    def __init__(self, plan: MatrixPlan, epilogue: Epilogue) -> None:
         super().__init__(plan, ("uint8", "int8", "int32"), epilogue)
-        self.tile_plan, self.isa = plan, isa
+        self.matrix_plan, self.isa = plan, matrix_instruction_set(plan.machine)
         self.first_activations = plan.sums + plan.weight_registers
-        self.acc_vectors = plan.tiles * plan.rows * plan.tile.nv
+        self.acc_vectors = plan.matrices * plan.rows * plan.tile.nv
         groups = len(self.finished_together())
         products = plan.sums * max(plan.rows, MIN_PRODUCT_CYCLES)
         hiding = -(-groups * WHOLE_CYCLES // products)
@@ -86,28 +91,28 @@ class TileNest(Nest):
         self.lines_per_step = -(-block_lines // (self.per_chunk * self.total_steps)) if fetches else 0
         self.share = self.total_steps * self.lines_per_step * CACHE_LINE
 
-    def worth_sharing(self) -> bool:
+    def worth_threads(self) -> bool:
         """Return whether this is large enough for several threads."""
-        return worth_sharing(self.plan.geometry, self.isa, PRODUCTS_PER_LANE)
+        return worth_threads(self.plan.geometry, self.isa, PRODUCTS_PER_LANE)
 
     def most_chunks(self) -> int:
         """Return into how many chunks the tiles are cut; each has all weights come from the second-level cache."""
-        if self.blocks * self.block_weights <= resident_bytes(self.plan.isa):
+        if self.blocks * self.block_weights <= self.plan.machine.resident_bytes:
             return TASKS
         return FEW_CHUNKS if self.blocks > 2 else TASKS // self.blocks
 
     def allocate(self) -> None:
-        """Shape the tile registers, and declare where the epilogue finds their sums."""
-        plan, row_bytes = self.tile_plan, self.isa.lanes * 4
+        """Shape the matrix registers, and declare where the epilogue finds their sums."""
+        plan, row_bytes = self.matrix_plan, self.isa.lanes * 4
         # A buffer of vectors is aligned as they are: other ones on the stack begin at any 16 bytes.
         self.acc = register_buffer(2 * self.acc_vectors, f"int32x{self.isa.lanes}")
         sums = [(plan.rows, row_bytes)] * plan.sums
         weights = [(plan.depth // VALUES_PER_ROW, row_bytes)] * plan.weight_registers
-        activations = [(plan.rows, plan.depth)] * (self.isa.tiles - self.first_activations)
+        activations = [(plan.rows, plan.depth)] * (self.isa.matrix_registers - self.first_activations)
         self.isa.configure([*sums, *weights, *activations])
 
     def release(self) -> None:
-        """Give the tile registers back."""
+        """Give the matrix registers back."""
         self.isa.release()
 
     def compute(self, first_block: Any, blocks: Any, first: Any, count: Any) -> None:
@@ -129,7 +134,7 @@ class TileNest(Nest):
                 with T.If(n < total), T.Then():
                     self._rest(tile)
             with T.If(n == total), T.Then():
-                for sums in range(self.tile_plan.sums):
+                for sums in range(self.matrix_plan.sums):
                     self._store(sums, self.acc_vectors - tile.sums)
 
     def _finish_all(self, place: Place, groups: list[list[tuple[int, int]]]) -> None:
@@ -198,8 +203,8 @@ class TileNest(Nest):
                     part()
 
     def _step(self, place: Place, ky: Any, kx: Any, offset: Any, number: Any) -> list[Callable[[], None]]:
-        """Return the parts of a step: each tile of activations times each tile of weights; see `Nest.step`."""
-        plan, nv = self.tile_plan, self.plan.tile.nv
+        """Return the parts of a step: each matrix of activations times each matrix of weights; see `Nest.step`."""
+        plan, nv = self.matrix_plan, self.plan.tile.nv
         x = place.x + self.segment(ky, kx) + offset
         stride = plan.geometry.strides[1] * self.channels_in
         begins = isinstance(number, int) and number == 0
@@ -212,50 +217,50 @@ class TileNest(Nest):
             start = place.weights + (number * nv + v) * self.isa.lanes * plan.depth
             self.isa.load(plan.sums + v % plan.weight_registers, self.weights, start, self.isa.lanes * VALUES_PER_ROW)
 
-        def load_activations(tile: int) -> None:
-            self.isa.load(self._activations(tile), self.x, x + self.input_offset(plan.first_pixel(tile)), stride)
+        def load_activations(matrix: int) -> None:
+            self.isa.load(self._activations(matrix), self.x, x + self.input_offset(plan.first_pixel(matrix)), stride)
 
-        def multiply(tile: int, v: int) -> None:
-            sums = tile * nv + v
+        def multiply(matrix: int, v: int) -> None:
+            sums = matrix * nv + v
             if begins:
                 # A task's first tile stores nothing of use here, and nobody reads it.
                 self._store(sums, self.acc_vectors - place.sums)
                 self.isa.load(sums, self.bias, place.packed + v * self.isa.lanes, 0)
-            self.isa.multiply(sums, self._activations(tile), plan.sums + v % plan.weight_registers)
+            self.isa.multiply(sums, self._activations(matrix), plan.sums + v % plan.weight_registers)
 
         parts = [fetch] if self.lines_per_step else []
         bind = functools.partial
         if plan.held_activations or plan.weight_registers < nv:
             held = plan.held_activations > 0
             for v in range(nv):
-                for tile in range(plan.tiles):
-                    loads = [bind(load_weights, v)] if tile == 0 else []
-                    loads += [] if held and v > 0 else [bind(load_activations, tile)]
-                    parts.append(_together(*loads, bind(multiply, tile, v)))
+                for matrix in range(plan.matrices):
+                    loads = [bind(load_weights, v)] if matrix == 0 else []
+                    loads += [] if held and v > 0 else [bind(load_activations, matrix)]
+                    parts.append(_together(*loads, bind(multiply, matrix, v)))
             return parts
         parts += [bind(load_weights, v) for v in range(nv)]
-        for tile in range(plan.tiles):
+        for matrix in range(plan.matrices):
             for v in range(nv):
-                loads = [bind(load_activations, tile)] if v == 0 else []
-                parts.append(_together(*loads, bind(multiply, tile, v)))
+                loads = [bind(load_activations, matrix)] if v == 0 else []
+                parts.append(_together(*loads, bind(multiply, matrix, v)))
         return parts
 
     def _store(self, sums: int, slot: Any) -> None:
         """Store a register of sums, row by row, a pixel's vectors together."""
-        plan, nv = self.tile_plan, self.plan.tile.nv
-        tile, v = divmod(sums, nv)
-        self.isa.store(sums, self.acc, slot + tile * plan.rows * nv + v, nv * self.isa.lanes * 4)
+        plan, nv = self.matrix_plan, self.plan.tile.nv
+        matrix, v = divmod(sums, nv)
+        self.isa.store(sums, self.acc, slot + matrix * plan.rows * nv + v, nv * self.isa.lanes * 4)
 
-    def _activations(self, tile: int) -> int:
-        """Return the register of a tile of activations."""
-        return self.first_activations + tile % (self.isa.tiles - self.first_activations)
+    def _activations(self, matrix: int) -> int:
+        """Return the register of a matrix of activations."""
+        return self.first_activations + matrix % (self.isa.matrix_registers - self.first_activations)
 
     def register(self, place: Place, i: int, v: int) -> Any:
         """Return the place in `acc` of the sums of pixel i and vector v."""
         return place.sums + self._sum(i, v)
 
     def _sum(self, i: int, v: int) -> int:
-        return self.tile_plan.row_of(i) * self.plan.tile.nv + v
+        return self.matrix_plan.row_of(i) * self.plan.tile.nv + v
 
 
 def _together(*actions: Callable[[], None]) -> Callable[[], None]:

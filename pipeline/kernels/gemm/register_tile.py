@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.errors import TableError
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.machine import CACHE_LINE, Machine
 
 MAX_MR = 28
 MAX_NV = 8
@@ -43,12 +43,9 @@ UNROLLED_STEPS = 9
 SPILL_CYCLES = 2
 """For each value that doesn't fit the registers of an unrolled reduction."""
 
-CACHE_LINE = 64
-"""Bytes."""
-
 
 @dataclass(frozen=True)
-class Tile:
+class RegisterTile:
     """A register tile: `mr` pixels by `nv` vectors of output channels; the pixels are in `lines` rows of the output."""
 
     mr: int
@@ -71,7 +68,7 @@ class Workload:
         all_channels: output channels in a pixel.
         steps: length of the reduction.
         dtype: what is computed: "int8" or "float32".
-        isa: sets how many registers there are; one is for the broadcast value, and one to spare.
+        machine: sets how many registers there are; one is for the broadcast value, and one to spare.
     """
 
     pixels: int
@@ -79,18 +76,18 @@ class Workload:
     all_channels: int
     steps: int
     dtype: str
-    isa: InstructionSet
+    machine: Machine
 
-    def choose(self) -> Tile:
+    def choose(self) -> RegisterTile:
         """Return the tile that was measured to be the quickest, or, where nothing was measured, the cheapest.
 
         Raises:
             TableError: what was measured can't be a tile for this.
         """
         candidates = self.candidates()
-        if self.key not in self.isa.tuned:
+        if self.key not in self.machine.tuned:
             return candidates[0]
-        tile = Tile(*self.isa.tuned[self.key])
+        tile = RegisterTile(*self.machine.tuned[self.key])
         if tile not in candidates:
             raise TableError(
                 f"The tuning database has a tile of {tile.mr} pixels by {tile.nv} vectors for {self.key}: that doesn't "
@@ -98,13 +95,13 @@ class Workload:
             )
         return tile
 
-    def candidates(self) -> list[Tile]:
+    def candidates(self) -> list[RegisterTile]:
         """Return all tiles that fit the registers, the cheapest first."""
         tiles = [
-            Tile(mr, nv)
+            RegisterTile(mr, nv)
             for nv in range(1, min(MAX_NV, self.vectors) + 1)
             for mr in range(1, min(MAX_MR, self.pixels) + 1)
-            if mr * nv + nv + 2 <= self.isa.registers
+            if mr * nv + nv + 2 <= self.machine.isa.registers
         ]
         return sorted(tiles, key=lambda tile: (self.cycles(tile), tile.mr, tile.nv))
 
@@ -112,28 +109,28 @@ class Workload:
     def key(self) -> str:
         """What a tuning database knows this by."""
         shape = f"pixels={self.pixels} channels={self.channels}/{self.all_channels} steps={self.steps}"
-        return f"{self.isa.name} l1d_bytes={self.isa.l1d_bytes} {self.dtype} {shape}"
+        return f"{self.machine.isa.name} l1d_bytes={self.machine.l1d_bytes} {self.dtype} {shape}"
 
     @property
     def vectors(self) -> int:
         """Vectors of output channels in a group."""
-        return -(-self.channels // self.isa.lanes)
+        return -(-self.channels // self.machine.isa.lanes)
 
-    def cycles(self, tile: Tile) -> float:
+    def cycles(self, tile: RegisterTile) -> float:
         """Return about how long a row takes with a tile."""
         tiles = -(-self.pixels // tile.mr) * -(-self.vectors // tile.nv)
         return tiles * (self.steps * self._step(tile) + self._epilogue(tile) + self._spills(tile))
 
-    def _step(self, tile: Tile) -> float:
+    def _step(self, tile: RegisterTile) -> float:
         products = max(tile.mr * tile.nv, MIN_ACCUMULATORS) / 2
         loads = (tile.mr + tile.nv) * CYCLES_PER_LOAD[self.dtype]
-        step_bytes = tile.nv * self.isa.lanes * 4
-        fetched = step_bytes / BYTES_PER_CYCLE if self.steps * step_bytes > resident_bytes(self.isa) else 0
+        step_bytes = tile.nv * self.machine.isa.lanes * 4
+        fetched = step_bytes / BYTES_PER_CYCLE if self.steps * step_bytes > self.machine.resident_bytes else 0
         return max(products, loads, fetched) + 1
 
-    def _epilogue(self, tile: Tile) -> float:
+    def _epilogue(self, tile: RegisterTile) -> float:
         item = 4 if self.dtype == "float32" else 1
-        block = tile.nv * self.isa.lanes
+        block = tile.nv * self.machine.isa.lanes
         in_whole_lines = block * item % CACHE_LINE == 0 and self.channels % block == 0
         if self.all_channels == block or in_whole_lines:
             stores = tile.mr * block * item / CACHE_LINE * STORE_CYCLES
@@ -141,14 +138,9 @@ class Workload:
             stores = tile.mr * -(-block * item // CACHE_LINE) * PARTIAL_STORE_CYCLES
         return EPILOGUE_CYCLES * tile.mr * tile.nv + stores
 
-    def _spills(self, tile: Tile) -> float:
+    def _spills(self, tile: RegisterTile) -> float:
         if self.steps > UNROLLED_STEPS:
             return 0
         accumulators, weights, bias_and_multipliers = tile.mr * tile.nv, self.steps * tile.nv, 2 * tile.nv
-        excess = accumulators + weights + bias_and_multipliers + 2 - self.isa.registers
+        excess = accumulators + weights + bias_and_multipliers + 2 - self.machine.isa.registers
         return SPILL_CYCLES * min(max(excess, 0), 2 * accumulators)
-
-
-def resident_bytes(isa: InstructionSet) -> int:
-    """Return how many bytes of weights stay in the first-level cache from tile to tile, beside the activations."""
-    return isa.l1d_bytes // 2

@@ -1,4 +1,4 @@
-"""SSE4.1, and what all x86 vectors have in common.
+"""Vectors of x86, of all widths.
 
 `vpmaddwd` multiplies 16-bit values and sums neighbouring products into int32, exactly. `vpmaddubsw`, which takes bytes,
 saturates its sums to 16 bits and so isn't exact.
@@ -6,6 +6,7 @@ saturates its sums to 16 bits and so isn't exact.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,7 @@ import numpy as np
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa.contract import Array, InstructionSet
-from pipeline.kernels.isa.portable import PORTABLE
-from pipeline.kernels.lib.vectors import interleave, lanes_of, part
+from pipeline.kernels.lib.vectors import interleave, lanes_of, part, repeated
 from pipeline.ops import QAdd
 
 
@@ -26,11 +26,13 @@ class X86InstructionSet(InstructionSet):
     Attributes:
         vpmaddwd: sums of two products of 16-bit values.
         vpackssdw, vpackuswb: narrow two vectors to int16 and uint8, with saturation.
+        vpshufb: looks bytes up in 16 others, within each 128 bits.
     """
 
     vpmaddwd: str
     vpackssdw: str
     vpackuswb: str
+    vpshufb: str
 
     def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
         """Return `uint8(clamp(values + zero_point, low, high))`, packing four vectors; see the base class.
@@ -81,6 +83,46 @@ class X86InstructionSet(InstructionSet):
         """Return `acc` plus the sums of two products of int16 values in each of `lanes` lanes."""
         return acc + T.call_llvm_pure_intrin(f"int32x{self.lanes}", self.vpmaddwd, left, right)
 
+    def arrange_table(self, table: Array) -> Array:
+        """Return 16 vectors of 16 entries each, which `lookup` combines; see the base class.
+
+        Each but the first of either half is the difference (exclusive or) from the one before. It stands in each 128
+        bits.
+        """
+        if self.table_vectors == 0:
+            return super().arrange_table(table)
+        rows = table.reshape(*table.shape[:-1], 2, 8, 16)
+        first, others = rows[..., :1, :], rows[..., 1:, :] ^ rows[..., :-1, :]
+        copies = np.tile(np.concatenate([first, others], axis=-2), self.lanes // 4)
+        return copies.reshape(*table.shape[:-1], -1)
+
+    def lookup(self, indices: Any, table: Sequence[Any]) -> Any:
+        """Return the table's entries, by 16 shuffles; see the base class.
+
+        `vpshufb` takes an index's low 4 bits, and gives 0 for a negative one. Subtracting 16 for each row, with
+        saturation, leaves indices negative once they are, so rows 0 to x // 16 answer, all with entry x % 16. As rows
+        are differences, what they answer adds up to the last one's entry. Bytes are signed here, so the table's halves
+        are done separately, the upper one with the sign flipped.
+        """
+        if self.table_vectors == 0:
+            return super().lookup(indices, table)
+        octets, lanes = 4 * self.lanes, lanes_of(indices)
+        unsigned, signed = f"uint8x{octets}", f"int8x{octets}"
+        every = repeated(indices, octets)
+
+        def next_row(index: Any) -> Any:
+            sixteen = T.broadcast(T.int8(16), octets)
+            left = T.call_llvm_pure_intrin(signed, f"llvm.ssub.sat.v{octets}i8", T.reinterpret(signed, index), sixteen)
+            return T.reinterpret(unsigned, left)
+
+        entries = []
+        for half, first in enumerate((every, T.bitwise_xor(every, T.broadcast(T.uint8(128), octets)))):
+            index = first
+            for row in table[8 * half : 8 * half + 8]:
+                entries.append(T.call_llvm_pure_intrin(unsigned, self.vpshufb, row, index))
+                index = next_row(index)
+        return part(functools.reduce(T.bitwise_xor, entries), 0, lanes)
+
 
 @dataclass(frozen=True)
 class PairwiseInstructionSet(X86InstructionSet):
@@ -106,13 +148,49 @@ class PairwiseInstructionSet(X86InstructionSet):
         return acc
 
 
-SSE41 = PairwiseInstructionSet.extending(
-    PORTABLE,
-    "sse41",
-    dot_depth=4,
-    weight_dtype="int16",
-    saturate_vectors=4,
-    vpmaddwd="llvm.x86.sse2.pmadd.wd",
-    vpackssdw="llvm.x86.sse2.packssdw.128",
-    vpackuswb="llvm.x86.sse2.packuswb.128",
-)
+@dataclass(frozen=True, kw_only=True)
+class VnniInstructionSet(X86InstructionSet):
+    """x86 with four-fold dot products of bytes.
+
+    Attributes:
+        vpdpbusd, vpdpwssd: LLVM's names of the instructions for this width.
+    """
+
+    vpdpbusd: str
+    vpdpwssd: str
+
+    def dot(self, acc: Any, activations: Any, weights: Any) -> Any:
+        """Return `acc` plus the sums of four products; see the base class."""
+        four = T.broadcast(T.reinterpret("int32", activations), self.lanes)
+        return self.dot_lanes(acc, T.reinterpret(f"uint8x{4 * self.lanes}", four), weights)
+
+    def dot_lanes(self, acc: Any, activations: Any, weights: Any) -> Any:
+        """Return `acc` plus the sums of four products in each lane; see the base class."""
+        return T.call_llvm_pure_intrin(f"int32x{self.lanes}", self.vpdpbusd, acc, activations, weights)
+
+    def dot_pairs(self, acc: Any, left: Any, right: Any) -> Any:
+        """Return `acc` plus the sums of two products; see the base class."""
+        return T.call_llvm_pure_intrin(f"int32x{self.lanes}", self.vpdpwssd, acc, left, right)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VbmiInstructionSet(VnniInstructionSet):
+    """x86 with permutations of bytes."""
+
+    def arrange_table(self, table: Array) -> Array:
+        """Return a table as it is; see the base class."""
+        return table
+
+    def lookup(self, indices: Any, table: Sequence[Any]) -> Any:
+        """Return the table's entries; see the base class.
+
+        Each half of the table is two registers, whose 128 bytes the low 7 bits of an index choose from.
+        """
+        octets, lanes = 4 * self.lanes, lanes_of(indices)
+        index = repeated(indices, octets)
+
+        def half(first: Any, second: Any) -> Any:
+            return T.call_llvm_pure_intrin(f"uint8x{octets}", "llvm.x86.avx512.vpermi2var.qi.512", first, index, second)
+
+        upper = index >= T.broadcast(T.uint8(128), octets)
+        return part(T.Select(upper, half(*table[2:]), half(*table[:2])), 0, lanes)

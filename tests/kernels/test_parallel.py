@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.kernels.gemm.sharing import TASKS, chunks_and_runs
+from pipeline.kernels.gemm.parallel import TASKS, chunks_and_runs
 
 
 def shares(tiles: int, blocks: int, chunks: int, runs: int) -> list[int]:

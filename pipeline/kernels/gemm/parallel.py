@@ -6,10 +6,10 @@ read and written in the layer before.
 
 from __future__ import annotations
 
-from pipeline.kernels.gemm.plan import Geometry
-from pipeline.kernels.isa import InstructionSet
+from pipeline.kernels.gemm.geometry import Geometry
+from pipeline.kernels.isa.contract import InstructionSet
 
-SHARED_CYCLES = 10_000
+PARALLEL_CYCLES = 10_000
 """Shorter operations run on the calling thread: calling another one takes some 3,000 cycles."""
 
 OUTPUTS_PER_CYCLE, BYTES_PER_CYCLE = 6, 8
@@ -28,13 +28,13 @@ Each thread then reads all activations, half of which are in another core's cach
 """
 
 
-def worth_sharing(geometry: Geometry, isa: InstructionSet, depth: int) -> bool:
+def worth_threads(geometry: Geometry, isa: InstructionSet, depth: int) -> bool:
     """Return whether an operation is large enough for several threads, if each instruction sums `depth` products."""
     pixels = geometry.batch * geometry.out_height * geometry.out_width
     outputs = pixels * geometry.groups * geometry.group_out
     products = geometry.products / (2 * isa.lanes * depth)
     weights = geometry.products / pixels / BYTES_PER_CYCLE
-    return max(products + outputs / OUTPUTS_PER_CYCLE, weights) >= SHARED_CYCLES
+    return max(products + outputs / OUTPUTS_PER_CYCLE, weights) >= PARALLEL_CYCLES
 
 
 def chunks_and_runs(tiles: int, blocks: int, *, outweighed: float, most_chunks: int) -> tuple[int, int]:

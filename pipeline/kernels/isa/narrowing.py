@@ -1,0 +1,17 @@
+"""Vectors of any length narrowed to 8 bits, by what an instruction set does best."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.kernels.isa.contract import InstructionSet
+from pipeline.kernels.lib.vectors import lanes_of, part, shift_and_clamp
+from pipeline.ops import Requantized
+
+
+def saturate(q: Any, attrs: Requantized, isa: InstructionSet) -> Any:
+    """Return `uint8(clamp(q + output_zero_point, output_min, output_max))` for an int32 expression of any length."""
+    bounds = attrs.output_zero_point, attrs.output_min, attrs.output_max
+    if lanes_of(q) != isa.saturate_vectors * isa.lanes:
+        return shift_and_clamp(q, *bounds)
+    return isa.saturate([part(q, i * isa.lanes, isa.lanes) for i in range(isa.saturate_vectors)], *bounds)
