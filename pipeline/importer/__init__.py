@@ -14,11 +14,11 @@ import tvm
 from tvm import relax
 
 from pipeline.errors import ModelError
-from pipeline.importer.check import check_model
 from pipeline.importer.frontend import NATIVE, convert
-from pipeline.importer.nodes import source_nodes
 from pipeline.importer.normalize import Shapes, normalize
 from pipeline.importer.read import read_model
+from pipeline.importer.read.check import check_model
+from pipeline.importer.source_nodes import source_nodes
 from pipeline.ir.bridge import UnknownShapeError, UnsupportedProgramError, from_relax_type
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program, TensorSpec

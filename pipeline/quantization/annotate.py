@@ -14,13 +14,7 @@ from pipeline.ir.dataflow import Binding, Dataflow
 from pipeline.ir.program import Program
 from pipeline.ops import traits_of
 from pipeline.quantization.annotation import Annotation, OperatorDecision, TensorDecision
-from pipeline.quantization.annotation_rules import (
-    Role,
-    activations,
-    kind_of,
-    rule_for,
-    unknown_operator_reason,
-)
+from pipeline.quantization.annotation_rules import Role, activations, kind_of, rule_for, unknown_operator_reason
 from pipeline.quantization.selection import select
 
 __all__ = ["AnnotateOptions", "Annotation", "OperatorDecision", "TensorDecision", "annotate"]

@@ -10,8 +10,8 @@ import pytest
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from pipeline.errors import ModelError
-from pipeline.importer.check import check_model
-from pipeline.importer.check.walk import MAX_NESTING
+from pipeline.importer.read.check import check_model
+from pipeline.importer.read.check.walk import MAX_NESTING
 from tests.models import ModelBuilder, small_network
 
 Change = Callable[[ModelProto], None]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ModelError
-from pipeline.importer.operands import Shape, misfit
+from pipeline.importer.normalize.operands import Shape, misfit
 from tests.models import ModelBuilder, import_test_model
 
 

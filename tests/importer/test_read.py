@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.errors import ModelError, OptionError
-from pipeline.importer import external, import_model
-from pipeline.importer.check.walk import tensors
-from pipeline.importer.read import read_model
+from pipeline.importer import import_model
+from pipeline.importer.read import external, read_model
+from pipeline.importer.read.check.walk import tensors
 from pipeline.reference import execute
 from tests.models import ModelBuilder, import_test_model, run_onnx, small_network
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.errors import ModelError
 from pipeline.importer.frontend import NATIVE
 from pipeline.importer.normalize import normalize
-from pipeline.importer.specialize import graph
+from pipeline.importer.normalize.specialize import graph
 from tests.models import ModelBuilder, run_exactly
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL

@@ -12,8 +12,8 @@ import onnx
 from onnx import GraphProto, NodeProto, helper, inliner, numpy_helper
 
 from pipeline.importer.evaluation.node import FAILURES, estimated_seconds, run_node
+from pipeline.importer.onnx_nodes import attribute_of, captured, subgraphs
 from pipeline.importer.opsets import MIN_OPSET, OldNode, upgrade
-from pipeline.importer.specialize.nodes import attribute_of, captured, subgraphs
 
 Array = npt.NDArray[Any]
 Values = dict[str, Any]

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence, Set
 
 import onnx
 
-from pipeline.importer.check.walk import opset_of
-from pipeline.importer.specialize.graph import SpecializedGraph
+from pipeline.importer.normalize.specialize.graph import SpecializedGraph
+from pipeline.importer.read.check.walk import opset_of
 
 __all__ = ["specialize"]
 

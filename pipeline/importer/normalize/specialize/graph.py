@@ -11,13 +11,16 @@ from onnx import GraphProto, NodeProto, TensorProto, defs, helper, numpy_helper,
 from pipeline.errors import ModelError
 from pipeline.importer.evaluation.node import evaluate, is_foldable, is_random
 from pipeline.importer.limits import MAX_NODES, check_tensor_size, tensor_bytes
-from pipeline.importer.operands import misfit
-from pipeline.importer.opsets import MIN_OPSET, OldNode, upgrade
-from pipeline.importer.recurrent import RECURRENT
-from pipeline.importer.specialize.functions import definition, unrolled_layer, with_attributes, with_defaults
-from pipeline.importer.specialize.nodes import attribute_bytes, captured, live, optional_outputs, subgraphs, title
-from pipeline.importer.specialize.rules import RULES
-from pipeline.importer.specialize.tensors import (
+from pipeline.importer.normalize.operands import misfit
+from pipeline.importer.normalize.recurrent import RECURRENT
+from pipeline.importer.normalize.specialize.functions import (
+    definition,
+    unrolled_layer,
+    with_attributes,
+    with_defaults,
+)
+from pipeline.importer.normalize.specialize.rules import RULES
+from pipeline.importer.normalize.specialize.tensors import (
     Array,
     Scope,
     Tensor,
@@ -27,6 +30,8 @@ from pipeline.importer.specialize.tensors import (
     optional_input,
     static_type,
 )
+from pipeline.importer.onnx_nodes import attribute_bytes, captured, live, optional_outputs, subgraphs, title
+from pipeline.importer.opsets import MIN_OPSET, OldNode, upgrade
 
 MAX_DEPTH = 100
 """How deep functions may call each other."""

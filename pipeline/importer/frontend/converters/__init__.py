@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from tvm import relax
 
-from pipeline.importer.converters import (
+from pipeline.importer.frontend.converters import (
     convolution,
     elementwise,
     movement,
@@ -24,7 +24,7 @@ from pipeline.importer.converters import (
     resize,
     selection,
 )
-from pipeline.importer.converters.node import Convert
+from pipeline.importer.frontend.converters.node import Convert
 
 __all__ = ["CONVERTERS"]
 

@@ -12,14 +12,14 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, defs
 
 from pipeline.errors import ModelError
-from pipeline.importer.check.functions import check_calls, functions_of
-from pipeline.importer.check.names import check_names
-from pipeline.importer.check.nodes import check_nodes
-from pipeline.importer.check.order import in_order
-from pipeline.importer.check.tensors import check_sparse, check_storage
-from pipeline.importer.check.values import check_values
-from pipeline.importer.check.walk import bodies, function_name, opset_of, tensors
 from pipeline.importer.limits import element_type
+from pipeline.importer.read.check.functions import check_calls, functions_of
+from pipeline.importer.read.check.names import check_names
+from pipeline.importer.read.check.nodes import check_nodes
+from pipeline.importer.read.check.order import in_order
+from pipeline.importer.read.check.tensors import check_sparse, check_storage
+from pipeline.importer.read.check.values import check_values
+from pipeline.importer.read.check.walk import bodies, function_name, opset_of, tensors
 
 __all__ = ["check_model", "naming"]
 

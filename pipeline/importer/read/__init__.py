@@ -10,8 +10,8 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from pipeline.errors import ModelError
-from pipeline.importer.check import check_model, naming
-from pipeline.importer.external import load_external
+from pipeline.importer.read.check import check_model, naming
+from pipeline.importer.read.external import load_external
 
 MAX_BYTES = 2 * 1024**3 - 1
 """A protobuf message can't be larger; larger models keep their weights in external files."""

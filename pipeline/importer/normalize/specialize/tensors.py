@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TypeProto, helper, numpy_helper
+from onnx import NodeProto, TypeProto, helper, numpy_helper
 
 from pipeline.errors import ModelError
+from pipeline.importer.onnx_nodes import title
 
 Array = npt.NDArray[Any]
 
@@ -77,3 +79,10 @@ def dense(sparse: onnx.SparseTensorProto) -> Array:
     else:
         dense[tuple(indices.T)] = values
     return dense
+
+
+def with_names(node: NodeProto, inputs: Sequence[Tensor | None]) -> NodeProto:
+    """Return the node with the new graph's names, for the inference of its type."""
+    probe = helper.make_node(node.op_type, ["" if t is None else t.name for t in inputs], node.output, title(node))
+    probe.attribute.extend(node.attribute)
+    return probe

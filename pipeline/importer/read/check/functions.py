@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 
 from pipeline.errors import ModelError
-from pipeline.importer.check.nodes import check_attribute
-from pipeline.importer.check.walk import function_name, subgraphs
 from pipeline.importer.limits import MAX_NODES
+from pipeline.importer.read.check.nodes import check_attribute
+from pipeline.importer.read.check.walk import function_name, subgraphs
 
 Key = tuple[str, str, str]
 """Domain, name and overload, by which nodes call a function."""

@@ -15,7 +15,7 @@ from tvm import relax
 
 from pipeline import ops
 from pipeline.errors import ModelError
-from pipeline.importer.converters.node import NCHW, NHWC, Array, Node, integers, is_float, scalar, take
+from pipeline.importer.frontend.converters.node import NCHW, NHWC, Array, Node, integers, is_float, scalar, take
 from pipeline.ir.bridge import make_call, tensor_type
 from pipeline.ir.dataflow import make_constant
 

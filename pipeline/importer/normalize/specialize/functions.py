@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import onnx
 from onnx import AttributeProto, NodeProto, TypeProto, defs
 
-from pipeline.importer.recurrent import unrolled
-from pipeline.importer.specialize.nodes import attribute_of, with_names
-from pipeline.importer.specialize.tensors import Tensor
+from pipeline.importer.normalize.recurrent import unrolled
+from pipeline.importer.normalize.specialize.tensors import Tensor, with_names
+from pipeline.importer.onnx_nodes import attribute_of
 
 
 def definition(

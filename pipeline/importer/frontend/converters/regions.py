@@ -9,7 +9,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from pipeline.errors import ModelError
-from pipeline.importer.converters.node import Node
+from pipeline.importer.frontend.converters.node import Node
 from pipeline.ir.dataflow import make_constant
 
 MAX_SAMPLES = 256

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from onnx import FunctionProto, GraphProto, ModelProto
 
 from pipeline.errors import ModelError
-from pipeline.importer.check.walk import MAX_NESTING, Body, function_name, inner_bodies, opset_of, title
+from pipeline.importer.read.check.walk import MAX_NESTING, Body, function_name, inner_bodies, opset_of, title
 
 
 def check_names(model: ModelProto) -> None:

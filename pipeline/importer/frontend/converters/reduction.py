@@ -8,7 +8,7 @@ from typing import Any
 from tvm import relax
 
 from pipeline.errors import ModelError
-from pipeline.importer.converters.node import Convert, Node
+from pipeline.importer.frontend.converters.node import Convert, Node
 
 
 def converter(function: Callable[..., Any]) -> Convert:

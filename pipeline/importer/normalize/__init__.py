@@ -12,10 +12,10 @@ import onnx
 from onnx import numpy_helper
 
 from pipeline.errors import OptionError, unknown_name
-from pipeline.importer.fake_quantize import fake_quantize
 from pipeline.importer.limits import check_tensor_size
-from pipeline.importer.precision import to_float32
-from pipeline.importer.specialize import specialize
+from pipeline.importer.normalize.fake_quantize import fake_quantize
+from pipeline.importer.normalize.precision import to_float32
+from pipeline.importer.normalize.specialize import specialize
 
 Shapes = Mapping[str, Sequence[int]]
 

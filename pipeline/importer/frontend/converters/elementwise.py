@@ -10,7 +10,7 @@ from tvm import relax
 
 from pipeline import ops
 from pipeline.errors import ModelError
-from pipeline.importer.converters.node import Node, is_float, scalar
+from pipeline.importer.frontend.converters.node import Node, is_float, scalar
 from pipeline.ir import dataflow
 from pipeline.ir.bridge import make_call
 from pipeline.ir.dataflow import make_constant

@@ -11,8 +11,8 @@ from tvm import relax, topi
 
 from pipeline import ops
 from pipeline.errors import ModelError
-from pipeline.importer.converters.node import NCHW, NHWC, Array, Node, take
-from pipeline.importer.converters.pooling import same_padding
+from pipeline.importer.frontend.converters.node import NCHW, NHWC, Array, Node, take
+from pipeline.importer.frontend.converters.pooling import same_padding
 from pipeline.ir.bridge import make_call, tensor_type
 from pipeline.ir.dataflow import make_constant
 

@@ -12,7 +12,7 @@ import numpy as np
 from tvm import relax
 
 from pipeline.errors import ModelError
-from pipeline.importer.converters.node import Array, Node, is_float, scalar, take
+from pipeline.importer.frontend.converters.node import Array, Node, is_float, scalar, take
 from pipeline.ir import dataflow
 from pipeline.ir.bridge import tensor_type
 from pipeline.ir.dataflow import make_constant

@@ -14,9 +14,9 @@ from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from pipeline.errors import ModelError
 from pipeline.importer.evaluation.node import evaluate
+from pipeline.importer.normalize.specialize.tensors import Array, Scope, Tensor, TypeAndShape, dense, with_names
+from pipeline.importer.onnx_nodes import attribute_of, title
 from pipeline.importer.opsets import MIN_OPSET
-from pipeline.importer.specialize.nodes import attribute_of, title, with_names
-from pipeline.importer.specialize.tensors import Array, Scope, Tensor, TypeAndShape, dense
 
 
 class Specializer(Protocol):

@@ -17,10 +17,10 @@ import tvm
 from tvm import relax
 
 from pipeline.errors import ModelError
-from pipeline.importer.converters import CONVERTERS
-from pipeline.importer.converters.node import Node
-from pipeline.importer.fallback import convert_by_tvm
-from pipeline.importer.names import name_tensors
+from pipeline.importer.frontend.converters import CONVERTERS
+from pipeline.importer.frontend.converters.node import Node
+from pipeline.importer.frontend.fallback import convert_by_tvm
+from pipeline.importer.frontend.names import name_tensors
 from pipeline.ir.bridge import UnknownShapeError, has_known_shape
 from pipeline.ir.tvm_private.onnx_frontend import GraphImporter, converted_operators
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence, Set
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 
 from pipeline.errors import ModelError
-from pipeline.importer.check.walk import Body, bodies, subgraphs, title
+from pipeline.importer.read.check.walk import Body, bodies, subgraphs, title
 
 
 def in_order(model: ModelProto) -> ModelProto:

@@ -8,8 +8,8 @@ from functools import cache
 from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, defs
 
 from pipeline.errors import ModelError
-from pipeline.importer.check.walk import Body, is_standard, title
 from pipeline.importer.limits import element_type
+from pipeline.importer.read.check.walk import Body, is_standard, title
 
 _FIELDS = {
     AttributeProto.FLOAT: "f",

@@ -7,8 +7,6 @@ from typing import Any
 
 from onnx import AttributeProto, GraphProto, NodeProto, defs, helper
 
-from pipeline.importer.specialize.tensors import Tensor
-
 
 def title(node: NodeProto) -> str:
     """Return what a user calls a node: its name, or its first result's."""
@@ -56,10 +54,3 @@ def attribute_of(node: NodeProto, name: str, default: Any) -> Any:
 def attribute_bytes(node: NodeProto) -> list[bytes]:
     """Return the attributes in a form that can be compared."""
     return sorted(a.SerializeToString(deterministic=True) for a in node.attribute)
-
-
-def with_names(node: NodeProto, inputs: Sequence[Tensor | None]) -> NodeProto:
-    """Return the node with the new graph's names, for the inference of its type."""
-    probe = helper.make_node(node.op_type, ["" if t is None else t.name for t in inputs], node.output, title(node))
-    probe.attribute.extend(node.attribute)
-    return probe

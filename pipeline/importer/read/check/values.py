@@ -9,7 +9,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
 
 from pipeline.errors import ModelError
-from pipeline.importer.check.walk import Body, bodies, title
+from pipeline.importer.read.check.walk import Body, bodies, title
 
 _FLOATS = frozenset(number for name, number in TensorProto.DataType.items() if "FLOAT" in name or name in ("DOUBLE",))
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from onnx import ModelProto, TensorProto
 
 from pipeline.errors import ModelError
-from pipeline.importer.check.tensors import check_declaration
-from pipeline.importer.check.walk import tensors
 from pipeline.importer.limits import tensor_bytes
+from pipeline.importer.read.check.tensors import check_declaration
+from pipeline.importer.read.check.walk import tensors
 
 MAX_EXTERNAL_BYTES = 2 * 1024**3 - 1
 """All together: as much as may lie in the model's own file."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tvm import relax
 
 from pipeline.errors import ModelError
-from pipeline.importer.fallback import convert_by_tvm
+from pipeline.importer.frontend.fallback import convert_by_tvm
 from pipeline.ir import dataflow
 from pipeline.ir.bridge import tensor_type
 from pipeline.ir.dataflow import make_constant
