@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -30,8 +30,8 @@ class Traits:
         moves_values: all values of the result are values of the first argument, or lie between some of them. As an
             integer operator it gives the same quantized values, with the scale and zero point of that argument.
         sums_products: it sums products, in int32 as an integer operator, which then can give the sums as float32, too.
-        image_by_image: image n of the result is made of image n of each activation, and of whole constants. Elementwise
-            operators needn't say it.
+        image_by_image: image n of the result is made of image n of the first argument, and of all others, which are
+            constants. Elementwise operators needn't say it.
     """
 
     elementwise: bool = False
@@ -49,19 +49,19 @@ class Traits:
         del bounds
         return -math.inf
 
-    def splits_batch(self, activations: Sequence[TensorType], constants: Sequence[TensorType]) -> bool:
+    def splits_batch(self, inputs: Sequence[TensorType], constants: Collection[int]) -> bool:
         """Return whether image n of the result is made of image n of each activation, and of whole constants.
 
         Args:
-            activations: types of the arguments that aren't constant. Their first axes are as long as the result's.
-            constants: types of those that are.
+            inputs: types of all arguments. The first axes of those that aren't constant are as long as the result's.
+            constants: which of them are constant.
         """
         if not self.elementwise:
-            return self.image_by_image
+            return self.image_by_image and set(constants) == set(range(1, len(inputs)))
         # A tensor of fewer axes has another one where the others have the batch, if equally long.
-        rank = max(len(t.shape) for t in (*activations, *constants))
-        broadcast = all(len(c.shape) < rank or c.shape[0] == 1 for c in constants)
-        return broadcast and all(len(a.shape) == rank for a in activations)
+        rank = max(len(t.shape) for t in inputs)
+        broadcast = (t.shape[:1] == (1,) or len(t.shape) < rank for i, t in enumerate(inputs) if i in constants)
+        return all(broadcast) and all(len(t.shape) == rank for i, t in enumerate(inputs) if i not in constants)
 
     def multiply_adds(self, *inputs: TensorType) -> int:
         """Return how many multiply-adds its sums of products are by their definition, whatever kernel computes them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -122,10 +122,9 @@ class Conv2dAdd(Conv2d):
         """Return the bound of the sum."""
         return self.bound_with_halo(self.total.lower_bound(Linear.lower_bound(self), bounds[-1]))
 
-    def splits_batch(self, activations: Sequence[TensorType], constants: Sequence[TensorType]) -> bool:
-        """Return whether what is added isn't constant."""
-        del constants
-        return len(activations) == 2
+    def splits_batch(self, inputs: Sequence[TensorType], constants: Collection[int]) -> bool:
+        """Return whether what is added is an activation, too."""
+        return super().splits_batch(inputs[:-1], constants)
 
     def evaluate(self, *arguments: Array) -> Array:
         """Return the sum, of a convolution that is summed in float64."""
@@ -304,10 +303,9 @@ class QConv2dAdd(QConv2d):
             shift=self.shift,
         )
 
-    def splits_batch(self, activations: Sequence[TensorType], constants: Sequence[TensorType]) -> bool:
-        """Return whether what is added isn't constant."""
-        del constants
-        return len(activations) == 2
+    def splits_batch(self, inputs: Sequence[TensorType], constants: Collection[int]) -> bool:
+        """Return whether what is added is an activation, too."""
+        return super().splits_batch(inputs[:-1], constants)
 
     def evaluate(self, *arguments: Array) -> Array:
         """Return the sum."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -46,9 +46,9 @@ class _Matrices(Operator):
     sums_products = True
     transpose_b: bool
 
-    def splits_batch(self, activations: Sequence[TensorType], constants: Sequence[TensorType]) -> bool:
+    def splits_batch(self, inputs: Sequence[TensorType], constants: Collection[int]) -> bool:
         """Return whether the first axis of both counts matrices."""
-        return not constants and len(activations[0].shape) == len(activations[1].shape) > 2
+        return not constants and len(inputs[0].shape) == len(inputs[1].shape) > 2
 
     def multiply_adds(self, *inputs: TensorType) -> int:
         """Return the products of rows and columns."""

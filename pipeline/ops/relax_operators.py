@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -142,9 +142,9 @@ class Reshape(RelaxOperator):
         """Return x's bound."""
         return bounds[0]
 
-    def splits_batch(self, activations: Sequence[TensorType], constants: Sequence[TensorType]) -> bool:
+    def splits_batch(self, inputs: Sequence[TensorType], constants: Collection[int]) -> bool:
         """Return whether it is `relax.reshape`, of which it is known how to write it for one image."""
-        del activations, constants
+        del inputs, constants
         return self.name == "reshape"
 
     def evaluate(self, *arguments: Array) -> Array:
@@ -168,9 +168,9 @@ class PermuteDims(RelaxOperator):
         """Return x's bound."""
         return bounds[0]
 
-    def splits_batch(self, activations: Sequence[TensorType], constants: Sequence[TensorType]) -> bool:
+    def splits_batch(self, inputs: Sequence[TensorType], constants: Collection[int]) -> bool:
         """Return whether the first axis stays."""
-        del activations, constants
+        del inputs, constants
         return self.axes[0] == 0
 
     def evaluate(self, *arguments: Array) -> Array:

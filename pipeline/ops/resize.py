@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,9 +126,9 @@ class UpsampleConcat(WithHalo):
         """Return the least bound."""
         return self.bound_with_halo(min(bounds))
 
-    def splits_batch(self, activations: Sequence[TensorType], constants: Sequence[TensorType]) -> bool:
+    def splits_batch(self, inputs: Sequence[TensorType], constants: Collection[int]) -> bool:
         """Return whether no image is constant."""
-        del activations
+        del inputs
         return not constants
 
     def evaluate(self, *arguments: Array) -> Array:

@@ -141,7 +141,7 @@ def test_no_result_is_below_its_bound(name: str, least: float) -> None:
 @pytest.mark.parametrize("name", [*UNARY, *BINARY, "clip", "reshape", "permute_dims"])
 def test_images_of_a_batch_do_not_mix(name: str) -> None:
     program = program_of(CALLS[name])
-    assert traits_of(last(program)).splits_batch([TensorType(SHAPE, "float32")], [])
+    assert traits_of(last(program)).splits_batch([TensorType(SHAPE, "float32")], ())
     x = feeds()["x"]
     whole = execute_all(program, {"x": x})[last(program).var]
     swapped = execute_all(program, {"x": x[::-1]})[last(program).var]
@@ -150,8 +150,8 @@ def test_images_of_a_batch_do_not_mix(name: str) -> None:
 
 def test_no_other_images_are_taken_apart() -> None:
     for name, call in CALLS.items():
-        splits = traits_of(last(program_of(call))).splits_batch([TensorType(SHAPE, "float32")], [])
         traits = traits_of(last(program_of(call)))
+        splits = traits.splits_batch([TensorType(SHAPE, "float32")], ())
         assert splits == (name in ("reshape", "permute_dims") or traits.elementwise), name
 
 
@@ -164,5 +164,5 @@ def test_interpolation_that_goes_beyond_neighbours_has_no_bound(method: str) -> 
 
 def test_an_operator_that_nobody_described_is_not_assumed_to_do_anything() -> None:
     traits = traits_of(last(program_of(lambda x: op.flip(x, 0))))
-    assert not traits.splits_batch([TensorType(SHAPE, "float32")], [])
+    assert not traits.splits_batch([TensorType(SHAPE, "float32")], ())
     assert traits.lower_bound(0.0) == -np.inf

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.ir.operator import Operator, Traits
 from pipeline.ir.types import TensorType
-from pipeline.ops import Add, Conv2dAdd, MatMul, PRelu, QAdd, Requantized, UpsampleConcat, WithHalo, operators
+from pipeline.ops import Add, Conv2d, Conv2dAdd, MatMul, PRelu, QAdd, Requantized, UpsampleConcat, WithHalo, operators
 from tests.kernels.examples import Example, examples
 
 Array = npt.NDArray[Any]
@@ -31,8 +31,8 @@ def activations(example: Example) -> list[Array]:
     return [a for i, a in enumerate(example.arguments) if i in example.activations]
 
 
-def constants(example: Example) -> list[Array]:
-    return [a for i, a in enumerate(example.arguments) if i not in example.activations]
+def constants(example: Example) -> set[int]:
+    return set(range(len(example.arguments))) - set(example.activations)
 
 
 def with_activations(example: Example, values: list[Array]) -> list[Array]:
@@ -55,7 +55,7 @@ def chosen(trait: str) -> Any:
 
 
 def splittable() -> dict[str, Example]:
-    return {n: e for n, e in EXAMPLES.items() if e.attrs.splits_batch(*map(types_of, (activations(e), constants(e))))}
+    return {n: e for n, e in EXAMPLES.items() if e.attrs.splits_batch(types_of(e.arguments), constants(e))}
 
 
 @pytest.mark.parametrize("example", splittable().values(), ids=splittable())
@@ -120,7 +120,7 @@ def test_only_operators_that_sum_products_count_them(name: str) -> None:
 def test_an_operator_that_says_nothing_of_itself_is_not_assumed_to_do_anything() -> None:
     image = TensorType((2, 4, 4, 3), "float32")
     assert not any(getattr(SILENT, trait) for trait in ("elementwise", "rowwise", "moves_values", "sums_products"))
-    assert not SILENT.splits_batch([image], [])
+    assert not SILENT.splits_batch([image], ())
     assert SILENT.lower_bound(0.0) == -math.inf
     assert SILENT.may_overflow(image) is not None
     with pytest.raises(NotImplementedError, match="no NumPy reference"):
@@ -129,21 +129,30 @@ def test_an_operator_that_says_nothing_of_itself_is_not_assumed_to_do_anything()
 
 def test_rows_of_a_matrix_are_no_batch() -> None:
     matrix = TensorType((4, 4), "float32")
-    assert not MatMul().splits_batch([matrix, matrix], [])
-    assert MatMul().splits_batch([TensorType((2, 4, 4), "float32")] * 2, [])
+    assert not MatMul().splits_batch([matrix, matrix], ())
+    assert MatMul().splits_batch([TensorType((2, 4, 4), "float32")] * 2, ())
 
 
-@pytest.mark.parametrize("operator", [Add(), QAdd(), Conv2dAdd(), UpsampleConcat((1, 1, 1, 1))], ids=lambda o: o.name)
+@pytest.mark.parametrize("operator", [Add(), QAdd(), UpsampleConcat((1, 1, 1, 1))], ids=lambda o: o.name)
 def test_a_batch_of_constants_stays_together(operator: Operator) -> None:
     image = TensorType((2, 4, 4, 3), "float32")
-    assert operator.splits_batch([image, image], [])
-    assert not operator.splits_batch([image], [image])
+    assert operator.splits_batch([image, image], ())
+    assert not operator.splits_batch([image, image], {1})
+
+
+def test_a_batch_of_kernels_is_no_batch_of_images() -> None:
+    image, kernel, bias = (TensorType(s, "float32") for s in ((2, 4, 4, 3), (2, 1, 1, 3), (2,)))
+    assert Conv2d().splits_batch([image, kernel, bias], {1, 2})
+    assert not Conv2d().splits_batch([image, kernel, bias], {2}), "as many output channels as images"
+    assert not Conv2d().splits_batch([image, kernel, bias], {0, 2})
+    assert Conv2dAdd().splits_batch([image, kernel, bias, image], {1, 2})
+    assert not Conv2dAdd().splits_batch([image, kernel, bias, image], {1, 2, 3})
 
 
 def test_a_constant_that_all_images_share_does_not_keep_them_together() -> None:
     image, row = TensorType((2, 4, 2), "float32"), TensorType((2,), "float32")
-    assert PRelu().splits_batch([image], [row])
-    assert not Add().splits_batch([image, row], []), "its axis is as long as the batch, but isn't it"
+    assert PRelu().splits_batch([image, row], {1})
+    assert not Add().splits_batch([image, row], ()), "its axis is as long as the batch, but isn't it"
 
 
 def test_a_class_is_known_by_its_name_and_two_cannot_have_the_same() -> None:

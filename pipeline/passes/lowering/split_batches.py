@@ -89,8 +89,9 @@ class _Batch:
         types = [tensor_type(v) for v in variables(binding.value)]
         if any(len(t.shape) < 2 or t.shape[0] != self.size for t in (tensor_type(binding.var), *types)):
             return False
-        constants = [tensor_type(o) for o in tensor_operands(binding.value) if constant(o) is not None]
-        return ops.traits_of(binding).splits_batch(types, constants)
+        operands = tensor_operands(binding.value)
+        constants = {i for i, operand in enumerate(operands) if constant(operand) is not None}
+        return ops.traits_of(binding).splits_batch([tensor_type(o) for o in operands], constants)
 
 
 def split_batches(module: tvm.IRModule, l2_bytes: int) -> tvm.IRModule:
