@@ -27,6 +27,8 @@ _EXPORTS = {
     "BuildReport": "pipeline.report.build_report",
     "CalibrateOptions": "pipeline.quantization.calibrate",
     "CalibrationTable": "pipeline.quantization.calibrate",
+    "ImageOptions": "pipeline.config.options",
+    "Images": "pipeline.samples",
     "PipelineError": "pipeline.errors",
     "Profile": "pipeline.profiling",
     "Program": "pipeline.ir.program",

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.compiler.build import compile_program
 from pipeline.compiler.tuning import TuningDatabase
-from pipeline.config.options import AnnotateOptions, QuantizeOptions
+from pipeline.config.options import AnnotateOptions, ImageOptions, QuantizeOptions
 from pipeline.config.schema import keywords
 from pipeline.errors import TableError
 from pipeline.files import make_folder
 from pipeline.importer import import_model
 from pipeline.importer.normalize import Shapes
+from pipeline.ir.preprocessing import ImagePreprocessing
 from pipeline.ir.program import Program, described
 from pipeline.library.metadata import FloatOperator, Quantization, QuantizationSummary
 from pipeline.quantization.annotate import Annotation, annotate
 from pipeline.quantization.calibrate import CalibrationTable, calibrate
 from pipeline.quantization.realize import realize
 from pipeline.quantization.selection import with_names
-from pipeline.samples import Samples
+from pipeline.samples import Samples, preprocessing_of, with_options
+from pipeline.samples.images import resolve
+from pipeline.samples.shapes import open_shapes
 from pipeline.targets import Target, load_target
 
 
@@ -84,9 +87,15 @@ class Quantized:
         )
 
 
-def load(path: str | Path, shapes: Shapes | None = None) -> Program:
-    """Read an ONNX file as a float32 program; see `importer.import_model`."""
-    return import_model(path, shapes)
+def load(path: str | Path, shapes: Shapes | None = None, samples: Samples | None = None) -> Program:
+    """Read an ONNX file as a float32 program; see `importer.import_model`.
+
+    Args:
+        path: the .onnx file.
+        shapes: input name -> shape, for inputs whose shape the file leaves open.
+        samples: what is open and not in `shapes` is taken from the first one; see `samples.shapes`.
+    """
+    return import_model(path, shapes, lambda declared, given: open_shapes(declared, given, samples))
 
 
 @keywords(QuantizeOptions)
@@ -104,8 +113,9 @@ def quantize(
 
     Args:
         program: the float program.
-        samples: 100 to 500 typical inputs: a folder of .npy or .npz files, an iterable, or a function that returns one.
-            Not needed with `table`.
+        samples: 100 to 500 typical inputs: a folder of .npy or .npz files or of pictures, an iterable, or a function
+            that returns one. Each item is a sample, or a whole batch of them; a label beside it isn't used. What
+            PaddleSlim calls sample_generator, batch_generator or data_loader goes here. Not needed with `table`.
         annotation: decisions to use as they are, for example edited ones.
         table: a calibration table to use as it is; nothing is run.
         progress: called after each batch with the number of batches so far.
@@ -130,6 +140,8 @@ def quantize_with(
     progress: Callable[[int], None] | None = None,
 ) -> Quantized:
     """Make an int8 model of a float one, with the options as one object; see `quantize`."""
+    samples = with_options(samples, options.images)
+    program = replace(program, preprocessing=_preprocessing(program, samples, options.images))
     annotation = annotate(program, options.annotate) if annotation is None else with_names(annotation, program)
     if table is None:
         table = calibrate(program, annotation, samples if samples is not None else (), options.calibrate, progress)
@@ -140,3 +152,14 @@ def quantize_with(
         )
     quantized, outcome = realize(program, annotation, table)
     return Quantized(quantized, program, outcome, table)
+
+
+def _preprocessing(program: Program, samples: Samples | None, options: ImageOptions) -> ImagePreprocessing | None:
+    """Return how pictures become the program's input; None if nobody says so.
+
+    Raises:
+        OptionError: they can't.
+    """
+    if samples is None and options != ImageOptions():
+        return resolve(options, program.inputs[0])
+    return preprocessing_of(samples, program.inputs) or program.preprocessing

@@ -29,7 +29,7 @@ from pipeline.recipes.samples import Labelled
 from pipeline.report.agreement import Agreement, compare, top1
 from pipeline.report.build_report import Accuracy, BuildReport, Library, Timing
 from pipeline.runtime.local import Runner
-from pipeline.samples import Samples, feed_count, feeds
+from pipeline.samples import Samples, feed_count, feeds, with_options
 from pipeline.targets import Target, load_target
 
 CHECK_SAMPLES = 16
@@ -59,8 +59,8 @@ def build(
 
     Args:
         model: an ONNX file, or a recipe (.toml), which has its own samples and shapes.
-        samples: 100 to 500 typical inputs: a folder of .npy or .npz files, an iterable, or a function that returns one.
-            Not needed with `calibration`. They are read twice if `check` is set.
+        samples: 100 to 500 typical inputs, see `pipeline.quantize`. Not needed with `calibration`. They are read twice
+            if `check` is set.
         progress: see `Progress`.
         **keys: {options}
 
@@ -82,6 +82,7 @@ def build_model(
 ) -> BuildReport:
     """Import, quantize and build a model, and report on it; see `build`."""
     tell = progress or (lambda *_: None)
+    samples = with_options(samples, options.quantize.images)
     targets = {name: load_target(name) for name in options.targets}
     _check_file_names(targets)
     if options.calibration is None and samples is None:
@@ -91,7 +92,7 @@ def build_model(
     folder = make_folder(options.output)
     check_writable(folder / "library.so")
     tell("importing", 0, None)
-    program = load(model, options.shapes)
+    program = load(model, options.shapes, samples)
     check = None
     if options.verify_import:
         tell("verifying the import", 0, None)
@@ -107,7 +108,7 @@ def build_model(
     report = replace(_written(quantized, folder, tuple(libraries), options), tuned=tuned, import_check=check)
     if options.float_library:
         tell("building the float model", 0, None)
-        path = compile_program(program, load_target("host"), folder / f"{program.name}.float32.host.so")
+        path = compile_program(quantized.source, load_target("host"), folder / f"{program.name}.float32.host.so")
         report = replace(report, files=report.files | {FLOAT_LIBRARY: str(path)})
     if options.check and samples is not None:
         tell("comparing with float", 0, None)

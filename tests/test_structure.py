@@ -50,13 +50,13 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "runtime": "conversion cpu errors ir library",
         # The stages before the compiler. Only calibration compiles.
         "importer": "errors files ir ops passes.float",
-        "samples": "conversion errors files ir",
+        "samples": "config conversion errors files ir",
         "quantization.observers": "errors",
         "quantization": "compiler config errors files ir ops quantization.observers samples",
         # What puts them together.
         "api": "compiler config errors files importer ir library quantization samples targets",
         "profiling": "compiler errors kernels library runtime schema targets",
-        "recipes": "data errors files schema",
+        "recipes": "data errors files samples schema",
         "report": "compiler errors files importer quantization",
         "workflow": (
             "api compiler config cpu errors files importer ir library quantization recipes report runtime samples "
@@ -80,7 +80,7 @@ MODULES_OF: Mapping[str, tuple[str, ...]] = {
 """Modules of packages whose names aren't those of their modules, and of what they themselves depend on."""
 
 OPTIONAL: Mapping[str, str] = {
-    "PIL": "recipes/samples.py",
+    "PIL": "samples/images.py",
     "skimage": "recipes/samples.py",
     "onnxruntime": "importer/verify.py",
 }

@@ -18,7 +18,9 @@ from pipeline.runtime.tensors import noise
 
 @click.command(name="bench")
 @click.argument("library", type=click.Path(path_type=Path))
-@click.option("--input", "source", type=click.Path(path_type=Path), help=".npz or .npy [default: seeded noise].")
+@click.option(
+    "--input", "source", type=click.Path(path_type=Path), help=".npz, .npy or a picture [default: seeded noise]."
+)
 @click.option("--repeats", type=click.IntRange(min=1), default=30, show_default=True, help="Runs that are timed.")
 @threads_option
 @rpc_option
@@ -34,8 +36,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Time LIBRARY, here or on a device; times are milliseconds a run."""
-    inputs = read_metadata(library).inputs
-    feeds = noise(inputs) if source is None else read_inputs(source, inputs)
+    metadata = read_metadata(library)
+    feeds = noise(metadata.inputs) if source is None else read_inputs(source, metadata)
     with open_runner(library, threads, rpc, tracker) as runner:
         seconds = runner.benchmark(feeds, repeats=repeats)
     summary = {

@@ -13,7 +13,7 @@ from pipeline.cli.options import given, json_option, options
 
 @click.command(name="build")
 @click.argument("model")
-@click.option("--samples", type=click.Path(path_type=Path), help="Folder of .npy or .npz files, one sample each.")
+@click.option("--samples", type=click.Path(path_type=Path), help="Folder of .npy or .npz files, or of pictures.")
 @options()
 @json_option
 def command(model: str, samples: Path | None, as_json: bool, **values: Any) -> None:

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.errors import SampleError
+import msgspec
+
+from pipeline.errors import OptionError, SampleError
 from pipeline.files import load_arrays, stored_arrays
-from pipeline.ir.program import TensorSpec
+from pipeline.library.metadata import ArtifactMetadata
 from pipeline.runtime.tensors import Array, check_types
 from pipeline.samples.fitting import arrays_of
+from pipeline.samples.images import is_picture, preprocess
 
 
-def read_inputs(file: Path, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """Return the arrays of an .npz file by name, or that of an .npy file as the only input.
+def read_inputs(file: Path, metadata: ArtifactMetadata) -> dict[str, Array]:
+    """Return the arrays of an .npz file by name, or that of an .npy file or a picture as the only input.
+
+    Args:
+        file: the file.
+        metadata: of the library that the inputs are for.
 
     Raises:
         SampleError: the file can't be read, or doesn't hold the inputs; no values are read before that is known.
+        OptionError: the library doesn't say how pictures become inputs.
     """
+    inputs = metadata.inputs
+    if is_picture(file):
+        if metadata.preprocessing is msgspec.UNSET:
+            raise OptionError(
+                f"The library doesn't say how the picture {file} becomes its input. Give an array (.npy), or build the "
+                "library with pictures as --samples."
+            )
+        return {inputs[0].name: preprocess(file, metadata.preprocessing, inputs[0].dtype)}
     arrays = arrays_of(stored_arrays(file), inputs, str(file))
     try:
         check_types(arrays, inputs)

@@ -25,7 +25,9 @@ _ORDERS: dict[str, Callable[[OperatorProfile], Any]] = {
 
 @click.command(name="profile")
 @click.argument("library", type=click.Path(path_type=Path))
-@click.option("--input", "source", type=click.Path(path_type=Path), help=".npz or .npy [default: seeded noise].")
+@click.option(
+    "--input", "source", type=click.Path(path_type=Path), help=".npz, .npy or a picture [default: seeded noise]."
+)
 @click.option("--repeats", type=click.IntRange(min=1), default=30, show_default=True, help="Runs that are timed.")
 @click.option(
     "--sort",
@@ -51,7 +53,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Show how long each operator of LIBRARY takes, here or on a device, and how long it could take."""
-    feeds = None if source is None else read_inputs(source, read_metadata(library).inputs)
+    feeds = None if source is None else read_inputs(source, read_metadata(library))
     with working("measuring"):
         result = profile(library, feeds, threads=threads, repeats=repeats, limits=limits, rpc=rpc, tracker=tracker)
     operators = sorted(result.operators, key=_ORDERS[sort])

@@ -20,7 +20,9 @@ from pipeline.runtime import open_runner
 
 @click.command(name="run")
 @click.argument("library", type=click.Path(path_type=Path))
-@click.option("--input", "source", type=click.Path(path_type=Path), required=True, help=".npz by input name, or .npy.")
+@click.option(
+    "--input", "source", type=click.Path(path_type=Path), required=True, help=".npz by input name, .npy, or a picture."
+)
 @click.option("--output", type=click.Path(path_type=Path), help=".npz to write the outputs to, by output name.")
 @threads_option
 @rpc_option
@@ -35,10 +37,10 @@ def command(
     tracker: str | None,
     as_json: bool,
 ) -> None:
-    """Run LIBRARY on inputs from a file."""
+    """Run LIBRARY on inputs from a file: arrays, or a picture if it was built with pictures."""
     if output is not None and output.suffix != ".npz":
         raise OptionError(f"--output {output}: outputs are written as .npz; give such a name.")
-    feeds = read_inputs(source, read_metadata(library).inputs)
+    feeds = read_inputs(source, read_metadata(library))
     with open_runner(library, threads, rpc, tracker) as runner:
         outputs = runner.run(feeds)
     if output is not None:

@@ -77,5 +77,7 @@ def describe(
         versions={name: version(name) for name in packages},
         model_sha256=program.source_sha256,
         operators=operators,
+        schema_version=3 if program.preprocessing is None else 4,
+        preprocessing=msgspec.UNSET if program.preprocessing is None else program.preprocessing,
         **({} if quantized is None else msgspec.structs.asdict(quantized)),
     )

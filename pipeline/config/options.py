@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.schema import Options, group, option
-from pipeline.config.values import parse_shape
+from pipeline.config.values import parse_numbers, parse_shape, parse_size
 
 
 def _algorithms() -> Iterable[str]:
@@ -71,16 +71,69 @@ class CalibrateOptions(Options):
 
 
 @dataclass(frozen=True)
+class ImageOptions(Options):
+    """How pictures become inputs; see `samples.images` for the steps. Libraries record it.
+
+    Attributes:
+        resize: to (width, height), or so that the shorter side has this length.
+        crop: what is kept around the middle: (width, height), or a square's side.
+        mean: subtracted from the values of 0 to 1: one for all channels, or one for each.
+        std: what they are divided by then.
+        scale: what pixels, 0 to 255, are multiplied by before that; None means 1/255.
+        bgr: whether blue comes first.
+        layout: NCHW or NHWC; None means what the model's input looks like.
+    """
+
+    resize: int | tuple[int, int] | None = option(
+        None,
+        "Resize pictures to this width and height, or so that the shorter side has this length.",
+        metavar="WxH|SHORT",
+        parse=parse_size,
+        unset="the input's size, without --crop",
+    )
+    crop: int | tuple[int, int] | None = option(
+        None,
+        "Of pictures, keep this much around the middle.",
+        metavar="WxH|SIDE",
+        parse=parse_size,
+        unset="the input's size, with --resize",
+    )
+    mean: float | tuple[float, ...] | None = option(
+        None,
+        "Subtract this from pictures' values (0 to 1), in the channels' order.",
+        metavar="M[,M,M]",
+        parse=parse_numbers,
+        unset="0",
+    )
+    std: float | tuple[float, ...] | None = option(
+        None, "Divide by this after that.", metavar="S[,S,S]", parse=parse_numbers, unset="1"
+    )
+    scale: float | None = option(
+        None, "Multiply pixels (0 to 255) by this first; 1 if --mean and --std are of 0 to 255.", unset="1/255"
+    )
+    bgr: bool = option(False, "Order of pictures' channels; RGB if neither is said.", flag="--bgr/--rgb")
+    layout: str | None = option(
+        None,
+        "Where pictures' channels stand.",
+        choices=lambda: ("NCHW", "NHWC"),
+        metavar="NCHW|NHWC",
+        unset="as the input's shape has it",
+    )
+
+
+@dataclass(frozen=True)
 class QuantizeOptions(Options):
     """How a float program becomes an int8 one.
 
     Attributes:
         annotate: what is quantized.
         calibrate: how thresholds are chosen.
+        images: how pictures among the samples become inputs.
     """
 
     annotate: AnnotateOptions = group(AnnotateOptions)
     calibrate: CalibrateOptions = group(CalibrateOptions)
+    images: ImageOptions = group(ImageOptions)
 
 
 @dataclass(frozen=True)

@@ -225,7 +225,10 @@ def _flag(key: str, default: Any) -> str:
 def _value_type(hint: Any) -> tuple[Any, bool]:
     """Return the type of an option's values, and whether it has many; see `Option`."""
     if typing.get_origin(hint) in (UnionType, typing.Union):
-        (hint,) = (h for h in typing.get_args(hint) if h is not NoneType)
+        kinds = tuple(h for h in typing.get_args(hint) if h is not NoneType)
+        if len(kinds) > 1:
+            return typing.Union[kinds], False  # noqa: UP007 - made of a tuple
+        (hint,) = kinds
     origin = typing.get_origin(hint)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return hint, True

@@ -5,6 +5,30 @@ from __future__ import annotations
 from pipeline.errors import OptionError
 
 
+def parse_size(text: str) -> int | tuple[int, int]:
+    """Return a number of pixels, or width and height, from a text such as `224` or `320x240`.
+
+    Raises:
+        OptionError: it isn't of that form.
+    """
+    numbers = text.split("x")
+    if len(numbers) > 2 or not all(n.isascii() and n.isdigit() and int(n) for n in numbers):
+        raise OptionError(f"{text!r} isn't a size. Expected pixels, for example 224, or width and height: 320x240.")
+    return (int(numbers[0]), int(numbers[1])) if len(numbers) == 2 else int(numbers[0])
+
+
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """Return numbers from a text such as `0.485,0.456,0.406`.
+
+    Raises:
+        OptionError: it isn't of that form.
+    """
+    try:
+        return tuple(float(n) for n in text.split(","))
+    except ValueError as error:
+        raise OptionError(f"{text!r} isn't a list of numbers. Expected, for example, 0.485,0.456,0.406.") from error
+
+
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     """Return input name and shape from a text such as `x=1,3,224,224`.
 

@@ -6,7 +6,7 @@ read -> normalize -> frontend (converters) -> the passes of `passes.float`
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
@@ -15,7 +15,7 @@ from tvm import relax
 
 from pipeline.errors import ModelError
 from pipeline.importer.frontend import NATIVE, convert
-from pipeline.importer.normalize import Shapes, normalize
+from pipeline.importer.normalize import DeclaredShapes, Shapes, declared_shapes, normalize
 from pipeline.importer.read import read_model
 from pipeline.importer.read.check import check_model
 from pipeline.importer.source_nodes import source_nodes
@@ -26,13 +26,16 @@ from pipeline.passes.float import PASSES
 
 __all__ = ["import_model", "import_proto"]
 
+Completion = Callable[[DeclaredShapes, Shapes], Shapes]
 
-def import_model(path: str | Path, shapes: Shapes | None = None) -> Program:
+
+def import_model(path: str | Path, shapes: Shapes | None = None, complete: Completion | None = None) -> Program:
     """Read an ONNX file and return it as a float32 program.
 
     Args:
         path: the .onnx file; external weights must lie below its folder.
         shapes: input name -> shape, for inputs whose shape the file leaves open; an open batch is 1.
+        complete: returns shapes for more inputs, from what the file says of its inputs and the shapes given.
 
     Raises:
         ModelError: the file can't be read, or holds operators that can't be imported (all are named).
@@ -42,7 +45,9 @@ def import_model(path: str | Path, shapes: Shapes | None = None) -> Program:
     model, digest = read_model(path)
     # A file's name may be any bytes; a model's is text, and stands in what is written.
     name = os.fsencode(path.name).decode("utf-8", "replace")
-    return _import(model, shapes or {}, name.removesuffix(".onnx"), digest)
+    given = shapes or {}
+    chosen = given if complete is None else complete(declared_shapes(model), given)
+    return _import(model, chosen, name.removesuffix(".onnx"), digest)
 
 
 def import_proto(model: onnx.ModelProto, shapes: Shapes, name: str, source_sha256: str) -> Program:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pipeline.ir.preprocessing import ImagePreprocessing
+
 if TYPE_CHECKING:
     # Only for the annotation: the runner uses TensorSpec in processes that don't load the compiler.
     import tvm
@@ -56,6 +58,7 @@ class Program:
         name: the model's name, for files and reports.
         source_sha256: hexadecimal SHA-256 of the ONNX file (external data included).
         nodes: the ONNX model's nodes, in order, for options that name them; libraries hold nothing of it.
+        preprocessing: how pictures become the input; None if nobody has said so.
     """
 
     module: tvm.IRModule
@@ -64,6 +67,7 @@ class Program:
     name: str
     source_sha256: str
     nodes: tuple[SourceNode, ...] = ()
+    preprocessing: ImagePreprocessing | None = None
 
     def __repr__(self) -> str:
         """Return name, inputs, outputs and the number of operators."""

@@ -11,6 +11,7 @@ from typing import Annotated, BinaryIO, Literal
 import msgspec
 
 from pipeline.errors import ArtifactError
+from pipeline.ir.preprocessing import ImagePreprocessing
 from pipeline.ir.program import TensorSpec
 from pipeline.ir.types import MAX_TENSOR_BYTES, TensorType
 from pipeline.library.elf import ElfError, find_section
@@ -26,8 +27,9 @@ A CRC, as it finds any few bits that have changed, not just most; and as it is q
 reads all of it. It isn't a signature: who changes a library on purpose can write a checksum that fits.
 """
 
-SCHEMA_VERSION = 3
-"""Of the metadata's fields: a change that older readers would misunderstand raises it."""
+SCHEMA_VERSION = 4
+"""The newest of the metadata's fields: a change that older readers would misunderstand raises it. A library has the
+oldest version whose readers understand it."""
 
 _FIRST_WITH_CHECKSUM = 3
 
@@ -143,9 +145,10 @@ class ArtifactMetadata(Record, frozen=True, kw_only=True):
         int8_operators: how many operators are computed in int8.
         float_operators: those that aren't; in a float library, empty.
         operators: every kernel call, in order; empty in a library of schema version 1.
+        preprocessing: how pictures become the input, from schema version 4 on; unset if nobody has said so.
     """
 
-    schema_version: Literal[1, 2, 3] = 3
+    schema_version: Literal[1, 2, 3, 4] = 3
     model: str
     kind: Literal["int8", "float32"]
     inputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(min_length=1)]
@@ -158,6 +161,7 @@ class ArtifactMetadata(Record, frozen=True, kw_only=True):
     int8_operators: _Count = 0
     float_operators: tuple[FloatOperator, ...] = ()
     operators: tuple[OperatorRecord, ...] = ()
+    preprocessing: ImagePreprocessing | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         """Refuse inputs and outputs that can't be; when metadata is read, this is an error of decoding it."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from pipeline.errors import OptionError, SampleError
 from pipeline.recipes.schema import Recipe
+from pipeline.samples.images import pillow
 
 Array = npt.NDArray[Any]
 
@@ -46,7 +47,8 @@ def digits(recipe: Recipe, purpose: str) -> Iterator[Labelled]:
 
 def text_lines(recipe: Recipe, purpose: str) -> Iterator[Labelled]:
     """Rendered lines of text, half of them upside down: [1,3,48,192], label 1 for upside down."""
-    image, draw, font = _pillow()
+    pil = pillow()
+    image, draw, font = pil.Image, pil.ImageDraw, pil.ImageFont
     random = np.random.default_rng((recipe.samples.seed, purpose == "evaluation"))
     letters = np.array(list(string.ascii_letters + string.digits + " .,-"))
     for _ in range(_count(recipe, purpose)):
@@ -77,7 +79,7 @@ def pictures(recipe: Recipe, purpose: str) -> Iterator[Labelled]:
 
     Calibration and evaluation crop different photographs.
     """
-    image, _, _ = _pillow()
+    image = pillow().Image
     try:
         folder = importlib.resources.files("skimage") / "data"
     except ModuleNotFoundError as error:
@@ -103,14 +105,6 @@ def pictures(recipe: Recipe, purpose: str) -> Iterator[Labelled]:
 
 def _count(recipe: Recipe, purpose: str) -> int:
     return recipe.samples.evaluation if purpose == "evaluation" else recipe.samples.calibration
-
-
-def _pillow() -> tuple[Any, Any, Any]:
-    try:
-        from PIL import Image, ImageDraw, ImageFont
-    except ModuleNotFoundError as error:
-        raise OptionError("This recipe needs Pillow: pip install 'onnx-int8-pipeline[models]'.") from error
-    return Image, ImageDraw, ImageFont
 
 
 MAKERS: dict[str, Maker] = {"digits": digits, "pictures": pictures, "text_lines": text_lines}

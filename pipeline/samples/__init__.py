@@ -12,9 +12,28 @@ import numpy.typing as npt
 from pipeline.errors import OptionError, SampleError
 from pipeline.ir.program import TensorSpec
 from pipeline.samples.fitting import Fitted, Fitter, sentence
-from pipeline.samples.reading import Sample, Samples, describe, named_samples, sample_count
+from pipeline.samples.images import Images
+from pipeline.samples.reading import (
+    Sample,
+    Samples,
+    describe,
+    named_samples,
+    preprocessing_of,
+    sample_count,
+    with_options,
+)
 
-__all__ = ["Sample", "Samples", "batch_of", "feed_count", "feeds", "named_feeds"]
+__all__ = [
+    "Images",
+    "Sample",
+    "Samples",
+    "batch_of",
+    "feed_count",
+    "feeds",
+    "named_feeds",
+    "preprocessing_of",
+    "with_options",
+]
 
 Array = npt.NDArray[Any]
 
@@ -66,7 +85,7 @@ def _fitted(
 ) -> Iterator[Fitted]:
     fitter = Fitter(inputs)
     left = math.inf if batch_nums is None else batch_nums * batch_size
-    stream = named_samples(samples)
+    stream = named_samples(samples, inputs)
     while left > 0 and (item := next(stream, None)) is not None:
         name, sample = item
         parts = 0
@@ -89,7 +108,7 @@ def feed_count(
     number = sample_count(samples)
     if number is None:
         return None
-    name, first = next(named_samples(samples), ("", None))
+    name, first = next(named_samples(samples, inputs), ("", None))
     if first is None:
         return 0
     parts = list(Fitter(inputs).fit(first, name))

@@ -8,8 +8,12 @@ from typing import Any, Union
 
 import numpy.typing as npt
 
-from pipeline.errors import SampleError
+from pipeline.config.options import ImageOptions
+from pipeline.errors import OptionError, SampleError
 from pipeline.files import StoredArray, stored_arrays
+from pipeline.ir.preprocessing import ImagePreprocessing
+from pipeline.ir.program import TensorSpec
+from pipeline.samples.images import Images, is_picture, preprocess, resolve
 
 Array = npt.NDArray[Any]
 Arrays = Union[Array, Sequence[Array], Mapping[str, Array]]  # noqa: UP007 - evaluated at run time on Python 3.10
@@ -18,25 +22,65 @@ Arrays = Union[Array, Sequence[Array], Mapping[str, Array]]  # noqa: UP007 - eva
 Sample = Union[Arrays, tuple[Arrays, Any]]  # noqa: UP007
 """One sample, without the batch axis or with it, or a whole batch; alone or with a label, which isn't used."""
 
-Samples = Union[str, Path, Iterable[Sample], Callable[[], Iterable[Sample]]]  # noqa: UP007
-"""A folder of .npy and .npz files, an iterable of samples, or a function that returns one (a sample generator)."""
+Samples = Union[str, Path, Images, Iterable[Sample], Callable[[], Iterable[Sample]]]  # noqa: UP007
+"""A folder of .npy and .npz files and pictures, an iterable of samples, or a function that returns one (a sample
+generator)."""
 
 SUFFIXES = (".npy", ".npz")
 """Of files that hold arrays."""
 
 
-def named_samples(samples: Samples) -> Iterator[tuple[str, Any]]:
+def named_samples(samples: Samples, inputs: Sequence[TensorSpec]) -> Iterator[tuple[str, Any]]:
     """Yield the samples as they are, each after what a message calls it: "sample 3", "samples/0003.npy".
+
+    Args:
+        samples: see `Samples`.
+        inputs: the model's; pictures become arrays for the only one.
 
     Raises:
         SampleError: the folder or a file in it can't be read, or it holds no samples.
+        OptionError: pictures can't become an input of the model, or not by these options.
     """
-    if isinstance(samples, str | Path):
-        yield from _read_folder(Path(samples))
+    if isinstance(samples, str | Path | Images):
+        yield from _read_folder(samples, inputs)
         return
     given = samples() if callable(samples) else samples
     for index, sample in enumerate([given] if isinstance(given, Mapping) else given):
         yield f"sample {index}", sample
+
+
+def preprocessing_of(samples: Samples | None, inputs: Sequence[TensorSpec]) -> ImagePreprocessing | None:
+    """Return how pictures among the samples become the model's input; None if there are none.
+
+    Raises:
+        SampleError, OptionError: see `named_samples`.
+    """
+    if not isinstance(samples, str | Path | Images):
+        return None
+    return _preprocessing(samples, sample_files(folder_of(samples)), inputs)
+
+
+def sample_files(folder: Path) -> list[Path]:
+    """Return the files in a folder that hold arrays or pictures, sorted by name; if there are none, in its subfolders.
+
+    Raises:
+        SampleError: there are none, or the folder can't be read.
+    """
+    try:
+        files = sorted(f for f in folder.iterdir() if _is_sample(f))
+        files = files or sorted(f for f in folder.glob("*/*") if _is_sample(f))
+    except FileNotFoundError as error:
+        raise SampleError(f"Samples folder {folder} doesn't exist.") from error
+    except OSError as error:
+        raise SampleError(f"Samples folder {folder} can't be read: {error.strerror}.") from error
+    if not files:
+        raise SampleError(f"Samples folder {folder} holds no .npy or .npz files, and no pictures (.jpg, .png, ...).")
+    return files
+
+
+def folder_of(samples: str | Path | Images) -> Path:
+    """Return the folder that samples are in."""
+    return Path(samples.folder if isinstance(samples, Images) else samples)
 
 
 def sample_count(samples: Samples) -> int | None:
@@ -45,32 +89,62 @@ def sample_count(samples: Samples) -> int | None:
     Raises:
         SampleError: the folder can't be read, or holds no samples.
     """
-    if isinstance(samples, str | Path):
-        return len(_files(Path(samples)))
+    if isinstance(samples, str | Path | Images):
+        return len(sample_files(folder_of(samples)))
     if isinstance(samples, Mapping):
         return 1
     return len(samples) if isinstance(samples, Sized) else None
 
 
+def with_options(samples: Samples | None, options: ImageOptions) -> Samples | None:
+    """Return samples that become inputs as the options say, if they are a folder that may hold pictures.
+
+    Raises:
+        OptionError: there are options for pictures, and the samples come from Python.
+    """
+    if isinstance(samples, str | Path):
+        return Images(samples, options)
+    if options != ImageOptions() and not isinstance(samples, Images | None):
+        raise OptionError("Options for pictures are for a folder of them; these samples are arrays already.")
+    return samples
+
+
 def describe(samples: Samples) -> str:
     """Return what messages call the samples as a whole."""
-    return str(samples) if isinstance(samples, str | Path) else f"the given {type(samples).__name__}"
+    if isinstance(samples, str | Path | Images):
+        return str(folder_of(samples))
+    return f"the given {type(samples).__name__}"
 
 
-def _read_folder(folder: Path) -> Iterator[tuple[str, StoredArray | dict[str, StoredArray]]]:
-    """Yield the samples in a folder's .npy and .npz files, one for each file, sorted by name."""
-    for file in _files(folder):
-        yield str(file), stored_arrays(file)
+def _read_folder(
+    samples: str | Path | Images, inputs: Sequence[TensorSpec]
+) -> Iterator[tuple[str, StoredArray | dict[str, StoredArray] | Array]]:
+    """Yield the samples in a folder's files, one for each file."""
+    files = sample_files(folder_of(samples))
+    steps = _preprocessing(samples, files, inputs)
+    for file in files:
+        if steps is not None and is_picture(file):
+            yield str(file), preprocess(file, steps, inputs[0].dtype)
+        else:
+            yield str(file), stored_arrays(file)
 
 
-def _files(folder: Path) -> list[Path]:
-    """Return the files that hold a folder's samples, sorted by name."""
-    try:
-        files = sorted(f for f in folder.iterdir() if f.suffix in SUFFIXES)
-    except FileNotFoundError as error:
-        raise SampleError(f"Samples folder {folder} doesn't exist.") from error
-    except OSError as error:
-        raise SampleError(f"Samples folder {folder} can't be read: {error.strerror}.") from error
-    if not files:
-        raise SampleError(f"Samples folder {folder} holds no .npy or .npz files.")
-    return files
+def _preprocessing(
+    samples: str | Path | Images, files: Sequence[Path], inputs: Sequence[TensorSpec]
+) -> ImagePreprocessing | None:
+    options = samples.options if isinstance(samples, Images) else ImageOptions()
+    if not any(map(is_picture, files)):
+        if options != ImageOptions():
+            raise OptionError(f"{folder_of(samples)} holds no pictures; leave the options for pictures out.")
+        return None
+    if len(inputs) != 1:
+        names = ", ".join(repr(i.name) for i in inputs)
+        raise SampleError(
+            f"{folder_of(samples)} holds pictures, but the model has {len(inputs)} inputs: {names}. Give .npz files "
+            "that hold an array for each."
+        )
+    return resolve(options, inputs[0])
+
+
+def _is_sample(file: Path) -> bool:
+    return file.suffix in SUFFIXES or is_picture(file)

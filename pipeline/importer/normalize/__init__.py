@@ -19,6 +19,9 @@ from pipeline.importer.normalize.specialize import specialize
 
 Shapes = Mapping[str, Sequence[int]]
 
+DeclaredShapes = Mapping[str, "tuple[int | None, ...] | None"]
+"""What a model says of its inputs' shapes: None for a size that it leaves open, or for all of them."""
+
 
 def normalize(model: onnx.ModelProto, shapes: Shapes, native: Set[str]) -> onnx.ModelProto:
     """Return an equivalent model with static shapes, in float32.
@@ -54,17 +57,16 @@ def _flush_denormals(model: onnx.ModelProto) -> None:
 
 def resolve_shapes(model: onnx.ModelProto, shapes: Shapes) -> dict[str, tuple[int, ...]]:
     """Return the shape of every input; see `normalize`, and `limits.check_tensor_size`."""
-    weights = {t.name for t in model.graph.initializer} | {s.values.name for s in model.graph.sparse_initializer}
-    inputs = {v.name: v for v in model.graph.input if v.name not in weights}
+    inputs = declared_shapes(model)
+    types = {v.name: v.type.tensor_type.elem_type for v in model.graph.input}
     for name in shapes:
         if name not in inputs:
             raise OptionError(unknown_name("input in the shapes given", name, inputs))
     resolved = {}
-    for name, value in inputs.items():
-        dims = value.type.tensor_type.shape.dim
-        declared = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in dims]
+    for name, dims in inputs.items():
+        declared = dims or ()
         wanted = shapes.get(name)
-        has_rank = value.type.tensor_type.HasField("shape")
+        has_rank = dims is not None
         if wanted is None and not has_rank:
             raise OptionError(
                 f"The model doesn't say how many dimensions input {name!r} has. "
@@ -88,8 +90,20 @@ def resolve_shapes(model: onnx.ModelProto, shapes: Shapes) -> dict[str, tuple[in
                 f"Give it, for example --shape {name}={','.join(str(d or 224) for d in shape)}."
             )
         resolved[name] = tuple(d for d in shape if d is not None)
-        check_tensor_size(name, resolved[name], value.type.tensor_type.elem_type)
+        check_tensor_size(name, resolved[name], types[name])
     return resolved
+
+
+def declared_shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...] | None]:
+    """Return what a model says of its inputs' shapes; weights aren't inputs."""
+    weights = {t.name for t in model.graph.initializer} | {s.values.name for s in model.graph.sparse_initializer}
+    types = {v.name: v.type.tensor_type for v in model.graph.input if v.name not in weights}
+    return {
+        name: tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in kind.shape.dim)
+        if kind.HasField("shape")
+        else None
+        for name, kind in types.items()
+    }
 
 
 def _written(dims: Sequence[int | None]) -> str:
