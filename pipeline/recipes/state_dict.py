@@ -4,7 +4,8 @@ The file is a row of pickles followed by raw numbers. The unpickler here makes n
 and references to tensors: any other name in the stream is refused before anything is called.
 
 `torch.load(weights_only=True)` does this, too, at the price of installing PyTorch, some hundred megabytes for one
-recipe; smaller packages, as ptloader, read only the zip format, and the one package that ships these weights has the older one.
+recipe; smaller packages, as ptloader, read only the zip format, and the one package that ships these weights has the
+older one.
 """
 
 from __future__ import annotations
