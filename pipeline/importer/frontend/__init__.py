@@ -21,6 +21,7 @@ from pipeline.importer.frontend.converters import CONVERTERS
 from pipeline.importer.frontend.converters.node import Node
 from pipeline.importer.frontend.fallback import convert_by_tvm
 from pipeline.importer.frontend.names import name_tensors
+from pipeline.importer.normalize.recurrent import MAX_STEPS
 from pipeline.ir.bridge import UnknownShapeError, has_known_shape
 from pipeline.ir.tvm_private.onnx_frontend import GraphImporter, converted_operators
 
@@ -165,8 +166,8 @@ _QUANTIZED = (
 )
 _RANDOM = "gives other results each time"
 _RECURRENT = (
-    "recurrent layers can be imported where all sequences are equally long, of 1024 steps at most, and activations "
-    "have no parameters"
+    f"recurrent layers can be imported where all sequences are equally long, of {MAX_STEPS} steps at most, and "
+    "activations have no parameters"
 )
 
 _REASONS = {

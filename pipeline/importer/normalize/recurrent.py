@@ -18,8 +18,8 @@ Array = npt.NDArray[Any]
 
 RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
-MAX_STEPS = 1024
-"""Longer sequences aren't written out."""
+MAX_STEPS = 256
+"""Longer sequences aren't written out: every step is compiled by itself, which would take many minutes."""
 
 _OPSET = 13
 _GATES = {"GRU": 3, "LSTM": 4, "RNN": 1}
