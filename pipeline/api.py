@@ -18,7 +18,7 @@ from pipeline.importer import import_model
 from pipeline.importer.normalize import Shapes
 from pipeline.ir.preprocessing import ImagePreprocessing
 from pipeline.ir.program import Program, described
-from pipeline.library.metadata import FloatOperator, Quantization, QuantizationSummary
+from pipeline.library.metadata import FloatOperator, QuantizationSummary
 from pipeline.quantization.annotate import Annotation, annotate
 from pipeline.quantization.calibrate import CalibrationTable, calibrate
 from pipeline.quantization.realize import realize
@@ -73,10 +73,10 @@ class Quantized:
 
     def summary(self) -> QuantizationSummary:
         """Return what a library records of the quantization."""
-        entries = {t.name: self.table.tensors[self.annotation.source(t.name)] for t in self.annotation.tensors}
+        sources = {t.name: self.annotation.source(t.name) for t in self.annotation.tensors}
         operators = self.annotation.operators
         return QuantizationSummary(
-            quantization={n: Quantization(scale=e.scale, zero_point=e.zero_point) for n, e in entries.items()},
+            quantization={name: self.table.tensors[source].parameters for name, source in sources.items()},
             table_sha256=hashlib.sha256(self.table.to_json().encode("utf-8")).hexdigest(),
             int8_operators=sum(o.precision == "int8" for o in operators),
             float_operators=tuple(

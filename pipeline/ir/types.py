@@ -1,9 +1,13 @@
-"""Static tensor types, shared by every stage."""
+"""Static tensor types, and scale and zero point of quantized tensors, shared by every stage."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 MAX_TENSOR_BYTES = 2 * 1024**3
 """Of one tensor. Real ones stay well below; more comes of a wrong size, pad or scale, or of a damaged file."""
@@ -29,6 +33,37 @@ class TensorType:
         """Number of bytes; a bool takes one."""
         bits = self.dtype.lstrip("abcdefghijklmnopqrstuvwxyz")
         return self.size * (int(bits) // 8 if bits else 1)
+
+
+@dataclass(frozen=True)
+class QuantizationParameters:
+    """Scale and zero point of a tensor: real = scale * (q - zero_point), with q in 0..255, uint8.
+
+    Raises:
+        ValueError: the scale isn't a number above 0, or the zero point isn't in 0..255.
+    """
+
+    scale: float
+    zero_point: int
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"the scale {self.scale} isn't a number above 0")
+        if not 0 <= self.zero_point <= 255:
+            raise ValueError(f"the zero point {self.zero_point} isn't in 0..255")
+
+    def quantized_range(self, low: float | None, high: float | None) -> tuple[int, int]:
+        """Return the smallest and largest quantized value of a tensor limited to [low, high]; None is no limit."""
+
+        def quantized(value: float) -> int:
+            return int(min(max(round(value / self.scale) + self.zero_point, 0), 255))
+
+        return (0 if low is None else quantized(low), 255 if high is None else quantized(high))
+
+    def all_values(self) -> npt.NDArray[Any]:
+        """Return the real number that each quantized value stands for: [256] float64."""
+        return (np.arange(256, dtype="float64") - self.zero_point) * self.scale
 
 
 def broadcast_shapes(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ import msgspec
 from pipeline.errors import ArtifactError
 from pipeline.ir.preprocessing import ImagePreprocessing
 from pipeline.ir.program import TensorSpec
-from pipeline.ir.types import MAX_TENSOR_BYTES, TensorType
+from pipeline.ir.types import MAX_TENSOR_BYTES, QuantizationParameters, TensorType
 from pipeline.library.elf import ElfError, find_section
 from pipeline.schema import Record
 
@@ -47,13 +47,6 @@ _MAX_RANK = 64
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
-class Quantization(Record, frozen=True, kw_only=True):
-    """Scale and zero point of an 8-bit tensor."""
-
-    scale: Annotated[float, msgspec.Meta(gt=0)]
-    zero_point: Annotated[int, msgspec.Meta(ge=-128, le=255)]
-
-
 class TargetSummary(Record, frozen=True, kw_only=True):
     """What the library was built for; see `targets.Target`."""
 
@@ -84,7 +77,7 @@ class QuantizationSummary(Record, frozen=True, kw_only=True):
         float_operators: those that aren't.
     """
 
-    quantization: dict[str, Quantization]
+    quantization: dict[str, QuantizationParameters]
     table_sha256: str
     int8_operators: _Count
     float_operators: tuple[FloatOperator, ...]
@@ -153,7 +146,7 @@ class ArtifactMetadata(Record, frozen=True, kw_only=True):
     kind: Literal["int8", "float32"]
     inputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(min_length=1)]
     outputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(min_length=1)]
-    quantization: dict[str, Quantization] = msgspec.field(default_factory=dict)
+    quantization: dict[str, QuantizationParameters] = msgspec.field(default_factory=dict)
     target: TargetSummary
     versions: dict[str, str]
     model_sha256: str

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from tvm import relax
 
+from pipeline import ops
 from pipeline.config.options import AnnotateOptions
-from pipeline.ir.bridge import tensor_operands, tensor_type
+from pipeline.ir.bridge import describe, tensor_operands, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow
 from pipeline.ir.program import Program
-from pipeline.ops import traits_of
 from pipeline.quantization.annotation import Annotation, OperatorDecision, TensorDecision
-from pipeline.quantization.annotation_rules import Role, activations, kind_of, rule_for, unknown_operator_reason
+from pipeline.quantization.rules import Role, activations, kind_of, operator_without_rule, role_of, rule_for
 from pipeline.quantization.selection import select
 
 __all__ = ["AnnotateOptions", "Annotation", "OperatorDecision", "TensorDecision", "annotate"]
@@ -35,9 +35,9 @@ def annotate(program: Program, options: AnnotateOptions | None = None) -> Annota
     """
     options = options or AnnotateOptions()
     flow = Dataflow.of(program.module)
-    refusals = _decide(flow, _Wanted.of(program, options))
-    operators = [_operator(b, refusals.get(b.var), options) for b in flow.bindings]
-    quantized = [b for b in flow.bindings if refusals.get(b.var) is None]
+    reasons = _reasons_for_float(flow, _Wanted.of(program, options))
+    operators = [_operator(b, reasons[b.var], options) for b in flow.bindings]
+    quantized = [b for b in flow.bindings if reasons[b.var] is None]
     return Annotation(operators=tuple(operators), tensors=_tensors(flow, quantized))
 
 
@@ -56,46 +56,52 @@ class _Wanted:
         return cls(operators, select(program, options.skip, "the skip list (--skip)"))
 
 
-def _decide(flow: Dataflow, wanted: _Wanted) -> dict[relax.Var, str | None]:
+def _reasons_for_float(flow: Dataflow, wanted: _Wanted) -> dict[relax.Var, str | None]:
     """Return for each operator why it stays in float; None if it becomes int8."""
-    refusals: dict[relax.Var, str | None] = {}
+    reasons: dict[relax.Var, str | None] = {}
     for binding in flow.bindings:
-        refusals[binding.var] = _refusal(binding, refusals, wanted)
+        reasons[binding.var] = _reason_for_float(binding, reasons, wanted)
     for binding in reversed(flow.bindings):
-        rule = rule_for(binding)
-        bridge = refusals[binding.var] is None and rule is not None and rule.role is not Role.COMPUTE
-        if bridge and all(refusals[u.var] is not None for u in flow.users[binding.var]):
-            refusals[binding.var] = "nothing that reads it is int8"
-    return refusals
+        follows = reasons[binding.var] is None and role_of(binding) is not Role.COMPUTE
+        if follows and all(reasons[u.var] is not None for u in flow.users[binding.var]):
+            reasons[binding.var] = "nothing that reads it is int8"
+    return reasons
 
 
-def _refusal(binding: Binding, earlier: dict[relax.Var, str | None], wanted: _Wanted) -> str | None:
+def _reason_for_float(binding: Binding, earlier: dict[relax.Var, str | None], wanted: _Wanted) -> str | None:
+    """Return why an operator can't be int8, whatever reads it; None if it can."""
     rule = rule_for(binding)
     if rule is None:
-        return unknown_operator_reason(binding)
+        return operator_without_rule(binding)
     if binding.var.name in wanted.skip:
         return "it is in the skip list"
     if wanted.operators is not None and binding.var.name not in wanted.operators:
         return "it isn't among the operators that are to be quantized"
-    obstacle = rule.obstacle(binding)
-    if obstacle is not None or rule.role is Role.COMPUTE:
-        return obstacle
+    reason = rule.reason_for_float(binding)
+    if reason is not None or role_of(binding) is Role.COMPUTE:
+        return reason
     for source in activations(binding):
         if source not in earlier or earlier[source] is not None:
             return f"its input {source.name!r} isn't 8-bit"
     return None
 
 
-def _operator(binding: Binding, refusal: str | None, options: AnnotateOptions) -> OperatorDecision:
-    rule = rule_for(binding)
-    compute = rule is not None and rule.role is Role.COMPUTE
-    weighted = compute and len(activations(binding)) == 1
+REASONS = {
+    Role.COMPUTE: "its sums of products are much faster in int8",
+    Role.FOLLOW: "its inputs are int8 anyway, and int8 operators read its result",
+    Role.MOVE: "its inputs are int8 anyway, and int8 operators read its result",
+}
+"""Why an operator becomes int8."""
+
+
+def _operator(binding: Binding, reason_for_float: str | None, options: AnnotateOptions) -> OperatorDecision:
+    weighted = reason_for_float is None and isinstance(describe(binding.value), ops.Linear)
     return OperatorDecision(
         name=binding.var.name,
         operator=kind_of(binding),
-        precision="float32" if refusal is not None else "int8",
-        per_channel=options.per_channel if weighted and refusal is None else None,
-        reason=refusal or ("it does the work" if compute else "it stands between int8 operators"),
+        precision="int8" if reason_for_float is None else "float32",
+        per_channel=options.per_channel if weighted else None,
+        reason=reason_for_float or REASONS[role_of(binding)],
     )
 
 
@@ -107,7 +113,7 @@ def _tensors(flow: Dataflow, quantized: list[Binding]) -> tuple[TensorDecision, 
     for binding in flow.bindings:
         if isinstance(binding.var.ty, relax.TensorType) and isinstance(binding.value, relax.Call):
             known = (bounds.get(o, -math.inf) for o in tensor_operands(binding.value))
-            bounds[binding.var] = traits_of(binding).lower_bound(*known)
+            bounds[binding.var] = ops.traits_of(binding).lower_bound(*known)
     order = [*flow.params, *(b.var for b in flow.bindings)]
     tensors = []
     for var in order:
@@ -123,11 +129,11 @@ def _tensors(flow: Dataflow, quantized: list[Binding]) -> tuple[TensorDecision, 
 def _shared(flow: Dataflow, var: relax.Var, chosen: set[relax.Var]) -> tuple[str | None, str]:
     """Return whose scale a tensor takes and why; (None, "") if it has its own."""
     producer = flow.producers.get(var)
-    if producer is not None and var in chosen:
-        rule = rule_for(producer)
-        if rule is not None and rule.role is Role.MOVEMENT:
-            return activations(producer)[0].name, "it holds the same values"
+    if producer is not None and var in chosen and role_of(producer) is Role.MOVE:
+        return activations(producer)[0].name, "it holds the same values"
     user = flow.only_user(var)
-    if user is not None and user.operator == "relax.concat" and user.var in chosen and var in chosen:
-        return user.var.name, "it is only a part of that tensor"
+    if user is not None and user.var in chosen and var in chosen:
+        rule = rule_for(user)
+        if rule is not None and rule.unifies_inputs:
+            return user.var.name, "it is only a part of that tensor"
     return None, ""

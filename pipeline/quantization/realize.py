@@ -13,8 +13,9 @@ from pipeline.errors import TableError
 from pipeline.ir.bridge import describe, make_call
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, variables
 from pipeline.ir.program import Program
+from pipeline.ir.types import QuantizationParameters
 from pipeline.quantization.annotate import Annotation, OperatorDecision
-from pipeline.quantization.realization_rules import RULES, Context, NotRealizable, QParams
+from pipeline.quantization.rules import Context, NotQuantizable, rule_for
 from pipeline.quantization.selection import with_names
 from pipeline.quantization.table import CalibrationTable
 
@@ -41,57 +42,63 @@ def realize(program: Program, annotation: Annotation, table: CalibrationTable) -
 
 
 class _Realizer:
-    """One walk over the float program. Each of its tensors exists as codes, as floats, or as both, made when needed."""
+    """One walk over the float program.
+
+    Each of its tensors exists quantized, as float32, or as both, made when needed.
+    """
 
     def __init__(self, program: Program, annotation: Annotation, table: CalibrationTable) -> None:
         self.program = program
         self.flow = Dataflow.of(program.module)
         self.annotation = annotation
         self.chosen = {o.name: o for o in annotation.operators if o.precision == "int8"}
-        self.params = _parameters(annotation, table)
-        self.codes: dict[relax.Var, relax.Var] = {}
-        self.refused: dict[str, str] = {}
+        self.parameters = _parameters(annotation, table)
+        self.quantized: dict[relax.Var, relax.Var] = {}
+        self.left_in_float: dict[str, str] = {}
         _check(self.flow, annotation)
         self.builder = DataflowBuilder(program.module)
 
     def run(self) -> tuple[Program, Annotation]:
         for binding in self.flow.bindings:
-            if binding.var.name not in self.chosen or not self._quantized(binding):
+            if binding.var.name not in self.chosen or not self._write(binding):
                 for v in variables(binding.value):
-                    self._floats(v)
+                    self._make_float(v)
                 self.builder.copy(binding)
         for output in self.flow.outputs:
             if isinstance(output, relax.Var):
-                self._floats(output)
+                self._make_float(output)
         module = self.builder.finish()
-        return replace(self.program, module=module), self._outcome()
+        return replace(self.program, module=module), self._annotation_as_done()
 
-    def _quantized(self, binding: Binding) -> bool:
+    def _write(self, binding: Binding) -> bool:
         """Write a binding with integers; False if its scales don't allow it."""
-        wanted = self.params.get(binding.var.name)
-        if ops.traits_of(binding).sums_products and not self._read_as_codes(binding.var):
+        wanted = self.parameters.get(binding.var.name)
+        if ops.traits_of(binding).sums_products and not self._read_quantized(binding.var):
             wanted = None
         context = Context(
-            codes=self._as_codes,
-            params=lambda v: self.params[v.name],
+            quantized=self._make_quantized,
+            parameters=lambda v: self.parameters[v.name],
             emit=self.builder.emit,
             per_channel=bool(self.chosen[binding.var.name].per_channel),
             output=wanted,
         )
+        rule = rule_for(binding)
+        if rule is None:
+            raise TypeError(f"{binding.operator} has no quantization rule")
         try:
-            value = RULES[binding.operator](binding, context)
-        except NotRealizable as reason:
+            value = rule.write(binding, context)
+        except NotQuantizable as reason:
             _log.warning("%s stays in float: %s", binding.var.name, reason)
-            self.refused[binding.var.name] = str(reason)
+            self.left_in_float[binding.var.name] = str(reason)
             return False
         result = self.builder.emit(value, binding.var.name)
         if wanted is None:
             self.builder.values[binding.var] = self._clipped(binding, result)
         else:
-            self.codes[binding.var] = result
+            self.quantized[binding.var] = result
         return True
 
-    def _read_as_codes(self, var: relax.Var) -> bool:
+    def _read_quantized(self, var: relax.Var) -> bool:
         return any(u.var.name in self.chosen for u in self.flow.users[var])
 
     def _clipped(self, binding: Binding, result: relax.Var) -> relax.Var:
@@ -106,24 +113,26 @@ class _Realizer:
                 result = self.builder.emit(relax.op.minimum(result, limit), f"{binding.var.name}.clip_max")
         return result
 
-    def _as_codes(self, var: relax.Var) -> relax.Var:
-        if var not in self.codes:
-            params = self.params[var.name]
-            attrs = ops.Quantize(inverse_scale=float(np.float32(1.0 / params.scale)), zero_point=params.zero_point)
+    def _make_quantized(self, var: relax.Var) -> relax.Var:
+        if var not in self.quantized:
+            parameters = self.parameters[var.name]
+            attrs = ops.Quantize(
+                inverse_scale=float(np.float32(1.0 / parameters.scale)), zero_point=parameters.zero_point
+            )
             call = make_call(attrs, self.builder.replaced(var))
-            self.codes[var] = self.builder.emit(call, f"{var.name}.quantized")
-        return self.codes[var]
+            self.quantized[var] = self.builder.emit(call, f"{var.name}.quantized")
+        return self.quantized[var]
 
-    def _floats(self, var: relax.Var) -> None:
-        if var in self.codes and var not in self.builder.values and var not in self.flow.params:
-            params = self.params[var.name]
-            attrs = ops.Dequantize(scale=params.scale, zero_point=params.zero_point)
-            call = make_call(attrs, self.codes[var])
+    def _make_float(self, var: relax.Var) -> None:
+        if var in self.quantized and var not in self.builder.values and var not in self.flow.params:
+            parameters = self.parameters[var.name]
+            attrs = ops.Dequantize(scale=parameters.scale, zero_point=parameters.zero_point)
+            call = make_call(attrs, self.quantized[var])
             self.builder.values[var] = self.builder.emit(call, f"{var.name}.dequantized")
 
-    def _outcome(self) -> Annotation:
+    def _annotation_as_done(self) -> Annotation:
         def updated(decision: OperatorDecision) -> OperatorDecision:
-            reason = self.refused.get(decision.name)
+            reason = self.left_in_float.get(decision.name)
             if reason is None:
                 return decision
             return decision.model_copy(update={"precision": "float32", "per_channel": None, "reason": reason})
@@ -131,9 +140,9 @@ class _Realizer:
         return self.annotation.model_copy(update={"operators": tuple(updated(o) for o in self.annotation.operators)})
 
 
-def _parameters(annotation: Annotation, table: CalibrationTable) -> dict[str, QParams]:
+def _parameters(annotation: Annotation, table: CalibrationTable) -> dict[str, QuantizationParameters]:
     """Return scale and zero point of every 8-bit tensor, shared ones included."""
-    params = {}
+    parameters = {}
     for tensor in annotation.tensors:
         source = annotation.source(tensor.name)
         entry = table.tensors.get(source)
@@ -142,8 +151,8 @@ def _parameters(annotation: Annotation, table: CalibrationTable) -> dict[str, QP
                 f"The calibration table has no entry for tensor {source!r}. "
                 "Calibrate again with this model and annotation."
             )
-        params[tensor.name] = QParams(entry.scale, entry.zero_point)
-    return params
+        parameters[tensor.name] = entry.parameters
+    return parameters
 
 
 def _check(flow: Dataflow, annotation: Annotation) -> None:
@@ -154,7 +163,7 @@ def _check(flow: Dataflow, annotation: Annotation) -> None:
         binding = names[decision.name]
         if decision.precision != "int8":
             continue
-        if binding.operator not in RULES:
+        if rule_for(binding) is None:
             raise TableError(f"Annotation: {decision.name!r} is int8, but {decision.operator} has no integer form.")
         for v in variables(binding.value):
             if v.name not in tensors:

@@ -1,9 +1,9 @@
 """Which operators people mean: by the names of ONNX nodes or of their outputs, by type, or by a pattern.
 
 A word is looked up as it is spelled, then in any case and without underscores, then, if it holds `*`, `?` or `[`, as a
-pattern. Types are those of reports (`KINDS`), ONNX's and Paddle's. Where two of these lists spell a word alike, reports
-come first: `matmul` is a product of two activations there, and `mul`, which they don't know, Paddle's product with
-weights; `Mul` is ONNX's.
+pattern. Types are those of reports (`rules.kinds`), ONNX's and Paddle's. Where two of these lists spell a word alike,
+reports come first: `matmul` is a product of two activations there, and `mul`, which they don't know, Paddle's product
+with weights; `Mul` is ONNX's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipeline.errors import OptionError, PipelineError, TableError
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.quantization.annotation import Annotation
-from pipeline.quantization.annotation_rules import kind_of
+from pipeline.quantization.rules import kind_of
 
 _PRODUCTS = ("conv2d", "conv2d_transpose", "dense", "depthwise_conv2d", "matmul")
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import TableError
 from pipeline.files import read_text, write_text
+from pipeline.ir.types import QuantizationParameters
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -43,6 +44,11 @@ class Calibrated(BaseModel):
     algorithm: str
     minimum: Finite
     maximum: Finite
+
+    @property
+    def parameters(self) -> QuantizationParameters:
+        """Scale and zero point: what counts for the int8 model."""
+        return QuantizationParameters(self.scale, self.zero_point)
 
 
 class CalibrationTable(BaseModel):

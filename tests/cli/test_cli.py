@@ -101,7 +101,7 @@ def test_a_model_is_inspected_before_it_is_built(
 ) -> None:
     code, text, _ = run(capsys, monkeypatch, "inspect", model)
     assert code == 0
-    assert "it does the work" in text
+    assert "much faster in int8" in text
 
 
 @pytest.mark.parametrize("command", ["targets", "models"])

@@ -42,6 +42,7 @@ NOT_RUN = {
 EXCERPTS = {
     ("adding-an-operator.md", "@dataclass(frozen=True)"): ROOT / "pipeline/ops/elementwise.py",
     ("adding-an-operator.md", "def qmultiply("): ROOT / "pipeline/kernels/ops/elementwise.py",
+    ("adding-an-operator.md", "@quantization_rule("): ROOT / "pipeline/quantization/rules/elementwise.py",
     ("kernels.md", "..._permuted = R.call_tir"): Path("dump/x86-64-v4-vnni/*-remove_dead_code.py"),
     ("kernels.md", "for v in range(4):"): Path("dump/x86-64-v4-vnni/*-select_kernels.py"),
     ("kernels.md", ".LBB"): Path("dump/x86-64-v4-vnni/kernels.s"),

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.kernels import registry
 from pipeline.ops import Operator, operators
-from pipeline.quantization import annotation_rules, realization_rules
+from pipeline.quantization.rules import rules
 from tests.kernels.examples import examples
 
 REWRITTEN = ("nn.conv2d_transpose", "qnn.conv2d_transpose")
@@ -39,8 +39,7 @@ def missing(operator: type[Operator]) -> list[str]:
         "an example, in tests/kernels/examples.py": operator not in shown and not rewritten,
     }
     if name.startswith("nn.") and name not in FLOAT_ONLY:
-        rules = annotation_rules.RULES, realization_rules.RULES
-        found["rules, in pipeline/quantization"] = any(name not in table for table in rules)
+        found["a quantization rule, in pipeline/quantization/rules"] = name not in rules()
     return [what for what, lacking in found.items() if lacking]
 
 
@@ -56,7 +55,7 @@ def test_what_is_missing_is_named_with_its_place() -> None:
     # Afterwards, so that nobody else gets to know it.
     Nothing.name = "nn.nothing"
     found = missing(Nothing)
-    for part in ("docstring", "`infer`", "`evaluate`", "a kernel", "an example", "rules"):
+    for part in ("docstring", "`infer`", "`evaluate`", "a kernel", "an example", "a quantization rule"):
         assert any(what.startswith(part) or f" {part}" in what for what in found), part
     assert all(", in " in what for what in found)
 
@@ -65,4 +64,4 @@ def test_every_exception_is_one() -> None:
     known = operators()
     computed = {entry.operator.name for entry in registry.KERNELS}
     assert not computed & set(REWRITTEN)
-    assert set(FLOAT_ONLY) <= set(known) - set(annotation_rules.RULES)
+    assert set(FLOAT_ONLY) <= set(known) - set(rules())

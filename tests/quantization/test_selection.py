@@ -13,7 +13,7 @@ from pipeline.errors import OptionError, TableError
 from pipeline.ir.program import Program
 from pipeline.quantization.annotate import AnnotateOptions, Annotation, annotate
 from pipeline.quantization.annotation import OperatorDecision
-from pipeline.quantization.annotation_rules import KINDS
+from pipeline.quantization.rules import kinds as known_kinds
 from pipeline.quantization.selection import ONNX_KINDS, PADDLE_KINDS, select, with_names
 from tests.models import ModelBuilder, import_test_model
 
@@ -152,7 +152,7 @@ def test_an_annotation_that_names_what_there_is_not_is_refused(program: Program)
 
 @pytest.mark.parametrize("table", [ONNX_KINDS, PADDLE_KINDS], ids=["onnx", "paddle"])
 def test_types_stand_for_types_of_reports(table: dict[str, tuple[str, ...]]) -> None:
-    assert {kind for kinds in table.values() for kind in kinds} <= set(KINDS)
+    assert {kind for kinds in table.values() for kind in kinds} <= set(known_kinds())
 
 
 def test_onnx_types_are_onnx_types() -> None:

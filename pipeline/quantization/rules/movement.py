@@ -1,0 +1,52 @@
+"""Operators that move values, or join tensors."""
+
+from __future__ import annotations
+
+from tvm import relax
+
+from pipeline import ops
+from pipeline.ir.bridge import make_call
+from pipeline.ir.dataflow import Binding, constant
+from pipeline.quantization.rules.elementwise import lookup
+from pipeline.quantization.rules.rule import Context, description, no_constant, quantization_rule
+
+
+def _fixed_choice(binding: Binding) -> str | None:
+    x, indices = binding.value.args
+    fixed = isinstance(x, relax.Var) and constant(indices) is not None
+    return None if fixed else "what it picks isn't fixed"
+
+
+@quantization_rule(ops.DepthToSpace, kind="depth_to_space")
+@quantization_rule(ops.MaxPool2d, kind="max_pool2d")
+@quantization_rule("relax.reshape", "relax.squeeze", "relax.expand_dims", "relax.flatten", kind="reshape")
+@quantization_rule("relax.permute_dims", kind="transpose")
+@quantization_rule("relax.strided_slice", kind="slice")
+@quantization_rule("relax.take", kind="gather", check=_fixed_choice)
+def move(binding: Binding, context: Context) -> relax.Expr:
+    """An operator that takes values of any type -> itself on quantized values."""
+    value = binding.value
+    args = [context.quantized(value.args[0]), *value.args[1:]]
+    return relax.Call(value.op, args, value.attrs, list(value.ty_args))
+
+
+@quantization_rule(ops.Pad, kind="pad")
+def pad(binding: Binding, context: Context) -> relax.Expr:
+    """`nn.pad` -> itself on quantized values, with the quantized value around them."""
+    operator = description(binding, ops.Pad)
+    value, _ = context.quantized_output().quantized_range(operator.value, None)
+    quantized = ops.Pad(padding=operator.padding, value=float(value))
+    return make_call(quantized, context.quantized(binding.value.args[0]))
+
+
+@quantization_rule("relax.concat", kind="concat", check=no_constant, unifies_inputs=True)
+def concat(binding: Binding, context: Context) -> relax.Expr:
+    """`relax.concat` -> itself on quantized values; a part with another scale goes through a table first."""
+    output = context.quantized_output()
+    parts = []
+    for i, part in enumerate(binding.value.args[0].fields):
+        source, quantized = context.parameters(part), context.quantized(part)
+        if source != output:
+            quantized = context.emit(lookup(quantized, source.all_values(), output), f"{binding.var.name}.part{i}")
+        parts.append(quantized)
+    return relax.op.concat(parts, int(binding.value.attrs["axis"]))
