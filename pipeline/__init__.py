@@ -56,7 +56,14 @@ __all__ = sorted(_EXPORTS)
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
+    try:
+        module = importlib.import_module(_EXPORTS[name])
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("pipeline"):
+            raise
+        message = f"pipeline.{name} isn't part of onnx-int8-runner; install onnx-int8-pipeline in its place"
+        raise ImportError(message) from error
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -239,13 +239,20 @@ def runtime() -> Runtime:
 
 
 def _library(package: str, distribution: str) -> Path:
-    """Return a package's library, without importing the package."""
+    """Return a package's library, without importing the package; the runner's own distribution has TVM's beside this.
+
+    Raises:
+        ArtifactError: it isn't installed.
+    """
     name = {"tvm_ffi": "libtvm_ffi.so", "tvm": "libtvm_runtime.so"}[package]
+    folders = [Path(__file__).parent]
     spec = importlib.util.find_spec(package)
-    path = Path(spec.origin).parent / "lib" / name if spec is not None and spec.origin else None
-    if path is None or not path.is_file():
+    if spec is not None and spec.origin:
+        folders.append(Path(spec.origin).parent)
+    found = [path for folder in folders if (path := folder / "lib" / name).is_file()]
+    if not found:
         raise ArtifactError(f"TVM's runtime isn't installed. Install the {distribution} package.")
-    return path
+    return found[0]
 
 
 _capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
