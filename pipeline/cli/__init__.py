@@ -1,9 +1,16 @@
-"""The command line: `pipeline build`, `run`, `bench`, `profile`, `inspect`, `targets`, `models` and `demo`."""
+"""The command line: `pipeline build`, `run`, `bench`, `profile`, `inspect`, `targets`, `models` and `demo`.
+
+Results go to standard output, all else to standard error. With `--json`, standard output is one JSON object: the
+result, or `{"error": {"kind": ..., "message": ..., "exit_code": ...}}`. The kind is the name of a class of `errors`, or
+`UsageError`, `Interrupted` or `InternalError`. The message is the one that people get on standard error all the same.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
+import json
 import signal
 import sys
 import threading
@@ -12,8 +19,9 @@ from types import FrameType
 from typing import NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, unknown_name
 
 _COMMANDS = {
     "bench": "Time a library, here or on a device.",
@@ -39,6 +47,17 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in _COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"No such command. {unknown_name('command', args[0], _COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        named = [CompletionItem(n, help=h) for n, h in sorted(_COMMANDS.items()) if n.startswith(incomplete)]
+        return named + click.Command.shell_complete(self, ctx, incomplete)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
@@ -102,7 +121,7 @@ def _interrupts() -> Iterator[list[int]]:
 
 def _end_interrupted() -> NoReturn:
     click.echo("Interrupted.", err=True)
-    sys.exit(_INTERRUPTED)
+    _exit("Interrupted", "Interrupted.", _INTERRUPTED)
 
 
 def _end(error: Exception) -> NoReturn:
@@ -110,10 +129,10 @@ def _end(error: Exception) -> NoReturn:
         sys.exit(error.exit_code)
     if isinstance(error, click.ClickException):
         error.show()
-        sys.exit(error.exit_code)
+        _exit("UsageError", error.format_message(), error.exit_code)
     if isinstance(error, PipelineError):
         click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        _exit(type(error).__name__, str(error), error.exit_code)
     import traceback
 
     traceback.print_exception(error)
@@ -122,4 +141,15 @@ def _end(error: Exception) -> NoReturn:
         "what `pip list` prints, and the model if you can.",
         err=True,
     )
-    sys.exit(_SOFTWARE_FAULT)
+    _exit("InternalError", f"{type(error).__name__}: {error}", _SOFTWARE_FAULT)
+
+
+def _exit(kind: str, message: str, exit_code: int) -> NoReturn:
+    """End with an exit code; where JSON is asked for, print the error as such."""
+    arguments = list(itertools.takewhile(lambda argument: argument != "--", sys.argv[1:]))
+    if "--json" in arguments:
+        text = json.dumps({"error": {"kind": kind, "message": message, "exit_code": exit_code}}, indent=2)
+        # The error may be that nothing can be written there.
+        with contextlib.suppress(OSError):
+            click.echo(text)
+    sys.exit(exit_code)

@@ -10,13 +10,13 @@ from rich.table import Table
 
 from pipeline.cli.console import show
 from pipeline.cli.inputs import read_inputs
-from pipeline.cli.options import json_option, rpc_option, threads_option, tracker_option
+from pipeline.cli.options import new_command, rpc_option, threads_option, tracker_option
 from pipeline.library.metadata import read_metadata
 from pipeline.runtime import open_runner
 from pipeline.runtime.tensors import noise
 
 
-@click.command(name="bench")
+@new_command("bench")
 @click.argument("library", type=click.Path(path_type=Path))
 @click.option(
     "--input", "source", type=click.Path(path_type=Path), help=".npz, .npy or a picture [default: seeded noise]."
@@ -25,7 +25,6 @@ from pipeline.runtime.tensors import noise
 @threads_option
 @rpc_option
 @tracker_option
-@json_option
 def command(
     library: Path,
     source: Path | None,

@@ -8,14 +8,13 @@ from typing import Any
 import click
 
 from pipeline.cli.console import progress, show
-from pipeline.cli.options import given, json_option, options
+from pipeline.cli.options import given, new_command, options
 
 
-@click.command(name="build")
+@new_command("build")
 @click.argument("model")
 @click.option("--samples", type=click.Path(path_type=Path), help="Folder of .npy or .npz files, or of pictures.")
 @options()
-@json_option
 def command(model: str, samples: Path | None, as_json: bool, **values: Any) -> None:
     """Quantize MODEL, an .onnx file or a recipe (.toml), and build it for each target."""
     chosen = given(values)

@@ -7,16 +7,18 @@ import io
 import json
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from enum import Enum
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -26,8 +28,14 @@ messages = Console(stderr=True)
 """Progress and warnings; results go to standard output."""
 
 
+UNLIMITED_COLUMNS = 200
+"""Of tables that aren't for a terminal: enough for nothing in them to be wrapped."""
+
 SECONDS_BETWEEN_LINES = 10
 """How often progress is printed where there is no terminal."""
+
+Tell = Callable[[str, int, "int | None"], None]
+"""See `progress`."""
 
 
 def show(data: dict[str, Any], table: Callable[[], Table | list[Table]], as_json: bool) -> None:
@@ -41,13 +49,21 @@ def show(data: dict[str, Any], table: Callable[[], Table | list[Table]], as_json
         with _printing():
             click.echo(text)
         return
-    # A file or a pipe has no width; nothing in it should be cut or wrapped. Models' names may look like markup.
-    width = None if Console().is_terminal else 200
-    console = Console(width=width, markup=False, emoji=False)
+    # Models' names may look like markup.
+    console = Console(width=columns(), markup=False, emoji=False)
     made = table()
     with _printing():
         for item in made if isinstance(made, list) else [made]:
+            for column in item.columns:
+                # Names and paths are of no use cut off.
+                column.overflow = "fold"
             console.print(item)
+
+
+def columns() -> int:
+    """Return how many characters a line of the result can have: a file or a pipe has no width of its own."""
+    console = Console()
+    return console.width if console.is_terminal or "COLUMNS" in os.environ else UNLIMITED_COLUMNS
 
 
 def _plain(value: Any) -> Any:
@@ -77,10 +93,38 @@ def _printing() -> Iterator[None]:
         raise OptionError(f"Standard output can't be written: {error.strerror}.") from error
 
 
+class Verbosity(Enum):
+    """How much a command says on standard error beside errors."""
+
+    QUIET = "quiet"
+    """Nothing."""
+    NORMAL = "normal"
+    """Progress and warnings."""
+    VERBOSE = "verbose"
+    """How long each step took, and what the package logs, too."""
+
+
+_LEVELS = {Verbosity.QUIET: logging.ERROR, Verbosity.NORMAL: logging.WARNING, Verbosity.VERBOSE: logging.INFO}
+_VERBOSITY = f"{__name__}.verbosity"
+
+
 def log_to_console() -> None:
     """Send the package's warnings to standard error."""
     handler = RichHandler(console=messages, show_time=False, show_path=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.getLogger().setLevel(logging.WARNING)
+
+
+def be(verbosity: Verbosity) -> None:
+    """Say as much as that for the rest of the command."""
+    click.get_current_context().find_root().meta[_VERBOSITY] = verbosity
+    logging.getLogger().setLevel(_LEVELS[verbosity])
+
+
+def _verbosity() -> Verbosity:
+    context = click.get_current_context(silent=True)
+    chosen: Verbosity = Verbosity.NORMAL if context is None else context.meta.get(_VERBOSITY, Verbosity.NORMAL)
+    return chosen
 
 
 class _Bar:
@@ -137,17 +181,51 @@ def _counted(done: int, total: int | None, seconds: float) -> str:
     return ", ".join(parts)
 
 
+class _Times:
+    """Says how long each step took, beside what shows progress."""
+
+    def __init__(self, shown: Tell) -> None:
+        self._shown = shown
+        self._what = ""
+        self._began = 0.0
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        if what != self._what:
+            self.end()
+            self._what, self._began = what, time.monotonic()
+        self._shown(what, done, total)
+
+    def end(self) -> None:
+        """Say how long the last step took."""
+        if self._what:
+            messages.print(f"{self._what}: {time.monotonic() - self._began:.1f} s", markup=False, highlight=False)
+
+
 @contextlib.contextmanager
-def progress() -> Iterator[Callable[[str, int, int | None], None]]:
+def progress() -> Iterator[Tell]:
     """Show what is being done while the block runs.
 
     The block calls the given function with what it does, how many steps of that are done, and how many there are, None
     if that isn't known.
     """
+    if _verbosity() is Verbosity.QUIET:
+        yield lambda what, done, total: None
+        return
+    with _shown() as shown:
+        if _verbosity() is Verbosity.NORMAL:
+            yield shown
+            return
+        times = _Times(shown)
+        yield times
+        times.end()
+
+
+@contextlib.contextmanager
+def _shown() -> Iterator[Tell]:
     if not messages.is_terminal:
         yield _Lines()
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(20), _Counted())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), _Counted())
     with Progress(*columns, console=messages, transient=True) as bar:
         yield _Bar(bar)
 
@@ -155,7 +233,7 @@ def progress() -> Iterator[Callable[[str, int, int | None], None]]:
 @contextlib.contextmanager
 def working(what: str) -> Iterator[None]:
     """Show that something is being done while the block runs. Terminals only."""
-    if not messages.is_terminal:
+    if not messages.is_terminal or _verbosity() is Verbosity.QUIET:
         yield
         return
     with messages.status(what):

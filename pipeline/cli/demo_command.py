@@ -7,13 +7,12 @@ from typing import Any
 import click
 
 from pipeline.cli.console import progress, show
-from pipeline.cli.options import given, json_option, options
+from pipeline.cli.options import given, new_command, options
 
 
-@click.command(name="demo")
+@new_command("demo")
 @click.option("--model", default="digits", show_default=True, help="A recipe, see `pipeline models`.")
 @options(only=("targets", "algorithm", "output"))
-@json_option
 def command(model: str, as_json: bool, **values: Any) -> None:
     """Quantize a real model with real samples, build it for this machine and for Android, and show what that gains."""
     chosen = given(values)

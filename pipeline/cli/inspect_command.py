@@ -10,15 +10,14 @@ import msgspec
 from rich.table import Table
 
 from pipeline.cli.console import show, working
-from pipeline.cli.options import given, json_option, options
+from pipeline.cli.options import given, new_command, options
 from pipeline.config.options import BuildOptions
 from pipeline.library.metadata import read_metadata
 
 
-@click.command(name="inspect")
+@new_command("inspect")
 @click.argument("file", type=click.Path(path_type=Path))
 @options(only=("shapes", "verify_import"))
-@json_option
 def command(file: Path, as_json: bool, **values: Any) -> None:
     """Show what is in FILE: an ONNX model (which operators would become int8, and why) or a library."""
     if file.suffix == ".onnx":

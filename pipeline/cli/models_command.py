@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import click
 from rich.table import Table
 
 from pipeline.cli.console import show
-from pipeline.cli.options import json_option
+from pipeline.cli.options import new_command
 from pipeline.recipes import list_recipes
 
 
-@click.command(name="models")
-@json_option
+@new_command("models")
 def command(as_json: bool) -> None:
     """List the models that have a recipe."""
     rows = [

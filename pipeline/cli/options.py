@@ -8,12 +8,38 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from pipeline.cli.console import Verbosity, be
 from pipeline.config.options import BuildOptions
 from pipeline.config.schema import Option, Options, in_words, options_of
 
 Decorator = Callable[[Any], Any]
 
-json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+def new_command(name: str) -> Decorator:
+    """Return a decorator that makes a command, with the options that all commands have; `--json` as `as_json`."""
+
+    def decorate(function: Any) -> click.Command:
+        made = click.command(name=name)(function)
+        said = "Print one JSON object, the result or an error, instead of tables."
+        made.params.append(click.Option(["--json", "as_json"], is_flag=True, help=said))
+        for flags, verbosity, help_text in (
+            (["-q", "--quiet"], Verbosity.QUIET, "No progress, no warnings."),
+            (["-v", "--verbose"], Verbosity.VERBOSE, "Also print how long each step took."),
+        ):
+            said_by = _says(verbosity)
+            made.params.append(click.Option(flags, is_flag=True, expose_value=False, callback=said_by, help=help_text))
+        return made
+
+    return decorate
+
+
+def _says(verbosity: Verbosity) -> Callable[[click.Context, click.Parameter, bool], None]:
+    def callback(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+        if value:
+            be(verbosity)
+
+    return callback
+
 
 threads_option: Decorator = click.option("--threads", type=int, help="How many threads a run may use [default: all].")
 

@@ -9,11 +9,14 @@ from typing import Any
 import click
 from rich.table import Table
 
-from pipeline.cli.console import show, working
+from pipeline.cli.console import columns, show, working
 from pipeline.cli.inputs import read_inputs
-from pipeline.cli.options import json_option, rpc_option, threads_option, tracker_option
+from pipeline.cli.options import new_command, rpc_option, threads_option, tracker_option
 from pipeline.library.metadata import read_metadata
 from pipeline.profiling import OperatorProfile, Profile, profile
+
+COLUMNS_OF_ALL = 140
+"""How wide a terminal must be for all that is known of operators."""
 
 _ORDERS: dict[str, Callable[[OperatorProfile], Any]] = {
     "order": lambda _: 0,
@@ -23,7 +26,7 @@ _ORDERS: dict[str, Callable[[OperatorProfile], Any]] = {
 """What `--sort` sorts by; "limit" by the time lost to the limit."""
 
 
-@click.command(name="profile")
+@new_command("profile")
 @click.argument("library", type=click.Path(path_type=Path))
 @click.option(
     "--input", "source", type=click.Path(path_type=Path), help=".npz, .npy or a picture [default: seeded noise]."
@@ -40,7 +43,6 @@ _ORDERS: dict[str, Callable[[OperatorProfile], Any]] = {
 @threads_option
 @rpc_option
 @tracker_option
-@json_option
 def command(
     library: Path,
     source: Path | None,
@@ -61,8 +63,31 @@ def command(
 
 
 def _operators(result: Profile, operators: list[OperatorProfile]) -> Table:
+    """Return a line for each operator, with as much as fits."""
+    return _all(result, operators) if columns() >= COLUMNS_OF_ALL else _most(result, operators)
+
+
+def _most(result: Profile, operators: list[OperatorProfile]) -> Table:
+    made = _titled(result)
+    made.caption = "A wider terminal shows kernels, medians and rates, too; so does --json."
+    made.add_column("tensor")
+    made.add_column("shape", no_wrap=True)
+    for heading in ("min, us", "share", "of peak", "of limit"):
+        made.add_column(heading, justify="right", no_wrap=True)
+    for o in operators:
+        peak = _percent(o.of_peak) if o.multiply_adds else ""
+        shape = "x".join(map(str, o.shape))
+        made.add_row(o.name, shape, f"{o.minimum_us:.1f}", f"{o.share:.1%}", peak, _percent(o.of_limit))
+    return made
+
+
+def _titled(result: Profile) -> Table:
     threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
-    made = Table(title=f"{result.model} ({result.kind}) for {result.target}, {threads}")
+    return Table(title=f"{result.model} ({result.kind}) for {result.target}, {threads}")
+
+
+def _all(result: Profile, operators: list[OperatorProfile]) -> Table:
+    made = _titled(result)
     made.add_column("tensor")
     made.add_column("kernel", overflow="fold")
     made.add_column("shape", no_wrap=True)

@@ -11,14 +11,14 @@ from rich.table import Table
 
 from pipeline.cli.console import show
 from pipeline.cli.inputs import read_inputs
-from pipeline.cli.options import json_option, rpc_option, threads_option, tracker_option
+from pipeline.cli.options import new_command, rpc_option, threads_option, tracker_option
 from pipeline.errors import OptionError
 from pipeline.files import write_bytes
 from pipeline.library.metadata import read_metadata
 from pipeline.runtime import open_runner
 
 
-@click.command(name="run")
+@new_command("run")
 @click.argument("library", type=click.Path(path_type=Path))
 @click.option(
     "--input", "source", type=click.Path(path_type=Path), required=True, help=".npz by input name, .npy, or a picture."
@@ -27,7 +27,6 @@ from pipeline.runtime import open_runner
 @threads_option
 @rpc_option
 @tracker_option
-@json_option
 def command(
     library: Path,
     source: Path,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import click
 from rich.table import Table
 
 from pipeline.cli.console import show
-from pipeline.cli.options import json_option
+from pipeline.cli.options import new_command
 from pipeline.targets import list_targets, load_target
 
 
-@click.command(name="targets")
-@json_option
+@new_command("targets")
 def command(as_json: bool) -> None:
     """List the targets that libraries can be built for."""
     host = load_target("host").name

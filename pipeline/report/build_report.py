@@ -97,22 +97,26 @@ class BuildReport:
 
     def tables(self) -> list[Table]:
         """Return the report for people."""
-        summary = Table("", "float32", "int8", title=f"{self.model}: {self.annotation.summary()}")
+        summary = Table("", "", title=f"{self.model}: {self.annotation.summary()}", show_header=False)
+        summary.add_row("import verified", describe_check(self.import_check))
+        summary.add_row("calibrated", f"{self.algorithm}, {self.calibration_samples} samples")
+        if self.agreement is not None:
+            summary.add_row("compared with float on", self.agreement.where())
+            summary.add_row("same answer as float", f"{self.agreement.same_argmax:.4f}")
+            summary.add_row("signal to quantization noise", f"{self.agreement.sqnr_db:.1f} dB")
+        return [summary, *self._measured(), self._files(), *self._left_in_float(), *self._tuned()]
+
+    def _measured(self) -> list[Table]:
+        table = Table("", "float32", "int8")
         if self.accuracy is not None:
             a = self.accuracy
-            summary.add_row(f"accuracy on {a.samples} labelled samples", f"{a.float32:.4f}", f"{a.int8:.4f}")
-        if self.agreement is not None:
-            where = self.agreement.where()
-            summary.add_row(f"same answer as float, on {where}", "", f"{self.agreement.same_argmax:.4f}")
-            summary.add_row(f"signal to quantization noise, on {where}", "", f"{self.agreement.sqnr_db:.1f} dB")
+            table.add_row(f"accuracy on {a.samples} labelled samples", f"{a.float32:.4f}", f"{a.int8:.4f}")
         if self.timing is not None:
             t = self.timing
             threads = "1 thread" if t.threads == 1 else f"{t.threads} threads"
             gain = f"{t.int8_ms:.3f} ms ({t.float32_ms / t.int8_ms:.1f}x)"
-            summary.add_row(f"latency here, {threads}", f"{t.float32_ms:.3f} ms", gain)
-        summary.add_row("calibrated", "", f"{self.algorithm}, {self.calibration_samples} samples")
-        summary.add_row("import verified", describe_check(self.import_check), "")
-        return [summary, self._files(), *self._left_in_float(), *self._tuned()]
+            table.add_row(f"latency here, {threads}", f"{t.float32_ms:.3f} ms", gain)
+        return [table] if table.row_count else []
 
     def _files(self) -> Table:
         table = Table("file", "what", "bytes")

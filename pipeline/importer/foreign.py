@@ -1,0 +1,43 @@
+"""Files of other formats that models come in: what they are, and how to get an ONNX file instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+_PYTORCH = "PyTorch's: load it there, and export the model with torch.onnx.export"
+_PADDLE = "PaddlePaddle's: convert it with paddle2onnx (package paddle2onnx)"
+_KERAS = "Keras's: load it there, and write it with model.export(FILE, format='onnx')"
+_TENSORFLOW = "TensorFlow's: convert it with tf2onnx (python -m tf2onnx.convert --help)"
+
+_FORMATS: Mapping[str, str] = {
+    ".bin": "weights without a model: export the model with the library that made it",
+    ".caffemodel": "Caffe's: convert it with caffe2onnx",
+    ".ckpt": _PYTORCH,
+    ".engine": "TensorRT's, built for one GPU: give the ONNX file that it was built from",
+    ".gguf": "weights of a language model for llama.cpp; these models can't be built",
+    ".h5": _KERAS,
+    ".hdf5": _KERAS,
+    ".keras": _KERAS,
+    ".mlmodel": "Core ML's: export the model that it was made from to ONNX",
+    ".mlpackage": "Core ML's: export the model that it was made from to ONNX",
+    ".ort": "ONNX Runtime's own: give the ONNX file that it was made from",
+    ".pb": _TENSORFLOW,
+    ".pdiparams": _PADDLE,
+    ".pdmodel": _PADDLE,
+    ".pt": _PYTORCH,
+    ".pt2": _PYTORCH,
+    ".pth": _PYTORCH,
+    ".safetensors": "weights without a model: load them into the model, and export that, as optimum-cli export onnx does",
+    ".savedmodel": _TENSORFLOW,
+    ".tflite": "TensorFlow Lite's: convert it with tf2onnx (python -m tf2onnx.convert --tflite FILE --output FILE.onnx)",
+    ".xml": "OpenVINO's: give the ONNX file that it was made from",
+}
+
+
+def hint(path: Path) -> str:
+    """Return a sentence on what to do with a file that is no ONNX file, by its name's end; "" if nothing is known."""
+    if (path / "saved_model.pb").is_file():
+        return f" By what it holds, it is {_TENSORFLOW}."
+    known = _FORMATS.get(path.suffix.lower())
+    return "" if known is None else f" By its name, it is {known}."
