@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from pipeline.errors import ModelError
 from pipeline.importer.read.check import check_model, naming
 from pipeline.importer.read.external import load_external
+from pipeline.importer.read.foreign import hint
 
 MAX_BYTES = 2 * 1024**3 - 1
 """A protobuf message can't be larger; larger models keep their weights in external files."""
@@ -29,7 +30,7 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
     except OSError as error:
         raise ModelError(f"Model {path} can't be read: {error.strerror}.") from error
     if not stat.S_ISREG(info.st_mode):
-        raise ModelError(f"Model {path} isn't a file. Give the path of an .onnx file.")
+        raise ModelError(f"Model {path} isn't a file. Give the path of an .onnx file.{hint(path)}")
     if info.st_size == 0:
         raise ModelError(f"Model {path} is empty.")
     if info.st_size > MAX_BYTES:
@@ -42,7 +43,12 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
     try:
         model.ParseFromString(data)
     except DecodeError as error:
-        raise ModelError(f"Model {path} isn't an ONNX file, is truncated, or nests graphs too deep.") from error
+        raise ModelError(
+            f"Model {path} isn't an ONNX file, is truncated, or nests graphs too deep.{hint(path)}"
+        ) from error
+    if hint(path) and not model.graph.node:
+        # Other formats' messages can be read as an empty one of ONNX's.
+        raise ModelError(f"Model {path} isn't an ONNX file.{hint(path)}")
     digest = hashlib.sha256(data)
     with naming(str(path)):
         load_external(model, path, digest)

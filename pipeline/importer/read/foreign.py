@@ -28,9 +28,9 @@ _FORMATS: Mapping[str, str] = {
     ".pt": _PYTORCH,
     ".pt2": _PYTORCH,
     ".pth": _PYTORCH,
-    ".safetensors": "weights without a model: load them into the model, and export that, as optimum-cli export onnx does",
+    ".safetensors": "weights without a model: export the model that they belong to, as optimum-cli export onnx does",
     ".savedmodel": _TENSORFLOW,
-    ".tflite": "TensorFlow Lite's: convert it with tf2onnx (python -m tf2onnx.convert --tflite FILE --output FILE.onnx)",
+    ".tflite": "TensorFlow Lite's: convert it with tf2onnx (python -m tf2onnx.convert --tflite FILE --output ONNX)",
     ".xml": "OpenVINO's: give the ONNX file that it was made from",
 }
 
