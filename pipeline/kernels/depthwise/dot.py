@@ -18,7 +18,7 @@ Interleaving works within 128 bits, as x86 does it, so the four vectors hold cha
 
 Where neighbouring pixels of the output are neighbours in the input, they can be taken for more channels: a *place* is
 as many pixels as it takes to fill vectors. With a stride, channels that don't fill a vector are gathered from several
-pixels. What doesn't divide overlaps, as in `product`. `depthwise_plan` decides all this.
+pixels. What doesn't divide overlaps (`lib/tails.py`). `plan` decides all this.
 
 Threads get chunks of rows, as those of other layers do, so that they find their input in their own core's cache.
 """
@@ -36,8 +36,9 @@ from pipeline.kernels.depthwise.plan import DEPTH, MAX_PIXELS, Band, Plan, Use, 
 from pipeline.kernels.gemm.epilogue import Epilogue, requantize
 from pipeline.kernels.gemm.geometry import geometry_of
 from pipeline.kernels.gemm.packing import folded_bias
-from pipeline.kernels.gemm.parallel import worth_threads
+from pipeline.kernels.gemm.parallel import TASKS, worth_threads
 from pipeline.kernels.isa.contract import Capability
+from pipeline.kernels.lib import tails
 from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.requantize import FLOAT_OFFSET_BITS, float_offsets, sums_are_floats
 from pipeline.kernels.lib.vectors import interleave, joined, part
@@ -47,9 +48,6 @@ from pipeline.ops import QConv2d
 
 MAX_KERNEL = 7
 """Largest height and width of a kernel, as its taps are unrolled."""
-
-TASKS = 8
-"""Into how many tasks an image is cut, so that few threads get equal shares."""
 
 CHUNK_ROWS = 14
 """Output rows in a chunk. Each chunk begins with input rows that the one before has interleaved, too."""
@@ -129,7 +127,7 @@ class _Nest:
                 self.taps = register_buffer(DEPTH * plan.vector, "uint8")
                 self.kept = register_buffer(self.block_weights, "int8")
                 image = p // (self.chunks * self.parts)
-                row = T.min(p // self.parts % self.chunks * self.rows, g.out_height - self.rows)
+                row = tails.start(p // self.parts % self.chunks, self.rows, g.out_height)
                 x = (image * g.height + row * g.strides[0]) * self.in_stride
                 y = (image * g.out_height + row) * self.out_stride
                 first_block = 0
@@ -148,8 +146,8 @@ class _Nest:
         with T.serial(T.max(T.min(per_part, places * band.blocks - number * per_part), 0)) as r:
             run = number * per_part + r
             block, place = (run // places, run % places) if block_by_block else (run % band.blocks, run // band.blocks)
-            pixel = T.min(place * band.pixels, g.out_width - band.pixels)
-            channel = band.first + T.min(block * plan.vector, band.values - plan.vector)
+            pixel = tails.start(place, band.pixels, g.out_width)
+            channel = band.first + tails.start(block, plan.vector, band.values)
             self._column(
                 band, x + pixel * g.strides[1] * g.groups + channel, y + pixel * g.groups + channel, first_block + block
             )

@@ -6,11 +6,12 @@
                 for tap of that row, for pixel:       unrolled: one multiply-add of vectors each
             for pixel:                                unrolled: epilogue, store
 
-As in `product`, the last tile of a row and the last vector of channels overlap those before them.
+As everywhere (`lib/tails.py`), the last tile of a row and the last vector of channels overlap those before them.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +24,11 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.gemm.epilogue import Epilogue, activate, requantize
 from pipeline.kernels.gemm.geometry import Geometry, geometry_of
+from pipeline.kernels.gemm.micro_kernel import accumulate, begin
 from pipeline.kernels.gemm.packing import folded_bias
 from pipeline.kernels.gemm.parallel import worth_threads
 from pipeline.kernels.isa.contract import InstructionSet
+from pipeline.kernels.lib import tails
 from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.vectors import part, span, vector_type
 from pipeline.kernels.machine import Machine
@@ -100,12 +103,12 @@ class Plan:
 
     def first_channel(self, block: Any) -> Any:
         """Return the first channel of a vector."""
-        return T.min(block * self.lanes, self.geometry.groups - self.lanes)
+        return tails.start(block, self.lanes, self.geometry.groups)
 
 
 def pack_channels(plan: Plan, values: Array) -> Array:
     """Return per-channel constants [C] in the order of the vectors: [blocks * lanes]."""
-    first = np.minimum(np.arange(plan.blocks) * plan.lanes, plan.geometry.groups - plan.lanes)
+    first = tails.starts(plan.lanes, plan.geometry.groups)
     return np.ascontiguousarray(values[np.add.outer(first, np.arange(plan.lanes)).reshape(-1)])
 
 
@@ -128,6 +131,11 @@ def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) 
     lines, tiles = g.batch * g.out_height, -(-g.out_width // mr)
     taps = g.kernel[0] * g.kernel[1]
     loop = T.parallel if worth_threads(g, plan.isa, 1) else T.serial
+    multiply_add = functools.partial(_multiply_add, dtype=dtypes[2], lanes=lanes)
+
+    def register(i: int, _: int) -> Any:
+        return span(i * lanes, lanes)
+
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True, "op_pattern": 8})
         x = T.arg("x", T.buffer((g.batch * g.height * g.width * g.groups,), dtypes[0]))
@@ -142,23 +150,23 @@ def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) 
             channel = plan.first_channel(block)
             top = line // g.out_height * g.height + line % g.out_height * g.strides[0]
             with T.serial(tiles) as t:
-                column = T.min(t * mr, g.out_width - mr)
-                for i in range(mr):
-                    T.buffer_store(acc, bias[constants], [span(i * lanes, lanes)])
+                column = tails.start(t, mr, g.out_width)
+                begin(acc, mr, 1, register, lambda _: bias[constants])
                 with T.serial(g.kernel[0]) as ky:
                     row = (top + ky * g.dilation[0]) * g.width + column * g.strides[1]
 
                     def tap(kx: Any) -> None:
                         w = weights[span(((block * g.kernel[0] + ky) * g.kernel[1] + kx) * lanes, lanes)]
-                        for i in range(mr):
+
+                        def values(i: int) -> Any:
                             pixel = row + i * g.strides[1] + kx * g.dilation[1]
-                            value = x[span(pixel * g.groups + channel, lanes)]
-                            at = span(i * lanes, lanes)
-                            T.buffer_store(acc, _multiply_add(acc[at], value, w, dtypes[2], lanes), [at])
+                            return x[span(pixel * g.groups + channel, lanes)]
+
+                        accumulate(acc, mr, 1, register, multiply_add, values, lambda _: w)
 
                     _repeat(g.kernel[1], tap)
                 for first, count in _groups(mr, epilogue.together if lanes == plan.isa.lanes else 1):
-                    accumulators = [acc[span((first + i) * lanes, lanes)] for i in range(count)]
+                    accumulators = [acc[register(first + i, 0)] for i in range(count)]
                     result = epilogue.finish(accumulators, [multiplier[constants]] * count)
                     for i in range(count):
                         offset = (line * g.out_width + column + first + i) * g.groups + channel
@@ -181,7 +189,7 @@ def _repeat(count: int, body: Callable[[Any], None]) -> None:
         body(k)
 
 
-def _multiply_add(acc: Any, x: Any, w: Any, dtype: str, lanes: int) -> Any:
+def _multiply_add(acc: Any, x: Any, w: Any, *, dtype: str, lanes: int) -> Any:
     if dtype == "float32":
         return acc + x * w
     wide = vector_type(dtype, lanes)

@@ -1,4 +1,4 @@
-"""How a depthwise convolution is cut into dot products and vectors; `depthwise_dot` has the loops.
+"""How a depthwise convolution is cut into dot products and vectors; `dot` has the loops.
 
 A dot product sums four taps. Those of a kernel's row are cut into fours, and the last four may contain zeros:
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pipeline.kernels.gemm.geometry import Geometry
 from pipeline.kernels.isa.contract import InstructionSet
+from pipeline.kernels.lib import tails
 from pipeline.kernels.machine import Machine
 
 Array = npt.NDArray[Any]
@@ -90,7 +91,7 @@ class Band:
 
     def channel_order(self) -> Array:
         """Return the channel of each lane of a place's sums, as interleaving leaves them: [blocks, DEPTH, lanes]."""
-        first = np.minimum(np.arange(self.blocks) * self.vector, self.values - self.vector)
+        first = tails.starts(self.vector, self.values)
         vector, lane = np.arange(DEPTH)[:, None], np.arange(self.vector // DEPTH)
         within = lane // 4 * 16 + vector * 4 + lane % 4
         return np.asarray(self.first + (first[:, None, None] + within) % self.channels)

@@ -38,6 +38,7 @@ from pipeline.kernels.gemm.matrix_plan import (
 )
 from pipeline.kernels.gemm.nest import Nest, Place
 from pipeline.kernels.gemm.parallel import TASKS, worth_threads
+from pipeline.kernels.lib import tails
 from pipeline.kernels.lib.buffers import prefetch, register_buffer
 from pipeline.kernels.machine import CACHE_LINE
 
@@ -53,8 +54,8 @@ MOST_TURNS = 4
 FEW_CHUNKS = 2
 """Of tiles, where weights don't stay in the first-level cache."""
 
-LEAST_FETCHED_LINES = 128
-"""Blocks of weights of fewer lines aren't fetched ahead."""
+LEAST_PREFETCHED_LINES = 128
+"""Blocks of weights of fewer lines aren't prefetched."""
 
 PRODUCTS_PER_LANE = 16
 """As many as vectors sum in the time that waking another thread has to be worth: a quarter of a full tile's."""
@@ -70,7 +71,7 @@ class MatrixNest(Nest):
 
     Matrix registers and vectors work at the same time only if their instructions stand close together, so that a tile's
     first products, with the storing of the last tile's sums and its own bias before them, take turns with parts of the
-    epilogue of the tile before the last. `acc` therefore holds two tiles' sums.
+    epilogue of the tile before the last (software pipelining). `acc` therefore holds two tiles' sums.
     """
 
     def __init__(self, plan: MatrixPlan, epilogue: Epilogue) -> None:
@@ -87,9 +88,9 @@ class MatrixNest(Nest):
         self.rounds = max(1, rest * plan.sums // MOST_PRODUCTS)
         self.first_steps += rest % self.rounds
         block_lines = self.block_weights // CACHE_LINE
-        fetches = self.blocks > 1 and block_lines >= LEAST_FETCHED_LINES
-        self.lines_per_step = -(-block_lines // (self.per_chunk * self.total_steps)) if fetches else 0
-        self.share = self.total_steps * self.lines_per_step * CACHE_LINE
+        prefetches = self.blocks > 1 and block_lines >= LEAST_PREFETCHED_LINES
+        self.lines_per_step = -(-block_lines // (self.per_chunk * self.total_steps)) if prefetches else 0
+        self.tile_prefetch = self.total_steps * self.lines_per_step * CACHE_LINE
 
     def worth_threads(self) -> bool:
         """Return whether this is large enough for several threads."""
@@ -126,10 +127,10 @@ class MatrixNest(Nest):
             turns = min(len(parts), len(groups), MOST_TURNS)
             for turn in range(turns):
                 with T.If(n < total), T.Then():
-                    for part in _share(parts, turn, turns):
+                    for part in _part(parts, turn, turns):
                         part()
                 with T.If(n > 1), T.Then():
-                    self._finish_all(before, _share(groups, turn, turns))
+                    self._finish_all(before, _part(groups, turn, turns))
             if self.first_steps < self.total_steps:
                 with T.If(n < total), T.Then():
                     self._rest(tile)
@@ -179,18 +180,16 @@ class MatrixNest(Nest):
         g, plan = self.plan.geometry, self.plan
         parts: list[Callable[[], None]] = []
         if self.epilogue.add is not None:
-            parts.append(lambda: self.fetch_added(place))
-        last = max(g.segment_length - plan.depth, 0)
+            parts.append(lambda: self.prefetch_added(place))
         for number in range(self.first_steps):
             segment, step = divmod(number, plan.steps)
             ky, kx = divmod(segment, g.segments[1])
-            parts += self._step(place, ky, kx, min(step * plan.depth, last), number)
+            parts += self._step(place, ky, kx, tails.start(step, plan.depth, g.segment_length), number)
         return parts
 
     def _rest(self, place: Place) -> None:
         """Add the products of all steps but the first ones."""
         g, plan = self.plan.geometry, self.plan
-        last = max(g.segment_length - plan.depth, 0)
         columns = g.segments[1]
         per_round = (self.total_steps - self.first_steps) // self.rounds
         with T.serial(self.rounds) as r:
@@ -198,7 +197,8 @@ class MatrixNest(Nest):
                 self._store(0, place.sums)
             with T.serial(per_round) as s:
                 number = self.first_steps + r * per_round + s
-                segment, offset = number // plan.steps, T.min(number % plan.steps * plan.depth, last)
+                segment = number // plan.steps
+                offset = tails.start(number % plan.steps, plan.depth, g.segment_length)
                 for part in self._step(place, segment // columns, segment % columns, offset, number):
                     part()
 
@@ -209,7 +209,7 @@ class MatrixNest(Nest):
         stride = plan.geometry.strides[1] * self.channels_in
         begins = isinstance(number, int) and number == 0
 
-        def fetch() -> None:
+        def prefetch_next() -> None:
             for line in range(self.lines_per_step):
                 prefetch(self.weights, place.next_weights + (number * self.lines_per_step + line) * CACHE_LINE, level=2)
 
@@ -228,7 +228,7 @@ class MatrixNest(Nest):
                 self.isa.load(sums, self.bias, place.packed + v * self.isa.lanes, 0)
             self.isa.multiply(sums, self._activations(matrix), plan.sums + v % plan.weight_registers)
 
-        parts = [fetch] if self.lines_per_step else []
+        parts = [prefetch_next] if self.lines_per_step else []
         bind = functools.partial
         if plan.held_activations or plan.weight_registers < nv:
             held = plan.held_activations > 0
@@ -274,6 +274,6 @@ def _together(*actions: Callable[[], None]) -> Callable[[], None]:
 Item = TypeVar("Item")
 
 
-def _share(items: list[Item], turn: int, turns: int) -> list[Item]:
+def _part(items: list[Item], turn: int, turns: int) -> list[Item]:
     """Return the part of a list that belongs to one of some turns, about equally many to each."""
     return items[len(items) * turn // turns : len(items) * (turn + 1) // turns]

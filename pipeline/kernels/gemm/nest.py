@@ -13,8 +13,8 @@ Weights are packed in the order in which the nest reads them:
 
     [group][channel block][segment][step][nv][lanes][dot_depth]
 
-While a channel block is computed, its tiles fetch the next one's weights, evenly spread, so that their coming from the
-third-level cache or from memory costs nothing: in a whole network, weights are hardly ever near.
+While a channel block is computed, its tiles prefetch the next one's weights, evenly spread, so that their coming from
+the third-level cache or from memory costs nothing: in a whole network, weights are hardly ever near.
 
 What doesn't divide is computed twice, not masked: the last tile of a row overlaps the one before, and so do the last
 block of channels and the last step of a segment (there with zero weights for what has been counted).
@@ -22,6 +22,7 @@ block of channels and the last step of a segment (there with zero weights for wh
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 from typing import Any
@@ -32,8 +33,10 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.gemm.epilogue import Epilogue
+from pipeline.kernels.gemm.micro_kernel import accumulate, begin, step_values
 from pipeline.kernels.gemm.parallel import TASKS, chunks_and_runs, worth_threads
 from pipeline.kernels.gemm.plan import Plan
+from pipeline.kernels.lib import tails
 from pipeline.kernels.lib.buffers import prefetch, register_buffer, store_narrow
 from pipeline.kernels.lib.halo import Halo
 from pipeline.kernels.lib.vectors import joined, part, span
@@ -42,8 +45,8 @@ from pipeline.kernels.machine import CACHE_LINE
 FILLED_VECTORS = 4
 """Vectors of a halo that are written by one step."""
 
-FETCH_AHEAD = 16
-"""How many steps ahead weights are fetched into the first-level cache, if they don't stay there from tile to tile."""
+PREFETCH_DISTANCE = 16
+"""How many steps ahead weights come into the first-level cache, if they don't stay there from tile to tile."""
 
 FUSED_STEPS = 8
 """Of so short loops, LLVM would unroll each completely, and then run out of registers."""
@@ -67,7 +70,7 @@ class Place:
     Attributes:
         x: of the first pixel's first value.
         weights, packed: of the channel block's weights, and of its bias and multipliers.
-        next_weights: of those weights of the next block that this tile fetches into the second-level cache.
+        next_weights: of those weights of the next block that this tile prefetches into the second-level cache.
         y: of the first pixel's first value in the group.
         added: the same in the tensor that the epilogue adds.
         sums: of the first accumulator, where they are kept for several tiles.
@@ -106,12 +109,12 @@ class Nest:
         )
         self.per_chunk = -(-self.all_tiles // self.chunks)
         self.total_steps = rows * columns * plan.steps
-        # All tiles of a chunk together fetch as many lines of the next block as they read of this one.
+        # All tiles of a chunk together prefetch as many lines of the next block as they read of this one.
         step_lines = -(-self.block_channels * plan.depth // self.line_values)
-        self.steps_per_fetch = max(1, self.per_chunk // step_lines)
-        self.lines_per_fetch = -(-step_lines // self.per_chunk)
-        self.fetched_values = self.lines_per_fetch * self.line_values
-        self.share = -(-plan.steps * rows * columns // self.steps_per_fetch) * self.fetched_values
+        self.steps_per_prefetch = max(1, self.per_chunk // step_lines)
+        self.lines_per_prefetch = -(-step_lines // self.per_chunk)
+        self.prefetched_values = self.lines_per_prefetch * self.line_values
+        self.tile_prefetch = -(-plan.steps * rows * columns // self.steps_per_prefetch) * self.prefetched_values
         self.halo = Halo(g.out_height, g.out_width, self.channels_out, *g.halo)
         self.added_halo = Halo(g.out_height, g.out_width, self.channels_out, *g.added_halo)
 
@@ -143,7 +146,7 @@ class Nest:
             self.y = _argument("y", rows * self.halo.row_stride, self.epilogue.dtype)
             with loop(tasks) as p:
                 width = self.plan.isa.lanes * FILLED_VECTORS
-                self.halo.fill_share(self.y, rows, p, tasks, self.epilogue.halo_value, width)
+                self.halo.fill_part(self.y, rows, p, tasks, self.epilogue.halo_value, width)
                 self.allocate()
                 # Shares differ by one at most. A thread gets neighbouring tasks, which have the same tiles.
                 tile, next_tile = (c * self.all_tiles // self.chunks for c in (p // self.runs, p // self.runs + 1))
@@ -157,7 +160,7 @@ class Nest:
         with T.serial(blocks) as b, T.serial(count) as t:
             place = self.place(first_block + b, first, t)
             if self.epilogue.add is not None:
-                self.fetch_added(place)
+                self.prefetch_added(place)
             self.start(place)
             self.reduce(place)
             for vectors in self.finished_together():
@@ -179,15 +182,15 @@ class Nest:
         plan, g = self.plan, self.plan.geometry
         band, tile = (first + number) // self.tiles, (first + number) % self.tiles
         group = block // plan.blocks
-        column = T.min(tile * plan.tile.columns, g.out_width - plan.tile.columns)
+        column = tails.start(tile, plan.tile.columns, g.out_width)
         image = band // self.bands
-        out_row = T.min(band % self.bands * plan.tile.lines, g.out_height - plan.tile.lines)
+        out_row = tails.start(band % self.bands, plan.tile.lines, g.out_height)
         row = image * g.height + out_row * g.strides[0]
-        channel = group * g.group_out + T.min(block % plan.blocks * self.block_channels, plan.last_block)
+        channel = group * g.group_out + tails.start(block % plan.blocks, self.block_channels, g.group_out)
         return Place(
             x=(row * g.width + column * g.strides[1]) * self.channels_in + group * g.group_in,
             weights=block * self.block_weights,
-            next_weights=(block + 1) * self.block_weights + number * self.share,
+            next_weights=(block + 1) * self.block_weights + number * self.tile_prefetch,
             packed=block * self.block_channels,
             y=self.halo.start(image, out_row) + column * self.channels_out + channel,
             added=self.added_halo.start(image, out_row) + column * self.channels_out + channel,
@@ -197,36 +200,39 @@ class Nest:
     def start(self, place: Place) -> None:
         """Set all accumulators to the bias."""
         plan, lanes = self.plan, self.plan.isa.lanes
-        for v in range(plan.tile.nv):
-            bias = self.bias[span(place.packed + v * lanes, lanes)]
-            for i in range(plan.tile.mr):
-                T.buffer_store(self.acc, bias, [self.register(place, i, v)])
+        begin(
+            self.acc,
+            plan.tile.mr,
+            plan.tile.nv,
+            functools.partial(self.register, place),
+            lambda v: self.bias[span(place.packed + v * lanes, lanes)],
+        )
 
     def reduce(self, place: Place) -> None:
         """Add all products to a tile's accumulators."""
         plan, g = self.plan, self.plan.geometry
         rows, columns = g.segments
-        last = max(g.segment_length - plan.depth, 0)
         if plan.steps <= FUSED_STEPS:
             with T.serial(rows * columns * plan.steps) as s:
                 segment = s // plan.steps
-                offset = T.min(s % plan.steps * plan.depth, last)
+                offset = tails.start(s % plan.steps, plan.depth, g.segment_length)
                 self.step(place, segment // columns, segment % columns, offset, s)
             return
         overlaps, several = g.segment_length % plan.depth > 0, self.blocks > 1
         with T.serial(rows) as ky, T.serial(columns) as kx:
             first = (ky * columns + kx) * plan.steps
             steps = plan.steps - overlaps
-            run = min(steps, self.steps_per_fetch) if several else steps
+            run = min(steps, self.steps_per_prefetch) if several else steps
             runs = -(-steps // run)
             with T.serial(runs) as r:
                 if several:
-                    start = place.next_weights + ((ky * columns + kx) * runs + r) * self.fetched_values
-                    for line in range(self.lines_per_fetch):
+                    start = place.next_weights + ((ky * columns + kx) * runs + r) * self.prefetched_values
+                    for line in range(self.lines_per_prefetch):
                         prefetch(self.weights, start + line * self.line_values, level=2)
                 with T.serial(T.min(run, steps - r * run)) as k:
                     self.step(place, ky, kx, (r * run + k) * plan.depth, first + r * run + k)
             if overlaps:
+                last = tails.start(plan.steps - 1, plan.depth, g.segment_length)
                 self.step(place, ky, kx, last, first + plan.steps - 1)
 
     def step(self, place: Place, ky: Any, kx: Any, offset: Any, number: Any) -> None:
@@ -244,15 +250,18 @@ class Nest:
         dot = plan.isa.multiply_add if self.dtypes[2] == "float32" else plan.isa.dot
         if self.block_weights * np.dtype(self.dtypes[1]).itemsize > plan.machine.resident_bytes:
             for v in range(plan.tile.nv):
-                ahead = place.weights + ((number + FETCH_AHEAD) * plan.tile.nv + v) * width
+                ahead = place.weights + ((number + PREFETCH_DISTANCE) * plan.tile.nv + v) * width
                 prefetch(self.weights, ahead, level=1)
         x = place.x + self.segment(ky, kx) + offset
-        for i in range(plan.tile.mr):
-            values = self._values(x + self.input_offset(i))
-            for v in range(plan.tile.nv):
-                at = self.register(place, i, v)
-                w = self.weights[span(place.weights + (number * plan.tile.nv + v) * width, width)]
-                T.buffer_store(self.acc, dot(self.acc[at], values, w), [at])
+        accumulate(
+            self.acc,
+            plan.tile.mr,
+            plan.tile.nv,
+            functools.partial(self.register, place),
+            dot,
+            lambda i: step_values(self.x, x + self.input_offset(i), plan.depth, plan.geometry.segment_length),
+            lambda v: self.weights[span(place.weights + (number * plan.tile.nv + v) * width, width)],
+        )
 
     def segment(self, ky: Any, kx: Any) -> Any:
         """Return the offset of a segment from the pixel's first value in x."""
@@ -268,7 +277,7 @@ class Nest:
         line, column = divmod(i, self.plan.tile.columns)
         return line * line_stride + column * column_stride
 
-    def fetch_added(self, place: Place) -> None:
+    def prefetch_added(self, place: Place) -> None:
         """Have what the epilogue will add brought near while the tile is computed.
 
         A tile's pixels are too far apart for the CPU to guess the next one.
@@ -278,14 +287,6 @@ class Nest:
         for i in range(plan.tile.mr):
             for v in range(0, plan.tile.nv, per_line):
                 prefetch(self.added, place.added + self._output(i, v, self.added_halo.row_stride), level=1)
-
-    def _values(self, start: Any) -> Any:
-        """Return `depth` values of x; zeros take the place of what lies behind a segment shorter than that."""
-        depth, length = self.plan.depth, self.plan.geometry.segment_length
-        if length >= depth:
-            return self.x[span(start, depth)]
-        zeros = [tirx.const(0, self.dtypes[0])] * (depth - length)
-        return T.Shuffle([self.x[start + i] for i in range(length)] + zeros, list(range(depth)))
 
     def finished_together(self) -> list[list[tuple[int, int]]]:
         """Return all (pixel, vector) pairs of a tile, in groups that the epilogue takes together."""

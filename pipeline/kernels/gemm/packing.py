@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.gemm.plan import Plan
+from pipeline.kernels.lib import tails
 from pipeline.kernels.lib.requantize import FLOAT_OFFSET_BITS, float_offsets
 
 Array = npt.NDArray[Any]
@@ -49,7 +50,7 @@ def pack_sums(plan: Plan, bias: Array, multiplier: Array, *, floats: bool) -> tu
 
 
 def pack_weights(plan: Plan, weight: Array) -> Array:
-    """Return OHWI weights in the order in which the nest reads them; see `product`.
+    """Return OHWI weights in the order in which the nest reads them; see `nest`.
 
     Args:
         plan: what to pack for.
@@ -60,11 +61,9 @@ def pack_weights(plan: Plan, weight: Array) -> Array:
     rows, columns = g.segments
     length = g.segment_length
     runs = weight.reshape(g.groups, g.group_out, rows * columns, length)
-    starts = np.minimum(np.arange(plan.steps) * depth, max(length - depth, 0))
-    index = starts[:, None] + np.arange(depth)
+    index = tails.starts(depth, length)[:, None] + np.arange(depth)
     # A step that overlaps the one before must not count its values again.
-    fresh = (index >= np.arange(plan.steps)[:, None] * depth) & (index < length)
-    stepped = np.where(fresh, runs[..., np.minimum(index, length - 1)], 0).astype(weight.dtype)
+    stepped = np.where(tails.fresh(depth, length), runs[..., np.minimum(index, length - 1)], 0).astype(weight.dtype)
     channels = plan.channels()
     valid = channels < g.group_out
     picked = stepped[:, np.where(valid, channels, 0)] * valid[:, None, None, None].astype(weight.dtype)

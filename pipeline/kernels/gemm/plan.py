@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pipeline.kernels.gemm.geometry import Geometry
 from pipeline.kernels.gemm.register_tile import RegisterTile, Workload
 from pipeline.kernels.isa.contract import InstructionSet
+from pipeline.kernels.lib import tails
 from pipeline.kernels.machine import Machine
 
 Array = npt.NDArray[Any]
@@ -51,18 +52,13 @@ class Plan:
         """Number of output channels in a block, if it is full."""
         return self.tile.nv * self.isa.lanes
 
-    @property
-    def last_block(self) -> int:
-        """First channel of a group's last block, which overlaps the one before where blocks don't divide channels."""
-        return max(self.geometry.group_out - self.block_channels, 0)
-
     def vector_channel(self, v: int) -> int:
         """Return the first channel of a vector within its block; an only block's last vector may overlap."""
-        return min(v * self.isa.lanes, max(self.geometry.group_out - self.isa.lanes, 0))
+        return int(tails.start(v, self.isa.lanes, self.geometry.group_out))
 
     def channels(self) -> Array:
         """Return the output channel, within its group, of each packed lane: [blocks * nv * lanes] int."""
-        blocks = np.minimum(np.arange(self.blocks) * self.block_channels, self.last_block)
+        blocks = tails.starts(self.block_channels, self.geometry.group_out)
         vectors = np.array([self.vector_channel(v) for v in range(self.tile.nv)])
         starts = blocks[:, None] + vectors
         return np.asarray((starts[..., None] + np.arange(self.isa.lanes)).reshape(-1))

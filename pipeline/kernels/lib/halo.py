@@ -48,11 +48,11 @@ class Halo:
         """Return the offset of the first value of an image's row."""
         return (image * self.padded_height + self.top + row) * self.row_stride + self.left * self.channels
 
-    def fill_share(self, y: Any, rows: int, share: Any, shares: int, value: float, width: int) -> None:
-        """Write what belongs to the halo in one of several shares of all rows; see `fill`."""
+    def fill_part(self, y: Any, rows: int, part: Any, parts: int, value: float, width: int) -> None:
+        """Write what belongs to the halo in one of several parts of all rows; see `fill`."""
         if self.empty:
             return
-        first, behind = (s * rows // shares for s in (share, share + 1))
+        first, behind = (p * rows // parts for p in (part, part + 1))
         with T.serial(behind - first) as r:
             self.fill(y, first + r, value, width)
 

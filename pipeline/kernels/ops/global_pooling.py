@@ -17,6 +17,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from pipeline.kernels.lib import tails
 from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.loops import Run, loop_for
 from pipeline.kernels.lib.vectors import span, splat, vector_type
@@ -67,7 +68,7 @@ def _function(operation: Operation, lanes: int, reduction: Reduction) -> tirx.Pr
                 acc = register_buffer(block * run.width, reduction.dtype)
                 registers = [span(v * run.width, run.width) for v in range(block)]
                 # The last block overlaps the one before, as the last vector does.
-                first: Any = T.min(b * block, run.steps - block)
+                first: Any = tails.start(b, block, run.steps)
                 starts = [run.start(0, first + v) for v in range(block)]
                 for register in registers:
                     T.buffer_store(acc, splat(reduction.start, run.width), [register])

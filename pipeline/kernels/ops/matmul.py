@@ -30,9 +30,11 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.gemm.geometry import Geometry
+from pipeline.kernels.gemm.micro_kernel import Register, accumulate, begin, step_values
 from pipeline.kernels.gemm.parallel import worth_threads
 from pipeline.kernels.gemm.register_tile import Workload
 from pipeline.kernels.isa.narrowing import saturate
+from pipeline.kernels.lib import tails
 from pipeline.kernels.lib.broadcast import axes, offsets
 from pipeline.kernels.lib.buffers import register_buffer, store_narrow
 from pipeline.kernels.lib.requantize import rounded
@@ -157,11 +159,11 @@ class _Nest:
                 if self.corrected:
                     self._sum_rows()
                 with T.serial(self.blocks) as block, T.serial(-(-self.rows // self.tile.mr)) as t:
-                    self._tile(block, T.min(t * self.tile.mr, self.rows - self.tile.mr))
+                    self._tile(block, tails.start(t, self.tile.mr, self.rows))
         return builder.get()
 
     def _first_column(self, vector: Any) -> Any:
-        return T.min(vector * self.isa.lanes, max(self.columns - self.isa.lanes, 0))
+        return tails.start(vector, self.isa.lanes, self.columns)
 
     def _panel(self, block: Any, step: Any, v: Any) -> Any:
         return span(((block * self.steps + step) * self.tile.nv + v) * self.width, self.width)
@@ -188,7 +190,7 @@ class _Nest:
             store(step, arithmetic.pack(self._gather(step * arithmetic.depth, column)))
         if partial:
             packed = arithmetic.pack(self._gather(last, column))
-            store(self.steps - 1, packed * self._uncounted(last))
+            store(self.steps - 1, packed * self._uncounted())
         a_zero_point, b_zero_point = arithmetic.zero_points
         start = zero
         if a_zero_point:
@@ -219,10 +221,9 @@ class _Nest:
             return parts[0]
         return T.Shuffle(parts, [i % depth * lanes + i // depth for i in order])
 
-    def _uncounted(self, last: int) -> Any:
+    def _uncounted(self) -> Any:
         """Return ones for the values of the last step that no step before has held, else zeros."""
-        depth, counted = self.arithmetic.depth, (self.steps - 1) * self.arithmetic.depth
-        fresh = np.array([counted <= last + d < self.depth for d in range(depth)], "int32")
+        fresh = tails.fresh(self.arithmetic.depth, self.depth)[-1].astype("int32")
         lanes = self.isa.arrange(np.tile(fresh, (self.isa.lanes, 1)))
         values = [tirx.const(int(i), self.arithmetic.packed) for i in lanes]
         return T.Shuffle(values, list(range(self.width)))
@@ -240,35 +241,31 @@ class _Nest:
         """Compute a tile of rows `row` and on, by the columns of a block."""
         arithmetic, lanes, tile = self.arithmetic, self.isa.lanes, self.tile
         acc = register_buffer(tile.mr * tile.nv * lanes, arithmetic.accumulator)
-        registers = [[span((i * tile.nv + v) * lanes, lanes) for v in range(tile.nv)] for i in range(tile.mr)]
-        for v in range(tile.nv):
-            start = self.starts[span((block * tile.nv + v) * lanes, lanes)]
-            for i in range(tile.mr):
-                T.buffer_store(acc, start, [registers[i][v]])
+
+        def register(i: int, v: int) -> Any:
+            return span((i * tile.nv + v) * lanes, lanes)
+
+        begin(acc, tile.mr, tile.nv, register, lambda v: self.starts[span((block * tile.nv + v) * lanes, lanes)])
         partial = self.depth % arithmetic.depth > 0
         with T.serial(self.steps - partial) as step:
-            self._step(acc, registers, block, row, step, step * arithmetic.depth)
+            self._step(acc, register, block, row, step, step * arithmetic.depth)
         if partial:
-            self._step(acc, registers, block, row, self.steps - 1, max(self.depth - arithmetic.depth, 0))
+            last = tails.start(self.steps - 1, arithmetic.depth, self.depth)
+            self._step(acc, register, block, row, self.steps - 1, last)
         for i in range(tile.mr):
             for v in range(tile.nv):
-                self._store(acc[registers[i][v]], row + i, block * tile.nv + v)
+                self._store(acc[register(i, v)], row + i, block * tile.nv + v)
 
-    def _step(self, acc: Any, registers: list[list[Any]], block: Any, row: Any, step: Any, k: Any) -> None:
-        for i in range(self.tile.mr):
-            values = self._values(self.a_start + (row + i) * self.depth + k)
-            for v in range(self.tile.nv):
-                at = registers[i][v]
-                weights = self.panels[self._panel(block, step, v)]
-                T.buffer_store(acc, self.arithmetic.dot(acc[at], values, weights), [at])
-
-    def _values(self, start: Any) -> Any:
-        """Return `depth` values of a row of a; zeros take the place of what lies behind a shorter row."""
-        depth = self.arithmetic.depth
-        if self.depth >= depth:
-            return self.a[span(start, depth)]
-        zeros = [tirx.const(0, self.arithmetic.dtype)] * (depth - self.depth)
-        return T.Shuffle([self.a[start + i] for i in range(self.depth)] + zeros, list(range(depth)))
+    def _step(self, acc: Any, register: Register, block: Any, row: Any, step: Any, k: Any) -> None:
+        accumulate(
+            acc,
+            self.tile.mr,
+            self.tile.nv,
+            register,
+            self.arithmetic.dot,
+            lambda i: step_values(self.a, self.a_start + (row + i) * self.depth + k, self.arithmetic.depth, self.depth),
+            lambda v: self.panels[self._panel(block, step, v)],
+        )
 
     def _store(self, accumulators: Any, row: Any, vector: Any) -> None:
         lanes = self.isa.lanes

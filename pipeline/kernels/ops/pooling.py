@@ -210,7 +210,7 @@ def _pool(
         x = T.arg("x", T.buffer((source.size,), source.dtype))
         multiplier = [T.arg("multiplier", T.buffer(t.shape, t.dtype)) for t in operation.inputs[1:]]
         y = T.arg("y", T.buffer((target.size,), target.dtype))
-        halo.fill_share(y, batch * halo.padded_height, 0, 1, halo_value, width)
+        halo.fill_part(y, batch * halo.padded_height, 0, 1, halo_value, width)
         with loop(lines * run.tasks) as t, T.serial(columns.out) as column, T.serial(run.steps) as step:
             line, channel = t // run.tasks, run.start(t % run.tasks, step)
             image, row = line // rows.out * rows.size, line % rows.out
