@@ -14,7 +14,7 @@ from pipeline.ir.bridge import tensor_type
 from pipeline.ir.dataflow import Binding
 from pipeline.ir.operator import Array, Traits
 from pipeline.ir.types import TensorType
-from pipeline.ops import formula
+from pipeline.ops.formula import FUNCTIONS, Formula, X, apply, lower_bound
 
 _relax_operators: dict[str, type[RelaxOperator]] = {}
 
@@ -67,47 +67,96 @@ def _relax(names: str) -> tuple[str, ...]:
     return tuple(f"relax.{name}" for name in names.split())
 
 
-def _gelu(x: Array) -> Array:
-    return np.asarray(x * 0.5 * (1 + formula.FUNCTIONS["erf"][1](x / math.sqrt(2))))
-
-
-def _gelu_tanh(x: Array) -> Array:
-    return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
-
-
 class Elementwise(RelaxOperator):
-    """Functions of one value of each operand."""
+    """Base of functions of one value of each operand."""
 
-    FUNCTIONS: ClassVar[Mapping[str, Callable[..., Array]]] = {
-        **{name: function for name, (_, function) in formula.FUNCTIONS.items()},
-        "astype": np.asarray,
-        "nn.gelu": _gelu,
-        "nn.gelu_tanh": _gelu_tanh,
-        "nn.relu": lambda x: np.maximum(x, 0),
-        "nn.relu6": lambda x: np.minimum(np.maximum(x, 0), 6),
-        "nn.silu": lambda x: x / (1 + np.exp(-x)),
-        "nn.softplus": lambda x: np.logaddexp(x, 0),
-        "square": np.square,
-    }
+    elementwise = True
+
+    def formula(self, *operands: Formula | float) -> Formula | None:
+        """Return the function's formula of these operands; None if it has none."""
+        raise NotImplementedError
+
+    def lower_bound(self, *bounds: float) -> float:
+        """Return what the formula's steps guarantee, if there is one operand."""
+        formula = self.formula(X) if len(bounds) == 1 else None
+        return -math.inf if formula is None else formula.fold(bounds[0], float, lower_bound)
+
+
+class Function(Elementwise):
+    """Functions that formulas are made of."""
 
     names = _relax(" ".join(FUNCTIONS))
-    elementwise = True
+
+    def formula(self, *operands: Formula | float) -> Formula:
+        """Return the function of these operands."""
+        return apply(self.name, *operands)
 
     def lower_bound(self, *bounds: float) -> float:
         """Return what the function guarantees."""
-        return 0.0 if self.name in ("nn.relu", "nn.relu6") else formula.lower_bound(self.name, *bounds)
+        return lower_bound(self.name, *bounds)
 
     def evaluate(self, *arguments: Array) -> Array:
         """Return the function's values."""
         with np.errstate(all="ignore"):
-            return np.asarray(self.FUNCTIONS[self.name](*arguments), self.output.dtype)
+            return np.asarray(FUNCTIONS[self.name][1](*arguments), self.output.dtype)
 
 
-class LeakyRelu(RelaxOperator):
+def _gated(x: Formula | float, gate: Formula) -> Formula:
+    return apply("multiply", apply("multiply", x, 0.5), apply("add", gate, 1.0))
+
+
+def _gelu(x: Formula | float) -> Formula:
+    return _gated(x, apply("erf", apply("multiply", x, 0.7071067811865476)))
+
+
+def _gelu_tanh(x: Formula | float) -> Formula:
+    cube = apply("multiply", apply("multiply", x, x), x)
+    inner = apply("multiply", apply("add", x, apply("multiply", cube, 0.044715)), 0.7978845608028654)
+    return _gated(x, apply("tanh", inner))
+
+
+class DerivedFunction(Elementwise):
+    """Functions of one value that are several in one."""
+
+    FORMULAS: ClassVar[Mapping[str, Callable[[Formula | float], Formula]]] = {
+        "nn.gelu": _gelu,
+        "nn.gelu_tanh": _gelu_tanh,
+        "nn.relu": lambda x: apply("maximum", x, 0.0),
+        "nn.relu6": lambda x: apply("minimum", apply("maximum", x, 0.0), 6.0),
+        "nn.silu": lambda x: apply("multiply", x, apply("sigmoid", x)),
+        "square": lambda x: apply("multiply", x, x),
+    }
+    REFERENCES: ClassVar[Mapping[str, Callable[[Array], Array]]] = {
+        "nn.gelu": lambda x: x * 0.5 * (1 + FUNCTIONS["erf"][1](x / math.sqrt(2))),
+        "nn.gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+        "nn.relu": lambda x: np.maximum(x, 0),
+        "nn.relu6": lambda x: np.minimum(np.maximum(x, 0), 6),
+        "nn.silu": lambda x: x / (1 + np.exp(-x)),
+        "square": np.square,
+    }
+
+    names = _relax(" ".join(FORMULAS))
+
+    def formula(self, *operands: Formula | float) -> Formula:
+        """Return the function of one operand."""
+        return self.FORMULAS[self.name](*operands)
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the function's values."""
+        with np.errstate(all="ignore"):
+            return np.asarray(self.REFERENCES[self.name](*arguments), self.output.dtype)
+
+
+class LeakyRelu(Elementwise):
     """`x` where it is positive, `alpha * x` elsewhere."""
 
     names = _relax("nn.leakyrelu")
-    elementwise = True
+
+    def formula(self, *operands: Formula | float) -> Formula:
+        """Return the sum of what is positive and what isn't."""
+        (x,) = operands
+        negative = apply("multiply", apply("minimum", x, 0.0), float(self.attribute("alpha")))
+        return apply("add", apply("maximum", x, 0.0), negative)
 
     def evaluate(self, *arguments: Array) -> Array:
         """Return the function's values."""
@@ -115,21 +164,57 @@ class LeakyRelu(RelaxOperator):
         return np.asarray(np.where(x > 0, x, x * np.float32(self.attribute("alpha"))))
 
 
-class Clip(RelaxOperator):
+class Clip(Elementwise):
     """`min(max(x, low), high)`."""
 
     names = _relax("clip")
-    elementwise = True
 
-    def lower_bound(self, *bounds: float) -> float:
-        """Return the limit, or x's bound if that is more and the upper limit allows it."""
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The lower and the upper limit."""
         low, high = (float(limit.value) for limit in self.call.args[1:])
-        return min(max(bounds[0], low), high)
+        return low, high
+
+    def formula(self, *operands: Formula | float) -> Formula:
+        """Return the limited operand."""
+        return apply("minimum", apply("maximum", operands[0], self.limits[0]), self.limits[1])
 
     def evaluate(self, *arguments: Array) -> Array:
         """Return the limited values."""
-        low, high = (np.float32(limit.value) for limit in self.call.args[1:])
+        low, high = map(np.float32, self.limits)
         return np.asarray(np.minimum(np.maximum(arguments[0], low), high))
+
+
+class Cast(Elementwise):
+    """The same values in another dtype."""
+
+    names = _relax("astype")
+
+    def formula(self, *operands: Formula | float) -> None:
+        """Return None: formulas have one dtype."""
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the values."""
+        with np.errstate(all="ignore"):
+            return np.asarray(arguments[0], self.output.dtype)
+
+
+class Softplus(Elementwise):
+    """`log(1 + exp(x))`, which TVM computes by a formula of its own."""
+
+    names = _relax("nn.softplus")
+
+    def formula(self, *operands: Formula | float) -> None:
+        """Return None: it has none that doesn't overflow."""
+
+    def lower_bound(self, *bounds: float) -> float:
+        """Return 0."""
+        del bounds
+        return 0.0
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the function's values."""
+        return np.asarray(np.logaddexp(arguments[0], 0), self.output.dtype)
 
 
 class Reshape(RelaxOperator):

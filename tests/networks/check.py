@@ -22,6 +22,7 @@ from pipeline.importer import import_proto
 from pipeline.ir.bridge import tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, variables
 from pipeline.ir.program import Program, TensorSpec
+from pipeline.kernels.machine import Machine
 from pipeline.quantization.annotate import AnnotateOptions
 from pipeline.reference import evaluate_binding
 from pipeline.runtime.local import Runner
@@ -94,7 +95,7 @@ def check(network: Network, way: str) -> Checked:
 
 def execute_compiled(program: Program, feeds: Mapping[str, Array], isa: Runnable) -> list[Array]:
     """Return the outputs of a program that is compiled for an instruction set."""
-    code = generate_code(lower(program.module, isa.target, isa.isa), isa.target)
+    code = generate_code(lower(program.module, isa.target, Machine(isa.isa)), isa.target)
     machine = relax.VirtualMachine(code.executable(), tvm.cpu())
     result = machine["main"](*(tvm.runtime.tensor(np.ascontiguousarray(feeds[i.name])) for i in program.inputs))
     results = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)

@@ -9,55 +9,18 @@ Precondition: after FuseClip, so that activations which a convolution can apply 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import tvm
 from tvm import relax
 
 from pipeline import ops
-from pipeline.ir.bridge import make_call, tensor_type
+from pipeline.ir.bridge import make_call, tensor_operands, tensor_type
 from pipeline.ir.dataflow import Binding, DataflowBuilder, constant
 from pipeline.ir.rewriting import rewrite_bindings
-from pipeline.ops.formula import FUNCTIONS, Formula, X, apply
+from pipeline.ops.formula import Formula, X
+from pipeline.ops.relax_operators import Elementwise
 
 MAX_STEPS = 64
 """Longest formula; what is longer is cut into several operators."""
-
-
-def _clip(call: relax.Call, x: Formula) -> Formula:
-    return apply("minimum", apply("maximum", x, float(call.args[1].value)), float(call.args[2].value))
-
-
-def _leaky(call: relax.Call, x: Formula) -> Formula:
-    negative = apply("multiply", apply("minimum", x, 0.0), float(call.attrs["alpha"]))
-    return apply("add", apply("maximum", x, 0.0), negative)
-
-
-def _gelu(_: relax.Call, x: Formula) -> Formula:
-    return _gated(x, apply("erf", apply("multiply", x, 0.7071067811865476)))
-
-
-def _gelu_tanh(_: relax.Call, x: Formula) -> Formula:
-    cube = apply("multiply", apply("multiply", x, x), x)
-    inner = apply("multiply", apply("add", x, apply("multiply", cube, 0.044715)), 0.7978845608028654)
-    return _gated(x, apply("tanh", inner))
-
-
-def _gated(x: Formula, gate: Formula) -> Formula:
-    return apply("multiply", apply("multiply", x, 0.5), apply("add", gate, 1.0))
-
-
-_DERIVED: dict[str, Callable[[relax.Call, Formula], Formula]] = {
-    "relax.clip": _clip,
-    "relax.nn.gelu": _gelu,
-    "relax.nn.gelu_tanh": _gelu_tanh,
-    "relax.nn.leakyrelu": _leaky,
-    "relax.nn.relu": lambda _, x: apply("maximum", x, 0.0),
-    "relax.nn.relu6": lambda _, x: apply("minimum", apply("maximum", x, 0.0), 6.0),
-    "relax.nn.silu": lambda _, x: apply("multiply", x, apply("sigmoid", x)),
-    "relax.square": lambda _, x: apply("multiply", x, x),
-}
-"""Relax operators that are several functions in one."""
 
 
 def fuse_unary(module: tvm.IRModule) -> tvm.IRModule:
@@ -79,11 +42,9 @@ def _match(binding: Binding, found: dict[relax.Var, tuple[relax.Var, Formula]]) 
     """Return (x, formula) if a binding is a function of one tensor x."""
     if not isinstance(binding.var.ty, relax.TensorType) or not isinstance(binding.value, relax.Call):
         return None
-    ty = tensor_type(binding.var)
-    name = binding.operator.removeprefix("relax.")
-    if ty.dtype != "float32" or (binding.operator not in _DERIVED and name not in FUNCTIONS):
+    ty, operator, args = tensor_type(binding.var), ops.traits_of(binding), tensor_operands(binding.value)
+    if ty.dtype != "float32" or not isinstance(operator, Elementwise):
         return None
-    args = binding.value.args[:1] if binding.operator in _DERIVED else binding.value.args
     variables = [a for a in args if isinstance(a, relax.Var)]
     if not variables or any(tensor_type(v) != ty for v in variables):
         return None
@@ -93,9 +54,8 @@ def _match(binding: Binding, found: dict[relax.Var, tuple[relax.Var, Formula]]) 
         known = [o for o in operands if o is not None]
         if len(roots) != 1 or len(known) < len(operands):
             continue
-        derived, x = _DERIVED.get(binding.operator), known[0]
-        formula = derived(binding.value, x) if derived and isinstance(x, Formula) else apply(name, *known)
-        if len(formula.steps) <= MAX_STEPS:
+        formula = operator.formula(*known)
+        if formula is not None and len(formula.steps) <= MAX_STEPS:
             return roots.pop(), formula
     return None
 
