@@ -54,6 +54,8 @@ __all__ = sorted(_EXPORTS)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _EXPORTS:
         raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
     try:
@@ -64,6 +66,19 @@ def __getattr__(name: str) -> Any:
         message = f"pipeline.{name} isn't part of onnx-int8-runner; install onnx-int8-pipeline in its place"
         raise ImportError(message) from error
     return getattr(module, name)
+
+
+def _version() -> str:
+    """Return the installed version, which differs between commits; "0" of a source tree that isn't installed."""
+    # Only here: a runner should be ready soon.
+    from importlib import metadata
+
+    for distribution in ("onnx-int8-pipeline", "onnx-int8-runner"):
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return "0"
 
 
 def __dir__() -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from setuptools_scm import get_version
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -51,8 +52,8 @@ RUNTIME = "libtvm_runtime.so"
 
 def version() -> str:
     """Return the version of the whole package, whose code this is."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return str(project["version"])
+    tool = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    return str(get_version(root=str(REPOSITORY), **tool["hatch"]["version"]["raw-options"]))
 
 
 class RunnerBuildHook(BuildHookInterface):  # type: ignore[misc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -67,17 +68,22 @@ def describe(
     program: Program, target: Target, quantized: QuantizationSummary | None, operators: tuple[OperatorRecord, ...]
 ) -> ArtifactMetadata:
     """Return what the library will say about itself. There is no date and no path in it: same input, same bytes."""
-    packages = ("onnx-int8-pipeline", "apache-tvm", "onnx", "numpy")
+    versions = {name: version(name) for name in ("onnx-int8-pipeline", "apache-tvm", "onnx", "numpy")}
     return ArtifactMetadata(
         model=program.name,
         kind="float32" if quantized is None else "int8",
         inputs=program.inputs,
         outputs=program.outputs,
         target=TargetSummary(**{key: getattr(target, key) for key in TargetSummary.__struct_fields__}),
-        versions={name: version(name) for name in packages},
+        versions=versions | {"onnx-int8-pipeline": _release(versions["onnx-int8-pipeline"])},
         model_sha256=program.source_sha256,
         operators=operators,
         schema_version=3 if program.preprocessing is None else 4,
         preprocessing=msgspec.UNSET if program.preprocessing is None else program.preprocessing,
         **({} if quantized is None else msgspec.structs.asdict(quantized)),
     )
+
+
+def _release(version: str) -> str:
+    """Return a version without what tells commits apart: a commit that changes no code changes no library either."""
+    return re.split(r"[^0-9.]|\.(?![0-9])", version, maxsplit=1)[0]

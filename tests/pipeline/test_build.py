@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,3 +132,19 @@ def test_types_are_declared() -> None:
 def test_a_report_is_json(model: Path, tmp_path: Path) -> None:
     report = pipeline.build(model, samples, output=tmp_path)
     assert json.loads(json.dumps(report.to_dict()))["model"] == "two"
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    assert pipeline.__version__ == importlib.metadata.version("onnx-int8-pipeline")
+
+
+@pytest.mark.parametrize(
+    ("version", "release"),
+    [("0.1.0", "0.1.0"), ("0.1.0.post1.dev334+gf77777a3e", "0.1.0"), ("1.2.dev3", "1.2"), ("1.0rc1+g1.d2", "1.0")],
+)
+def test_libraries_hold_the_release_and_not_the_commit(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, release: str
+) -> None:
+    monkeypatch.setattr("pipeline.compiler.build.version", lambda _: version)
+    library = pipeline.compile_program(pipeline.load(model), pipeline.load_target("host"), tmp_path / "two.so")
+    assert pipeline.read_metadata(library).versions["onnx-int8-pipeline"] == release
