@@ -36,7 +36,7 @@ class RelaxOperator(Traits):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        _relax_operators.update(dict.fromkeys(cls.names, cls))
+        _relax_operators.update(dict.fromkeys(vars(cls).get("names", ()), cls))
 
     @property
     def name(self) -> str:
@@ -278,7 +278,7 @@ class Concat(RelaxOperator):
 
 
 class StridedSlice(RelaxOperator):
-    """Every so manieth value of a range along some axes."""
+    """A range along some axes, with steps."""
 
     names = _relax("strided_slice")
     moves_values = True
