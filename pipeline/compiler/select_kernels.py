@@ -16,11 +16,12 @@ from tvm import relax, tirx
 from pipeline.compiler.records import kernel_attributes
 from pipeline.ir.bridge import describe, tensor_type, to_relax_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant
+from pipeline.ir.operator import Operator
 from pipeline.ir.types import TensorType
 from pipeline.kernels import registry
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.naming import kernel_name
-from pipeline.kernels.operation import Operation
+from pipeline.kernels.operation import Kernel, Operation
 from pipeline.library.constants import ALIGNMENT, ConstantPool, pointer
 
 
@@ -35,13 +36,18 @@ def select_kernels(module: tvm.IRModule, machine: Machine, pool: ConstantPool | 
     """
     flow = Dataflow.of(module)
     builder = DataflowBuilder(module)
+    # Recurrent layers and attention have many operators that are alike; generating a kernel takes some milliseconds.
+    made: dict[tuple[Operator, tuple[TensorType, ...]], Kernel] = {}
     for binding in flow.bindings:
         operation = as_operation(binding)
         if operation is None:
             builder.copy(binding)
             continue
         entry = registry.select(operation, machine.isa)
-        kernel = entry.generate(operation, machine)
+        alike = (operation.attrs, operation.inputs)
+        kernel = made.get(alike) or entry.generate(operation, machine)
+        if not operation.constants:
+            made[alike] = kernel
         arguments = [
             builder.replaced(binding.value.args[a]) if isinstance(a, int) else make_constant(a)
             for a in kernel.arguments
