@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import itertools
+import logging
+import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -32,6 +34,8 @@ from pipeline.runtime.local import Runner
 from pipeline.samples import Samples, feed_count, feeds, with_options
 from pipeline.targets import Target, load_target
 
+_log = logging.getLogger(__name__)
+
 CHECK_SAMPLES = 16
 """How many samples the agreement with the float model is measured on."""
 
@@ -43,6 +47,9 @@ FLOAT_LIBRARY = "float32 library for host"
 
 GIVEN_TABLE = "given table"
 """What the report calls the algorithm of a calibration table that was given."""
+
+_QUANTIZED = re.compile("DynamicQuantize.*|(Dequantize|Quantize)Linear|QLinear.*|.*Integer")
+"""ONNX types of nodes of models that are quantized."""
 
 Progress = Callable[[str, int, "int | None"], Any]
 """Called with what is being done, how many steps of it (batches, say) are done, and how many there are, if known.
@@ -93,6 +100,8 @@ def build_model(
     check_writable(folder / "library.so")
     tell("importing", 0, None)
     program = load(model, options.shapes, samples)
+    if already := _quantized_already(program):
+        _log.warning(already.rstrip())
     check = None
     if options.verify_import:
         tell("verifying the import", 0, None)
@@ -131,7 +140,7 @@ def _quantized(
     """
     annotation = annotation or annotate(program, options.quantize.annotate)
     if not options.allow_float:
-        _check_int8(annotation)
+        _check_int8(annotation, program)
     calibration = options.quantize.calibrate
     total = None
     if table is None and samples is not None:
@@ -141,11 +150,11 @@ def _quantized(
         program, samples, options.quantize, annotation, table, lambda done: tell("calibrating", done, total)
     )
     if not options.allow_float:
-        _check_int8(quantized.annotation)
+        _check_int8(quantized.annotation, program)
     return quantized
 
 
-def _check_int8(annotation: Annotation) -> None:
+def _check_int8(annotation: Annotation, program: Program) -> None:
     """Refuse to go on with a model of which nothing is int8.
 
     Raises:
@@ -157,7 +166,19 @@ def _check_int8(annotation: Annotation) -> None:
     listed = "".join(f"\n  {count} x {reason}" for reason, count in reasons)
     raise QuantizationError(
         f"{annotation.summary()}: the library would gain nothing. Why, most frequent first:{listed}\n"
-        "To build it all the same, give --allow-float (allow_float=True)."
+        f"{_quantized_already(program)}To build it all the same, give --allow-float (allow_float=True)."
+    )
+
+
+def _quantized_already(program: Program) -> str:
+    """Return what is to be said of a model that is quantized before it comes here; "" if it isn't."""
+    found = collections.Counter(n.operator for n in program.nodes if _QUANTIZED.fullmatch(n.operator))
+    if not found:
+        return ""
+    listed = ", ".join(f"{count} x {operator}" for operator, count in sorted(found.items()))
+    return (
+        f"The model is quantized already ({listed}). What that rounds stays rounded; give the float model that it was "
+        "made from.\n"
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import pipeline
 from pipeline.errors import OptionError, QuantizationError, SampleError
@@ -83,6 +84,40 @@ def test_nothing_in_int8_is_not_success(float_only: Path, tmp_path: Path) -> Non
 def test_nothing_in_int8_may_be_asked_for(float_only: Path, tmp_path: Path) -> None:
     report = pipeline.build(float_only, samples, output=tmp_path / "out", allow_float=True)
     assert Path(report.libraries[0].path).exists()
+
+
+def quantized_already(path: Path, *nodes: onnx.NodeProto) -> Path:
+    """Write a model whose nodes lead from x to y by way of 8-bit codes."""
+    weight = numpy_helper.from_array(np.eye(4, dtype="uint8"), "w")
+    scale, zero = (numpy_helper.from_array(v, n) for v, n in ((np.float32(0.1), "s"), (np.uint8(128), "z")))
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in "xy"]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight, scale, zero])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_a_model_that_is_quantized_already_is_told_from_one_that_holds_nothing(tmp_path: Path) -> None:
+    model = quantized_already(
+        tmp_path / "dynamic.onnx",
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["codes", "scale", "zero"]),
+        helper.make_node("MatMulInteger", ["codes", "w", "zero", "z"], ["sums"]),
+        helper.make_node("Cast", ["sums"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["floats", "scale"], ["y"]),
+    )
+    message = r"quantized already \(1 x DynamicQuantizeLinear, 1 x MatMulInteger\).* give the float model"
+    with pytest.raises(QuantizationError, match=message):
+        pipeline.build(model, [np.ones(4, "float32")], output=tmp_path, verify_import=False)
+
+
+def test_pairs_of_quantization_are_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = quantized_already(
+        tmp_path / "pairs.onnx",
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["codes"]),
+        helper.make_node("DequantizeLinear", ["codes", "s", "z"], ["y"]),
+    )
+    options = {"output": tmp_path, "verify_import": False, "allow_float": True}
+    pipeline.build(model, [np.ones(4, "float32")], **options)
+    assert "quantized already (1 x DequantizeLinear, 1 x QuantizeLinear)" in caplog.text
 
 
 def test_a_wrong_option_ends_a_build_before_its_work(tmp_path: Path) -> None:

@@ -153,6 +153,8 @@ def _check_operators(graph: onnx.GraphProto, opset: int) -> None:
     for node in graph.node:
         if node.domain not in ("", "ai.onnx"):
             reason = _FOREIGN.get(node.domain, f"operator of the domain {node.domain!r}")
+            if node.domain == "com.microsoft" and ("Quantize" in node.op_type or node.op_type.startswith("QLinear")):
+                reason = _QUANTIZED
             failures.append(f"{node.op_type} {node.name!r}: {reason}")
         elif node.op_type not in known:
             failures.append(f"{node.op_type} {node.name!r}: {_REASONS.get(node.op_type, 'operator not supported')}")
