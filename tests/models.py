@@ -15,7 +15,9 @@ from pipeline.api import quantize
 from pipeline.importer import import_proto
 from pipeline.ir.program import Program
 from pipeline.quantization.annotate import annotate
-from pipeline.quantization.table import CalibrationTable, make_entry
+from pipeline.quantization.calibrate import CalibrationTable, make_entry
+from pipeline.quantization.observers import make_observer
+from pipeline.quantization.spec import ObserverSpec
 from pipeline.reference import execute_all
 
 Array = npt.NDArray[Any]
@@ -76,11 +78,11 @@ def quantize_by_reference(program: Program, *samples: dict[str, Array]) -> Progr
     annotation = annotate(program)
     seen = [{v.name: value for v, value in execute_all(program, feeds).items()} for feeds in samples]
     entries = {}
-    for tensor in annotation.calibrated():
-        low = min(float(values[tensor.name].min()) for values in seen)
-        high = max(float(values[tensor.name].max()) for values in seen)
-        options = {"signed": tensor.signed, "symmetric": False, "algorithm": "largest"}
-        entries[tensor.name] = make_entry(tensor.name, max(-low, high), low, high, **options)
+    for name, spec in annotation.specs().items():
+        observer = make_observer(ObserverSpec(algorithm="abs_max"))
+        for values in seen:
+            observer.update(values[name])
+        entries[name] = make_entry(name, observer, spec)
     table = CalibrationTable(model_sha256=program.source_sha256, samples=len(samples), tensors=entries)
     return quantize(program, annotation=annotation, table=table).program
 

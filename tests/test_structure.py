@@ -51,8 +51,9 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         # The stages before the compiler. Only calibration compiles.
         "importer": "errors files ir ops passes.float",
         "samples": "config conversion errors files ir",
-        "quantization.observers": "errors",
-        "quantization": "compiler config errors files ir ops quantization.observers samples",
+        "quantization.spec": "ir schema",
+        "quantization.observers": "errors quantization.spec schema",
+        "quantization": "compiler config errors files ir ops quantization.observers quantization.spec samples schema",
         # What puts them together.
         "api": "compiler config errors files importer ir library quantization samples targets",
         "profiling": "compiler errors kernels library runtime schema targets",

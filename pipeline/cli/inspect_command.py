@@ -52,7 +52,7 @@ def _model(file: Path, chosen: BuildOptions, as_json: bool) -> None:
         "inputs": [vars(i) for i in program.inputs],
         "outputs": [vars(o) for o in program.outputs],
         "import_check": None if check is None else vars(check),
-        **annotation.model_dump(mode="json"),
+        **msgspec.to_builtins(annotation),
     }
 
     def tables() -> list[Table]:

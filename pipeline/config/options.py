@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.schema import Options, group, option
-from pipeline.config.values import parse_numbers, parse_shape, parse_size
+from pipeline.config.values import parse_number, parse_numbers, parse_shape, parse_size
 
 
 def _algorithms() -> Iterable[str]:
@@ -59,12 +59,20 @@ class CalibrateOptions(Options):
 
     Attributes:
         algorithm: a key of `quantization.observers.ALGORITHMS`, in any case.
+        algorithm_options: the algorithm's own, by name; see its class.
         symmetric: spread signed tensors' codes evenly around zero, the classic scheme.
         batch_size: samples that count as one batch.
         batch_nums: how many batches to use; None means all samples.
     """
 
     algorithm: str = option("kl", "How thresholds are chosen.", choices=_algorithms, metavar="NAME", paddle="algo")
+    algorithm_options: Mapping[str, int | float] = option(
+        {},
+        "Option of the algorithm, for example kept=0.999 for kl.",
+        flag="--algorithm-option",
+        metavar="NAME=VALUE",
+        parse=parse_number,
+    )
     symmetric: bool = option(False, "Spread signed tensors' codes evenly around zero.")
     batch_size: int = option(1, "Samples that count as one batch.", minimum=1)
     batch_nums: int | None = option(None, "How many batches to calibrate with.", minimum=1, unset="all samples")

@@ -43,3 +43,19 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not separator or not name or not shape or min(shape) < 1:
         raise OptionError(f"--shape {text}: expected NAME=D,D,..., for example x=1,3,224,224.")
     return name, shape
+
+
+def parse_number(text: str) -> tuple[str, int | float]:
+    """Return name and value of an option that is a number from a text such as `kept=0.999`.
+
+    Raises:
+        OptionError: it isn't of that form.
+    """
+    name, separator, value = text.partition("=")
+    try:
+        number = int(value) if value.isdecimal() else float(value)
+    except ValueError:
+        number, separator = 0, ""
+    if not separator or not name:
+        raise OptionError(f"{text!r} isn't an option with a number. Expected NAME=VALUE, for example kept=0.999.")
+    return name, number

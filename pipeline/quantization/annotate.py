@@ -16,6 +16,7 @@ from pipeline.ir.program import Program
 from pipeline.quantization.annotation import Annotation, OperatorDecision, TensorDecision
 from pipeline.quantization.rules import Role, activations, kind_of, operator_without_rule, role_of, rule_for
 from pipeline.quantization.selection import select
+from pipeline.quantization.spec import QuantizationSpec, weight_spec
 
 __all__ = ["AnnotateOptions", "Annotation", "OperatorDecision", "TensorDecision", "annotate"]
 
@@ -97,10 +98,10 @@ REASONS = {
 def _operator(binding: Binding, reason_for_float: str | None, options: AnnotateOptions) -> OperatorDecision:
     weighted = reason_for_float is None and isinstance(describe(binding.value), ops.Linear)
     return OperatorDecision(
-        name=binding.var.name,
+        name=str(binding.var.name),
         operator=kind_of(binding),
         precision="int8" if reason_for_float is None else "float32",
-        per_channel=options.per_channel if weighted else None,
+        weights=weight_spec(options.per_channel) if weighted else None,
         reason=reason_for_float or REASONS[role_of(binding)],
     )
 
@@ -120,9 +121,12 @@ def _tensors(flow: Dataflow, quantized: list[Binding]) -> tuple[TensorDecision, 
         if var not in read or tensor_type(var).dtype != "float32":
             continue
         shares, reason = _shared(flow, var, chosen)
+        if shares is not None:
+            tensors.append(TensorDecision(name=str(var.name), shares=shares, reason=reason))
+            continue
         signed = bounds.get(var, -math.inf) < 0
-        reason = reason or ("it can be negative" if signed else "it can't be negative")
-        tensors.append(TensorDecision(name=var.name, signed=signed, shares=shares, reason=reason))
+        reason = "it can be negative" if signed else "it can't be negative"
+        tensors.append(TensorDecision(name=str(var.name), spec=QuantizationSpec(signed=signed), reason=reason))
     return tuple(tensors)
 
 
@@ -130,10 +134,10 @@ def _shared(flow: Dataflow, var: relax.Var, chosen: set[relax.Var]) -> tuple[str
     """Return whose scale a tensor takes and why; (None, "") if it has its own."""
     producer = flow.producers.get(var)
     if producer is not None and var in chosen and role_of(producer) is Role.MOVE:
-        return activations(producer)[0].name, "it holds the same values"
+        return str(activations(producer)[0].name), "it holds the same values"
     user = flow.only_user(var)
     if user is not None and user.var in chosen and var in chosen:
         rule = rule_for(user)
         if rule is not None and rule.unifies_inputs:
-            return user.var.name, "it is only a part of that tensor"
+            return str(user.var.name), "it is only a part of that tensor"
     return None, ""

@@ -1,7 +1,7 @@
 """The result of annotate, as data: it can be printed, saved, edited by hand and given back.
 
 An annotation file is JSON with two lists. `operators` says for each operator whether it is computed in int8 or
-float32, and why; `tensors` says for each 8-bit tensor whether it can be negative and whose scale it shares. Operators
+float32, and why; `tensors` says for each 8-bit tensor how it is to be quantized, or whose scale it shares. Operators
 and tensors go by the name of the ONNX tensor that the operator produces; in files that are edited by hand, an
 operator's name may be that of an ONNX node, a type or a pattern, too.
 """
@@ -11,15 +11,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from pipeline.errors import TableError, unknown_name
-from pipeline.files import read_text, write_text
+from pipeline.files import write_text
+from pipeline.quantization.spec import QuantizationSpec
+from pipeline.schema import Record, read_json, to_json
 
 Precision = Literal["int8", "float32"]
 
 
-class OperatorDecision(BaseModel):
+class OperatorDecision(Record, frozen=True, kw_only=True):
     """What becomes of one operator.
 
     Attributes:
@@ -27,41 +27,41 @@ class OperatorDecision(BaseModel):
             that `quantization.selection` knows.
         operator: its type, e.g. `conv2d`.
         precision: how it is computed.
-        per_channel: whether its weights get one scale per output channel; None if it has no weights.
+        weights: how its weights are quantized; None if it has none. In a file that leaves it out, one scale per output
+            channel is meant.
         reason: why.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     operator: str = ""
     precision: Precision
-    per_channel: bool | None = None
+    weights: QuantizationSpec | None = None
     reason: str = "the annotation says so"
 
 
-class TensorDecision(BaseModel):
+class TensorDecision(Record, frozen=True, kw_only=True):
     """How one 8-bit tensor is stored.
 
     Attributes:
         name: the tensor.
-        signed: False if it can't be negative; then zero is its smallest code.
-        shares: the tensor whose scale and zero point it takes, or None if it is calibrated itself.
+        spec: how it is quantized; None if it shares.
+        shares: the tensor whose scale and zero point it takes; None if it is calibrated itself.
         reason: why.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: str
-    signed: bool
+    spec: QuantizationSpec | None = None
     shares: str | None = None
-    reason: str
+    reason: str = "the annotation says so"
+
+    def __post_init__(self) -> None:
+        """Check that one of both is given; when a file is read, this is an error of decoding it."""
+        if (self.spec is None) is (self.shares is None):
+            raise ValueError(f"tensor {self.name!r} needs either a spec or the tensor that it shares its scale with")
 
 
-class Annotation(BaseModel):
+class Annotation(Record, frozen=True, kw_only=True):
     """All decisions for one program, in order of execution."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     operators: tuple[OperatorDecision, ...]
     tensors: tuple[TensorDecision, ...]
@@ -99,11 +99,29 @@ class Annotation(BaseModel):
 
     def calibrated(self) -> tuple[TensorDecision, ...]:
         """Return the tensors that need a scale of their own."""
-        return tuple(t for t in self.tensors if t.shares is None)
+        return tuple(t for t in self.tensors if t.spec is not None)
+
+    def specs(self) -> dict[str, QuantizationSpec]:
+        """Return how the tensors that need a scale of their own are to be quantized, by name.
+
+        Raises:
+            TableError: a tensor, or an operator's weights, can't be quantized as the annotation says.
+        """
+        for operator in self.operators:
+            reason = None if operator.weights is None else operator.weights.unsupported_weights()
+            if reason is not None:
+                raise TableError(
+                    f"Annotation: the weights of {operator.name!r} can't be quantized as it says: {reason}."
+                )
+        for tensor in self.tensors:
+            reason = None if tensor.spec is None else tensor.spec.unsupported_activation()
+            if reason is not None:
+                raise TableError(f"Annotation: tensor {tensor.name!r} can't be quantized as it says: {reason}.")
+        return {t.name: t.spec for t in self.tensors if t.spec is not None}
 
     def save(self, path: Path) -> None:
         """Write the annotation as JSON."""
-        write_text(path, self.model_dump_json(indent=2) + "\n")
+        write_text(path, to_json(self))
 
     @classmethod
     def load(cls, path: Path) -> Annotation:
@@ -112,7 +130,4 @@ class Annotation(BaseModel):
         Raises:
             TableError: it can't be read, isn't JSON, or doesn't fit the schema.
         """
-        try:
-            return cls.model_validate_json(read_text(path, "annotation", TableError))
-        except ValidationError as error:
-            raise TableError(f"Annotation {path} doesn't fit its schema:\n{error}") from error
+        return read_json(path, cls, "annotation", TableError)

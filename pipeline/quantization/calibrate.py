@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from pipeline.compiler.execute import Executor
 from pipeline.config.options import CalibrateOptions
-from pipeline.errors import SampleError
+from pipeline.errors import SampleError, TableError
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.quantization.annotate import Annotation
-from pipeline.quantization.observers import ALGORITHMS, make_observer
-from pipeline.quantization.table import Calibrated, CalibrationTable, make_entry
+from pipeline.quantization.observers import ALGORITHMS, Observer, make_observer
+from pipeline.quantization.spec import ObserverSpec, QuantizationSpec, ScaleTooLargeError
+from pipeline.quantization.table import Calibrated, CalibrationTable
 from pipeline.samples import Samples, batch_of, named_feeds
 
 __all__ = ["ALGORITHMS", "CalibrateOptions", "Calibrated", "CalibrationTable", "calibrate"]
@@ -38,19 +40,19 @@ def calibrate(
         program: the float program that was annotated.
         annotation: which tensors to observe.
         samples: a folder, an iterable or a generator function; see `samples`.
-        options: how thresholds are chosen.
+        options: how scales are chosen, as far as the annotation doesn't say it for a tensor.
         progress: called after each batch with the number of batches so far.
 
     Raises:
         SampleError: there is no sample, one doesn't fit the model, or the model's values for it aren't finite.
         OptionError: an option is unknown or out of range.
-        TableError: a tensor's values are too large for 8 bits.
+        TableError: a tensor's values are too large for 8 bits, or it can't be quantized as the annotation says.
     """
     options = options or CalibrateOptions()
-    names = [t.name for t in annotation.calibrated()]
-    observers = {name: make_observer(options.algorithm) for name in names}
+    specs = {name: _decided(spec, options) for name, spec in annotation.specs().items()}
+    observers = {name: make_observer(observer) for name, (_, observer) in specs.items()}
     batches = 0
-    for sample, activations in _activations(program, names, samples, options):
+    for sample, activations in _activations(program, list(specs), samples, options):
         for name, values in activations.items():
             if not np.isfinite(values).all():
                 raise SampleError(
@@ -61,21 +63,47 @@ def calibrate(
         batches += 1
         if progress is not None:
             progress(batches)
-    entries = {}
-    for decision in annotation.calibrated():
-        observer = observers[decision.name]
-        entries[decision.name] = make_entry(
-            decision.name,
-            observer.threshold(127 if decision.signed else 255),
-            observer.minimum,
-            observer.maximum,
-            signed=decision.signed,
-            symmetric=options.symmetric,
-            algorithm=options.algorithm,
-        )
+    entries = {name: make_entry(name, observers[name], spec) for name, (spec, _) in specs.items()}
     return CalibrationTable(
         model_sha256=program.source_sha256, samples=batches * batch_of(program.inputs), tensors=entries
     )
+
+
+def make_entry(name: str, observer: Observer, spec: QuantizationSpec) -> Calibrated:
+    """Return the entry for a tensor with what an observer chooses.
+
+    Args:
+        name: the tensor's.
+        observer: has seen all its values.
+        spec: how it is quantized, with `symmetric` decided.
+
+    Raises:
+        TableError: the values are so large that the scale would be out of range.
+    """
+    try:
+        choice = observer.choose(spec)
+    except ScaleTooLargeError as error:
+        raise TableError(
+            f"Tensor {name!r} has values so large that {error}. Check the samples and the model, or leave the tensor "
+            f"in float: --skip {name}."
+        ) from error
+    seen = observer.minimum <= observer.maximum
+    return Calibrated(
+        threshold=choice.threshold,
+        scale=choice.parameters.scale,
+        zero_point=choice.parameters.zero_point,
+        signed=spec.signed,
+        algorithm=observer.algorithm,
+        minimum=observer.minimum if seen else 0.0,
+        maximum=observer.maximum if seen else 0.0,
+    )
+
+
+def _decided(spec: QuantizationSpec, options: CalibrateOptions) -> tuple[QuantizationSpec, ObserverSpec]:
+    """Return a specification in which the options have decided what it leaves open, and its observer."""
+    observer = spec.observer or ObserverSpec(algorithm=options.algorithm, options=dict(options.algorithm_options))
+    symmetric = options.symmetric if spec.symmetric is None else spec.symmetric
+    return replace(spec, symmetric=symmetric, observer=observer), observer
 
 
 def _activations(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 from tvm import relax
 
 from pipeline import ops
@@ -17,6 +18,7 @@ from pipeline.ir.types import QuantizationParameters
 from pipeline.quantization.annotate import Annotation, OperatorDecision
 from pipeline.quantization.rules import Context, NotQuantizable, rule_for
 from pipeline.quantization.selection import with_names
+from pipeline.quantization.spec import weight_spec
 from pipeline.quantization.table import CalibrationTable
 
 __all__ = ["realize"]
@@ -68,7 +70,7 @@ class _Realizer:
             if isinstance(output, relax.Var):
                 self._make_float(output)
         module = self.builder.finish()
-        return replace(self.program, module=module), self._annotation_as_done()
+        return dataclasses.replace(self.program, module=module), self._annotation_as_done()
 
     def _write(self, binding: Binding) -> bool:
         """Write a binding with integers; False if its scales don't allow it."""
@@ -79,7 +81,7 @@ class _Realizer:
             quantized=self._make_quantized,
             parameters=lambda v: self.parameters[v.name],
             emit=self.builder.emit,
-            per_channel=bool(self.chosen[binding.var.name].per_channel),
+            weights=self.chosen[binding.var.name].weights or weight_spec(per_channel=True),
             output=wanted,
         )
         rule = rule_for(binding)
@@ -135,14 +137,15 @@ class _Realizer:
             reason = self.left_in_float.get(decision.name)
             if reason is None:
                 return decision
-            return decision.model_copy(update={"precision": "float32", "per_channel": None, "reason": reason})
+            return replace(decision, precision="float32", weights=None, reason=reason)
 
-        return self.annotation.model_copy(update={"operators": tuple(updated(o) for o in self.annotation.operators)})
+        return replace(self.annotation, operators=tuple(updated(o) for o in self.annotation.operators))
 
 
 def _parameters(annotation: Annotation, table: CalibrationTable) -> dict[str, QuantizationParameters]:
     """Return scale and zero point of every 8-bit tensor, shared ones included."""
     parameters = {}
+    annotation.specs()
     for tensor in annotation.tensors:
         source = annotation.source(tensor.name)
         entry = table.tensors.get(source)

@@ -12,6 +12,8 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 
+from msgspec.structs import replace
+
 from pipeline.errors import OptionError, PipelineError, TableError
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
@@ -176,9 +178,9 @@ def with_names(annotation: Annotation, program: Program) -> Annotation:
     decided = {}
     for decision in annotation.operators:
         for name in _found(selection, decision.name, "the annotation", TableError):
-            decided[name] = decision.model_copy(update={"name": name, "operator": selection.kinds[name]})
+            decided[name] = replace(decision, name=name, operator=selection.kinds[name])
     ordered = tuple(decided[name] for name in selection.kinds if name in decided)
-    return annotation.model_copy(update={"operators": ordered})
+    return replace(annotation, operators=ordered)
 
 
 def _found(

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.quantization.spec import QuantizationSpec
+
 Array = npt.NDArray[Any]
 
 MAX_BIAS = 2**28
@@ -32,7 +34,7 @@ class QuantizedWeights:
     scale: Array
 
 
-def quantize_weights(weight: Array, bias: Array, input_scale: float, *, per_channel: bool) -> QuantizedWeights:
+def quantize_weights(weight: Array, bias: Array, input_scale: float, spec: QuantizationSpec) -> QuantizedWeights:
     """Quantize symmetrically from the largest magnitude, per output channel or per tensor.
 
     An all-zero channel gets scale 1. A channel whose bias would not fit 32 bits at the scale of its products, which
@@ -41,25 +43,25 @@ def quantize_weights(weight: Array, bias: Array, input_scale: float, *, per_chan
     Args:
         weight: [O, ...] float32.
         bias: [O] float32.
-        input_scale: scale of the input's codes.
-        per_channel: one scale for each output channel; otherwise all have the same.
+        input_scale: scale of the input's quantized values.
+        spec: one scale for each output channel, or the same for all; int8 and symmetric.
     """
     rows = weight.reshape(weight.shape[0], -1).astype("float64")
     largest = np.abs(rows).max(axis=1, initial=0.0)
-    if not per_channel:
+    if spec.granularity == "per_tensor":
         largest = np.full_like(largest, largest.max(initial=0.0))
     scale = np.where(largest > 0, largest / 127, 1.0)
     scale = np.maximum(scale, np.abs(bias.astype("float64")) / (input_scale * MAX_BIAS))
-    codes = np.clip(np.rint(rows / scale[:, None]), -127, 127).astype("int8")
+    quantized = np.clip(np.rint(rows / scale[:, None]), -127, 127).astype("int8")
     shift = np.rint(bias.astype("float64") / (input_scale * scale)).astype("int32")
-    return QuantizedWeights(codes.reshape(weight.shape), shift, scale)
+    return QuantizedWeights(quantized.reshape(weight.shape), shift, scale)
 
 
 def accumulator_bounds(weights: QuantizedWeights, input_zero_point: int) -> tuple[Array, Array]:
     """Return the largest |accumulator| that any uint8 input can give: at the end, and on the way; each [O] float64.
 
-    On the way counts the form in which kernels sum: products of the codes themselves, after a bias from which
-    input_zero_point * sum(weights) has been taken.
+    On the way counts the form in which kernels sum: products of the quantized values themselves, after a bias from
+    which input_zero_point * sum(weights) has been taken.
     """
     rows = weights.weight.reshape(weights.weight.shape[0], -1).astype("float64")
     magnitude, bias = np.abs(rows).sum(axis=1), np.abs(weights.bias.astype("float64"))

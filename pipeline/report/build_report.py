@@ -90,7 +90,7 @@ class BuildReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON; an infinite ratio is null."""
         tuned = [{"layer": layer.layer, **msgspec.structs.asdict(layer.tile)} for layer in self.tuned]
-        values = asdict(self) | {"annotation": self.annotation.model_dump(mode="json"), "tuned": tuned}
+        values = asdict(self) | {"annotation": msgspec.to_builtins(self.annotation), "tuned": tuned}
         if self.agreement is not None and math.isinf(self.agreement.sqnr_db):
             values["agreement"]["sqnr_db"] = None
         return values

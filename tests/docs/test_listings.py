@@ -16,6 +16,7 @@ import pytest
 
 import pipeline
 from pipeline.cli import main
+from pipeline.quantization import observers
 from tests.docs.listings import DOCUMENTS, ROOT, Listing, listings
 from tests.models import ModelBuilder
 
@@ -65,6 +66,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     scores = b.constant(random.standard_normal((8, 5)).astype("float32"))
     b.node("MatMul", b.node("Flatten", b.node("GlobalAveragePool", image)), scores, name="scores")
     onnx.save(b.model({"x": [1, 3, 8, 8]}, "scores"), tmp_path / "model.onnx")
+    # What a listing adds is gone afterwards.
+    monkeypatch.setattr(observers, "ALGORITHMS", dict(observers.ALGORITHMS))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -124,7 +127,7 @@ def _run_python(listing: Listing, names: dict[str, object]) -> None:
     if file:
         Path(file[1]).write_text(listing.text, encoding="utf-8")
     else:
-        exec(compile(listing.text, listing.document, "exec"), names)  # noqa: S102 - it is a listing of this repository
+        exec(compile(listing.text, listing.document, "exec", dont_inherit=True), names)  # noqa: S102 - it is a listing of this repository
 
 
 def _run_commands(listing: Listing) -> None:

@@ -13,6 +13,7 @@ import pytest
 from pipeline.cli import cli
 from pipeline.kernels.isa import instruction_sets
 from pipeline.library.metadata import ArtifactMetadata
+from pipeline.quantization.spec import QuantizationSpec
 from pipeline.quantization.table import Calibrated, CalibrationTable
 from pipeline.targets import list_targets
 from tests.docs.listings import DOCUMENTS, ROOT
@@ -88,8 +89,10 @@ def test_every_field_of_the_metadata_is_described() -> None:
 
 def test_every_field_of_the_calibration_table_is_described() -> None:
     first, _, second = TEXTS["calibration-table.md"].partition("An entry describes")
-    assert set(table_below(first, "| field | type | meaning |")) == set(CalibrationTable.model_fields)
-    assert set(table_below(second, "| field | type | meaning |")) == set(Calibrated.model_fields)
+    assert set(table_below(first, "| field | type | meaning |")) == set(CalibrationTable.__struct_fields__)
+    second, _, third = second.partition("## One tensor otherwise")
+    assert set(table_below(second, "| field | type | meaning |")) == set(Calibrated.__struct_fields__)
+    assert set(table_below(third, "| field | type | meaning |")) == set(QuantizationSpec.__struct_fields__)
 
 
 def test_every_place_of_an_operator_is_named() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from pipeline.errors import OptionError, TableError
 from pipeline.quantization.annotate import AnnotateOptions, Annotation, annotate
+from pipeline.quantization.spec import ObserverSpec, QuantizationSpec
 from tests.models import ModelBuilder, import_test_model, small_network
 
 
@@ -88,7 +90,7 @@ def test_products_of_activations_are_integers_unless_their_sums_could_exceed_32_
     model = b.model({"x": (1, 2, "depth")}, product)
     short, long = (annotate(import_test_model(model, x=(1, 2, depth))).operator("p") for depth in (16_000, 16_001))
     assert short is not None
-    assert (short.precision, short.per_channel) == ("int8", None), "there are no weights"
+    assert (short.precision, short.weights) == ("int8", None), "there are no weights"
     assert long is not None
     assert (long.precision, "could exceed 32 bits" in long.reason) == ("float32", True)
 
@@ -106,7 +108,8 @@ def test_a_tensor_after_a_relu_is_unsigned_and_others_are_signed() -> None:
     b = ModelBuilder()
     y = conv(b, conv(b, b.node("Relu", conv(b, "x", "c1"), name="r"), "c2"), "c3")
     annotation = annotate(import_test_model(b.model({"x": (1, 4, 3, 3)}, y)))
-    assert {t.name: t.signed for t in annotation.tensors if t.name in ("r", "c2")} == {"r": False, "c2": True}
+    specs = annotation.specs()
+    assert (specs["r"].signed, specs["c2"].signed) == (False, True)
 
 
 def test_a_moved_tensor_shares_its_scale() -> None:
@@ -122,7 +125,7 @@ def test_a_resized_tensor_shares_its_scale() -> None:
     larger = b.node("Resize", b.node("Relu", conv(b, "x", "c1"), name="r"), "", scales, mode="linear", name="l")
     annotation = annotate(import_test_model(b.model({"x": (1, 4, 4, 4)}, conv(b, larger, "c2"))))
     assert annotation.source("l") == "r"
-    assert {t.signed for t in annotation.tensors if t.name == "r"} == {False}
+    assert not annotation.specs()["r"].signed
 
 
 def test_the_parts_of_a_concat_share_its_scale_if_nothing_else_reads_them() -> None:
@@ -158,7 +161,26 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 def test_tensors_that_share_in_a_circle_are_refused() -> None:
     text = '{"operators": [], "tensors": [%s, %s]}'
-    tensor = '{"name": "%s", "signed": true, "shares": "%s", "reason": ""}'
-    annotation = Annotation.model_validate_json(text % (tensor % ("a", "b"), tensor % ("b", "a")))
+    tensor = '{"name": "%s", "shares": "%s", "reason": ""}'
+    annotation = msgspec.json.decode(text % (tensor % ("a", "b"), tensor % ("b", "a")), type=Annotation)
     with pytest.raises(TableError, match="circle"):
         annotation.source("a")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    ['{"name": "a"}', '{"name": "a", "shares": "b", "spec": {}}'],
+    ids=["neither", "both"],
+)
+def test_a_tensor_has_either_a_spec_or_another_ones_scale(tensor: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(f'{{"operators": [], "tensors": [{tensor}]}}')
+    with pytest.raises(TableError, match="'a' needs either a spec or the tensor"):
+        Annotation.load(path)
+
+
+def test_a_spec_can_be_written_in_few_words(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"operators": [], "tensors": [{"name": "a", "spec": {"observer": {"algorithm": "abs_max"}}}]}')
+    spec = Annotation.load(path).specs()["a"]
+    assert spec == QuantizationSpec(observer=ObserverSpec(algorithm="abs_max"))

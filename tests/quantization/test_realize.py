@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from pipeline.errors import TableError
 from pipeline.ir.bridge import tensor_type
@@ -69,8 +70,8 @@ def test_what_the_scales_do_not_allow_stays_in_float_and_is_reported() -> None:
     program = import_test_model(b.model({"x": (1, 3, 2, 2)}, y))
     annotation = annotate(program)
     table = calibrate(program, annotation, [np.ones((1, 3, 2, 2), "float32")])
-    tiny = table.tensors["y"].model_copy(update={"scale": 1e-12})
-    edited = table.model_copy(update={"tensors": {**table.tensors, "y": tiny}})
+    tiny = replace(table.tensors["y"], scale=1e-12)
+    edited = replace(table, tensors={**table.tensors, "y": tiny})
     _, outcome = realize(program, annotation, edited)
     decision = outcome.operator("y")
     assert decision is not None
@@ -120,8 +121,8 @@ def test_slopes_that_the_scales_do_not_allow_stay_in_float() -> None:
     program = sloped_network(np.array([0.25, -0.5, 0.0, 1.5], "float32").reshape(4, 1, 1))
     annotation = annotate(program)
     table = calibrate(program, annotation, [np.ones((1, 4, 6, 6), "float32")])
-    tiny = table.tensors["p"].model_copy(update={"scale": 1e-12})
-    _, outcome = realize(program, annotation, table.model_copy(update={"tensors": {**table.tensors, "p": tiny}}))
+    tiny = replace(table.tensors["p"], scale=1e-12)
+    _, outcome = realize(program, annotation, replace(table, tensors={**table.tensors, "p": tiny}))
     decision = outcome.operator("p")
     assert decision is not None
     assert (decision.precision, "output's scale is too small" in decision.reason) == ("float32", True)
@@ -131,12 +132,12 @@ def test_a_table_without_a_tensor_is_refused(program: Program, table: Calibratio
     (removed, *_), rest = list(table.tensors), dict(table.tensors)
     del rest[removed]
     with pytest.raises(TableError, match=f"no entry for tensor '{removed}'"):
-        realize(program, annotate(program), table.model_copy(update={"tensors": rest}))
+        realize(program, annotate(program), replace(table, tensors=rest))
 
 
 def edited(annotation: Annotation, operator: str, /, **changes: str) -> Annotation:
-    operators = [o.model_copy(update=changes) if o.name == operator else o for o in annotation.operators]
-    return annotation.model_copy(update={"operators": tuple(operators)})
+    operators = [replace(o, **changes) if o.name == operator else o for o in annotation.operators]
+    return replace(annotation, operators=tuple(operators))
 
 
 def test_an_annotation_that_was_edited_is_followed(program: Program, table: CalibrationTable) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from msgspec.structs import replace
 
 from pipeline.errors import OptionError, TableError
 from pipeline.ir.program import Program
@@ -131,7 +132,7 @@ def test_annotation_files_take_all_of_these(program: Program, tmp_path: Path) ->
         OperatorDecision(name="Conv", precision="float32"),
         OperatorDecision(name="/stem/conv/Conv", precision="int8"),
     ]
-    annotation.model_copy(update={"operators": tuple(edited)}).save(tmp_path / "a.json")
+    replace(annotation, operators=tuple(edited)).save(tmp_path / "a.json")
     resolved = with_names(Annotation.load(tmp_path / "a.json"), program)
     precisions = {o.name: o.precision for o in resolved.operators}
     assert (precisions[CONV], precisions[DEPTHWISE], precisions[HEAD]) == ("int8", "float32", "int8")
@@ -145,7 +146,7 @@ def test_an_annotation_by_the_operators_own_names_is_taken_as_it_is(program: Pro
 
 def test_an_annotation_that_names_what_there_is_not_is_refused(program: Program) -> None:
     wrong = OperatorDecision(name="/heat/*", precision="float32")
-    annotation = annotate(program).model_copy(update={"operators": (wrong,)})
+    annotation = replace(annotate(program), operators=(wrong,))
     with pytest.raises(TableError, match=r"Unknown operator '/heat/\*' in the annotation"):
         with_names(annotation, program)
 

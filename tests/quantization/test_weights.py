@@ -7,6 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from pipeline.quantization.spec import weight_spec
 from pipeline.quantization.weights import accumulator_bounds, quantize_weights, sum_multipliers
 from tests.properties import examples
 
@@ -17,7 +18,7 @@ scales = st.floats(1e-4, 1e2)
 @given(weights, scales, st.booleans())
 @examples(100)
 def test_weights_come_back_within_half_a_step(weight: np.ndarray, scale: float, per_channel: bool) -> None:
-    made = quantize_weights(weight, np.zeros(len(weight), "float32"), scale, per_channel=per_channel)
+    made = quantize_weights(weight, np.zeros(len(weight), "float32"), scale, weight_spec(per_channel))
     assert made.weight.dtype == np.int8
     assert np.abs(made.weight.astype(int)).max(initial=0) <= 127
     error = np.abs(made.weight * made.scale[:, None] - weight)
@@ -28,13 +29,13 @@ def test_a_small_channel_keeps_its_precision_only_per_channel() -> None:
     weight = np.array([[1.0, -0.6], [0.001, 0.0004]], "float32")
     errors = []
     for per_channel in (True, False):
-        made = quantize_weights(weight, np.zeros(2, "float32"), 1.0, per_channel=per_channel)
+        made = quantize_weights(weight, np.zeros(2, "float32"), 1.0, weight_spec(per_channel))
         errors.append(np.abs(made.weight[1] * made.scale[1] - weight[1]).max() / 0.001)
     assert errors[0] < 0.005 < 0.5 < errors[1]
 
 
 def test_an_all_zero_channel_gets_scale_one() -> None:
-    made = quantize_weights(np.zeros((2, 3), "float32"), np.array([0, 5], "float32"), 0.1, per_channel=True)
+    made = quantize_weights(np.zeros((2, 3), "float32"), np.array([0, 5], "float32"), 0.1, weight_spec(True))
     np.testing.assert_array_equal(made.scale, [1, 1])
     np.testing.assert_array_equal(made.bias, [0, 50])
 
@@ -42,7 +43,7 @@ def test_an_all_zero_channel_gets_scale_one() -> None:
 @given(st.floats(1e-30, 1e-3), st.floats(-1e6, 1e6), scales)
 @examples(100)
 def test_a_bias_always_fits_32_bits(weight: float, bias: float, scale: float) -> None:
-    made = quantize_weights(np.full((1, 4), weight, "float32"), np.full(1, bias, "float32"), scale, per_channel=True)
+    made = quantize_weights(np.full((1, 4), weight, "float32"), np.full(1, bias, "float32"), scale, weight_spec(True))
     assert abs(int(made.bias[0])) <= 2**28
     assert np.isclose(made.bias[0] * made.scale[0] * scale, np.float32(bias), rtol=1e-2, atol=made.scale[0] * scale)
 
@@ -50,7 +51,7 @@ def test_a_bias_always_fits_32_bits(weight: float, bias: float, scale: float) ->
 @given(weights, hnp.arrays("uint8", (8, 9)), st.integers(0, 255))
 @examples(100)
 def test_no_input_exceeds_the_bounds(weight: np.ndarray, codes: np.ndarray, zero_point: int) -> None:
-    made = quantize_weights(weight, np.ones(len(weight), "float32"), 0.1, per_channel=True)
+    made = quantize_weights(weight, np.ones(len(weight), "float32"), 0.1, weight_spec(True))
     final, on_the_way = accumulator_bounds(made, zero_point)
     x = codes[:, : weight.shape[1]].astype(int)
     sums = (x - zero_point) @ made.weight.T.astype(int) + made.bias

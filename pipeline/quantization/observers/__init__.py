@@ -1,89 +1,47 @@
-"""Calibration algorithms: how a threshold comes out of the values a tensor takes.
+"""Calibration algorithms: how scale and zero point come out of the values that a tensor takes.
 
-An algorithm is a class that sees every batch once and then names the threshold. To add one: a class with the methods of
-`Observer`, and a row in `ALGORITHMS`.
+An algorithm is a class derived from `Observer`, in a module of its own, and a member of `ALGORITHMS`. See
+docs/adding-a-calibration-algorithm.md.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any, Protocol
+from collections.abc import Mapping
 
-import numpy as np
-import numpy.typing as npt
+import msgspec
 
 from pipeline.errors import OptionError, unknown_name
-from pipeline.quantization.observers.histogram import Histogram
-from pipeline.quantization.observers.kl import kl_threshold
+from pipeline.quantization.observers.abs_max import AbsMax
+from pipeline.quantization.observers.kl import KL
+from pipeline.quantization.observers.observer import Observer
+from pipeline.quantization.spec import ObserverSpec
 
+__all__ = ["ALGORITHMS", "Observer", "make_observer"]
 
-class Observer(Protocol):
-    """Collects what a tensor's threshold depends on, in memory that doesn't grow with the data.
-
-    Attributes:
-        minimum: smallest value seen; infinity before the first.
-        maximum: largest value seen; minus infinity before the first.
-    """
-
-    minimum: float
-    maximum: float
-
-    def update(self, values: npt.NDArray[Any]) -> None:
-        """Take in the tensor's values for one batch: any shape, float32, finite."""
-
-    def merge(self, other: Any) -> None:
-        """Take in what an observer of the same kind has seen."""
-
-    def threshold(self, levels: int) -> float:
-        """Return T: magnitudes above it are clipped.
-
-        Args:
-            levels: into how many steps [0, T] will be divided.
-        """
-
-
-class AbsMax:
-    """T is the largest magnitude seen: nothing is clipped (PaddleSlim: abs_max)."""
-
-    def __init__(self) -> None:
-        self.minimum = math.inf
-        self.maximum = -math.inf
-
-    def update(self, values: npt.NDArray[Any]) -> None:
-        """See `Observer`."""
-        if values.size:
-            self.minimum = min(self.minimum, float(np.min(values)))
-            self.maximum = max(self.maximum, float(np.max(values)))
-
-    def merge(self, other: AbsMax) -> None:
-        """See `Observer`."""
-        self.minimum = min(self.minimum, other.minimum)
-        self.maximum = max(self.maximum, other.maximum)
-
-    def threshold(self, levels: int) -> float:
-        """See `Observer`."""
-        del levels
-        return max(abs(self.minimum), abs(self.maximum)) if self.maximum >= self.minimum else 0.0
-
-
-class KL(Histogram):
-    """T minimizes the information lost (PaddleSlim: KL); see `quantization.observers.kl`."""
-
-    def threshold(self, levels: int) -> float:
-        """See `Observer`."""
-        return kl_threshold(self, levels)
-
-
-ALGORITHMS: dict[str, type[AbsMax] | type[KL]] = {"abs_max": AbsMax, "kl": KL}
+ALGORITHMS: dict[str, type[Observer]] = {observer.algorithm: observer for observer in (AbsMax, KL)}
 """Every calibration algorithm by name."""
 
 
-def make_observer(algorithm: str) -> Observer:
+def make_observer(spec: ObserverSpec) -> Observer:
     """Return a new observer.
 
     Raises:
-        OptionError: there is no algorithm of that name.
+        OptionError: there is no algorithm of that name, it has no such option, or an option's value is wrong.
     """
-    if algorithm not in ALGORITHMS:
-        raise OptionError(unknown_name("calibration algorithm", algorithm, ALGORITHMS))
-    return ALGORITHMS[algorithm]()
+    if spec.algorithm not in ALGORITHMS:
+        raise OptionError(unknown_name("calibration algorithm", spec.algorithm, ALGORITHMS))
+    observer = ALGORITHMS[spec.algorithm]
+    return observer(_options(observer, spec.options))
+
+
+def _options(observer: type[Observer], values: Mapping[str, object]) -> object:
+    known = observer.options.__struct_fields__
+    for key in values:
+        if key not in known and not known:
+            raise OptionError(f"The calibration algorithm {observer.algorithm} has no options, and so no {key!r}.")
+        if key not in known:
+            raise OptionError(unknown_name(f"option of the calibration algorithm {observer.algorithm}", key, known))
+    try:
+        return msgspec.convert(values, observer.options)
+    except msgspec.ValidationError as error:
+        raise OptionError(f"Options of the calibration algorithm {observer.algorithm}: {error}.") from error

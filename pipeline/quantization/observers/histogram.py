@@ -9,26 +9,29 @@ import numpy as np
 import numpy.typing as npt
 
 BINS = 4096
-"""Number of bins; at least half of them are in use, as the limit is the next power of two."""
+"""Number of bins by default; at least half of them are in use, as the limit is the next power of two."""
 
 
 class Histogram:
-    """Counts of |x| in `BINS` equal bins over [0, limit), and the range of x.
+    """Counts of |x| in equal bins over [0, limit), and the range of x.
 
     The limit is a power of two. When a larger value arrives, it doubles and neighbouring bins merge in pairs, as often
     as needed; so the counts don't depend on the order of the data or on how it is split among workers. Exact zeros are
     counted apart.
 
     Attributes:
-        counts: [BINS] int64; zeros aren't in it.
+        counts: [bins] int64; zeros aren't in it.
         zeros: how many values were exactly 0.
         limit: upper end of the last bin; 0.0 before the first value other than zero.
         minimum: smallest value seen; infinity before the first.
         maximum: largest value seen; minus infinity before the first.
+
+    Args:
+        bins: how many, a power of two.
     """
 
-    def __init__(self) -> None:
-        self.counts = np.zeros(BINS, "int64")
+    def __init__(self, bins: int = BINS) -> None:
+        self.counts = np.zeros(bins, "int64")
         self.zeros = 0
         self.limit = 0.0
         self.minimum = math.inf
@@ -37,7 +40,7 @@ class Histogram:
     @property
     def width(self) -> float:
         """Width of a bin."""
-        return self.limit / BINS
+        return self.limit / self.counts.size
 
     def update(self, values: npt.NDArray[Any]) -> None:
         """Add all elements of a float array; they must be finite."""
@@ -52,8 +55,8 @@ class Histogram:
         self._grow(_limit_above(largest))
         magnitudes = np.abs(values.reshape(-1))
         # The scale is a power of two, so the product is exact and a value's bin depends on nothing else.
-        bins = (magnitudes * np.float32(BINS / self.limit)).astype("int32")
-        counts = np.bincount(bins, minlength=BINS)
+        bins = (magnitudes * np.float32(self.counts.size / self.limit)).astype("int32")
+        counts = np.bincount(bins, minlength=self.counts.size)
         zeros = int(magnitudes.size - np.count_nonzero(magnitudes))
         counts[0] -= zeros
         self.zeros += zeros
@@ -84,7 +87,8 @@ def _limit_above(value: float) -> float:
 
 def _shrink(counts: npt.NDArray[np.int64], times: int) -> npt.NDArray[np.int64]:
     """Return the counts with neighbours merged in pairs, `times` times."""
-    factor = min(2**times, BINS)
-    shrunk = np.zeros(BINS, "int64")
-    shrunk[: BINS // factor] = counts.reshape(-1, factor).sum(axis=1)
+    bins = counts.size
+    factor = min(2**times, bins)
+    shrunk = np.zeros(bins, "int64")
+    shrunk[: bins // factor] = counts.reshape(-1, factor).sum(axis=1)
     return shrunk

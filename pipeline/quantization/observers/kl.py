@@ -5,34 +5,73 @@ magnitudes, with all that lies above added to the last bin, is compared with wha
 the available levels; the candidate with the smallest Kullback-Leibler divergence wins.
 
 Known traps are avoided: thresholds aren't only searched in the upper half of the range; exact zeros, of which ReLU
-makes many and which quantize without loss, don't count; and a candidate must keep `MIN_KEPT` of the values, as all
+makes many and which quantize without loss, don't count; and a candidate must keep nearly all of the values, as all
 values in one clipped bin look like a perfect match where they come in lumps (a gate that is 1 nearly everywhere).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.quantization.observers.histogram import Histogram
+from pipeline.quantization.observers.histogram import BINS, Histogram
+from pipeline.quantization.observers.observer import Observer
+from pipeline.quantization.spec import Choice, QuantizationSpec, clip
+from pipeline.schema import Record
 
 Array = npt.NDArray[Any]
 
-MIN_KEPT = 0.9999
-"""Share of the values other than zero that a candidate may not clip."""
+KEPT = 0.9999
+"""Share of the values other than zero that a candidate may not clip, by default."""
 
 _CHUNK = 256
 """Candidates that are evaluated together; bounds the search's memory to a few megabytes."""
 
 
-def kl_threshold(histogram: Histogram, levels: int) -> float:
+class KLOptions(Record, frozen=True, kw_only=True):
+    """Options of `KL`.
+
+    Attributes:
+        bins: of the histogram of magnitudes; a power of two.
+        kept: share of the values other than zero that no threshold may clip.
+    """
+
+    bins: Annotated[int, msgspec.Meta(ge=512, le=65536)] = BINS
+    kept: Annotated[float, msgspec.Meta(ge=0, le=1)] = KEPT
+
+    def __post_init__(self) -> None:
+        """Check that bins are a power of two, as neighbours merge in pairs."""
+        if self.bins & (self.bins - 1):
+            raise ValueError(f"bins is {self.bins}; it must be a power of two")
+
+
+class KL(Histogram, Observer):
+    """Chooses the threshold at which the least information is lost (PaddleSlim: KL)."""
+
+    algorithm = "kl"
+    options = KLOptions
+
+    def __init__(self, options: KLOptions) -> None:
+        """See `Observer`."""
+        super().__init__(options.bins)
+        self.kept = options.kept
+
+    def choose(self, spec: QuantizationSpec) -> Choice:
+        """See `Observer`."""
+        threshold = kl_threshold(self, spec.magnitude_steps, self.kept)
+        return clip(self.minimum, self.maximum, threshold, spec)
+
+
+def kl_threshold(histogram: Histogram, levels: int, min_kept: float = KEPT) -> float:
     """Return the threshold T at which quantizing [0, T] to `levels` steps loses the least information.
 
     Args:
         histogram: magnitudes of a tensor.
         levels: how many steps [0, T] is divided into: 127 if the tensor is signed, 255 if not.
+        min_kept: share of the values other than zero that it may not clip.
     """
     used = np.flatnonzero(histogram.counts)
     if used.size == 0:
@@ -42,7 +81,7 @@ def kl_threshold(histogram: Histogram, levels: int) -> float:
     if last <= levels:
         return largest
     kept = np.cumsum(histogram.counts) / histogram.counts.sum()
-    first = max(levels, int(np.searchsorted(kept, MIN_KEPT)) + 1)
+    first = max(levels, int(np.searchsorted(kept, min_kept)) + 1)
     candidates = np.arange(min(first, last), last + 1)
     divergence = np.concatenate(
         [_divergence(histogram.counts, c, levels) for c in np.array_split(candidates, -(-candidates.size // _CHUNK))]

@@ -27,7 +27,7 @@ def quantized_product(
     if weight is None or bias is None:
         raise NotQuantizable("its weights aren't constant")
     x = context.parameters(binding.value.args[0])
-    weights = quantize_weights(weight, bias, x.scale, per_channel=context.per_channel)
+    weights = quantize_weights(weight, bias, x.scale, context.weights)
     bound, bound_on_the_way = accumulator_bounds(weights, x.zero_point)
     if (bound_on_the_way >= 2**31).any():
         raise NotQuantizable("its accumulator could exceed 32 bits")

@@ -19,6 +19,7 @@ from pipeline import ops
 from pipeline.ir.bridge import describe, tensor_type
 from pipeline.ir.dataflow import Binding, constant, operator_name
 from pipeline.ir.types import QuantizationParameters
+from pipeline.quantization.spec import QuantizationSpec
 
 T = TypeVar("T", bound=ops.Operator)
 
@@ -48,14 +49,14 @@ class Context:
         quantized: returns the uint8 variable that holds a float tensor.
         parameters: returns the scale and zero point of an 8-bit tensor.
         emit: appends an expression under a name and returns its variable.
-        per_channel: whether the operator's weights get one scale per output channel.
+        weights: how the operator's weights are quantized, if it has any.
         output: the result's scale and zero point; None if it is to be float32.
     """
 
     quantized: Callable[[relax.Var], relax.Var]
     parameters: Callable[[relax.Var], QuantizationParameters]
     emit: Callable[[relax.Expr, str], relax.Var]
-    per_channel: bool
+    weights: QuantizationSpec
     output: QuantizationParameters | None
 
     def quantized_output(self) -> QuantizationParameters:
@@ -152,7 +153,7 @@ def rule_for(binding: Binding) -> Rule | None:
 def kind_of(binding: Binding) -> str:
     """Return the type of a binding's operator, as options and reports name it."""
     rule = rule_for(binding)
-    return rule.kind_of(binding) if rule is not None else binding.operator.removeprefix("relax.")
+    return rule.kind_of(binding) if rule is not None else str(binding.operator.removeprefix("relax."))
 
 
 def kinds() -> tuple[str, ...]:

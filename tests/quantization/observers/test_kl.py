@@ -8,8 +8,6 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.errors import OptionError
-from pipeline.quantization.observers import ALGORITHMS, make_observer
 from pipeline.quantization.observers.histogram import Histogram
 from pipeline.quantization.observers.kl import _divergence, kl_threshold
 
@@ -70,22 +68,3 @@ def test_values_in_lumps_are_kept() -> None:
 
 def test_a_tensor_that_is_always_zero() -> None:
     assert kl_threshold(observed(np.zeros(10)), 127) == 0.0
-
-
-@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
-def test_no_algorithm_goes_beyond_the_range_seen(algorithm: str) -> None:
-    observer = make_observer(algorithm)
-    observer.update(np.array([-3.0, 0.5, 2.0], "float32"))
-    assert 0 < observer.threshold(127) <= 3.0
-
-
-def test_abs_max_is_the_largest_magnitude() -> None:
-    observer = make_observer("abs_max")
-    observer.update(np.array([-3.0, 0.5], "float32"))
-    observer.update(np.array([2.0], "float32"))
-    assert observer.threshold(127) == 3.0
-
-
-def test_an_unknown_algorithm_is_an_error() -> None:
-    with pytest.raises(OptionError, match=r"Unknown calibration algorithm 'kll'.*Did you mean 'kl'"):
-        make_observer("kll")

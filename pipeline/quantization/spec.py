@@ -1,0 +1,154 @@
+"""How a tensor is to be quantized, and how a range of its values becomes a scale and a zero point.
+
+The specifications are what annotate decides and people edit; torchao's and NNCF's configurations say the same things.
+They name more than can be computed so far: `unsupported_activation` and `unsupported_weights` tell what can't.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from pipeline.ir.types import QuantizationParameters
+from pipeline.schema import Record
+
+SCALES_ABOVE, SCALES_BELOW = 1e-30, 1e30
+"""A scale beyond would vanish, or overflow as a reciprocal, in float32."""
+
+_SMALLEST_SCALE = float(np.nextafter(np.float32(SCALES_ABOVE), np.float32(1)))
+
+
+class ObserverSpec(Record, frozen=True, kw_only=True):
+    """What looks at a tensor's values during calibration, and chooses its scale and zero point.
+
+    Attributes:
+        algorithm: a key of `quantization.observers.ALGORITHMS`.
+        options: of the algorithm, by name; see its class. Where one is missing, the algorithm's default holds.
+    """
+
+    algorithm: str
+    options: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
+
+
+class QuantizationSpec(Record, frozen=True, kw_only=True):
+    """How a tensor is to be quantized.
+
+    Attributes:
+        dtype: what it is stored as.
+        signed: whether its values can be negative. If not, all steps are spent on values from zero up.
+        symmetric: whether steps spread evenly around zero; None if calibration's options say so.
+        granularity: whether one scale holds for the tensor, or one for each channel.
+        observer: what chooses the scale; None if calibration's options say so, for weights the largest magnitude.
+    """
+
+    dtype: Literal["int8", "uint8", "int16", "uint16"] = "uint8"
+    signed: bool = True
+    symmetric: bool | None = None
+    granularity: Literal["per_tensor", "per_channel"] = "per_tensor"
+    observer: ObserverSpec | None = None
+
+    @property
+    def steps(self) -> int:
+        """How many steps there are from the smallest to the largest quantized value: 255 for 8 bits."""
+        return int(2 ** (8 * np.dtype(self.dtype).itemsize)) - 1
+
+    @property
+    def magnitude_steps(self) -> int:
+        """How many steps there are from zero to the largest magnitude: half of all if values can be negative."""
+        return self.steps // 2 if self.signed else self.steps
+
+    def unsupported_activation(self) -> str | None:
+        """Return why an activation can't be quantized like this, as far as anything is computed yet; None if it can."""
+        if self.dtype != "uint8":
+            return f"activations are uint8; {self.dtype} isn't computed yet"
+        if self.granularity != "per_tensor":
+            return f"activations have one scale per tensor; {self.granularity} isn't computed yet"
+        return None
+
+    def unsupported_weights(self) -> str | None:
+        """Return why weights can't be quantized like this, as far as anything is computed yet; None if they can."""
+        if self.dtype != "int8" or not self.signed:
+            return "weights are signed int8; nothing else is computed yet"
+        if self.symmetric is False:
+            return "weights are symmetric; zero points of weights aren't computed yet"
+        if self.observer is not None and self.observer != ObserverSpec(algorithm="abs_max"):
+            return f"weights have the scale of their largest magnitude (abs_max); not {self.observer.algorithm} yet"
+        return None
+
+
+def weight_spec(per_channel: bool) -> QuantizationSpec:
+    """Return how weights are quantized: int8, symmetric, with one scale per output channel or one per tensor."""
+    return QuantizationSpec(
+        dtype="int8", signed=True, symmetric=True, granularity="per_channel" if per_channel else "per_tensor"
+    )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What an observer chooses for a tensor.
+
+    Attributes:
+        parameters: scale and zero point.
+        threshold: the largest magnitude that isn't clipped.
+    """
+
+    parameters: QuantizationParameters
+    threshold: float
+
+
+class ScaleTooLargeError(ValueError):
+    """A range of values is so large that no float32 scale is right for it."""
+
+
+def spread(low: float, high: float, spec: QuantizationSpec) -> Choice:
+    """Return scale and zero point with which a tensor's quantized values spread over a range.
+
+    A tensor that can be negative and is symmetric gets zero in the middle, and steps up to the larger of both
+    magnitudes. Any other's range is widened to hold 0, which has an exact quantized value either way. A range of
+    nothing but zero gets scale 1; one of next to nothing, the smallest scale there is.
+
+    Args:
+        low: the smallest value that isn't clipped; 0 is meant if the tensor can't be negative.
+        high: the largest one.
+        spec: how the tensor is quantized.
+
+    Raises:
+        ScaleTooLargeError: the scale would be out of range.
+    """
+    low, high = min(low, 0.0) if spec.signed else 0.0, max(high, 0.0)
+    threshold = max(abs(low), high)
+    if spec.signed and spec.symmetric:
+        scale, zero_point = _in_range(threshold / spec.magnitude_steps), spec.magnitude_steps + 1
+    else:
+        scale = _in_range((high - low) / spec.steps)
+        zero_point = min(max(round(-low / scale), 0), spec.steps)
+    return Choice(QuantizationParameters(float(np.float32(scale)), zero_point), threshold)
+
+
+def clip(minimum: float, maximum: float, threshold: float, spec: QuantizationSpec) -> Choice:
+    """Return scale and zero point with which quantized values spread over what a threshold leaves of a range.
+
+    Args:
+        minimum: smallest value seen; above `maximum` if the tensor has no elements.
+        maximum: largest value seen.
+        threshold: magnitudes above it are clipped; at most the largest one seen.
+        spec: how the tensor is quantized.
+
+    Raises:
+        ScaleTooLargeError: see `spread`.
+    """
+    if minimum > maximum:
+        minimum = maximum = 0.0
+    return spread(max(minimum, -threshold), min(maximum, threshold), spec)
+
+
+def _in_range(scale: float) -> float:
+    """Return a scale in the range of scales: 1 for 0, as any does for a tensor that is zero."""
+    if scale == 0:
+        return 1.0
+    if not scale < SCALES_BELOW:
+        raise ScaleTooLargeError(f"one of its steps would be {scale:.3g}; scales are below {SCALES_BELOW:g}")
+    return max(scale, _SMALLEST_SCALE)

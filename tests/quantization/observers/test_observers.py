@@ -1,0 +1,102 @@
+"""What holds for every calibration algorithm."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pipeline.errors import OptionError
+from pipeline.quantization.observers import ALGORITHMS, Observer, make_observer
+from pipeline.quantization.spec import ObserverSpec, QuantizationSpec
+from tests.properties import examples
+
+arrays = hnp.arrays("float32", st.integers(0, 40), elements=st.floats(-100, 100, width=32, allow_subnormal=False))
+batches = st.lists(arrays, min_size=1, max_size=5)
+specs = st.builds(QuantizationSpec, signed=st.just(True), symmetric=st.booleans())
+every_algorithm = pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+
+
+def observed(algorithm: str, *values: np.ndarray, **options: float) -> Observer:
+    observer = make_observer(ObserverSpec(algorithm=algorithm, options=options))
+    for array in values:
+        observer.update(array)
+    return observer
+
+
+@every_algorithm
+@given(left=batches, right=batches, spec=specs)
+@examples(40)
+def test_two_observers_merged_choose_as_one(
+    algorithm: str, left: list[np.ndarray], right: list[np.ndarray], spec: QuantizationSpec
+) -> None:
+    merged = observed(algorithm, *left)
+    merged.merge(observed(algorithm, *right))
+    whole = observed(algorithm, *left, *right)
+    assert merged.choose(spec) == whole.choose(spec)
+    assert (merged.minimum, merged.maximum) == (whole.minimum, whole.maximum)
+
+
+@every_algorithm
+@given(batches=batches, spec=specs)
+@examples(40)
+def test_the_order_and_size_of_batches_do_not_matter(
+    algorithm: str, batches: list[np.ndarray], spec: QuantizationSpec
+) -> None:
+    expected = observed(algorithm, *batches).choose(spec)
+    assert observed(algorithm, *batches[::-1]).choose(spec) == expected
+    assert observed(algorithm, np.concatenate(batches)).choose(spec) == expected
+
+
+@every_algorithm
+def test_nothing_goes_beyond_the_range_seen(algorithm: str) -> None:
+    observer = observed(algorithm, np.array([-3.0, 0.5, 2.0], "float32"))
+    assert 0 < observer.choose(QuantizationSpec(symmetric=False)).threshold <= 3.0
+    assert (observer.minimum, observer.maximum) == (-3.0, 2.0)
+
+
+@every_algorithm
+def test_an_observer_that_has_seen_nothing_chooses_scale_one(algorithm: str) -> None:
+    assert observed(algorithm).choose(QuantizationSpec(symmetric=False)).parameters.scale == 1.0
+
+
+@every_algorithm
+def test_an_unknown_option_is_an_error(algorithm: str) -> None:
+    with pytest.raises(
+        OptionError, match=f"algorithm {algorithm}.*'keptt'|'keptt'.*algorithm {algorithm}|{algorithm} 'keptt'"
+    ):
+        observed(algorithm, keptt=0.5)
+
+
+def test_an_unknown_algorithm_is_an_error() -> None:
+    with pytest.raises(OptionError, match=r"Unknown calibration algorithm 'kll'.*Did you mean 'kl'"):
+        observed("kll")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"kept": 1.5}, "kept"), ({"bins": 1000}, "power of two"), ({"bins": 0.5}, "bins")],
+    ids=["range", "power_of_two", "type"],
+)
+def test_a_wrong_value_of_an_option_is_an_error(options: dict[str, float], message: str) -> None:
+    with pytest.raises(OptionError, match=f"algorithm kl.*{message}"):
+        observed("kl", **options)
+
+
+def test_abs_max_chooses_the_largest_magnitude() -> None:
+    observer = observed("abs_max", np.array([-3.0, 0.5], "float32"), np.array([2.0], "float32"))
+    assert observer.choose(QuantizationSpec(symmetric=True)).threshold == 3.0
+
+
+def test_kl_clips_no_more_than_it_may() -> None:
+    values = np.concatenate([np.random.default_rng(0).normal(size=200_000), [50.0]]).astype("float32")
+    spec = QuantizationSpec(symmetric=True)
+    assert observed("kl", values, kept=1).choose(spec).threshold == 50.0
+    assert observed("kl", values).choose(spec).threshold < 10
+
+
+def test_kl_looks_as_finely_as_it_has_bins() -> None:
+    observer = observed("kl", np.ones(5, "float32"), bins=1024)
+    assert observer.counts.shape == (1024,)
