@@ -71,6 +71,23 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 }
 """What each part of the package may import from the others."""
 
+KERNELS_MAY_IMPORT: Mapping[str, frozenset[str]] = {
+    room: frozenset(others.split())
+    for room, others in {
+        "lib": "",
+        "operation": "",
+        "isa": "lib",
+        "machine": "isa",
+        "naming": "isa operation",
+        "probes": "isa lib",
+        "gemm": "isa lib machine operation",
+        "depthwise": "gemm isa lib machine operation",
+        "ops": "gemm isa lib machine operation",
+        "registry": "depthwise isa machine operation ops",
+    }.items()
+}
+"""The same within `kernels`."""
+
 MODULES_OF: Mapping[str, tuple[str, ...]] = {
     "apache-tvm": ("tvm", "tvm_ffi"),
     "onnx": ("google", "onnx"),
@@ -150,6 +167,18 @@ def test_every_part_has_its_place() -> None:
 def test_parts_import_what_they_may() -> None:
     wrong = {part: used - MAY_IMPORT[part] for part, used in parts().items() if used - MAY_IMPORT[part]}
     assert wrong == {}, "not in MAY_IMPORT; see docs/architecture.md"
+
+
+def test_rooms_of_kernels_import_what_they_may() -> None:
+    found: dict[str, set[str]] = {}
+    for file in (ROOT / "kernels").rglob("*.py"):
+        if file != ROOT / "kernels" / "__init__.py":
+            used = {name.split(".")[2] for name in imports_of(file) if name.startswith("pipeline.kernels.")}
+            own = module_of(file).split(".")[2]
+            found.setdefault(own, set()).update(used - {own})
+    assert set(found) == set(KERNELS_MAY_IMPORT)
+    wrong = {room: used - KERNELS_MAY_IMPORT[room] for room, used in found.items() if used - KERNELS_MAY_IMPORT[room]}
+    assert wrong == {}, "not in KERNELS_MAY_IMPORT"
 
 
 def test_what_parts_may_import_has_no_circle() -> None:

@@ -30,7 +30,7 @@ from pipeline.kernels import registry
 from pipeline.kernels.gemm.register_tile import Workload
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.ops.conv2d import workload
+from pipeline.kernels.ops.conv import workload
 from pipeline.schema import Record, read_json, to_json
 from pipeline.targets import Target
 

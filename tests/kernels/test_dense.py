@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pipeline.kernels.ops.conv2d  # noqa: F401
+import pipeline.kernels.ops.conv  # noqa: F401
 from pipeline.ops import Dense, QDense
 from tests.kernels.convolutions import integer_arguments
 from tests.kernels.tensors import assert_close, assert_exact

@@ -27,20 +27,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.depthwise.plan import DEPTH, MAX_PIXELS, Band, Plan, Use, pack_channels, pack_weights
+from pipeline.kernels.gemm.constants import IntegerConstants
 from pipeline.kernels.gemm.epilogue import Epilogue, requantize
 from pipeline.kernels.gemm.geometry import geometry_of
-from pipeline.kernels.gemm.packing import folded_bias
 from pipeline.kernels.gemm.parallel import TASKS, worth_threads
 from pipeline.kernels.isa.contract import Capability
 from pipeline.kernels.lib import tails
 from pipeline.kernels.lib.buffers import register_buffer
-from pipeline.kernels.lib.requantize import FLOAT_OFFSET_BITS, float_offsets, sums_are_floats
 from pipeline.kernels.lib.vectors import interleave, joined, part
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
@@ -78,19 +76,13 @@ def fills_vectors(operation: Operation) -> bool:
 def depthwise_dot(operation: Operation, machine: Machine) -> Kernel:
     """Sum up to four taps with one dot product; the zero point is in the bias."""
     isa = machine.isa
-    attrs, plan = operation.attrs, Plan.choose(geometry_of(operation), machine)
-    if not isinstance(attrs, QConv2d) or plan is None:
-        raise TypeError(f"Expected a depthwise qnn.conv2d of at least {MIN_CHANNELS} channels, got {attrs}")
-    weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
-    bias = folded_bias(bias, weight, attrs.input_zero_point)
-    floats = isa.has(Capability.FUSED_MULTIPLY_ADD) and sums_are_floats(weight, bias, multiplier)
-    scaling = [multiplier, float_offsets(multiplier)] if floats else [multiplier]
-    start = bias + np.int32(FLOAT_OFFSET_BITS) if floats else bias
-    table = operation.constants.get(4)
-    nest = _Nest(plan, requantize(attrs, isa, table=table, interleaved=True, floats=floats))
-    return Kernel(
-        nest.build(), (0, pack_weights(plan, weight), pack_channels(plan, start), pack_channels(plan, *scaling))
-    )
+    plan = Plan.choose(geometry_of(operation), machine)
+    if plan is None:
+        raise TypeError(f"Expected a depthwise qnn.conv2d of at least {MIN_CHANNELS} channels, got {operation.attrs}")
+    constants = IntegerConstants.of(operation, as_floats=isa.has(Capability.FUSED_MULTIPLY_ADD))
+    nest = _Nest(plan, requantize(constants, isa, interleaved=True))
+    packed = pack_channels(plan, constants.start), pack_channels(plan, *constants.scaling)
+    return Kernel(nest.build(), (0, pack_weights(plan, constants.weight), *packed))
 
 
 class _Nest:

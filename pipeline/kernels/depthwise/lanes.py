@@ -22,10 +22,10 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from pipeline.kernels.gemm.constants import IntegerConstants
 from pipeline.kernels.gemm.epilogue import Epilogue, activate, requantize
 from pipeline.kernels.gemm.geometry import Geometry, geometry_of
 from pipeline.kernels.gemm.micro_kernel import accumulate, begin
-from pipeline.kernels.gemm.packing import folded_bias
 from pipeline.kernels.gemm.parallel import worth_threads
 from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.lib import tails
@@ -33,7 +33,7 @@ from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.vectors import part, span, vector_type
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.ops import Conv2d, QConv2d
+from pipeline.ops import Conv2d
 
 Array = npt.NDArray[Any]
 
@@ -48,16 +48,11 @@ def is_depthwise(operation: Operation) -> bool:
 
 def integer_depthwise(operation: Operation, machine: Machine) -> Kernel:
     """Multiply and add in int32; the zero point is in the bias."""
-    isa = machine.isa
-    attrs = operation.attrs
-    if not isinstance(attrs, QConv2d):
-        raise TypeError(f"Expected qnn.conv2d, got {attrs}")
-    weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
-    folded = folded_bias(bias, weight, attrs.input_zero_point)
-    plan = Plan.choose(geometry_of(operation), isa)
-    func = make_function(plan, ("uint8", "int8", "int32"), requantize(attrs, isa, table=operation.constants.get(4)))
-    constants = pack_weights(plan, weight), pack_channels(plan, folded), pack_channels(plan, multiplier)
-    return Kernel(func, (0, *constants))
+    plan = Plan.choose(geometry_of(operation), machine.isa)
+    constants = IntegerConstants.of(operation, as_floats=False)
+    func = make_function(plan, ("uint8", "int8", "int32"), requantize(constants, machine.isa))
+    packed = pack_channels(plan, constants.start), *(pack_channels(plan, values) for values in constants.scaling)
+    return Kernel(func, (0, pack_weights(plan, constants.weight), *packed))
 
 
 def float_depthwise(operation: Operation, machine: Machine) -> Kernel:

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
+from pipeline.kernels.gemm.constants import IntegerConstants
 from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.lib.requantize import rounded
 from pipeline.kernels.lib.vectors import clip, fused_multiply_add, lanes_of, vector_type
-from pipeline.ops import Add, Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QDense
+from pipeline.ops import Add, Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd
 
 
 @dataclass(frozen=True)
@@ -39,44 +40,35 @@ class Epilogue:
     halo_value: float = 0
 
 
-def requantize(
-    attrs: QConv2d | QDense,
-    isa: InstructionSet,
-    *,
-    interleaved: bool = False,
-    floats: bool = False,
-    table: npt.NDArray[np.uint8] | None = None,
-) -> Epilogue:
+def requantize(constants: IntegerConstants, isa: InstructionSet, *, interleaved: bool = False) -> Epilogue:
     """Return the last step of an integer operator: to uint8, or to float32 if `output_dtype` says so.
 
     Args:
-        attrs: the operator.
+        constants: of the operator.
         isa: the instruction set.
         interleaved: accumulators come four vectors at a time, as for `InstructionSet.saturate_interleaved`.
-        floats: accumulators are the bits of float32; see `requantize.sums_are_floats`.
-        table: replaces each result by an entry; see `qnn.conv2d_lookup`.
     """
-    scaled, constants = (_scaled_float, 2) if floats else (_scaled, 1)
+    attrs, table = constants.attrs, constants.table
+    scaled = _scaled_float if constants.floats else _scaled
+    count = len(constants.scaling)
     if attrs.output_dtype == "float32":
 
-        def scale(accumulators: Sequence[Any], *constants: Sequence[Any]) -> Any:
-            return scaled(accumulators[0], *(c[0] for c in constants))
+        def scale(accumulators: Sequence[Any], *scaling: Sequence[Any]) -> Any:
+            return scaled(accumulators[0], *(s[0] for s in scaling))
 
-        return Epilogue("float32", scale, constants=constants)
+        return Epilogue("float32", scale, constants=count)
 
-    def finish(accumulators: Sequence[Any], *constants: Sequence[Any]) -> Any:
-        values = [rounded(scaled(*vectors)) for vectors in zip(accumulators, *constants, strict=True)]
+    def finish(accumulators: Sequence[Any], *scaling: Sequence[Any]) -> Any:
+        values = [rounded(scaled(*vectors)) for vectors in zip(accumulators, *scaling, strict=True)]
         bounds = (attrs.output_zero_point, attrs.output_min, attrs.output_max)
-        codes = isa.saturate_interleaved(values, *bounds) if interleaved else isa.saturate(values, *bounds)
-        return (
-            codes
-            if table is None
-            else isa.lookup(codes, _constant_vectors(isa.arrange_table(table), isa.table_vectors))
-        )
+        result = isa.saturate_interleaved(values, *bounds) if interleaved else isa.saturate(values, *bounds)
+        if table is not None:
+            result = isa.lookup(result, _constant_vectors(isa.arrange_table(table), isa.table_vectors))
+        return result
 
     halo_value = attrs.halo_value if isinstance(attrs, QConv2d) else 0
     add = functools.partial(isa.weighted_sum, attrs=attrs.total) if isinstance(attrs, QConv2dAdd) else None
-    return Epilogue("uint8", finish, isa.saturate_vectors, constants, add, halo_value)
+    return Epilogue("uint8", finish, isa.saturate_vectors, count, add, halo_value)
 
 
 def activate(attrs: Conv2d | Dense) -> Epilogue:

@@ -1,7 +1,9 @@
 """The innermost loops of all products: a register tile's accumulators, and one step of their sums.
 
-for pixel i of mr:                             unrolled: `depth` values of it, from memory
-for vector v of nv:                        unrolled: accumulator (i, v) += values of i * weights of v
+    for pixel i of mr:                             unrolled: `depth` values of it, from memory
+        for vector v of nv:                        unrolled: accumulator (i, v) += values of i * weights of v
+
+Where accumulators are, and where values and weights come from, is for the nest around it to say.
 """
 
 from __future__ import annotations

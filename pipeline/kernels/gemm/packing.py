@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,18 +10,8 @@ import numpy.typing as npt
 
 from pipeline.kernels.gemm.plan import Plan
 from pipeline.kernels.lib import tails
-from pipeline.kernels.lib.requantize import FLOAT_OFFSET_BITS, float_offsets
 
 Array = npt.NDArray[Any]
-
-
-def folded_bias(bias: Array, weight: Array, zero_point: int) -> Array:
-    """Return the int32 bias that lets a kernel take x as it is, so that the zero point costs nothing at run time.
-
-    `sum((x - zero_point) * w) = sum(x * w) - zero_point * sum(w)`.
-    """
-    sums = weight.reshape(weight.shape[0], -1).sum(axis=1, dtype="int64")
-    return np.asarray(bias.astype("int64") - zero_point * sums, "int32")
 
 
 def pack_channels(plan: Plan, values: Array, fill: Any) -> Array:
@@ -32,21 +23,10 @@ def pack_channels(plan: Plan, values: Array, fill: Any) -> Array:
     return np.where(valid, packed, np.asarray(fill, values.dtype)).astype(values.dtype).reshape(-1)
 
 
-def pack_sums(plan: Plan, bias: Array, multiplier: Array, *, floats: bool) -> tuple[Array, Array]:
-    """Return what accumulators begin with, and what they are scaled with, in packed order.
-
-    Args:
-        plan: what to pack for.
-        bias: [groups * group_out] int32, with the zero point folded in.
-        multiplier: [groups * group_out] float32.
-        floats: accumulators are the bits of float32; see `requantize.sums_are_floats`. For each vector of multipliers,
-            one of offsets follows.
-    """
-    if not floats:
-        return pack_channels(plan, bias, 0), pack_channels(plan, multiplier, 0.0)
-    scaling = [pack_channels(plan, values, 0.0) for values in (multiplier, float_offsets(multiplier))]
-    vectors = [values.reshape(-1, plan.isa.lanes) for values in scaling]
-    return pack_channels(plan, bias + np.int32(FLOAT_OFFSET_BITS), 0), np.stack(vectors, axis=1).reshape(-1)
+def pack_scaling(plan: Plan, values: Sequence[Array]) -> Array:
+    """Return numbers per channel, [groups * group_out] each, in packed order: a vector of each of them in turn."""
+    vectors = [pack_channels(plan, value, 0.0).reshape(-1, plan.isa.lanes) for value in values]
+    return np.stack(vectors, axis=1).reshape(-1)
 
 
 def pack_weights(plan: Plan, weight: Array) -> Array:

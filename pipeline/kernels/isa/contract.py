@@ -153,8 +153,8 @@ class InstructionSet:
         """
         lanes = lanes_of(left)
 
-        def term(codes: Any, zero_point: int, multiplier: int) -> Any:
-            wide = T.cast(codes, vector_type("int32", lanes))
+        def term(quantized: Any, zero_point: int, multiplier: int) -> Any:
+            wide = T.cast(quantized, vector_type("int32", lanes))
             return (wide - splat(T.int32(zero_point), lanes)) * splat(T.int32(multiplier), lanes)
 
         half = splat(T.int32(1 << (attrs.shift - 1)), lanes)

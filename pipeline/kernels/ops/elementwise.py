@@ -81,10 +81,10 @@ def qprelu(operation: Operation, machine: Machine) -> Kernel:
     return _binary(operation, 4 * isa.lanes, combine)
 
 
-def centred(codes: Any, zero_point: int) -> Any:
-    """Return uint8 codes as int32 minus their zero point."""
-    lanes = lanes_of(codes)
-    return T.cast(codes, vector_type("int32", lanes)) - splat(T.int32(zero_point), lanes)
+def centred(quantized: Any, zero_point: int) -> Any:
+    """Return uint8 values as int32 minus their zero point."""
+    lanes = lanes_of(quantized)
+    return T.cast(quantized, vector_type("int32", lanes)) - splat(T.int32(zero_point), lanes)
 
 
 def _binary(operation: Operation, width: int, combine: Callable[[Any, Any], Any]) -> Kernel:

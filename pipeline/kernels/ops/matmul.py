@@ -57,7 +57,7 @@ class _Arithmetic:
         pack: from a vector of b to one of a panel.
         dot: from accumulators, `depth` values of a and a panel's vector to accumulators.
         finish: from accumulators to results.
-        offset: b's code for a panel's zero.
+        offset: b's value for a panel's zero.
         zero_points: of a and b; zero for float32.
     """
 
@@ -92,7 +92,7 @@ def integer(operation: Operation, machine: Machine) -> Kernel:
     if not isinstance(attrs, QMatMul):
         raise TypeError(f"Expected qnn.matmul, got {attrs}")
     wide = isa.weight_dtype != "int8"
-    # 16 bits hold any difference of two codes; 8 bits only those from the middle code.
+    # 16 bits hold any difference of two values; 8 bits only those from the middle one.
     offset = attrs.b_zero_point if wide else 128
 
     def pack(b: Any) -> Any:

@@ -6,7 +6,7 @@ Float32:
         for pass: maximum and sum, or mean and variance; then the result
             for vector of the row
 
-    A row's last vector overlaps the one before; sums count only what is new in it.
+A row's last vector overlaps the one before; sums count only what is new in it.
 
 8 bits, with exponentials from a table:
 
@@ -178,8 +178,8 @@ def qsoftmax(operation: Operation, machine: Machine) -> Kernel:
                 largest = register_buffer(run.width, "uint8")
                 T.buffer_store(largest, splat(T.uint8(0), run.width), [everything])
                 with T.serial(run.steps) as step:
-                    codes = x[span(start + run.start(0, step), run.width)]
-                    T.buffer_store(largest, T.max(largest[everything], codes), [everything])
+                    values = x[span(start + run.start(0, step), run.width)]
+                    T.buffer_store(largest, T.max(largest[everything], values), [everything])
                 top, total = register_buffer(1, "int32"), register_buffer(1, "int32")
                 T.buffer_store(top, T.cast(folded(largest[everything], T.max), "int32"), [0])
                 T.buffer_store(total, T.int32(0), [0])

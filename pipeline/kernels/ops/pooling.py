@@ -1,10 +1,12 @@
 """`nn.max_pool2d`, `nn.avg_pool2d` and `qnn.avg_pool2d`: vectors of channels, pixels outside the image left out.
 
-for output row (or, in an image of one row, piece of the channels), in parallel:
-for output pixel:
-for vector of channels:
-small window inside the image:     one expression of all its taps, without a branch
-any other:                         a loop over those taps that are inside
+    for output row, in parallel:
+        for output pixel:
+            for vector of channels:
+                small window inside the image:     one expression of all its taps, without a branch
+                any other:                         a loop over those taps that are inside
+
+In an image of one row, threads get pieces of the channels instead.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ MAX_UNROLLED_TAPS = 16
 """Larger windows are loops even where they are inside the image."""
 
 MAX_UINT16_TAPS = 257
-"""As many codes as can be summed in 16 bits, which takes half the instructions: 257 * 255 = 65535."""
+"""As many values of 8 bits as can be summed in 16 bits, which takes half the instructions: 257 * 255 = 65535."""
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,12 @@ def quantize(operation: Operation, machine: Machine) -> Kernel:
 
 
 def quantized(x: Any, attrs: Quantize, isa: InstructionSet) -> Any:
-    """Return the codes of a float32 TIR expression."""
+    """Return the quantized values of a float32 TIR expression."""
     return saturate(rounded(clamped(x, attrs)), Requantized(output_zero_point=attrs.zero_point), isa)
 
 
 def clamped(x: Any, attrs: Quantize) -> Any:
-    """Return the scaled float32 values whose rounding, plus the zero point, is the code.
+    """Return the scaled float32 values whose rounding, plus the zero point, is the quantized one.
 
     The clamp is two comparisons, so that NaN comes out the same on every CPU. It comes before the rounding, which
     changes nothing, as its limits are integers, and lets one instruction round and convert.

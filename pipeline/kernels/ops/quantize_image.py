@@ -139,12 +139,14 @@ class RowBuffer:
             T.buffer_store(self.buffer, value, [span(start + run.start(0, step), run.width)])
 
     def _pixels(self, x: Any, planes: list[Any], lanes: int) -> Any:
-        """Return the codes of `lanes` pixels, one after another, and behind them what makes four bytes of each."""
+        """Return quantized `lanes` pixels, one after another, and behind them what makes four bytes of each."""
         total = None
         for c, plane in enumerate(planes):
-            code = rounded(clamped(x[span(plane, lanes)], self.attrs)) + splat(T.int32(self.attrs.zero_point), lanes)
-            shifted = T.shift_left(code, splat(T.int32(8 * c), lanes))
-            total = code if total is None else T.bitwise_or(total, shifted)
+            quantized = rounded(clamped(x[span(plane, lanes)], self.attrs)) + splat(
+                T.int32(self.attrs.zero_point), lanes
+            )
+            shifted = T.shift_left(quantized, splat(T.int32(8 * c), lanes))
+            total = quantized if total is None else T.bitwise_or(total, shifted)
         values = lanes * self.channels
         order = [4 * (k // self.channels) + k % self.channels for k in (i % values for i in range(4 * lanes))]
         return T.Shuffle([T.reinterpret(f"uint8x{4 * lanes}", total)], order)
@@ -161,8 +163,8 @@ class RowBuffer:
         start, width = line * length, _line_vector(length, len(slots), channels, self.isa)
 
         def store(pixel: Any, offset: int) -> None:
-            codes = self._interleaved(slots, channels, pixel, offset, width)
-            T.buffer_store(y, codes, [span(start + pixel * pixel_bytes + offset, width)])
+            vector = self._interleaved(slots, channels, pixel, offset, width)
+            T.buffer_store(y, vector, [span(start + pixel * pixel_bytes + offset, width)])
 
         if pixel_bytes > width:
             with T.serial(pixels) as pixel:
@@ -191,8 +193,8 @@ class RowBuffer:
                 copies = width // needed
                 source = T.Shuffle([source] * copies, list(range(needed)) * copies)
                 order = [k // needed * needed + b if b < needed else width for k, b in enumerate(order)]
-            codes = T.Shuffle([source, splat(T.uint8(0), max(needed, width))], order)
-            total = codes if total is None else T.bitwise_or(total, codes)
+            row = T.Shuffle([source, splat(T.uint8(0), max(needed, width))], order)
+            total = row if total is None else T.bitwise_or(total, row)
         return total
 
 

@@ -27,7 +27,7 @@ from pipeline.ir.rewriting import Match, Rule, call, constant_value, rewrite
 from pipeline.ir.types import TensorType
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Operation
-from pipeline.kernels.ops.conv2d import product_cycles
+from pipeline.kernels.ops.conv import product_cycles
 from pipeline.kernels.ops.quantize_image import unfolding_cycles
 
 Array = npt.NDArray[np.int8]

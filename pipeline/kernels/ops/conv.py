@@ -7,19 +7,19 @@ from collections.abc import Callable
 import numpy as np
 from tvm import tirx
 
+from pipeline.kernels.gemm.constants import IntegerConstants
 from pipeline.kernels.gemm.epilogue import Epilogue, activate, requantize
 from pipeline.kernels.gemm.geometry import geometry_of
 from pipeline.kernels.gemm.matrix_nest import make_matrix_function
 from pipeline.kernels.gemm.matrix_plan import fits_matrices, make_matrix_plan
 from pipeline.kernels.gemm.nest import make_function
-from pipeline.kernels.gemm.packing import folded_bias, pack_channels, pack_sums, pack_weights
+from pipeline.kernels.gemm.packing import pack_channels, pack_scaling, pack_weights
 from pipeline.kernels.gemm.plan import Plan, make_plan, make_workload
 from pipeline.kernels.gemm.register_tile import Workload
 from pipeline.kernels.isa.contract import Capability
-from pipeline.kernels.lib.requantize import sums_are_floats
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.ops import Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QConv2dLookup, QDense
+from pipeline.ops import Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QDense
 
 
 def workload(operation: Operation, machine: Machine) -> Workload | None:
@@ -55,9 +55,6 @@ def _has_matrices_for(operation: Operation, machine: Machine) -> bool:
 def integer(operation: Operation, machine: Machine) -> Kernel:
     """Sum `isa.dot_depth` products with each `isa.dot`."""
     isa = machine.isa
-    attrs = operation.attrs
-    if not isinstance(attrs, QConv2d | QDense):
-        raise TypeError(f"Expected qnn.conv2d or qnn.dense, got {attrs}")
     plan = make_plan(geometry_of(operation), machine, isa.dot_depth, "int8")
     return _with_constants(
         plan, operation, lambda epilogue: make_function(plan, ("uint8", isa.weight_dtype, "int32"), epilogue)
@@ -77,17 +74,14 @@ def matrix_integer(operation: Operation, machine: Machine) -> Kernel:
 
 def _with_constants(plan: Plan, operation: Operation, make: Callable[[Epilogue], tirx.PrimFunc]) -> Kernel:
     """Return an integer kernel with its packed weights, bias and multipliers."""
-    attrs = operation.attrs
-    if not isinstance(attrs, QConv2d | QDense):
-        raise TypeError(f"Expected qnn.conv2d or qnn.dense, got {attrs}")
-    weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
-    bias = folded_bias(bias, weight, attrs.input_zero_point)
-    floats = plan.isa.has(Capability.FUSED_MULTIPLY_ADD) and sums_are_floats(weight, bias, multiplier)
-    table = operation.constants[4] if isinstance(attrs, QConv2dLookup) else None
-    func = make(requantize(attrs, plan.isa, floats=floats, table=table))
-    sums = pack_sums(plan, bias, multiplier, floats=floats)
-    added = (4,) if isinstance(attrs, QConv2dAdd) else ()
-    return Kernel(func, (0, pack_weights(plan, weight.astype(plan.isa.weight_dtype)), *sums, *added))
+    constants = IntegerConstants.of(operation, as_floats=plan.isa.has(Capability.FUSED_MULTIPLY_ADD))
+    packed = (
+        pack_weights(plan, constants.weight.astype(plan.isa.weight_dtype)),
+        pack_channels(plan, constants.start, 0),
+        pack_scaling(plan, constants.scaling),
+    )
+    added = (4,) if isinstance(operation.attrs, QConv2dAdd) else ()
+    return Kernel(make(requantize(constants, plan.isa)), (0, *packed, *added))
 
 
 def floating(operation: Operation, machine: Machine) -> Kernel:

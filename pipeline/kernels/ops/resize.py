@@ -1,9 +1,18 @@
-"""`nn.resize_bilinear` and `qnn.resize_bilinear`.
+"""Images made larger or smaller.
 
-for row of the result, in parallel:
-mix the two rows of x that it lies between     in vectors of neighbours, 16 bits for uint8
-for pixel of the row:
-mix two pixels of that                     in vectors of channels
+`nn.resize_bilinear` and `qnn.resize_bilinear`:
+
+    for row of the result, in parallel:
+        mix the two rows of x that it lies between     in vectors of neighbours, 16 bits for uint8
+        for pixel of the row:
+            mix two pixels of that                     in vectors of channels
+
+`nn.upsample_concat`: each pixel is put together from one of each image, row by row.
+
+    for row of the padded result, in parallel:
+        halo
+        for pixel:
+            for image:                             unrolled: copy the channels of its pixel, in vectors
 """
 
 from __future__ import annotations
@@ -18,21 +27,22 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa.contract import InstructionSet
+from pipeline.kernels.lib.halo import Halo
 from pipeline.kernels.lib.loops import Run, loop_for
 from pipeline.kernels.lib.vectors import lanes_of, span, splat, vector_type
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.ops import ResizeBilinear
+from pipeline.ops import ResizeBilinear, UpsampleConcat
 
 Mix = Callable[[Any, Any, Any], Any]
 
-VECTORS = 2
-"""Vectors of 32-bit values that are computed together."""
+COMPUTED_VECTORS, MOVED_VECTORS = 2, 4
+"""Vectors of 32-bit values that are computed together, and those that are moved by one step."""
 
 
 @dataclass(frozen=True)
 class _Arithmetic:
-    """What differs between codes and float32.
+    """What differs between 8 bits and float32.
 
     Attributes:
         dtype: of x and the result.
@@ -51,7 +61,7 @@ class _Arithmetic:
     mix_columns: Mix
 
 
-def floating(operation: Operation, machine: Machine) -> Kernel:
+def float_bilinear(operation: Operation, machine: Machine) -> Kernel:
     """Float32."""
     isa = machine.isa
 
@@ -59,10 +69,10 @@ def floating(operation: Operation, machine: Machine) -> Kernel:
         lanes = lanes_of(first)
         return first * splat(T.float32(1.0) - fraction, lanes) + second * splat(fraction, lanes)
 
-    return _generate(operation, isa, _Arithmetic("float32", "float32", "float32", 1, mix, mix))
+    return _bilinear(operation, isa, _Arithmetic("float32", "float32", "float32", 1, mix, mix))
 
 
-def integer(operation: Operation, machine: Machine) -> Kernel:
+def integer_bilinear(operation: Operation, machine: Machine) -> Kernel:
     """8 bits more for rows, which 16 just hold, and 8 more for columns."""
     isa = machine.isa
 
@@ -81,10 +91,10 @@ def integer(operation: Operation, machine: Machine) -> Kernel:
         rounded = T.shift_right(total + splat(T.int32(1 << 15), lanes), splat(T.int32(16), lanes))
         return T.cast(rounded, vector_type("uint8", lanes))
 
-    return _generate(operation, isa, _Arithmetic("uint8", "uint16", "int32", 256, mix_rows, mix_columns))
+    return _bilinear(operation, isa, _Arithmetic("uint8", "uint16", "int32", 256, mix_rows, mix_columns))
 
 
-def _generate(operation: Operation, isa: InstructionSet, arithmetic: _Arithmetic) -> Kernel:
+def _bilinear(operation: Operation, isa: InstructionSet, arithmetic: _Arithmetic) -> Kernel:
     attrs, (batch, height, width, channels) = operation.attrs, operation.inputs[0].shape
     if not isinstance(attrs, ResizeBilinear):
         raise TypeError(f"Expected a bilinear resize, got {attrs}")
@@ -97,7 +107,7 @@ def _generate(operation: Operation, isa: InstructionSet, arithmetic: _Arithmetic
     line, size = width * channels, operation.output.size
     # Where there is only one, it is its own neighbour; its fraction is zero.
     next_row, next_pixel = line * (height > 1), channels * (width > 1)
-    across, along = (Run.of(length, isa.lanes * VECTORS) for length in (line, channels))
+    across, along = (Run.of(length, isa.lanes * COMPUTED_VECTORS) for length in (line, channels))
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True, "op_pattern": 8})
         x = T.arg("x", T.buffer((operation.inputs[0].size,), arithmetic.dtype))
@@ -131,3 +141,40 @@ def _places(
     first = np.minimum(np.floor(positions), max(size - 2, 0))
     fractions = (positions - first) * arithmetic.one
     return first.astype("int32"), (np.rint(fractions) if arithmetic.one > 1 else fractions).astype(arithmetic.weight)
+
+
+def upsample_concat(operation: Operation, machine: Machine) -> Kernel:
+    """A pixel's copies are few and short, so an image of one pixel a row is written as fast as memory takes it."""
+    isa = machine.isa
+    attrs, target, images = operation.attrs, operation.output, operation.inputs
+    if not isinstance(attrs, UpsampleConcat):
+        raise TypeError(f"Expected nn.upsample_concat, got {attrs}")
+    batch, padded_h, padded_w, channels = target.shape
+    top, left, bottom, right = attrs.halo
+    height, width = padded_h - top - bottom, padded_w - left - right
+    halo, most = Halo(height, width, channels, *attrs.halo), isa.lanes * MOVED_VECTORS
+
+    def copy(x: Any, y: Any, start: Any, to: Any, length: int) -> None:
+        run = Run.of(length, most)
+        with T.serial(run.steps) as step:
+            offset = run.start(0, step)
+            T.buffer_store(y, x[span(start + offset, run.width)], [span(to + offset, run.width)])
+
+    with IRBuilder() as builder, T.prim_func():
+        T.func_attr({"tirx.noalias": True, "op_pattern": 8})
+        parts = [T.arg(f"x{i}", T.buffer((x.size,), x.dtype)) for i, x in enumerate(images)]
+        y = T.arg("y", T.buffer((target.size,), target.dtype))
+        rows = batch * padded_h
+        with loop_for(target.size, rows)(rows) as r:
+            if not halo.empty:
+                halo.fill(y, r, attrs.halo_value, most)
+            image, inside = r // padded_h, r % padded_h - top
+            with T.If(T.And(inside >= 0, inside < height)), T.Then(), T.serial(width) as column:
+                to = halo.start(image, inside) + column * channels
+                for part, (_, part_h, part_w, depth), (down, across) in zip(
+                    parts, (x.shape for x in images), attrs.scales, strict=True
+                ):
+                    pixel = (image * part_h + inside // down) * part_w + column // across
+                    copy(part, y, pixel * depth, to, depth)
+                    to = to + depth
+    return Kernel(builder.get(), tuple(range(len(images))))

@@ -1,0 +1,68 @@
+"""What an integer product is computed with, before it is packed for one nest or another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.kernels.lib.requantize import FLOAT_OFFSET_BITS, float_offsets, sums_are_floats
+from pipeline.kernels.operation import Operation
+from pipeline.ops import QConv2d, QConv2dLookup, QDense
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class IntegerConstants:
+    """The constants of an integer convolution or dense layer; its O output channels are their first axis.
+
+    Attributes:
+        attrs: the operator.
+        weight: [O, ...] int8.
+        start: [O] int32, what accumulators begin with.
+        scaling: float32 numbers for each channel, [O] each: the multiplier, and where accumulators are the bits of
+            float32, the offset; see `requantize.sums_are_floats`.
+        table: [256] uint8, which results are looked up in; None if they aren't.
+    """
+
+    attrs: QConv2d | QDense
+    weight: Array
+    start: Array
+    scaling: tuple[Array, ...]
+    table: Array | None
+
+    @classmethod
+    def of(cls, operation: Operation, *, as_floats: bool) -> IntegerConstants:
+        """Return an operation's constants.
+
+        Args:
+            operation: a convolution or dense layer in 8 bits.
+            as_floats: whether accumulators may be the bits of float32, if the constants allow it.
+        """
+        attrs = operation.attrs
+        if not isinstance(attrs, QConv2d | QDense):
+            raise TypeError(f"Expected qnn.conv2d or qnn.dense, got {attrs}")
+        weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
+        start = folded_bias(bias, weight, attrs.input_zero_point)
+        table = operation.constants[4] if isinstance(attrs, QConv2dLookup) else None
+        if as_floats and sums_are_floats(weight, start, multiplier):
+            offset_start = start + np.int32(FLOAT_OFFSET_BITS)
+            return cls(attrs, weight, offset_start, (multiplier, float_offsets(multiplier)), table)
+        return cls(attrs, weight, start, (multiplier,), table)
+
+    @property
+    def floats(self) -> bool:
+        """Whether accumulators are the bits of float32."""
+        return len(self.scaling) > 1
+
+
+def folded_bias(bias: Array, weight: Array, zero_point: int) -> Array:
+    """Return the int32 bias that lets a kernel take x as it is, so that the zero point costs nothing at run time.
+
+    `sum((x - zero_point) * w) = sum(x * w) - zero_point * sum(w)`.
+    """
+    sums = weight.reshape(weight.shape[0], -1).sum(axis=1, dtype="int64")
+    return np.asarray(bias.astype("int64") - zero_point * sums, "int32")
