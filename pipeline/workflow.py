@@ -28,10 +28,10 @@ from pipeline.quantization.annotate import Annotation, annotate
 from pipeline.quantization.calibrate import CalibrationTable
 from pipeline.recipes import load_recipe, prepare
 from pipeline.recipes.samples import Labelled
-from pipeline.report.agreement import Agreement, compare, top1
+from pipeline.report.agreement import Agreement, compare, shortfalls, top1
 from pipeline.report.build_report import Accuracy, BuildReport, Library, Timing
 from pipeline.runtime.local import Runner
-from pipeline.samples import Samples, feed_count, feeds, with_options
+from pipeline.samples import Samples, feed_count, feeds, named_feeds, split_of, with_options
 from pipeline.targets import Target, load_target
 
 _log = logging.getLogger(__name__)
@@ -96,6 +96,7 @@ def build_model(
         raise SampleError("Neither samples nor a calibration table is given. Add --samples or --calibration.")
     table = None if options.calibration is None else CalibrationTable.load(options.calibration)
     annotation = None if options.annotation is None else Annotation.load(options.annotation)
+    _check_measurable(samples, options)
     folder = make_folder(options.output)
     check_writable(folder / "library.so")
     tell("importing", 0, None)
@@ -119,10 +120,33 @@ def build_model(
         tell("building the float model", 0, None)
         path = compile_program(quantized.source, load_target("host"), folder / f"{program.name}.float32.host.so")
         report = replace(report, files=report.files | {FLOAT_LIBRARY: str(path)})
-    if options.check and samples is not None:
+    if options.check and (samples is not None or options.check_samples is not None):
         tell("comparing with float", 0, None)
-        report = replace(report, agreement=_check(quantized, report, targets, samples))
+        agreement = _check(quantized, report, targets, samples, options)
+        report = replace(
+            report,
+            agreement=agreement,
+            missed=shortfalls(agreement, options.min_sqnr, options.min_agreement),
+        )
     return report
+
+
+def _check_measurable(samples: Samples | None, options: BuildOptions) -> None:
+    """Refuse to begin with what can't be measured in the end.
+
+    Raises:
+        OptionError: there are no samples to measure on, or they can be read only once.
+    """
+    limited = options.min_sqnr is not None or options.min_agreement is not None
+    if limited and not options.check:
+        raise OptionError("--min-sqnr and --min-agreement need the check; leave --no-check out.")
+    if limited and samples is None and options.check_samples is None:
+        raise OptionError("--min-sqnr and --min-agreement need samples to measure on: --samples or --check-samples.")
+    if options.check and options.check_samples is None and isinstance(samples, Iterator):
+        raise OptionError(
+            "The samples are an iterator, which can be read only once, and they are needed twice. Give a function that "
+            "returns one (a generator function, not called), or check=False."
+        )
 
 
 def _quantized(
@@ -145,6 +169,8 @@ def _quantized(
     total = None
     if table is None and samples is not None:
         total = feed_count(samples, program.inputs, calibration.batch_size, calibration.batch_nums)
+        part = split_of(calibration.hold_back)
+        total = total if total is None or part is None else sum(map(part, range(total)))
     tell("calibrating", 0, total)
     quantized = quantize_with(
         program, samples, options.quantize, annotation, table, lambda done: tell("calibrating", done, total)
@@ -265,20 +291,47 @@ def _written(quantized: Quantized, folder: Path, libraries: tuple[Library, ...],
         annotation=quantized.annotation,
         libraries=libraries,
         files={"calibration table": str(table), "annotation": str(annotation)},
+        inputs=quantized.program.inputs,
+        preprocessing=quantized.program.preprocessing,
     )
 
 
-def _check(quantized: Quantized, report: BuildReport, targets: Mapping[str, Target], samples: Samples) -> Agreement:
-    """Compare int8 and float on the first samples; with a library that was just built, if one runs here."""
+def _check(
+    quantized: Quantized,
+    report: BuildReport,
+    targets: Mapping[str, Target],
+    samples: Samples | None,
+    options: BuildOptions,
+) -> Agreement:
+    """Compare int8 and float on samples; with a library that was just built, if one runs here."""
     runnable = [
         library.path
         for library in report.libraries
         if not missing_features(targets[library.target].architecture, targets[library.target].required_features)
     ]
     int8 = Runner(runnable[0]).run if runnable else Executor(quantized.program).run
-    stream = feeds(samples, quantized.program.inputs)
-    described = "of the calibration samples" if report.algorithm != GIVEN_TABLE else "of the samples"
-    return compare(Executor(quantized.source).run, int8, itertools.islice(stream, CHECK_SAMPLES), described)
+    stream, described = _measured_on(samples, options, quantized.program)
+    return compare(Executor(quantized.source).run, int8, stream, described)
+
+
+def _measured_on(
+    samples: Samples | None, options: BuildOptions, program: Program
+) -> tuple[Iterator[dict[str, Any]], str]:
+    """Return the feeds that agreement is measured on, and what they are: see `BuildOptions.check`.
+
+    Of the calibration samples, some are enough unless something is asked of the result.
+    """
+    if options.check_samples is not None:
+        chosen = with_options(options.check_samples, options.quantize.images)
+        return feeds(chosen or (), program.inputs), f"samples of {options.check_samples}"
+    given = samples if samples is not None else ()
+    hold_back = options.quantize.calibrate.hold_back
+    if hold_back:
+        held_back = named_feeds(given, program.inputs, part=split_of(hold_back, held_back=True))
+        return (feed for _, feed in held_back), "samples that were held back"
+    limit = CHECK_SAMPLES if options.min_sqnr is None and options.min_agreement is None else None
+    described = "of the calibration samples" if options.calibration is None else "of the samples"
+    return itertools.islice(feeds(given, program.inputs), limit), described
 
 
 def _file_part(name: str, target: Target) -> str:

@@ -58,7 +58,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "api": "compiler config errors files importer ir library quantization samples targets",
         "profiling": "compiler errors kernels library runtime schema targets",
         "recipes": "data errors files samples schema",
-        "report": "compiler errors files importer quantization",
+        "report": "compiler errors files importer ir quantization",
         "workflow": (
             "api compiler config cpu errors files importer ir library quantization recipes report runtime samples "
             "targets"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from pipeline.cli.console import progress, show
 from pipeline.cli.options import given, new_command, options
+from pipeline.errors import QuantizationError
 
 
 @new_command("build")
@@ -24,3 +26,11 @@ def command(model: str, samples: Path | None, as_json: bool, **values: Any) -> N
     with progress() as tell:
         report = build(model, samples, progress=tell, **chosen)
     show(report.to_dict(), report.tables, as_json)
+    try:
+        report.require()
+    except QuantizationError as error:
+        if not as_json:
+            raise
+        # Standard output is one JSON object already, which says what was missed.
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -63,6 +63,7 @@ class CalibrateOptions(Options):
         symmetric: spread signed tensors' codes evenly around zero, the classic scheme.
         batch_size: samples that count as one batch.
         batch_nums: how many batches to use; None means all samples.
+        hold_back: share of the samples that calibration leaves out, so that they can be measured on.
     """
 
     algorithm: str = option("kl", "How thresholds are chosen.", choices=_algorithms, metavar="NAME", paddle="algo")
@@ -76,6 +77,9 @@ class CalibrateOptions(Options):
     symmetric: bool = option(False, "Spread signed tensors' codes evenly around zero.")
     batch_size: int = option(1, "Samples that count as one batch.", minimum=1)
     batch_nums: int | None = option(None, "How many batches to calibrate with.", minimum=1, unset="all samples")
+    hold_back: float = option(
+        0.0, "Share of the samples, 0.1 for every tenth, to measure on and not to calibrate with.", metavar="SHARE"
+    )
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,11 @@ class BuildOptions(Options):
         shapes: input name -> shape, for inputs whose shapes the model leaves open.
         calibration: file of a calibration table to use as it is; nothing is run.
         annotation: file of decisions to use as they are.
-        check: whether to measure how far int8 is from float, on the samples.
+        check: whether to measure how far int8 is from float: on `check_samples`, on those that are held back, or on the
+            calibration samples.
+        check_samples: folder of samples to measure on.
+        min_sqnr: smallest signal to quantization noise that is good enough, decibels.
+        min_agreement: smallest share of the same answers as float that is good enough.
         verify_import: whether to compare the float program with an independent evaluation of the ONNX file.
         allow_float: whether a model of which nothing becomes int8 is built all the same.
         float_library: whether to build the float model for this machine, too.
@@ -185,6 +193,18 @@ class BuildOptions(Options):
         None, "Use the decisions of this file instead of deciding what becomes int8.", metavar="FILE"
     )
     check: bool = option(True, "Measure how far int8 is from float.")
+    check_samples: Path | None = option(
+        None,
+        "Folder of samples to measure on.",
+        metavar="FOLDER",
+        unset="those held back, or some of the calibration samples",
+    )
+    min_sqnr: float | None = option(
+        None, "Fail if the signal to quantization noise is less.", metavar="DECIBELS", minimum=0
+    )
+    min_agreement: float | None = option(
+        None, "Fail if a smaller share of answers is the same as float's.", metavar="SHARE", minimum=0
+    )
     verify_import: bool = option(
         True, "Compare the imported float model with an independent evaluation of the ONNX file."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,14 +16,21 @@ from pipeline.errors import SampleError, TableError
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.quantization.annotate import Annotation
+from pipeline.quantization.input_range import range_warnings
 from pipeline.quantization.observers import ALGORITHMS, Observer, make_observer
 from pipeline.quantization.spec import ObserverSpec, QuantizationSpec, ScaleTooLargeError
 from pipeline.quantization.table import Calibrated, CalibrationTable
-from pipeline.samples import Samples, batch_of, named_feeds
+from pipeline.samples import Samples, batch_of, named_feeds, split_of
+from pipeline.samples.statistics import SampleStatistics
 
 __all__ = ["ALGORITHMS", "CalibrateOptions", "Calibrated", "CalibrationTable", "calibrate"]
 
 Array = npt.NDArray[Any]
+
+RANGE_BATCHES = 4
+"""Of how many batches the range is looked at."""
+
+_logger = logging.getLogger(__name__)
 
 
 def calibrate(
@@ -33,6 +41,9 @@ def calibrate(
     progress: Callable[[int], None] | None = None,
 ) -> CalibrationTable:
     """Run the program once over the samples and return a scale and zero point for each tensor that needs one.
+
+    Samples that look odd, being few, all the same, constant, or of another range than the model was trained on, are
+    warned of (`samples.statistics`, `quantization.input_range`).
 
     Memory holds one batch's activations and a histogram for each tensor, however many samples there are.
 
@@ -51,8 +62,11 @@ def calibrate(
     options = options or CalibrateOptions()
     specs = {name: _decided(spec, options) for name, spec in annotation.specs().items()}
     observers = {name: make_observer(observer) for name, (_, observer) in specs.items()}
-    batches = 0
-    for sample, activations in _activations(program, list(specs), samples, options):
+    batches, batch = 0, batch_of(program.inputs)
+    statistics, kept = SampleStatistics(program.inputs), []
+    for sample, feed, activations in _activations(program, list(specs), samples, options):
+        statistics.update(sample, feed, batch)
+        kept += [feed] if batches < RANGE_BATCHES else []
         for name, values in activations.items():
             if not np.isfinite(values).all():
                 raise SampleError(
@@ -63,10 +77,10 @@ def calibrate(
         batches += 1
         if progress is not None:
             progress(batches)
+    for text in (*statistics.warnings(), *range_warnings(program, kept)):
+        _logger.warning(text)
     entries = {name: make_entry(name, observers[name], spec) for name, (spec, _) in specs.items()}
-    return CalibrationTable(
-        model_sha256=program.source_sha256, samples=batches * batch_of(program.inputs), tensors=entries
-    )
+    return CalibrationTable(model_sha256=program.source_sha256, samples=batches * batch, tensors=entries)
 
 
 def make_entry(name: str, observer: Observer, spec: QuantizationSpec) -> Calibrated:
@@ -108,14 +122,14 @@ def _decided(spec: QuantizationSpec, options: CalibrateOptions) -> tuple[Quantiz
 
 def _activations(
     program: Program, names: list[str], samples: Samples, options: CalibrateOptions
-) -> Iterator[tuple[str, dict[str, Array]]]:
-    """Yield what each batch is called, and the values of the named tensors for it."""
-    stream = named_feeds(samples, program.inputs, options.batch_size, options.batch_nums)
+) -> Iterator[tuple[str, dict[str, Array], dict[str, Array]]]:
+    """Yield what each batch is called, the batch, and the values of the named tensors for it."""
+    stream = named_feeds(samples, program.inputs, options.batch_size, options.batch_nums, split_of(options.hold_back))
     name, first = next(stream)
     executor = Executor(program.with_outputs(names))
-    yield name, executor.run(first)
+    yield name, first, executor.run(first)
     for name, feed in stream:
-        yield name, executor.run(feed)
+        yield name, feed, executor.run(feed)
 
 
 def _computed(program: Program, name: str) -> str:

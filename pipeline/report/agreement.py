@@ -37,6 +37,29 @@ class Agreement:
         return f"{self.samples} {self.inputs}"
 
 
+def shortfalls(agreement: Agreement, min_sqnr: float | None, min_agreement: float | None) -> tuple[str, ...]:
+    """Return in sentences what is less than was asked for.
+
+    Args:
+        agreement: what was measured.
+        min_sqnr: decibels; None if any will do.
+        min_agreement: share of the same answers; None if any will do.
+    """
+    where = agreement.where()
+    missed = []
+    if min_sqnr is not None and not agreement.sqnr_db >= min_sqnr:
+        missed.append(
+            f"The signal to quantization noise is {agreement.sqnr_db:.1f} dB on {where}; {min_sqnr:g} dB were asked "
+            "for."
+        )
+    if min_agreement is not None and not agreement.same_argmax >= min_agreement:
+        missed.append(
+            f"The answer is the same as float's on {agreement.same_argmax:.4g} of {where}; {min_agreement:g} was asked "
+            "for."
+        )
+    return tuple(missed)
+
+
 def compare(float_run: Run, int8_run: Run, inputs: Iterable[Feeds], described: str) -> Agreement:
     """Run both models over the inputs and compare their outputs.
 

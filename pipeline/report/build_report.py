@@ -11,7 +11,10 @@ import msgspec
 from rich.table import Table
 
 from pipeline.compiler.tuning import TunedLayer
+from pipeline.errors import QuantizationError
 from pipeline.importer.verify import ImportCheck
+from pipeline.ir.preprocessing import ImagePreprocessing
+from pipeline.ir.program import TensorSpec
 from pipeline.quantization.annotate import Annotation
 from pipeline.report.agreement import Agreement
 
@@ -67,6 +70,9 @@ class BuildReport:
         timing: on this machine; None if it wasn't measured.
         tuned: the layers whose register tiles were measured.
         import_check: how the import was verified; None if that was switched off.
+        inputs: the libraries' inputs.
+        preprocessing: how pictures become the input; None if nobody has said so.
+        missed: in sentences, what is less than was asked for; see `require`.
     """
 
     model: str
@@ -80,6 +86,21 @@ class BuildReport:
     timing: Timing | None = None
     tuned: tuple[TunedLayer, ...] = ()
     import_check: ImportCheck | None = None
+    inputs: tuple[TensorSpec, ...] = ()
+    preprocessing: ImagePreprocessing | None = None
+    missed: tuple[str, ...] = ()
+
+    def require(self) -> None:
+        """Refuse a model that isn't as near to float as was asked for.
+
+        Raises:
+            QuantizationError: it isn't.
+        """
+        if self.missed:
+            raise QuantizationError(
+                f"{' '.join(self.missed)} The libraries were written all the same. Try more, and more typical, "
+                "samples, another --algorithm, or --skip for operators that lose most."
+            )
 
     def __repr__(self) -> str:
         """Return what became int8, how near that is to float, and what was written."""
@@ -99,6 +120,10 @@ class BuildReport:
         """Return the report for people."""
         summary = Table("", "", title=f"{self.model}: {self.annotation.summary()}", show_header=False)
         summary.add_row("import verified", describe_check(self.import_check))
+        for spec in self.inputs:
+            summary.add_row(f"input {spec.name}", f"{'x'.join(map(str, spec.shape))} {spec.dtype}")
+        if self.preprocessing is not None:
+            summary.add_row("pictures", str(self.preprocessing))
         summary.add_row("calibrated", f"{self.algorithm}, {self.calibration_samples} samples")
         if self.agreement is not None:
             summary.add_row("compared with float on", self.agreement.where())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,10 +32,14 @@ __all__ = [
     "feeds",
     "named_feeds",
     "preprocessing_of",
+    "split_of",
     "with_options",
 ]
 
 Array = npt.NDArray[Any]
+
+Part = Callable[[int], bool]
+"""Says of a feed's number whether it belongs to a part."""
 
 
 def feeds(
@@ -61,23 +65,63 @@ def feeds(
 
 
 def named_feeds(
-    samples: Samples, inputs: Sequence[TensorSpec], batch_size: int | None = None, batch_nums: int | None = None
+    samples: Samples,
+    inputs: Sequence[TensorSpec],
+    batch_size: int | None = None,
+    batch_nums: int | None = None,
+    part: Part | None = None,
 ) -> Iterator[tuple[str, dict[str, Array]]]:
-    """Yield feeds as `feeds` does, each after what a message calls it: "sample 3", "samples/0003.npy"."""
+    """Yield feeds as `feeds` does, each after what a message calls it: "sample 3", "samples/0003.npy".
+
+    Args:
+        samples: see `feeds`.
+        inputs: see `feeds`.
+        batch_size: see `feeds`.
+        batch_nums: see `feeds`.
+        part: says of a feed's number whether it is wanted; None means that all are.
+    """
     for name, value in (("batch_size", batch_size), ("batch_nums", batch_nums)):
         if value is not None and value < 1:
             raise OptionError(f"{name} is {value}; it must be at least 1.")
     pending: list[Fitted] = []
-    complete = 0
+    complete = left_out = 0
     for fitted in _fitted(samples, inputs, batch_size or 1, batch_nums):
         pending.append(fitted)
         if len(pending) == fitted.batch:
-            complete += 1
-            yield _title(pending), _stacked(pending, inputs)
+            if part is None or part(complete + left_out):
+                complete += 1
+                yield _title(pending), _stacked(pending, inputs)
+            else:
+                left_out += 1
             pending = []
     if complete == 0:
+        if left_out:
+            raise SampleError(
+                f"None of the {left_out} samples in {describe(samples)} is in the part that is held back: give more "
+                "samples, or a larger share."
+            )
         found = f"only {len(pending)} of the {pending[0].batch} that one batch takes" if pending else "none"
         raise SampleError(f"No samples to calibrate with: {found} in {describe(samples)}.")
+
+
+def split_of(hold_back: float, held_back: bool = False) -> Part | None:
+    """Return the part of the feeds that is calibrated with, or that is held back; None if that is all of them.
+
+    They are spread evenly: with 0.1, the tenth, twentieth, ... is held back.
+
+    Args:
+        hold_back: share of the feeds.
+        held_back: which part.
+
+    Raises:
+        OptionError: the share isn't between 0 and a half.
+    """
+    if hold_back == 0:
+        return None
+    if not 0 < hold_back <= 0.5:
+        raise OptionError(f"hold_back (--hold-back) is {hold_back:g}; it must be 0 to 0.5, for example 0.1.")
+    every = round(1 / hold_back)
+    return lambda number: (number % every == every - 1) == held_back
 
 
 def _fitted(

@@ -1,0 +1,129 @@
+"""The check of an int8 model: what it is measured on, and that it can fail."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import pipeline
+from pipeline.errors import OptionError, QuantizationError
+from tests.cli.test_images import run
+from tests.models import small_network
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "small.onnx"
+    onnx.save(small_network(), path)
+    return path
+
+
+def arrays(count: int, seed: int = 0) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    return [random.standard_normal((3, 12, 12)).astype("float32") for _ in range(count)]
+
+
+def folder(path: Path, samples: list[np.ndarray]) -> Path:
+    path.mkdir()
+    for i, sample in enumerate(samples):
+        np.save(path / f"{i:02}.npy", sample)
+    return path
+
+
+def test_what_is_held_back_is_measured_on_and_not_calibrated_with(model: Path, tmp_path: Path) -> None:
+    samples = arrays(20)
+    report = pipeline.build(model, samples, hold_back=0.2, output=tmp_path / "held", verify_import=False)
+    assert report.calibration_samples == 16
+    assert report.agreement is not None
+    assert report.agreement.where() == "4 samples that were held back"
+    left = [s for i, s in enumerate(samples) if i % 5 != 4]
+    assert pipeline.quantize(pipeline.load(model), left).table.to_json() == Path(
+        report.files["calibration table"]
+    ).read_text(encoding="utf-8")
+
+
+def test_samples_to_measure_on_are_given(model: Path, tmp_path: Path) -> None:
+    checks = folder(tmp_path / "checks", arrays(20, seed=1))
+    report = pipeline.build(model, arrays(3), check_samples=checks, output=tmp_path / "out", verify_import=False)
+    assert report.agreement is not None
+    assert report.agreement.where() == f"20 samples of {checks}"
+    assert report.calibration_samples == 3
+
+
+def test_without_such_it_is_said_that_calibration_samples_were_measured_on(model: Path, tmp_path: Path) -> None:
+    options = {"output": tmp_path / "out", "verify_import": False}
+    some = pipeline.build(model, arrays(20), **options)
+    every = pipeline.build(model, arrays(20), min_sqnr=1, **options)
+    assert [r.agreement.where() for r in (some, every) if r.agreement is not None] == [
+        "16 of the calibration samples",
+        "20 of the calibration samples",
+    ]
+    assert every.missed == ()
+    every.require()
+
+
+def test_a_model_that_is_too_far_from_float_ends_with_code_1_and_a_report(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path
+) -> None:
+    samples, out = folder(tmp_path / "samples", arrays(4)), tmp_path / "out"
+    command = ["build", model, "--samples", samples, "-o", out, "--no-verify-import", "--json"]
+    assert run(capsys, monkeypatch, *command, "--min-sqnr", 5, "--min-agreement", 0)[0] == 0
+    code, text, error = run(capsys, monkeypatch, *command, "--min-sqnr", 200, "--min-agreement", 1.5)
+    assert code == 1
+    report = json.loads(text)
+    missed = report["missed"]
+    assert [Path(library["path"]).exists() for library in report["libraries"]] == [True]
+    assert " dB on 4 of the calibration samples; 200 dB were asked for." in missed[0]
+    assert missed[1].endswith(" of 4 of the calibration samples; 1.5 was asked for.")
+    assert all(text in " ".join(error.split()) for text in missed)
+    assert "The libraries were written all the same." in " ".join(error.split())
+
+
+def test_a_report_refuses_what_was_missed(model: Path, tmp_path: Path) -> None:
+    report = pipeline.build(model, arrays(2), min_sqnr=200, output=tmp_path / "out", verify_import=False)
+    with pytest.raises(QuantizationError, match="200 dB were asked for"):
+        report.require()
+
+
+def generator() -> Iterator[np.ndarray]:
+    yield from arrays(2)
+
+
+@pytest.mark.parametrize(
+    ("samples", "options", "message"),
+    [
+        (generator, {"min_sqnr": 1, "check": False}, "need the check"),
+        (generator, {"hold_back": 0.7}, "it must be 0 to 0.5"),
+        (generator, {"min_sqnr": -1}, "must be at least 0"),
+    ],
+    ids=["no check", "share", "negative"],
+)
+def test_what_cannot_be_checked_is_refused(
+    model: Path, tmp_path: Path, samples: object, options: dict[str, float], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        pipeline.build(model, samples, output=tmp_path / "out", verify_import=False, **options)
+
+
+def test_samples_that_can_be_read_only_once_are_refused_before_the_work(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"read only once.*Give a function"):
+        pipeline.build(model, generator(), output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    report = pipeline.build(model, generator(), output=tmp_path / "out", check=False, verify_import=False)
+    assert report.agreement is None
+
+
+def test_a_part_that_is_empty_is_an_error(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(pipeline.PipelineError, match="None of the 2 samples in the given list is in the part"):
+        pipeline.build(model, arrays(2), hold_back=0.1, output=tmp_path / "out", verify_import=False)
+
+
+def test_odd_samples_are_warned_of(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pipeline.quantize(pipeline.load(model), [np.zeros((3, 12, 12), "float32")] * 2)
+    assert "Calibrated with 2 samples only" in caplog.text
+    assert "All 2 samples are the same" in caplog.text
