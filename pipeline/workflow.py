@@ -32,6 +32,7 @@ from pipeline.report.agreement import Agreement, compare, shortfalls, top1
 from pipeline.report.build_report import Accuracy, BuildReport, Library, Timing
 from pipeline.runtime.local import Runner
 from pipeline.samples import Samples, feed_count, feeds, named_feeds, split_of, with_options
+from pipeline.samples.reading import sample_count
 from pipeline.targets import Target, load_target
 
 _log = logging.getLogger(__name__)
@@ -94,6 +95,9 @@ def build_model(
     _check_file_names(targets)
     if options.calibration is None and samples is None:
         raise SampleError("Neither samples nor a calibration table is given. Add --samples or --calibration.")
+    if samples is not None:
+        # A folder that isn't there should be known of before a large model is imported.
+        sample_count(samples)
     table = None if options.calibration is None else CalibrationTable.load(options.calibration)
     annotation = None if options.annotation is None else Annotation.load(options.annotation)
     _check_measurable(samples, options)

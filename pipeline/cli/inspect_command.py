@@ -52,6 +52,7 @@ def _model(file: Path, chosen: BuildOptions, as_json: bool) -> None:
         "inputs": [vars(i) for i in program.inputs],
         "outputs": [vars(o) for o in program.outputs],
         "import_check": None if check is None else vars(check),
+        "nodes": [vars(n) for n in program.nodes],
         **msgspec.to_builtins(annotation),
     }
 

@@ -102,6 +102,11 @@ def test_a_model_is_inspected_before_it_is_built(
     code, text, _ = run(capsys, monkeypatch, "inspect", model)
     assert code == 0
     assert "much faster in int8" in text
+    code, text, _ = run(capsys, monkeypatch, "inspect", model, "--json")
+    found = json.loads(text)
+    operators = {o["name"]: o["operator"] for o in found["operators"]}
+    became = {n["operator"]: [operators[v] for v in n["variables"]] for n in found["nodes"]}
+    assert (code, became["ConvTranspose"]) == (0, ["conv2d_transpose"])
 
 
 @pytest.mark.parametrize("command", ["targets", "models"])
@@ -219,9 +224,9 @@ def test_an_output_folder_that_cannot_be_written_is_refused_before_the_work(
     assert "isn't writable" in err
 
 
-def test_the_program_itself_ends_with_code_2(tmp_path: Path) -> None:
+def test_the_program_itself_ends_with_code_2(tmp_path: Path, samples: Path) -> None:
     command = [sys.executable, "-c", "from pipeline.cli import main; main()", "build", str(tmp_path / "none.onnx")]
-    result = subprocess.run([*command, "--samples", str(tmp_path)], capture_output=True, text=True, check=False)
+    result = subprocess.run([*command, "--samples", str(samples)], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     said, error = result.stderr.splitlines()
     assert said == "importing"

@@ -132,6 +132,14 @@ def test_a_recipe_has_its_own_samples(tmp_path: Path) -> None:
         pipeline.build("digits.toml", samples, output=tmp_path)
 
 
+def test_a_folder_of_samples_that_is_not_there_is_known_of_before_the_import(tmp_path: Path) -> None:
+    def refuse(what: str, done: int, total: int | None) -> None:
+        raise AssertionError(f"{what} was begun")
+
+    with pytest.raises(SampleError, match="doesn't exist"):
+        pipeline.build(tmp_path / "none.onnx", tmp_path / "none", output=tmp_path, progress=refuse)
+
+
 def test_samples_are_asked_for(model: Path, tmp_path: Path) -> None:
     with pytest.raises(SampleError, match="Neither samples nor a calibration table"):
         pipeline.build(model, output=tmp_path)
