@@ -11,7 +11,7 @@ import click
 import pytest
 
 from pipeline.cli import cli
-from pipeline.kernels.isa import instruction_sets
+from pipeline.kernels.isa import Capability, instruction_sets
 from pipeline.library.metadata import ArtifactMetadata
 from pipeline.quantization.spec import QuantizationSpec
 from pipeline.quantization.table import Calibrated, CalibrationTable
@@ -81,6 +81,11 @@ def test_every_target_is_described() -> None:
 
 def test_every_instruction_set_is_named() -> None:
     assert set(instruction_sets()) - {"portable"} <= names_in(TEXTS["targets.md"].replace(",", " "), r"\w+")
+
+
+def test_every_capability_is_described() -> None:
+    described = table_below(TEXTS["kernels.md"], "| capability | kernels |")
+    assert described == [capability.name for capability in reversed(Capability)]
 
 
 def test_every_field_of_the_metadata_is_described() -> None:
