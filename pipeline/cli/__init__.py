@@ -148,7 +148,9 @@ def _exit(kind: str, message: str, exit_code: int) -> NoReturn:
     """End with an exit code; where JSON is asked for, print the error as such."""
     arguments = list(itertools.takewhile(lambda argument: argument != "--", sys.argv[1:]))
     if "--json" in arguments:
-        text = json.dumps({"error": {"kind": kind, "message": message, "exit_code": exit_code}}, indent=2)
+        from pipeline.cli.console import describe_error
+
+        text = json.dumps(describe_error(message, exit_code, kind), indent=2)
         # The error may be that nothing can be written there.
         with contextlib.suppress(OSError):
             click.echo(text)

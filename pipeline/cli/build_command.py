@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.console import progress, show
+from pipeline.cli.console import describe_error, progress, show
 from pipeline.cli.options import given, new_command, options
 from pipeline.errors import QuantizationError
 
@@ -25,12 +25,11 @@ def command(model: str, samples: Path | None, as_json: bool, **values: Any) -> N
 
     with progress() as tell:
         report = build(model, samples, progress=tell, **chosen)
-    show(report.to_dict(), report.tables, as_json)
+    data = report.to_dict()
     try:
         report.require()
     except QuantizationError as error:
-        if not as_json:
-            raise
-        # Standard output is one JSON object already, which says what was missed.
+        show(data | describe_error(error, error.exit_code), report.tables, as_json)
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    show(data, report.tables, as_json)

@@ -60,6 +60,17 @@ def show(data: dict[str, Any], table: Callable[[], Table | list[Table]], as_json
             console.print(item)
 
 
+def describe_error(error: Exception | str, exit_code: int, kind: str = "") -> dict[str, Any]:
+    """Return an error as JSON has it, alone or beside a result.
+
+    Args:
+        error: the error, or its message.
+        exit_code: what the process ends with.
+        kind: what kind of error it is; by default, its class.
+    """
+    return {"error": {"kind": kind or type(error).__name__, "message": str(error), "exit_code": exit_code}}
+
+
 def columns() -> int:
     """Return how many characters a line of the result can have: a file or a pipe has no width of its own."""
     console = Console()

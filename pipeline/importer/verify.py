@@ -136,7 +136,7 @@ def _evaluators() -> Iterator[_Evaluator]:
         import onnxruntime
 
         yield _Evaluator(f"ONNX Runtime {onnxruntime.__version__}", _run_onnxruntime)
-    yield _Evaluator(f"ONNX reference implementation {onnx.__version__}", _run_reference)
+    yield _Evaluator(f"ONNX reference {onnx.__version__}", _run_reference)
 
 
 def _run_onnxruntime(path: Path, model: onnx.ModelProto, feeds: Feeds, wanted: Sequence[str]) -> dict[str, Array]:

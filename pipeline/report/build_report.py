@@ -128,7 +128,7 @@ class BuildReport:
         if self.agreement is not None:
             summary.add_row("compared with float on", self.agreement.where())
             summary.add_row("same answer as float", f"{self.agreement.same_argmax:.4f}")
-            summary.add_row("signal to quantization noise", f"{self.agreement.sqnr_db:.1f} dB")
+            summary.add_row("signal to noise (SQNR)", f"{self.agreement.sqnr_db:.1f} dB")
         return [summary, *self._measured(), self._files(), *self._left_in_float(), *self._tuned()]
 
     def _measured(self) -> list[Table]:

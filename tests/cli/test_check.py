@@ -77,6 +77,7 @@ def test_a_model_that_is_too_far_from_float_ends_with_code_1_and_a_report(
     assert code == 1
     report = json.loads(text)
     missed = report["missed"]
+    assert (report["error"]["kind"], report["error"]["exit_code"]) == ("QuantizationError", 1)
     assert [Path(library["path"]).exists() for library in report["libraries"]] == [True]
     assert " dB on 4 of the calibration samples; 200 dB were asked for." in missed[0]
     assert missed[1].endswith(" of 4 of the calibration samples; 1.5 was asked for.")

@@ -115,7 +115,7 @@ def test_nothing_in_int8_ends_with_code_1_and_nothing_written(capsys: Capture, m
         (["build", "--target", "android"], {"android-arm64", "android-arm64-dotprod", "android-arm64-i8mm"}),
         (["build", "--target", "h"], {"host"}),
         (["demo", "--algorithm", "K"], {"kl"}),
-        (["build", "--algo"], {"--algorithm"}),
+        (["build", "--batch-s"], {"--batch-size"}),
     ],
 )
 def test_the_shell_completes(words: list[str], expected: set[str]) -> None:

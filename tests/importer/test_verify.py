@@ -27,7 +27,7 @@ def verify(path: Path, program: Program) -> ImportCheck:
 def evaluator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "without":
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-        return "ONNX reference implementation"
+        return "ONNX reference"
     return "ONNX Runtime"
 
 

@@ -22,7 +22,7 @@ def test_agreement_with_the_float_model_names_its_samples(described: str) -> Non
     Console(file=text, width=200).print(report.tables()[0])
     lines = [" ".join(line.replace("│", "").split()) for line in text.getvalue().splitlines()]
     start = lines.index(f"compared with float on 3 {described}")
-    assert lines[start + 1 :][:2] == ["same answer as float 1.0000", "signal to quantization noise inf dB"]
+    assert lines[start + 1 :][:2] == ["same answer as float 1.0000", "signal to noise (SQNR) inf dB"]
 
 
 @pytest.mark.parametrize(
