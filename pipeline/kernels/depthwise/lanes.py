@@ -30,15 +30,13 @@ from pipeline.kernels.gemm.parallel import worth_threads
 from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.lib import tails
 from pipeline.kernels.lib.buffers import register_buffer
+from pipeline.kernels.lib.loops import MAX_UNROLLED_TAPS
 from pipeline.kernels.lib.vectors import part, span, vector_type
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.ops import Conv2d
 
 Array = npt.NDArray[Any]
-
-MAX_UNROLLED_TAPS = 16
-"""Wider kernels loop over the taps of a row, too."""
 
 
 def is_depthwise(operation: Operation) -> bool:

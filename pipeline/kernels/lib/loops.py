@@ -10,6 +10,9 @@ from tvm.script import tirx as T
 PARALLEL_ELEMENTS = 65_536
 """Smaller tensors are done on the calling thread: waking the pool costs more than it saves."""
 
+MAX_UNROLLED_TAPS = 16
+"""Windows, and rows of depthwise kernels, of more taps are loops, even where all taps are inside the image."""
+
 MAX_TASKS = 64
 """Into how many pieces a long run of elements is cut for the threads."""
 

@@ -24,7 +24,7 @@ from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.isa.narrowing import saturate
 from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.halo import Halo
-from pipeline.kernels.lib.loops import MAX_TASKS, Run, loop_for
+from pipeline.kernels.lib.loops import MAX_TASKS, MAX_UNROLLED_TAPS, Run, loop_for
 from pipeline.kernels.lib.requantize import rounded
 from pipeline.kernels.lib.vectors import lanes_of, span, splat, vector_type
 from pipeline.kernels.machine import Machine
@@ -32,9 +32,6 @@ from pipeline.kernels.operation import Kernel, Operation
 from pipeline.ops import AvgPool2d, MaxPool2d, QAvgPool2d
 
 NO_HALO = (0, 0, 0, 0)
-
-MAX_UNROLLED_TAPS = 16
-"""Larger windows are loops even where they are inside the image."""
 
 MAX_UINT16_TAPS = 257
 """As many values of 8 bits as can be summed in 16 bits, which takes half the instructions: 257 * 255 = 65535."""
