@@ -329,13 +329,14 @@ def _measured_on(
         chosen = with_options(options.check_samples, options.quantize.images)
         return feeds(chosen or (), program.inputs), f"samples of {options.check_samples}"
     given = samples if samples is not None else ()
-    hold_back = options.quantize.calibrate.hold_back
-    if hold_back:
-        held_back = named_feeds(given, program.inputs, part=split_of(hold_back, held_back=True))
+    calibration = options.quantize.calibrate
+    if calibration.hold_back:
+        held_back = named_feeds(given, program.inputs, part=split_of(calibration.hold_back, held_back=True))
         return (feed for _, feed in held_back), "samples that were held back"
     limit = CHECK_SAMPLES if options.min_sqnr is None and options.min_agreement is None else None
     described = "of the calibration samples" if options.calibration is None else "of the samples"
-    return itertools.islice(feeds(given, program.inputs), limit), described
+    stream = feeds(given, program.inputs, calibration.batch_size, calibration.batch_nums)
+    return itertools.islice(stream, limit), described
 
 
 def _file_part(name: str, target: Target) -> str:

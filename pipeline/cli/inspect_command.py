@@ -79,6 +79,8 @@ def _library(file: Path, as_json: bool) -> None:
         summary.add_row("needs CPU features", ", ".join(metadata.target.required_features))
         summary.add_row("int8 operators", str(metadata.int8_operators))
         summary.add_row("float operators", str(len(metadata.float_operators)))
+        if metadata.preprocessing is not msgspec.UNSET:
+            summary.add_row("pictures", str(metadata.preprocessing))
         summary.add_row("built with", ", ".join(f"{k} {v}" for k, v in metadata.versions.items()))
         summary.add_row("model SHA-256", metadata.model_sha256)
         summary.add_row("table SHA-256", metadata.table_sha256 or "-")

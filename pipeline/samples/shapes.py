@@ -77,7 +77,8 @@ def _array_shape(shape: Shape, dims: Dims | None, name: str, title: str) -> Shap
 def _picture_shape(files: Sequence[Path], options: ImageOptions, name: str, dims: Dims) -> Shape:
     """Return the shape of an input for pictures."""
     layout, channels = layout_of(options, name, dims)
-    width, height = _common_size(files, options)
+    declared = dims[-2:] if layout == "NCHW" else dims[-3:-1]
+    height, width = (declared[0], declared[1]) if None not in declared else _common_size(files, options)[::-1]
     image = (channels, height, width) if layout == "NCHW" else (height, width, channels)
     shape = image if len(dims) == 3 else (dims[0] or 1, *image)
     if any(d not in (None, s) for d, s in zip(dims, shape, strict=True)):

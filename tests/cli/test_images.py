@@ -76,6 +76,7 @@ def test_a_library_built_from_pictures_runs_on_pictures(
     recorded = pipeline.read_metadata(library)
     assert recorded.schema_version == 4
     assert (recorded.preprocessing.resize, recorded.preprocessing.crop) == (14, (12, 12))
+    assert "shorter side resized to 14, cropped to 12x12" in run(capsys, monkeypatch, "inspect", library)[1]
     assert run(capsys, monkeypatch, "bench", library, "--input", pictures / "2.png", "--repeats", 1)[0] == 0
 
 

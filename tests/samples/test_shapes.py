@@ -115,6 +115,13 @@ def test_pictures_of_several_sizes_are_an_error_that_names_two(tmp_path: Path) -
     assert open_shapes(IMAGES, {}, Images(tmp_path, ImageOptions(crop=8))) == {"x": (1, 3, 8, 8)}
 
 
+def test_pictures_of_any_size_do_for_a_model_that_leaves_only_the_batch_open(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", 20, 16)
+    picture(tmp_path / "b.png", 30, 16)
+    assert open_shapes({"x": (None, 3, 8, 9)}, {}, tmp_path) == {"x": (1, 3, 8, 9)}
+    assert open_shapes({"x": (None, 8, 9, 3)}, {}, Images(tmp_path, ImageOptions(resize=12))) == {"x": (1, 8, 9, 3)}
+
+
 def test_pictures_that_do_not_fit_what_the_model_says(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", 20, 16)
     with pytest.raises(SampleError, match=r"Pictures of 20x16 don't fit input 'x', which takes \[\?, 3, 48, \?\]"):
