@@ -18,7 +18,7 @@ from pipeline.errors import OptionError, PipelineError, TableError
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.quantization.annotation import Annotation
-from pipeline.quantization.rules import kind_of
+from pipeline.quantization.rules import kind_of, kinds
 
 _PRODUCTS = ("conv2d", "conv2d_transpose", "dense", "depthwise_conv2d", "matmul")
 
@@ -104,19 +104,17 @@ class Selection:
         self._types = self._types_of(program)
 
     def _types_of(self, program: Program) -> dict[str, set[str]]:
-        """Return the operators of each type that there are any of; types of lists that come first hide others."""
-        onnx: dict[str, set[str]] = {}
+        """Return the operators of each type, known ones without any included; lists that come first hide others."""
+        onnx: dict[str, set[str]] = {operator: set() for operator in ONNX_KINDS}
         for node in program.nodes:
             wanted = ONNX_KINDS.get(node.operator, ("unary",))
             main = {v for v in node.variables if self.kinds.get(v) in wanted}
             onnx.setdefault(node.operator, set()).update(main)
-        found: dict[str, set[str]] = {}
+        found: dict[str, set[str]] = {kind: set() for kind in kinds()}
         for name, kind in self.kinds.items():
             found.setdefault(kind, set()).add(name)
-        kinds = dict(found)
-        for paddle, counterparts in PADDLE_KINDS.items():
-            found.setdefault(paddle, set().union(*(kinds.get(k, set()) for k in counterparts)))
-        return {t: names for t, names in {**onnx, **found}.items() if names}
+        paddle = {t: set().union(*(found[kind] for kind in counterparts)) for t, counterparts in PADDLE_KINDS.items()}
+        return {**onnx, **paddle, **found}
 
     def find(self, word: str, types_first: bool = False) -> set[str]:
         """Return the names of the operators that a word means; none if it means nothing.
@@ -126,11 +124,14 @@ class Selection:
             types_first: whether a word that is both is a type rather than a name.
         """
         lists = (self._types, self._names) if types_first else (self._names, self._types)
-        for spelled in (lambda text: text, _folded):
-            for known in lists:
-                found = set().union(*(names for k, names in known.items() if spelled(k) == spelled(word)))
-                if found:
-                    return found
+        for known in lists:
+            if word in known:
+                # A type that is known as it is spelled is that one, even if there is none: `mul` isn't `Mul`.
+                return known[word]
+        for known in lists:
+            found = set().union(*(names for k, names in known.items() if _folded(k) == _folded(word)))
+            if found:
+                return found
         if _PATTERN.isdisjoint(word):
             return set()
         matching = [n for known in lists for k, n in known.items() if fnmatchcase(k.lower(), word.lower())]
@@ -138,12 +139,13 @@ class Selection:
 
     def unknown(self, word: str) -> str:
         """Return what is said of a word that means nothing: the nearest words, and the types that there are."""
-        known = {_folded(k): k for k in (*self._names, *self._types)}
+        types = [t for t, names in self._types.items() if names]
+        known = {_folded(k): k for k in (*self._names, *types)}
         close = difflib.get_close_matches(_folded(word), known, n=3)
         hint = f" Did you mean {' or '.join(repr(known[c]) for c in close)}?" if close else ""
         return (
             f"no operator of the model has that name or type, or comes from a node that has.{hint} "
-            f"Types in this model: {', '.join(sorted(self._types.keys() - PADDLE_KINDS.keys()))}. "
+            f"Types in this model: {', '.join(sorted(set(types) - PADDLE_KINDS.keys()))}. "
             "`pipeline inspect MODEL` lists its operators."
         )
 

@@ -95,6 +95,7 @@ def test_words_together_mean_what_each_means(program: Program) -> None:
         ("/tail/*", "no operator of the model has that name or type"),
         ("Relu", "Types in this model: Add, Conv, "),
         ("conv2d_transpose", "Types in this model: "),
+        ("elementwise_mul", "Types in this model: "),
     ],
 )
 def test_a_word_that_means_nothing_is_an_error_that_says_what_there_is(
@@ -102,6 +103,15 @@ def test_a_word_that_means_nothing_is_an_error_that_says_what_there_is(
 ) -> None:
     with pytest.raises(OptionError, match=f"Unknown operator .* in skip: .*{message}"):
         select(program, [word], "skip")
+
+
+def test_a_type_that_is_known_as_it_is_spelled_is_no_other_one() -> None:
+    b = ModelBuilder()
+    y = b.node("Mul", "x", "z", name="product")
+    program = import_test_model(b.model({"x": (1, 2), "z": (1, 2)}, y))
+    assert select(program, ["Mul"], "skip") == select(program, ["MUL"], "skip") == {"product"}
+    with pytest.raises(OptionError, match="Unknown operator 'mul'"):
+        select(program, ["mul"], "skip")
 
 
 def test_a_name_is_a_name_in_a_skip_list_and_a_type_among_types_to_quantize() -> None:
