@@ -53,7 +53,7 @@ CHUNK_ROWS = 14
 SPLIT_ROWS = 8
 """As many rows are cut into two chunks, even if these are small."""
 
-SHARED_DEPTH = 2
+PARALLEL_DEPTH = 2
 """What a dot product counts for where an operation is weighed for threads. Of four, it often sums three, and more goes
 into shuffles; but smaller layers (up to about 10 microseconds) cost their neighbours more than they save, when these
 find half of their input in another core's cache.
@@ -95,16 +95,16 @@ class _Nest:
         # Beside weights and sums, registers hold what is interleaved, and some of the other constants.
         spare = plan.isa.registers - DEPTH * (self.products + plan.live)
         self.weights_are_kept, self.constants_are_kept = spare >= 2 * DEPTH, spare >= 3 * DEPTH
-        self.shared = worth_threads(g, plan.isa, SHARED_DEPTH)
-        chunks = min(TASKS, max(g.out_height // CHUNK_ROWS, 1 + (g.out_height >= SPLIT_ROWS))) if self.shared else 1
+        self.parallel = worth_threads(g, plan.isa, PARALLEL_DEPTH)
+        chunks = min(TASKS, max(g.out_height // CHUNK_ROWS, 1 + (g.out_height >= SPLIT_ROWS))) if self.parallel else 1
         self.rows = -(-g.out_height // chunks)
         self.chunks = -(-g.out_height // self.rows)
-        self.parts = TASKS // self.chunks if self.shared else 1
+        self.parts = TASKS // self.chunks if self.parallel else 1
 
     def build(self) -> tirx.PrimFunc:
         plan, g = self.plan, self.plan.geometry
         blocks = sum(band.blocks for band in plan.bands)
-        loop = T.parallel if self.shared else T.serial
+        loop = T.parallel if self.parallel else T.serial
         with IRBuilder() as builder, T.prim_func():
             # LLVM would read all that a loop doesn't change once, and put what doesn't fit the registers on the stack,
             # which isn't aligned to vectors. It can't, if the output might overlap it.
