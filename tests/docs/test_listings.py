@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 import pipeline
 from pipeline.cli import main
@@ -59,7 +60,7 @@ def found(table: dict[tuple[str, str], object], document: str, line: str) -> obj
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with what the listings take as given: a model, samples, an input, and libraries of the model."""
+    """A folder with what the listings take as given: a model, and with `x` samples, an input and pictures."""
     b = ModelBuilder()
     random = np.random.default_rng(0)
     image = b.node("Relu", b.node("Conv", "x", b.constant(random.standard_normal((8, 3, 3, 3)).astype("float32"))))
@@ -78,6 +79,9 @@ def x(folder: Path) -> np.ndarray:
     (folder / "samples").mkdir()
     np.save(folder / "samples" / "0.npy", value)
     np.savez(folder / "x.npz", x=value)
+    (folder / "pictures").mkdir()
+    for i, pixels in enumerate(np.random.default_rng(2).integers(0, 256, (4, 16, 20, 3), "uint8")):
+        Image.fromarray(pixels).save(folder / "pictures" / f"{i}.png")
     return value
 
 
