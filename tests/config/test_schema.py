@@ -64,10 +64,10 @@ def test_one_text_is_a_list_of_one() -> None:
         ({"color": "red"}, "Unknown option 'color'. It is called 'colour' here"),
         ({"colour": "rad"}, "Unknown colour 'rad'. Known: dark_blue, red. Did you mean 'red'"),
         ({"size": 0}, "--size is 0; it must be at least 1"),
-        ({"size": "x"}, "--size is 'x'; it should be a valid integer"),
+        ({"size": "x"}, "--size is 'x'. Expected `int`, got `str`"),
         ({"names": 3}, r"names \(--name\) is 3; it takes a list"),
         ({"names": [3]}, r"names \(--name\) is 3; it takes a text"),
-        ({"file": 3}, "--file is 3; "),
+        ({"file": 3}, "--file is 3; it takes a text"),
         ({"shapes": {"x": ["a"]}}, "--shapes is "),
     ],
 )
