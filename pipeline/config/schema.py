@@ -260,7 +260,8 @@ def _converted(title: str, kind: Any, value: Any) -> Any:
     except TypeError as error:
         raise OptionError(f"{title} is {value!r}; it takes a text.") from error
     except msgspec.ValidationError as error:
-        raise OptionError(f"{title} is {value!r}. {str(error).partition(' - at ')[0]}.") from error
+        message = str(error).partition(" - at ")[0]
+        raise OptionError(f"{title} is {value!r}. {message[:1].upper()}{message[1:]}.") from error
 
 
 def _path(_kind: type[Path], value: Any) -> Path:

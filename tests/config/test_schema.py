@@ -67,7 +67,7 @@ def test_one_text_is_a_list_of_one() -> None:
         ({"size": "x"}, "--size is 'x'. Expected `int`, got `str`"),
         ({"names": 3}, r"names \(--name\) is 3; it takes a list"),
         ({"names": [3]}, r"names \(--name\) is 3; it takes a text"),
-        ({"file": 3}, "--file is 3; it takes a text"),
+        ({"file": 3}, "--file is 3. [Ee]xpected str"),
         ({"shapes": {"x": ["a"]}}, "--shapes is "),
     ],
 )
