@@ -19,14 +19,45 @@ compiler.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    # For type checkers; at run time, `__getattr__` imports what is used.
+    __version__: str
+
+    from pipeline.api import Quantized as Quantized
+    from pipeline.api import load as load
+    from pipeline.api import quantize as quantize
+    from pipeline.compiler.build import compile_program as compile_program
+    from pipeline.config.options import AnnotateOptions as AnnotateOptions
+    from pipeline.config.options import CalibrateOptions as CalibrateOptions
+    from pipeline.config.options import ImageOptions as ImageOptions
+    from pipeline.errors import PipelineError as PipelineError
+    from pipeline.importer import import_model as import_model
+    from pipeline.ir.program import Program as Program
+    from pipeline.library.metadata import read_metadata as read_metadata
+    from pipeline.profiling import Profile as Profile
+    from pipeline.profiling import profile as profile
+    from pipeline.quantization.annotate import annotate as annotate
+    from pipeline.quantization.annotation import Annotation as Annotation
+    from pipeline.quantization.calibrate import calibrate as calibrate
+    from pipeline.quantization.realize import realize as realize
+    from pipeline.quantization.table import CalibrationTable as CalibrationTable
+    from pipeline.report.build_report import BuildReport as BuildReport
+    from pipeline.runtime.local import Runner as Runner
+    from pipeline.runtime.rpc import RemoteRunner as RemoteRunner
+    from pipeline.samples import Images as Images
+    from pipeline.targets import Target as Target
+    from pipeline.targets import list_targets as list_targets
+    from pipeline.targets import load_target as load_target
+    from pipeline.workflow import build as build
 
 _EXPORTS = {
-    "AnnotateOptions": "pipeline.quantization.annotate",
-    "Annotation": "pipeline.quantization.annotate",
+    "AnnotateOptions": "pipeline.config.options",
+    "Annotation": "pipeline.quantization.annotation",
     "BuildReport": "pipeline.report.build_report",
-    "CalibrateOptions": "pipeline.quantization.calibrate",
-    "CalibrationTable": "pipeline.quantization.calibrate",
+    "CalibrateOptions": "pipeline.config.options",
+    "CalibrationTable": "pipeline.quantization.table",
     "ImageOptions": "pipeline.config.options",
     "Images": "pipeline.samples",
     "PipelineError": "pipeline.errors",

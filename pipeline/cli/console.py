@@ -168,7 +168,7 @@ class _Lines:
             click.echo(what, err=True)
         elif done == total or now - self._said >= SECONDS_BETWEEN_LINES:
             self._said = now
-            click.echo(f"{what}: {_counted(done, total, now - self._began)}", err=True)
+            click.echo(f"{what}: {counted(done, total, now - self._began)}", err=True)
 
 
 class _Counted(ProgressColumn):
@@ -178,10 +178,10 @@ class _Counted(ProgressColumn):
         """Return it as text; nothing for a task without steps."""
         if not task.completed and not task.total:
             return Text("")
-        return Text(_counted(int(task.completed), None if task.total is None else int(task.total), task.elapsed or 0))
+        return Text(counted(int(task.completed), None if task.total is None else int(task.total), task.elapsed or 0))
 
 
-def _counted(done: int, total: int | None, seconds: float) -> str:
+def counted(done: int, total: int | None, seconds: float) -> str:
     """Return how far something is, its rate, and how long it will take: `30 of 300, 12.3/s, 0:00:22 left`."""
     rate = done / seconds if seconds > 0 else 0.0
     parts = [str(done) if total is None else f"{done} of {total}"]

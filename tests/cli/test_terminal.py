@@ -13,10 +13,12 @@ import numpy as np
 import onnx
 import pytest
 from click.shell_completion import ShellComplete
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.cli import cli
-from pipeline.cli.console import show
+from pipeline.cli.console import counted, progress, show
 from tests.cli.test_cli import run
 from tests.models import ModelBuilder
 
@@ -180,3 +182,29 @@ def test_nothing_is_cut_off(capsys: Capture, monkeypatch: Patch) -> None:
     show({}, table, as_json=False)
     lines = [line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if "/" in line]
     assert "".join(lines) == path
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "seconds", "text"),
+    [
+        (30, 300, 2.0, "30 of 300, 15.0/s, 0:00:18 left"),
+        (300, 300, 20.0, "300 of 300, 15.0/s"),
+        (30, None, 2.0, "30, 15.0/s"),
+        (0, 300, 2.0, "0 of 300"),
+        (1, 7201, 1.0, "1 of 7201, 1.0/s, 2:00:00 left"),
+    ],
+)
+def test_progress_has_a_rate_and_the_time_left(done: int, total: int | None, seconds: float, text: str) -> None:
+    assert counted(done, total, seconds) == text
+
+
+def test_on_a_terminal_progress_is_one_line_that_changes(capsys: Capture, monkeypatch: Patch) -> None:
+    monkeypatch.setattr("pipeline.cli.console.messages", Console(stderr=True, force_terminal=True, width=80))
+    with progress() as tell:
+        tell("importing", 0, None)
+        tell("calibrating", 0, 4)
+        tell("calibrating", 4, 4)
+    shown = capsys.readouterr().err
+    last = Text.from_ansi(shown[shown.rindex("calibrating") :]).plain
+    assert last.startswith("calibrating 4 of 4, ")
+    assert "importing" not in last

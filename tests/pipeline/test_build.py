@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.metadata
 import json
 from collections.abc import Iterator
@@ -168,8 +170,18 @@ def test_objects_say_in_a_few_lines_what_they_are(model: Path, tmp_path: Path) -
     assert repr(report).splitlines()[1] == f"  {tmp_path / 'out' / 'two.host.so'}>"
 
 
-def test_types_are_declared() -> None:
+def test_type_checkers_see_what_is_imported_at_run_time() -> None:
     assert (Path(pipeline.__file__).parent / "py.typed").exists()
+    tree = ast.parse(Path(pipeline.__file__).read_text(encoding="utf-8"))
+    declared = {
+        alias.name: getattr(importlib.import_module(str(node.module)), alias.name)
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert declared == {name: getattr(pipeline, name) for name in pipeline.__all__}
 
 
 def test_a_report_is_json(model: Path, tmp_path: Path) -> None:
