@@ -21,6 +21,7 @@ def command(model: str, samples: Path | None, as_json: bool, **values: Any) -> N
     """Quantize MODEL, an .onnx file or a recipe (.toml), and build it for each target."""
     chosen = given(values)
     # Only here: help should be there at once.
+    from pipeline.report.tables import build_tables
     from pipeline.workflow import build
 
     with progress() as tell:
@@ -29,7 +30,7 @@ def command(model: str, samples: Path | None, as_json: bool, **values: Any) -> N
     try:
         report.require()
     except QuantizationError as error:
-        show(data | describe_error(error, error.exit_code), report.tables, as_json)
+        show(data | describe_error(error, error.exit_code), lambda: build_tables(report), as_json)
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-    show(data, report.tables, as_json)
+    show(data, lambda: build_tables(report), as_json)

@@ -38,7 +38,7 @@ def is_library(file: Path) -> bool:
 def _model(file: Path, chosen: BuildOptions, as_json: bool) -> None:
     from pipeline.importer import import_model
     from pipeline.quantization.annotate import annotate
-    from pipeline.report.build_report import describe_check
+    from pipeline.report.tables import describe_check
     from pipeline.workflow import verify
 
     program = import_model(file, chosen.shapes)

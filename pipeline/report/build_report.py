@@ -1,14 +1,12 @@
-"""The report of a build, as data and as tables."""
+"""The report of a build, as data; `report.tables` shows it to people."""
 
 from __future__ import annotations
 
-import collections
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import msgspec
-from rich.table import Table
 
 from pipeline.compiler.tuning import TunedLayer
 from pipeline.errors import QuantizationError
@@ -115,74 +113,3 @@ class BuildReport:
         if self.agreement is not None and math.isinf(self.agreement.sqnr_db):
             values["agreement"]["sqnr_db"] = None
         return values
-
-    def tables(self) -> list[Table]:
-        """Return the report for people."""
-        summary = Table("", "", title=f"{self.model}: {self.annotation.summary()}", show_header=False)
-        summary.add_row("import verified", describe_check(self.import_check))
-        for spec in self.inputs:
-            summary.add_row(f"input {spec.name}", f"{'x'.join(map(str, spec.shape))} {spec.dtype}")
-        if self.preprocessing is not None:
-            summary.add_row("pictures", str(self.preprocessing))
-        summary.add_row("calibrated", f"{self.algorithm}, {self.calibration_samples} samples")
-        if self.agreement is not None:
-            summary.add_row("compared with float on", self.agreement.where())
-            summary.add_row("same answer as float", f"{self.agreement.same_argmax:.4f}")
-            summary.add_row("signal to noise (SQNR)", f"{self.agreement.sqnr_db:.1f} dB")
-        return [summary, *self._measured(), self._files(), *self._left_in_float(), *self._tuned()]
-
-    def _measured(self) -> list[Table]:
-        table = Table("", "float32", "int8")
-        if self.accuracy is not None:
-            a = self.accuracy
-            table.add_row(f"accuracy on {a.samples} labelled samples", f"{a.float32:.4f}", f"{a.int8:.4f}")
-        if self.timing is not None:
-            t = self.timing
-            threads = "1 thread" if t.threads == 1 else f"{t.threads} threads"
-            gain = f"{t.int8_ms:.3f} ms ({t.float32_ms / t.int8_ms:.1f}x)"
-            table.add_row(f"latency here, {threads}", f"{t.float32_ms:.3f} ms", gain)
-        return [table] if table.row_count else []
-
-    def _files(self) -> Table:
-        table = Table("file", "what", "bytes")
-        for library in self.libraries:
-            what = library.target if library.target == library.resolved else f"{library.target} ({library.resolved})"
-            table.add_row(library.path, f"library for {what}", str(library.size))
-        for what, path in self.files.items():
-            table.add_row(path, what, "")
-        return table
-
-    def _tuned(self) -> list[Table]:
-        if not self.tuned:
-            return []
-        table = Table("layer", "cost model's tile", "us", "quickest tile", "us", "gain", title="tuning")
-        for layer in self.tuned:
-            t = layer.tile
-            if (t.mr, t.nv) != (t.model_mr, t.model_nv):
-                before, after = f"{t.model_microseconds:.1f}", f"{t.microseconds:.1f}"
-                gain = f"{1 - t.microseconds / t.model_microseconds:.0%}"
-                table.add_row(layer.layer, f"{t.model_mr}x{t.model_nv}", before, f"{t.mr}x{t.nv}", after, gain)
-        model = sum(layer.tile.model_microseconds for layer in self.tuned)
-        tuned = sum(layer.tile.microseconds for layer in self.tuned)
-        table.add_row(f"all {len(self.tuned)}", "", f"{model:.1f}", "", f"{tuned:.1f}", f"{1 - tuned / model:.1%}")
-        return [table]
-
-    def _left_in_float(self) -> list[Table]:
-        reasons = collections.Counter(
-            (o.operator, o.reason) for o in self.annotation.operators if o.precision == "float32"
-        )
-        if not reasons:
-            return []
-        table = Table("in float", "count", "why")
-        for (operator, reason), count in reasons.most_common():
-            table.add_row(operator, str(count), reason)
-        return [table]
-
-
-def describe_check(check: ImportCheck | None) -> str:
-    """Return in words how an import was verified."""
-    if check is None:
-        return "no, switched off"
-    if check.evaluator is None or check.largest_error is None:
-        return f"no: {check.note}"
-    return f"within {check.largest_error:.1e} of {check.evaluator}, {check.seconds:.1f} s"

@@ -11,6 +11,7 @@ from rich.console import Console
 from pipeline.quantization.annotate import Annotation
 from pipeline.report.agreement import compare
 from pipeline.report.build_report import BuildReport
+from pipeline.report.tables import build_tables
 
 
 @pytest.mark.parametrize("described", ["of the calibration samples", "evaluation samples"])
@@ -19,7 +20,7 @@ def test_agreement_with_the_float_model_names_its_samples(described: str) -> Non
     agreement = compare(lambda _: scores, lambda _: scores, [{}, {}, {}], described)
     report = BuildReport("model", "kl", 3, Annotation(operators=(), tensors=()), (), {}, agreement)
     text = io.StringIO()
-    Console(file=text, width=200).print(report.tables()[0])
+    Console(file=text, width=200).print(build_tables(report)[0])
     lines = [" ".join(line.replace("│", "").split()) for line in text.getvalue().splitlines()]
     start = lines.index(f"compared with float on 3 {described}")
     assert lines[start + 1 :][:2] == ["same answer as float 1.0000", "signal to noise (SQNR) inf dB"]
