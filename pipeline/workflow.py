@@ -105,6 +105,9 @@ def build_model(
     check_writable(folder / "library.so")
     tell("importing", 0, None)
     program = load(model, options.shapes, samples)
+    if options.check and options.check_samples is not None:
+        # What doesn't fit should be known before the work.
+        next(_measured_on(samples, options, program)[0])
     if already := _quantized_already(program):
         _log.warning(already.rstrip())
     check = None
@@ -142,6 +145,8 @@ def _check_measurable(samples: Samples | None, options: BuildOptions) -> None:
         OptionError: there are no samples to measure on, or they can be read only once.
     """
     limited = options.min_sqnr is not None or options.min_agreement is not None
+    if options.min_agreement is not None and options.min_agreement > 1:
+        raise OptionError(f"min_agreement (--min-agreement) is {options.min_agreement:g}; it is a share, at most 1.")
     if limited and not options.check:
         raise OptionError("--min-sqnr and --min-agreement need the check; leave --no-check out.")
     if limited and samples is None and options.check_samples is None:

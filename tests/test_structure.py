@@ -57,7 +57,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         # What puts them together.
         "api": "compiler config errors files importer ir library quantization samples targets",
         "profiling": "compiler errors kernels library runtime schema targets",
-        "recipes": "data errors files samples schema",
+        "recipes": "data errors files ir samples schema",
         "report": "compiler errors files importer ir quantization",
         "workflow": (
             "api compiler config cpu errors files importer ir library quantization recipes report runtime samples "

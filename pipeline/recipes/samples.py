@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import OptionError, SampleError
+from pipeline.ir.preprocessing import ImagePreprocessing
 from pipeline.recipes.schema import Recipe
-from pipeline.samples.images import pillow
+from pipeline.samples.images import pillow, to_array
 
 Array = npt.NDArray[Any]
 
@@ -74,6 +75,9 @@ CALIBRATION_PICTURES = ("astronaut", "coffee", "rocket", "ihc", "color", "hubble
 EVALUATION_PICTURES = ("chelsea", "motorcycle_left", "retina", "page", "text", "brick", "grass", "gravel", "camera")
 
 
+_PICTURE_STEPS = ImagePreprocessing(None, None, "RGB", 1.0, (127.0,), (128.0,), "NCHW")
+
+
 def pictures(recipe: Recipe, purpose: str) -> Iterator[Labelled]:
     """Crops of the photographs that scikit-image ships: [1,3,224,224] RGB, (value - 127) / 128; no labels.
 
@@ -98,9 +102,9 @@ def pictures(recipe: Recipe, purpose: str) -> Iterator[Labelled]:
         side = int(min(picture.size) * random.uniform(0.4, 1.0))
         x, y = (int(random.integers(0, length - side + 1)) for length in picture.size)
         crop = picture.crop((x, y, x + side, y + side)).resize((224, 224), image.Resampling.BICUBIC)
-        value = np.asarray(crop, "float32")
-        value = value[:, ::-1] if random.integers(2) else value
-        yield Labelled({"x": np.ascontiguousarray(((value - 127) / 128).transpose(2, 0, 1))[None]}, None)
+        pixels = np.asarray(crop)
+        pixels = pixels[:, ::-1] if random.integers(2) else pixels
+        yield Labelled({"x": to_array(pixels, _PICTURE_STEPS, "float32")[None]}, None)
 
 
 def _count(recipe: Recipe, purpose: str) -> int:

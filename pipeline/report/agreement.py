@@ -49,7 +49,7 @@ def shortfalls(agreement: Agreement, min_sqnr: float | None, min_agreement: floa
     missed = []
     if min_sqnr is not None and not agreement.sqnr_db >= min_sqnr:
         missed.append(
-            f"The signal to quantization noise is {agreement.sqnr_db:.1f} dB on {where}; {min_sqnr:g} dB were asked "
+            f"The signal to quantization noise is {agreement.sqnr_db:.2f} dB on {where}; {min_sqnr:g} dB were asked "
             "for."
         )
     if min_agreement is not None and not agreement.same_argmax >= min_agreement:

@@ -72,7 +72,17 @@ def preprocess(file: Path, steps: ImagePreprocessing, dtype: str) -> Array:
         SampleError: the picture can't be read, is too large or too small, or has more than 8 bits a channel.
         OptionError: Pillow isn't installed.
     """
-    pixels = np.asarray(_cut(file, _decoded(file, steps.channels), steps))
+    return to_array(np.asarray(_cut(file, _decoded(file, steps.channels), steps)), steps, dtype)
+
+
+def to_array(pixels: Array, steps: ImagePreprocessing, dtype: str) -> Array:
+    """Return pixels as an array without the batch axis: the steps that come after resizing and cropping.
+
+    Args:
+        pixels: uint8, [height, width, 3] RGB or [height, width].
+        steps: from picture to array.
+        dtype: of the array.
+    """
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     ordered = pixels[..., ::-1] if steps.channels == "BGR" else pixels
     mean, std = np.array(steps.mean)[:, None], np.array(steps.std)[:, None]
