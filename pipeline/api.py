@@ -12,17 +12,15 @@ from pipeline.compiler.build import compile_program
 from pipeline.compiler.tuning import TuningDatabase
 from pipeline.config.options import AnnotateOptions, ImageOptions, QuantizeOptions
 from pipeline.config.schema import keywords
-from pipeline.errors import TableError
 from pipeline.files import make_folder
 from pipeline.importer import import_model
 from pipeline.importer.normalize import Shapes
 from pipeline.ir.preprocessing import ImagePreprocessing
 from pipeline.ir.program import Program, described
 from pipeline.library.metadata import FloatOperator, QuantizationSummary
-from pipeline.quantization.annotate import Annotation, annotate
-from pipeline.quantization.calibrate import CalibrationTable, calibrate
-from pipeline.quantization.realize import realize
-from pipeline.quantization.selection import with_names
+from pipeline.quantization.annotate import Annotation
+from pipeline.quantization.calibrate import CalibrationTable
+from pipeline.quantization.steps import run, steps
 from pipeline.samples import Samples, preprocessing_of, with_options
 from pipeline.samples.images import resolve
 from pipeline.samples.shapes import open_shapes
@@ -142,16 +140,8 @@ def quantize_with(
     """Make an int8 model of a float one, with the options as one object; see `quantize`."""
     samples = with_options(samples, options.images)
     program = replace(program, preprocessing=_preprocessing(program, samples, options.images))
-    annotation = annotate(program, options.annotate) if annotation is None else with_names(annotation, program)
-    if table is None:
-        table = calibrate(program, annotation, samples if samples is not None else (), options.calibrate, progress)
-    elif table.model_sha256 != program.source_sha256:
-        raise TableError(
-            f"The calibration table was made for another model: its model_sha256 is {table.model_sha256[:12]}..., "
-            f"this one's {program.source_sha256[:12]}.... Calibrate again, or write this model's into the table."
-        )
-    quantized, outcome = realize(program, annotation, table)
-    return Quantized(quantized, program, outcome, table)
+    state = run(program, steps(samples, options, annotation, table, progress))
+    return Quantized(state.program, program, state.annotation, state.calibrated())
 
 
 def _preprocessing(program: Program, samples: Samples | None, options: ImageOptions) -> ImagePreprocessing | None:

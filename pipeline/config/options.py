@@ -134,17 +134,30 @@ class ImageOptions(Options):
 
 
 @dataclass(frozen=True)
+class CorrectionOptions(Options):
+    """What makes the int8 model's error smaller, at the cost of a longer quantization.
+
+    Attributes:
+        bias_correction: see `quantization.corrections.bias_correction`.
+    """
+
+    bias_correction: bool = option(False, "Take the mean error of quantized weights from biases.")
+
+
+@dataclass(frozen=True)
 class QuantizeOptions(Options):
     """How a float program becomes an int8 one.
 
     Attributes:
         annotate: what is quantized.
         calibrate: how thresholds are chosen.
+        corrections: what makes the error smaller.
         images: how pictures among the samples become inputs.
     """
 
     annotate: AnnotateOptions = group(AnnotateOptions)
     calibrate: CalibrateOptions = group(CalibrateOptions)
+    corrections: CorrectionOptions = group(CorrectionOptions)
     images: ImageOptions = group(ImageOptions)
 
 

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 from msgspec.structs import replace
 
-from pipeline.compiler.execute import Executor
 from pipeline.config.options import CalibrateOptions
-from pipeline.errors import SampleError, TableError
-from pipeline.ir.dataflow import Dataflow
+from pipeline.errors import TableError
 from pipeline.ir.program import Program
-from pipeline.quantization.annotate import Annotation
-from pipeline.quantization.input_range import range_warnings
+from pipeline.quantization.annotation import Annotation
+from pipeline.quantization.collect import Watcher, collect
 from pipeline.quantization.observers import ALGORITHMS, Observer, make_observer
 from pipeline.quantization.spec import ObserverSpec, QuantizationSpec, ScaleTooLargeError
+from pipeline.quantization.statistics import Need, Statistic
 from pipeline.quantization.table import Calibrated, CalibrationTable
-from pipeline.samples import Samples, batch_of, named_feeds, split_of
-from pipeline.samples.statistics import SampleStatistics
+from pipeline.samples import Samples
 
 __all__ = ["ALGORITHMS", "CalibrateOptions", "Calibrated", "CalibrationTable", "calibrate"]
-
-Array = npt.NDArray[Any]
-
-RANGE_BATCHES = 4
-"""Of how many batches the range is looked at."""
-
-_logger = logging.getLogger(__name__)
 
 
 def calibrate(
@@ -59,28 +47,37 @@ def calibrate(
         OptionError: an option is unknown or out of range.
         TableError: a tensor's values are too large for 8 bits, or it can't be quantized as the annotation says.
     """
+    return calibrate_with_statistics(program, annotation, samples, options, progress).table
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What one pass over the samples gives: the table, and the statistics that were needed beside it."""
+
+    table: CalibrationTable
+    statistics: Mapping[Need, Statistic]
+
+
+def calibrate_with_statistics(
+    program: Program,
+    annotation: Annotation,
+    samples: Samples,
+    options: CalibrateOptions | None = None,
+    progress: Callable[[int], None] | None = None,
+    needs: Iterable[Need] = (),
+) -> Calibration:
+    """Calibrate, and collect statistics in the same pass; see `calibrate`."""
     options = options or CalibrateOptions()
     specs = {name: _decided(spec, options) for name, spec in annotation.specs().items()}
     observers = {name: make_observer(observer) for name, (_, observer) in specs.items()}
-    batches, batch = 0, batch_of(program.inputs)
-    statistics, kept = SampleStatistics(program.inputs), []
-    for sample, feed, activations in _activations(program, list(specs), samples, options):
-        statistics.update(sample, feed, batch)
-        kept += [feed] if batches < RANGE_BATCHES else []
-        for name, values in activations.items():
-            if not np.isfinite(values).all():
-                raise SampleError(
-                    f"Tensor {_computed(program, name)!r} is NaN or infinite for {sample}: the float model itself "
-                    "overflows on it. Check the sample's preprocessing."
-                )
-            observers[name].update(values)
-        batches += 1
-        if progress is not None:
-            progress(batches)
-    for text in (*statistics.warnings(), *range_warnings(program, kept)):
-        _logger.warning(text)
+    statistics = {need: need.statistic() for need in needs}
+    watchers: dict[str, list[Watcher]] = {name: [observer] for name, observer in observers.items()}
+    for need, statistic in statistics.items():
+        watchers.setdefault(need.tensor, []).append(statistic)
+    count = collect(program, watchers, samples, options, progress)
     entries = {name: make_entry(name, observers[name], spec) for name, (spec, _) in specs.items()}
-    return CalibrationTable(model_sha256=program.source_sha256, samples=batches * batch, tensors=entries)
+    table = CalibrationTable(model_sha256=program.source_sha256, samples=count, tensors=entries)
+    return Calibration(table, statistics)
 
 
 def make_entry(name: str, observer: Observer, spec: QuantizationSpec) -> Calibrated:
@@ -118,24 +115,3 @@ def _decided(spec: QuantizationSpec, options: CalibrateOptions) -> tuple[Quantiz
     observer = spec.observer or ObserverSpec(algorithm=options.algorithm, options=dict(options.algorithm_options))
     symmetric = options.symmetric if spec.symmetric is None else spec.symmetric
     return replace(spec, symmetric=symmetric, observer=observer), observer
-
-
-def _activations(
-    program: Program, names: list[str], samples: Samples, options: CalibrateOptions
-) -> Iterator[tuple[str, dict[str, Array], dict[str, Array]]]:
-    """Yield what each batch is called, the batch, and the values of the named tensors for it."""
-    stream = named_feeds(samples, program.inputs, options.batch_size, options.batch_nums, split_of(options.hold_back))
-    name, first = next(stream)
-    executor = Executor(program.with_outputs(names))
-    yield name, first, executor.run(first)
-    for name, feed in stream:
-        yield name, feed, executor.run(feed)
-
-
-def _computed(program: Program, name: str) -> str:
-    """Return the name of the tensor whose values another holds, its axes moved; the model knows that one."""
-    flow = Dataflow.of(program.module)
-    var = next((b.var for b in flow.bindings if b.var.name == name), None)
-    while var in flow.producers and flow.producers[var].operator in ("relax.permute_dims", "relax.reshape"):
-        var = flow.producers[var].value.args[0]
-    return name if var is None else str(var.name)

@@ -118,6 +118,7 @@ def test_nothing_in_int8_ends_with_code_1_and_nothing_written(capsys: Capture, m
         (["build", "--target", "h"], {"host"}),
         (["demo", "--algorithm", "K"], {"kl"}),
         (["build", "--batch-s"], {"--batch-size"}),
+        (["build", "--algorithm"], {"--algorithm", "--algorithm-option"}),
     ],
 )
 def test_the_shell_completes(words: list[str], expected: set[str]) -> None:

@@ -1,0 +1,99 @@
+"""Runs the float program over samples, and shows what each tensor was to those who watch it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.compiler.execute import Executor
+from pipeline.config.options import CalibrateOptions
+from pipeline.errors import SampleError
+from pipeline.ir.dataflow import Dataflow
+from pipeline.ir.program import Program
+from pipeline.quantization.input_range import range_warnings
+from pipeline.samples import Samples, batch_of, named_feeds, split_of
+from pipeline.samples.statistics import SampleStatistics
+
+Array = npt.NDArray[Any]
+
+RANGE_BATCHES = 4
+"""Of how many batches the range is looked at."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Watcher(Protocol):
+    """An observer or a statistic."""
+
+    def update(self, values: Array) -> None:
+        """Take in a tensor's values for one batch: float32, finite."""
+
+
+def collect(
+    program: Program,
+    watchers: Mapping[str, Sequence[Watcher]],
+    samples: Samples,
+    options: CalibrateOptions,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Run the program once over the samples, update each tensor's watchers, and return how many samples there were.
+
+    Samples that look odd, being few, all the same, constant, or of another range than the model was trained on, are
+    warned of (`samples.statistics`, `quantization.input_range`).
+
+    Memory holds one batch's activations and what the watchers keep, however many samples there are.
+
+    Args:
+        program: a float program.
+        watchers: by name of the tensor that they watch.
+        samples: a folder, an iterable or a generator function; see `samples`.
+        options: how many samples to take, and how many at once.
+        progress: called after each batch with the number of batches so far.
+
+    Raises:
+        SampleError: there is no sample, one doesn't fit the model, or the model's values for it aren't finite.
+    """
+    batches, batch = 0, batch_of(program.inputs)
+    statistics, kept = SampleStatistics(program.inputs), []
+    for sample, feed, activations in _activations(program, list(watchers), samples, options):
+        statistics.update(sample, feed, batch)
+        kept += [feed] if batches < RANGE_BATCHES else []
+        for name, values in activations.items():
+            if not np.isfinite(values).all():
+                raise SampleError(
+                    f"Tensor {_computed(program, name)!r} is NaN or infinite for {sample}: the float model itself "
+                    "overflows on it. Check the sample's preprocessing."
+                )
+            for watcher in watchers[name]:
+                watcher.update(values)
+        batches += 1
+        if progress is not None:
+            progress(batches)
+    for text in (*statistics.warnings(), *range_warnings(program, kept)):
+        _logger.warning(text)
+    return batches * batch
+
+
+def _activations(
+    program: Program, names: list[str], samples: Samples, options: CalibrateOptions
+) -> Iterator[tuple[str, dict[str, Array], dict[str, Array]]]:
+    """Yield what each batch is called, the batch, and the values of the named tensors for it."""
+    stream = named_feeds(samples, program.inputs, options.batch_size, options.batch_nums, split_of(options.hold_back))
+    name, first = next(stream)
+    executor = Executor(program.with_outputs(names))
+    yield name, first, executor.run(first)
+    for name, feed in stream:
+        yield name, feed, executor.run(feed)
+
+
+def _computed(program: Program, name: str) -> str:
+    """Return the name of the tensor whose values another holds, its axes moved; the model knows that one."""
+    flow = Dataflow.of(program.module)
+    var = next((b.var for b in flow.bindings if b.var.name == name), None)
+    while var in flow.producers and flow.producers[var].operator in ("relax.permute_dims", "relax.reshape"):
+        var = flow.producers[var].value.args[0]
+    return name if var is None else str(var.name)
