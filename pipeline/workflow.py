@@ -26,6 +26,7 @@ from pipeline.ir.program import Program
 from pipeline.library.link import check_writable
 from pipeline.quantization.annotate import Annotation, annotate
 from pipeline.quantization.calibrate import CalibrationTable
+from pipeline.quantization.selection import with_names
 from pipeline.recipes import load_recipe, prepare
 from pipeline.recipes.samples import Labelled
 from pipeline.report.agreement import Agreement, compare, shortfalls, top1
@@ -110,19 +111,15 @@ def build_model(
         next(_measured_on(samples, options, program)[0])
     if already := _quantized_already(program):
         _log.warning(already.rstrip())
+    annotation = _decided(program, annotation, options)
     check = None
     if options.verify_import:
         tell("verifying the import", 0, None)
         check = verify(model, program, samples)
     quantized = _quantized(program, samples, options, annotation, table, tell)
     database, tuned = _tuned(quantized.program, targets, options.tune, tell)
-    libraries = []
-    for name, target in targets.items():
-        tell(f"building for {name}", 0, None)
-        path = folder / f"{program.name}.{_file_part(name, target)}.so"
-        quantized.build(target, path, None if options.dump is None else options.dump / target.name, database)
-        libraries.append(Library(name, target.name, str(path), path.stat().st_size))
-    report = replace(_written(quantized, folder, tuple(libraries), options), tuned=tuned, import_check=check)
+    libraries = _libraries(quantized, targets, folder, options.dump, database, tell)
+    report = replace(_written(quantized, folder, libraries, options), tuned=tuned, import_check=check)
     if options.float_library:
         tell("building the float model", 0, None)
         path = compile_program(quantized.source, load_target("host"), folder / f"{program.name}.float32.host.so")
@@ -158,22 +155,51 @@ def _check_measurable(samples: Samples | None, options: BuildOptions) -> None:
         )
 
 
+def _libraries(
+    quantized: Quantized,
+    targets: Mapping[str, Target],
+    folder: Path,
+    dump: Path | None,
+    database: TuningDatabase | None,
+    tell: Progress,
+) -> tuple[Library, ...]:
+    """Build a library for each target."""
+    libraries = []
+    for name, target in targets.items():
+        tell(f"building for {name}", 0, None)
+        path = folder / f"{quantized.program.name}.{_file_part(name, target)}.so"
+        quantized.build(target, path, None if dump is None else dump / target.name, database)
+        libraries.append(Library(name, target.name, str(path), path.stat().st_size))
+    return tuple(libraries)
+
+
+def _decided(program: Program, annotation: Annotation | None, options: BuildOptions) -> Annotation:
+    """Return what becomes int8: what a file says, or what the options do. What is wrong with them is known soon.
+
+    Raises:
+        OptionError, TableError: an option or the file names what isn't in the program.
+        QuantizationError: nothing becomes int8, and that isn't allowed.
+    """
+    wanted = options.quantize.annotate
+    decided = annotate(program, wanted) if annotation is None else with_names(annotation, program)
+    if not options.allow_float:
+        _check_int8(decided, program)
+    return decided
+
+
 def _quantized(
     program: Program,
     samples: Samples | None,
     options: BuildOptions,
-    annotation: Annotation | None,
+    annotation: Annotation,
     table: CalibrationTable | None,
     tell: Progress,
 ) -> Quantized:
-    """Quantize, unless it's known before or turns out after calibration that nothing becomes int8.
+    """Quantize.
 
     Raises:
-        QuantizationError: nothing does, and that isn't allowed.
+        QuantizationError: with these ranges nothing becomes int8, and that isn't allowed.
     """
-    annotation = annotation or annotate(program, options.quantize.annotate)
-    if not options.allow_float:
-        _check_int8(annotation, program)
     calibration = options.quantize.calibrate
     total = None
     if table is None and samples is not None:

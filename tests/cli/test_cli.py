@@ -180,7 +180,7 @@ REFUSALS: list[Refusal] = [
     ("library", ["run", "text.onnx", "--input", "x.npy"], "text.onnx"),
     ("library_missing", ["inspect", "none.so"], "none.so"),
     ("option", ["build", "small.onnx", "--sample", "samples"], "No such option"),
-    ("command", ["biuld"], "No such command"),
+    ("command", ["biuld"], "Unknown command 'biuld'"),
 ]
 
 

@@ -43,9 +43,8 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
     try:
         model.ParseFromString(data)
     except DecodeError as error:
-        raise ModelError(
-            f"Model {path} isn't an ONNX file, is truncated, or nests graphs too deep.{hint(path)}"
-        ) from error
+        said = hint(path) or " It is of another kind, truncated, or nests graphs too deep."
+        raise ModelError(f"Model {path} isn't an ONNX file.{said}") from error
     if hint(path) and not model.graph.node:
         # Other formats' messages can be read as an empty one of ONNX's.
         raise ModelError(f"Model {path} isn't an ONNX file.{hint(path)}")
