@@ -126,6 +126,16 @@ def small_network(seed: int = 0, size: int = 12) -> onnx.ModelProto:
     return b.model({"x": [1, 3, size, size]}, scores)
 
 
+def tiny_network() -> onnx.ModelProto:
+    """Return a network that builds at once; x: [1,3,12,12], scores: [1,5]."""
+    random = np.random.default_rng(0)
+    b = ModelBuilder()
+    kernel, bias, weight = (random.standard_normal(s).astype("float32") for s in ((8, 3, 3, 3), 8, (8, 5)))
+    image = b.node("Relu", b.node("Conv", "x", b.constant(kernel), b.constant(bias)))
+    pooled = b.node("Flatten", b.node("GlobalAveragePool", image))
+    return b.model({"x": [1, 3, 12, 12]}, b.node("MatMul", pooled, b.constant(weight), name="scores"))
+
+
 def residual_network() -> onnx.ModelProto:
     """Return a ResNet's beginning, and two of its blocks; x: [2,3,40,40].
 

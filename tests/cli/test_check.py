@@ -13,13 +13,13 @@ import pytest
 import pipeline
 from pipeline.errors import OptionError, QuantizationError, SampleError
 from tests.cli.test_images import run
-from tests.models import small_network
+from tests.models import tiny_network
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "small.onnx"
-    onnx.save(small_network(), path)
+    path = tmp_path_factory.mktemp("model") / "tiny.onnx"
+    onnx.save(tiny_network(), path)
     return path
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 import pipeline
 from pipeline.cli import main
-from tests.models import small_network
+from tests.models import tiny_network
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OPTIONS = ("--resize", "14", "--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225")
@@ -31,8 +31,8 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    path = tmp_path / "small.onnx"
-    onnx.save(small_network(), path)
+    path = tmp_path / "tiny.onnx"
+    onnx.save(tiny_network(), path)
     return path
 
 
@@ -100,9 +100,9 @@ def test_a_given_table_and_options_say_how_pictures_become_inputs(
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     assert run(capsys, monkeypatch, "build", model, "--samples", pictures, *OPTIONS, "-o", first)[0] == 0
-    table = first / "small.calibration.json"
+    table = first / "tiny.calibration.json"
     assert run(capsys, monkeypatch, "build", model, "--calibration", table, *OPTIONS, "-o", second)[0] == 0
-    assert (first / "small.host.so").read_bytes() == (second / "small.host.so").read_bytes()
+    assert (first / "tiny.host.so").read_bytes() == (second / "tiny.host.so").read_bytes()
 
 
 @pytest.mark.parametrize(
