@@ -144,14 +144,15 @@ def feed_count(
 ) -> int | None:
     """Return how many feeds `feeds` will yield if all samples are like the first; None where that can't be told.
 
-    It is for displays of progress. Samples that can be read only once aren't touched.
+    It is for displays of progress. Samples that can be read only once aren't touched; for these, and for generator
+    functions, it is as many as `batch_nums` asks for, if they have so many.
 
     Raises:
         SampleError: the first sample doesn't fit the model, or a folder can't be read.
     """
     number = sample_count(samples)
     if number is None:
-        return None
+        return None if batch_nums is None else batch_nums * (batch_size or 1) // batch_of(inputs)
     name, first = next(named_samples(samples, inputs), ("", None))
     if first is None:
         return 0

@@ -44,3 +44,9 @@ def test_samples_that_are_drawn_once_are_not_touched() -> None:
     assert feed_count(drawn, one()) is None
     assert len(list(drawn)) == 5
     assert feed_count(generator, one()) is None
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_generator_is_counted_on_to_give_what_is_asked_for(batch: int) -> None:
+    counted = feed_count(generator, one(batch), batch_size=2, batch_nums=2)
+    assert counted == len(list(feeds(generator, one(batch), batch_size=2, batch_nums=2)))
