@@ -14,7 +14,10 @@ from pipeline.cli.options import given, new_command, options
 @click.option("--model", default="digits", show_default=True, help="A recipe, see `pipeline models`.")
 @options(only=("targets", "algorithm", "output"))
 def command(model: str, as_json: bool, **values: Any) -> None:
-    """Quantize a real model with real samples, build it for this machine and for Android, and show what that gains."""
+    """Quantize a real model with real samples, build it, and show what that costs and gains.
+
+    It is built for this machine, and for the targets that are given; for android-arm64 if none is.
+    """
     chosen = given(values)
     # Only here: help should be there at once.
     from pipeline.recipes import load_recipe, prepare

@@ -20,13 +20,13 @@ from pipeline.library.metadata import read_metadata
 @options(only=("shapes", "verify_import"))
 def command(file: Path, as_json: bool, **values: Any) -> None:
     """Show what is in FILE: an ONNX model (which operators would become int8, and why) or a library."""
-    if not is_library(file):
+    if not _is_library(file):
         _model(file, BuildOptions.from_values(given(values)), as_json)
     else:
         _library(file, as_json)
 
 
-def is_library(file: Path) -> bool:
+def _is_library(file: Path) -> bool:
     """Return whether a file is a library rather than a model: by what it begins with, or by its name."""
     try:
         with file.open("rb") as stream:
