@@ -63,9 +63,13 @@ def preprocessing_of(samples: Samples | None, inputs: Sequence[TensorSpec]) -> I
 def sample_files(folder: Path) -> list[Path]:
     """Return the files in a folder that hold arrays or pictures, sorted by name; if there are none, in its subfolders.
 
+    In place of a folder, one such file will do.
+
     Raises:
         SampleError: there are none, or the folder can't be read.
     """
+    if folder.is_file() and _is_sample(folder):
+        return [folder]
     try:
         files = sorted(f for f in folder.iterdir() if _is_sample(f))
         files = files or sorted(f for f in folder.glob("*/*") if _is_sample(f))

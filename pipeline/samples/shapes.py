@@ -16,6 +16,8 @@ from pipeline.samples.reading import Samples, folder_of, named_samples, sample_f
 Dims = tuple["int | None", ...]
 Shape = tuple[int, ...]
 
+_ANY_IMAGE: Dims = (None, None, None, None)
+
 _logger = logging.getLogger(__name__)
 
 
@@ -43,9 +45,10 @@ def open_shapes(
     if isinstance(samples, str | Path | Images) and len(declared) == 1:
         files = sample_files(folder_of(samples))
         ((name, dims),) = left.items()
-        if is_picture(files[0]) and dims is not None:
+        pictures = [file for file in files if is_picture(file)]
+        if pictures:
             options = samples.options if isinstance(samples, Images) else ImageOptions()
-            return found | {name: _picture_shape([f for f in files if is_picture(f)], options, name, dims)}
+            return found | {name: _picture_shape(pictures, options, name, _ANY_IMAGE if dims is None else dims)}
     # Only names count here, and none of the samples is a picture for one input.
     specs = [TensorSpec(name, (), "float32") for name in declared]
     title, sample = next(named_samples(samples, specs), (None, None))

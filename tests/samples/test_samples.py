@@ -317,6 +317,8 @@ def test_a_truncated_file(tmp_path: Path) -> None:
 
 
 def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
-    (tmp_path / "x.npy").touch()
+    np.save(tmp_path / "x.npy", np.stack([X, 2 * X]))
+    assert [f["x"].flat[0] for f in collected(tmp_path / "x.npy")] == [1, 2]
+    (tmp_path / "x.txt").touch()
     with pytest.raises(SampleError, match="can't be read: Not a directory"):
-        collected(tmp_path / "x.npy")
+        collected(tmp_path / "x.txt")

@@ -122,6 +122,13 @@ def test_pictures_of_any_size_do_for_a_model_that_leaves_only_the_batch_open(tmp
     assert open_shapes({"x": (None, 8, 9, 3)}, {}, Images(tmp_path, ImageOptions(resize=12))) == {"x": (1, 8, 9, 3)}
 
 
+def test_pictures_count_where_arrays_are_among_them(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", array(3, 16, 20))
+    picture(tmp_path / "b.png", 20, 16)
+    assert open_shapes(IMAGES, {}, tmp_path) == {"x": (1, 3, 16, 20)}
+    assert open_shapes({"x": None}, {}, Images(tmp_path, ImageOptions(layout="NHWC"))) == {"x": (1, 16, 20, 3)}
+
+
 def test_pictures_that_do_not_fit_what_the_model_says(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", 20, 16)
     with pytest.raises(SampleError, match=r"Pictures of 20x16 don't fit input 'x', which takes \[\?, 3, 48, \?\]"):
