@@ -60,7 +60,7 @@ class CalibrateOptions(Options):
     Attributes:
         algorithm: a key of `quantization.observers.ALGORITHMS`, in any case.
         algorithm_options: the algorithm's own, by name; see its class.
-        symmetric: spread signed tensors' codes evenly around zero, the classic scheme.
+        symmetric: spread the steps of signed tensors evenly around zero, the classic scheme.
         batch_size: samples that count as one batch.
         batch_nums: how many batches to use; None means all samples.
         hold_back: share of the samples that calibration leaves out, so that they can be measured on.
@@ -74,7 +74,7 @@ class CalibrateOptions(Options):
         metavar="NAME=VALUE",
         parse=parse_number,
     )
-    symmetric: bool = option(False, "Spread signed tensors' codes evenly around zero.")
+    symmetric: bool = option(False, "Spread the steps of signed tensors evenly around zero.")
     batch_size: int = option(1, "Samples that count as one batch.", minimum=1)
     batch_nums: int | None = option(None, "How many batches to calibrate with.", minimum=1, unset="all samples")
     hold_back: float = option(

@@ -33,7 +33,8 @@ def calibrate(
     Samples that look odd, being few, all the same, constant, or of another range than the model was trained on, are
     warned of (`samples.statistics`, `quantization.input_range`).
 
-    Memory holds one batch's activations and a histogram for each tensor, however many samples there are.
+    Memory holds one batch's activations and a histogram for each tensor, however many samples there are. Samples that
+    look odd are warned of; see `collect`.
 
     Args:
         program: the float program that was annotated.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import tvm_ffi
 from msgspec.structs import replace
 
 from pipeline.errors import TableError
@@ -15,6 +16,7 @@ from pipeline.ir.program import Program
 from pipeline.quantization.annotate import AnnotateOptions, Annotation, annotate
 from pipeline.quantization.calibrate import CalibrationTable, calibrate
 from pipeline.quantization.realize import realize
+from pipeline.quantization.spec import weight_spec
 from pipeline.reference import execute
 from tests.models import ModelBuilder, import_test_model, small_network
 
@@ -135,7 +137,7 @@ def test_a_table_without_a_tensor_is_refused(program: Program, table: Calibratio
         realize(program, annotate(program), replace(table, tensors=rest))
 
 
-def edited(annotation: Annotation, operator: str, /, **changes: str) -> Annotation:
+def edited(annotation: Annotation, operator: str, /, **changes: object) -> Annotation:
     operators = [replace(o, **changes) if o.name == operator else o for o in annotation.operators]
     return replace(annotation, operators=tuple(operators))
 
@@ -159,3 +161,19 @@ def test_an_annotation_that_asks_for_the_impossible_is_refused(program: Program,
     name = next(o.name for o in annotation.operators if o.operator == "transpose")
     with pytest.raises(TableError, match="isn't among the 8-bit tensors"):
         realize(program, edited(annotation, name, precision="int8"), table)
+
+
+def test_weights_are_quantized_as_their_specification_says(program: Program, table: CalibrationTable) -> None:
+    annotation = annotate(program)
+    wanted, _ = realize(program, annotate(program, AnnotateOptions(per_channel=False)), table)
+    operators = [o if o.weights is None else replace(o, weights=weight_spec(False)) for o in annotation.operators]
+    found, _ = realize(program, replace(annotation, operators=tuple(operators)), table)
+    assert tvm_ffi.structural_equal(found.module, wanted.module, map_free_vars=True)
+
+
+def test_weights_that_cannot_be_computed_yet_are_refused(program: Program, table: CalibrationTable) -> None:
+    annotation = annotate(program)
+    name = next(o.name for o in annotation.operators if o.weights is not None)
+    asymmetric = replace(weight_spec(True), symmetric=False)
+    with pytest.raises(TableError, match=f"weights of '{name}' can't be quantized as it says: .* symmetric"):
+        realize(program, edited(annotation, name, weights=asymmetric), table)
