@@ -160,7 +160,9 @@ def steps(
         calibration: Step = Calibrate(samples if samples is not None else (), options.calibrate, corrections, progress)
     elif corrections:
         names = ", ".join(c.name for c in corrections)
-        raise OptionError(f"{names} needs statistics of samples, so calibration has to run: leave the table out.")
+        raise OptionError(
+            f"{names} needs statistics of samples, so calibration has to run: leave the calibration table out."
+        )
     else:
         calibration = TakeTable(table)
     return (Annotate(options.annotate, annotation), calibration, *map(Correct, corrections), Realize())
