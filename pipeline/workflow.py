@@ -182,8 +182,7 @@ def _decided(program: Program, annotation: Annotation | None, options: BuildOpti
     """
     wanted = options.quantize.annotate
     decided = annotate(program, wanted) if annotation is None else with_names(annotation, program)
-    if not options.allow_float:
-        _check_int8(decided, program)
+    _check_int8(decided, program, options)
     return decided
 
 
@@ -210,25 +209,27 @@ def _quantized(
     quantized = quantize_with(
         program, samples, options.quantize, annotation, table, lambda done: tell("calibrating", done, total)
     )
-    if not options.allow_float:
-        _check_int8(quantized.annotation, program)
+    _check_int8(quantized.annotation, program, options)
     return quantized
 
 
-def _check_int8(annotation: Annotation, program: Program) -> None:
-    """Refuse to go on with a model of which nothing is int8.
+def _check_int8(annotation: Annotation, program: Program, options: BuildOptions) -> None:
+    """Refuse to go on with a model of which nothing is int8; warn where a float library is asked for.
 
     Raises:
         QuantizationError: nothing is; the message says why.
     """
-    if any(o.precision == "int8" for o in annotation.operators):
+    if options.allow_float or any(o.precision == "int8" for o in annotation.operators):
         return
     reasons = collections.Counter(f"{o.operator}: {o.reason}" for o in annotation.operators).most_common(MAX_REASONS)
     listed = "".join(f"\n  {count} x {reason}" for reason, count in reasons)
-    raise QuantizationError(
+    message = (
         f"{annotation.summary()}: the library would gain nothing. Why, most frequent first:{listed}\n"
-        f"{_quantized_already(program)}To build it all the same, give --allow-float (allow_float=True)."
+        f"{_quantized_already(program)}"
     )
+    if not options.float_library:
+        raise QuantizationError(f"{message}To build it all the same, give --allow-float (allow_float=True).")
+    _log.warning("%s", message.rstrip())
 
 
 def _quantized_already(program: Program) -> str:

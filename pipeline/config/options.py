@@ -179,7 +179,8 @@ class BuildOptions(Options):
         min_agreement: smallest share of the same answers as float that is good enough.
         verify_import: whether to compare the float program with an independent evaluation of the ONNX file.
         allow_float: whether a model of which nothing becomes int8 is built all the same.
-        float_library: whether to build the float model for this machine, too.
+        float_library: whether to build the float model for this machine, too; then, a model of which nothing becomes int8
+            is warned of and built.
         dump: folder for the program after each compiler phase.
         tune: file of a tuning database; the layers that it doesn't know are measured on this machine first.
     """
@@ -222,6 +223,8 @@ class BuildOptions(Options):
         True, "Compare the imported float model with an independent evaluation of the ONNX file."
     )
     allow_float: bool = option(False, "Build the libraries even if none of the operators becomes int8.")
-    float_library: bool = option(False, "Build the float model for host, too.", flag="--float")
+    float_library: bool = option(
+        False, "Build the float model for host, too; then, nothing in int8 is a warning only.", flag="--float"
+    )
     dump: Path | None = option(None, "Folder for each compiler phase's program and assembly.", metavar="FOLDER")
     tune: Path | None = option(None, "Measure layers here; a file to keep the results in.", metavar="FILE")

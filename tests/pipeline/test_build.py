@@ -88,6 +88,15 @@ def test_nothing_in_int8_may_be_asked_for(float_only: Path, tmp_path: Path) -> N
     assert Path(report.libraries[0].path).exists()
 
 
+def test_nothing_in_int8_is_a_warning_where_the_float_library_is_asked_for(
+    float_only: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    report = pipeline.build(float_only, samples, output=tmp_path / "out", float_library=True)
+    assert "operators in int8: the library would gain nothing" in caplog.text
+    assert len(list((tmp_path / "out").glob("*.so"))) == 2
+    assert report.annotation.summary().startswith("0 of")
+
+
 def quantized_already(path: Path, *nodes: onnx.NodeProto) -> Path:
     """Write a model whose nodes lead from x to y by way of 8-bit codes."""
     weight = numpy_helper.from_array(np.eye(4, dtype="uint8"), "w")
