@@ -179,8 +179,8 @@ class BuildOptions(Options):
         min_agreement: smallest share of the same answers as float that is good enough.
         verify_import: whether to compare the float program with an independent evaluation of the ONNX file.
         allow_float: whether a model of which nothing becomes int8 is built all the same.
-        float_library: whether to build the float model for this machine, too; then, a model of which nothing becomes int8
-            is warned of and built.
+        float_library: whether to build the float model for this machine, too; then, a model of which nothing becomes
+            int8 is built with a warning.
         dump: folder for the program after each compiler phase.
         tune: file of a tuning database; the layers that it doesn't know are measured on this machine first.
     """

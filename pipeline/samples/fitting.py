@@ -119,12 +119,16 @@ def arrays_of(sample: Any, inputs: Sequence[TensorSpec], name: str) -> dict[str,
     expected = [i.name for i in inputs]
     arrays = _by_name(sample, expected)
     if arrays.keys() != set(expected):
-        given = sorted(map(str, arrays)) if arrays else "arrays without names"
+        given = sorted(map(str, arrays)) if arrays else f"{_size(sample)} without names"
         raise SampleError(
             f"{sentence(name)} holds {given}; the model's inputs are {sorted(expected)}. Name the arrays after the "
             f"inputs, as np.savez(file, **{{{min(expected)!r}: array}}) does."
         )
     return {n: _as_array(a, n, name) for n, a in arrays.items()}
+
+
+def _size(sample: Any) -> str:
+    return f"{len(sample)} arrays" if isinstance(sample, list | tuple) else "an array"
 
 
 def sentence(name: str) -> str:
@@ -141,6 +145,9 @@ def _by_name(sample: Any, inputs: Sequence[str]) -> dict[str, Any]:
         return {inputs[0]: sample} if len(inputs) == 1 and single else {}
     if len(sample) == 2 and _holds_inputs(sample[0], inputs):
         return _by_name(sample[0], inputs)
+    if isinstance(sample, list) and sample and all(isinstance(s, tuple) and len(s) == len(sample[0]) for s in sample):
+        # A batch as readers yield it (paddle.batch): a list of samples.
+        return _by_name(tuple(list(column) for column in zip(*sample, strict=True)), inputs)
     # One more than the model takes is a label.
     return dict(zip(inputs, sample, strict=False)) if len(sample) in (len(inputs), len(inputs) + 1) else {}
 
@@ -156,9 +163,12 @@ def _as_array(value: Any, spec: str, name: str) -> Array | StoredArray:
     if isinstance(value, StoredArray):
         return value
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise SampleError(f"{sentence(name)}: input {spec!r} can't be read as an array: {error}.") from error
+    if array.dtype.kind not in "biufcV":
+        raise SampleError(f"{sentence(name)}: input {spec!r} is {value!r:.100}; expected an array of numbers.")
+    return array
 
 
 def _loaded(array: Array | StoredArray, spec: TensorSpec) -> Array:

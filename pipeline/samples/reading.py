@@ -38,13 +38,17 @@ def named_samples(samples: Samples, inputs: Sequence[TensorSpec]) -> Iterator[tu
         inputs: the model's; pictures become arrays for the only one.
 
     Raises:
-        SampleError: the folder or a file in it can't be read, or it holds no samples.
+        SampleError: the folder or a file in it can't be read, it holds no samples, or there is nothing to go through.
         OptionError: pictures can't become an input of the model, or not by these options.
     """
     if isinstance(samples, str | Path | Images):
         yield from _read_folder(samples, inputs)
         return
     given = samples() if callable(samples) else samples
+    if not isinstance(given, Iterable):
+        raise SampleError(
+            f"Samples are {given!r}. Expected a folder, an iterable of arrays, or a function that returns one."
+        )
     for index, sample in enumerate([given] if isinstance(given, Mapping) else given):
         yield f"sample {index}", sample
 

@@ -89,6 +89,14 @@ def test_a_label_beside_the_inputs_is_left_out() -> None:
     np.testing.assert_equal(collected([((X, Y), 3)], TWO), both)
 
 
+def test_a_list_of_samples_with_labels_is_a_batch() -> None:
+    plain = collected([X, 2 * X, 3 * X])
+    np.testing.assert_equal(collected([[(X, 0), (2 * X, 1), (3 * X, 2)]]), plain)
+    np.testing.assert_equal(collected([[(X,)], [(2 * X, 1), (3 * X, 2)]]), plain)
+    both = collected([(X, Y), (2 * X, Y), (3 * X, Y)], TWO)
+    np.testing.assert_equal(collected([[(X, Y, 0), (2 * X, Y, 1), (3 * X, Y, 2)]], TWO), both)
+
+
 def test_a_batch_of_any_size_is_the_samples_in_it(tmp_path: Path) -> None:
     many = np.arange(60, dtype="float32").reshape(5, 3, 4)
     expected = [{"x": row[None]} for row in many]
@@ -159,7 +167,11 @@ def test_no_more_samples_are_drawn_than_are_used() -> None:
         ([([[1.0, 2.0], [3.0]], 0)], ONE, "input 'x' can't be read as an array"),
         ([{"z": X}], ONE, r"Sample 0 holds \['z'\]; the model's inputs are \['x'\]"),
         ([{"x": X}], TWO, r"the model's inputs are \['x', 'y'\]"),
-        ([X], TWO, r"arrays without names; the model's inputs are \['x', 'y'\]"),
+        (5, ONE, "Samples are 5. Expected a folder, an iterable of arrays, or a function"),
+        (["cat"], ONE, "Sample 0: input 'x' is 'cat'; expected an array of numbers"),
+        ([None], ONE, "Sample 0: input 'x' is None; expected an array of numbers"),
+        ([[X, X, X]], ONE, r"Sample 0 holds 3 arrays without names; the model's inputs are \['x'\]"),
+        ([X], TWO, r"an array without names; the model's inputs are \['x', 'y'\]"),
         ([X * np.nan], ONE, "Sample 0: input 'x' holds NaN or infinity"),
         ([X * np.inf], ONE, "holds NaN or infinity"),
     ],
@@ -177,6 +189,10 @@ def test_no_more_samples_are_drawn_than_are_used() -> None:
         "ragged",
         "name",
         "missing",
+        "one number",
+        "text",
+        "nothing",
+        "too many",
         "unnamed",
         "nan",
         "infinity",
