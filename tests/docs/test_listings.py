@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import runpy
 import shlex
@@ -11,15 +12,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from PIL import Image
 
 import pipeline
 from pipeline.cli import main
 from pipeline.quantization import observers
+from tests.docs.given import write_models, write_pictures, write_samples
 from tests.docs.listings import DOCUMENTS, ROOT, Listing, listings
-from tests.models import ModelBuilder
 
 NOT_RUN = {
     ("README.md", "ONNX -> Relax"): "a picture",
@@ -28,6 +27,7 @@ NOT_RUN = {
     ("README.md", ".venv/bin/python -m tests.networks"): "it takes hours; parts of it are tests",
     ("README.md", "pipeline bench out/model.android-arm64.so --rpc"): "it needs a device; see tests/deploy",
     ("architecture.md", "model.onnx ─ importer"): "a picture",
+    ("command-line.md", 'eval "$(_PIPELINE_COMPLETE'): "it is for a shell; see tests/cli",
     ("deploy.md", "pipeline profile model.android-arm64.so --rpc"): "it needs a device; see tests/profiling",
     ("deploy.md", "python -m tvm.exec.rpc_server"): "it listens on the network; tests/deploy does",
     ("deploy.md", "python -m tvm.exec.rpc_tracker"): "it listens on the network; tests/deploy does",
@@ -60,13 +60,8 @@ def found(table: dict[tuple[str, str], object], document: str, line: str) -> obj
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with what the listings take as given: a model, and with `x` samples, an input and pictures."""
-    b = ModelBuilder()
-    random = np.random.default_rng(0)
-    image = b.node("Relu", b.node("Conv", "x", b.constant(random.standard_normal((8, 3, 3, 3)).astype("float32"))))
-    scores = b.constant(random.standard_normal((8, 5)).astype("float32"))
-    b.node("MatMul", b.node("Flatten", b.node("GlobalAveragePool", image)), scores, name="scores")
-    onnx.save(b.model({"x": [1, 3, 8, 8]}, "scores"), tmp_path / "model.onnx")
+    """A folder with the models that the listings take as given; with `x` samples and pictures, too."""
+    write_models(tmp_path)
     # What a listing adds is gone afterwards.
     monkeypatch.setattr(observers, "ALGORITHMS", dict(observers.ALGORITHMS))
     monkeypatch.chdir(tmp_path)
@@ -75,14 +70,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def x(folder: Path) -> np.ndarray:
-    value = np.random.default_rng(1).standard_normal((1, 3, 8, 8)).astype("float32")
-    (folder / "samples").mkdir()
-    np.save(folder / "samples" / "0.npy", value)
-    np.savez(folder / "x.npz", x=value)
-    (folder / "pictures").mkdir()
-    for i, pixels in enumerate(np.random.default_rng(2).integers(0, 256, (4, 16, 20, 3), "uint8")):
-        Image.fromarray(pixels).save(folder / "pictures" / f"{i}.png")
-    return value
+    write_samples(folder)
+    write_pictures(folder)
+    return np.load(folder / "samples" / "0.npy")
 
 
 def test_every_exception_is_one() -> None:
@@ -118,6 +108,8 @@ def _run_document(name: str, x: np.ndarray | None) -> None:
             _compare_excerpt(listing, file)
         elif listing.language == "python":
             _run_python(listing, names)
+        elif listing.language == "json":
+            json.loads(listing.text)
         elif listing.language == "toml":
             Path("target.toml").write_text(listing.text, encoding="utf-8")
             pipeline.targets.load_target(Path("target.toml"))
@@ -135,15 +127,20 @@ def _run_python(listing: Listing, names: dict[str, object]) -> None:
 
 
 def _run_commands(listing: Listing) -> None:
-    """Run a listing's commands; of one with a prompt, compare what the command prints."""
+    """Run a listing's commands; of one with a prompt, compare what the command prints.
+
+    One with `|| echo` must end with code 1.
+    """
     if listing.first_line.startswith("$ "):
         _, _, expected = listing.text.partition("\n")
         assert _output_of(listing.first_line.removeprefix("$ ")) == expected
         return
     for line in listing.commands():
         if not found(NOT_RUN, listing.document, line):
-            for command in line.split(" && "):
-                _output_of(command)
+            work, fails, _ = line.partition(" || echo ")
+            with pytest.raises(SystemExit, match=r"^1$") if fails else contextlib.nullcontext():
+                for command in work.split(" && "):
+                    _output_of(command)
 
 
 def _output_of(command: str) -> str:

@@ -23,7 +23,17 @@ TEXTS = {document.name: document.read_text(encoding="utf-8") for document in DOC
 WRITTEN = r"(model|order|interleave|\d\d-\w+)\.py|\w+\.json|(kernels/isa/)?NAME\..*"
 """Files that commands in the docs write, and placeholders."""
 
-OTHERS_OPTIONS = {"--port", "--port-end", "--host", "--tracker", "--key", "--target", "--valid_targets", "--count"}
+OTHERS_OPTIONS = {
+    "--port",
+    "--port-end",
+    "--host",
+    "--tracker",
+    "--key",
+    "--target",
+    "--valid_targets",
+    "--quant_model",
+    "--count",
+}
 """Options of TVM's servers, of compilers, of other tools, and of tests."""
 
 
