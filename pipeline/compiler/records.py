@@ -26,8 +26,8 @@ _RECORDED_PHASE = "remove_dead_code"
 def kernel_attributes(operation: Operation, constant_bytes: int) -> dict[str, Any]:
     """Return function attributes that say what a kernel computes and reads, for `Recorder` to read."""
     return {
-        _OPERATOR: operation.attrs.name,
-        _MULTIPLY_ADDS: operation.attrs.multiply_adds(*operation.inputs),
+        _OPERATOR: operation.operator.name,
+        _MULTIPLY_ADDS: operation.operator.multiply_adds(*operation.inputs),
         _CONSTANT_BYTES: constant_bytes,
     }
 

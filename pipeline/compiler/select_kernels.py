@@ -44,7 +44,7 @@ def select_kernels(module: tvm.IRModule, machine: Machine, pool: ConstantPool | 
             builder.copy(binding)
             continue
         entry = registry.select(operation, machine.isa)
-        alike = (operation.attrs, operation.inputs)
+        alike = (operation.operator, operation.inputs)
         kernel = made.get(alike) or entry.generate(operation, machine)
         if not operation.constants:
             made[alike] = kernel
@@ -69,12 +69,12 @@ def select_kernels(module: tvm.IRModule, machine: Machine, pool: ConstantPool | 
 
 def as_operation(binding: Binding) -> Operation | None:
     """Return what a binding asks of a kernel; None if it isn't one of our operators."""
-    attrs = describe(binding.value)
-    if attrs is None:
+    operator = describe(binding.value)
+    if operator is None:
         return None
     values = {i: constant(a) for i, a in enumerate(binding.value.args)}
     return Operation(
-        attrs=attrs,
+        operator=operator,
         inputs=tuple(tensor_type(a) for a in binding.value.args),
         output=tensor_type(binding.var),
         constants={i: v for i, v in values.items() if v is not None},

@@ -31,13 +31,13 @@ from pipeline.ops import Conv2d, Dense, MatMul, QConv2d, QDense, QMatMul
 
 def kernel_name(operation: Operation, variant: str, isa: InstructionSet) -> str:
     """Return a kernel's name, but for its number; see the module's docstring."""
-    what = operation.attrs.name.rpartition(".")[2]
+    what = operation.operator.name.rpartition(".")[2]
     parts = [what, variant, _types(operation), _shape(operation)]
     return "_".join(part for part in parts if part) + f"__{isa.name}"
 
 
 def _types(operation: Operation) -> str:
-    weighted = isinstance(operation.attrs, Conv2d | QConv2d | Dense | QDense)
+    weighted = isinstance(operation.operator, Conv2d | QConv2d | Dense | QDense)
     inputs = [t.dtype for i, t in enumerate(operation.inputs) if i not in operation.constants or (weighted and i == 1)]
     return "".join(dict.fromkeys(_short(dtype) for dtype in [*inputs, operation.output.dtype]))
 
@@ -49,21 +49,21 @@ def _short(dtype: str) -> str:
 
 
 def _shape(operation: Operation) -> str:
-    attrs, inputs = operation.attrs, operation.inputs
-    if isinstance(attrs, Conv2d | QConv2d):
-        return _convolution(attrs, inputs[1].shape)
-    if isinstance(attrs, Dense | QDense):
+    operator, inputs = operation.operator, operation.inputs
+    if isinstance(operator, Conv2d | QConv2d):
+        return _convolution(operator, inputs[1].shape)
+    if isinstance(operator, Dense | QDense):
         out, depth = inputs[1].shape
         return f"{depth}x{out}"
-    if isinstance(attrs, MatMul | QMatMul):
+    if isinstance(operator, MatMul | QMatMul):
         return "x".join(str(size) for size in (*inputs[0].shape[-2:], operation.output.shape[-1]))
     return "x".join(str(size) for size in operation.output.shape) or "scalar"
 
 
-def _convolution(attrs: Conv2d | QConv2d, weight: tuple[int, ...]) -> str:
+def _convolution(operator: Conv2d | QConv2d, weight: tuple[int, ...]) -> str:
     out, height, width, per_group = weight
-    stride = "" if attrs.strides == (1, 1) else "s" + "x".join(str(s) for s in dict.fromkeys(attrs.strides))
-    if attrs.groups == out > 1 == per_group:
+    stride = "" if operator.strides == (1, 1) else "s" + "x".join(str(s) for s in dict.fromkeys(operator.strides))
+    if operator.groups == out > 1 == per_group:
         return f"{height}x{width}{stride}_{out}"
-    groups = f"g{attrs.groups}" if attrs.groups > 1 else ""
-    return f"{height}x{width}{stride}_{per_group * attrs.groups}x{out}{groups}"
+    groups = f"g{operator.groups}" if operator.groups > 1 else ""
+    return f"{height}x{width}{stride}_{per_group * operator.groups}x{out}{groups}"

@@ -18,14 +18,14 @@ class Operation:
     """One operator of a program, as a kernel sees it.
 
     Attributes:
-        attrs: which operator, with its attributes.
+        operator: which operator, with its attributes.
         inputs: types of all tensor arguments, in order.
         output: type of the result.
         constants: values of those arguments that are known at compile time, by argument index. Weights, bias,
             multipliers and tables always are.
     """
 
-    attrs: Operator
+    operator: Operator
     inputs: tuple[TensorType, ...]
     output: TensorType
     constants: Mapping[int, npt.NDArray[Any]]

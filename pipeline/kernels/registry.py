@@ -163,6 +163,6 @@ def select(operation: Operation, isa: InstructionSet) -> Entry:
             defect: a pass has made an operator that the instruction set has no kernel for.
     """
     for entry in KERNELS:
-        if entry.operator is type(operation.attrs) and isa.has(*entry.requires) and entry.accepts(operation):
+        if entry.operator is type(operation.operator) and isa.has(*entry.requires) and entry.accepts(operation):
             return entry
-    raise LookupError(f"No kernel for {operation.attrs} on {isa.name}")
+    raise LookupError(f"No kernel for {operation.operator} on {isa.name}")

@@ -41,7 +41,7 @@ class Convolution:
         """Return the integer operator, with random values and attributes."""
         random = np.random.default_rng(seed)
         low, high = sorted(int(v) for v in random.integers(0, 256, 2))
-        attrs = QConv2d(
+        operator = QConv2d(
             output_zero_point=int(random.integers(0, 256)),
             output_min=low,
             output_max=high,
@@ -51,15 +51,15 @@ class Convolution:
             input_zero_point=int(random.integers(0, 256)),
             output_dtype=output_dtype,
         )
-        return attrs, integer_arguments(random, self.x_shape, self.weight_shape)
+        return operator, integer_arguments(random, self.x_shape, self.weight_shape)
 
     def floating(self, seed: int) -> tuple[Conv2d, list[Array]]:
         """Return the float32 operator, with random values and activation."""
         random = np.random.default_rng(seed)
         low, high = ((None, None), (0.0, None), (0.0, 6.0))[int(random.integers(0, 3))]
-        attrs = Conv2d(self.strides, (0, 0, 0, 0), self.dilation, self.groups, low, high)
+        operator = Conv2d(self.strides, (0, 0, 0, 0), self.dilation, self.groups, low, high)
         shapes = (self.x_shape, self.weight_shape, self.weight_shape[:1])
-        return attrs, [random.standard_normal(s).astype("float32") for s in shapes]
+        return operator, [random.standard_normal(s).astype("float32") for s in shapes]
 
 
 def integer_arguments(

@@ -54,13 +54,13 @@ class Example:
     """An operator on some arguments.
 
     Attributes:
-        attrs: which operator.
+        operator: which operator.
         arguments: all of them.
         activations: which of them vary at run time.
         rtol: by what part of a value a kernel may differ from the reference.
     """
 
-    attrs: Operator
+    operator: Operator
     arguments: tuple[Array, ...]
     activations: tuple[int, ...] = (0,)
     rtol: float = 0.0
@@ -92,14 +92,14 @@ def examples() -> Mapping[str, Example]:
 
 def examples_for(isa: InstructionSet) -> Mapping[str, Example]:
     """Return those that programs for an instruction set may hold; tables are only fused where they are quick."""
-    fused = {name for name, example in examples().items() if isinstance(example.attrs, QConv2dLookup)}
+    fused = {name for name, example in examples().items() if isinstance(example.operator, QConv2dLookup)}
     return {n: e for n, e in examples().items() if isa.has(Capability.FUSED_LOOKUP) or n not in fused}
 
 
 def convolution_examples() -> Mapping[str, Example]:
     """Return those of convolutions by name."""
     cases = ((convolution, convolution.integer(seed=0)) for convolution in CONVOLUTIONS)
-    return {str(convolution): Example(attrs, tuple(arguments)) for convolution, (attrs, arguments) in cases}
+    return {str(convolution): Example(operator, tuple(arguments)) for convolution, (operator, arguments) in cases}
 
 
 def product_examples() -> Mapping[str, Example]:

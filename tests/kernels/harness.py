@@ -28,18 +28,18 @@ MOST_TOGETHER = 64
 """How many kernels are compiled together at most: their arguments wait in memory."""
 
 
-def make_operation(attrs: Operator, *arguments: Array, activations: int | Collection[int] = 1) -> Operation:
+def make_operation(operator: Operator, *arguments: Array, activations: int | Collection[int] = 1) -> Operation:
     """Describe an operator on these arguments.
 
     Args:
-        attrs: which operator.
+        operator: which operator.
         arguments: all of them.
         activations: which of them are known at run time only: the first ones, or those at these positions.
     """
     varying = range(activations) if isinstance(activations, int) else activations
     inputs = tuple(TensorType(a.shape, str(a.dtype)) for a in arguments)
     constants = {i: a for i, a in enumerate(arguments) if i not in varying}
-    return Operation(attrs, inputs, attrs.infer(*inputs), constants)
+    return Operation(operator, inputs, operator.infer(*inputs), constants)
 
 
 def generate(operation: Operation, isa: InstructionSet) -> Kernel:
@@ -88,7 +88,7 @@ class Check:
             self.compare(result.reshape(self.operation.output.shape), self.expected)
         except AssertionError as error:
             types = ", ".join(f"{t.dtype}{list(t.shape)}" for t in self.operation.inputs)
-            return f"{self.operation.attrs}\non {types}, {self.machine.isa.name}:{error}"
+            return f"{self.operation.operator}\non {types}, {self.machine.isa.name}:{error}"
         return None
 
 

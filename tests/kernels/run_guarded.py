@@ -23,13 +23,13 @@ def run(isa_name: str) -> None:
     machine = runnable(isa_name)
     cases, calls = examples_for(machine.isa), []
     for case in cases.values():
-        operation = make_operation(case.attrs, *case.arguments, activations=case.activations)
+        operation = make_operation(case.operator, *case.arguments, activations=case.activations)
         calls.append(call(operation, generate(operation, machine.isa), *case.arguments))
     module = build([c.func for c in calls], machine.target)
     for i, (name, prepared) in enumerate(zip(cases, calls, strict=True)):
         arrays = [place(a) for a in prepared.arguments]
         module[f"kernel{i}"](*(tvm.runtime.from_dlpack(a) for a in arrays))
-        expected = cases[name].attrs.evaluate(*cases[name].arguments)
+        expected = cases[name].operator.evaluate(*cases[name].arguments)
         np.testing.assert_allclose(arrays[-1].reshape(expected.shape), expected, cases[name].rtol, err_msg=name)
 
 

@@ -50,7 +50,7 @@ def requantization(draw: st.DrawFn) -> dict[str, int]:
 
 def assert_exact(
     where: str | Runnable,
-    attrs: Operator,
+    operator: Operator,
     *arguments: Array,
     activations: int | Collection[int] = 1,
     expected: Array | None = None,
@@ -61,19 +61,19 @@ def assert_exact(
 
     Args:
         where: the instruction set, or what runs it.
-        attrs: which operator.
+        operator: which operator.
         arguments: all of them.
         activations: which of them vary at run time, see `make_operation`.
         expected: what takes the reference's place.
     """
-    operation = make_operation(attrs, *arguments, activations=activations)
-    wanted = attrs.evaluate(*arguments) if expected is None else expected
+    operation = make_operation(operator, *arguments, activations=activations)
+    wanted = operator.evaluate(*arguments) if expected is None else expected
     check(where, operation, arguments, wanted, np.testing.assert_array_equal)
 
 
 def assert_close(
     where: str | Runnable,
-    attrs: Operator,
+    operator: Operator,
     *arguments: Array,
     rtol: float,
     atol: float = 0.0,
@@ -84,7 +84,7 @@ def assert_close(
 
     The other arguments are those of `assert_exact`.
     """
-    operation = make_operation(attrs, *arguments, activations=activations)
-    wanted = attrs.evaluate(*arguments) if expected is None else expected
+    operation = make_operation(operator, *arguments, activations=activations)
+    wanted = operator.evaluate(*arguments) if expected is None else expected
     compare = functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol)
     check(where, operation, arguments, wanted, compare)

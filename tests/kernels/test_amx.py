@@ -44,22 +44,22 @@ def variant(operation: Operation) -> str:
 
 @given(convolution=convolutions(), seed=st.integers(0, 2**32), output_dtype=st.sampled_from(["uint8", "float32"]))
 def test_convolution_is_bit_exact(matrices: Runnable, convolution: Convolution, seed: int, output_dtype: str) -> None:
-    attrs, arguments = convolution.integer(seed, output_dtype)
-    assert_exact(matrices, attrs, *arguments)
+    operator, arguments = convolution.integer(seed, output_dtype)
+    assert_exact(matrices, operator, *arguments)
 
 
 @given(convolution=convolutions(), seed=st.integers(0, 2**32), halo=HALOS, total=st.none() | sums())
 def test_halo_and_residual_sum_are_bit_exact(
     matrices: Runnable, convolution: Convolution, seed: int, halo: Halo, total: dict[str, Any] | None
 ) -> None:
-    attrs, arguments = convolution.integer(seed)
+    operator, arguments = convolution.integer(seed)
     if total is not None:
-        image = attrs.infer(*(TensorType(a.shape, str(a.dtype)) for a in arguments))
+        image = operator.infer(*(TensorType(a.shape, str(a.dtype)) for a in arguments))
         shape = Pad(total["residual_halo"]).infer(image).shape
         arguments.append(np.random.default_rng(seed).integers(0, 256, shape).astype("uint8"))
-        attrs = QConv2dAdd(**dataclasses.asdict(attrs), **total)
-    attrs = dataclasses.replace(attrs, halo=halo, halo_value=seed % 256)
-    assert_exact(matrices, attrs, *arguments, activations=(0, 4))
+        operator = QConv2dAdd(**dataclasses.asdict(operator), **total)
+    operator = dataclasses.replace(operator, halo=halo, halo_value=seed % 256)
+    assert_exact(matrices, operator, *arguments, activations=(0, 4))
 
 
 MATRIX_LAYERS = {
@@ -83,34 +83,34 @@ MATRIX_LAYERS = {
 
 def test_layers_of_real_networks_are_bit_exact(matrices: Runnable) -> None:
     for layer in MATRIX_LAYERS.values():
-        attrs, arguments = layer.integer(seed=1)
-        assert_exact(matrices, attrs, *arguments)
+        operator, arguments = layer.integer(seed=1)
+        assert_exact(matrices, operator, *arguments)
 
 
 @pytest.mark.parametrize(
     "name", ["resnet 3x3", "resnet 7x7 stem, stride 2", "two lines in a matrix register", "wide 1x1"]
 )
 def test_large_layers_use_matrix_registers(name: str) -> None:
-    attrs, arguments = MATRIX_LAYERS[name].integer(seed=1)
-    assert variant(make_operation(attrs, *arguments)) == "matrix"
+    operator, arguments = MATRIX_LAYERS[name].integer(seed=1)
+    assert variant(make_operation(operator, *arguments)) == "matrix"
 
 
 @pytest.mark.parametrize("layer", [Convolution(1, 3, 35, 3, 32, (3, 3)), Convolution(1, 1, 1, 512, 1000)])
 def test_small_ones_use_vectors(layer: Convolution) -> None:
-    attrs, arguments = layer.integer(seed=1)
-    assert variant(make_operation(attrs, *arguments)) == ""
+    operator, arguments = layer.integer(seed=1)
+    assert variant(make_operation(operator, *arguments)) == ""
 
 
 def test_a_matrix_register_spans_lines_where_they_are_short() -> None:
-    attrs, arguments = MATRIX_LAYERS["two lines in a matrix register"].integer(seed=1)
-    plan = make_matrix_plan(geometry_of(make_operation(attrs, *arguments)), Machine(AMX_INT8))
+    operator, arguments = MATRIX_LAYERS["two lines in a matrix register"].integer(seed=1)
+    plan = make_matrix_plan(geometry_of(make_operation(operator, *arguments)), Machine(AMX_INT8))
     assert (plan.rows, plan.register_lines, plan.tile.columns) == (16, 2, 7)
 
 
 @pytest.mark.parametrize(("width", "steps"), [(30, [64, 1]), (29, [60, 2])])
 def test_a_step_is_longer_than_a_segment_if_something_is_behind_it(width: int, steps: list[int]) -> None:
-    attrs, arguments = Convolution(1, 5, width, 9, 32, (3, 7), (1, 2)).integer(seed=1)
-    plan = make_matrix_plan(geometry_of(make_operation(attrs, *arguments)), Machine(AMX_INT8))
+    operator, arguments = Convolution(1, 5, width, 9, 32, (3, 7), (1, 2)).integer(seed=1)
+    plan = make_matrix_plan(geometry_of(make_operation(operator, *arguments)), Machine(AMX_INT8))
     assert [plan.depth, plan.steps] == steps
 
 
@@ -125,8 +125,8 @@ def test_the_loop_that_finds_the_peak_sums_up_all_of_its_products(matrices: Runn
 
 
 def test_instructions_are_those_of_amx() -> None:
-    attrs, arguments = Convolution(1, 8, 18, 64, 64, (3, 3)).integer(seed=0)
-    kernel = generate(make_operation(attrs, *arguments), instruction_set("amx_int8"))
+    operator, arguments = Convolution(1, 8, 18, 64, 64, (3, 3)).integer(seed=0)
+    kernel = generate(make_operation(operator, *arguments), instruction_set("amx_int8"))
     text = assembly(kernel, compile_target("amx_int8"))
     for instruction in ("ldtilecfg", "tileloadd", "tdpbusd", "tilestored", "tilerelease"):
         assert f"\t{instruction}" in text

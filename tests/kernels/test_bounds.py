@@ -31,7 +31,7 @@ def test_kernels_stay_inside_their_tensors(isa_name: str) -> None:
         # There, all tensors end before a page without access.
         for example in examples_for(machine.isa).values():
             arguments, activations = example.arguments, example.activations
-            assert_close(isa_name, example.attrs, *arguments, activations=activations, rtol=example.rtol)
+            assert_close(isa_name, example.operator, *arguments, activations=activations, rtol=example.rtol)
     else:
         process = _run(isa_name)
         assert process.returncode == 0, process.stderr

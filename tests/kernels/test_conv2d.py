@@ -37,8 +37,8 @@ LAYERS = {
 def test_integer_convolution_is_bit_exact(
     isa_name: str, convolution: Convolution, seed: int, output_dtype: str
 ) -> None:
-    attrs, arguments = convolution.integer(seed, output_dtype)
-    assert_exact(isa_name, attrs, *arguments)
+    operator, arguments = convolution.integer(seed, output_dtype)
+    assert_exact(isa_name, operator, *arguments)
 
 
 @st.composite
@@ -62,44 +62,44 @@ def sums(draw: st.DrawFn) -> dict[str, Any]:
 def test_halo_and_residual_sum_are_bit_exact(
     isa_name: str, convolution: Convolution, seed: int, halo: Halo, total: dict[str, Any] | None
 ) -> None:
-    attrs, arguments = convolution.integer(seed)
+    operator, arguments = convolution.integer(seed)
     if total is not None:
-        image = attrs.infer(*(TensorType(a.shape, str(a.dtype)) for a in arguments))
+        image = operator.infer(*(TensorType(a.shape, str(a.dtype)) for a in arguments))
         shape = Pad(total["residual_halo"]).infer(image).shape
         arguments.append(np.random.default_rng(seed).integers(0, 256, shape).astype("uint8"))
-        attrs = QConv2dAdd(**dataclasses.asdict(attrs), **total)
-    attrs = dataclasses.replace(attrs, halo=halo, halo_value=seed % 256)
-    assert_exact(isa_name, attrs, *arguments, activations=(0, 4))
+        operator = QConv2dAdd(**dataclasses.asdict(operator), **total)
+    operator = dataclasses.replace(operator, halo=halo, halo_value=seed % 256)
+    assert_exact(isa_name, operator, *arguments, activations=(0, 4))
 
 
 @given(convolution=convolutions(), seed=st.integers(0, 2**32))
 def test_float_convolution_is_close(isa_name: str, convolution: Convolution, seed: int) -> None:
-    attrs, arguments = convolution.floating(seed)
-    assert_close(isa_name, attrs, *arguments, rtol=1e-4, atol=1e-4)
+    operator, arguments = convolution.floating(seed)
+    assert_close(isa_name, operator, *arguments, rtol=1e-4, atol=1e-4)
 
 
 @given(convolution=convolutions(), seed=st.integers(0, 2**32), halo=HALOS, residual_halo=HALOS)
 def test_float_halo_and_residual_sum_are_close(
     isa_name: str, convolution: Convolution, seed: int, halo: Halo, residual_halo: Halo
 ) -> None:
-    attrs, arguments = convolution.floating(seed)
-    image = attrs.infer(*(TensorType(a.shape, str(a.dtype)) for a in arguments))
+    operator, arguments = convolution.floating(seed)
+    image = operator.infer(*(TensorType(a.shape, str(a.dtype)) for a in arguments))
     shape = Pad(residual_halo).infer(image).shape
     arguments.append(np.random.default_rng(seed).standard_normal(shape).astype("float32"))
-    fused = Conv2dAdd.of(attrs, Add(-1.0, 2.0)).with_halo(halo, 0.5)
+    fused = Conv2dAdd.of(operator, Add(-1.0, 2.0)).with_halo(halo, 0.5)
     fused = dataclasses.replace(fused, residual_halo=residual_halo)
     assert_close(isa_name, fused, *arguments, activations=(0, 3), rtol=1e-4, atol=1e-4)
 
 
 def test_layers_of_real_networks_are_bit_exact(isa_name: str) -> None:
     for layer in LAYERS.values():
-        attrs, arguments = layer.integer(seed=1)
-        assert_exact(isa_name, attrs, *arguments)
+        operator, arguments = layer.integer(seed=1)
+        assert_exact(isa_name, operator, *arguments)
 
 
 def test_padding_is_refused() -> None:
-    attrs, arguments = Convolution(1, 8, 8, 4, 4, (3, 3)).integer(seed=0)
-    padded = type(attrs)(padding=(1, 1, 1, 1))
+    operator, arguments = Convolution(1, 8, 8, 4, 4, (3, 3)).integer(seed=0)
+    padded = type(operator)(padding=(1, 1, 1, 1))
     with pytest.raises(ValueError, match="SeparatePadding"):
         generate(make_operation(padded, *arguments), instruction_set("portable"))
 
@@ -115,14 +115,14 @@ def test_padding_is_refused() -> None:
     ],
 )
 def test_dot_products_are_single_instructions(isa_name: str, instruction: str) -> None:
-    attrs, arguments = Convolution(1, 8, 8, 16, 32, (3, 3)).integer(seed=0)
-    kernel = generate(make_operation(attrs, *arguments), instruction_set(isa_name))
+    operator, arguments = Convolution(1, 8, 8, 16, 32, (3, 3)).integer(seed=0)
+    kernel = generate(make_operation(operator, *arguments), instruction_set(isa_name))
     assert instruction in assembly(kernel, compile_target(isa_name))
 
 
 def test_avx_vnni_needs_no_avx512() -> None:
-    attrs, arguments = Convolution(1, 8, 8, 16, 32, (3, 3)).integer(seed=0)
-    kernel = generate(make_operation(attrs, *arguments), instruction_set("avx_vnni"))
+    operator, arguments = Convolution(1, 8, 8, 16, 32, (3, 3)).integer(seed=0)
+    kernel = generate(make_operation(operator, *arguments), instruction_set("avx_vnni"))
     text = assembly(kernel, tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "alderlake"}))
     assert "vpdpbusd" in text
     assert not re.findall(r"zmm|%k[0-7]|[xy]mm(?:1[6-9]|2\d|3[01])", text)
@@ -139,7 +139,7 @@ def test_avx_vnni_needs_no_avx512() -> None:
 )
 @pytest.mark.parametrize("channels_out", [3, 32], ids=["scalar stores", "vector stores"])
 def test_rounding_needs_no_math_library(isa_name: str, triple: str, cpu: str, channels_out: int) -> None:
-    attrs, arguments = Convolution(1, 8, 8, 16, channels_out, (3, 3)).integer(seed=0)
-    kernel = generate(make_operation(attrs, *arguments), instruction_set(isa_name))
+    operator, arguments = Convolution(1, 8, 8, 16, channels_out, (3, 3)).integer(seed=0)
+    kernel = generate(make_operation(operator, *arguments), instruction_set(isa_name))
     text = assembly(kernel, tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu}))
     assert re.findall(r"\b(?:l?l?rint|nearbyint|l?l?round)f?\b", text) == []

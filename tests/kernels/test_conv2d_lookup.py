@@ -18,11 +18,11 @@ from tests.kernels.test_depthwise_conv2d import LAYERS as DEPTHWISE_LAYERS
 
 
 def assert_layer_is_exact(isa_name: str, convolution: Convolution, seed: int, halo: Halo = (0, 0, 0, 0)) -> None:
-    attrs, arguments = convolution.integer(seed)
+    operator, arguments = convolution.integer(seed)
     arguments.append(np.random.default_rng(seed).integers(0, 256, 256).astype("uint8"))
     if convolution.groups > 1 and convolution.channels_in == convolution.channels_out == 1:
         halo = (0, 0, 0, 0)
-    fused = QConv2dLookup(**dataclasses.asdict(attrs) | {"halo": halo, "halo_value": seed % 256})
+    fused = QConv2dLookup(**dataclasses.asdict(operator) | {"halo": halo, "halo_value": seed % 256})
     assert_exact(isa_name, fused, *arguments)
 
 

@@ -25,20 +25,20 @@ SHAPES = st.lists(st.integers(1, 5), min_size=0, max_size=2).map(tuple)
 def test_integer_dense_is_bit_exact(
     isa_name: str, leading: tuple[int, ...], depth: int, out: int, zero_point: int, seed: int, output_dtype: str
 ) -> None:
-    attrs = QDense(output_zero_point=128, input_zero_point=zero_point, output_dtype=output_dtype)
+    operator = QDense(output_zero_point=128, input_zero_point=zero_point, output_dtype=output_dtype)
     arguments = integer_arguments(np.random.default_rng(seed), (*leading, depth), (out, depth))
-    assert_exact(isa_name, attrs, *arguments)
+    assert_exact(isa_name, operator, *arguments)
 
 
 @given(leading=SHAPES, depth=st.integers(1, 100), out=st.integers(1, 150), seed=st.integers(0, 2**32))
 def test_float_dense_is_close(isa_name: str, leading: tuple[int, ...], depth: int, out: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     arguments = [random.standard_normal(s).astype("float32") for s in ((*leading, depth), (out, depth), (out,))]
-    attrs = Dense(clip_min=0.0)
-    assert_close(isa_name, attrs, *arguments, rtol=1e-4, atol=1e-4)
+    operator = Dense(clip_min=0.0)
+    assert_close(isa_name, operator, *arguments, rtol=1e-4, atol=1e-4)
 
 
 def test_classifiers_and_transformers_are_bit_exact(isa_name: str) -> None:
-    attrs = QDense(output_zero_point=100, input_zero_point=7)
+    operator = QDense(output_zero_point=100, input_zero_point=7)
     for batch, depth, out in ((1, 2048, 1000), (8, 512, 1000), (197, 192, 576)):
-        assert_exact(isa_name, attrs, *integer_arguments(np.random.default_rng(0), (batch, depth), (out, depth)))
+        assert_exact(isa_name, operator, *integer_arguments(np.random.default_rng(0), (batch, depth), (out, depth)))

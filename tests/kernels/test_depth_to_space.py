@@ -37,9 +37,9 @@ def test_blocks_of_channels_become_blocks_of_pixels(
     for size, factor in zip(shape[1:], block, strict=True):
         before = data.draw(st.integers(0, size * factor - 1))
         cut.append((before, data.draw(st.integers(0, size * factor - 1 - before))))
-    attrs = DepthToSpace(block, groups, (cut[0][0], cut[1][0], cut[0][1], cut[1][1]))
+    operator = DepthToSpace(block, groups, (cut[0][0], cut[1][0], cut[0][1], cut[1][1]))
     make = codes if dtype == "uint8" else floats
-    assert_exact(isa_name, attrs, make(np.random.default_rng(seed), *shape, block[0] * block[1] * groups * depth))
+    assert_exact(isa_name, operator, make(np.random.default_rng(seed), *shape, block[0] * block[1] * groups * depth))
 
 
 @every_vector_length

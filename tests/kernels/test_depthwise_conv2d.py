@@ -50,20 +50,20 @@ SHAPES = {
 def test_integer_depthwise_convolution_is_bit_exact(
     isa_name: str, convolution: Convolution, seed: int, output_dtype: str
 ) -> None:
-    attrs, arguments = convolution.integer(seed, output_dtype)
-    assert_exact(isa_name, attrs, *arguments)
+    operator, arguments = convolution.integer(seed, output_dtype)
+    assert_exact(isa_name, operator, *arguments)
 
 
 @given(convolution=convolutions(depthwise=True), seed=st.integers(0, 2**32))
 def test_float_depthwise_convolution_is_close(isa_name: str, convolution: Convolution, seed: int) -> None:
-    attrs, arguments = convolution.floating(seed)
-    assert_close(isa_name, attrs, *arguments, rtol=1e-4, atol=1e-4)
+    operator, arguments = convolution.floating(seed)
+    assert_close(isa_name, operator, *arguments, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("layers", [LAYERS, SHAPES], ids=["of real networks", "of other shapes"])
 def test_layers_are_bit_exact(isa_name: str, layers: dict[str, Convolution]) -> None:
     for name, layer in layers.items():
-        attrs, arguments = layer.integer(seed=1)
-        entry = registry.select(make_operation(attrs, *arguments), instruction_set(isa_name))
+        operator, arguments = layer.integer(seed=1)
+        entry = registry.select(make_operation(operator, *arguments), instruction_set(isa_name))
         assert "depthwise" in entry.variant, name
-        assert_exact(isa_name, attrs, *arguments)
+        assert_exact(isa_name, operator, *arguments)

@@ -97,7 +97,7 @@ def test_integer_sum(
     seed: int,
 ) -> None:
     random = np.random.default_rng(seed)
-    attrs = QAdd(
+    operator = QAdd(
         **fields,
         a_zero_point=zero_points[0],
         b_zero_point=zero_points[1],
@@ -105,7 +105,7 @@ def test_integer_sum(
         b_multiplier=multipliers[1],
         shift=shift,
     )
-    assert_exact(isa_name, attrs, *(codes(random, *s) for s in shapes), activations=2)
+    assert_exact(isa_name, operator, *(codes(random, *s) for s in shapes), activations=2)
 
 
 @every_vector_length
@@ -125,8 +125,8 @@ def test_integer_product(
     seed: int,
 ) -> None:
     random = np.random.default_rng(seed)
-    attrs = QMultiply(**fields, a_zero_point=zero_points[0], b_zero_point=zero_points[1], multiplier=multiplier)
-    assert_exact(isa_name, attrs, *(codes(random, *s) for s in shapes), activations=2)
+    operator = QMultiply(**fields, a_zero_point=zero_points[0], b_zero_point=zero_points[1], multiplier=multiplier)
+    assert_exact(isa_name, operator, *(codes(random, *s) for s in shapes), activations=2)
 
 
 @st.composite
@@ -163,16 +163,16 @@ def test_integer_prelu(
 ) -> None:
     random = np.random.default_rng(seed)
     slope = random.choice(np.array([0, 0.25, -0.5, 1, multiplier, -3 * multiplier], "float32"), shapes[1])
-    attrs = QPRelu(**fields, input_zero_point=zero_point, multiplier=multiplier)
-    assert_exact(isa_name, attrs, codes(random, *shapes[0]), slope)
+    operator = QPRelu(**fields, input_zero_point=zero_point, multiplier=multiplier)
+    assert_exact(isa_name, operator, codes(random, *shapes[0]), slope)
 
 
 @every_vector_length
 def test_broadcasts_of_real_networks(isa_name: str) -> None:
     random = np.random.default_rng(0)
-    attrs = QMultiply(output_zero_point=30, a_zero_point=128, b_zero_point=3, multiplier=0.011)
+    operator = QMultiply(output_zero_point=30, a_zero_point=128, b_zero_point=3, multiplier=0.011)
     for case in BROADCASTS.values():
-        assert_exact(isa_name, attrs, codes(random, *case.a), codes(random, *case.b), activations=2)
+        assert_exact(isa_name, operator, codes(random, *case.a), codes(random, *case.b), activations=2)
         assert_exact(isa_name, Add(0.0, None), floats(random, *case.a), floats(random, *case.b), activations=2)
 
 
@@ -188,9 +188,9 @@ def test_every_pair_of_codes(isa_name: str) -> None:
 @pytest.mark.parametrize("isa_name", instruction_sets())
 @pytest.mark.parametrize("channels", [64, 1], ids=["vectors", "scalars"])
 def test_products_are_rounded_by_instructions(isa_name: str, channels: int) -> None:
-    attrs = QMultiply(output_zero_point=30, a_zero_point=128, multiplier=0.011)
+    operator = QMultiply(output_zero_point=30, a_zero_point=128, multiplier=0.011)
     operands = (np.zeros((1, 2, 3, channels), "uint8"), np.zeros((1, 1, 1, channels), "uint8"))
-    kernel = generate(make_operation(attrs, *operands, activations=2), instruction_set(isa_name))
+    kernel = generate(make_operation(operator, *operands, activations=2), instruction_set(isa_name))
     text = assembly(kernel, compile_target(isa_name))
     assert re.search(r"\bv?cvt[ps]s2(?:dq|si)\b|\bfrint[inx]\b|\bfcvtns\b", text)
     assert not re.search(r"\b(?:l?l?rint|nearbyint|l?l?round)f?\b", text)

@@ -66,7 +66,7 @@ def test_integers(
     seed: int,
 ) -> None:
     random = np.random.default_rng(seed)
-    attrs = QMatMul(
+    operator = QMatMul(
         **fields,
         transpose_b=case.transpose_b,
         a_zero_point=zero_points[0],
@@ -74,30 +74,30 @@ def test_integers(
         multiplier=multiplier,
         output_dtype=output_dtype,
     )
-    assert_exact(isa_name, attrs, *(codes(random, *s) for s in case.shapes()), activations=2)
+    assert_exact(isa_name, operator, *(codes(random, *s) for s in case.shapes()), activations=2)
 
 
 @pytest.mark.parametrize("zero_points", [(0, 128), (131, 0), (77, 120)], ids=str)
 def test_integers_of_real_networks(isa_name: str, zero_points: tuple[int, int]) -> None:
     random = np.random.default_rng(0)
     for case in PRODUCTS.values():
-        attrs = QMatMul(
+        operator = QMatMul(
             output_zero_point=110,
             transpose_b=case.transpose_b,
             a_zero_point=zero_points[0],
             b_zero_point=zero_points[1],
             multiplier=0.0011,
         )
-        assert_exact(isa_name, attrs, *(codes(random, *s) for s in case.shapes()), activations=2)
+        assert_exact(isa_name, operator, *(codes(random, *s) for s in case.shapes()), activations=2)
 
 
 def test_the_largest_sums_fit_32_bits(isa_name: str) -> None:
     for a_zero_point, b_zero_point in itertools.product((0, 255), repeat=2):
         zero_points = {"a_zero_point": a_zero_point, "b_zero_point": b_zero_point}
-        attrs = QMatMul(**zero_points, multiplier=2.0**-3, output_dtype="float32")
+        operator = QMatMul(**zero_points, multiplier=2.0**-3, output_dtype="float32")
         a = np.full((3, QMatMul.MAX_DEPTH), 255 - a_zero_point, "uint8")
         b = np.full((QMatMul.MAX_DEPTH, 20), 255 - b_zero_point, "uint8")
-        assert_exact(isa_name, attrs, a, b, activations=2)
+        assert_exact(isa_name, operator, a, b, activations=2)
 
 
 def assert_product_is_close(isa_name: str, case: Product, a: Array, b: Array) -> None:

@@ -64,7 +64,7 @@ def windows(draw: st.DrawFn, dilations: tuple[int, ...] = (1,)) -> Window:
 def test_largest_value_of_each_window(
     isa_name: str, batch: int, rows: Window, columns: Window, channels: int, dtype: str, halo: Halo, seed: int
 ) -> None:
-    attrs = MaxPool2d(
+    operator = MaxPool2d(
         (rows.window, columns.window),
         (rows.stride, columns.stride),
         (rows.before, columns.before, rows.after, columns.after),
@@ -73,7 +73,7 @@ def test_largest_value_of_each_window(
         7.0,
     )
     make = codes if dtype == "uint8" else floats
-    assert_exact(isa_name, attrs, make(np.random.default_rng(seed), batch, rows.size, columns.size, channels))
+    assert_exact(isa_name, operator, make(np.random.default_rng(seed), batch, rows.size, columns.size, channels))
 
 
 @every_vector_length
@@ -97,7 +97,7 @@ def test_mean_of_each_window(
     seed: int,
 ) -> None:
     random = np.random.default_rng(seed)
-    attrs = QAvgPool2d(
+    operator = QAvgPool2d(
         **fields,
         pool_size=(rows.window, columns.window),
         strides=(rows.stride, columns.stride),
@@ -107,7 +107,7 @@ def test_mean_of_each_window(
     # A quarter and its like make exact halves; the others don't.
     multiplier = random.choice(np.array([0.25, 0.5, 1 / 9, 0.3], "float32"), (rows.out, columns.out))
     x = codes(random, batch, rows.size, columns.size, channels)
-    assert_exact(isa_name, attrs, x, multiplier)
+    assert_exact(isa_name, operator, x, multiplier)
 
 
 @dataclass(frozen=True)
@@ -128,12 +128,12 @@ GLOBAL = {
 @every_vector_length
 @pytest.mark.parametrize("image", GLOBAL.values(), ids=GLOBAL)
 def test_global_mean(isa_name: str, image: Global) -> None:
-    attrs = QAvgPool2d(output_zero_point=9, pool_size=(image.height, image.width), input_zero_point=128)
+    operator = QAvgPool2d(output_zero_point=9, pool_size=(image.height, image.width), input_zero_point=128)
     multiplier = np.full((1, 1), 1.7 / (image.height * image.width), "float32")
     random = np.random.default_rng(0)
-    assert_exact(isa_name, attrs, codes(random, 2, image.height, image.width, image.channels), multiplier)
+    assert_exact(isa_name, operator, codes(random, 2, image.height, image.width, image.channels), multiplier)
     brightest = np.full((1, image.height, image.width, image.channels), 255, "uint8")
-    assert_exact(isa_name, attrs, brightest, multiplier)
+    assert_exact(isa_name, operator, brightest, multiplier)
 
 
 @every_vector_length
@@ -144,26 +144,26 @@ def test_stem_of_resnet(isa_name: str, dtype: str) -> None:
     assert_exact(isa_name, MaxPool2d((3, 3), (2, 2), (1, 1, 1, 1)), x)
 
 
-def assert_mean_is_close(isa_name: str, attrs: AvgPool2d, x: Array, multiplier: Array) -> None:
-    assert_close(isa_name, attrs, x, multiplier, rtol=1e-5, atol=1e-5 * float(np.abs(x).max()))
+def assert_mean_is_close(isa_name: str, operator: AvgPool2d, x: Array, multiplier: Array) -> None:
+    assert_close(isa_name, operator, x, multiplier, rtol=1e-5, atol=1e-5 * float(np.abs(x).max()))
 
 
 @every_vector_length
 @given(rows=windows(), columns=windows(), channels=CHANNELS, seed=SEEDS)
 def test_float_mean_of_each_window(isa_name: str, rows: Window, columns: Window, channels: int, seed: int) -> None:
     random = np.random.default_rng(seed)
-    attrs = AvgPool2d(
+    operator = AvgPool2d(
         (rows.window, columns.window),
         (rows.stride, columns.stride),
         (rows.before, columns.before, rows.after, columns.after),
     )
     multiplier = random.random((rows.out, columns.out)).astype("float32")
-    assert_mean_is_close(isa_name, attrs, floats(random, 2, rows.size, columns.size, channels), multiplier)
+    assert_mean_is_close(isa_name, operator, floats(random, 2, rows.size, columns.size, channels), multiplier)
 
 
 @every_vector_length
 @pytest.mark.parametrize("image", GLOBAL.values(), ids=GLOBAL)
 def test_global_float_mean(isa_name: str, image: Global) -> None:
-    attrs = AvgPool2d(pool_size=(image.height, image.width))
+    operator = AvgPool2d(pool_size=(image.height, image.width))
     x = floats(np.random.default_rng(0), 2, image.height, image.width, image.channels)
-    assert_mean_is_close(isa_name, attrs, x, np.full((1, 1), 1 / (image.height * image.width), "float32"))
+    assert_mean_is_close(isa_name, operator, x, np.full((1, 1), 1 / (image.height * image.width), "float32"))

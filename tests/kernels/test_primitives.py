@@ -170,11 +170,11 @@ def weighted_sum(isa: InstructionSet, random: np.random.Generator) -> Iterator[T
     multipliers.append((int(random.integers(-largest, largest)), int(random.integers(-largest, largest)), 14))
     for (a_multiplier, b_multiplier, shift), (zero_point, low, high) in zip(multipliers, bounds(random), strict=True):
         a_zero_point, b_zero_point = (int(v) for v in random.choice([0, 1, 128, 255], 2))
-        attrs = QAdd(zero_point, low, high, a_zero_point, b_zero_point, a_multiplier, b_multiplier, shift)
+        operator = QAdd(zero_point, low, high, a_zero_point, b_zero_point, a_multiplier, b_multiplier, shift)
         for lanes in (4 * isa.lanes, int(random.choice([1, isa.lanes]))):
             left, right = (numbers(random, "uint8", lanes) for _ in range(2))
-            expected = meaning.weighted_sum(left, right, attrs)
-            yield trial("weighted_sum", functools.partial(isa.weighted_sum, attrs=attrs), (left, right), expected)
+            expected = meaning.weighted_sum(left, right, operator)
+            yield trial("weighted_sum", functools.partial(isa.weighted_sum, operator=operator), (left, right), expected)
 
 
 def lookup(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:

@@ -110,14 +110,14 @@ def test_long_tensors_are_shared_out_to_threads(isa_name: str, length: int) -> N
     assert_exact(isa_name, Dequantize(0.05, 3), codes(random, length))
 
 
-@pytest.mark.parametrize("attrs", CONVERSIONS.values(), ids=CONVERSIONS)
+@pytest.mark.parametrize("operator", CONVERSIONS.values(), ids=CONVERSIONS)
 @pytest.mark.parametrize("isa_name", instruction_sets())
 @pytest.mark.parametrize("length", [1, 640])
-def test_conversions_are_instructions(isa_name: str, attrs: Operator, length: int) -> None:
-    x = np.zeros(length, "float32" if isinstance(attrs, Quantize) else "uint8")
-    kernel = generate(make_operation(attrs, x), instruction_set(isa_name))
+def test_conversions_are_instructions(isa_name: str, operator: Operator, length: int) -> None:
+    x = np.zeros(length, "float32" if isinstance(operator, Quantize) else "uint8")
+    kernel = generate(make_operation(operator, x), instruction_set(isa_name))
     text = assembly(kernel, compile_target(isa_name))
     rounding = r"\bv?(?:round[ps]s|rndscale[ps]s|cvt[ps]s2(?:dq|si))\b|\bfrint[inx]\b|\bfcvtns\b"
-    assert bool(re.search(rounding, text)) == isinstance(attrs, Quantize)
+    assert bool(re.search(rounding, text)) == isinstance(operator, Quantize)
     assert not re.search(r"\b(?:l?l?rint|nearbyint|l?l?round)f?\b", text)
     assert not re.search(r"\bv?fn?m(?:add|sub|l[as])\w*\b", text)

@@ -43,29 +43,31 @@ CHOICES = {
 }
 
 
-def name_of(attrs_example: Example, isa_name: str) -> str:
-    operation = make_operation(attrs_example.attrs, *attrs_example.arguments, activations=attrs_example.activations)
+def name_of(operator_example: Example, isa_name: str) -> str:
+    operation = make_operation(
+        operator_example.operator, *operator_example.arguments, activations=operator_example.activations
+    )
     isa = instruction_set(isa_name)
     return kernel_name(operation, registry.select(operation, isa).variant, isa)
 
 
 @pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
 def test_the_first_kernel_whose_requirements_are_met_and_that_accepts_is_chosen_and_named(choice: Choice) -> None:
-    attrs, arguments = choice.convolution.integer(seed=0)
-    assert name_of(Example(attrs, tuple(arguments)), choice.isa) == choice.kernel
+    operator, arguments = choice.convolution.integer(seed=0)
+    assert name_of(Example(operator, tuple(arguments)), choice.isa) == choice.kernel
 
 
 @pytest.mark.parametrize("isa_name", instruction_sets())
 def test_every_instruction_set_has_a_kernel_for_all_that_programs_for_it_hold(isa_name: str) -> None:
     isa = instruction_set(isa_name)
     for example in examples_for(isa).values():
-        operation = make_operation(example.attrs, *example.arguments, activations=example.activations)
+        operation = make_operation(example.operator, *example.arguments, activations=example.activations)
         assert isa.has(*registry.select(operation, isa).requires)
 
 
 def test_where_tables_are_not_quick_there_is_no_kernel_for_a_fused_lookup() -> None:
-    example = next(e for e in examples().values() if isinstance(e.attrs, QConv2dLookup))
-    operation = make_operation(example.attrs, *example.arguments, activations=example.activations)
+    example = next(e for e in examples().values() if isinstance(e.operator, QConv2dLookup))
+    operation = make_operation(example.operator, *example.arguments, activations=example.activations)
     with pytest.raises(LookupError, match=r"No kernel for QConv2dLookup.* on neon"):
         registry.select(operation, instruction_set("neon"))
 
@@ -114,6 +116,6 @@ def test_names_tell_types_and_shapes() -> None:
 
 @pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
 def test_generating_again_gives_the_same_function(choice: Choice) -> None:
-    attrs, arguments = choice.convolution.integer(seed=0)
-    operation, isa = make_operation(attrs, *arguments), instruction_set(choice.isa)
+    operator, arguments = choice.convolution.integer(seed=0)
+    operation, isa = make_operation(operator, *arguments), instruction_set(choice.isa)
     assert tvm_ffi.structural_equal(generate(operation, isa).func, generate(operation, isa).func)

@@ -44,12 +44,12 @@ def test_floats(
     steps: Pair,
     seed: int,
 ) -> None:
-    x, attrs = floats(np.random.default_rng(seed), *image, channels), ResizeBilinear(size, starts, steps)
-    assert_close(isa_name, attrs, x, rtol=1e-5, atol=1e-6 * float(np.abs(x).max()))
+    x, operator = floats(np.random.default_rng(seed), *image, channels), ResizeBilinear(size, starts, steps)
+    assert_close(isa_name, operator, x, rtol=1e-5, atol=1e-6 * float(np.abs(x).max()))
 
 
 @every_vector_length
 @pytest.mark.parametrize("channels", [1, 21, 256])
 def test_a_segmentation_network_s_last_layer(isa_name: str, channels: int) -> None:
-    attrs = QResizeBilinear((104, 96), (-0.4375, -0.4375), (0.125, 0.125))
-    assert_exact(isa_name, attrs, codes(np.random.default_rng(0), 1, 13, 12, channels))
+    operator = QResizeBilinear((104, 96), (-0.4375, -0.4375), (0.125, 0.125))
+    assert_exact(isa_name, operator, codes(np.random.default_rng(0), 1, 13, 12, channels))

@@ -22,19 +22,19 @@ def test_rows_are_sorted_and_equal_values_keep_their_order(
     random = np.random.default_rng(seed)
     x = random.integers(0, 1 + length // 2, (rows, length)).astype(dtype)
     count = int(random.integers(1, length + 1))
-    attrs = ops.SortOrder(count, descending)
+    operator = ops.SortOrder(count, descending)
     sign = -1 if descending else 1
     expected = [sorted(range(length), key=lambda i: (sign * int(row[i]), i))[:count] for row in x]
-    assert_exact("portable", attrs, x, expected=np.array(expected))
-    np.testing.assert_array_equal(attrs.evaluate(x), expected)
+    assert_exact("portable", operator, x, expected=np.array(expected))
+    np.testing.assert_array_equal(operator.evaluate(x), expected)
 
 
 @pytest.mark.parametrize(("descending", "expected"), [(False, [3, 0, 4, 2, 1, 5]), (True, [1, 5, 2, 0, 4, 3])])
 def test_not_a_number_is_the_largest(descending: bool, expected: list[int]) -> None:
     x = np.array([[0, np.nan, np.inf, -np.inf, -0.0, np.nan]], "float32")
-    attrs = ops.SortOrder(6, descending)
-    assert_exact("portable", attrs, x, expected=np.array([expected]))
-    np.testing.assert_array_equal(attrs.evaluate(x), [expected])
+    operator = ops.SortOrder(6, descending)
+    assert_exact("portable", operator, x, expected=np.array([expected]))
+    np.testing.assert_array_equal(operator.evaluate(x), [expected])
 
 
 def test_long_rows_are_sorted_in_parallel() -> None:

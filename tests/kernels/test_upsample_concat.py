@@ -37,13 +37,13 @@ def test_enlarged_images_lie_side_by_side_in_a_halo(
     random, make = np.random.default_rng(seed), codes if dtype == "uint8" else floats
     images = [make(random, batch, 6 // rows[i], 6 // columns[i], c) for i, c in enumerate(channels)]
     factors = tuple(f for i in range(len(images)) for f in (rows[i], columns[i]))
-    attrs = UpsampleConcat(factors, halo, float(value))
-    assert_exact(isa_name, attrs, *images, activations=len(images))
+    operator = UpsampleConcat(factors, halo, float(value))
+    assert_exact(isa_name, operator, *images, activations=len(images))
 
 
 @every_vector_length
 def test_large_images_are_shared_out_to_threads(isa_name: str) -> None:
     random = np.random.default_rng(0)
     images = codes(random, 1, 10, 10, 24), codes(random, 1, 40, 40, 24), codes(random, 1, 80, 80, 23)
-    attrs = UpsampleConcat((8, 8, 2, 2, 1, 1), (1, 1, 1, 1), 9.0)
-    assert_exact(isa_name, attrs, *images, activations=3)
+    operator = UpsampleConcat((8, 8, 2, 2, 1, 1), (1, 1, 1, 1), 9.0)
+    assert_exact(isa_name, operator, *images, activations=3)

@@ -65,12 +65,12 @@ MIN_CHANNELS = 64
 
 def fills_vectors(operation: Operation) -> bool:
     """Return whether a depthwise convolution has channels and pixels enough for these loops."""
-    attrs, g = operation.attrs, geometry_of(operation)
+    operator, g = operation.operator, geometry_of(operation)
     fits = 1 < g.kernel[0] <= MAX_KERNEL and g.kernel[1] <= MAX_KERNEL
     few = min(MAX_PIXELS, g.out_width)
     gathered = g.groups < MIN_CHANNELS and MIN_CHANNELS % g.groups == 0
     wide = g.groups * (few if g.strides[1] == 1 or gathered else 1) >= MIN_CHANNELS
-    return g.depthwise and fits and wide and isinstance(attrs, QConv2d) and attrs.output_dtype == "uint8"
+    return g.depthwise and fits and wide and isinstance(operator, QConv2d) and operator.output_dtype == "uint8"
 
 
 def depthwise_dot(operation: Operation, machine: Machine) -> Kernel:
@@ -78,7 +78,9 @@ def depthwise_dot(operation: Operation, machine: Machine) -> Kernel:
     isa = machine.isa
     plan = Plan.choose(geometry_of(operation), machine)
     if plan is None:
-        raise TypeError(f"Expected a depthwise qnn.conv2d of at least {MIN_CHANNELS} channels, got {operation.attrs}")
+        raise TypeError(
+            f"Expected a depthwise qnn.conv2d of at least {MIN_CHANNELS} channels, got {operation.operator}"
+        )
     constants = IntegerConstants.of(operation, as_floats=isa.has(Capability.FUSED_MULTIPLY_ADD))
     nest = _Nest(plan, requantize(constants, isa, interleaved=True))
     packed = pack_channels(plan, constants.start), pack_channels(plan, *constants.scaling)

@@ -56,11 +56,11 @@ def integer_depthwise(operation: Operation, machine: Machine) -> Kernel:
 def float_depthwise(operation: Operation, machine: Machine) -> Kernel:
     """The same loops in float32."""
     isa = machine.isa
-    attrs = operation.attrs
-    if not isinstance(attrs, Conv2d):
-        raise TypeError(f"Expected nn.conv2d, got {attrs}")
+    operator = operation.operator
+    if not isinstance(operator, Conv2d):
+        raise TypeError(f"Expected nn.conv2d, got {operator}")
     plan = Plan.choose(geometry_of(operation), isa)
-    func = make_function(plan, ("float32", "float32", "float32"), activate(attrs))
+    func = make_function(plan, ("float32", "float32", "float32"), activate(operator))
     bias = pack_channels(plan, operation.constants[2])
     return Kernel(func, (0, pack_weights(plan, operation.constants[1]), bias, np.zeros_like(bias)))
 

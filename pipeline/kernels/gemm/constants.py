@@ -20,7 +20,7 @@ class IntegerConstants:
     """The constants of an integer convolution or dense layer; its O output channels are their first axis.
 
     Attributes:
-        attrs: the operator.
+        operator: the operator.
         weight: [O, ...] int8.
         start: [O] int32, what accumulators begin with.
         scaling: float32 numbers for each channel, [O] each: the multiplier, and where accumulators are the bits of
@@ -28,7 +28,7 @@ class IntegerConstants:
         table: [256] uint8, which results are looked up in; None if they aren't.
     """
 
-    attrs: QConv2d | QDense
+    operator: QConv2d | QDense
     weight: Array
     start: Array
     scaling: tuple[Array, ...]
@@ -42,16 +42,16 @@ class IntegerConstants:
             operation: a convolution or dense layer in 8 bits.
             as_floats: whether accumulators may be the bits of float32, if the constants allow it.
         """
-        attrs = operation.attrs
-        if not isinstance(attrs, QConv2d | QDense):
-            raise TypeError(f"Expected qnn.conv2d or qnn.dense, got {attrs}")
+        operator = operation.operator
+        if not isinstance(operator, QConv2d | QDense):
+            raise TypeError(f"Expected qnn.conv2d or qnn.dense, got {operator}")
         weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
-        start = folded_bias(bias, weight, attrs.input_zero_point)
-        table = operation.constants[4] if isinstance(attrs, QConv2dLookup) else None
+        start = folded_bias(bias, weight, operator.input_zero_point)
+        table = operation.constants[4] if isinstance(operator, QConv2dLookup) else None
         if as_floats and sums_are_floats(weight, start, multiplier):
             offset_start = start + np.int32(FLOAT_OFFSET_BITS)
-            return cls(attrs, weight, offset_start, (multiplier, float_offsets(multiplier)), table)
-        return cls(attrs, weight, start, (multiplier,), table)
+            return cls(operator, weight, offset_start, (multiplier, float_offsets(multiplier)), table)
+        return cls(operator, weight, start, (multiplier,), table)
 
     @property
     def floats(self) -> bool:

@@ -48,10 +48,10 @@ def requantize(constants: IntegerConstants, isa: InstructionSet, *, interleaved:
         isa: the instruction set.
         interleaved: accumulators come four vectors at a time, as for `InstructionSet.saturate_interleaved`.
     """
-    attrs, table = constants.attrs, constants.table
+    operator, table = constants.operator, constants.table
     scaled = _scaled_float if constants.floats else _scaled
     count = len(constants.scaling)
-    if attrs.output_dtype == "float32":
+    if operator.output_dtype == "float32":
 
         def scale(accumulators: Sequence[Any], *scaling: Sequence[Any]) -> Any:
             return scaled(accumulators[0], *(s[0] for s in scaling))
@@ -60,29 +60,29 @@ def requantize(constants: IntegerConstants, isa: InstructionSet, *, interleaved:
 
     def finish(accumulators: Sequence[Any], *scaling: Sequence[Any]) -> Any:
         values = [rounded(scaled(*vectors)) for vectors in zip(accumulators, *scaling, strict=True)]
-        bounds = (attrs.output_zero_point, attrs.output_min, attrs.output_max)
+        bounds = (operator.output_zero_point, operator.output_min, operator.output_max)
         result = isa.saturate_interleaved(values, *bounds) if interleaved else isa.saturate(values, *bounds)
         if table is not None:
             result = isa.lookup(result, _constant_vectors(isa.arrange_table(table), isa.table_vectors))
         return result
 
-    halo_value = attrs.halo_value if isinstance(attrs, QConv2d) else 0
-    add = functools.partial(isa.weighted_sum, attrs=attrs.total) if isinstance(attrs, QConv2dAdd) else None
+    halo_value = operator.halo_value if isinstance(operator, QConv2d) else 0
+    add = functools.partial(isa.weighted_sum, operator=operator.total) if isinstance(operator, QConv2dAdd) else None
     return Epilogue("uint8", finish, isa.saturate_vectors, count, add, halo_value)
 
 
-def activate(attrs: Conv2d | Dense) -> Epilogue:
+def activate(operator: Conv2d | Dense) -> Epilogue:
     """Return the last step of a float32 operator: its activation. Multipliers aren't looked at."""
 
     def finish(accumulators: Sequence[Any], _: Sequence[Any]) -> Any:
-        return clip(accumulators[0], attrs.clip_min, attrs.clip_max)
+        return clip(accumulators[0], operator.clip_min, operator.clip_max)
 
     def add(result: Any, other: Any) -> Any:
         return clip(result + other, total.clip_min, total.clip_max)
 
-    total = attrs.total if isinstance(attrs, Conv2dAdd) else Add()
-    halo_value = attrs.halo_value if isinstance(attrs, Conv2d) else 0.0
-    add_or_none = add if isinstance(attrs, Conv2dAdd) else None
+    total = operator.total if isinstance(operator, Conv2dAdd) else Add()
+    halo_value = operator.halo_value if isinstance(operator, Conv2d) else 0.0
+    add_or_none = add if isinstance(operator, Conv2dAdd) else None
     return Epilogue("float32", finish, add=add_or_none, halo_value=halo_value)
 
 

@@ -86,18 +86,18 @@ class Geometry:
 
 def geometry_of(operation: Operation) -> Geometry:
     """Return the shape of a convolution or matrix product."""
-    attrs, (x, weight, *_) = operation.attrs, operation.inputs
-    if isinstance(attrs, Conv2d | QConv2d):
-        if any(attrs.padding):
+    operator, (x, weight, *_) = operation.operator, operation.inputs
+    if isinstance(operator, Conv2d | QConv2d):
+        if any(operator.padding):
             raise ValueError("Convolution kernels take padded inputs; run SeparatePadding first")
         batch, height, width, channels = x.shape
         out, kernel_h, kernel_w, _ = weight.shape
-        per_group = (channels // attrs.groups, out // attrs.groups)
-        window, halo = (kernel_h, kernel_w), attrs.halo
-        added_halo = attrs.residual_halo if isinstance(attrs, Conv2dAdd | QConv2dAdd) else (0, 0, 0, 0)
+        per_group = (channels // operator.groups, out // operator.groups)
+        window, halo = (kernel_h, kernel_w), operator.halo
+        added_halo = operator.residual_halo if isinstance(operator, Conv2dAdd | QConv2dAdd) else (0, 0, 0, 0)
         padded_h, padded_w = operation.output.shape[1:3]
         size = (padded_h - halo[0] - halo[2], padded_w - halo[1] - halo[3])
-        image = (batch, height, width, attrs.groups, *per_group)
-        return Geometry(*image, window, attrs.strides, attrs.dilation, *size, halo, added_halo)
+        image = (batch, height, width, operator.groups, *per_group)
+        return Geometry(*image, window, operator.strides, operator.dilation, *size, halo, added_halo)
     rows = x.size // x.shape[-1]
     return Geometry(1, 1, rows, 1, x.shape[-1], weight.shape[0], (1, 1), (1, 1), (1, 1), 1, rows)

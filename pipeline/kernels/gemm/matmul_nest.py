@@ -75,11 +75,11 @@ class MatMulNest:
     """The loop nest of `nn.matmul` and `qnn.matmul`; see the module's docstring."""
 
     def __init__(self, operation: Operation, machine: Machine, arithmetic: Arithmetic) -> None:
-        attrs = operation.attrs
-        if not isinstance(attrs, MatMul | QMatMul):
-            raise TypeError(f"Expected a matmul, got {attrs}")
+        operator = operation.operator
+        if not isinstance(operator, MatMul | QMatMul):
+            raise TypeError(f"Expected a matmul, got {operator}")
         self.operation, self.isa, self.arithmetic = operation, machine.isa, arithmetic
-        self.transposed = attrs.transpose_b
+        self.transposed = operator.transpose_b
         a, b = operation.inputs
         self.batches = axes(a.shape[:-2], b.shape[:-2])
         *_, self.rows, self.depth = a.shape

@@ -143,13 +143,13 @@ class InstructionSet:
         (value,) = values
         return shift_and_clamp(value, zero_point, low, high)
 
-    def weighted_sum(self, left: Any, right: Any, attrs: QAdd) -> Any:
+    def weighted_sum(self, left: Any, right: Any, operator: QAdd) -> Any:
         """Return `qnn.add(left, right)`; see the operator's description.
 
         Args:
             left: uint8 vector of any length.
             right: uint8 vector of the same length.
-            attrs: zero points, multipliers and the rest.
+            operator: zero points, multipliers and the rest.
         """
         lanes = lanes_of(left)
 
@@ -157,10 +157,12 @@ class InstructionSet:
             wide = T.cast(quantized, vector_type("int32", lanes))
             return (wide - splat(T.int32(zero_point), lanes)) * splat(T.int32(multiplier), lanes)
 
-        half = splat(T.int32(1 << (attrs.shift - 1)), lanes)
-        total = term(left, attrs.a_zero_point, attrs.a_multiplier) + term(right, attrs.b_zero_point, attrs.b_multiplier)
-        shifted = T.shift_right(total + half, splat(T.int32(attrs.shift), lanes))
-        return shift_and_clamp(shifted, attrs.output_zero_point, attrs.output_min, attrs.output_max)
+        half = splat(T.int32(1 << (operator.shift - 1)), lanes)
+        total = term(left, operator.a_zero_point, operator.a_multiplier) + term(
+            right, operator.b_zero_point, operator.b_multiplier
+        )
+        shifted = T.shift_right(total + half, splat(T.int32(operator.shift), lanes))
+        return shift_and_clamp(shifted, operator.output_zero_point, operator.output_min, operator.output_max)
 
     def saturate_interleaved(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
         """Return `uint8(clamp(values + zero_point, low, high))` of four vectors that came from interleaved bytes.

@@ -54,12 +54,12 @@ def saturate_interleaved(values: Sequence[Array], zero_point: int, low: int, hig
     return saturate([channels.reshape(*channels.shape[:-2], -1)], zero_point, low, high)
 
 
-def weighted_sum(left: Array, right: Array, attrs: QAdd) -> Array:
+def weighted_sum(left: Array, right: Array, operator: QAdd) -> Array:
     """Half of the step is added before the shift, which rounds down; no sum may leave int32."""
-    total = (left.astype("int64") - attrs.a_zero_point) * attrs.a_multiplier
-    total += (right.astype("int64") - attrs.b_zero_point) * attrs.b_multiplier
-    shifted = _int32(total + (1 << (attrs.shift - 1))) >> attrs.shift
-    return saturate([shifted], attrs.output_zero_point, attrs.output_min, attrs.output_max)
+    total = (left.astype("int64") - operator.a_zero_point) * operator.a_multiplier
+    total += (right.astype("int64") - operator.b_zero_point) * operator.b_multiplier
+    shifted = _int32(total + (1 << (operator.shift - 1))) >> operator.shift
+    return saturate([shifted], operator.output_zero_point, operator.output_min, operator.output_max)
 
 
 def arrange_table(table: Array) -> Array:

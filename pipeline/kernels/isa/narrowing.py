@@ -9,9 +9,9 @@ from pipeline.kernels.lib.vectors import lanes_of, part, shift_and_clamp
 from pipeline.ops import Requantized
 
 
-def saturate(q: Any, attrs: Requantized, isa: InstructionSet) -> Any:
+def saturate(q: Any, operator: Requantized, isa: InstructionSet) -> Any:
     """Return `uint8(clamp(q + output_zero_point, output_min, output_max))` for an int32 expression of any length."""
-    bounds = attrs.output_zero_point, attrs.output_min, attrs.output_max
+    bounds = operator.output_zero_point, operator.output_min, operator.output_max
     if lanes_of(q) != isa.saturate_vectors * isa.lanes:
         return shift_and_clamp(q, *bounds)
     return isa.saturate([part(q, i * isa.lanes, isa.lanes) for i in range(isa.saturate_vectors)], *bounds)

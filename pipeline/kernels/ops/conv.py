@@ -24,10 +24,10 @@ from pipeline.ops import Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QDense
 
 def workload(operation: Operation, machine: Machine) -> Workload | None:
     """Return what an operation's register tile is chosen for; None if its kernel has another way."""
-    attrs = operation.attrs
-    if not isinstance(attrs, Conv2d | Dense | QConv2d | QDense) or geometry_of(operation).depthwise:
+    operator = operation.operator
+    if not isinstance(operator, Conv2d | Dense | QConv2d | QDense) or geometry_of(operation).depthwise:
         return None
-    if isinstance(attrs, Conv2d | Dense):
+    if isinstance(operator, Conv2d | Dense):
         return make_workload(geometry_of(operation), machine, 1, "float32")
     if _has_matrices_for(operation, machine):
         return None
@@ -80,18 +80,18 @@ def _with_constants(plan: Plan, operation: Operation, make: Callable[[Epilogue],
         pack_channels(plan, constants.start, 0),
         pack_scaling(plan, constants.scaling),
     )
-    added = (4,) if isinstance(operation.attrs, QConv2dAdd) else ()
+    added = (4,) if isinstance(operation.operator, QConv2dAdd) else ()
     return Kernel(make(requantize(constants, plan.isa)), (0, *packed, *added))
 
 
 def floating(operation: Operation, machine: Machine) -> Kernel:
     """The same loops in float32."""
-    attrs = operation.attrs
-    if not isinstance(attrs, Conv2d | Dense):
-        raise TypeError(f"Expected nn.conv2d or nn.dense, got {attrs}")
+    operator = operation.operator
+    if not isinstance(operator, Conv2d | Dense):
+        raise TypeError(f"Expected nn.conv2d or nn.dense, got {operator}")
     plan = make_plan(geometry_of(operation), machine, 1, "float32")
     weight, bias = operation.constants[1], operation.constants[2]
-    func = make_function(plan, ("float32", "float32", "float32"), activate(attrs))
+    func = make_function(plan, ("float32", "float32", "float32"), activate(operator))
     packed_bias = pack_channels(plan, bias, 0.0)
-    added = (3,) if isinstance(attrs, Conv2dAdd) else ()
+    added = (3,) if isinstance(operator, Conv2dAdd) else ()
     return Kernel(func, (0, pack_weights(plan, weight), packed_bias, np.zeros_like(packed_bias), *added))

@@ -21,10 +21,10 @@ from pipeline.ops import Add, QAdd, QMultiply, QPRelu
 def add(operation: Operation, machine: Machine) -> Kernel:
     """`clip(a + b)` in float32."""
     isa = machine.isa
-    attrs = operation.attrs
-    if not isinstance(attrs, Add):
-        raise TypeError(f"Expected nn.add, got {attrs}")
-    return _binary(operation, 2 * isa.lanes, lambda a, b: clip(a + b, attrs.clip_min, attrs.clip_max))
+    operator = operation.operator
+    if not isinstance(operator, Add):
+        raise TypeError(f"Expected nn.add, got {operator}")
+    return _binary(operation, 2 * isa.lanes, lambda a, b: clip(a + b, operator.clip_min, operator.clip_max))
 
 
 def multiply(operation: Operation, machine: Machine) -> Kernel:
@@ -36,24 +36,24 @@ def multiply(operation: Operation, machine: Machine) -> Kernel:
 def qadd(operation: Operation, machine: Machine) -> Kernel:
     """Fixed-point sum; see the operator's description."""
     isa = machine.isa
-    attrs = operation.attrs
-    if not isinstance(attrs, QAdd):
-        raise TypeError(f"Expected qnn.add, got {attrs}")
-    return _binary(operation, 4 * isa.lanes, lambda a, b: isa.weighted_sum(a, b, attrs))
+    operator = operation.operator
+    if not isinstance(operator, QAdd):
+        raise TypeError(f"Expected qnn.add, got {operator}")
+    return _binary(operation, 4 * isa.lanes, lambda a, b: isa.weighted_sum(a, b, operator))
 
 
 def qmultiply(operation: Operation, machine: Machine) -> Kernel:
     """Product of two tensors; see the operator's description."""
     isa = machine.isa
-    attrs = operation.attrs
-    if not isinstance(attrs, QMultiply):
-        raise TypeError(f"Expected qnn.multiply, got {attrs}")
+    operator = operation.operator
+    if not isinstance(operator, QMultiply):
+        raise TypeError(f"Expected qnn.multiply, got {operator}")
 
     def combine(a: Any, b: Any) -> Any:
         lanes = lanes_of(a)
-        product = centred(a, attrs.a_zero_point) * centred(b, attrs.b_zero_point)
-        scaled = T.cast(product, vector_type("float32", lanes)) * splat(T.float32(attrs.multiplier), lanes)
-        return saturate(rounded(scaled), attrs, isa)
+        product = centred(a, operator.a_zero_point) * centred(b, operator.b_zero_point)
+        scaled = T.cast(product, vector_type("float32", lanes)) * splat(T.float32(operator.multiplier), lanes)
+        return saturate(rounded(scaled), operator, isa)
 
     return _binary(operation, 4 * isa.lanes, combine)
 
@@ -69,14 +69,14 @@ def prelu(operation: Operation, machine: Machine) -> Kernel:
 
 def qprelu(operation: Operation, machine: Machine) -> Kernel:
     """Product with one of two factors; see the operator's description."""
-    attrs, isa = operation.attrs, machine.isa
-    if not isinstance(attrs, QPRelu):
-        raise TypeError(f"Expected qnn.prelu, got {attrs}")
+    operator, isa = operation.operator, machine.isa
+    if not isinstance(operator, QPRelu):
+        raise TypeError(f"Expected qnn.prelu, got {operator}")
 
     def combine(x: Any, slope: Any) -> Any:
-        lanes, difference = lanes_of(x), centred(x, attrs.input_zero_point)
-        factor = T.Select(difference >= splat(T.int32(0), lanes), splat(T.float32(attrs.multiplier), lanes), slope)
-        return saturate(rounded(T.cast(difference, vector_type("float32", lanes)) * factor), attrs, isa)
+        lanes, difference = lanes_of(x), centred(x, operator.input_zero_point)
+        factor = T.Select(difference >= splat(T.int32(0), lanes), splat(T.float32(operator.multiplier), lanes), slope)
+        return saturate(rounded(T.cast(difference, vector_type("float32", lanes)) * factor), operator, isa)
 
     return _binary(operation, 4 * isa.lanes, combine)
 

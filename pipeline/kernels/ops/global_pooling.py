@@ -42,10 +42,10 @@ def floating(operation: Operation, machine: Machine) -> Kernel:
 def integer(operation: Operation, machine: Machine) -> Kernel:
     """Sums in int32."""
     isa = machine.isa
-    attrs = operation.attrs
-    if not isinstance(attrs, QAvgPool2d):
-        raise TypeError(f"Expected qnn.avg_pool2d, got {attrs}")
-    return Kernel(_function(operation, isa.lanes, integer_mean(attrs, isa, "int32")), (0, operation.constants[1]))
+    operator = operation.operator
+    if not isinstance(operator, QAvgPool2d):
+        raise TypeError(f"Expected qnn.avg_pool2d, got {operator}")
+    return Kernel(_function(operation, isa.lanes, integer_mean(operator, isa, "int32")), (0, operation.constants[1]))
 
 
 def _function(operation: Operation, lanes: int, reduction: Reduction) -> tirx.PrimFunc:

@@ -29,12 +29,12 @@ def floating(operation: Operation, machine: Machine) -> Kernel:
 def integer(operation: Operation, machine: Machine) -> Kernel:
     """Sum `isa.dot_depth` products with each `isa.dot`."""
     isa = machine.isa
-    attrs = operation.attrs
-    if not isinstance(attrs, QMatMul):
-        raise TypeError(f"Expected qnn.matmul, got {attrs}")
+    operator = operation.operator
+    if not isinstance(operator, QMatMul):
+        raise TypeError(f"Expected qnn.matmul, got {operator}")
     wide = isa.weight_dtype != "int8"
     # 16 bits hold any difference of two values; 8 bits only those from the middle one.
-    offset = attrs.b_zero_point if wide else 128
+    offset = operator.b_zero_point if wide else 128
 
     def pack(b: Any) -> Any:
         lanes = isa.lanes * isa.dot_depth
@@ -43,10 +43,10 @@ def integer(operation: Operation, machine: Machine) -> Kernel:
         return T.reinterpret(f"int8x{lanes}", T.bitwise_xor(b, T.broadcast(T.uint8(128), lanes)))
 
     def finish(accumulators: Any) -> Any:
-        scaled = T.cast(accumulators, f"float32x{isa.lanes}") * T.broadcast(T.float32(attrs.multiplier), isa.lanes)
-        return scaled if attrs.output_dtype == "float32" else saturate(rounded(scaled), attrs, isa)
+        scaled = T.cast(accumulators, f"float32x{isa.lanes}") * T.broadcast(T.float32(operator.multiplier), isa.lanes)
+        return scaled if operator.output_dtype == "float32" else saturate(rounded(scaled), operator, isa)
 
-    zero_points = (attrs.a_zero_point, attrs.b_zero_point)
-    types = ("uint8", isa.weight_dtype, "int32", attrs.output_dtype)
+    zero_points = (operator.a_zero_point, operator.b_zero_point)
+    types = ("uint8", isa.weight_dtype, "int32", operator.output_dtype)
     arithmetic = Arithmetic(*types, isa.dot_depth, pack, isa.dot, finish, offset, zero_points)
     return Kernel(MatMulNest(operation, machine, arithmetic).build(), (0, 1))

@@ -43,11 +43,11 @@ MIN_VECTOR = 8
 def pad(operation: Operation, machine: Machine) -> Kernel:
     """Copy x: [N,H,W,C] into the middle of y."""
     isa = machine.isa
-    attrs, source, target = operation.attrs, operation.inputs[0], operation.output
-    if not isinstance(attrs, Pad):
-        raise TypeError(f"Expected nn.pad, got {attrs}")
+    operator, source, target = operation.operator, operation.inputs[0], operation.output
+    if not isinstance(operator, Pad):
+        raise TypeError(f"Expected nn.pad, got {operator}")
     batch, height, width, channels = source.shape
-    halo, lanes = Halo(height, width, channels, *attrs.padding), isa.lanes * VECTORS
+    halo, lanes = Halo(height, width, channels, *operator.padding), isa.lanes * VECTORS
     copy = Run.of(width * channels, lanes)
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True, "op_pattern": 8})
@@ -55,7 +55,7 @@ def pad(operation: Operation, machine: Machine) -> Kernel:
         y = T.arg("y", T.buffer((target.size,), target.dtype))
         rows = batch * halo.padded_height
         with loop_for(target.size, rows)(rows) as r:
-            halo.fill(y, r, attrs.value, lanes)
+            halo.fill(y, r, operator.value, lanes)
             inside = r % halo.padded_height - halo.top
             with T.If(T.And(inside >= 0, inside < height)), T.Then(), T.serial(copy.steps) as step:
                 image, offset = r // halo.padded_height, copy.start(0, step)
@@ -84,10 +84,10 @@ def stack(operation: Operation, machine: Machine) -> Kernel:
 def depth_to_space(operation: Operation, machine: Machine) -> Kernel:
     """x: [N,H,W,C] -> [N,H*bh,W*bw,C/(bh*bw)], less what is cut off."""
     isa = machine.isa
-    attrs, source, target = operation.attrs, operation.inputs[0], operation.output
-    if not isinstance(attrs, DepthToSpace):
-        raise TypeError(f"Expected nn.depth_to_space, got {attrs}")
-    (block_h, block_w), groups, (top, left, _, _) = attrs.block, attrs.groups, attrs.crop
+    operator, source, target = operation.operator, operation.inputs[0], operation.output
+    if not isinstance(operator, DepthToSpace):
+        raise TypeError(f"Expected nn.depth_to_space, got {operator}")
+    (block_h, block_w), groups, (top, left, _, _) = operator.block, operator.groups, operator.crop
     batch, height, width, channels = source.shape
     _, out_h, out_w, _ = target.shape
     depth = channels // (block_h * block_w * groups)
@@ -124,9 +124,9 @@ def depth_to_space(operation: Operation, machine: Machine) -> Kernel:
 def sort_order(operation: Operation, machine: Machine) -> Kernel:
     """Of two runs' next values the left one goes first, unless the right one comes before it: so the sort is stable."""
     del machine
-    attrs, size = operation.attrs, operation.inputs[0].size
-    if not isinstance(attrs, SortOrder):
-        raise TypeError(f"Expected nn.sort_order, got {attrs}")
+    operator, size = operation.operator, operation.inputs[0].size
+    if not isinstance(operator, SortOrder):
+        raise TypeError(f"Expected nn.sort_order, got {operator}")
     dtype, length = operation.inputs[0].dtype, operation.inputs[0].shape[-1]
     rows, lengths = size // length, [1 << i for i in range((length - 1).bit_length())]
     per_task = -(-rows // MAX_TASKS)
@@ -134,14 +134,14 @@ def sort_order(operation: Operation, machine: Machine) -> Kernel:
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True, "op_pattern": 8})
         x = T.arg("x", T.buffer((size,), dtype))
-        y = T.arg("y", T.buffer((rows * attrs.count,), "int64"))
+        y = T.arg("y", T.buffer((rows * operator.count,), "int64"))
         with loop_for(size, tasks)(tasks) as task:
             order = T.alloc_buffer((2 * length,), "int32")
             with T.serial(T.min(per_task, rows - task * per_task)) as r:
                 row = task * per_task + r
 
                 def before(a: Any, b: Any, first: Any = row * length) -> Any:
-                    larger, smaller = (a, b) if attrs.descending else (b, a)
+                    larger, smaller = (a, b) if operator.descending else (b, a)
                     return _larger(x[first + larger], x[first + smaller], dtype)
 
                 with T.serial(length) as i:
@@ -149,9 +149,9 @@ def sort_order(operation: Operation, machine: Machine) -> Kernel:
                 for i, run in enumerate(lengths):
                     with T.serial(-(-length // (2 * run))) as pair:
                         _merge(order, i % 2 * length, (i + 1) % 2 * length, pair * 2 * run, run, length, before)
-                with T.serial(attrs.count) as i:
+                with T.serial(operator.count) as i:
                     result = T.cast(order[len(lengths) % 2 * length + i], "int64")
-                    T.buffer_store(y, result, [row * attrs.count + i])
+                    T.buffer_store(y, result, [row * operator.count + i])
     return Kernel(builder.get(), (0,))
 
 

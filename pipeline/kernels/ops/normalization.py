@@ -125,9 +125,9 @@ def softmax(operation: Operation, machine: Machine) -> Kernel:
 def layer_norm(operation: Operation, machine: Machine) -> Kernel:
     """Two passes for mean and variance, as one pass would lose digits where the mean is large."""
     isa = machine.isa
-    attrs = operation.attrs
-    if not isinstance(attrs, LayerNorm):
-        raise TypeError(f"Expected nn.layer_norm, got {attrs}")
+    operator = operation.operator
+    if not isinstance(operator, LayerNorm):
+        raise TypeError(f"Expected nn.layer_norm, got {operator}")
     rows, run = _cut(operation, isa)
     size, count = operation.output.size, T.float32(run.length)
 
@@ -147,7 +147,7 @@ def layer_norm(operation: Operation, machine: Machine) -> Kernel:
                 return x[row.at(step)] - splat(mean, run.width)
 
             variance = row.reduce(0.0, plus, lambda step: centred(step) * centred(step)) / count
-            inverse = T.float32(1.0) / T.sqrt(variance + T.float32(attrs.epsilon))
+            inverse = T.float32(1.0) / T.sqrt(variance + T.float32(operator.epsilon))
             with T.serial(run.steps) as step:
                 at = span(run.start(0, step), run.width)
                 normalized = centred(step) * splat(inverse, run.width)
@@ -158,9 +158,9 @@ def layer_norm(operation: Operation, machine: Machine) -> Kernel:
 def qsoftmax(operation: Operation, machine: Machine) -> Kernel:
     """The exponentials of one row wait in memory for their sum."""
     isa = machine.isa
-    attrs, size = operation.attrs, operation.output.size
-    if not isinstance(attrs, QSoftmax):
-        raise TypeError(f"Expected qnn.softmax, got {attrs}")
+    operator, size = operation.operator, operation.output.size
+    if not isinstance(operator, QSoftmax):
+        raise TypeError(f"Expected qnn.softmax, got {operator}")
     length = operation.output.shape[-1]
     rows, run = size // length, Run.of(length, 4 * isa.lanes)
     per_task = -(-rows // MAX_TASKS)
@@ -187,11 +187,11 @@ def qsoftmax(operation: Operation, machine: Machine) -> Kernel:
                     T.buffer_store(exponentials, table[top[0] - T.cast(x[start + i], "int32")], [i])
                     T.buffer_store(total, total[0] + exponentials[i], [0])
                 scale = register_buffer(1, "float32")
-                T.buffer_store(scale, T.float32(attrs.multiplier) / T.cast(total[0], "float32"), [0])
+                T.buffer_store(scale, T.float32(operator.multiplier) / T.cast(total[0], "float32"), [0])
                 with T.serial(run.steps) as step:
                     first = run.start(0, step)
                     values = T.cast(exponentials[span(first, run.width)], vector_type("float32", run.width))
-                    result = saturate(rounded(values * splat(scale[0], run.width)), attrs, isa)
+                    result = saturate(rounded(values * splat(scale[0], run.width)), operator, isa)
                     T.buffer_store(y, result, [span(start + first, run.width)])
     return Kernel(builder.get(), (0, 1))
 

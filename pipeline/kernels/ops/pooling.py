@@ -100,22 +100,22 @@ class Reduction:
 def max_pool2d(operation: Operation, machine: Machine) -> Kernel:
     """Largest value of each window."""
     isa = machine.isa
-    attrs = operation.attrs
-    if not isinstance(attrs, MaxPool2d):
-        raise TypeError(f"Expected nn.max_pool2d, got {attrs}")
+    operator = operation.operator
+    if not isinstance(operator, MaxPool2d):
+        raise TypeError(f"Expected nn.max_pool2d, got {operator}")
     dtype = operation.output.dtype
     lowest = T.uint8(0) if dtype == "uint8" else T.float32(float("-inf"))
     largest = Reduction(dtype, lowest, T.max, lambda acc, pixels, multiplier: acc)
-    taps = _taps(operation, attrs, attrs.dilation, attrs.halo)
-    return Kernel(_pool(operation, 4 * isa.lanes, taps, largest, attrs.halo, attrs.halo_value), (0,))
+    taps = _taps(operation, operator, operator.dilation, operator.halo)
+    return Kernel(_pool(operation, 4 * isa.lanes, taps, largest, operator.halo, operator.halo_value), (0,))
 
 
 def whole_image(operation: Operation) -> bool:
     """Return whether the one window of a mean is all of the image."""
-    attrs, (_, height, width, _) = operation.attrs, operation.inputs[0].shape
-    if not isinstance(attrs, AvgPool2d | QAvgPool2d) or operation.output.shape[1:3] != (1, 1):
+    operator, (_, height, width, _) = operation.operator, operation.inputs[0].shape
+    if not isinstance(operator, AvgPool2d | QAvgPool2d) or operation.output.shape[1:3] != (1, 1):
         return False
-    return attrs.pool_size == (height, width) and not any(attrs.padding)
+    return operator.pool_size == (height, width) and not any(operator.padding)
 
 
 def _not_whole_image(operation: Operation) -> bool:
@@ -125,23 +125,25 @@ def _not_whole_image(operation: Operation) -> bool:
 def float_avg_pool2d(operation: Operation, machine: Machine) -> Kernel:
     """Sum of each window, times the position's own multiplier."""
     isa = machine.isa
-    attrs = operation.attrs
-    if not isinstance(attrs, AvgPool2d):
-        raise TypeError(f"Expected nn.avg_pool2d, got {attrs}")
-    taps = _taps(operation, attrs, (1, 1))
+    operator = operation.operator
+    if not isinstance(operator, AvgPool2d):
+        raise TypeError(f"Expected nn.avg_pool2d, got {operator}")
+    taps = _taps(operation, operator, (1, 1))
     return Kernel(_pool(operation, 4 * isa.lanes, taps, float_mean()), (0, operation.constants[1]))
 
 
 def avg_pool2d(operation: Operation, machine: Machine) -> Kernel:
     """Sum of each window, requantized with the position's own multiplier."""
     isa = machine.isa
-    attrs = operation.attrs
-    if not isinstance(attrs, QAvgPool2d):
-        raise TypeError(f"Expected qnn.avg_pool2d, got {attrs}")
+    operator = operation.operator
+    if not isinstance(operator, QAvgPool2d):
+        raise TypeError(f"Expected qnn.avg_pool2d, got {operator}")
 
-    narrow = attrs.pool_size[0] * attrs.pool_size[1] <= MAX_UINT16_TAPS
-    mean = integer_mean(attrs, isa, "uint16" if narrow else "int32")
-    return Kernel(_pool(operation, 4 * isa.lanes, _taps(operation, attrs, (1, 1)), mean), (0, operation.constants[1]))
+    narrow = operator.pool_size[0] * operator.pool_size[1] <= MAX_UINT16_TAPS
+    mean = integer_mean(operator, isa, "uint16" if narrow else "int32")
+    return Kernel(
+        _pool(operation, 4 * isa.lanes, _taps(operation, operator, (1, 1)), mean), (0, operation.constants[1])
+    )
 
 
 def float_mean() -> Reduction:
@@ -154,27 +156,29 @@ def float_mean() -> Reduction:
     )
 
 
-def integer_mean(attrs: QAvgPool2d, isa: InstructionSet, dtype: str) -> Reduction:
+def integer_mean(operator: QAvgPool2d, isa: InstructionSet, dtype: str) -> Reduction:
     """Return what an integer mean is made of, with sums of `dtype`."""
 
     def finish(acc: Any, pixels: Any, multiplier: Any) -> Any:
         lanes = lanes_of(acc)
-        centred = T.cast(acc, vector_type("int32", lanes)) - splat(T.int32(attrs.input_zero_point) * pixels, lanes)
-        return saturate(rounded(T.cast(centred, vector_type("float32", lanes)) * splat(multiplier, lanes)), attrs, isa)
+        centred = T.cast(acc, vector_type("int32", lanes)) - splat(T.int32(operator.input_zero_point) * pixels, lanes)
+        return saturate(
+            rounded(T.cast(centred, vector_type("float32", lanes)) * splat(multiplier, lanes)), operator, isa
+        )
 
     return Reduction(dtype, tirx.const(0, dtype), lambda acc, value: acc + value, finish)
 
 
 def _taps(
     operation: Operation,
-    attrs: AvgPool2d | MaxPool2d | QAvgPool2d,
+    operator: AvgPool2d | MaxPool2d | QAvgPool2d,
     dilation: tuple[int, int],
     halo: tuple[int, int, int, int] = NO_HALO,
 ) -> tuple[Taps, Taps]:
     """Return the window's rows and columns."""
     sizes, (padded_h, padded_w) = operation.inputs[0].shape[1:3], operation.output.shape[1:3]
     outs = (padded_h - halo[0] - halo[2], padded_w - halo[1] - halo[3])
-    fields = zip(sizes, outs, attrs.pool_size, attrs.strides, dilation, attrs.padding[:2], strict=True)
+    fields = zip(sizes, outs, operator.pool_size, operator.strides, dilation, operator.padding[:2], strict=True)
     rows, columns = (Taps(*f) for f in fields)
     return rows, columns
 

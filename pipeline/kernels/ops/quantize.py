@@ -22,26 +22,26 @@ from pipeline.ops import Dequantize, Quantize, Requantized
 def quantize(operation: Operation, machine: Machine) -> Kernel:
     """float32 -> uint8."""
     isa = machine.isa
-    attrs = operation.attrs
-    if not isinstance(attrs, Quantize):
-        raise TypeError(f"Expected qnn.quantize, got {attrs}")
-    return _unary(operation, 4 * isa.lanes, lambda x: quantized(x, attrs, isa))
+    operator = operation.operator
+    if not isinstance(operator, Quantize):
+        raise TypeError(f"Expected qnn.quantize, got {operator}")
+    return _unary(operation, 4 * isa.lanes, lambda x: quantized(x, operator, isa))
 
 
-def quantized(x: Any, attrs: Quantize, isa: InstructionSet) -> Any:
+def quantized(x: Any, operator: Quantize, isa: InstructionSet) -> Any:
     """Return the quantized values of a float32 TIR expression."""
-    return saturate(rounded(clamped(x, attrs)), Requantized(output_zero_point=attrs.zero_point), isa)
+    return saturate(rounded(clamped(x, operator)), Requantized(output_zero_point=operator.zero_point), isa)
 
 
-def clamped(x: Any, attrs: Quantize) -> Any:
+def clamped(x: Any, operator: Quantize) -> Any:
     """Return the scaled float32 values whose rounding, plus the zero point, is the quantized one.
 
     The clamp is two comparisons, so that NaN comes out the same on every CPU. It comes before the rounding, which
     changes nothing, as its limits are integers, and lets one instruction round and convert.
     """
     lanes = lanes_of(x)
-    low, high = (splat(T.float32(v - attrs.zero_point), lanes) for v in (0, 255))
-    v = x * splat(T.float32(attrs.inverse_scale), lanes)
+    low, high = (splat(T.float32(v - operator.zero_point), lanes) for v in (0, 255))
+    v = x * splat(T.float32(operator.inverse_scale), lanes)
     v = T.Select(v < high, v, high)
     return T.Select(v > low, v, low)
 
@@ -49,14 +49,14 @@ def clamped(x: Any, attrs: Quantize) -> Any:
 def dequantize(operation: Operation, machine: Machine) -> Kernel:
     """uint8 -> float32."""
     isa = machine.isa
-    attrs = operation.attrs
-    if not isinstance(attrs, Dequantize):
-        raise TypeError(f"Expected qnn.dequantize, got {attrs}")
+    operator = operation.operator
+    if not isinstance(operator, Dequantize):
+        raise TypeError(f"Expected qnn.dequantize, got {operator}")
 
     def convert(x: Any) -> Any:
         lanes = lanes_of(x)
-        value = T.cast(centred(x, attrs.zero_point), vector_type("float32", lanes))
-        return value * splat(T.float32(float(np.float32(attrs.scale))), lanes)
+        value = T.cast(centred(x, operator.zero_point), vector_type("float32", lanes))
+        return value * splat(T.float32(float(np.float32(operator.scale))), lanes)
 
     return _unary(operation, 4 * isa.lanes, convert)
 

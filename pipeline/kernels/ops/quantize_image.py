@@ -39,21 +39,23 @@ CYCLES_PER_SHUFFLE = 0.75
 """To take the bytes of one row for a vector of a line: one or two shuffles start in a cycle."""
 
 
-def unfolding_cycles(attrs: QuantizeImage, output: TensorType, isa: InstructionSet) -> float:
+def unfolding_cycles(operator: QuantizeImage, output: TensorType, isa: InstructionSet) -> float:
     """Return about how many cycles it takes to put rows side by side."""
     _, _, width, pixel_bytes = output.shape
-    if attrs.rows == 1:
+    if operator.rows == 1:
         return 0
-    together = max(1, _line_vector(width * pixel_bytes, attrs.rows, pixel_bytes // attrs.rows, isa) // pixel_bytes)
-    return output.size / pixel_bytes / together * attrs.rows * CYCLES_PER_SHUFFLE
+    together = max(
+        1, _line_vector(width * pixel_bytes, operator.rows, pixel_bytes // operator.rows, isa) // pixel_bytes
+    )
+    return output.size / pixel_bytes / together * operator.rows * CYCLES_PER_SHUFFLE
 
 
 def quantize_image(operation: Operation, machine: Machine) -> Kernel:
     """x: [N,C,H,W] float32 -> [N,lines,W,rows*C] uint8 in a halo."""
     isa = machine.isa
-    attrs, source, target = operation.attrs, operation.inputs[0], operation.output
-    if not isinstance(attrs, QuantizeImage):
-        raise TypeError(f"Expected qnn.quantize_image, got {attrs}")
+    operator, source, target = operation.operator, operation.inputs[0], operation.output
+    if not isinstance(operator, QuantizeImage):
+        raise TypeError(f"Expected qnn.quantize_image, got {operator}")
     batch, lines = target.shape[:2]
     per_chunk = -(-lines // CHUNKS)
     chunks = -(-lines // per_chunk)
@@ -64,7 +66,7 @@ def quantize_image(operation: Operation, machine: Machine) -> Kernel:
         with loop_for(source.size, batch * chunks)(batch * chunks) as p:
             image, first = p // chunks, p % chunks * per_chunk
             count = T.min(per_chunk, lines - first)
-            RowBuffer.declare(attrs, source, isa).write_lines(x, image, first, count, y, image * lines + first)
+            RowBuffer.declare(operator, source, isa).write_lines(x, image, first, count, y, image * lines + first)
     return Kernel(builder.get(), (0,))
 
 
@@ -75,25 +77,25 @@ class RowBuffer:
     Attributes:
         buffer: uint8, one slot for each row of a line.
         stride: bytes from slot to slot: a row, and a vector that may be read or written beyond it.
-        attrs: the operator.
+        operator: the operator.
         isa: the instruction set.
         channels, height, width: of the image.
     """
 
     buffer: Any
     stride: int
-    attrs: QuantizeImage
+    operator: QuantizeImage
     isa: InstructionSet
     channels: int
     height: int
     width: int
 
     @classmethod
-    def declare(cls, attrs: QuantizeImage, image: TensorType, isa: InstructionSet) -> RowBuffer:
+    def declare(cls, operator: QuantizeImage, image: TensorType, isa: InstructionSet) -> RowBuffer:
         """Declare the buffer for images [N,C,H,W], on the stack."""
         _, channels, height, width = image.shape
-        stride = (attrs.halo[1] + width + attrs.halo[3]) * channels + max(4 * isa.lanes, 2 * SHUFFLED_BYTES)
-        return cls(stack_buffer(attrs.rows * stride, "uint8"), stride, attrs, isa, channels, height, width)
+        stride = (operator.halo[1] + width + operator.halo[3]) * channels + max(4 * isa.lanes, 2 * SHUFFLED_BYTES)
+        return cls(stack_buffer(operator.rows * stride, "uint8"), stride, operator, isa, channels, height, width)
 
     def write_lines(self, x: Any, image: Any, first: Any, count: Any, y: Any, at: Any) -> None:
         """Write neighbouring lines of the output.
@@ -106,7 +108,7 @@ class RowBuffer:
             y: where they are written, flat.
             at: the first line's number there.
         """
-        rows, step = self.attrs.rows, self.attrs.row_step
+        rows, step = self.operator.rows, self.operator.row_step
         with T.serial((count - 1) * step + rows) as t:
             self.fill(x, image, first * step + t, t % rows)
             complete = t - (rows - 1)
@@ -115,7 +117,7 @@ class RowBuffer:
 
     def fill(self, x: Any, image: Any, padded_row: Any, slot: Any) -> None:
         """Quantize a row of an image, counted in its halo, into a slot; a row of the halo only fills it."""
-        top, left, _, right = self.attrs.halo
+        top, left, _, right = self.operator.halo
         row, start, run = padded_row - top, slot * self.stride, Run.of(self.width, self.isa.lanes)
         with T.If(T.And(row >= 0, row < self.height)):
             with T.Then():
@@ -135,15 +137,15 @@ class RowBuffer:
     def _fill(self, start: Any, pixels: int) -> None:
         run = Run.of(max(1, pixels * self.channels), 4 * self.isa.lanes)
         with T.serial(run.steps if pixels else 0) as step:
-            value = splat(tirx.const(self.attrs.halo_value, "uint8"), run.width)
+            value = splat(tirx.const(self.operator.halo_value, "uint8"), run.width)
             T.buffer_store(self.buffer, value, [span(start + run.start(0, step), run.width)])
 
     def _pixels(self, x: Any, planes: list[Any], lanes: int) -> Any:
         """Return quantized `lanes` pixels, one after another, and behind them what makes four bytes of each."""
         total = None
         for c, plane in enumerate(planes):
-            quantized = rounded(clamped(x[span(plane, lanes)], self.attrs)) + splat(
-                T.int32(self.attrs.zero_point), lanes
+            quantized = rounded(clamped(x[span(plane, lanes)], self.operator)) + splat(
+                T.int32(self.operator.zero_point), lanes
             )
             shifted = T.shift_left(quantized, splat(T.int32(8 * c), lanes))
             total = quantized if total is None else T.bitwise_or(total, shifted)
@@ -153,7 +155,7 @@ class RowBuffer:
 
     def write_line(self, y: Any, line: Any, slots: list[Any]) -> None:
         """Store a line of the output, whose rows are in `slots`."""
-        left, right = self.attrs.halo[1], self.attrs.halo[3]
+        left, right = self.operator.halo[1], self.operator.halo[3]
         pixels, channels = left + self.width + right, self.channels
         if len(slots) == 1:
             # Nothing is interleaved: a row is copied as bytes.

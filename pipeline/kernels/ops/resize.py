@@ -95,13 +95,13 @@ def integer_bilinear(operation: Operation, machine: Machine) -> Kernel:
 
 
 def _bilinear(operation: Operation, isa: InstructionSet, arithmetic: _Arithmetic) -> Kernel:
-    attrs, (batch, height, width, channels) = operation.attrs, operation.inputs[0].shape
-    if not isinstance(attrs, ResizeBilinear):
-        raise TypeError(f"Expected a bilinear resize, got {attrs}")
-    out_h, out_w = attrs.size
+    operator, (batch, height, width, channels) = operation.operator, operation.inputs[0].shape
+    if not isinstance(operator, ResizeBilinear):
+        raise TypeError(f"Expected a bilinear resize, got {operator}")
+    out_h, out_w = operator.size
     tables = [
         table
-        for size, out, start, step in zip((height, width), attrs.size, attrs.starts, attrs.steps, strict=True)
+        for size, out, start, step in zip((height, width), operator.size, operator.starts, operator.steps, strict=True)
         for table in _places(size, out, start, step, arithmetic)
     ]
     line, size = width * channels, operation.output.size
@@ -146,13 +146,13 @@ def _places(
 def upsample_concat(operation: Operation, machine: Machine) -> Kernel:
     """A pixel's copies are few and short, so an image of one pixel a row is written as fast as memory takes it."""
     isa = machine.isa
-    attrs, target, images = operation.attrs, operation.output, operation.inputs
-    if not isinstance(attrs, UpsampleConcat):
-        raise TypeError(f"Expected nn.upsample_concat, got {attrs}")
+    operator, target, images = operation.operator, operation.output, operation.inputs
+    if not isinstance(operator, UpsampleConcat):
+        raise TypeError(f"Expected nn.upsample_concat, got {operator}")
     batch, padded_h, padded_w, channels = target.shape
-    top, left, bottom, right = attrs.halo
+    top, left, bottom, right = operator.halo
     height, width = padded_h - top - bottom, padded_w - left - right
-    halo, most = Halo(height, width, channels, *attrs.halo), isa.lanes * MOVED_VECTORS
+    halo, most = Halo(height, width, channels, *operator.halo), isa.lanes * MOVED_VECTORS
 
     def copy(x: Any, y: Any, start: Any, to: Any, length: int) -> None:
         run = Run.of(length, most)
@@ -167,12 +167,12 @@ def upsample_concat(operation: Operation, machine: Machine) -> Kernel:
         rows = batch * padded_h
         with loop_for(target.size, rows)(rows) as r:
             if not halo.empty:
-                halo.fill(y, r, attrs.halo_value, most)
+                halo.fill(y, r, operator.halo_value, most)
             image, inside = r // padded_h, r % padded_h - top
             with T.If(T.And(inside >= 0, inside < height)), T.Then(), T.serial(width) as column:
                 to = halo.start(image, inside) + column * channels
                 for part, (_, part_h, part_w, depth), (down, across) in zip(
-                    parts, (x.shape for x in images), attrs.scales, strict=True
+                    parts, (x.shape for x in images), operator.scales, strict=True
                 ):
                     pixel = (image * part_h + inside // down) * part_w + column // across
                     copy(part, y, pixel * depth, to, depth)

@@ -53,10 +53,10 @@ VECTORS = 2
 def unary(operation: Operation, machine: Machine) -> Kernel:
     """Evaluate the expression vector by vector, or value by value."""
     isa = machine.isa
-    attrs = operation.attrs
-    if not isinstance(attrs, Unary):
-        raise TypeError(f"Expected nn.unary, got {attrs}")
-    formula = attrs.formula
+    operator = operation.operator
+    if not isinstance(operator, Unary):
+        raise TypeError(f"Expected nn.unary, got {operator}")
+    formula = operator.formula
     size = operation.output.size
     scalar = any(_calls_libm(step) for step in formula.steps)
     run = Run.of(size, 1 if scalar else isa.lanes * VECTORS, MAX_TASKS)

@@ -62,21 +62,21 @@ class X86InstructionSet(InstructionSet):
             result = T.min(result, T.broadcast(T.uint8(high), 4 * self.lanes))
         return T.max(result, T.broadcast(T.uint8(low), 4 * self.lanes)) if low > 0 else result
 
-    def weighted_sum(self, left: Any, right: Any, attrs: QAdd) -> Any:
+    def weighted_sum(self, left: Any, right: Any, operator: QAdd) -> Any:
         """Return `qnn.add(left, right)`, both products at once by `vpmaddwd`; see the base class."""
         octets, words = 4 * self.lanes, 2 * self.lanes
-        if lanes_of(left) != octets or max(abs(attrs.a_multiplier), abs(attrs.b_multiplier)) >= 1 << 15:
-            return super().weighted_sum(left, right, attrs)
+        if lanes_of(left) != octets or max(abs(operator.a_multiplier), abs(operator.b_multiplier)) >= 1 << 15:
+            return super().weighted_sum(left, right, operator)
         zeros = T.broadcast(T.uint8(0), octets)
         halves = interleave(left, right, "uint8", octets)
         pairs = [pair for half in halves for pair in interleave(half, zeros, "uint8", octets)]
-        both = T.int32((attrs.b_multiplier << 16) + (attrs.a_multiplier & 0xFFFF))
+        both = T.int32((operator.b_multiplier << 16) + (operator.a_multiplier & 0xFFFF))
         multipliers = T.reinterpret(f"int16x{words}", T.broadcast(both, self.lanes))
-        zero = attrs.a_zero_point * attrs.a_multiplier + attrs.b_zero_point * attrs.b_multiplier
-        offset = T.broadcast(T.int32((1 << (attrs.shift - 1)) - zero), self.lanes)
-        shift = T.broadcast(T.int32(attrs.shift), self.lanes)
+        zero = operator.a_zero_point * operator.a_multiplier + operator.b_zero_point * operator.b_multiplier
+        offset = T.broadcast(T.int32((1 << (operator.shift - 1)) - zero), self.lanes)
+        shift = T.broadcast(T.int32(operator.shift), self.lanes)
         sums = [self.dot_pairs(offset, T.reinterpret(f"int16x{words}", pair), multipliers) for pair in pairs]
-        bounds = attrs.output_zero_point, attrs.output_min, attrs.output_max
+        bounds = operator.output_zero_point, operator.output_min, operator.output_max
         return self.saturate_interleaved([T.shift_right(s, shift) for s in sums], *bounds)
 
     def dot_pairs(self, acc: Any, left: Any, right: Any) -> Any:
