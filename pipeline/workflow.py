@@ -209,7 +209,8 @@ def _quantized(
     quantized = quantize_with(
         program, samples, options.quantize, annotation, table, lambda done: tell("calibrating", done, total)
     )
-    _check_int8(quantized.annotation, program, options)
+    if _holds_int8(annotation):
+        _check_int8(quantized.annotation, program, options)
     return quantized
 
 
@@ -219,7 +220,7 @@ def _check_int8(annotation: Annotation, program: Program, options: BuildOptions)
     Raises:
         QuantizationError: nothing is; the message says why.
     """
-    if options.allow_float or any(o.precision == "int8" for o in annotation.operators):
+    if options.allow_float or _holds_int8(annotation):
         return
     reasons = collections.Counter(f"{o.operator}: {o.reason}" for o in annotation.operators).most_common(MAX_REASONS)
     listed = "".join(f"\n  {count} x {reason}" for reason, count in reasons)
@@ -230,6 +231,10 @@ def _check_int8(annotation: Annotation, program: Program, options: BuildOptions)
     if not options.float_library:
         raise QuantizationError(f"{message}To build it all the same, give --allow-float (allow_float=True).")
     _log.warning("%s", message.rstrip())
+
+
+def _holds_int8(annotation: Annotation) -> bool:
+    return any(o.precision == "int8" for o in annotation.operators)
 
 
 def _quantized_already(program: Program) -> str:

@@ -95,12 +95,13 @@ class Selection:
 
     def __init__(self, program: Program) -> None:
         bindings = Dataflow.of(program.module).bindings
-        self.kinds = {b.var.name: kind_of(b) for b in bindings}
+        # TVM's strings aren't what JSON is made of.
+        self.kinds = {str(b.var.name): kind_of(b) for b in bindings}
         self._names: dict[str, set[str]] = {name: {name} for name in self.kinds}
         for node in program.nodes:
             for name in filter(None, (node.name, *node.outputs)):
                 if node.variables and name not in self.kinds:
-                    self._names.setdefault(name, set()).update(node.variables)
+                    self._names.setdefault(name, set()).update(map(str, node.variables))
         self._types = self._types_of(program)
 
     def _types_of(self, program: Program) -> dict[str, set[str]]:
@@ -108,7 +109,7 @@ class Selection:
         onnx: dict[str, set[str]] = {operator: set() for operator in ONNX_KINDS}
         for node in program.nodes:
             wanted = ONNX_KINDS.get(node.operator, ("unary",))
-            main = {v for v in node.variables if self.kinds.get(v) in wanted}
+            main = {str(v) for v in node.variables if self.kinds.get(v) in wanted}
             onnx.setdefault(node.operator, set()).update(main)
         found: dict[str, set[str]] = {kind: set() for kind in kinds()}
         for name, kind in self.kinds.items():

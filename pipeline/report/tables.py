@@ -18,7 +18,8 @@ def build_tables(report: BuildReport) -> list[Table]:
         summary.add_row(f"input {spec.name}", f"{'x'.join(map(str, spec.shape))} {spec.dtype}")
     if report.preprocessing is not None:
         summary.add_row("pictures", str(report.preprocessing))
-    summary.add_row("calibrated", f"{report.algorithm}, {report.calibration_samples} samples")
+    count = report.calibration_samples
+    summary.add_row("calibrated", f"{report.algorithm}, {count} sample{'s' * (count != 1)}")
     if report.agreement is not None:
         summary.add_row("compared with float on", report.agreement.where())
         summary.add_row("same answer as float", f"{report.agreement.same_argmax:.4f}")

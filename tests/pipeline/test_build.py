@@ -92,7 +92,7 @@ def test_nothing_in_int8_is_a_warning_where_the_float_library_is_asked_for(
     float_only: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     report = pipeline.build(float_only, samples, output=tmp_path / "out", float_library=True)
-    assert "operators in int8: the library would gain nothing" in caplog.text
+    assert caplog.text.count("operators in int8: the library would gain nothing") == 1
     assert len(list((tmp_path / "out").glob("*.so"))) == 2
     assert report.annotation.summary().startswith("0 of")
 

@@ -147,6 +147,8 @@ def test_annotation_files_take_all_of_these(program: Program, tmp_path: Path) ->
     precisions = {o.name: o.precision for o in resolved.operators}
     assert (precisions[CONV], precisions[DEPTHWISE], precisions[HEAD]) == ("int8", "float32", "int8")
     assert [o.name for o in resolved.operators] == [o.name for o in annotation.operators]
+    resolved.save(tmp_path / "b.json")
+    assert Annotation.load(tmp_path / "b.json") == resolved
 
 
 def test_an_annotation_by_the_operators_own_names_is_taken_as_it_is(program: Program) -> None:
