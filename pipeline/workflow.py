@@ -109,7 +109,7 @@ def build_model(
     if options.check and options.check_samples is not None:
         # What doesn't fit should be known before the work.
         next(_measured_on(samples, options, program)[0])
-    if already := _quantized_already(program):
+    if already := quantized_already(program):
         _log.warning(already.rstrip())
     annotation = _decided(program, annotation, options)
     check = None
@@ -226,7 +226,7 @@ def _check_int8(annotation: Annotation, program: Program, options: BuildOptions)
     listed = "".join(f"\n  {count} x {reason}" for reason, count in reasons)
     message = (
         f"{annotation.summary()}: the library would gain nothing. Why, most frequent first:{listed}\n"
-        f"{_quantized_already(program)}"
+        f"{quantized_already(program)}"
     )
     if not options.float_library:
         raise QuantizationError(f"{message}To build it all the same, give --allow-float (allow_float=True).")
@@ -237,8 +237,8 @@ def _holds_int8(annotation: Annotation) -> bool:
     return any(o.precision == "int8" for o in annotation.operators)
 
 
-def _quantized_already(program: Program) -> str:
-    """Return what is to be said of a model that is quantized before it comes here; "" if it isn't."""
+def quantized_already(program: Program) -> str:
+    """Return what is to be said of a model that is quantized before it comes here, a line; "" if it isn't."""
     found = collections.Counter(n.operator for n in program.nodes if _QUANTIZED.fullmatch(n.operator))
     if not found:
         return ""

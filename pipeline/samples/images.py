@@ -258,7 +258,7 @@ def _reading(file: Path) -> Iterator[None]:
     except OSError as error:
         raise SampleError(f"Picture {file} can't be read: {error.strerror or error}.") from error
     except broken as error:
-        raise SampleError(f"Picture {file} can't be read: {error}.") from error
+        raise SampleError(f"Picture {file} can't be read: {str(error).rstrip('.')}.") from error
 
 
 def pillow() -> Any:

@@ -20,6 +20,7 @@ from rich.text import Text
 from pipeline.cli import cli
 from pipeline.cli.console import counted, progress, show
 from tests.cli.test_cli import run
+from tests.docs.given import write_models
 from tests.models import ModelBuilder
 
 Capture = pytest.CaptureFixture[str]
@@ -108,6 +109,16 @@ def test_nothing_in_int8_ends_with_code_1_and_nothing_written(capsys: Capture, m
     assert list(Path("out").iterdir()) == []
     code, _, _ = run(capsys, monkeypatch, "build", "soft.onnx", "--samples", "samples", "--allow-float")
     assert code == 0
+
+
+def test_a_model_that_is_quantized_already_is_warned_of_where_it_is_inspected(
+    capsys: Capture, monkeypatch: Patch, caplog: pytest.LogCaptureFixture, model: str
+) -> None:
+    Path("given").mkdir()
+    write_models(Path("given"))
+    code, _, _ = run(capsys, monkeypatch, "inspect", "given/quantized.onnx")
+    assert code == 0
+    assert "quantized already (1 x DequantizeLinear, 1 x QuantizeLinear)" in caplog.text
 
 
 @pytest.mark.parametrize(
