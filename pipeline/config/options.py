@@ -47,9 +47,13 @@ class AnnotateOptions(Options):
         (),
         "Leave these operators in float: names of nodes or of their outputs, types, or patterns (*/head/*).",
         metavar="WHICH",
+        paddle="skip_tensor_list",
     )
     per_channel: bool = option(
-        True, "One weight scale per output channel instead of one per tensor.", flag="--per-channel/--per-tensor"
+        True,
+        "One weight scale per output channel instead of one per tensor.",
+        flag="--per-channel/--per-tensor",
+        paddle="weight_quantize_type",
     )
 
 

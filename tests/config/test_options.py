@@ -11,6 +11,7 @@ import pipeline
 from pipeline.cli.build_command import command
 from pipeline.config.options import BuildOptions, QuantizeOptions
 from pipeline.config.schema import Option, options_of
+from pipeline.errors import OptionError
 from pipeline.quantization.observers import ALGORITHMS
 
 OPTIONS = options_of(BuildOptions)
@@ -47,3 +48,9 @@ def test_algorithms_are_those_that_there_are() -> None:
     assert option.choices is not None
     assert set(option.choices()) == set(ALGORITHMS)
     assert BuildOptions.from_values({"algorithm": "KL"}).quantize.calibrate.algorithm == "kl"
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o.paddle], ids=lambda o: o.key)
+def test_paddleslims_names_are_answered_with_those_here(option: Option) -> None:
+    with pytest.raises(OptionError, match=f"{option.paddle}.* It is called '{option.key}' here"):
+        BuildOptions.from_values({option.paddle: None})
