@@ -82,7 +82,10 @@ def test_a_model_is_built_run_timed_and_inspected(
     code, text, _ = run(capsys, monkeypatch, "profile", library, "--json", *options)
     profiled = json.loads(text)
     assert (code, profiled["threads"], profiled["operators"][-1]["name"]) == (0, 1, "scores")
+    # A narrow terminal shows no kernels.
+    monkeypatch.setenv("COLUMNS", "250")
     code, text, errors = run(capsys, monkeypatch, "profile", library, "--sort", "time", *options)
+    monkeypatch.delenv("COLUMNS")
     assert (code, errors) == (0, "")
     assert all(o["kernel"] in text for o in profiled["operators"])
 

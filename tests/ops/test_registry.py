@@ -29,7 +29,7 @@ FLOAT_ONLY = {
 def missing(operator: type[Operator]) -> list[str]:
     """Return what an operator still needs, and where."""
     computed = {entry.operator for entry in registry.KERNELS}
-    shown = {type(example.attrs) for example in examples().values()}
+    shown = {type(example.operator) for example in examples().values()}
     name, rewritten, family = operator.name, operator.name in REWRITTEN, inspect.getfile(operator)
     found = {
         f"a docstring that begins with `{name}`: , in {family}": not (operator.__doc__ or "").startswith(f"`{name}`: "),

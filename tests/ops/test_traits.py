@@ -41,7 +41,7 @@ def with_activations(example: Example, values: list[Array]) -> list[Array]:
 
 
 def evaluate(example: Example, values: list[Array]) -> Array:
-    return example.attrs.evaluate(*with_activations(example, values))
+    return example.operator.evaluate(*with_activations(example, values))
 
 
 def types_of(values: Sequence[Array]) -> list[TensorType]:
@@ -50,12 +50,12 @@ def types_of(values: Sequence[Array]) -> list[TensorType]:
 
 def chosen(trait: str) -> Any:
     """Parametrize a test with the examples of operators that say to have a trait."""
-    found = {name: e for name, e in EXAMPLES.items() if getattr(e.attrs, trait)}
+    found = {name: e for name, e in EXAMPLES.items() if getattr(e.operator, trait)}
     return pytest.mark.parametrize("example", found.values(), ids=found)
 
 
 def splittable() -> dict[str, Example]:
-    return {n: e for n, e in EXAMPLES.items() if e.attrs.splits_batch(types_of(e.arguments), constants(e))}
+    return {n: e for n, e in EXAMPLES.items() if e.operator.splits_batch(types_of(e.arguments), constants(e))}
 
 
 @pytest.mark.parametrize("example", splittable().values(), ids=splittable())
@@ -69,23 +69,23 @@ def test_images_of_a_batch_do_not_mix(example: Example) -> None:
 
 @chosen("elementwise")
 def test_elementwise_operators_do_not_care_where_values_lie(example: Example) -> None:
-    result = example.attrs.evaluate(*example.arguments)
+    result = example.operator.evaluate(*example.arguments)
     moved = [np.flip(a).copy() for a in np.broadcast_arrays(*example.arguments)]
-    np.testing.assert_array_equal(example.attrs.evaluate(*(a.ravel() for a in moved)), np.flip(result).ravel())
+    np.testing.assert_array_equal(example.operator.evaluate(*(a.ravel() for a in moved)), np.flip(result).ravel())
 
 
 @chosen("rowwise")
 def test_rows_do_not_mix(example: Example) -> None:
     x, *others = example.arguments
-    result = example.attrs.evaluate(*example.arguments)
-    backwards = example.attrs.evaluate(x.reshape(-1, x.shape[-1])[::-1], *others)
+    result = example.operator.evaluate(*example.arguments)
+    backwards = example.operator.evaluate(x.reshape(-1, x.shape[-1])[::-1], *others)
     np.testing.assert_array_equal(backwards, result.reshape(-1, result.shape[-1])[::-1])
 
 
 @chosen("moves_values")
 def test_moved_values_lie_between_those_they_come_from(example: Example) -> None:
     (x,) = example.arguments
-    result, around = example.attrs.evaluate(x), getattr(example.attrs, "value", x.flat[0])
+    result, around = example.operator.evaluate(x), getattr(example.operator, "value", x.flat[0])
     assert min(x.min(), around) <= result.min()
     assert result.max() <= max(x.max(), around)
 
@@ -93,9 +93,9 @@ def test_moved_values_lie_between_those_they_come_from(example: Example) -> None
 def bounded() -> dict[str, Example]:
     """Return examples, and the same with a halo where there can be one."""
     with_halo = {
-        f"{name}, with a halo": dataclasses.replace(e, attrs=e.attrs.with_halo((1, 0, 2, 1), 1.0))
+        f"{name}, with a halo": dataclasses.replace(e, operator=e.operator.with_halo((1, 0, 2, 1), 1.0))
         for name, e in EXAMPLES.items()
-        if isinstance(e.attrs, WithHalo)
+        if isinstance(e.operator, WithHalo)
     }
     return EXAMPLES | with_halo
 
@@ -108,7 +108,7 @@ def test_no_result_is_below_its_bound(example: Example, least: float) -> None:
     bounds = [float(a.min()) for a in raised]
     known = iter(bounds)
     everywhere = [next(known) if i in example.activations else -math.inf for i in range(len(example.arguments))]
-    assert evaluate(example, raised).min() >= example.attrs.lower_bound(*everywhere)
+    assert evaluate(example, raised).min() >= example.operator.lower_bound(*everywhere)
 
 
 @pytest.mark.parametrize("name", sorted(operators()))

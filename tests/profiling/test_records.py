@@ -18,7 +18,7 @@ from tests.runtime.models import quantized_model
 @dataclass(frozen=True)
 class Work:
     name: str
-    attrs: Operator
+    operator: Operator
     inputs: tuple[tuple[int, ...], ...]
     products: int
 
@@ -38,7 +38,7 @@ class Work:
     ids=lambda case: case.name,
 )
 def test_multiply_adds_are_those_of_the_definition(case: Work) -> None:
-    assert case.attrs.multiply_adds(*(TensorType(shape, "uint8") for shape in case.inputs)) == case.products
+    assert case.operator.multiply_adds(*(TensorType(shape, "uint8") for shape in case.inputs)) == case.products
 
 
 @pytest.fixture(scope="module")
