@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 
 
 class GlobalMaxPool(OpRun):
-    """Of any rank; the stock one is for images only."""
+    """Of any rank; ONNX's own is for images only."""
 
     op_domain = ""
 
@@ -34,7 +34,7 @@ class GlobalMaxPool(OpRun):
 
 
 class GlobalLpPool(OpRun):
-    """There is no stock one."""
+    """ONNX has no reference of it."""
 
     op_domain = ""
 
@@ -44,7 +44,7 @@ class GlobalLpPool(OpRun):
 
 
 class LRN(OpRun):
-    """For every channel; the stock one counts channels by the batch."""
+    """For every channel; ONNX's own counts channels by the batch."""
 
     op_domain = ""
 
@@ -56,7 +56,7 @@ class LRN(OpRun):
 
 
 class GatherElements(OpRun):
-    """Of any size; the stock one wants indices for all of the data, and a short axis."""
+    """Of any size; ONNX's own wants indices for all of the data, and a short axis."""
 
     op_domain = ""
 
@@ -67,14 +67,14 @@ class GatherElements(OpRun):
 
 
 class MaxPool(StockMaxPool):
-    """Of any rank, padding and rounding; the indices are the stock one's."""
+    """Of any rank, padding and rounding; the indices are ONNX's own's."""
 
     op_domain = ""
 
     def _run(self, x: Array, **attributes: Any) -> tuple[Array, ...]:
         if len(self.onnx_node.output) > 1:
-            stock: tuple[Array, ...] = super()._run(x, **attributes)
-            return stock
+            own: tuple[Array, ...] = super()._run(x, **attributes)
+            return own
         lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
         windows = _windows(x, attributes, lowest)
         return (windows.max(axis=tuple(range(x.ndim, windows.ndim))).astype(x.dtype),)
@@ -104,7 +104,7 @@ class LpPool(OpRun):
 
 
 class LpNormalization(OpRun):
-    """The stock one forgets that a norm is of absolute values."""
+    """ONNX's own forgets that a norm is of absolute values."""
 
     op_domain = ""
 
@@ -114,7 +114,7 @@ class LpNormalization(OpRun):
 
 
 class Pad(StockPad):
-    """The stock one can't cut off, which is what negative widths mean."""
+    """ONNX's own can't cut off, which is what negative widths mean."""
 
     op_domain = ""
 
@@ -135,7 +135,7 @@ class Pad(StockPad):
 
 
 class RoiAlign(StockRoiAlign):
-    """Before set 16 regions were given in whole pixels; the stock one takes that for what came after."""
+    """Before set 16 regions were given in whole pixels; ONNX's own takes that for what came after."""
 
     op_domain = ""
 
@@ -147,7 +147,7 @@ class RoiAlign(StockRoiAlign):
 
 
 class ConvTranspose(OpRun):
-    """In groups, and of a given size; the stock one mixes up what belongs to each group."""
+    """In groups, and of a given size; ONNX's own mixes up what belongs to each group."""
 
     op_domain = ""
 

@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN by the standard's formulas; the stock ones ignore most of their attributes."""
+"""LSTM, GRU and RNN by the standard's formulas; ONNX's own ignore most of their attributes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resize in all its forms, axis by axis; the stock one lacks some, gets others wrong, and takes its time."""
+"""Resize in all its forms, axis by axis; ONNX's own lacks some, gets others wrong, and takes its time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GridSample for all places at once; the stock one goes through them one by one, and gets some modes wrong."""
+"""GridSample for all places at once; ONNX's own goes through them one by one, and gets some modes wrong."""
 
 from __future__ import annotations
 

@@ -161,11 +161,11 @@ def gemm(node: Node) -> relax.Expr:
     """Matrix product with a constant right side -> `nn.dense`."""
     weight, bias = node.constant(1), _bias(node)
     if weight is None or bias is None or node.flag("transA") or weight.dtype != np.float32:
-        return node.stock()
+        return node.by_tvm()
     weight = weight if node.flag("transB") else weight.T
     rows = weight.shape[0]
     if bias.size not in (1, rows) or (bias.size == rows and bias.shape[-1:] != (rows,) and rows != 1):
-        return node.stock()
+        return node.by_tvm()
     bias = np.broadcast_to(bias.reshape(-1) * np.float32(node.attributes.get("beta", 1.0)), (rows,))
     weight = weight * np.float32(node.attributes.get("alpha", 1.0))
     return make_call(ops.Dense(), node.x, make_constant(weight), make_constant(bias))
@@ -177,7 +177,7 @@ def matmul(node: Node) -> relax.Expr:
     types = [node.type(i) for i in range(2)]
     ranks = [len(t.shape) for t in types]
     if any(t.dtype != "float32" for t in types) or min(ranks) < 2:
-        return node.stock()
+        return node.by_tvm()
     if weight is not None and ranks[1] <= ranks[0] and weight.size == math.prod(weight.shape[-2:]):
         weight = weight.reshape(weight.shape[-2:])
     if weight is None or weight.ndim != 2:
@@ -192,7 +192,7 @@ def batch_normalization(node: Node) -> relax.Expr:
         raise ModelError("it learns while it runs (training_mode is set); export the model for inference")
     statistics = [node.constant(i) for i in range(1, 5)]
     if any(s is None for s in statistics):
-        return node.stock()
+        return node.by_tvm()
     gamma, beta, mean, variance = (np.asarray(s, "float64") for s in statistics)
     scale = gamma / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
     shape = (-1,) + (1,) * (len(node.shape) - 2)

@@ -138,7 +138,7 @@ class Node:
         """Append an expression and return the variable that holds it."""
         return self.builder.emit(self.builder.normalize(expr), name_hint="tensor")
 
-    def stock(self) -> relax.Expr:
+    def by_tvm(self) -> relax.Expr:
         """Return what TVM's own converter makes of the node.
 
         Raises:

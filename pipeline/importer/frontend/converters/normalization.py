@@ -22,7 +22,7 @@ def softmax(node: Node) -> relax.Expr:
     """Softmax along any axis -> `nn.softmax` along the last one."""
     rank, axis = len(node.shape), node.axis(-1)
     if node.dtype != "float32":
-        return node.stock()
+        return node.by_tvm()
     if axis == rank - 1:
         return make_call(ops.Softmax(), node.x)
     moved = [a for a in range(rank) if a != axis] + [axis]
