@@ -221,9 +221,13 @@ def substitute(expr: relax.Expr, values: dict[Any, relax.Expr]) -> relax.Expr:
         whole = substitute(expr.tuple_value, values)
         return whole.fields[expr.index] if isinstance(whole, relax.Tuple) else relax.TupleGetItem(whole, expr.index)
     if isinstance(expr, relax.Call):
-        args = [substitute(a, values) for a in expr.args]
-        return relax.Call(expr.op, args, expr.attrs, list(expr.ty_args))
+        return with_arguments(expr, [substitute(a, values) for a in expr.args])
     return expr
+
+
+def with_arguments(call: relax.Call, arguments: Sequence[relax.Expr]) -> relax.Call:
+    """Return a call of the same operator, with the same attributes, on other arguments."""
+    return relax.Call(call.op, list(arguments), call.attrs, list(call.ty_args))
 
 
 def variables(expr: relax.Expr) -> tuple[relax.Var, ...]:
@@ -270,4 +274,5 @@ __all__ = [
     "operator_name",
     "substitute",
     "variables",
+    "with_arguments",
 ]

@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -63,12 +64,12 @@ def rewrite_bindings(module: tvm.IRModule, visit: Visit) -> tvm.IRModule:
     return builder.finish()
 
 
-class Pattern:
+class Pattern(ABC):
     """What an expression of the new program has to be; see `anything`, `constant_value`, `call` and `one_of`."""
 
+    @abstractmethod
     def matches(self, expr: relax.Expr, builder: DataflowBuilder, found: Captures) -> Iterator[Captures]:
         """Yield each way in which an expression is of this pattern: `found`, and what the pattern's names stand for."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

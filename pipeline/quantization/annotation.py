@@ -101,8 +101,8 @@ class Annotation(Record, frozen=True, kw_only=True):
         """Return the tensors that need a scale of their own."""
         return tuple(t for t in self.tensors if t.spec is not None)
 
-    def specs(self) -> dict[str, QuantizationSpec]:
-        """Return how the tensors that need a scale of their own are to be quantized, by name.
+    def check_supported(self) -> None:
+        """Refuse what can't be computed yet.
 
         Raises:
             TableError: a tensor, or an operator's weights, can't be quantized as the annotation says.
@@ -117,6 +117,10 @@ class Annotation(Record, frozen=True, kw_only=True):
             reason = None if tensor.spec is None else tensor.spec.unsupported_activation()
             if reason is not None:
                 raise TableError(f"Annotation: tensor {tensor.name!r} can't be quantized as it says: {reason}.")
+
+    def specs(self) -> dict[str, QuantizationSpec]:
+        """Return how the tensors that need a scale of their own are to be quantized, by name; see `check_supported`."""
+        self.check_supported()
         return {t.name: t.spec for t in self.tensors if t.spec is not None}
 
     def save(self, path: Path) -> None:

@@ -30,9 +30,6 @@ def calibrate(
 ) -> CalibrationTable:
     """Run the program once over the samples and return a scale and zero point for each tensor that needs one.
 
-    Samples that look odd, being few, all the same, constant, or of another range than the model was trained on, are
-    warned of (`samples.statistics`, `quantization.input_range`).
-
     Memory holds one batch's activations and a histogram for each tensor, however many samples there are. Samples that
     look odd are warned of; see `collect`.
 

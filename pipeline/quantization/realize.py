@@ -144,8 +144,8 @@ class _Realizer:
 
 def _parameters(annotation: Annotation, table: CalibrationTable) -> dict[str, QuantizationParameters]:
     """Return scale and zero point of every 8-bit tensor, shared ones included."""
+    annotation.check_supported()
     parameters = {}
-    annotation.specs()
     for tensor in annotation.tensors:
         source = annotation.source(tensor.name)
         entry = table.tensors.get(source)

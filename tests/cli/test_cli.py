@@ -16,26 +16,12 @@ import pytest
 from rich.table import Table
 
 import pipeline
-from pipeline.cli import main
 from pipeline.cli.console import show
 from pipeline.data import data_directory
 from pipeline.errors import ModelError
+from tests.cli.commands import run
 from tests.models import ModelBuilder, small_network
 from tests.runtime.servers import free_port, rpc_server
-
-
-def run(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object
-) -> tuple[int, str, str]:
-    """Run a command in this process; return exit code, standard output and standard error."""
-    monkeypatch.setattr(sys, "argv", ["pipeline", *map(str, arguments)])
-    code = 0
-    try:
-        main()
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.fixture

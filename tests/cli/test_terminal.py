@@ -19,7 +19,7 @@ from rich.text import Text
 
 from pipeline.cli import cli
 from pipeline.cli.console import counted, progress, show
-from tests.cli.test_cli import run
+from tests.cli.commands import run
 from tests.docs.given import write_models
 from tests.models import ModelBuilder
 

@@ -17,7 +17,7 @@ from tvm import relax
 
 from pipeline import ops
 from pipeline.ir.bridge import describe, tensor_type
-from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder
+from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, with_arguments
 from pipeline.ir.rewriting import rewrite_bindings
 from pipeline.ops import relax_operators
 
@@ -80,7 +80,7 @@ def _swap(builder: DataflowBuilder, binding: Binding, shape: Sequence[int]) -> r
     single_values = isinstance(describe(binding.value), ops.Unary)
     wanted = list(shape) if single_values else [*shape[:-1], tensor_type(x).shape[-1]]
     reshaped = builder.emit(relax.op.reshape(x, wanted), f"{binding.var.name}.reshaped")
-    return relax.Call(binding.value.op, [reshaped, *constants], binding.value.attrs, list(binding.value.ty_args))
+    return with_arguments(binding.value, [reshaped, *constants])
 
 
 def _mergeable(flow: Dataflow) -> dict[relax.Var, relax.Expr]:

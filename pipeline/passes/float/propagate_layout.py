@@ -20,7 +20,7 @@ from tvm import relax
 
 from pipeline import ops
 from pipeline.ir.bridge import describe, make_call, tensor_type
-from pipeline.ir.dataflow import Binding, DataflowBuilder, constant, make_constant, variables
+from pipeline.ir.dataflow import Binding, DataflowBuilder, constant, make_constant, variables, with_arguments
 from pipeline.ops import relax_operators
 
 Axes = tuple[int, ...]
@@ -127,7 +127,7 @@ class _Propagation:
         args = [self._in_order(a, order) for a in binding.value.args]
         if any(a is None for a in args):
             return False
-        call = relax.Call(binding.value.op, args, binding.value.attrs, list(binding.value.ty_args))
+        call = with_arguments(binding.value, args)
         self._remember(binding.var, _Permuted(self.builder.emit(call, binding.var.name), order))
         return True
 
@@ -217,7 +217,7 @@ class _Propagation:
         source = self.permuted.get(x)
         if source is None or source.axes[-1] != len(source.axes) - 1:
             return False
-        call = relax.Call(binding.value.op, [source.base, *constants], binding.value.attrs, list(binding.value.ty_args))
+        call = with_arguments(binding.value, [source.base, *constants])
         self._remember(binding.var, _Permuted(self.builder.emit(call, binding.var.name), source.axes))
         return True
 

@@ -19,7 +19,7 @@ from tvm import relax
 
 from pipeline import ops
 from pipeline.ir.bridge import make_call, tensor_type
-from pipeline.ir.dataflow import operator_name
+from pipeline.ir.dataflow import operator_name, with_arguments
 from pipeline.ir.rewriting import Match, Rule, anything, call, rewrite
 
 Factors = tuple[int, int]
@@ -55,7 +55,7 @@ ENLARGED = call("relax.image.resize2d", anything("x"), name="resize", where=lamb
 def _look_up_before(match: Match) -> relax.Expr:
     resize = match.call("resize")
     found = match.emit(make_call(ops.QLookup(), match["x"], match["table"]), "small")
-    return relax.Call(resize.op, [found, *resize.args[1:]], resize.attrs)
+    return with_arguments(resize, [found, *resize.args[1:]])
 
 
 def _check_concat(match: Match) -> str | None:

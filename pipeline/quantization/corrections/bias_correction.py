@@ -16,9 +16,10 @@ from tvm import relax
 
 from pipeline import ops
 from pipeline.ir.bridge import describe, tensor_type
-from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant
+from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant, with_arguments
 from pipeline.ir.operator import Array
 from pipeline.ir.program import Program
+from pipeline.ir.rewriting import rewrite_bindings
 from pipeline.ops.arrays import window_positions
 from pipeline.quantization.annotation import Annotation, OperatorDecision
 from pipeline.quantization.corrections.correction import Correction
@@ -48,12 +49,11 @@ class BiasCorrection(Correction):
     ) -> Program:
         """See `Correction`."""
         layers = {binding.var: decision for binding, decision in _layers(program, annotation)}
-        builder = DataflowBuilder(program.module)
-        for binding in builder.flow.bindings:
+
+        def visit(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:
             decision = layers.get(binding.var)
             if decision is None:
-                builder.copy(binding)
-                continue
+                return None
             x, weight, _ = binding.value.args
             name = str(x.name)
             seen = statistics[Need(name, ChannelMeans)]
@@ -61,14 +61,9 @@ class BiasCorrection(Correction):
                 raise TypeError(f"Expected the means of {name}, got {seen}")
             scale = table.tensors[annotation.source(name)].scale
             corrected = _corrected(binding, decision, scale, seen.means)
-            call = relax.Call(
-                binding.value.op,
-                [builder.replaced(x), weight, make_constant(corrected)],
-                binding.value.attrs,
-                list(binding.value.ty_args),
-            )
-            builder.replace(binding.var, builder.emit(call, binding.var.name))
-        return dataclasses.replace(program, module=builder.finish())
+            return with_arguments(binding.value, [builder.replaced(x), weight, make_constant(corrected)])
+
+        return dataclasses.replace(program, module=rewrite_bindings(program.module, visit))
 
 
 def _layers(program: Program, annotation: Annotation) -> list[tuple[Binding, OperatorDecision]]:

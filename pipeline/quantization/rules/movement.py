@@ -6,7 +6,7 @@ from tvm import relax
 
 from pipeline import ops
 from pipeline.ir.bridge import make_call
-from pipeline.ir.dataflow import Binding, constant
+from pipeline.ir.dataflow import Binding, constant, with_arguments
 from pipeline.quantization.rules.elementwise import lookup
 from pipeline.quantization.rules.rule import Context, description, no_constant, quantization_rule
 
@@ -27,7 +27,7 @@ def move(binding: Binding, context: Context) -> relax.Expr:
     """An operator that takes values of any type -> itself on quantized values."""
     value = binding.value
     args = [context.quantized(value.args[0]), *value.args[1:]]
-    return relax.Call(value.op, args, value.attrs, list(value.ty_args))
+    return with_arguments(value, args)
 
 
 @quantization_rule(ops.Pad, kind="pad")
