@@ -28,15 +28,16 @@ class SampleStatistics:
     Attributes:
         inputs: the model's.
         samples: how many there were.
-        constant: of the samples that are one value throughout, in an input of many floats: how many, and what to say
-            of the first.
+        constant: how many samples are one value throughout, in an input of many floats.
+        first_constant: what to say of the first of these.
         same: whether all were the same.
         first: the first one.
     """
 
     inputs: Sequence[TensorSpec]
     samples: int = 0
-    constant: list[str] = field(default_factory=list)
+    constant: int = 0
+    first_constant: str = ""
     same: bool = True
     first: Mapping[str, Array] = field(default_factory=dict)
 
@@ -57,8 +58,9 @@ class SampleStatistics:
         for spec in self.inputs:
             value = feed[spec.name]
             if value.dtype.kind == "f" and value.size >= MIN_VALUES and value.min() == value.max():
-                level = value.flat[0]
-                self.constant.append(f"{sentence(name)} is {level:g} throughout, in input {spec.name!r}")
+                if not self.constant:
+                    self.first_constant = f"{sentence(name)} is {value.flat[0]:g} throughout, in input {spec.name!r}"
+                self.constant += 1
 
     def warnings(self) -> list[str]:
         """Return what to tell the user."""
@@ -72,6 +74,6 @@ class SampleStatistics:
         if self.samples > 1 and self.same:
             found.append(f"All {self.samples} samples are the same. Give different ones.")
         elif self.constant:
-            more = f", and {len(self.constant) - 1} more are such" if len(self.constant) > 1 else ""
-            found.append(f"{self.constant[0]}{more}: that says nothing about what the model will see.")
+            more = f", and {self.constant - 1} more are such" if self.constant > 1 else ""
+            found.append(f"{self.first_constant}{more}: that says nothing about what the model will see.")
         return found
