@@ -54,8 +54,8 @@ def _write_model(path: Path, shape: tuple[int | str, ...], quantized: bool = Fal
     if quantized:
         constants += [numpy_helper.from_array(np.float32(0.02), "scale"), numpy_helper.from_array(np.int8(0), "zero")]
         nodes = [
-            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["codes"]),
-            helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["rounded"]),
+            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["quantized"]),
+            helper.make_node("DequantizeLinear", ["quantized", "scale", "zero"], ["rounded"]),
         ]
     nodes += [
         helper.make_node("Conv", ["rounded" if quantized else "x", "filters"], ["sums"], "/features/conv/Conv"),

@@ -46,7 +46,7 @@ from pipeline.ops import (
 )
 from pipeline.ops.formula import X, apply
 from tests.kernels.convolutions import Convolution, integer_arguments
-from tests.kernels.tensors import Array, codes, floats
+from tests.kernels.tensors import Array, floats, quantized_values
 
 
 @dataclass(frozen=True)
@@ -120,10 +120,10 @@ def product_examples() -> Mapping[str, Example]:
             Conv2dAdd.of(Conv2d(clip_min=0.0, clip_max=50.0), Add(-9.0)), (*floats, whole(*convolved.shape)), (0, 3)
         ),
         "convolution and sum": Example(
-            QConv2dAdd.of(convolution, total), (*arguments, codes(random, *convolved.shape)), (0, 4)
+            QConv2dAdd.of(convolution, total), (*arguments, quantized_values(random, *convolved.shape)), (0, 4)
         ),
         "convolution and lookup": Example(
-            QConv2dLookup(**dataclasses.asdict(convolution)), (*arguments, codes(random, 256))
+            QConv2dLookup(**dataclasses.asdict(convolution)), (*arguments, quantized_values(random, 256))
         ),
         "dense": Example(QDense(9, input_zero_point=77), tuple(integer_arguments(random, (3, 64), (21, 64)))),
         "float dense": Example(Dense(), (whole(3, 16), whole(21, 16), whole(21))),
@@ -140,7 +140,7 @@ def memory_bound_examples() -> Mapping[str, Example]:
     multiple of 64, as TVM wants it.
     """
     random = np.random.default_rng(0)
-    image, pixel = codes(random, 2, 8, 8, 21), codes(random, 64, 1, 1, 21)
+    image, pixel = quantized_values(random, 2, 8, 8, 21), quantized_values(random, 64, 1, 1, 21)
     hundredth = np.full((1, 1), 0.01, "float32")
     special = np.array([np.nan, np.inf, -np.inf, 3e38, -3e38, -0.0, 0.5, 1.5, 2.5, -0.5, 2.0**31], "float32")
     total = QAdd(output_zero_point=9, a_zero_point=3, b_zero_point=128, a_multiplier=700, b_multiplier=-513, shift=10)
@@ -155,16 +155,16 @@ def memory_bound_examples() -> Mapping[str, Example]:
         "max pool": Example(MaxPool2d(**window), (image,)),
         "max pool, dilated": Example(MaxPool2d((3, 2), (1, 1), (2, 0, 2, 1), (2, 1)), (image,)),
         "max pool, float": Example(MaxPool2d(**window), (floats(random, 1, 8, 8, 21),)),
-        "depth to space": Example(DepthToSpace((2, 1)), (codes(random, 4, 4, 4, 48),)),
+        "depth to space": Example(DepthToSpace((2, 1)), (quantized_values(random, 4, 4, 4, 48),)),
         "depth to space, short": Example(DepthToSpace((2, 2), 1, (0, 0, 2, 0)), (floats(random, 4, 4, 4, 8),)),
-        "depth to space, groups": Example(DepthToSpace((2, 2), 3), (codes(random, 4, 4, 4, 132),)),
+        "depth to space, groups": Example(DepthToSpace((2, 2), 3), (quantized_values(random, 4, 4, 4, 132),)),
         "mean": Example(mean, (image, np.full((8, 8), 1 / 9, "float32"))),
-        "global mean": Example(QAvgPool2d(pool_size=(8, 8)), (codes(random, 64, 8, 8, 21), hundredth)),
+        "global mean": Example(QAvgPool2d(pool_size=(8, 8)), (quantized_values(random, 64, 8, 8, 21), hundredth)),
         "float mean": Example(
             AvgPool2d(**window), (np.rint(floats(random, 2, 8, 8, 21)), np.full((8, 8), 1 / 9, "float32"))
         ),
         "float multiply": Example(Multiply(), (floats(random, 16, 5, 21), floats(random, 16, 1, 21)), (0, 1)),
-        "stack": Example(Stack(3), tuple(codes(random, 1, 64, 3) for _ in range(3)), (0, 1, 2)),
+        "stack": Example(Stack(3), tuple(quantized_values(random, 1, 64, 3) for _ in range(3)), (0, 1, 2)),
         "float resize": Example(
             ResizeBilinear((16, 8), (-0.25, 0.0), (0.5, 1.0)), (np.rint(floats(random, 2, 8, 8, 21)),)
         ),
@@ -174,32 +174,44 @@ def memory_bound_examples() -> Mapping[str, Example]:
             LayerNorm(), (floats(random, 64, 21), np.full(21, 0.5, "float32"), np.full(21, 9.0, "float32")), rtol=1e-4
         ),
         "add": Example(Add(0.0, 6.0), (floats(random, 16, 5, 21), floats(random, 16, 1, 21)), (0, 1)),
-        "quantized add": Example(total, (codes(random, 64, 3, 2, 21), pixel), (0, 1)),
+        "quantized add": Example(total, (quantized_values(random, 64, 3, 2, 21), pixel), (0, 1)),
         "prelu": Example(PRelu(), (floats(random, 16, 5, 21), np.linspace(-1, 1, 21, dtype="float32")), rtol=0),
         "quantized prelu": Example(
             QPRelu(9, input_zero_point=77, multiplier=0.7),
-            (codes(random, 64, 3, 21), np.linspace(-1, 1, 21, dtype="float32")),
+            (quantized_values(random, 64, 3, 21), np.linspace(-1, 1, 21, dtype="float32")),
         ),
-        "multiply": Example(QMultiply(a_zero_point=128, multiplier=0.5), (codes(random, 64, 3, 2, 21), pixel), (0, 1)),
-        "multiply, same shape": Example(QMultiply(multiplier=0.01), (image, codes(random, *image.shape)), (0, 1)),
-        "matrix product": Example(scores, (codes(random, 2, 32, 15), codes(random, 2, 32, 15)), (0, 1)),
+        "multiply": Example(
+            QMultiply(a_zero_point=128, multiplier=0.5), (quantized_values(random, 64, 3, 2, 21), pixel), (0, 1)
+        ),
+        "multiply, same shape": Example(
+            QMultiply(multiplier=0.01), (image, quantized_values(random, *image.shape)), (0, 1)
+        ),
+        "matrix product": Example(
+            scores, (quantized_values(random, 2, 32, 15), quantized_values(random, 2, 32, 15)), (0, 1)
+        ),
         "matrix product, wide": Example(
-            QMatMul(a_zero_point=9, multiplier=0.001), (codes(random, 64, 19), codes(random, 19, 64)), (0, 1)
+            QMatMul(a_zero_point=9, multiplier=0.001),
+            (quantized_values(random, 64, 19), quantized_values(random, 19, 64)),
+            (0, 1),
         ),
         "matrix product, one column": Example(
-            QMatMul(b_zero_point=9, multiplier=0.001), (codes(random, 64, 64, 3), codes(random, 64, 3, 1)), (0, 1)
+            QMatMul(b_zero_point=9, multiplier=0.001),
+            (quantized_values(random, 64, 64, 3), quantized_values(random, 64, 3, 1)),
+            (0, 1),
         ),
-        "softmax": Example(QSoftmax(), (codes(random, 64, 21), exponentials)),
-        "softmax, short": Example(QSoftmax(), (codes(random, 64, 3), exponentials)),
+        "softmax": Example(QSoftmax(), (quantized_values(random, 64, 21), exponentials)),
+        "softmax, short": Example(QSoftmax(), (quantized_values(random, 64, 3), exponentials)),
         "concatenation": Example(
             UpsampleConcat((2, 1, 1, 2), (4, 3, 4, 5), 9.0),
-            (codes(random, 2, 4, 8, 20), codes(random, 2, 8, 4, 44)),
+            (quantized_values(random, 2, 4, 8, 20), quantized_values(random, 2, 8, 4, 44)),
             (0, 1),
         ),
         "resize": Example(QResizeBilinear((16, 8), (-0.25, 0.0), (0.5, 1.0)), (image,)),
-        "resize, short": Example(QResizeBilinear((5, 64), (0.0, -0.4), (0.3, 0.2)), (codes(random, 1, 8, 8, 3),)),
-        "lookup": Example(QLookup(), (np.resize(np.arange(256, dtype="uint8"), 1344), codes(random, 256))),
-        "lookup, short": Example(QLookup(), (codes(random, 192), codes(random, 256))),
+        "resize, short": Example(
+            QResizeBilinear((5, 64), (0.0, -0.4), (0.3, 0.2)), (quantized_values(random, 1, 8, 8, 3),)
+        ),
+        "lookup": Example(QLookup(), (np.resize(np.arange(256, dtype="uint8"), 1344), quantized_values(random, 256))),
+        "lookup, short": Example(QLookup(), (quantized_values(random, 192), quantized_values(random, 256))),
         "quantize": Example(Quantize(2.0, 3), (floats(random, 1360),)),
         "quantize infinities and NaN": Example(Quantize(1.0, 128), (np.resize(special, 192),)),
         "quantize, short": Example(Quantize(1.0, 0), (np.resize(special, 64),)),

@@ -24,14 +24,14 @@ HALOS = st.just((0, 0, 0, 0)) | st.tuples(*[st.integers(0, 2)] * 4)
 every_vector_length = pytest.mark.parametrize("isa_name", distinct(lambda isa: (isa.lanes, isa.saturate_vectors)))
 """All that distinguishes instruction sets in kernels that don't multiply matrices: vectors, and how they narrow."""
 
-CODES = st.integers(0, 255)
+QUANTIZED_VALUES = st.integers(0, 255)
 SEEDS = st.integers(0, 2**32 - 1)
 CHANNELS = st.one_of(st.integers(1, 20), st.integers(1, 150))
 """Less than a vector, about a vector, and several vectors with a rest."""
 
 
-def codes(random: np.random.Generator, *shape: int) -> Array:
-    """Return uint8 values; the extremes are likely."""
+def quantized_values(random: np.random.Generator, *shape: int) -> Array:
+    """Return quantized values, uint8; the extremes are likely."""
     extremes = random.choice(np.array([0, 1, 127, 128, 254, 255], "uint8"), shape)
     return np.where(random.random(shape) < 0.3, extremes, random.integers(0, 256, shape)).astype("uint8")
 
@@ -44,8 +44,8 @@ def floats(random: np.random.Generator, *shape: int) -> Array:
 @st.composite
 def requantization(draw: st.DrawFn) -> dict[str, int]:
     """Draw the fields of `Requantized`."""
-    low, high = sorted(draw(st.tuples(CODES, CODES)))
-    return {"output_zero_point": draw(CODES), "output_min": low, "output_max": high}
+    low, high = sorted(draw(st.tuples(QUANTIZED_VALUES, QUANTIZED_VALUES)))
+    return {"output_zero_point": draw(QUANTIZED_VALUES), "output_min": low, "output_max": high}
 
 
 def assert_exact(

@@ -1,4 +1,4 @@
-"""`qnn.conv2d_lookup`: a convolution of any kind whose codes are looked up in a table, where tables are quick."""
+"""`qnn.conv2d_lookup`: a convolution of any kind whose results are looked up in a table, where tables are quick."""
 
 from __future__ import annotations
 

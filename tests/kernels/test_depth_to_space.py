@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.ops import DepthToSpace
-from tests.kernels.tensors import SEEDS, assert_exact, codes, every_vector_length, floats
+from tests.kernels.tensors import SEEDS, assert_exact, every_vector_length, floats, quantized_values
 
 SIZES = st.integers(1, 5)
 
@@ -38,11 +38,11 @@ def test_blocks_of_channels_become_blocks_of_pixels(
         before = data.draw(st.integers(0, size * factor - 1))
         cut.append((before, data.draw(st.integers(0, size * factor - 1 - before))))
     operator = DepthToSpace(block, groups, (cut[0][0], cut[1][0], cut[0][1], cut[1][1]))
-    make = codes if dtype == "uint8" else floats
+    make = quantized_values if dtype == "uint8" else floats
     assert_exact(isa_name, operator, make(np.random.default_rng(seed), *shape, block[0] * block[1] * groups * depth))
 
 
 @every_vector_length
 @pytest.mark.parametrize("groups", [1, 3], ids=["DCR", "CRD"])
 def test_a_super_resolution_network_s_last_layer(isa_name: str, groups: int) -> None:
-    assert_exact(isa_name, DepthToSpace((4, 4), groups), codes(np.random.default_rng(0), 1, 45, 80, 48))
+    assert_exact(isa_name, DepthToSpace((4, 4), groups), quantized_values(np.random.default_rng(0), 1, 45, 80, 48))

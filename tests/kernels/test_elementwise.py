@@ -16,12 +16,12 @@ from tests.kernels.harness import assembly, generate, make_operation
 from tests.kernels.instruction_sets import compile_target
 from tests.kernels.tensors import (
     CHANNELS,
-    CODES,
+    QUANTIZED_VALUES,
     SEEDS,
     assert_exact,
-    codes,
     every_vector_length,
     floats,
+    quantized_values,
     requantization,
 )
 
@@ -82,7 +82,7 @@ def test_float_product(isa_name: str, shapes: tuple[Shape, Shape], seed: int) ->
 @given(
     shapes=operand_shapes(),
     fields=requantization(),
-    zero_points=st.tuples(CODES, CODES),
+    zero_points=st.tuples(QUANTIZED_VALUES, QUANTIZED_VALUES),
     multipliers=st.tuples(MULTIPLIERS, MULTIPLIERS),
     shift=st.integers(1, 30),
     seed=SEEDS,
@@ -105,14 +105,14 @@ def test_integer_sum(
         b_multiplier=multipliers[1],
         shift=shift,
     )
-    assert_exact(isa_name, operator, *(codes(random, *s) for s in shapes), activations=2)
+    assert_exact(isa_name, operator, *(quantized_values(random, *s) for s in shapes), activations=2)
 
 
 @every_vector_length
 @given(
     shapes=operand_shapes(),
     fields=requantization(),
-    zero_points=st.tuples(CODES, CODES),
+    zero_points=st.tuples(QUANTIZED_VALUES, QUANTIZED_VALUES),
     multiplier=st.one_of(st.sampled_from([0.5, 0.25, 2.0**-9, 0.0]), st.floats(1e-6, 100.0)),
     seed=SEEDS,
 )
@@ -126,7 +126,7 @@ def test_integer_product(
 ) -> None:
     random = np.random.default_rng(seed)
     operator = QMultiply(**fields, a_zero_point=zero_points[0], b_zero_point=zero_points[1], multiplier=multiplier)
-    assert_exact(isa_name, operator, *(codes(random, *s) for s in shapes), activations=2)
+    assert_exact(isa_name, operator, *(quantized_values(random, *s) for s in shapes), activations=2)
 
 
 @st.composite
@@ -154,7 +154,7 @@ def test_prelu_of_what_is_no_number(isa_name: str) -> None:
 @given(
     shapes=slopes(),
     fields=requantization(),
-    zero_point=CODES,
+    zero_point=QUANTIZED_VALUES,
     multiplier=st.one_of(st.sampled_from([0.5, 0.25, 2.0**-9, 0.0]), st.floats(1e-6, 100.0)),
     seed=SEEDS,
 )
@@ -164,7 +164,7 @@ def test_integer_prelu(
     random = np.random.default_rng(seed)
     slope = random.choice(np.array([0, 0.25, -0.5, 1, multiplier, -3 * multiplier], "float32"), shapes[1])
     operator = QPRelu(**fields, input_zero_point=zero_point, multiplier=multiplier)
-    assert_exact(isa_name, operator, codes(random, *shapes[0]), slope)
+    assert_exact(isa_name, operator, quantized_values(random, *shapes[0]), slope)
 
 
 @every_vector_length
@@ -172,12 +172,14 @@ def test_broadcasts_of_real_networks(isa_name: str) -> None:
     random = np.random.default_rng(0)
     operator = QMultiply(output_zero_point=30, a_zero_point=128, b_zero_point=3, multiplier=0.011)
     for case in BROADCASTS.values():
-        assert_exact(isa_name, operator, codes(random, *case.a), codes(random, *case.b), activations=2)
+        assert_exact(
+            isa_name, operator, quantized_values(random, *case.a), quantized_values(random, *case.b), activations=2
+        )
         assert_exact(isa_name, Add(0.0, None), floats(random, *case.a), floats(random, *case.b), activations=2)
 
 
 @every_vector_length
-def test_every_pair_of_codes(isa_name: str) -> None:
+def test_every_pair_of_quantized_values(isa_name: str) -> None:
     a, b = np.arange(256, dtype="uint8").reshape(256, 1), np.arange(256, dtype="uint8").reshape(1, 256)
     product = QMultiply(output_zero_point=128, a_zero_point=128, b_zero_point=0, multiplier=2.0**-7)
     assert_exact(isa_name, product, a, b, activations=2)

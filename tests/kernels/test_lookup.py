@@ -12,7 +12,7 @@ from pipeline.kernels.isa import instruction_set
 from pipeline.ops import QLookup
 from tests.kernels.harness import assembly, generate, make_operation
 from tests.kernels.instruction_sets import compile_target, distinct
-from tests.kernels.tensors import SEEDS, assert_exact, codes
+from tests.kernels.tensors import SEEDS, assert_exact, quantized_values
 
 SHAPES = st.lists(st.integers(1, 9), min_size=0, max_size=4).map(tuple)
 
@@ -25,15 +25,15 @@ every_kernel = pytest.mark.parametrize(
 @given(shape=SHAPES, seed=SEEDS)
 def test_every_value_is_replaced(isa_name: str, shape: tuple[int, ...], seed: int) -> None:
     random = np.random.default_rng(seed)
-    assert_exact(isa_name, QLookup(), codes(random, *shape), codes(random, 256))
+    assert_exact(isa_name, QLookup(), quantized_values(random, *shape), quantized_values(random, 256))
 
 
 @every_kernel
 @pytest.mark.parametrize("length", [256, 321, 65_536, 70_001])
 def test_long_tensors(isa_name: str, length: int) -> None:
     random = np.random.default_rng(0)
-    x = np.concatenate([np.arange(256, dtype="uint8"), codes(random, length - 256)])
-    assert_exact(isa_name, QLookup(), x, codes(random, 256))
+    x = np.concatenate([np.arange(256, dtype="uint8"), quantized_values(random, length - 256)])
+    assert_exact(isa_name, QLookup(), x, quantized_values(random, 256))
 
 
 @pytest.mark.parametrize(

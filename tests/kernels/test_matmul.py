@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.ops import MatMul, QMatMul
-from tests.kernels.tensors import CODES, SEEDS, Array, assert_close, assert_exact, codes, requantization
+from tests.kernels.tensors import (
+    QUANTIZED_VALUES,
+    SEEDS,
+    Array,
+    assert_close,
+    assert_exact,
+    quantized_values,
+    requantization,
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ PRODUCTS = {
 @given(
     case=products(),
     fields=requantization(),
-    zero_points=st.tuples(CODES, CODES),
+    zero_points=st.tuples(QUANTIZED_VALUES, QUANTIZED_VALUES),
     multiplier=st.sampled_from([2.0**-8, 2.0**-12, 0.0017]),
     output_dtype=st.sampled_from(["uint8", "float32"]),
     seed=SEEDS,
@@ -74,7 +82,7 @@ def test_integers(
         multiplier=multiplier,
         output_dtype=output_dtype,
     )
-    assert_exact(isa_name, operator, *(codes(random, *s) for s in case.shapes()), activations=2)
+    assert_exact(isa_name, operator, *(quantized_values(random, *s) for s in case.shapes()), activations=2)
 
 
 @pytest.mark.parametrize("zero_points", [(0, 128), (131, 0), (77, 120)], ids=str)
@@ -88,7 +96,7 @@ def test_integers_of_real_networks(isa_name: str, zero_points: tuple[int, int]) 
             b_zero_point=zero_points[1],
             multiplier=0.0011,
         )
-        assert_exact(isa_name, operator, *(codes(random, *s) for s in case.shapes()), activations=2)
+        assert_exact(isa_name, operator, *(quantized_values(random, *s) for s in case.shapes()), activations=2)
 
 
 def test_the_largest_sums_fit_32_bits(isa_name: str) -> None:

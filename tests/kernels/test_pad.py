@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.ops import Pad
-from tests.kernels.tensors import CHANNELS, CODES, SEEDS, assert_exact, codes, every_vector_length, floats
+from tests.kernels.tensors import (
+    CHANNELS,
+    QUANTIZED_VALUES,
+    SEEDS,
+    assert_exact,
+    every_vector_length,
+    floats,
+    quantized_values,
+)
 
 SIDES = st.integers(0, 3)
 
@@ -20,7 +28,7 @@ SIDES = st.integers(0, 3)
     width=st.integers(1, 9),
     channels=CHANNELS,
     padding=st.tuples(SIDES, SIDES, SIDES, SIDES),
-    value=CODES,
+    value=QUANTIZED_VALUES,
     dtype=st.sampled_from(["uint8", "float32"]),
     seed=SEEDS,
 )
@@ -35,7 +43,7 @@ def test_halo_is_filled_and_image_is_copied(
     dtype: str,
     seed: int,
 ) -> None:
-    make = codes if dtype == "uint8" else floats
+    make = quantized_values if dtype == "uint8" else floats
     x = make(np.random.default_rng(seed), batch, height, width, channels)
     assert_exact(isa_name, Pad(padding, float(value)), x)
 
@@ -48,4 +56,4 @@ def test_float_halo_takes_any_value(isa_name: str, value: float) -> None:
 
 @every_vector_length
 def test_large_image_is_shared_out_to_threads(isa_name: str) -> None:
-    assert_exact(isa_name, Pad((1, 1, 1, 1), 7.0), codes(np.random.default_rng(0), 2, 56, 57, 33))
+    assert_exact(isa_name, Pad((1, 1, 1, 1), 7.0), quantized_values(np.random.default_rng(0), 2, 56, 57, 33))

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from pipeline.ops import AvgPool2d, MaxPool2d, QAvgPool2d
 from tests.kernels.tensors import (
     CHANNELS,
-    CODES,
     HALOS,
+    QUANTIZED_VALUES,
     SEEDS,
     Array,
     Halo,
     assert_close,
     assert_exact,
-    codes,
     every_vector_length,
     floats,
+    quantized_values,
     requantization,
 )
 
@@ -72,7 +72,7 @@ def test_largest_value_of_each_window(
         halo,
         7.0,
     )
-    make = codes if dtype == "uint8" else floats
+    make = quantized_values if dtype == "uint8" else floats
     assert_exact(isa_name, operator, make(np.random.default_rng(seed), batch, rows.size, columns.size, channels))
 
 
@@ -83,7 +83,7 @@ def test_largest_value_of_each_window(
     columns=windows(),
     channels=CHANNELS,
     fields=requantization(),
-    zero_point=CODES,
+    zero_point=QUANTIZED_VALUES,
     seed=SEEDS,
 )
 def test_mean_of_each_window(
@@ -106,7 +106,7 @@ def test_mean_of_each_window(
     )
     # A quarter and its like make exact halves; the others don't.
     multiplier = random.choice(np.array([0.25, 0.5, 1 / 9, 0.3], "float32"), (rows.out, columns.out))
-    x = codes(random, batch, rows.size, columns.size, channels)
+    x = quantized_values(random, batch, rows.size, columns.size, channels)
     assert_exact(isa_name, operator, x, multiplier)
 
 
@@ -131,7 +131,7 @@ def test_global_mean(isa_name: str, image: Global) -> None:
     operator = QAvgPool2d(output_zero_point=9, pool_size=(image.height, image.width), input_zero_point=128)
     multiplier = np.full((1, 1), 1.7 / (image.height * image.width), "float32")
     random = np.random.default_rng(0)
-    assert_exact(isa_name, operator, codes(random, 2, image.height, image.width, image.channels), multiplier)
+    assert_exact(isa_name, operator, quantized_values(random, 2, image.height, image.width, image.channels), multiplier)
     brightest = np.full((1, image.height, image.width, image.channels), 255, "uint8")
     assert_exact(isa_name, operator, brightest, multiplier)
 
@@ -139,7 +139,7 @@ def test_global_mean(isa_name: str, image: Global) -> None:
 @every_vector_length
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_stem_of_resnet(isa_name: str, dtype: str) -> None:
-    make = codes if dtype == "uint8" else floats
+    make = quantized_values if dtype == "uint8" else floats
     x = make(np.random.default_rng(0), 1, 112, 112, 64)
     assert_exact(isa_name, MaxPool2d((3, 3), (2, 2), (1, 1, 1, 1)), x)
 

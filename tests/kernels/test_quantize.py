@@ -13,7 +13,7 @@ from pipeline.kernels.isa import instruction_set, instruction_sets
 from pipeline.ops import Dequantize, Operator, Quantize, QuantizeImage
 from tests.kernels.harness import assembly, generate, make_operation
 from tests.kernels.instruction_sets import compile_target
-from tests.kernels.tensors import CODES, SEEDS, assert_exact, codes, every_vector_length, floats
+from tests.kernels.tensors import QUANTIZED_VALUES, SEEDS, assert_exact, every_vector_length, floats, quantized_values
 
 SHAPES = st.lists(st.integers(1, 9), min_size=0, max_size=4).map(tuple)
 SCALES = st.one_of(st.sampled_from([1.0, 0.5, 2.0**-7]), st.floats(1e-6, 1e3))
@@ -25,7 +25,7 @@ CONVERSIONS = {"quantize": Quantize(20.0, 3), "dequantize": Dequantize(0.05, 3)}
 
 
 @every_vector_length
-@given(shape=SHAPES, scale=SCALES, zero_point=CODES, seed=SEEDS)
+@given(shape=SHAPES, scale=SCALES, zero_point=QUANTIZED_VALUES, seed=SEEDS)
 def test_quantize(isa_name: str, shape: tuple[int, ...], scale: float, zero_point: int, seed: int) -> None:
     inverse_scale = float(np.float32(1 / scale))
     x = floats(np.random.default_rng(seed), *shape) * np.float32(scale)
@@ -36,7 +36,7 @@ def test_quantize(isa_name: str, shape: tuple[int, ...], scale: float, zero_poin
 @given(
     shape=st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 5), st.integers(1, 140)),
     halo=st.tuples(*[st.integers(0, 2)] * 4),
-    zero_point=CODES,
+    zero_point=QUANTIZED_VALUES,
     seed=SEEDS,
 )
 def test_quantize_image(
@@ -52,7 +52,7 @@ def test_quantize_image(
     halo=st.tuples(*[st.integers(0, 2)] * 4),
     rows=st.integers(2, 7),
     row_step=st.integers(1, 3),
-    zero_point=CODES,
+    zero_point=QUANTIZED_VALUES,
     seed=SEEDS,
 )
 def test_quantize_image_unfolded(
@@ -77,9 +77,9 @@ def test_large_images_are_shared_out_to_threads(isa_name: str) -> None:
 
 
 @every_vector_length
-@given(shape=SHAPES, scale=SCALES, zero_point=CODES, seed=SEEDS)
+@given(shape=SHAPES, scale=SCALES, zero_point=QUANTIZED_VALUES, seed=SEEDS)
 def test_dequantize(isa_name: str, shape: tuple[int, ...], scale: float, zero_point: int, seed: int) -> None:
-    assert_exact(isa_name, Dequantize(scale, zero_point), codes(np.random.default_rng(seed), *shape))
+    assert_exact(isa_name, Dequantize(scale, zero_point), quantized_values(np.random.default_rng(seed), *shape))
 
 
 @every_vector_length
@@ -107,7 +107,7 @@ def test_every_code(isa_name: str, zero_point: int) -> None:
 def test_long_tensors_are_shared_out_to_threads(isa_name: str, length: int) -> None:
     random = np.random.default_rng(0)
     assert_exact(isa_name, Quantize(20.0, 3), floats(random, length))
-    assert_exact(isa_name, Dequantize(0.05, 3), codes(random, length))
+    assert_exact(isa_name, Dequantize(0.05, 3), quantized_values(random, length))
 
 
 @pytest.mark.parametrize("operator", CONVERSIONS.values(), ids=CONVERSIONS)

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.ops import QResizeBilinear, ResizeBilinear
-from tests.kernels.tensors import CHANNELS, SEEDS, assert_close, assert_exact, codes, every_vector_length, floats
+from tests.kernels.tensors import (
+    CHANNELS,
+    SEEDS,
+    assert_close,
+    assert_exact,
+    every_vector_length,
+    floats,
+    quantized_values,
+)
 
 SIZES = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))
 OUT = st.tuples(st.integers(1, 9), st.integers(1, 9))
@@ -20,7 +28,7 @@ Pair = tuple[float, float]
 
 @every_vector_length
 @given(image=SIZES, channels=CHANNELS, size=OUT, starts=STARTS, steps=STEPS, seed=SEEDS)
-def test_codes(
+def test_quantized_values(
     isa_name: str,
     image: tuple[int, int, int],
     channels: int,
@@ -29,7 +37,7 @@ def test_codes(
     steps: Pair,
     seed: int,
 ) -> None:
-    x = codes(np.random.default_rng(seed), *image, channels)
+    x = quantized_values(np.random.default_rng(seed), *image, channels)
     assert_exact(isa_name, QResizeBilinear(size, starts, steps), x)
 
 
@@ -52,4 +60,4 @@ def test_floats(
 @pytest.mark.parametrize("channels", [1, 21, 256])
 def test_a_segmentation_network_s_last_layer(isa_name: str, channels: int) -> None:
     operator = QResizeBilinear((104, 96), (-0.4375, -0.4375), (0.125, 0.125))
-    assert_exact(isa_name, operator, codes(np.random.default_rng(0), 1, 13, 12, channels))
+    assert_exact(isa_name, operator, quantized_values(np.random.default_rng(0), 1, 13, 12, channels))

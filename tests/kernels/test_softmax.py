@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.ops import QSoftmax
-from tests.kernels.tensors import CHANNELS, SEEDS, Array, assert_exact, codes, every_vector_length, requantization
+from tests.kernels.tensors import (
+    CHANNELS,
+    SEEDS,
+    Array,
+    assert_exact,
+    every_vector_length,
+    quantized_values,
+    requantization,
+)
 
 
 def exponentials(scale: float, bits: int = 16) -> Array:
@@ -33,14 +41,14 @@ def test_rows(
     multiplier: float,
     seed: int,
 ) -> None:
-    x = codes(np.random.default_rng(seed), *rows, length)
+    x = quantized_values(np.random.default_rng(seed), *rows, length)
     assert_exact(isa_name, QSoftmax(**fields, multiplier=multiplier), x, exponentials(scale))
 
 
 @every_vector_length
 @pytest.mark.parametrize("shape", [(8, 197, 197), (1, 1), (70, 3), (3, 10_000)], ids=str)
 def test_shapes_of_real_networks(isa_name: str, shape: tuple[int, ...]) -> None:
-    assert_exact(isa_name, QSoftmax(), codes(np.random.default_rng(0), *shape), exponentials(0.05))
+    assert_exact(isa_name, QSoftmax(), quantized_values(np.random.default_rng(0), *shape), exponentials(0.05))
 
 
 @every_vector_length

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.ops import Stack
-from tests.kernels.tensors import CHANNELS, SEEDS, assert_exact, codes, every_vector_length, floats
+from tests.kernels.tensors import CHANNELS, SEEDS, assert_exact, every_vector_length, floats, quantized_values
 
 
 @every_vector_length
@@ -19,6 +19,6 @@ from tests.kernels.tensors import CHANNELS, SEEDS, assert_exact, codes, every_ve
     seed=SEEDS,
 )
 def test_tensors_become_a_batch(isa_name: str, count: int, height: int, channels: int, dtype: str, seed: int) -> None:
-    random, make = np.random.default_rng(seed), codes if dtype == "uint8" else floats
+    random, make = np.random.default_rng(seed), quantized_values if dtype == "uint8" else floats
     parts = [make(random, 1, height, channels) for _ in range(count)]
     assert_exact(isa_name, Stack(count), *parts, activations=count)

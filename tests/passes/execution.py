@@ -37,7 +37,7 @@ class Example:
 
 
 def random_feeds(program: Program, seed: int) -> dict[str, Array]:
-    """Return random inputs: a few of them large, so that codes saturate."""
+    """Return random inputs: a few of them large, so that quantized values saturate."""
     random = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for spec in program.inputs:

@@ -84,7 +84,7 @@ def split(program: Program) -> Program:
     return replace(program, module=split_transposed_convolutions(program.module))
 
 
-def codes(program: Program, seed: int) -> np.ndarray:
+def quantized_values(program: Program, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, program.inputs[0].shape, "uint8")
 
 
@@ -121,7 +121,7 @@ def test_any_transposed_convolution_is_a_convolution_and_a_depth_to_space(case: 
     program = case.integer(seed)
     parts = split(program)
     assert [b.operator for b in Dataflow.of(parts.module).bindings] == ["qnn.conv2d", "nn.depth_to_space"]
-    feeds = {"x": codes(program, seed)}
+    feeds = {"x": quantized_values(program, seed)}
     np.testing.assert_array_equal(execute(parts, feeds)["y"], execute(program, feeds)["y"])
 
 
@@ -141,7 +141,7 @@ CASES = {
 @pytest.mark.parametrize("output_dtype", ["uint8", "float32"])
 def test_compiled_integers_are_the_reference_s(case: Deconvolution, output_dtype: str) -> None:
     program = case.integer(0, output_dtype)
-    feeds = {"x": codes(program, 1)}
+    feeds = {"x": quantized_values(program, 1)}
     np.testing.assert_array_equal(Executor(program).run(feeds)["y"], execute(program, feeds)["y"])
 
 

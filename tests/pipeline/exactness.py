@@ -2,9 +2,9 @@
 
 Integer operators are exact, and so is what moves values or quantizes inputs. Float arithmetic is not: compilers may sum
 in another order. A tensor that depends on it is compared within a tolerance. Where such a tensor is quantized again, a
-value on the edge between two codes may come out as either, and all that follows with it. So what follows is compared
-with the reference of the codes that the library got there: they become outputs of the library, and inputs of the
-reference.
+value halfway between two quantized values may be rounded to either, and everything computed from it differs as well.
+So the reference computes what follows from the quantized values that the library got there: they are extra outputs of
+the library, and extra inputs of the reference.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ MOVES = frozenset(
 )
 """Operators that compute no float: they pick or move values."""
 
-CODES_APART = 1
-"""How far a code may be from the reference's, where float arithmetic was quantized."""
+ROUNDING = 1
+"""How far a quantized value may be from the reference's, where the result of float arithmetic is quantized."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Observed:
 
     Attributes:
         program: the program, with more outputs where float arithmetic begins and ends: the exact tensors that it reads,
-            and the codes that it is quantized to.
-        reference: the same without what leads from float arithmetic to codes: these are inputs, and what would have
-            been them is an output, as "NAME computed".
+            and the quantized values of its results.
+        reference: the same program, in which the quantized values of float results are inputs; what it computes for
+            them itself is an output, "NAME computed".
         exact: names of outputs whose bytes must be the reference's.
-        entries: names of codes that come from float arithmetic.
+        entries: names of the quantized tensors that come from float arithmetic.
     """
 
     program: Program
@@ -61,7 +61,7 @@ class Observed:
         Args:
             feeds: the input.
             outputs: of the observed program, compiled.
-            expected: the reference's outputs if it needs none of the library's codes.
+            expected: the reference's outputs if it needs none of the library's quantized values.
         """
         if self.entries:
             expected = execute(self.reference, {**feeds, **{name: outputs[name] for name in self.entries}})
@@ -69,7 +69,7 @@ class Observed:
             np.testing.assert_array_equal(outputs[name], expected[name], err_msg=name)
         for name in self.entries:
             apart = np.abs(outputs[name].astype("int32") - expected[f"{name} computed"])
-            assert apart.max() <= CODES_APART, name
+            assert apart.max() <= ROUNDING, name
         for name in set(outputs) - set(self.exact) - set(self.entries):
             np.testing.assert_allclose(outputs[name], expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
 

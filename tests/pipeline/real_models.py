@@ -116,6 +116,6 @@ def quantized(name: str) -> Quantized:
 
 @functools.cache
 def answers(name: str, index: int) -> Mapping[str, Array]:
-    """Return the reference's outputs for an image; nothing for models that it needs a library's codes for."""
+    """Return the reference's outputs for an image; nothing for models for which it needs a library's values."""
     model = quantized(name)
     return {} if model.observed.entries else execute(model.observed.reference, model.image(index))

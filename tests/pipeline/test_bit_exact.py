@@ -24,20 +24,20 @@ from tests.pipeline.real_models import quantized
 from tests.properties import examples
 
 
-def with_every_code(program: Program) -> Program:
+def with_every_quantized_tensor(program: Program) -> Program:
     """Return the program with all its uint8 tensors as outputs."""
     flow = Dataflow.of(program.module)
-    codes = [b.var for b in flow.bindings if tensor_type(b.var).dtype == "uint8"]
+    tensors = [b.var for b in flow.bindings if tensor_type(b.var).dtype == "uint8"]
     builder = DataflowBuilder(program.module)
     for binding in flow.bindings:
         builder.copy(binding)
-    module = builder.finish([builder.replaced(c) for c in codes])
-    outputs = tuple(TensorSpec(f"{i}:{c.name}", tensor_type(c).shape, "uint8") for i, c in enumerate(codes))
+    module = builder.finish([builder.replaced(t) for t in tensors])
+    outputs = tuple(TensorSpec(f"{i}:{t.name}", tensor_type(t).shape, "uint8") for i, t in enumerate(tensors))
     return replace(program, module=module, outputs=outputs)
 
 
 def assert_bit_exact(program: Program, feeds: dict[str, np.ndarray]) -> None:
-    observed = with_every_code(program)
+    observed = with_every_quantized_tensor(program)
     expected, actual = execute(observed, feeds), Executor(observed).run(feeds)
     assert len(expected) > 1
     for name, value in expected.items():

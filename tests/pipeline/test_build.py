@@ -98,7 +98,7 @@ def test_nothing_in_int8_is_a_warning_where_the_float_library_is_asked_for(
 
 
 def quantized_already(path: Path, *nodes: onnx.NodeProto) -> Path:
-    """Write a model whose nodes lead from x to y by way of 8-bit codes."""
+    """Write a model whose nodes lead from x to y by way of 8-bit tensors."""
     weight = numpy_helper.from_array(np.eye(4, dtype="uint8"), "w")
     scale, zero = (numpy_helper.from_array(v, n) for v, n in ((np.float32(0.1), "s"), (np.uint8(128), "z")))
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in "xy"]
@@ -110,8 +110,8 @@ def quantized_already(path: Path, *nodes: onnx.NodeProto) -> Path:
 def test_a_model_that_is_quantized_already_is_told_from_one_that_holds_nothing(tmp_path: Path) -> None:
     model = quantized_already(
         tmp_path / "dynamic.onnx",
-        helper.make_node("DynamicQuantizeLinear", ["x"], ["codes", "scale", "zero"]),
-        helper.make_node("MatMulInteger", ["codes", "w", "zero", "z"], ["sums"]),
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["quantized", "scale", "zero"]),
+        helper.make_node("MatMulInteger", ["quantized", "w", "zero", "z"], ["sums"]),
         helper.make_node("Cast", ["sums"], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["floats", "scale"], ["y"]),
     )
@@ -123,8 +123,8 @@ def test_a_model_that_is_quantized_already_is_told_from_one_that_holds_nothing(t
 def test_pairs_of_quantization_are_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = quantized_already(
         tmp_path / "pairs.onnx",
-        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["codes"]),
-        helper.make_node("DequantizeLinear", ["codes", "s", "z"], ["y"]),
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["quantized"]),
+        helper.make_node("DequantizeLinear", ["quantized", "s", "z"], ["y"]),
     )
     options = {"output": tmp_path, "verify_import": False, "allow_float": True}
     pipeline.build(model, [np.ones(4, "float32")], **options)

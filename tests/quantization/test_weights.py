@@ -50,10 +50,10 @@ def test_a_bias_always_fits_32_bits(weight: float, bias: float, scale: float) ->
 
 @given(weights, hnp.arrays("uint8", (8, 9)), st.integers(0, 255))
 @examples(100)
-def test_no_input_exceeds_the_bounds(weight: np.ndarray, codes: np.ndarray, zero_point: int) -> None:
+def test_no_input_exceeds_the_bounds(weight: np.ndarray, values: np.ndarray, zero_point: int) -> None:
     made = quantize_weights(weight, np.ones(len(weight), "float32"), 0.1, weight_spec(True))
     final, on_the_way = accumulator_bounds(made, zero_point)
-    x = codes[:, : weight.shape[1]].astype(int)
+    x = values[:, : weight.shape[1]].astype(int)
     sums = (x - zero_point) @ made.weight.T.astype(int) + made.bias
     folded = made.bias - zero_point * made.weight.astype(int).sum(axis=1)
     partial = folded + np.cumsum(x[:, :, None] * made.weight.T.astype(int), axis=1)
