@@ -1,4 +1,4 @@
-/* Part of every library: the address of its constants, and a stopwatch for its kernels.
+/* Part of every library: the address of its constants, and a timer for its kernels.
  *
  * It is compiled without headers of TVM and without a C library. What it knows of TVM's C interface is below, with the
  * names that tvm/ffi/c_api.h and dlpack.h give it.
@@ -44,16 +44,16 @@ extern int TVMFFIFunctionGetGlobal(const TVMFFIByteArray *name, void **out);
 extern int TVMFFIFunctionCall(void *function, TVMFFIAny *arguments, int32_t count, TVMFFIAny *result);
 extern int TVMFFIObjectDecRef(void *object);
 
-/* The values of the caller's tensor, who fills in the capacity. */
+/* What the caller's tensor holds. The caller sets the capacity, and zeros. */
 typedef struct {
-    int64_t count;    /* kernels that ended */
+    int64_t count;    /* kernels that have ended */
     int64_t capacity; /* how many durations there is room for */
-    int64_t started;  /* when the last kernel began */
+    int64_t started;  /* when the kernel that runs, or ran last, began */
     int64_t reading;  /* how long it takes to read the clock */
     int64_t durations[];
-} Stopwatch;
+} KernelTimes; /* durations and times are nanoseconds */
 
-/* Return nanoseconds, straight from Linux: a library must not ask for a C library. */
+/* Return the time in nanoseconds. Linux is asked directly, as a library must not need a C library. */
 static int64_t now(void) {
     int64_t time[2];
     long clock_monotonic = 1;
@@ -84,28 +84,27 @@ static int is_builtin(const TVMFFIAny *name) {
     return !*prefix;
 }
 
-/* What the virtual machine calls before and after each function: with the function, its name, whether it is yet to be
- * called, its result, and its arguments. */
+/* The virtual machine calls this before and after each function. The arguments are the function, its name, whether the
+ * call is still to come, its result, and its arguments. */
 static int record(void *self, const TVMFFIAny *arguments, int32_t count, TVMFFIAny *result) {
-    Stopwatch *watch = self;
+    KernelTimes *times = self;
     int64_t time = now();
     *result = (TVMFFIAny){.type_index = kTVMFFIInt}; /* 0: go on */
     if (is_builtin(&arguments[1])) return 0;
     if (arguments[2].value.number) {
-        watch->started = now();
+        times->started = now();
     } else {
-        if (watch->count < watch->capacity) watch->durations[watch->count] = time - watch->started - watch->reading;
-        watch->count++;
+        if (times->count < times->capacity) times->durations[times->count] = time - times->started - times->reading;
+        times->count++;
     }
     return 0;
 }
 
-/* Let a virtual machine of this library note how long each kernel takes, in the order in which they are called from
- * now on.
+/* From now on, note how long each kernel takes that a virtual machine of this library calls, in the order of the calls.
  *
- * Arguments: the machine's module; an int64 tensor that holds a Stopwatch, which has to live as long as the machine.
+ * Arguments: the machine's module; an int64 tensor that holds KernelTimes and has to live as long as the machine.
  */
-__attribute__((visibility("default"))) int __tvm_ffi_pipeline_stopwatch(
+__attribute__((visibility("default"))) int __tvm_ffi_pipeline_time_kernels(
     void *self, const TVMFFIAny *arguments, int32_t count, TVMFFIAny *result) {
     const TVMFFIByteArray name = {"ffi.ModuleGetFunction", sizeof("ffi.ModuleGetFunction") - 1};
     TVMFFIAny query[] = {
@@ -115,19 +114,19 @@ __attribute__((visibility("default"))) int __tvm_ffi_pipeline_stopwatch(
     };
     TVMFFIAny setter = {0}, instrument = {.type_index = kTVMFFIFunction};
     const char *tensor = arguments[1].value.pointer;
-    Stopwatch *watch;
+    KernelTimes *times;
     void *get_function;
     int status;
     if (arguments[1].type_index == kTVMFFITensor) tensor += OBJECT_HEADER;
-    watch = ((const DLTensor *)tensor)->data;
-    watch->count = 0;
-    watch->reading = shortest_reading();
+    times = ((const DLTensor *)tensor)->data;
+    times->count = 0;
+    times->reading = shortest_reading();
     status = TVMFFIFunctionGetGlobal(&name, &get_function);
     if (status) return status;
     status = TVMFFIFunctionCall(get_function, query, 3, &setter);
     TVMFFIObjectDecRef(get_function);
     if (status) return status;
-    status = TVMFFIFunctionCreate(watch, record, 0, &instrument.value.pointer);
+    status = TVMFFIFunctionCreate(times, record, 0, &instrument.value.pointer);
     if (!status) {
         status = TVMFFIFunctionCall(setter.value.pointer, &instrument, 1, result);
         TVMFFIObjectDecRef(instrument.value.pointer);

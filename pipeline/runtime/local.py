@@ -103,25 +103,26 @@ class Runner:
 
         Args:
             feeds: inputs by name.
-            repeats: how many runs, and how many runs with a stopwatch, are timed. Each comes after one that isn't.
+            repeats: how many whole runs, and how many runs with the kernels' timer, are measured. Before each, there is
+                one more run that doesn't count.
 
         Raises:
             ArtifactError: the library can't time its kernels, as an older pipeline built it, or isn't what it says.
             SampleError: an input is missing, unknown, or of the wrong shape or dtype.
         """
-        from pipeline.runtime.trace import STOPWATCH, Times, alternate, new_times
+        from pipeline.runtime.trace import TIMER_FUNCTION, Times, alternate, new_times
 
         arguments = self._arguments(feeds)
         kernels = [o.kernel for o in self.metadata.operators]
 
         def measure(loaded: Loaded) -> Trace:
             machine = new_machine(loaded.executable)
-            main, start_stopwatch = machine["main"], loaded.executable[STOPWATCH]
+            main, start_timer = machine["main"], loaded.executable[TIMER_FUNCTION]
             values = new_times(len(kernels))
             tensor = self._runtime.tensor(values)
 
             def times() -> Times:
-                start_stopwatch(machine, tensor)
+                start_timer(machine, tensor)
                 main(*arguments)
                 return values
 

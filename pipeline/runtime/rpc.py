@@ -28,7 +28,7 @@ from pipeline.errors import ArtifactError, DeviceError, OptionError
 from pipeline.ir.program import TensorSpec
 from pipeline.library.metadata import ArtifactMetadata, read_metadata
 from pipeline.runtime.tensors import Array, Tensor, check_feeds
-from pipeline.runtime.trace import STOPWATCH, Times, Trace, alternate, new_times
+from pipeline.runtime.trace import TIMER_FUNCTION, Times, Trace, alternate, new_times
 from pipeline.runtime.worker import Worker
 
 T = TypeVar("T")
@@ -185,20 +185,20 @@ class RemoteRunner:
 
             self._set_inputs(self._machine, arrays)
             with _answers():
-                if not self._library.implements_function(STOPWATCH, query_imports=True):
+                if not self._library.implements_function(TIMER_FUNCTION, query_imports=True):
                     raise ArtifactError(f"{self._path} can't time its kernels. Build it again.")
                 timed = relax.VirtualMachine(self._library, self._device)
-                start_stopwatch = self._library.get_function(STOPWATCH, query_imports=True)
+                start_timer = self._library.get_function(TIMER_FUNCTION, query_imports=True)
             self._set_inputs(timed, arrays)
-            return timed, start_stopwatch, runtime.tensor(new_times(len(kernels)), self._device)
+            return timed, start_timer, runtime.tensor(new_times(len(kernels)), self._device)
 
         def run() -> float:
             return self._seconds(self._machine, "invoke_stateful", 1, "main")[0]
 
         def times() -> Times:
-            timed, start_stopwatch, values = prepared
+            timed, start_timer, values = prepared
             with _answers():
-                start_stopwatch(timed.module, values)
+                start_timer(timed.module, values)
                 timed.invoke_stateful("main")
                 return np.asarray(values.numpy())
 

@@ -1,4 +1,4 @@
-"""Times a library's kernels one by one, by the stopwatch that is part of it (`library/library.c`)."""
+"""Times a library's kernels one by one, with the timer that is part of every library (`library/library.c`)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from pipeline.errors import ArtifactError
 
-STOPWATCH = "pipeline_stopwatch"
-"""The function of a library that lets a virtual machine note how long each kernel takes."""
+TIMER_FUNCTION = "pipeline_time_kernels"
+"""The function of a library after which a virtual machine notes how long each kernel takes."""
 
 _COUNT, _CAPACITY, _DURATIONS = 0, 1, 4
-"""Indices into the stopwatch's values; between them is what it needs itself."""
+"""Indices into the timer's values; those between `_CAPACITY` and `_DURATIONS` are the timer's own."""
 
 Times = npt.NDArray[np.int64]
 
@@ -31,11 +31,11 @@ class KernelTime:
 
 @dataclass(frozen=True)
 class Trace:
-    """How long runs took, and the kernels in others.
+    """How long whole runs took, and how long each kernel took in other runs.
 
     Attributes:
-        runs: seconds of whole runs, without the stopwatch.
-        kernels: every kernel call, in order; the i-th times of all of them are one run with it.
+        runs: seconds of whole runs, with the kernels' timer switched off.
+        kernels: every kernel call, in order. The i-th times of all kernels belong to one run with the timer.
     """
 
     runs: tuple[float, ...]
@@ -43,24 +43,24 @@ class Trace:
 
     @property
     def passes(self) -> tuple[float, ...]:
-        """Seconds of all kernels of a run together."""
+        """For each run with the timer, the seconds of all its kernels together."""
         return tuple(sum(times) for times in zip(*(k.seconds for k in self.kernels), strict=True))
 
     @property
     def overhead(self) -> float:
         """Share of a run that isn't spent in kernels: the runtime's dispatch, allocation, and checks of inputs.
 
-        The median over all runs, each compared with the pass that followed it: neighbours in time meet the same load.
-        Below zero where the load changes by more than the overhead.
+        Each run is compared with the pass over the kernels that came next, as the machine's load was about the same
+        then, and the median of the shares counts. It is below zero where the load changed by more than the overhead.
         """
         return statistics.median(1 - kernels / run for kernels, run in zip(self.passes, self.runs, strict=True))
 
 
 def new_times(kernels: int) -> Times:
-    """Return the values of a stopwatch that isn't used yet.
+    """Return the values with which a timer starts: int64, the first four its own, then a duration for each kernel.
 
     Args:
-        kernels: how many durations there is room for.
+        kernels: how many kernel calls there is room for.
     """
     times = np.zeros(_DURATIONS + kernels, "int64")
     times[_CAPACITY] = kernels
@@ -72,9 +72,10 @@ def alternate(run: Callable[[], float], times: Callable[[], Times], kernels: Seq
 
     Args:
         run: makes a run, and returns its seconds.
-        times: starts the stopwatch, makes a run, and returns the stopwatch's values.
+        times: starts the timer, makes a run, and returns the timer's values, durations in nanoseconds.
         kernels: names of the kernels, in order.
-        repeats: how often both are done. One of each comes before, as they use different memory.
+        repeats: how often both are done. Each is done twice, and the second time counts: they use different memory,
+            so that the first one finds the caches filled by the other.
 
     Raises:
         ArtifactError: the library calls more or fewer kernels.
@@ -90,7 +91,7 @@ def alternate(run: Callable[[], float], times: Callable[[], Times], kernels: Seq
             raise ArtifactError(
                 f"The library calls {values[_COUNT]} kernels, its metadata lists {len(kernels)}. Build it again."
             )
-        # No call takes no time; the clock, of which the time to read it is subtracted, may say so.
+        # The time that reading the clock takes is subtracted, so that a very short call may seem to take none.
         passes.append((np.maximum(values[_DURATIONS:], 1) * 1e-9).tolist())
     seconds = zip(*passes, strict=True)
     return Trace(tuple(runs), tuple(KernelTime(name, each) for name, each in zip(kernels, seconds, strict=True)))
