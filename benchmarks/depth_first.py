@@ -79,10 +79,10 @@ PAIRS = (
 class Layer:
     """A compiled convolution with its tensors."""
 
-    def __init__(self, attrs: QConv2d, x: Array, weight: Array, machine: Machine, target: tvm.target.Target) -> None:
+    def __init__(self, operator: QConv2d, x: Array, weight: Array, machine: Machine, target: tvm.target.Target) -> None:
         arguments = [x, weight, np.zeros(len(weight), "int32"), np.full(len(weight), 1e-4, "float32")]
         inputs = tuple(TensorType(a.shape, str(a.dtype)) for a in arguments)
-        operation = Operation(attrs, inputs, attrs.infer(*inputs), dict(enumerate(arguments[1:], 1)))
+        operation = Operation(operator, inputs, operator.infer(*inputs), dict(enumerate(arguments[1:], 1)))
         kernel = registry.select(operation, machine.isa).generate(operation, machine)
         self.function = compiled(kernel.func, target)["main"]
         shapes = [tuple(int(d) for d in p.shape) for p in kernel.func.params]

@@ -133,18 +133,18 @@ def layer_program(layer: Layer, dtype: str, machine: Machine, target: tvm.target
     x_shape = (1, layer.size, layer.size, layer.groups * layer.channels_in)
     weight_shape = (layer.groups * layer.channels_out, layer.kernel, layer.kernel, layer.channels_in)
     strides = (layer.stride, layer.stride)
-    attrs: Operator
+    operator: Operator
     if dtype == "float32":
-        attrs = Conv2d(strides=strides, groups=layer.groups, clip_min=0.0)
+        operator = Conv2d(strides=strides, groups=layer.groups, clip_min=0.0)
         arguments = [random.standard_normal(s).astype("float32") for s in (x_shape, weight_shape, weight_shape[:1])]
     else:
-        attrs = QConv2d(strides=strides, groups=layer.groups, output_zero_point=3)
+        operator = QConv2d(strides=strides, groups=layer.groups, output_zero_point=3)
         x, bias = random.integers(0, 256, x_shape, "uint8"), random.integers(-1000, 1000, weight_shape[0], "int32")
         # Weights of networks are distributed like this, not uniformly: it decides how large sums can be.
         weight = np.clip(np.rint(32 * random.standard_normal(weight_shape)), -127, 127).astype("int8")
         arguments = [x, weight, bias, short_multipliers(np.full(weight_shape[0], 1e-4))]
     inputs = tuple(TensorType(a.shape, str(a.dtype)) for a in arguments)
-    operation = Operation(attrs, inputs, attrs.infer(*inputs), dict(enumerate(arguments[1:], 1)))
+    operation = Operation(operator, inputs, operator.infer(*inputs), dict(enumerate(arguments[1:], 1)))
     kernel = registry.select(operation, machine.isa).generate(operation, machine)
     values = [arguments[a] if isinstance(a, int) else a for a in kernel.arguments]
     products = operation.output.size * arguments[1][0].size

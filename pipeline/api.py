@@ -16,7 +16,7 @@ from pipeline.files import make_folder
 from pipeline.importer import import_model
 from pipeline.importer.normalize import Shapes
 from pipeline.ir.preprocessing import ImagePreprocessing
-from pipeline.ir.program import Program, described
+from pipeline.ir.program import Program, summary_of
 from pipeline.library.metadata import FloatOperator, QuantizationSummary
 from pipeline.quantization.annotate import Annotation
 from pipeline.quantization.calibrate import CalibrationTable
@@ -47,7 +47,7 @@ class Quantized:
         """Return what became int8, and with what inputs and outputs."""
         p, samples = self.program, self.table.samples
         summary = f"{self.annotation.summary()}, calibrated with {samples} sample{'s' * (samples != 1)}"
-        return f"<Quantized {p.name}: {summary}\n{described(p.inputs, p.outputs)}>"
+        return f"<Quantized {p.name}: {summary}\n{summary_of(p.inputs, p.outputs)}>"
 
     def build(
         self,

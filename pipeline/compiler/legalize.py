@@ -19,7 +19,7 @@ from tvm.ir import GlobalVar
 from tvm.relax import transform
 
 from pipeline.errors import ModelError
-from pipeline.ir.bridge import describe, tensor_type
+from pipeline.ir.bridge import operator_of, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant
 
 _RUNNABLE = frozenset({"relax.call_tir", "relax.reshape"})
@@ -133,7 +133,7 @@ def _missing(module: tvm.IRModule, binding: Binding) -> str | None:
     value = binding.value
     if not isinstance(value, relax.Call):
         return None
-    if binding.operator not in _RUNNABLE and describe(value) is None:
+    if binding.operator not in _RUNNABLE and operator_of(value) is None:
         return binding.operator.removeprefix("relax.")
     kernel = value.args[0]
     called = _PACKED_CALL.search(module[kernel].script()) if isinstance(kernel, GlobalVar) else None

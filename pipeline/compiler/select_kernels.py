@@ -14,7 +14,7 @@ import tvm
 from tvm import relax, tirx
 
 from pipeline.compiler.records import kernel_attributes
-from pipeline.ir.bridge import describe, tensor_type, to_relax_type
+from pipeline.ir.bridge import operator_of, tensor_type, to_relax_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant
 from pipeline.ir.operator import Operator
 from pipeline.ir.types import TensorType
@@ -69,7 +69,7 @@ def select_kernels(module: tvm.IRModule, machine: Machine, pool: ConstantPool | 
 
 def as_operation(binding: Binding) -> Operation | None:
     """Return what a binding asks of a kernel; None if it isn't one of our operators."""
-    operator = describe(binding.value)
+    operator = operator_of(binding.value)
     if operator is None:
         return None
     values = {i: constant(a) for i, a in enumerate(binding.value.args)}

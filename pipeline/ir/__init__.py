@@ -1,1 +1,1 @@
-"""Programs: tensor types, dataflow, and the bridge to Relax."""
+"""The intermediate representation: programs, operators, tensor types, and the engine that rewrites programs."""

@@ -1,4 +1,4 @@
-"""Our operators as Relax operators, and the way from a Relax call to its description and back."""
+"""Conversion between Relax and this package: types, and calls of our operators."""
 
 from __future__ import annotations
 
@@ -18,30 +18,38 @@ _registering = threading.Lock()
 
 
 class UnsupportedProgramError(ValueError):
-    """A program isn't a straight line of operators on tensors of known shapes."""
+    """A program has control flow, or tensors whose shapes aren't known, neither of which can be compiled here."""
 
 
 class UnknownShapeError(UnsupportedProgramError):
-    """A tensor's shape isn't known before the program runs."""
+    """A tensor's shape is known only when the program runs."""
 
 
 def tensor_type(expr: relax.Expr) -> TensorType:
     """Return the static type of a Relax tensor expression.
 
     Raises:
-        UnknownShapeError: it isn't a tensor, or a dimension isn't known.
+        UnknownShapeError: the expression isn't a tensor, or one of its dimensions isn't known.
     """
     return from_relax_type(expr.ty)
 
 
 def tensor_types(expr: relax.Expr) -> tuple[TensorType, ...]:
-    """Return the static types of all tensors that an expression holds: of one, or of a tuple's; see `tensor_type`."""
+    """Return the static types of all tensors that an expression holds: one, or each field of a tuple.
+
+    Raises:
+        UnknownShapeError: see `tensor_type`.
+    """
     types = expr.ty.fields if isinstance(expr.ty, relax.TupleType) else (expr.ty,)
     return tuple(from_relax_type(t) for t in types)
 
 
 def from_relax_type(ty: Any) -> TensorType:
-    """Return the static type that a Relax type describes; see `tensor_type`."""
+    """Return the static type that a Relax type describes.
+
+    Raises:
+        UnknownShapeError: see `tensor_type`.
+    """
     if not isinstance(ty, relax.TensorType) or ty.shape is None or not isinstance(ty.shape, relax.ShapeExpr):
         raise UnknownShapeError(f"Expected a tensor of known shape, got {ty}")
     try:
@@ -69,18 +77,19 @@ def to_relax_type(ty: TensorType) -> relax.TensorType:
 
 
 def make_call(operator: Operator, *arguments: relax.Expr) -> relax.Call:
-    """Return the Relax call of one of our operators, its type not yet inferred (a BlockBuilder does that)."""
+    """Return a Relax call of one of our operators. Its type is inferred once a BlockBuilder normalizes the call.
+
+    Raises:
+        ValueError: the number of arguments is wrong.
+    """
     if len(arguments) != operator.arity:
         raise ValueError(f"{operator.name} takes {operator.arguments}, got {len(arguments)} arguments")
     attributes = dictionary_attributes(operator.to_dict())
     return relax.Call(_registered(type(operator)), list(arguments), attributes)
 
 
-def describe(expr: relax.Expr) -> Operator | None:
-    """Return the operator of a call of one of ours; None for any other expression.
-
-    Whatever the program, ours are known: a call of one can only be made by the class that describes it.
-    """
+def operator_of(expr: relax.Expr) -> Operator | None:
+    """Return the operator that a call of one of our operators stands for, with its attributes; None for all else."""
     known = operators().get(expr.op.name) if isinstance(expr, relax.Call) and isinstance(expr.op, Op) else None
     if known is None:
         return None
@@ -89,9 +98,9 @@ def describe(expr: relax.Expr) -> Operator | None:
 
 
 def tensor_operands(expr: relax.Expr) -> tuple[relax.Expr, ...]:
-    """Return the tensors that a call reads, constants included, in order; of a tuple, each of its fields.
+    """Return the tensors that an expression reads, constants included, in order. Tuples are flattened.
 
-    A variable may hold several tensors: what computes them all together.
+    A variable that holds a tuple is one operand.
     """
     if isinstance(expr, relax.Call):
         return tuple(operand for a in expr.args for operand in tensor_operands(a))
@@ -101,7 +110,7 @@ def tensor_operands(expr: relax.Expr) -> tuple[relax.Expr, ...]:
 
 
 def _registered(cls: type[Operator]) -> Op:
-    """Return Relax's operator for one of ours, which Relax gets to know by its first call."""
+    """Return Relax's operator for a class of ours; the class is registered with Relax on its first call."""
     with _registering:
         if cls.name not in _relax_operators:
             summary = (cls.__doc__ or cls.name).splitlines()[0]
@@ -110,7 +119,7 @@ def _registered(cls: type[Operator]) -> Op:
 
 
 def _infer(call: relax.Call, _builder: Any) -> relax.TensorType:
-    operator = describe(call)
+    operator = operator_of(call)
     if operator is None:
         raise ValueError(f"{call.op} isn't one of our operators")
     return to_relax_type(operator.infer(*(tensor_type(a) for a in call.args)))

@@ -1,6 +1,6 @@
-"""A program's `main` as a list of bindings: the view that every pass reads, and the builder that every pass writes.
+"""A program's function `main` as a list of bindings: `Dataflow` to read it, `DataflowBuilder` to write a new one.
 
-Programs are straight lines: one dataflow block, every variable assigned once, no control flow.
+Programs have no control flow: `main` is one dataflow block, in which every variable is assigned once.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from pipeline.ir.tvm_private.relax import Constant
 
 @dataclass(frozen=True)
 class Binding:
-    """`var = value`, where all arguments in value are variables, constants, or tuples of them."""
+    """One assignment `var = value`. All arguments of `value` are variables, constants, or tuples of them."""
 
     var: relax.Var
     value: relax.Expr
 
     @property
     def operator(self) -> str:
-        """The operator's name, e.g. `relax.add` or `nn.conv2d`; the kind of expression if it isn't an operator call."""
+        """Name of the operator, for example `relax.add` or `nn.conv2d`; see `operator_name`."""
         return operator_name(self.value)
 
 
 @dataclass(frozen=True)
 class Dataflow:
-    """The body of `main`.
+    """The function `main`.
 
     Attributes:
         params: the function's parameters.
-        bindings: assignments in order of execution, aliases removed.
+        bindings: the assignments in order of execution; those of a variable to another one are resolved.
         outputs: what the function returns, one expression (a variable or a constant) for each output.
     """
 
@@ -49,10 +49,10 @@ class Dataflow:
 
     @classmethod
     def of(cls, module: tvm.IRModule) -> Dataflow:
-        """Read a module's `main`.
+        """Return the dataflow of a module's `main`.
 
         Raises:
-            UnsupportedProgramError: it has control flow.
+            UnsupportedProgramError: the function has control flow.
         """
         function = module["main"]
         aliases: dict[relax.Expr, relax.Expr] = {}
@@ -87,12 +87,12 @@ class Dataflow:
 
     @cached_property
     def producers(self) -> dict[relax.Var, Binding]:
-        """The binding of each variable."""
+        """The binding that computes each variable; parameters have none."""
         return {b.var: b for b in self.bindings}
 
     @cached_property
     def users(self) -> dict[relax.Var, tuple[Binding, ...]]:
-        """The bindings that take each variable as an argument, in order; one that takes it twice is listed once."""
+        """The bindings that read each variable, in order; one that reads it twice is listed once."""
         found: dict[relax.Var, list[Binding]] = {v: [] for v in self.params}
         for b in self.bindings:
             found.setdefault(b.var, [])
@@ -101,21 +101,21 @@ class Dataflow:
         return {v: tuple(bs) for v, bs in found.items()}
 
     def only_user(self, var: relax.Var) -> Binding | None:
-        """Return the one binding that uses `var`; None if there are several, or if it is an output."""
+        """Return the one binding that reads `var`; None if there are none or several, or if `var` is an output."""
         users = self.users[var]
         return users[0] if len(users) == 1 and var not in self.outputs else None
 
 
 @dataclass
 class DataflowBuilder:
-    """Writes a new `main`, keeping the module's other functions.
+    """Writes a new `main` in place of the old one, and keeps the module's other functions.
 
-    Variables may have any name that no other one has: names are what users know tensors by, not identifiers.
+    Variables are named for the tensors that users know, so a name may be any text, and no two variables share one.
 
     Attributes:
         module: the module whose `main` is replaced.
         params: parameters of the new function; by default those of the old one.
-        values: what each variable of the old function has become.
+        values: the new expression for each variable of the old function that has been rewritten so far.
         flow: the old function.
     """
 
@@ -127,7 +127,7 @@ class DataflowBuilder:
         self.flow = Dataflow.of(self.module)
         self._params = list(self.flow.params if self.params is None else self.params)
         self._computed: dict[relax.Var, relax.Expr] = {}
-        self._stands_for: dict[relax.Expr, list[relax.Var]] = {p: [p] for p in self.flow.params}
+        self._old_variables: dict[relax.Expr, list[relax.Var]] = {p: [p] for p in self.flow.params}
         self._names = {p.name for p in self._params}
         self._suffixes: dict[str, int] = {}
         self._functions: dict[str, int] = {}
@@ -138,66 +138,66 @@ class DataflowBuilder:
         self._dataflow_scope.__enter__()
 
     def emit(self, expr: relax.Expr, name: str) -> relax.Var:
-        """Append `name = expr` and return the variable; a taken name gets a numbered suffix."""
-        # TVM's own way of naming takes functions and variables as one namespace, and renames a `main` in it.
+        """Append `name = expr` and return the new variable; a number is added to a name that is taken."""
+        # BlockBuilder.emit would name it in one namespace with functions, and rename a tensor called `main`.
         value = self._builder.normalize(expr)
-        var = relax.DataflowVar(self._free(name), value.ty)
+        var = relax.DataflowVar(self._unused_name(name), value.ty)
         self._builder.emit_normalized(relax.VarBinding(var, value))
         self._computed[var] = expr
         return var
 
-    def call(self, expr: relax.Expr) -> relax.Call | None:
-        """Return the call that computes a variable of the new function; None if none does."""
+    def producing_call(self, expr: relax.Expr) -> relax.Call | None:
+        """Return the call that computes a variable of the new function; None if no call does."""
         value = self._computed.get(expr) if isinstance(expr, relax.Var) else None
         return value if isinstance(value, relax.Call) else None
 
     def replace(self, var: relax.Var, value: relax.Expr) -> None:
-        """Let a variable of the old function be an expression of the new one."""
+        """Replace a variable of the old function by an expression of the new one, wherever it is read later."""
         self.values[var] = value
-        self._stands_for.setdefault(value, []).append(var)
+        self._old_variables.setdefault(value, []).append(var)
 
-    def read_once(self, expr: relax.Expr) -> bool:
-        """Return whether one operator alone reads a variable of the new function, once, and it is no output."""
-        old = self._stands_for.get(expr, [])
+    def is_read_once(self, expr: relax.Expr) -> bool:
+        """Return whether a variable of the new function has exactly one use: it is read once, and isn't an output."""
+        old = self._old_variables.get(expr, [])
         readers = {reader.var: reader for v in old for reader in self.flow.users[v] if reader.var not in old}
         reads = [v for reader in readers.values() for v in variables(reader.value) if v in old]
         return len(reads) == 1 and not any(v in self.flow.outputs for v in old)
 
-    def _free(self, name: str) -> str:
-        free = name
-        while free in self._names:
+    def _unused_name(self, name: str) -> str:
+        unused = name
+        while unused in self._names:
             self._suffixes[name] = self._suffixes.get(name, 0) + 1
-            free = f"{name}_{self._suffixes[name]}"
-        self._names.add(free)
-        return free
+            unused = f"{name}_{self._suffixes[name]}"
+        self._names.add(unused)
+        return unused
 
     def copy(self, binding: Binding) -> relax.Var:
-        """Append an old binding, its arguments replaced by what they have become."""
+        """Append a binding of the old function, with its variables replaced, and return the new variable."""
         var = self.emit(self.replaced(binding.value), binding.var.name)
         self.replace(binding.var, var)
         return var
 
     def add_function(self, name: str, function: tvm.tirx.PrimFunc) -> tvm.ir.GlobalVar:
-        """Add a TIR function to the module, or return the one that equals it in everything but its name.
+        """Add a TIR function to the module and return its name; an equal function that is there already is used again.
 
-        Other functions of a name that is taken end in a number, from `__2` on.
+        If the name is taken by a different function, `__2` is added to it, then `__3`, and so on.
         """
         number = self._functions.get(name, 0) + 1
-        free = name if number == 1 else f"{name}__{number}"
-        added = self._builder.add_func(function, free)
-        if added.name_hint == free:
+        unused = name if number == 1 else f"{name}__{number}"
+        added = self._builder.add_func(function, unused)
+        if added.name_hint == unused:
             self._functions[name] = number
         return added
 
     def replaced(self, expr: relax.Expr) -> relax.Expr:
-        """Return an old expression with its variables replaced by what they have become."""
+        """Return an expression of the old function with its variables replaced by their new expressions."""
         return substitute(expr, self.values)
 
     def finish(self, outputs: Sequence[relax.Expr] | None = None) -> tvm.IRModule:
-        """Close the function, and return the module without what nothing reads.
+        """Close the function, and return the module with dead code removed.
 
         Args:
-            outputs: what the function returns; by default what the outputs of the old one have become.
+            outputs: what the new function returns; by default the outputs of the old one, replaced.
         """
         if outputs is None:
             outputs = [self.replaced(o) for o in self.flow.outputs]
@@ -212,7 +212,7 @@ class DataflowBuilder:
 
 
 def substitute(expr: relax.Expr, values: dict[Any, relax.Expr]) -> relax.Expr:
-    """Return `expr` with the variables among its arguments replaced."""
+    """Return `expr` with its variables replaced by their `values`; others stay. Fields of known tuples are resolved."""
     if isinstance(expr, relax.Var):
         return values.get(expr, expr)
     if isinstance(expr, relax.Tuple):
@@ -226,7 +226,7 @@ def substitute(expr: relax.Expr, values: dict[Any, relax.Expr]) -> relax.Expr:
 
 
 def with_arguments(call: relax.Call, arguments: Sequence[relax.Expr]) -> relax.Call:
-    """Return a call of the same operator, with the same attributes, on other arguments."""
+    """Return a call of the same operator with the same attributes, but with other arguments."""
     return relax.Call(call.op, list(arguments), call.attrs, list(call.ty_args))
 
 
@@ -244,7 +244,7 @@ def variables(expr: relax.Expr) -> tuple[relax.Var, ...]:
 
 
 def operator_name(expr: relax.Expr) -> str:
-    """Return the name of the operator that an expression calls; its class name if it is no operator call."""
+    """Return the name of the operator that an expression calls; for any other expression its class name, as `Tuple`."""
     if isinstance(expr, relax.Call) and isinstance(expr.op, Op):
         return str(expr.op.name)
     return type(expr).__name__
@@ -256,7 +256,7 @@ def constant(expr: relax.Expr) -> npt.NDArray[Any] | None:
 
 
 def make_constant(value: npt.NDArray[Any]) -> relax.Expr:
-    """Return a Relax constant."""
+    """Return a constant of the same shape and dtype as `value`."""
     value = np.require(value, requirements="C")
     return relax.const(value, str(value.dtype))
 

@@ -1,4 +1,4 @@
-"""How a picture becomes an input of a model: what travels with a program, and is recorded in its libraries."""
+"""How a picture becomes an input of a model. Programs carry this with them, and libraries record it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 MAX_SIDE = 2**16
-"""Of what a picture is resized or cropped to, in pixels."""
+"""Largest width or height to which a picture may be resized or cropped, in pixels."""
 
 Size = tuple[int, int]
 """Width and height, in pixels."""
@@ -15,16 +15,18 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class ImagePreprocessing:
-    """The steps from a picture to an array, in order; `samples.images` carries them out.
+    """The steps from a picture to an array, in this order; `samples.images` carries them out.
+
+    Each pixel value v, 0 to 255, becomes `(v * scale - mean) / std`.
 
     Attributes:
-        resize: to this width and height; or so that the shorter side has this length; None leaves the size.
-        crop: this much around the centre; None leaves all.
-        channels: in this order; L is brightness alone.
-        scale: a pixel's values, 0 to 255, are multiplied by it;
-        mean: then this is subtracted, one number for each channel or one for all;
-        std: then it is divided by this.
-        layout: of the array, its batch included.
+        resize: width and height to resize to, or the new length of the shorter side, in pixels; None: not resized.
+        crop: width and height of the part around the centre that is kept, in pixels; None: not cropped.
+        channels: their order; "L" is the brightness alone.
+        scale: factor of the pixel values.
+        mean: what is subtracted then: one number, or one for each channel.
+        std: what the difference is divided by: one number, or one for each channel.
+        layout: of the array's axes, with a batch of 1.
     """
 
     resize: Size | int | None
@@ -36,7 +38,11 @@ class ImagePreprocessing:
     layout: Literal["NCHW", "NHWC"]
 
     def __post_init__(self) -> None:
-        """Refuse steps that can't be taken; when metadata is read, this is an error of decoding it."""
+        """Check the values.
+
+        Raises:
+            ValueError: a size is out of range, the numbers don't fit the channels, or one of them isn't finite.
+        """
         sizes = (*((self.resize,) if isinstance(self.resize, int) else self.resize or ()), *(self.crop or ()))
         if not all(1 <= size <= MAX_SIDE for size in sizes):
             raise ValueError(f"sizes of pictures are 1 to {MAX_SIDE} pixels, not {sizes}")
@@ -47,7 +53,7 @@ class ImagePreprocessing:
             raise ValueError("scale, mean and std must be finite, and std not 0")
 
     def __str__(self) -> str:
-        """Return the steps for people."""
+        """Return the steps as one line, for example `resized to 224x224, RGB, x / 255, NCHW`."""
         if self.resize is None:
             resized = []
         elif isinstance(self.resize, int):

@@ -1,4 +1,4 @@
-"""What travels between the stages: a Relax program, with what its users call its inputs and outputs."""
+"""`Program`, what the stages pass on: a Relax module with the names that users know."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A model input or output as its user sees it: ONNX name, shape, layout and dtype.
+    """A model's input or output as users see it: with the ONNX model's name, axes and dtype.
 
     Example: `TensorSpec("x", (1, 3, 224, 224), "float32")`.
     """
@@ -31,14 +31,14 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class SourceNode:
-    """A node of the ONNX model, and what became of it.
+    """A node of the ONNX model, and the variables of the program that it became.
 
     Attributes:
-        name: of the node; many exporters leave it empty.
-        operator: its ONNX type: `Conv`.
-        outputs: names of its outputs.
-        variables: names of the program's variables that hold what it computes; none if nothing of it is left. Nodes
-            that were fused have the same ones.
+        name: the node's name; many exporters leave it empty.
+        operator: the ONNX operator, for example `Conv`.
+        outputs: names of the node's outputs.
+        variables: names of the program's variables that hold its results; empty if nothing of the node is left. Nodes
+            that were fused share a variable.
     """
 
     name: str
@@ -57,8 +57,8 @@ class Program:
         outputs: the model's outputs, in order, with their ONNX names.
         name: the model's name, for files and reports.
         source_sha256: hexadecimal SHA-256 of the ONNX file (external data included).
-        nodes: the ONNX model's nodes, in order, for options that name them; libraries hold nothing of it.
-        preprocessing: how pictures become the input; None if nobody has said so.
+        nodes: the ONNX model's nodes, in order, for options that name them; not stored in libraries.
+        preprocessing: how pictures become the input; None if that isn't known.
     """
 
     module: tvm.IRModule
@@ -71,15 +71,15 @@ class Program:
 
     def __repr__(self) -> str:
         """Return name, inputs, outputs and the number of operators."""
-        # Here, not above: running a library needs none of this.
+        # Imported here, as the runner imports this module but has no compiler.
         from pipeline.ir.dataflow import Dataflow
 
         count = len(Dataflow.of(self.module).bindings)
-        return f"<Program {self.name}: {count} operators\n{described(self.inputs, self.outputs)}>"
+        return f"<Program {self.name}: {count} operators\n{summary_of(self.inputs, self.outputs)}>"
 
     def with_outputs(self, names: Sequence[str]) -> Program:
-        """Return the program with the named variables of its module as its outputs."""
-        # Here, not above: running a library needs none of this.
+        """Return the program with other outputs: the named variables of its module."""
+        # Imported here, as the runner imports this module but has no compiler.
         from pipeline.ir.bridge import tensor_type
         from pipeline.ir.dataflow import Dataflow, DataflowBuilder
 
@@ -94,6 +94,6 @@ class Program:
         return replace(self, module=module, outputs=outputs)
 
 
-def described(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:
-    """Return inputs and outputs as two lines of a summary."""
+def summary_of(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:
+    """Return the inputs and outputs as text, in two indented lines."""
     return f"  inputs   {', '.join(map(str, inputs))}\n  outputs  {', '.join(map(str, outputs))}"

@@ -1,16 +1,16 @@
-"""One engine for all passes: a walk over a program that writes it anew, and rules that say what to write instead.
+"""The engine of all passes: it visits a program's bindings in order and writes a new program, often by rules.
 
-A rule has a pattern, a check that returns the reason when it declines, and a rewrite (the model is the rewriter of
-onnxscript). Patterns are expressions of operators, from the result to what it is made of:
+A `Rule` has a pattern, a check that returns a reason if the rule must not be applied, and a rewrite. The design follows
+`onnxscript.rewriter`. A pattern is written from the result to its operands:
 
     call(ops.Conv2d, call(ops.Pad, anything("x"), name="pad"), name="convolution")
 
-is a convolution whose first operand was padded; operands behind those of a pattern may be anything. A name that stands
-twice has to stand for the same tensor. Rules see what the operators before have become, so one walk fuses whole chains.
-What nothing reads any more is removed at the end.
+matches a convolution whose first operand is padded. Operands after those in the pattern may be anything. A name that
+occurs twice in a pattern must match the same tensor both times. Patterns are matched against the new program, so that a
+rule sees what was rewritten before, and one visit fuses a whole chain. Dead code is removed at the end.
 
-`relax.dpl`, TVM's own matcher, can't say what a constant has to be, in which order the operands of a sum are looked at,
-or why something didn't match, and matches against the program as it was, not as it becomes.
+TVM's own matcher, `relax.dpl`, isn't used: it can't restrict the values of constants, fix the order in which the
+operands of a sum are tried, or say why something didn't match, and it matches against the old program.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import tvm
 from tvm import relax
 from tvm.ir import GenericConst
 
-from pipeline.ir.bridge import describe, tensor_type
+from pipeline.ir.bridge import operator_of, tensor_type
 from pipeline.ir.dataflow import Binding, DataflowBuilder, constant, operator_name
 from pipeline.ir.operator import Operator, operators
 from pipeline.ir.types import TensorType
@@ -36,21 +36,21 @@ from pipeline.ir.types import TensorType
 Array = npt.NDArray[Any]
 Expected = TypeVar("Expected", bound=Operator)
 Captures: TypeAlias = "Mapping[str, relax.Expr]"
-"""What a pattern's names stand for."""
+"""The expression that each name of a pattern matched."""
 
 _log = logging.getLogger(__name__)
 
 
 Visit: TypeAlias = "Callable[[Binding, DataflowBuilder], relax.Expr | None]"
-"""Returns what a binding becomes: an expression of the new program, or None to leave the binding as it is."""
+"""Returns the new expression for a binding of the old program; None copies the binding."""
 
 
 def rewrite_bindings(module: tvm.IRModule, visit: Visit) -> tvm.IRModule:
-    """Return a program written anew: each binding, in order, as what `visit` makes of it, under its old name.
+    """Return the program with each binding replaced, in order, by what `visit` returns for it; names are kept.
 
     Args:
         module: the program.
-        visit: returns a binding's new expression. It may append others before it.
+        visit: returns the new expression for a binding. It may append more bindings to the builder first.
     """
     builder = DataflowBuilder(module)
     for binding in builder.flow.bindings:
@@ -65,11 +65,17 @@ def rewrite_bindings(module: tvm.IRModule, visit: Visit) -> tvm.IRModule:
 
 
 class Pattern(ABC):
-    """What an expression of the new program has to be; see `anything`, `constant_value`, `call` and `one_of`."""
+    """A pattern of expressions, made by `anything`, `constant_value`, `call` or `one_of`."""
 
     @abstractmethod
     def matches(self, expr: relax.Expr, builder: DataflowBuilder, found: Captures) -> Iterator[Captures]:
-        """Yield each way in which an expression is of this pattern: `found`, and what the pattern's names stand for."""
+        """Yield the captures of each way in which an expression matches.
+
+        Args:
+            expr: an expression of the new program.
+            builder: writes the new program.
+            found: what names have matched so far; each result contains it.
+        """
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ class _Call(Pattern):
     commutative: bool
 
     def matches(self, expr: relax.Expr, builder: DataflowBuilder, found: Captures) -> Iterator[Captures]:
-        made = expr if isinstance(expr, relax.Call) else builder.call(expr)
+        made = expr if isinstance(expr, relax.Call) else builder.producing_call(expr)
         if made is None or operator_name(made) not in self.names or len(made.args) < len(self.operands):
             return
         if not self.where(made):
@@ -131,7 +137,7 @@ class _OneOf(Pattern):
 
 
 def _captured(name: str | None, expr: relax.Expr, found: Captures) -> Iterator[Captures]:
-    """Yield `found` and what a name stands for, unless it stands for something else already."""
+    """Yield `found` with `name` matched to `expr`; nothing if the name has matched another expression before."""
     if name is None:
         yield found
     elif name not in found:
@@ -141,16 +147,17 @@ def _captured(name: str | None, expr: relax.Expr, found: Captures) -> Iterator[C
 
 
 def anything(name: str) -> Pattern:
-    """Return the pattern of every expression."""
+    """Return a pattern that any expression matches."""
     return _Anything(name)
 
 
 def constant_value(name: str, where: Callable[[Array], bool] = lambda _: True) -> Pattern:
-    """Return the pattern of constants; `where` says which values."""
+    """Return a pattern that constants match whose values `where` accepts."""
     return _Constant(name, where)
 
 
 OperatorName: TypeAlias = "str | type[Operator]"
+"""A name, such as `relax.add`, or a class; a class without a `name` of its own stands for all its subclasses."""
 
 
 def call(
@@ -161,22 +168,24 @@ def call(
     read_once: bool = False,
     commutative: bool = False,
 ) -> Pattern:
-    """Return the pattern of a call.
+    """Return a pattern of calls.
 
     Args:
-        operator: a class of ours or the name of an operator of Relax, or several of them. A class without a name of its
-            own stands for all that are derived from it, one with a name for itself alone.
-        operands: patterns of the first operands.
-        name: what the call is called in a `Match`.
-        where: says which calls, by their attributes.
-        read_once: decline where anybody else reads the result.
-        commutative: whether the operands may come in any order.
+        operator: which operator is called, or several of which one is.
+        operands: patterns of the first operands; more operands may follow.
+        name: the call's name in a `Match`.
+        where: returns whether a call matches, for example by its attributes.
+        read_once: the rule declines if the result has other uses, too. The call needs a `name` then.
+        commutative: the operands are tried in every order.
+
+    Raises:
+        ValueError: `read_once` is set, and there is no name.
     """
     wanted = [operator] if isinstance(operator, str | type) else operator
     names = frozenset(name for o in wanted for name in _names(o))
     pattern = _Call(names, operands, name, where, read_once, commutative)
     if read_once and name is None:
-        raise ValueError("What may be read only once needs a name, for the reason why a rule declines")
+        raise ValueError("A pattern with read_once needs a name, by which the reason for declining refers to it")
     return pattern
 
 
@@ -189,18 +198,18 @@ def _names(operator: OperatorName) -> list[str]:
 
 
 def one_of(*patterns: Pattern) -> Pattern:
-    """Return the pattern of whatever is of one of these patterns; the first that fits is taken first."""
+    """Return a pattern of the expressions that match one of these patterns, which are tried in order."""
     return _OneOf(patterns)
 
 
 @dataclass(frozen=True)
 class Match:
-    """Where a rule's pattern was found.
+    """A place where a rule's pattern matches.
 
     Attributes:
-        binding: the binding of the old program whose value it is.
+        binding: the binding of the old program whose value matches.
         builder: writes the new program.
-        captures: what the pattern's names stand for, expressions of the new program.
+        captures: expressions of the new program by the names of the pattern.
     """
 
     binding: Binding
@@ -208,49 +217,61 @@ class Match:
     captures: Captures
 
     def __getitem__(self, name: str) -> relax.Expr:
-        """Return the expression that a name stands for."""
+        """Return the expression that a name of the pattern matched."""
         return self.captures[name]
 
     @property
     def result_type(self) -> TensorType:
-        """The type of the result."""
+        """Type of the binding's variable."""
         return tensor_type(self.binding.var)
 
     def call(self, name: str) -> relax.Call:
-        """Return the call that a name stands for."""
+        """Return the call that a name matched.
+
+        Raises:
+            TypeError: it isn't a call.
+        """
         expr = self.captures[name]
-        made = expr if isinstance(expr, relax.Call) else self.builder.call(expr)
+        made = expr if isinstance(expr, relax.Call) else self.builder.producing_call(expr)
         if made is None:
             raise TypeError(f"{name} isn't a call")
         return made
 
     def operator(self, name: str, expected: type[Expected]) -> Expected:
-        """Return the operator of a call that a name stands for."""
-        found = describe(self.call(name))
+        """Return the operator of the call that a name matched.
+
+        Raises:
+            TypeError: it isn't a call of an `expected` operator.
+        """
+        found = operator_of(self.call(name))
         if not isinstance(found, expected):
             raise TypeError(f"{name} isn't {expected.__name__}, but {found}")
         return found
 
     def value(self, name: str) -> Array:
-        """Return the value of a constant that a name stands for."""
+        """Return the value of the constant that a name matched.
+
+        Raises:
+            TypeError: it isn't a constant.
+        """
         found = constant(self.captures[name])
         if found is None:
             raise TypeError(f"{name} isn't constant")
         return found
 
     def emit(self, expr: relax.Expr, suffix: str) -> relax.Var:
-        """Append a step on the way to the result, named for the result, and return its variable."""
+        """Append a binding that the result is computed from, named `RESULT.SUFFIX`, and return its variable."""
         return self.builder.emit(expr, f"{self.binding.var.name}.{suffix}")
 
 
 @dataclass(frozen=True)
 class Declined:
-    """A rule's pattern was found, but the rule left it alone.
+    """A match that a rule didn't rewrite.
 
     Attributes:
         rule: the rule's name.
-        tensor: the tensor that the pattern computes.
-        reason: why.
+        tensor: name of the tensor that the matching expression computes.
+        reason: why the rule declined, for people.
     """
 
     rule: str
@@ -260,13 +281,13 @@ class Declined:
 
 @dataclass(frozen=True)
 class Rule:
-    """What to write instead of a pattern.
+    """A rewriting rule.
 
     Attributes:
         name: a verb and its object, as `fuse_padding`.
-        pattern: what to look for.
-        rewrite: returns the expression that takes the pattern's place.
-        check: returns why the rule declines; None if it doesn't.
+        pattern: the expressions that the rule is for.
+        rewrite: returns the expression that replaces a match.
+        check: returns the reason if a match must not be rewritten, otherwise None.
     """
 
     name: str
@@ -275,11 +296,11 @@ class Rule:
     check: Callable[[Match], str | None] = lambda _: None
 
     def apply(self, binding: Binding, value: relax.Expr, builder: DataflowBuilder) -> relax.Expr | Declined | None:
-        """Return what takes a binding's place, or why nothing does; None if it isn't of the pattern.
+        """Return the expression that replaces a binding's value, or the reason why none does; None without a match.
 
         Args:
-            binding: of the old program.
-            value: its value, with arguments of the new program.
+            binding: a binding of the old program.
+            value: its value, with the arguments that the new program has for it.
             builder: writes the new program.
         """
         declined = None
@@ -294,8 +315,8 @@ class Rule:
     def _read_by_others(self, match: Match) -> str | None:
         for name in _names_read_once(self.pattern):
             expr = match.captures.get(name)
-            if isinstance(expr, relax.Var) and not match.builder.read_once(expr):
-                return f"others read {expr.name!r}, too"
+            if isinstance(expr, relax.Var) and not match.builder.is_read_once(expr):
+                return f"{expr.name!r} is also read elsewhere, or is an output"
         return None
 
 
@@ -311,12 +332,12 @@ def _names_read_once(pattern: Pattern) -> Iterator[str]:
 
 
 def rewrite(module: tvm.IRModule, *rules: Rule, declined: list[Declined] | None = None) -> tvm.IRModule:
-    """Return a program with each binding as what the first rule that fits makes of it.
+    """Return the program with each binding rewritten by the first rule that matches it and doesn't decline.
 
     Args:
         module: the program.
-        rules: tried in order.
-        declined: gets what rules have declined, and why; it is logged for debugging, too.
+        rules: the rules, tried in order.
+        declined: a list to which matches are appended that rules declined; they are also logged at level DEBUG.
     """
 
     def visit(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:

@@ -1,4 +1,4 @@
-"""Static tensor types, and scale and zero point of quantized tensors, shared by every stage."""
+"""Static tensor types, and the scale and zero point of quantized tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 MAX_TENSOR_BYTES = 2 * 1024**3
-"""Of one tensor. Real ones stay well below; more comes of a wrong size, pad or scale, or of a damaged file."""
+"""Largest tensor, in bytes. A larger one comes from a wrong size, pad or scale, or from a damaged file."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class TensorType:
 
 @dataclass(frozen=True)
 class QuantizationParameters:
-    """Scale and zero point of a tensor: real = scale * (q - zero_point), with q in 0..255, uint8.
+    """Scale and zero point of a uint8 tensor, whose quantized value q stands for `scale * (q - zero_point)`.
 
     Raises:
-        ValueError: the scale isn't a number above 0, or the zero point isn't in 0..255.
+        ValueError: the scale isn't a finite number above 0, or the zero point isn't in 0..255.
     """
 
     scale: float
@@ -54,7 +54,10 @@ class QuantizationParameters:
             raise ValueError(f"the zero point {self.zero_point} isn't in 0..255")
 
     def quantized_range(self, low: float | None, high: float | None) -> tuple[int, int]:
-        """Return the smallest and largest quantized value of a tensor limited to [low, high]; None is no limit."""
+        """Return the least and the largest quantized value of a tensor whose real values lie in [low, high].
+
+        None is no limit: of the range of uint8, 0 or 255 remains.
+        """
 
         def quantized(value: float) -> int:
             return int(min(max(round(value / self.scale) + self.zero_point, 0), 255))
@@ -62,15 +65,15 @@ class QuantizationParameters:
         return (0 if low is None else quantized(low), 255 if high is None else quantized(high))
 
     def all_values(self) -> npt.NDArray[Any]:
-        """Return the real number that each quantized value stands for: [256] float64."""
+        """Return the real numbers that the quantized values 0 to 255 stand for: [256] float64."""
         return (np.arange(256, dtype="float64") - self.zero_point) * self.scale
 
 
 def broadcast_shapes(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of two tensors broadcast as NumPy does it.
+    """Return the shape to which NumPy broadcasts two shapes.
 
     Raises:
-        ValueError: they can't be broadcast.
+        ValueError: they can't be broadcast together.
     """
     rank = max(len(left), len(right))
     padded_left = (1,) * (rank - len(left)) + left

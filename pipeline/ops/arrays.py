@@ -1,7 +1,7 @@
-"""Steps of several operators' references: padding, windows, scaling; and the sizes that come of them.
+"""What the references of several operators share: padding, windows and scaling, and the sizes that result.
 
-References are plain, slow, and share nothing with the kernels. Integer sums are computed as float64 matrix products:
-every partial sum is an integer below 2**53, so they are exact, and BLAS makes them quick enough to run real models.
+References are plain and slow, and share nothing with the kernels. They compute integer sums as float64 matrix products:
+every partial sum is an integer below 2**53, so the result is exact, and BLAS is quick enough to run real models.
 """
 
 from __future__ import annotations
@@ -14,42 +14,51 @@ from pipeline.ir.operator import Array
 from pipeline.ir.types import TensorType
 
 Sides: TypeAlias = "tuple[int, int, int, int]"
-"""Pixels at the (top, left, bottom, right) of images."""
+"""Numbers of pixels at the (top, left, bottom, right) of an image: of padding, halos or crops."""
 
 NO_SIDES: Sides = (0, 0, 0, 0)
 
 
 def padded_type(image: TensorType, padding: Sides) -> TensorType:
-    """Return the type of an image [N,H,W,C] with padding: [N,top+H+bottom,left+W+right,C], same dtype."""
+    """Return the type of a padded image: [N,top+H+bottom,left+W+right,C] for [N,H,W,C], same dtype."""
     batch, height, width, channels = image.shape
     top, left, bottom, right = padding
     return TensorType((batch, top + height + bottom, left + width + right, channels), image.dtype)
 
 
 def window_positions(size: int, before: int, after: int, kernel: int, dilation: int, stride: int) -> int:
-    """Return how many places a window has along one axis of an image."""
+    """Return the number of positions of a sliding window along one axis.
+
+    Args:
+        size: pixels of the axis.
+        before: pixels of padding before the axis.
+        after: pixels of padding after the axis.
+        kernel: pixels of the window.
+        dilation: distance of the window's pixels.
+        stride: distance of the window's positions.
+    """
     return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
 
 
 def pad_image(x: Array, padding: Sides, value: Any) -> Array:
-    """Return an image [N,H,W,C] with padding around its pixels."""
+    """Return an image [N,H,W,C] padded with `value`."""
     top, left, bottom, right = padding
     return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=value)
 
 
 def cropped(x: Array, cut: Sides) -> Array:
-    """Return an image [N,H,W,C] without some pixels at its sides."""
+    """Return an image [N,H,W,C] with pixels at its sides cut off."""
     top, left, bottom, right = cut
     return x[:, top : x.shape[1] - bottom, left : x.shape[2] - right]
 
 
 def windows(x: Array, kernel: tuple[int, int], strides: tuple[int, int], dilation: tuple[int, int]) -> Array:
-    """Return [N,OH,OW,C,KH,KW] views of the padded image x: [N,H,W,C]."""
+    """Return the windows of an image x [N,H,W,C], which is already padded, as a view [N,OH,OW,C,KH,KW]."""
     span = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True))
     view = np.lib.stride_tricks.sliding_window_view(x, span, axis=(1, 2))
     return np.asarray(view[:, :: strides[0], :: strides[1], :, :: dilation[0], :: dilation[1]])
 
 
 def scaled(acc: Array, multiplier: Array | np.float32) -> Array:
-    """Return int32 sums times a multiplier, in float32."""
+    """Return `float32(acc) * multiplier`, where acc holds values of int32."""
     return np.asarray(acc.astype("int32").astype("float32") * multiplier.astype("float32"), "float32")

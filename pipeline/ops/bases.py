@@ -1,4 +1,4 @@
-"""What several operators have in common: fused activations, weights, requantization, halos."""
+"""Base classes of operators: with fused activations, with weights, with requantization, and with halos."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ H = TypeVar("H", bound="WithHalo")
 class Clipped(Operator):
     """Base of float32 operators that limit their result to [clip_min, clip_max]; None is no limit.
 
-    A fused activation is nothing but that.
+    A fused ReLU is such a limit.
     """
 
     clip_min: float | None
     clip_max: float | None
 
-    def clipped(self: C, low: float | None, high: float | None) -> C | None:
-        """Return the operator with its result limited to [low, high], too; None if no limits say the same."""
+    def with_limits(self: C, low: float | None, high: float | None) -> C | None:
+        """Return the operator with its result limited to [low, high], too; None if the two ranges don't overlap."""
         if low is not None and self.clip_max is not None and low > self.clip_max:
             return None
         if high is not None and self.clip_min is not None and high < self.clip_min:
@@ -39,12 +39,12 @@ class Clipped(Operator):
         return dataclasses.replace(self, **limits)
 
     def lower_bound(self, *bounds: float) -> float:
-        """Return the lower limit; see the base class."""
+        """Return the lower limit."""
         del bounds
         return -math.inf if self.clip_min is None else self.clip_min
 
     def clip(self, y: Array) -> Array:
-        """Return values limited, float32."""
+        """Return values limited to [clip_min, clip_max], in float32."""
         if self.clip_min is not None:
             y = np.maximum(y, np.float32(self.clip_min))
         if self.clip_max is not None:
@@ -53,31 +53,31 @@ class Clipped(Operator):
 
 
 class Linear(Clipped):
-    """Base of float32 operators that are linear in constant weights [O,...] and add a bias [O], one of each channel.
+    """Base of float32 operators that sum products with constant weights [O,...] and add a constant bias [O].
 
-    The result's last axis is that of the channels.
+    O is the number of output channels, the last axis of the result.
     """
 
     sums_products = True
     arguments: ClassVar[tuple[str, ...]] = ("x", "weight", "bias")
 
-    def may_overflow(self, *inputs: TensorType) -> str | None:
-        """Return whether a channel has too many int8 weights to be summed with uint8 values; see the base class."""
+    def overflow_reason(self, *inputs: TensorType) -> str | None:
+        """Return why a channel's sum of uint8 values times int8 weights could overflow int32, if it has too many."""
         products = math.prod(inputs[1].shape[1:])
-        return too_many(products) if products * 127 * 255 >= 2**30 else None
+        return too_many_products(products) if products * 127 * 255 >= 2**30 else None
 
 
-def too_many(products: int) -> str:
-    """Return how it is said that a sum of so many products may exceed int32."""
+def too_many_products(products: int) -> str:
+    """Return the reason for an operator whose sums have so many products that they could overflow int32."""
     return f"its sums of {products} products could exceed 32 bits"
 
 
 @dataclass(frozen=True)
 class Requantized(Operator):
-    """Base of operators that end in a uint8 tensor.
+    """Base of operators whose result is requantized to uint8.
 
-    Their last step is `y = uint8(min(max(q + output_zero_point, output_min), output_max))` with an int32 `q`; a fused
-    activation is nothing but a tighter [output_min, output_max].
+    Their last step is `y = uint8(min(max(q + output_zero_point, output_min), output_max))` with an int32 `q`. A fused
+    activation makes [output_min, output_max] narrower than [0, 255].
     """
 
     output_zero_point: int = 0
@@ -85,50 +85,54 @@ class Requantized(Operator):
     output_max: int = 255
 
     def saturate(self, q: Array) -> Array:
-        """Return the last step's result."""
+        """Return y for q, an array of integers or of floats that are integers; see the class."""
         shifted = q.astype("int64") + self.output_zero_point
         return np.asarray(np.clip(shifted, self.output_min, self.output_max).astype("uint8"))
 
 
 class Accumulated(Requantized):
-    """Base of integer operators that sum products in int32, and give uint8 or float32, as `output_dtype` says.
+    """Base of integer operators that sum products in an int32 `acc`, and return uint8 or float32.
 
-    With "uint8": `q = int32(rint(float32(acc) * multiplier))`, then as `Requantized`. With "float32":
-    `y = float32(acc) * multiplier`, and the other output attributes are not used.
+    With `output_dtype` "uint8": `q = int32(rint(float32(acc) * multiplier))`, then as `Requantized`. With "float32":
+    `y = float32(acc) * multiplier`, and output_zero_point, output_min and output_max aren't used.
     """
 
     sums_products = True
     output_dtype: str
 
     def finish(self, acc: Array, multiplier: Array | np.float32) -> Array:
-        """Return the result for sums, of any dtype that holds them."""
+        """Return y for the sums `acc`, an array of any dtype that holds int32 values exactly."""
         values = scaled(acc, multiplier)
         return values if self.output_dtype == "float32" else self.saturate(np.rint(values))
 
 
 class WithHalo(Operator):
-    """Base of operators that can write a halo of padding around their result, as if by `nn.pad`.
+    """Base of operators that can write a halo around their result, as if by a following `nn.pad`.
 
-    The halo is (top, left, bottom, right) pixels of `halo_value`; only the compiler sets it.
+    `halo` is (top, left, bottom, right) pixels of `halo_value`. The compiler sets it (the pass WriteHalos); in programs
+    that are imported or quantized there is none.
     """
 
     halo: Sides
     halo_value: float
 
-    def extensible(self, *inputs: TensorType) -> bool:
-        """Return whether kernels for arguments of these types can do more with a result than store it."""
+    def has_epilogue(self, *inputs: TensorType) -> bool:
+        """Return whether the kernels for arguments of these types have an epilogue.
+
+        Such kernels can add a residual, look up a table, or write a halo before they store a result.
+        """
         del inputs
         return True
 
     def with_halo(self: H, halo: Sides, value: float) -> H:
-        """Return the operator with padding of its result made part of it."""
+        """Return the operator with another halo."""
         added: dict[str, Any] = {"halo": halo, "halo_value": type(self.halo_value)(value)}
         return dataclasses.replace(self, **added)
 
     def bound_with_halo(self, bound: float) -> float:
-        """Return the lower bound of a result with its halo, given that of the result alone."""
+        """Return the lower bound of the result with its halo, given the bound of the result without."""
         return min(bound, self.halo_value) if any(self.halo) else bound
 
-    def surrounded(self, y: Array) -> Array:
-        """Return the result within its halo."""
+    def add_halo(self, y: Array) -> Array:
+        """Return the result y with its halo around it."""
         return pad_image(y, self.halo, self.halo_value)

@@ -1,23 +1,66 @@
-"""Convolutions, and what the compiler fuses into them."""
+"""Convolutions and transposed convolutions, and convolutions with a residual or a lookup fused in."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from pipeline.ir.operator import Array
+from pipeline.ir.operator import Array, Operator
 from pipeline.ir.types import TensorType
 from pipeline.ops.arrays import NO_SIDES, Sides, cropped, pad_image, padded_type, window_positions, windows
 from pipeline.ops.bases import Accumulated, Linear, WithHalo
 from pipeline.ops.elementwise import Add, QAdd
 
+R = TypeVar("R", bound="ResidualConvolution")
+
+
+class _Convolution(WithHalo):
+    """Base of convolutions."""
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the result with its halo; its sums are computed in float64."""
+        return self.add_halo(self._interior(*arguments))
+
+    def _interior(self, *arguments: Array) -> Array:
+        """Return the result without its halo."""
+        raise NotImplementedError
+
+
+class ResidualConvolution(_Convolution):
+    """Base of convolutions whose kernel adds a residual, the last argument, to the result before storing it.
+
+    The residual may lie inside a halo of its own: `residual_halo` pixels (top, left, bottom, right) around it are
+    ignored.
+    """
+
+    residual_halo: Sides
+
+    @property
+    def addition(self) -> Operator:
+        """The addition alone: an operator on the convolution's result and the residual."""
+        raise NotImplementedError
+
+    def with_residual_halo(self: R, halo: Sides) -> R:
+        """Return the operator for a residual that lies inside a halo."""
+        changed: dict[str, Any] = {"residual_halo": halo}
+        return dataclasses.replace(self, **changed)
+
+    def splits_batch(self, inputs: Sequence[TensorType], constants: Collection[int]) -> bool:
+        """Return whether the convolution without the residual, which is an activation, too, splits."""
+        return super().splits_batch(inputs[:-1], constants)
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the sum with its halo."""
+        *convolved, residual = arguments
+        return self.add_halo(self.addition.evaluate(self._interior(*convolved), cropped(residual, self.residual_halo)))
+
 
 @dataclass(frozen=True)
-class Conv2d(Linear, WithHalo):
+class Conv2d(Linear, _Convolution):
     """`nn.conv2d`: 2-D convolution, bias and clip, float32.
 
     `y[n,h,w,o] = clip(bias[o] + sum(x_padded[n, h*sh + i*dh, w*sw + j*dw, g*I + c] * weight[o,i,j,c]))`, with
@@ -25,8 +68,7 @@ class Conv2d(Linear, WithHalo):
 
     x: [N,H,W,C]; weight: [O,KH,KW,C/groups]; bias: [O]; result: [N,OH,OW,O]; all float32.
 
-    With a `halo` (top, left, bottom, right), which only the compiler sets, the result lies in a halo of
-    `halo_value`, as if by `nn.pad`: [N,top+OH+bottom,left+OW+right,O].
+    With a `halo`, see `WithHalo`, the result is [N,top+OH+bottom,left+OW+right,O].
     """
 
     name = "nn.conv2d"
@@ -42,32 +84,29 @@ class Conv2d(Linear, WithHalo):
     halo_value: float = 0.0
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the output's type: [N,OH,OW,O] float32, and its halo."""
+        """Return the result's type: [N,OH,OW,O] float32, plus the halo."""
         return padded_type(TensorType(self._shape(inputs[0], inputs[1]), "float32"), self.halo)
 
     def lower_bound(self, *bounds: float) -> float:
-        """Return the lower limit, or the halo's value if that is less."""
+        """Return the lower limit, or the halo's value if that is lower."""
         return self.bound_with_halo(super().lower_bound(*bounds))
 
     def multiply_adds(self, *inputs: TensorType) -> int:
-        """Return how often each weight meets each pixel of the output: once."""
+        """Return one multiply-add for each weight and pixel of the result."""
         batch, height, width, _ = self._shape(inputs[0], inputs[1])
         return batch * height * width * inputs[1].size
 
-    def extensible(self, *inputs: TensorType) -> bool:
-        """Return whether it isn't depthwise."""
+    def has_epilogue(self, *inputs: TensorType) -> bool:
+        """Return whether the convolution isn't depthwise."""
         out, _, _, per_group = inputs[1].shape
         return not (self.groups > 1 and per_group == 1 and out == self.groups)
 
-    def evaluate(self, *arguments: Array) -> Array:
-        """Return the result, summed in float64."""
-        return self.surrounded(self._within_halo(*arguments))
-
-    def _within_halo(self, x: Array, weight: Array, bias: Array) -> Array:
+    def _interior(self, *arguments: Array) -> Array:
+        x, weight, bias = arguments
         return self.clip(self.sums(x, weight) + bias)
 
     def sums(self, x: Array, weight: Array) -> Array:
-        """Return the sums of products [N,OH,OW,O], float64."""
+        """Return the sums of products, without bias: [N,OH,OW,O] float64."""
         out, kernel_h, kernel_w, per_group = weight.shape
         seen = windows(pad_image(x, self.padding, 0), (kernel_h, kernel_w), self.strides, self.dilation)
         batch, out_h, out_w = seen.shape[:3]
@@ -93,11 +132,13 @@ class Conv2d(Linear, WithHalo):
 
 
 @dataclass(frozen=True)
-class Conv2dAdd(Conv2d):
-    """`nn.conv2d_add`: `nn.add(nn.conv2d(x, weight, bias), residual)`, and then its halo.
+class Conv2dAdd(ResidualConvolution, Conv2d):
+    """`nn.conv2d_add`: `nn.add(nn.conv2d(x, weight, bias), residual)`, then the halo; float32.
 
-    The compiler makes it, so that the convolution's result needn't go through memory. `sum_clip_min` and
-    `sum_clip_max` are those of the sum. What is added may lie in a halo of its own, `residual_halo`.
+    The compiler makes it from the two operators, so that the convolution's result stays in registers. `sum_clip_min`
+    and `sum_clip_max` limit the sum, `clip_min` and `clip_max` the convolution's own result.
+
+    residual: [N,OH,OW,O], or larger by `residual_halo`.
     """
 
     name = "nn.conv2d_add"
@@ -108,29 +149,19 @@ class Conv2dAdd(Conv2d):
     residual_halo: Sides = NO_SIDES
 
     @classmethod
-    def of(cls, convolution: Conv2d, total: Add) -> Conv2dAdd:
-        """Return the sum of a convolution and something else."""
+    def of(cls, convolution: Conv2d, addition: Add) -> Conv2dAdd:
+        """Return a convolution and an addition as one operator."""
         fields = {f.name: getattr(convolution, f.name) for f in dataclasses.fields(Conv2d)}
-        return cls(**fields, sum_clip_min=total.clip_min, sum_clip_max=total.clip_max)
+        return cls(**fields, sum_clip_min=addition.clip_min, sum_clip_max=addition.clip_max)
 
     @property
-    def total(self) -> Add:
-        """The sum alone."""
+    def addition(self) -> Add:
+        """The addition alone: an operator on the convolution's result and the residual."""
         return Add(self.sum_clip_min, self.sum_clip_max)
 
     def lower_bound(self, *bounds: float) -> float:
-        """Return the bound of the sum."""
-        return self.bound_with_halo(self.total.lower_bound(Linear.lower_bound(self), bounds[-1]))
-
-    def splits_batch(self, inputs: Sequence[TensorType], constants: Collection[int]) -> bool:
-        """Return whether what is added is an activation, too."""
-        return super().splits_batch(inputs[:-1], constants)
-
-    def evaluate(self, *arguments: Array) -> Array:
-        """Return the sum, of a convolution that is summed in float64."""
-        *convolved, residual = arguments
-        total = self.total.evaluate(self._within_halo(*convolved), cropped(residual, self.residual_halo))
-        return self.surrounded(total)
+        """Return the sum's bound, or the halo's value if that is lower."""
+        return self.bound_with_halo(self.addition.lower_bound(Linear.lower_bound(self), bounds[-1]))
 
 
 @dataclass(frozen=True)
@@ -139,7 +170,7 @@ class Conv2dTranspose(Linear):
 
     `y[n,p,q,o] = clip(bias[o] + sum(x[n, h, w, g*I + c] * weight[o,i,j,c]))` over all h, i with
     `h*sh + i*dh = p + top` and all w, j with `w*sw + j*dw = q + left`, where `g = o // (O / groups)`. `padding`, (top,
-    left, bottom, right), is cut off the result; `output_padding`, (height, width), is added at its ends.
+    left, bottom, right), is cut off the result; `output_padding` are rows and columns added at its bottom and right.
 
     x: [N,H,W,C]; weight: [O,KH,KW,C/groups]; bias: [O]; result: [N,OH,OW,O]; all float32.
     """
@@ -156,7 +187,7 @@ class Conv2dTranspose(Linear):
     clip_max: float | None = None
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the output's type: [N,OH,OW,O] float32."""
+        """Return the result's type: [N,OH,OW,O] float32."""
         batch, *sizes, channels = inputs[0].shape
         out, *kernel, per_group = inputs[1].shape
         if per_group * self.groups != channels or out % self.groups:
@@ -173,17 +204,17 @@ class Conv2dTranspose(Linear):
         return TensorType((batch, height, width, out), "float32")
 
     def multiply_adds(self, *inputs: TensorType) -> int:
-        """Return how often each weight meets each pixel of the input: once."""
+        """Return one multiply-add for each weight and pixel of x."""
         batch, height, width, _ = inputs[0].shape
         return batch * height * width * inputs[1].size
 
     def evaluate(self, *arguments: Array) -> Array:
-        """Return the result, summed in float64."""
+        """Return the result, computed in float64."""
         x, weight, bias = arguments
         return self.clip(self.sums(x, weight) + bias)
 
     def sums(self, x: Array, weight: Array) -> Array:
-        """Return the sums of products, float64: each pixel of x adds its kernel to the result."""
+        """Return the sums of products, without bias: [N,OH,OW,O] float64. Each pixel of x adds a scaled kernel."""
         batch, height, width, channels = x.shape
         out, kernel_h, kernel_w, inputs = weight.shape
         (stride_h, stride_w), (dilation_h, dilation_w), groups = self.strides, self.dilation, self.groups
@@ -201,18 +232,17 @@ class Conv2dTranspose(Linear):
 
 
 @dataclass(frozen=True)
-class QConv2d(Accumulated, WithHalo):
+class QConv2d(Accumulated, _Convolution):
     """`qnn.conv2d`: integer convolution, requantized to uint8 or dequantized to float32.
 
     `acc[n,h,w,o] = bias[o] + sum((x_padded - input_zero_point) * weight[o])` in int32, where padded pixels are
     `input_zero_point`. With `output_dtype` "uint8": `q = int32(rint(float32(acc) * multiplier[o]))`, then as
-    `Requantized`. With "float32": `y = float32(acc) * multiplier[o]`, and the output fields are not used.
+    `Requantized`. With "float32": `y = float32(acc) * multiplier[o]`.
 
     x: [N,H,W,C] uint8; weight: [O,KH,KW,C/groups] int8; bias: [O] int32; multiplier: [O] float32, at least 0;
     result: [N,OH,OW,O]. `realize` guarantees that acc and `acc * multiplier` fit int32 for every possible x.
 
-    With a `halo` (top, left, bottom, right), which only the compiler sets, the uint8 result lies in a halo of
-    `halo_value`, as if by `nn.pad`: [N,top+OH+bottom,left+OW+right,O].
+    With a `halo`, see `WithHalo`, the uint8 result is [N,top+OH+bottom,left+OW+right,O].
     """
 
     name = "qnn.conv2d"
@@ -230,37 +260,35 @@ class QConv2d(Accumulated, WithHalo):
 
     @property
     def geometry(self) -> Conv2d:
-        """The float convolution of the same sizes, without a halo."""
+        """The float convolution with the same strides, padding, dilation and groups, without a halo."""
         return Conv2d(self.strides, self.padding, self.dilation, self.groups)
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the output's type: [N,OH,OW,O] in `output_dtype`, and its halo."""
+        """Return the result's type: [N,OH,OW,O] in `output_dtype`, plus the halo."""
         return padded_type(TensorType(self.geometry.infer(*inputs[:2]).shape, self.output_dtype), self.halo)
 
     def multiply_adds(self, *inputs: TensorType) -> int:
-        """Return what it is for the float convolution."""
+        """Return as many as the float convolution has."""
         return self.geometry.multiply_adds(*inputs)
 
-    def extensible(self, *inputs: TensorType) -> bool:
-        """Return whether it isn't depthwise, and gives uint8."""
-        return self.output_dtype == "uint8" and self.geometry.extensible(*inputs)
+    def has_epilogue(self, *inputs: TensorType) -> bool:
+        """Return whether the convolution isn't depthwise, and its result is uint8."""
+        return self.output_dtype == "uint8" and self.geometry.has_epilogue(*inputs)
 
-    def evaluate(self, *arguments: Array) -> Array:
-        """Return the result."""
-        return self.surrounded(self._within_halo(*arguments))
-
-    def _within_halo(self, x: Array, weight: Array, bias: Array, multiplier: Array) -> Array:
+    def _interior(self, *arguments: Array) -> Array:
+        x, weight, bias, multiplier = arguments
         centred = x.astype("int32") - self.input_zero_point
         return self.finish(self.geometry.sums(centred, weight) + bias, multiplier)
 
 
 @dataclass(frozen=True)
-class QConv2dAdd(QConv2d):
-    """`qnn.conv2d_add`: `qnn.add(qnn.conv2d(x, weight, bias, multiplier), residual)`, exactly, and then its halo.
+class QConv2dAdd(ResidualConvolution, QConv2d):
+    """`qnn.conv2d_add`: `qnn.add(qnn.conv2d(x, weight, bias, multiplier), residual)` to the bit, then the halo.
 
-    The compiler makes it, so that the convolution's result needn't go through memory. The first attributes are those
-    of the convolution; the rest are those of the sum, whose first operand the convolution is. What is added may lie in
-    a halo of its own, `residual_halo`.
+    The compiler makes it from the two operators, so that the convolution's result stays in registers. Its attributes
+    are those of the convolution, then those of the addition, whose first operand is the convolution's result.
+
+    residual: [N,OH,OW,O] uint8, or larger by `residual_halo`.
     """
 
     name = "qnn.conv2d_add"
@@ -276,22 +304,22 @@ class QConv2dAdd(QConv2d):
     residual_halo: Sides = NO_SIDES
 
     @classmethod
-    def of(cls, convolution: QConv2d, total: QAdd) -> QConv2dAdd:
-        """Return the sum of a convolution and something else."""
+    def of(cls, convolution: QConv2d, addition: QAdd) -> QConv2dAdd:
+        """Return a convolution, and an addition whose first operand is its result, as one operator."""
         return cls(
             **{f.name: getattr(convolution, f.name) for f in dataclasses.fields(QConv2d)},
-            residual_zero_point=total.b_zero_point,
-            convolution_multiplier=total.a_multiplier,
-            residual_multiplier=total.b_multiplier,
-            shift=total.shift,
-            sum_zero_point=total.output_zero_point,
-            sum_min=total.output_min,
-            sum_max=total.output_max,
+            residual_zero_point=addition.b_zero_point,
+            convolution_multiplier=addition.a_multiplier,
+            residual_multiplier=addition.b_multiplier,
+            shift=addition.shift,
+            sum_zero_point=addition.output_zero_point,
+            sum_min=addition.output_min,
+            sum_max=addition.output_max,
         )
 
     @property
-    def total(self) -> QAdd:
-        """The sum alone."""
+    def addition(self) -> QAdd:
+        """The addition alone: an operator on the convolution's result and the residual."""
         return QAdd(
             self.sum_zero_point,
             self.sum_min,
@@ -303,39 +331,29 @@ class QConv2dAdd(QConv2d):
             shift=self.shift,
         )
 
-    def splits_batch(self, inputs: Sequence[TensorType], constants: Collection[int]) -> bool:
-        """Return whether what is added is an activation, too."""
-        return super().splits_batch(inputs[:-1], constants)
-
-    def evaluate(self, *arguments: Array) -> Array:
-        """Return the sum."""
-        *convolved, residual = arguments
-        total = self.total.evaluate(self._within_halo(*convolved), cropped(residual, self.residual_halo))
-        return self.surrounded(total)
-
 
 @dataclass(frozen=True)
 class QConv2dLookup(QConv2d):
-    """`qnn.conv2d_lookup`: `qnn.lookup(qnn.conv2d(x, weight, bias, multiplier), table)`, and then its halo.
+    """`qnn.conv2d_lookup`: `qnn.lookup(qnn.conv2d(x, weight, bias, multiplier), table)`, then the halo.
 
-    The compiler makes it where tables are quick, so that the convolution's result needn't go through memory.
+    The compiler makes it for instruction sets that look tables up in registers. table: [256] uint8.
     """
 
     name = "qnn.conv2d_lookup"
     arguments = ("x", "weight", "bias", "multiplier", "table")
 
     def evaluate(self, *arguments: Array) -> Array:
-        """Return what the table holds for the convolution's result."""
+        """Return the table's entries for the convolution's result, with the halo."""
         *convolved, table = arguments
-        return self.surrounded(table[self._within_halo(*convolved)])
+        return self.add_halo(table[self._interior(*convolved)])
 
 
 @dataclass(frozen=True)
 class QConv2dTranspose(Accumulated):
     """`qnn.conv2d_transpose`: integer transposed convolution, requantized to uint8 or dequantized to float32.
 
-    `acc` is the sum of `nn.conv2d_transpose` over `(x - input_zero_point) * weight`, plus bias, in int32. What follows
-    is as in `qnn.conv2d`.
+    `acc` is the sum that `nn.conv2d_transpose` defines, over `(x - input_zero_point) * weight`, plus bias, in int32. It
+    is requantized as in `qnn.conv2d`.
 
     x: [N,H,W,C] uint8; weight: [O,KH,KW,C/groups] int8; bias: [O] int32; multiplier: [O] float32, at least 0;
     result: [N,OH,OW,O].
@@ -355,15 +373,15 @@ class QConv2dTranspose(Accumulated):
 
     @property
     def geometry(self) -> Conv2dTranspose:
-        """The float operator of the same sizes."""
+        """The float operator with the same strides, padding, dilation and groups."""
         return Conv2dTranspose(self.strides, self.padding, self.output_padding, self.dilation, self.groups)
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the output's type: [N,OH,OW,O] in `output_dtype`."""
+        """Return the result's type: [N,OH,OW,O] in `output_dtype`."""
         return TensorType(self.geometry.infer(*inputs).shape, self.output_dtype)
 
     def multiply_adds(self, *inputs: TensorType) -> int:
-        """Return what it is for the float operator."""
+        """Return as many as the float operator has."""
         return self.geometry.multiply_adds(*inputs)
 
     def evaluate(self, *arguments: Array) -> Array:

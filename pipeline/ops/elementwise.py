@@ -15,7 +15,7 @@ from pipeline.ops.bases import Clipped, Requantized
 from pipeline.ops.formula import Formula, lower_bound
 
 
-class _TwoOperands(Operator):
+class _Binary(Operator):
     """Base of operators on two tensors, broadcasting as NumPy does."""
 
     arguments = ("a", "b")
@@ -23,7 +23,7 @@ class _TwoOperands(Operator):
 
 
 @dataclass(frozen=True)
-class Add(_TwoOperands, Clipped):
+class Add(_Binary, Clipped):
     """`nn.add`: `y = clip(a + b)`, float32, broadcasting as NumPy does."""
 
     name = "nn.add"
@@ -36,7 +36,7 @@ class Add(_TwoOperands, Clipped):
         return TensorType(broadcast_shapes(inputs[0].shape, inputs[1].shape), "float32")
 
     def lower_bound(self, *bounds: float) -> float:
-        """Return the sum of the operands' bounds, or the lower limit if that is more."""
+        """Return the sum of the operands' bounds, or the lower limit if that is higher."""
         return max(super().lower_bound(), sum(bounds))
 
     def evaluate(self, *arguments: Array) -> Array:
@@ -46,7 +46,7 @@ class Add(_TwoOperands, Clipped):
 
 
 @dataclass(frozen=True)
-class Multiply(_TwoOperands):
+class Multiply(_Binary):
     """`nn.multiply`: `y = a * b`, float32, broadcasting as NumPy does. The compiler makes it from `relax.multiply`."""
 
     name = "nn.multiply"
@@ -56,7 +56,7 @@ class Multiply(_TwoOperands):
         return TensorType(broadcast_shapes(inputs[0].shape, inputs[1].shape), "float32")
 
     def lower_bound(self, *bounds: float) -> float:
-        """Return 0 if both operands are at least that."""
+        """Return 0 if neither operand has negative values."""
         return lower_bound("multiply", *bounds)
 
     def evaluate(self, *arguments: Array) -> Array:
@@ -67,7 +67,7 @@ class Multiply(_TwoOperands):
 
 @dataclass(frozen=True)
 class Unary(Operator):
-    """`nn.unary`: one function of one value, float32, any shape. `expression`: JSON, see `ops.formula`."""
+    """`nn.unary`: a function of single values, float32, any shape. `expression` is JSON; see `ops.formula`."""
 
     name = "nn.unary"
     arguments = ("x",)
@@ -82,15 +82,15 @@ class Unary(Operator):
 
     @property
     def formula(self) -> Formula:
-        """The function."""
+        """The function that `expression` describes."""
         return Formula.parse(self.expression)
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return x's own type."""
+        """Return the type of x."""
         return inputs[0]
 
     def lower_bound(self, *bounds: float) -> float:
-        """Return what the formula's steps guarantee."""
+        """Return the bound of the formula."""
         return self.formula.fold(bounds[0], float, lower_bound)
 
     def evaluate(self, *arguments: Array) -> Array:
@@ -107,11 +107,11 @@ class PRelu(Operator):
     elementwise = True
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return x's own type."""
+        """Return the type of x."""
         return inputs[0]
 
     def lower_bound(self, *bounds: float) -> float:
-        """Return x's bound if no value is negative."""
+        """Return x's bound if x has no negative values."""
         return bounds[0] if bounds[0] >= 0 else -math.inf
 
     def evaluate(self, *arguments: Array) -> Array:
@@ -125,10 +125,10 @@ class PRelu(Operator):
 class QPRelu(Requantized):
     """`qnn.prelu`: `nn.prelu` of a uint8 tensor.
 
-    `q = int32(rint(float32(x - input_zero_point) * m))`, where m is `float32(multiplier)` if `x >= input_zero_point`,
-    and `slope` elsewhere, into which the ratio of both scales is multiplied, too.
+    `q = int32(rint(float32(x - input_zero_point) * m))`, then as `Requantized`, where m is `float32(multiplier)` if
+    `x >= input_zero_point`, and `slope` elsewhere. Both include the factor input scale / output scale.
 
-    x: any shape, uint8; slope: as in `nn.prelu`, float32. `realize` guarantees that all products fit int32.
+    x: any shape, uint8; slope: float32, broadcast to x by NumPy. `realize` guarantees that all products fit int32.
     """
 
     name = "qnn.prelu"
@@ -150,11 +150,11 @@ class QPRelu(Requantized):
 
 
 @dataclass(frozen=True)
-class QAdd(_TwoOperands, Requantized):
+class QAdd(_Binary, Requantized):
     """`qnn.add`: sum of two uint8 tensors of different scales, in integers only, broadcasting as NumPy does.
 
     `q = ((a - a_zero_point) * a_multiplier + (b - b_zero_point) * b_multiplier + (1 << (shift - 1))) >> shift`, int32
-    with an arithmetic shift; `realize` chooses multipliers that fit int16. 1 <= shift <= 30.
+    with an arithmetic shift, then as `Requantized`. `realize` chooses multipliers that fit int16. 1 <= shift <= 30.
     """
 
     name = "qnn.add"
@@ -187,10 +187,10 @@ class QAdd(_TwoOperands, Requantized):
 
 
 @dataclass(frozen=True)
-class QMultiply(_TwoOperands, Requantized):
+class QMultiply(_Binary, Requantized):
     """`qnn.multiply`: product of two uint8 tensors, broadcasting as NumPy does.
 
-    `q = int32(rint(float32((a - a_zero_point) * (b - b_zero_point)) * float32(multiplier)))`.
+    `q = int32(rint(float32((a - a_zero_point) * (b - b_zero_point)) * float32(multiplier)))`, then as `Requantized`.
     """
 
     name = "qnn.multiply"
@@ -212,14 +212,14 @@ class QMultiply(_TwoOperands, Requantized):
 
 @dataclass(frozen=True)
 class QLookup(Operator):
-    """`qnn.lookup`: `y = table[x]`. x: any shape, uint8; table: [256] uint8. Any function of one 8-bit value."""
+    """`qnn.lookup`: `y = table[x]`, any function of single 8-bit values. x: any shape, uint8; table: [256] uint8."""
 
     name = "qnn.lookup"
     arguments = ("x", "table")
     image_by_image = True
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return x's own type."""
+        """Return the type of x."""
         return inputs[0]
 
     def evaluate(self, *arguments: Array) -> Array:

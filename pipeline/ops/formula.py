@@ -1,11 +1,12 @@
-"""Functions of one value, as formulas: what `nn.unary` computes, and what 8-bit tables are filled from.
+"""Formulas of functions of one value: what `nn.unary` computes, and what the tables of `qnn.lookup` are filled from.
 
-A formula is a list of steps, and its value that of the last one. A step is `[function, operand, ...]`, an operand the
-variable `"x"`, a number, or `"#i"`, the value of step i; programs carry it as JSON text. Hard-swish:
+A formula is a list of steps; its value is that of the last step. A step is `[function, operand, ...]`. An operand is
+the variable `"x"`, a number, or `"#i"`, the value of step i. Programs hold formulas as JSON text. Hard-swish, for
+example, is
 
     [["add", "x", 3.0], ["maximum", "#0", 0.0], ["minimum", "#1", 6.0], ["multiply", "x", "#2"], ["divide", "#3", 6.0]]
 
-A value that is used twice is one step, so a formula is no longer than what it was made from.
+Equal steps are written once, so a formula has no more steps than the operators that it was made from.
 """
 
 from __future__ import annotations
@@ -51,14 +52,11 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Array]]] = {
     "subtract": (2, np.subtract),
     "tanh": (1, np.tanh),
 }
-"""Every function by name: how many operands it takes, and its NumPy definition."""
+"""The functions of steps, by name: the number of operands, and the definition in NumPy."""
 
 
 def lower_bound(function: str, *bounds: float) -> float:
-    """Return a value that a function's own never falls below, given such values of its operands.
-
-    Minus infinity says that nothing is known of an operand, or can be proven.
-    """
+    """Return a lower bound of a function's values, given lower bounds of its operands; minus infinity is no bound."""
     if function in ("sigmoid", "exp", "abs", "sqrt"):
         return 0.0
     if function == "maximum":
@@ -74,13 +72,13 @@ def lower_bound(function: str, *bounds: float) -> float:
 
 @dataclass(frozen=True)
 class Formula:
-    """A function of one value; without steps, the value itself."""
+    """A function of one value x; without steps, x itself."""
 
     steps: tuple[Step, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Formula:
-        """Return the formula written as JSON.
+        """Return the formula that a JSON text describes.
 
         Raises:
             ValueError: a function is unknown or has a wrong number of operands, or an operand isn't one.
@@ -95,17 +93,17 @@ class Formula:
         return json.dumps([[function, *operands] for function, operands in self.steps], separators=(",", ":"))
 
     def __call__(self, x: Array) -> Array:
-        """Return the value for each element of `x`, in x's precision; outside a function's domain, NaN."""
+        """Return the formula's value for each element of x, computed in x's dtype; NaN outside a function's domain."""
         with np.errstate(all="ignore"):
             return np.asarray(self.fold(x, x.dtype.type, lambda f, *values: FUNCTIONS[f][1](*values)), x.dtype)
 
     def fold(self, x: V, number: Callable[[float], V], function: Callable[..., V]) -> V:
-        """Return the formula's value, each step evaluated once.
+        """Evaluate the formula over any kind of values: arrays, bounds or other expressions. Each step is visited once.
 
         Args:
-            x: value of the variable.
+            x: the value of the variable.
             number: returns the value of a number.
-            function: returns the value of a step, called with the function's name and the operands' values.
+            function: returns the value of a step, given the function's name and the values of its operands.
         """
         values: list[V] = []
 
@@ -120,20 +118,20 @@ class Formula:
 
 
 X = Formula()
-"""The variable itself."""
+"""The formula of the variable itself."""
 
 
 def apply(function: str, *operands: Formula | float) -> Formula:
-    """Return the formula of a function of other formulas and numbers; steps that are the same become one."""
+    """Return the formula of a function applied to formulas and numbers; equal steps become one."""
     steps: dict[str, Step] = {}
     last = _add(steps, function, [_merge(steps, o) if isinstance(o, Formula) else float(o) for o in operands])
-    # A last step that others have already computed, as in `x + x - (x + x)`, has to be the last.
+    # The last step may equal an earlier one; what follows that one isn't needed.
     kept = tuple(steps.values())
     return Formula(kept[: int(last[1:]) + 1])
 
 
 def _merge(steps: dict[str, Step], formula: Formula) -> Operand:
-    """Add a formula's steps, and return the operand that is its value."""
+    """Add a formula's steps to `steps`, and return the operand that stands for the formula's value."""
     places: list[str] = []
     for function, operands in formula.steps:
         moved = [places[int(o[1:])] if isinstance(o, str) and o != "x" else o for o in operands]
@@ -142,7 +140,7 @@ def _merge(steps: dict[str, Step], formula: Formula) -> Operand:
 
 
 def _add(steps: dict[str, Step], function: str, operands: Sequence[Operand]) -> str:
-    # As text: 0.0 and -0.0 are equal numbers, but not the same.
+    # Steps are compared as text, in which 0.0 and -0.0 differ.
     key = json.dumps([function, *operands])
     steps.setdefault(key, (function, tuple(operands)))
     return f"#{list(steps).index(key)}"

@@ -1,4 +1,4 @@
-"""Matrix products: with constant weights, and of two activations."""
+"""Matrix products: with constant weights (dense layers), and of two activations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.ir.operator import Array, Operator
 from pipeline.ir.types import TensorType, broadcast_shapes
-from pipeline.ops.bases import Accumulated, Linear, too_many
+from pipeline.ops.bases import Accumulated, Linear, too_many_products
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Dense(Linear):
     clip_max: float | None = None
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the output's type: [...,O] float32."""
+        """Return the result's type: [...,O] float32."""
         return TensorType((*inputs[0].shape[:-1], inputs[1].shape[0]), "float32")
 
     def multiply_adds(self, *inputs: TensorType) -> int:
-        """Return how often each weight meets each row of x: once."""
+        """Return one multiply-add for each weight and row of x."""
         return math.prod(inputs[0].shape[:-1]) * inputs[1].size
 
     def evaluate(self, *arguments: Array) -> Array:
@@ -39,25 +39,29 @@ class Dense(Linear):
         return self.clip(x.astype("float64") @ weight.T.astype("float64") + bias)
 
 
-class _Matrices(Operator):
-    """Base of products of two activations' matrices."""
+class _MatrixProduct(Operator):
+    """Base of matrix products of two activations."""
 
     arguments = ("a", "b")
     sums_products = True
     transpose_b: bool
 
     def splits_batch(self, inputs: Sequence[TensorType], constants: Collection[int]) -> bool:
-        """Return whether the first axis of both counts matrices."""
+        """Return whether the first axis of both operands is a batch of matrices."""
         return not constants and len(inputs[0].shape) == len(inputs[1].shape) > 2
 
     def multiply_adds(self, *inputs: TensorType) -> int:
-        """Return the products of rows and columns."""
+        """Return one multiply-add for each value of the result and each of the K values summed for it."""
         return self.infer(*inputs).size * inputs[0].shape[-1]
 
     def shape(self, a: TensorType, b: TensorType) -> tuple[int, ...]:
-        """Return the products' shape: [...,M,N]."""
+        """Return the result's shape: [...,M,N].
+
+        Raises:
+            ValueError: the operands can't be multiplied.
+        """
         if len(a.shape) < 2 or len(b.shape) < 2:
-            raise ValueError(f"Matrices {a.shape} and {b.shape} need two axes at least")
+            raise ValueError(f"Matrices {a.shape} and {b.shape} need at least two axes")
         *a_batch, rows, depth = a.shape
         *b_batch, left, right = b.shape
         b_depth, columns = (right, left) if self.transpose_b else (left, right)
@@ -66,13 +70,13 @@ class _Matrices(Operator):
         return (*broadcast_shapes(tuple(a_batch), tuple(b_batch)), rows, columns)
 
     def products(self, a: Array, b: Array) -> Array:
-        """Return the products, float64."""
+        """Return the products: [...,M,N] float64."""
         right = np.swapaxes(b, -1, -2) if self.transpose_b else b
         return np.asarray(a.astype("float64") @ right.astype("float64"))
 
 
 @dataclass(frozen=True)
-class MatMul(_Matrices):
+class MatMul(_MatrixProduct):
     """`nn.matmul`: `y = a @ b` for each pair of matrices, float32; neither is constant.
 
     a: [...,M,K]; b: [...,K,N], or [...,N,K] with `transpose_b`; leading axes are broadcast as NumPy does; result:
@@ -84,13 +88,13 @@ class MatMul(_Matrices):
     transpose_b: bool = False
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the products' type: [...,M,N] float32."""
+        """Return the result's type: [...,M,N] float32."""
         return TensorType(self.shape(inputs[0], inputs[1]), "float32")
 
-    def may_overflow(self, *inputs: TensorType) -> str | None:
-        """Return whether rows are longer than `QMatMul.MAX_DEPTH`."""
+    def overflow_reason(self, *inputs: TensorType) -> str | None:
+        """Return why sums could overflow int32, if K is more than `QMatMul.MAX_DEPTH`."""
         depth = inputs[0].shape[-1]
-        return too_many(depth) if depth > QMatMul.MAX_DEPTH else None
+        return too_many_products(depth) if depth > QMatMul.MAX_DEPTH else None
 
     def evaluate(self, *arguments: Array) -> Array:
         """Return the products, summed in float64."""
@@ -99,7 +103,10 @@ class MatMul(_Matrices):
 
 @dataclass(frozen=True)
 class QDense(Accumulated):
-    """`qnn.dense`: as `qnn.conv2d` for a matrix product with constant weights.
+    """`qnn.dense`: integer dense layer, requantized to uint8 or dequantized to float32.
+
+    `acc = (x - input_zero_point) @ weight.T + bias` in int32, then as `qnn.conv2d` with one multiplier for each of the
+    O channels. `realize` guarantees that acc and `acc * multiplier` fit int32 for every possible x.
 
     x: [...,K] uint8; weight: [O,K] int8; bias: [O] int32; multiplier: [O] float32; result: [...,O] uint8 or float32.
     """
@@ -113,11 +120,11 @@ class QDense(Accumulated):
     output_dtype: str = "uint8"
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the output's type: [...,O] in `output_dtype`."""
+        """Return the result's type: [...,O] in `output_dtype`."""
         return TensorType((*inputs[0].shape[:-1], inputs[1].shape[0]), self.output_dtype)
 
     def multiply_adds(self, *inputs: TensorType) -> int:
-        """Return what it is for the float operator."""
+        """Return as many as the float operator has."""
         return Dense().multiply_adds(*inputs)
 
     def evaluate(self, *arguments: Array) -> Array:
@@ -128,15 +135,15 @@ class QDense(Accumulated):
 
 
 @dataclass(frozen=True)
-class QMatMul(_Matrices, Accumulated):
+class QMatMul(_MatrixProduct, Accumulated):
     """`qnn.matmul`: integer matrix products, requantized to uint8 or dequantized to float32.
 
     `acc = (a - a_zero_point) @ (b - b_zero_point)` in int32. With `output_dtype` "uint8":
     `q = int32(rint(float32(acc) * float32(multiplier)))`, then as `Requantized`. With "float32":
-    `y = float32(acc) * float32(multiplier)`, and the output fields are not used.
+    `y = float32(acc) * float32(multiplier)`.
 
     a: [...,M,K] uint8; b: [...,K,N], or [...,N,K] with `transpose_b`, uint8; leading axes are broadcast as NumPy does;
-    result: [...,M,N]. K is at most `MAX_DEPTH`, so that all sums fit int32 on the way, too.
+    result: [...,M,N]. K is at most `MAX_DEPTH`, so that kernels' intermediate sums fit int32, too.
     """
 
     name = "qnn.matmul"
@@ -150,7 +157,7 @@ class QMatMul(_Matrices, Accumulated):
     output_dtype: str = "uint8"
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the products' type: [...,M,N] in `output_dtype`."""
+        """Return the result's type: [...,M,N] in `output_dtype`."""
         return TensorType(self.shape(inputs[0], inputs[1]), self.output_dtype)
 
     def evaluate(self, *arguments: Array) -> Array:

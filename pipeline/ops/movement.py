@@ -1,4 +1,4 @@
-"""Operators that only move values."""
+"""Operators that move values without computing new ones: padding, depth-to-space, batches, and sort orders."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from pipeline.ops.arrays import NO_SIDES, Sides, cropped, pad_image, padded_type
 
 @dataclass(frozen=True)
 class Pad(Operator):
-    """`nn.pad`: a halo of `value` around the pixels of x: [N,H,W,C], float32 or uint8.
+    """`nn.pad`: x surrounded by pixels of `value`, float32 or uint8. `padding` is (top, left, bottom, right).
 
-    `padding` is (top, left, bottom, right). The compiler makes it from convolutions' padding, so that kernels never
-    see an edge; a producer may write into the middle of the padded buffer instead.
+    The compiler also makes it from the padding of convolutions, so that their kernels need no code for image edges.
+    WriteHalos then lets the operator before write into the padded buffer.
+
+    x: [N,H,W,C]; result: [N,H+top+bottom,W+left+right,C], same dtype.
     """
 
     name = "nn.pad"
@@ -28,11 +30,11 @@ class Pad(Operator):
     value: float = 0.0
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the padded type: [N,H+top+bottom,W+left+right,C], same dtype."""
+        """Return the result's type."""
         return padded_type(inputs[0], self.padding)
 
     def lower_bound(self, *bounds: float) -> float:
-        """Return x's bound, or the value around it if that is less."""
+        """Return x's bound, or the padding's value if that is lower."""
         return min(bounds[0], self.value)
 
     def evaluate(self, *arguments: Array) -> Array:
@@ -42,12 +44,12 @@ class Pad(Operator):
 
 @dataclass(frozen=True)
 class DepthToSpace(Operator):
-    """`nn.depth_to_space`: blocks of channels become blocks of pixels (sub-pixel shuffle), float32 or uint8.
+    """`nn.depth_to_space`: channels become blocks of pixels (pixel shuffle), float32 or uint8.
 
     `y[n, h*bh + i - top, w*bw + j - left, g*D + d] = x[n, h, w, ((g*bh + i)*bw + j)*D + d]`, where (bh, bw) is `block`
     and D = C / (bh * bw * groups). `crop`, (top, left, bottom, right), is cut off the result.
 
-    ONNX's DCR is one group, and its CRD as many groups as the result has channels.
+    ONNX's mode DCR has one group, its mode CRD as many groups as the result has channels.
 
     x: [N,H,W,C]; result: [N, H*bh - top - bottom, W*bw - left - right, C / (bh * bw)], same dtype.
     """
@@ -62,7 +64,7 @@ class DepthToSpace(Operator):
     crop: Sides = NO_SIDES
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the output's type."""
+        """Return the result's type."""
         batch, height, width, channels = inputs[0].shape
         if channels % (self.block[0] * self.block[1] * self.groups):
             raise ValueError(f"{channels} channels aren't {self.groups} groups of blocks of {self.block}")
@@ -86,7 +88,9 @@ class DepthToSpace(Operator):
 
 @dataclass(frozen=True)
 class Stack(Operator):
-    """`nn.stack`: a batch of `count` tensors of one each, float32 or uint8; only the compiler makes it.
+    """`nn.stack`: `count` tensors with a batch of 1 each, concatenated to one batch; float32 or uint8.
+
+    Only the compiler makes it, in the pass SplitBatches.
 
     x_i: [1,...]; result: [count,...], same dtype.
     """
@@ -98,15 +102,15 @@ class Stack(Operator):
 
     @property
     def arity(self) -> int:
-        """Number of tensors."""
+        """Number of tensor arguments, `count`."""
         return self.count
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the batch's type, same dtype."""
+        """Return the result's type."""
         return TensorType((self.count, *inputs[0].shape[1:]), inputs[0].dtype)
 
     def lower_bound(self, *bounds: float) -> float:
-        """Return the least bound."""
+        """Return the least of the tensors' bounds."""
         return min(bounds)
 
     def evaluate(self, *arguments: Array) -> Array:
@@ -116,10 +120,10 @@ class Stack(Operator):
 
 @dataclass(frozen=True)
 class SortOrder(Operator):
-    """`nn.sort_order`: where the values of each row are that come first when it is sorted, any dtype but bool.
+    """`nn.sort_order`: the indices of the first `count` values of each row in sorted order, any dtype but bool.
 
-    `y[..., i]` is the index of the value that comes i-th, from the least up, or with `descending` from the largest
-    down. Of equal values the one of the lower index comes first. NaN counts as larger than every number.
+    `y[..., i]` is the index of the i-th smallest value, or with `descending` of the i-th largest. Of equal values, that
+    of the lower index comes first. NaN counts as larger than every number.
 
     x: [...,K]; result: [...,count] int64; count is at most K.
     """
@@ -136,18 +140,19 @@ class SortOrder(Operator):
         """Return the indices' type: [...,count] int64."""
         *rows, length = inputs[0].shape
         if not 0 < self.count <= length:
-            raise ValueError(f"rows of {length} values have no first {self.count}")
+            raise ValueError(f"count is {self.count}; it must be from 1 to the length of a row, {length}")
         return TensorType((*rows, self.count), "int64")
 
     def lower_bound(self, *bounds: float) -> float:
-        """Return 0, the first index."""
+        """Return 0, the least index."""
         del bounds
         return 0.0
 
     def evaluate(self, *arguments: Array) -> Array:
-        """Return the indices, by NumPy's stable sort; sorted backwards, equal values would be in the wrong order."""
+        """Return the indices, by NumPy's stable sort."""
         (x,) = arguments
         order = np.argsort(x, axis=-1, kind="stable")
         if self.descending:
+            # Sorting the reversed row keeps equal values in their order; reversing a sorted row would not.
             order = x.shape[-1] - 1 - np.argsort(x[..., ::-1], axis=-1, kind="stable")[..., ::-1]
         return order[..., : self.count].astype("int64")

@@ -1,4 +1,4 @@
-"""Operators on rows: what lies along the last axis is normalized together."""
+"""Operators that normalize rows, the values along the last axis: softmax and layer normalization."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.ops.bases import Requantized
 
 @dataclass(frozen=True)
 class Softmax(Operator):
-    """`nn.softmax`: `y = exp(x - max(x)) / sum(exp(x - max(x)))` of each row, float32. x: [...,K]; result: the same."""
+    """`nn.softmax`: `y = exp(x - max(x)) / sum(exp(x - max(x)))` for each row, float32. x and result: [...,K]."""
 
     name = "nn.softmax"
     arguments = ("x",)
@@ -23,16 +23,16 @@ class Softmax(Operator):
     image_by_image = True
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return x's own type."""
+        """Return the type of x."""
         return inputs[0]
 
     def lower_bound(self, *bounds: float) -> float:
-        """Return 0."""
+        """Return 0, below all results."""
         del bounds
         return 0.0
 
-    def may_overflow(self, *inputs: TensorType) -> str | None:
-        """Return whether rows are longer than `QSoftmax.MAX_ROW`."""
+    def overflow_reason(self, *inputs: TensorType) -> str | None:
+        """Return why sums of exponentials could overflow int32, if rows are longer than `QSoftmax.MAX_ROW`."""
         length = inputs[0].shape[-1]
         too_long = f"its rows of {length} values are too long for exponentials in 32 bits"
         return too_long if length > QSoftmax.MAX_ROW else None
@@ -46,9 +46,9 @@ class Softmax(Operator):
 
 @dataclass(frozen=True)
 class LayerNorm(Operator):
-    """`nn.layer_norm`: `y = (x - mean(x)) / sqrt(variance(x) + epsilon) * gamma + beta` of each row, float32.
+    """`nn.layer_norm`: `y = (x - mean(x)) / sqrt(variance(x) + epsilon) * gamma + beta` for each row, float32.
 
-    The variance is that of the population, `mean((x - mean(x))**2)`.
+    The variance is `mean((x - mean(x))**2)`.
 
     x: [...,K]; gamma, beta: [K]; result: [...,K].
     """
@@ -61,7 +61,7 @@ class LayerNorm(Operator):
     epsilon: float = 1e-5
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return x's own type."""
+        """Return the type of x."""
         x, gamma, beta = inputs
         if gamma.shape != x.shape[-1:] or beta.shape != x.shape[-1:]:
             raise ValueError(f"gamma {gamma.shape} and beta {beta.shape} don't fit rows of {x.shape}")
@@ -80,10 +80,10 @@ class QSoftmax(Requantized):
     """`qnn.softmax`: softmax of each row in integers, from a table of exponentials.
 
     `e = table[max(x) - x]`, int32; `q = int32(rint(float32(e) * (float32(multiplier) / float32(sum(e)))))`, then as
-    `Requantized`. `realize` chooses the table so that no sum of a row exceeds int32.
+    `Requantized`. `realize` chooses the table so that no row's sum overflows int32.
 
-    x: [...,K] uint8; table: [256] int32, at least 0, `table[0]` above 0; result: [...,K] uint8. K is at most `MAX_ROW`:
-    int32 holds the sum of so many exponentials of at least 14 bits.
+    x: [...,K] uint8; table: [256] int32, at least 0, `table[0]` above 0; result: [...,K] uint8. K is at most `MAX_ROW`;
+    with longer rows, the table's entries would have less than 14 bits.
     """
 
     name = "qnn.softmax"
@@ -96,7 +96,7 @@ class QSoftmax(Requantized):
     multiplier: float = 255.0
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return x's own type."""
+        """Return the type of x."""
         return inputs[0]
 
     def evaluate(self, *arguments: Array) -> Array:

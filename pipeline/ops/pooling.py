@@ -1,4 +1,4 @@
-"""Operators that make one pixel of a window of them."""
+"""Pooling: operators that compute each pixel from a window of pixels."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def counted_pixels(
     padding: Sequence[int],
     include_pad: bool,
 ) -> Array:
-    """Return how many pixels each window of a mean counts: [OH,OW] int.
+    """Return the number of pixels that each window of an average pool is divided by: [OH,OW] int.
 
     Args:
         sizes: (height, width) of the image.
-        outs: the same of the result.
-        pool_size: the same of the window.
-        strides: pixels between windows along both axes.
+        outs: (height, width) of the result.
+        pool_size: (height, width) of the window.
+        strides: (vertical, horizontal) distance of windows.
         padding: (top, left, bottom, right).
-        include_pad: whether padded pixels count.
+        include_pad: whether pixels of the padding count, too.
     """
 
     def along(axis: int) -> Array:
@@ -43,11 +43,12 @@ def counted_pixels(
 
 @dataclass(frozen=True)
 class MaxPool2d(WithHalo):
-    """`nn.max_pool2d`: largest value of each window of x: [N,H,W,C], float32 or uint8. Padded pixels never win.
+    """`nn.max_pool2d`: largest value of each window, float32 or uint8. Pixels of the padding are ignored.
 
-    `padding` is (top, left, bottom, right); bottom and right already hold what rounding the output size up asks for.
-    With a `halo` (top, left, bottom, right), which only the compiler sets, the result lies in a halo of
-    `halo_value`: [N,top+OH+bottom,left+OW+right,C].
+    `padding` is (top, left, bottom, right); if ONNX rounds the size of the result up (`ceil_mode`), bottom and right
+    include the pixels that this takes.
+
+    x: [N,H,W,C]; result: [N,OH,OW,C], same dtype; with a `halo`, see `WithHalo`, [N,top+OH+bottom,left+OW+right,C].
     """
 
     name = "nn.max_pool2d"
@@ -63,7 +64,7 @@ class MaxPool2d(WithHalo):
     halo_value: float = 0.0
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the pooled type: [N,OH,OW,C] and its halo, same dtype."""
+        """Return the result's type: [N,OH,OW,C], plus the halo, same dtype."""
         batch, height, width, channels = inputs[0].shape
         top, left, bottom, right = self.padding
         out_h = window_positions(height, top, bottom, self.pool_size[0], self.dilation[0], self.strides[0])
@@ -71,19 +72,19 @@ class MaxPool2d(WithHalo):
         return padded_type(TensorType((batch, out_h, out_w, channels), inputs[0].dtype), self.halo)
 
     def lower_bound(self, *bounds: float) -> float:
-        """Return x's bound."""
+        """Return x's bound, or the halo's value if that is lower."""
         return self.bound_with_halo(bounds[0])
 
     def evaluate(self, *arguments: Array) -> Array:
-        """Return the largest values, within their halo."""
+        """Return the largest values, with the halo."""
         (x,) = arguments
         lowest = -np.inf if x.dtype == np.float32 else 0
         seen = windows(pad_image(x, self.padding, lowest), self.pool_size, self.strides, self.dilation)
-        return self.surrounded(np.asarray(seen.max(axis=(4, 5))))
+        return self.add_halo(np.asarray(seen.max(axis=(4, 5))))
 
 
-class _Mean(Operator):
-    """Base of means over windows."""
+class _MeanOverWindows(Operator):
+    """Base of average pools."""
 
     arguments = ("x", "multiplier")
     image_by_image = True
@@ -93,7 +94,7 @@ class _Mean(Operator):
     padding: Sides
 
     def sums(self, x: Array, outs: tuple[int, int]) -> Array:
-        """Return the sums over windows [N,OH,OW,C] of an image [N,H,W,C], which may stick out of it."""
+        """Return the sums over windows: [N,OH,OW,C] for an image [N,H,W,C]. Windows may reach beyond the padding."""
         needed_h, needed_w = ((o - 1) * s + k for o, s, k in zip(outs, self.strides, self.pool_size, strict=True))
         top, left, _, _ = self.padding
         below, beside = max(needed_h - x.shape[1] - top, 0), max(needed_w - x.shape[2] - left, 0)
@@ -102,11 +103,12 @@ class _Mean(Operator):
 
 
 @dataclass(frozen=True)
-class AvgPool2d(_Mean):
-    """`nn.avg_pool2d`: mean over windows (global pooling is a window of the whole image), float32.
+class AvgPool2d(_MeanOverWindows):
+    """`nn.avg_pool2d`: mean of each window, float32. In global pooling the window is the whole image.
 
-    `y = sum(x) * multiplier[oh, ow]`; padded pixels add nothing to the sum. The compiler makes it from
-    `relax.nn.avg_pool2d` and from `relax.mean` over height and width. `multiplier` holds 1 / (pixels counted).
+    `y = sum(x) * multiplier[oh, ow]`, where pixels of the padding are 0. `multiplier` holds 1 / (pixels that count) for
+    each window. The compiler makes the operator from `relax.nn.avg_pool2d`, and from `relax.mean` over height and
+    width.
 
     x: [N,H,W,C]; multiplier: [OH,OW]; result: [N,OH,OW,C]; all float32.
     """
@@ -118,12 +120,12 @@ class AvgPool2d(_Mean):
     padding: Sides = NO_SIDES
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the output's type; its height and width are those of `multiplier`."""
+        """Return the result's type; its height and width are those of `multiplier`."""
         batch, _, _, channels = inputs[0].shape
         return TensorType((batch, *inputs[1].shape, channels), "float32")
 
     def lower_bound(self, *bounds: float) -> float:
-        """Return 0 if no value is less; padded pixels make means of others smaller."""
+        """Return 0 if x has no negative values; a higher bound wouldn't hold where padding counts."""
         return 0.0 if bounds[0] >= 0 else -math.inf
 
     def evaluate(self, *arguments: Array) -> Array:
@@ -134,12 +136,12 @@ class AvgPool2d(_Mean):
 
 
 @dataclass(frozen=True)
-class QAvgPool2d(_Mean, Requantized):
-    """`qnn.avg_pool2d`: mean over windows (global pooling is a window of the whole image).
+class QAvgPool2d(_MeanOverWindows, Requantized):
+    """`qnn.avg_pool2d`: mean of each window, requantized to uint8. In global pooling the window is the whole image.
 
-    `q = int32(rint(float32(sum(x - input_zero_point)) * multiplier[oh, ow]))`; padded pixels add nothing to the sum.
-    `multiplier` holds input scale / (output scale * pixels counted) for each position, which is where "count include
-    pad" and windows that stick out are settled.
+    `q = int32(rint(float32(sum(x - input_zero_point)) * multiplier[oh, ow]))`, then as `Requantized`; pixels of the
+    padding add nothing to the sum. `multiplier` holds input scale / (output scale * pixels that count) for each window,
+    and so decides whether padding counts.
 
     x: [N,H,W,C] uint8; multiplier: [OH,OW] float32; result: [N,OH,OW,C] uint8.
     """
@@ -152,7 +154,7 @@ class QAvgPool2d(_Mean, Requantized):
     input_zero_point: int = 0
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the output's type; its height and width are those of `multiplier`."""
+        """Return the result's type; its height and width are those of `multiplier`."""
         batch, _, _, channels = inputs[0].shape
         return TensorType((batch, *inputs[1].shape, channels), "uint8")
 

@@ -1,4 +1,4 @@
-"""From float32 to 8 bits and back."""
+"""Quantization from float32 to uint8, and dequantization."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Quantize(Operator):
         return self.quantized(arguments[0])
 
     def quantized(self, x: Array) -> Array:
-        """Return the quantized values."""
+        """Return x, float32 of any shape, quantized to uint8."""
         low, high = np.float32(-self.zero_point), np.float32(255 - self.zero_point)
         v = np.rint(x.astype("float32") * np.float32(self.inverse_scale))
         v = np.where(v < high, v, high)
@@ -47,11 +47,12 @@ class Quantize(Operator):
 
 @dataclass(frozen=True)
 class QuantizeImage(Quantize, WithHalo):
-    """`qnn.quantize_image`: `nn.pad(qnn.quantize(x with channels last))`, for images as most networks take them.
+    """`qnn.quantize_image`: an NCHW image, quantized, with channels moved last, padded and unfolded in one pass.
 
-    The compiler makes it, so that an image is read once. `halo` (top, left, bottom, right) is what `nn.pad` adds. Then
-    the padded image z is unfolded along its height: a line holds `rows` rows of z, the next begins `row_step` below.
-    `y[n,l,w,r*C+c] = z[n, l*row_step + r, w, c]`; with the defaults that is z itself.
+    Let z be `nn.pad(qnn.quantize(permute_dims(x, [0, 2, 3, 1])), halo)`. The result is z unfolded along its height:
+    line l of the result holds the `rows` rows of z that begin at row `l * row_step`, side by side as channels,
+    `y[n,l,w,r*C+c] = z[n, l*row_step + r, w, c]`. With the defaults, that is z itself. Only the compiler makes the
+    operator.
 
     x: [N,C,H,W] float32; result: [N,(top+H+bottom-rows)//row_step+1,left+W+right,rows*C] uint8.
     """
@@ -66,7 +67,7 @@ class QuantizeImage(Quantize, WithHalo):
     row_step: int = 1
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the unfolded image's type, channels last, uint8."""
+        """Return the result's type."""
         batch, channels, height, width = inputs[0].shape
         _, height, width, _ = padded_type(TensorType((batch, height, width, channels), "uint8"), self.halo).shape
         lines = window_positions(height, 0, 0, self.rows, 1, self.row_step)
@@ -74,7 +75,7 @@ class QuantizeImage(Quantize, WithHalo):
 
     def evaluate(self, *arguments: Array) -> Array:
         """Return the unfolded image."""
-        padded = self.surrounded(self.quantized(arguments[0]).transpose(0, 2, 3, 1))
+        padded = self.add_halo(self.quantized(arguments[0]).transpose(0, 2, 3, 1))
         last = padded.shape[1] - self.rows
         below = [padded[:, r : last + r + 1 : self.row_step] for r in range(self.rows)]
         return np.concatenate(below, axis=3)

@@ -1,4 +1,4 @@
-"""Operators that change an image's size."""
+"""Resizing of images, and concatenation of resized images."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pipeline.ops.bases import WithHalo
 
 @dataclass(frozen=True)
 class ResizeBilinear(Operator):
-    """`nn.resize_bilinear`: an image of another size, each pixel mixed from up to four neighbours, float32.
+    """`nn.resize_bilinear`: bilinear resizing of an image, float32.
 
-    Row i of the result lies at `p = min(max(start + i * step, 0), H - 1)` among the rows of x, in float64. With
-    `r = min(floor(p), max(H - 2, 0))` and `f = p - r` it is `(1 - f) * x[r] + f * x[r + 1]`; of a single row it is that
-    row. Then the same happens to the columns. `size`, `starts` and `steps` are those of (rows, columns).
+    Row i of the result is taken at position `p = min(max(start + i * step, 0), H - 1)` of x, in float64. With
+    `r = min(floor(p), max(H - 2, 0))` and `f = p - r` it is `(1 - f) * x[r] + f * x[r + 1]`; if x has only one row, it
+    is that row. Columns are resized in the same way. `size`, `starts` and `steps` are pairs for (rows, columns).
 
     x: [N,H,W,C]; result: [N,size[0],size[1],C]; both float32.
     """
@@ -34,12 +34,12 @@ class ResizeBilinear(Operator):
     steps: tuple[float, float] = (1.0, 1.0)
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the output's type: [N,size[0],size[1],C], same dtype."""
+        """Return the result's type: [N,size[0],size[1],C], same dtype."""
         batch, _, _, channels = inputs[0].shape
         return TensorType((batch, *self.size, channels), inputs[0].dtype)
 
     def lower_bound(self, *bounds: float) -> float:
-        """Return x's bound: no mean is less than what it is made from."""
+        """Return x's bound: interpolated values lie between values of x."""
         return bounds[0]
 
     def evaluate(self, *arguments: Array) -> Array:
@@ -51,7 +51,15 @@ class ResizeBilinear(Operator):
         return np.asarray(y.astype("float32"))
 
     def _neighbours(self, size: int, axis: int) -> tuple[Array, Array, Array]:
-        """Return for each position of a resized axis its two pixels, and the second one's fraction, along that axis."""
+        """Return the indices of the two neighbours of each pixel along an axis, and the second neighbour's weight.
+
+        Args:
+            size: pixels of the axis before resizing.
+            axis: 1 for rows, 2 for columns.
+
+        Returns:
+            Two arrays [OUT] of indices, and an array of weights that is broadcast along the axis of [N,H,W,C].
+        """
         out, start, step = self.size[axis - 1], self.starts[axis - 1], self.steps[axis - 1]
         positions = np.clip(start + np.arange(out) * step, 0, size - 1)
         first = np.minimum(positions.astype("int64"), max(size - 2, 0))
@@ -61,10 +69,11 @@ class ResizeBilinear(Operator):
 
 @dataclass(frozen=True)
 class QResizeBilinear(ResizeBilinear):
-    """`qnn.resize_bilinear`: as `nn.resize_bilinear` for quantized values, in integers only.
+    """`qnn.resize_bilinear`: `nn.resize_bilinear` of quantized values, in integers only.
 
-    With `f = int(rint(256 * f))` the rows are `m = (256 - f) * x[r] + f * x[r + 1]`, and the columns, of these,
-    `y = ((256 - f) * m[c] + f * m[c + 1] + (1 << 15)) >> 16`. Scale and zero point stay what they are.
+    With r, c and f as in `nn.resize_bilinear` for rows and for columns, and `g = int(rint(256 * f))`, rows are resized
+    by `m = (256 - g) * x[r] + g * x[r + 1]`, then columns by
+    `y = ((256 - g) * m[c] + g * m[c + 1] + (1 << 15)) >> 16`. Scale and zero point are those of x.
 
     x: [N,H,W,C]; result: [N,size[0],size[1],C]; both uint8.
     """
@@ -83,13 +92,13 @@ class QResizeBilinear(ResizeBilinear):
 
 @dataclass(frozen=True)
 class UpsampleConcat(WithHalo):
-    """`nn.upsample_concat`: images, each enlarged by whole factors, side by side in one's channels; float32 or uint8.
+    """`nn.upsample_concat`: images, each enlarged by whole factors, concatenated along channels; float32 or uint8.
 
     `y[n, h, w, first_i + c] = x_i[n, h // factors[2*i], w // factors[2*i+1], c]`, where first_i is the number of
-    channels of all images before x_i. The compiler makes it from concatenations and nearest-neighbour resizing. With a
-    `halo` (top, left, bottom, right) the result lies in a halo of `halo_value`, as if by `nn.pad`.
+    channels of all images before x_i. The compiler makes it from concatenations and nearest-neighbour resizing.
 
-    x_i: [N,H/factors[2*i],W/factors[2*i+1],C_i]; result: [N,top+H+bottom,left+W+right,C_0+C_1+...], same dtype.
+    x_i: [N,H/factors[2*i],W/factors[2*i+1],C_i]; result: [N,H,W,C_0+C_1+...], same dtype; with a `halo`, see
+    `WithHalo`, [N,top+H+bottom,left+W+right,C_0+C_1+...].
     """
 
     name = "nn.upsample_concat"
@@ -101,38 +110,38 @@ class UpsampleConcat(WithHalo):
 
     @property
     def arity(self) -> int:
-        """Number of images."""
+        """Number of images, the tensor arguments."""
         return len(self.factors) // 2
 
     @property
     def scales(self) -> tuple[tuple[int, int], ...]:
-        """How much larger each image gets: (height, width)."""
+        """Factors (vertical, horizontal) by which each image is enlarged."""
         return tuple(zip(self.factors[::2], self.factors[1::2], strict=True))
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the padded result's type, same dtype."""
+        """Return the result's type: [N,H,W,C_0+C_1+...], plus the halo, same dtype."""
         sizes = {
             (x.shape[0], x.shape[1] * rows, x.shape[2] * columns, x.dtype)
             for x, (rows, columns) in zip(inputs, self.scales, strict=True)
         }
         if len(sizes) > 1:
-            raise ValueError(f"Images of {sorted(sizes)} don't fit side by side")
+            raise ValueError(f"Enlarged images of different sizes or dtypes can't be concatenated: {sorted(sizes)}")
         batch, height, width, dtype = sizes.pop()
         top, left, bottom, right = self.halo
         channels = sum(x.shape[3] for x in inputs)
         return TensorType((batch, top + height + bottom, left + width + right, channels), dtype)
 
     def lower_bound(self, *bounds: float) -> float:
-        """Return the least bound."""
+        """Return the least of the images' bounds, or the halo's value if that is lower."""
         return self.bound_with_halo(min(bounds))
 
     def splits_batch(self, inputs: Sequence[TensorType], constants: Collection[int]) -> bool:
-        """Return whether no image is constant."""
+        """Return whether all images are activations."""
         del inputs
         return not constants
 
     def evaluate(self, *arguments: Array) -> Array:
-        """Return the images side by side, within their halo."""
+        """Return the concatenated images, with the halo."""
         scales = zip(arguments, self.scales, strict=True)
         images = [x.repeat(rows, 1).repeat(columns, 2) for x, (rows, columns) in scales]
-        return self.surrounded(np.concatenate(images, 3))
+        return self.add_halo(np.concatenate(images, 3))

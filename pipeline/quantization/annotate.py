@@ -10,7 +10,7 @@ from tvm import relax
 
 from pipeline import ops
 from pipeline.config.options import AnnotateOptions
-from pipeline.ir.bridge import describe, tensor_operands, tensor_type
+from pipeline.ir.bridge import operator_of, tensor_operands, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow
 from pipeline.ir.program import Program
 from pipeline.quantization.annotation import Annotation, OperatorDecision, TensorDecision
@@ -96,7 +96,7 @@ REASONS = {
 
 
 def _operator(binding: Binding, reason_for_float: str | None, options: AnnotateOptions) -> OperatorDecision:
-    weighted = reason_for_float is None and isinstance(describe(binding.value), ops.Linear)
+    weighted = reason_for_float is None and isinstance(operator_of(binding.value), ops.Linear)
     return OperatorDecision(
         name=str(binding.var.name),
         operator=kind_of(binding),

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tvm import relax
 
 from pipeline import ops
-from pipeline.ir.bridge import describe, tensor_type
+from pipeline.ir.bridge import operator_of, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, constant
 from pipeline.ir.program import Program
 
@@ -81,7 +81,7 @@ def _moved(binding: Binding) -> Callable[[Array], Array] | None:
 
 def _is_convolution(binding: Binding, image: relax.Var) -> bool:
     return (
-        type(describe(binding.value)) is ops.Conv2d
+        type(operator_of(binding.value)) is ops.Conv2d
         and binding.value.args[0].same_as(image)
         and all(constant(a) is not None for a in binding.value.args[1:3])
     )
@@ -89,7 +89,7 @@ def _is_convolution(binding: Binding, image: relax.Var) -> bool:
 
 def _warning(binding: Binding, images: Array) -> str | None:
     """Return what is odd about images [N,H,W,C] for a convolution."""
-    convolution, weight, bias = describe(binding.value), *(constant(a) for a in binding.value.args[1:3])
+    convolution, weight, bias = operator_of(binding.value), *(constant(a) for a in binding.value.args[1:3])
     if not isinstance(convolution, ops.Conv2d) or weight is None or bias is None or not bias.any():
         return None
     if min(images.shape[1:3]) < max(weight.shape[1:3]) or convolution.dilation != (1, 1):

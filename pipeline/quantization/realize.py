@@ -11,7 +11,7 @@ from tvm import relax
 
 from pipeline import ops
 from pipeline.errors import TableError
-from pipeline.ir.bridge import describe, make_call
+from pipeline.ir.bridge import make_call, operator_of
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, variables
 from pipeline.ir.program import Program
 from pipeline.ir.types import QuantizationParameters
@@ -105,31 +105,31 @@ class _Realizer:
 
     def _clipped(self, binding: Binding, result: relax.Var) -> relax.Var:
         """Apply a fused activation to a float32 result."""
-        attrs = describe(binding.value)
-        if isinstance(attrs, ops.Clipped):
-            if attrs.clip_min is not None:
-                limit = relax.const(np.float32(attrs.clip_min))
+        operator = operator_of(binding.value)
+        if isinstance(operator, ops.Clipped):
+            if operator.clip_min is not None:
+                limit = relax.const(np.float32(operator.clip_min))
                 result = self.builder.emit(relax.op.maximum(result, limit), f"{binding.var.name}.clip_min")
-            if attrs.clip_max is not None:
-                limit = relax.const(np.float32(attrs.clip_max))
+            if operator.clip_max is not None:
+                limit = relax.const(np.float32(operator.clip_max))
                 result = self.builder.emit(relax.op.minimum(result, limit), f"{binding.var.name}.clip_max")
         return result
 
     def _make_quantized(self, var: relax.Var) -> relax.Var:
         if var not in self.quantized:
             parameters = self.parameters[var.name]
-            attrs = ops.Quantize(
+            operator = ops.Quantize(
                 inverse_scale=float(np.float32(1.0 / parameters.scale)), zero_point=parameters.zero_point
             )
-            call = make_call(attrs, self.builder.replaced(var))
+            call = make_call(operator, self.builder.replaced(var))
             self.quantized[var] = self.builder.emit(call, f"{var.name}.quantized")
         return self.quantized[var]
 
     def _make_float(self, var: relax.Var) -> None:
         if var in self.quantized and var not in self.builder.values and var not in self.flow.params:
             parameters = self.parameters[var.name]
-            attrs = ops.Dequantize(scale=parameters.scale, zero_point=parameters.zero_point)
-            call = make_call(attrs, self.quantized[var])
+            operator = ops.Dequantize(scale=parameters.scale, zero_point=parameters.zero_point)
+            call = make_call(operator, self.quantized[var])
             self.builder.values[var] = self.builder.emit(call, f"{var.name}.dequantized")
 
     def _annotation_as_done(self) -> Annotation:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.cpu import missing_features, usable_cores
 from pipeline.errors import ArtifactError, OptionError, TargetError
-from pipeline.ir.program import TensorSpec, described
+from pipeline.ir.program import TensorSpec, summary_of
 from pipeline.library.metadata import ArtifactMetadata, read_metadata
 from pipeline.runtime import ffi
 from pipeline.runtime.loading import CPU, Loaded, new_machine
@@ -58,7 +58,7 @@ class Runner:
     def __repr__(self) -> str:
         """Return what the library computes, how, and with what inputs and outputs."""
         m, threads = self.metadata, "1 thread" if self.num_threads == 1 else f"{self.num_threads} threads"
-        return f"<Runner {m.model}: {m.kind}, for {m.target.name}, {threads}\n{described(m.inputs, m.outputs)}>"
+        return f"<Runner {m.model}: {m.kind}, for {m.target.name}, {threads}\n{summary_of(m.inputs, m.outputs)}>"
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

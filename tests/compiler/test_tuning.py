@@ -33,18 +33,18 @@ def other_tiles(database: TuningDatabase) -> TuningDatabase:
 
 
 def test_a_measured_tile_takes_the_place_of_the_model_s_choice() -> None:
-    attrs, arguments = Convolution(1, 8, 8, 64, 64, (3, 3)).integer(seed=0)
+    operator, arguments = Convolution(1, 8, 8, 64, 64, (3, 3)).integer(seed=0)
     machine = Machine(instruction_set("avx512_vnni"))
-    work = workload(make_operation(attrs, *arguments), machine)
+    work = workload(make_operation(operator, *arguments), machine)
     assert work is not None
     tuned = dataclasses.replace(work, machine=dataclasses.replace(machine, tuned={work.key: (3, 2)}))
     assert tuned.choose() == RegisterTile(3, 2) != work.choose()
 
 
 def test_a_tile_that_cannot_be_is_refused_by_name() -> None:
-    attrs, arguments = Convolution(1, 8, 8, 64, 64, (3, 3)).integer(seed=0)
+    operator, arguments = Convolution(1, 8, 8, 64, 64, (3, 3)).integer(seed=0)
     machine = Machine(instruction_set("avx512_vnni"))
-    work = workload(make_operation(attrs, *arguments), machine)
+    work = workload(make_operation(operator, *arguments), machine)
     assert work is not None
     wrong = dataclasses.replace(work, machine=dataclasses.replace(machine, tuned={work.key: (7, 2)}))
     with pytest.raises(TableError, match=r"7 pixels by 2 vectors for avx512_vnni .*Delete the entry"):

@@ -127,7 +127,7 @@ def test_what_others_read_is_left_alone_and_the_reason_is_told(module: tvm.IRMod
     declined: list[Declined] = []
     after = rewrite(module, READ_ONCE, declined=declined)
     assert steps(after) == steps(module)
-    assert declined == [Declined("to_abs", "y", "others read 'a', too")]
+    assert declined == [Declined("to_abs", "y", "'a' is also read elsewhere, or is an output")]
 
 
 def test_an_operator_that_reads_a_tensor_twice_is_no_single_reader() -> None:

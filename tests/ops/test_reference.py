@@ -37,7 +37,7 @@ def test_convolution_is_the_sum_that_its_description_writes(
     weight = random.integers(-127, 128, (groups * 3, 2, 3, 2), "int8")
     bias = random.integers(-1000, 1000, groups * 3, "int32")
     multiplier = random.uniform(1e-4, 1e-2, groups * 3).astype("float32")
-    attrs = ops.QConv2d(
+    operator = ops.QConv2d(
         strides=strides,
         padding=padding,
         dilation=dilation,
@@ -47,7 +47,7 @@ def test_convolution_is_the_sum_that_its_description_writes(
         output_min=10,
         output_max=240,
     )
-    result = attrs.evaluate(x, weight, bias, multiplier)
+    result = operator.evaluate(x, weight, bias, multiplier)
     top, left, bottom, right = padding
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=zero_point).astype(int)
     for n, h, w, o in np.ndindex(result.shape):
@@ -116,11 +116,11 @@ def test_integer_convolution_is_onnx_s_in_whole_numbers(
         "scales": scales.reshape(-1, 1, 1),
         "y_zero_point": np.uint8(101),
     }
-    attrs = ops.QConv2d(
+    operator = ops.QConv2d(
         strides=(stride, stride), padding=(pad,) * 4, groups=groups, input_zero_point=zero_point, output_zero_point=101
     )
     expected = run_onnx_reference(nodes, feeds)["y"].transpose(0, 2, 3, 1)
-    np.testing.assert_array_equal(attrs.evaluate(x, weight, bias, scales), expected)
+    np.testing.assert_array_equal(operator.evaluate(x, weight, bias, scales), expected)
 
 
 def test_prelu_is_onnx_s() -> None:
@@ -144,19 +144,19 @@ def test_integer_prelu_is_onnx_s_between_scales_that_are_powers_of_two(
     ]
     feeds = {"x": x, "ratio": ratio, "slope": slope, "one": np.float32(1)}
     feeds |= {"x_zero_point": np.uint8(zero_point), "y_zero_point": np.uint8(output_zero_point)}
-    attrs = ops.QPRelu(output_zero_point, input_zero_point=zero_point, multiplier=float(ratio))
-    np.testing.assert_array_equal(attrs.evaluate(x, slope * ratio), run_onnx_reference(nodes, feeds)["y"])
+    operator = ops.QPRelu(output_zero_point, input_zero_point=zero_point, multiplier=float(ratio))
+    np.testing.assert_array_equal(operator.evaluate(x, slope * ratio), run_onnx_reference(nodes, feeds)["y"])
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 @pytest.mark.parametrize("dilation", [1, 2])
 def test_max_pool_is_onnx_s(dtype: str, dilation: int) -> None:
     x = np.random.default_rng(0).integers(0, 256, (2, 9, 8, 3)).astype(dtype)
-    attrs = ops.MaxPool2d((3, 2), (2, 1), (1, 0, 1, 1), (dilation, dilation))
+    operator = ops.MaxPool2d((3, 2), (2, 1), (1, 0, 1, 1), (dilation, dilation))
     geometry = {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1], "dilations": [dilation] * 2}
     node = helper.make_node("MaxPool", ["x"], ["y"], **geometry)
     expected = run_onnx_reference([node], {"x": x.transpose(0, 3, 1, 2)})["y"]
-    np.testing.assert_array_equal(attrs.evaluate(x), expected.transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(operator.evaluate(x), expected.transpose(0, 2, 3, 1))
 
 
 @given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 2**32 - 1))
@@ -164,11 +164,11 @@ def test_max_pool_is_onnx_s(dtype: str, dilation: int) -> None:
 def test_a_mean_is_the_rounded_sum_over_the_window(zero_point: int, output_zero_point: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     x = random.integers(0, 256, (1, 5, 6, 2), "uint8")
-    attrs = ops.QAvgPool2d(
+    operator = ops.QAvgPool2d(
         output_zero_point, 3, 250, pool_size=(3, 2), strides=(2, 1), padding=(1, 1, 1, 0), input_zero_point=zero_point
     )
     multiplier = random.choice(np.array([0.125, 0.25, 0.5], "float32"), (3, 6))
-    result = attrs.evaluate(x, multiplier)
+    result = operator.evaluate(x, multiplier)
     assert result.shape == (1, 3, 6, 2)
     for _, h, w, c in np.ndindex(result.shape):
         taps = [(2 * h - 1 + i, w - 1 + j) for i, j in itertools.product(range(3), range(2))]
@@ -183,8 +183,8 @@ def test_a_mean_is_the_rounded_sum_over_the_window(zero_point: int, output_zero_
 def test_a_product_is_rounded_half_to_even_and_broadcast(a_zero: int, b_zero: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     a, b = random.integers(0, 256, (2, 3, 4), "uint8"), random.integers(0, 256, (2, 1, 4), "uint8")
-    attrs = ops.QMultiply(output_zero_point=60, a_zero_point=a_zero, b_zero_point=b_zero, multiplier=2.0**-7)
-    result = attrs.evaluate(a, b)
+    operator = ops.QMultiply(output_zero_point=60, a_zero_point=a_zero, b_zero_point=b_zero, multiplier=2.0**-7)
+    result = operator.evaluate(a, b)
     for i, j, k in np.ndindex(2, 3, 4):
         product = (int(a[i, j, k]) - a_zero) * (int(b[i, 0, k]) - b_zero)
         assert result[i, j, k] == min(max(round(Fraction(product, 128)) + 60, 0), 255)
@@ -197,8 +197,8 @@ def test_a_matrix_product_of_activations_is_the_rounded_sum_of_products(
 ) -> None:
     random = np.random.default_rng(seed)
     a, b = random.integers(0, 256, (2, 3, 4), "uint8"), random.integers(0, 256, (1, 4, 5), "uint8")
-    attrs = ops.QMatMul(60, transpose_b=transposed, a_zero_point=a_zero, b_zero_point=b_zero, multiplier=2.0**-9)
-    result = attrs.evaluate(a, np.swapaxes(b, 1, 2) if transposed else b)
+    operator = ops.QMatMul(60, transpose_b=transposed, a_zero_point=a_zero, b_zero_point=b_zero, multiplier=2.0**-9)
+    result = operator.evaluate(a, np.swapaxes(b, 1, 2) if transposed else b)
     for n, i, j in np.ndindex(2, 3, 5):
         total = sum((int(a[n, i, k]) - a_zero) * (int(b[0, k, j]) - b_zero) for k in range(4))
         assert result[n, i, j] == min(max(round(Fraction(total, 512)) + 60, 0), 255)
@@ -246,16 +246,16 @@ def test_a_lookup_and_a_pad_are_what_they_say() -> None:
 def test_a_sum_is_the_rounded_real_sum(seed: int) -> None:
     random = np.random.default_rng(seed)
     a, b = random.integers(0, 256, (2, 100), "uint8")
-    attrs = ops.QAdd(a_zero_point=3, b_zero_point=200, a_multiplier=3 << 14, b_multiplier=1 << 14, shift=16)
+    operator = ops.QAdd(a_zero_point=3, b_zero_point=200, a_multiplier=3 << 14, b_multiplier=1 << 14, shift=16)
     exact = 0.75 * (a.astype(float) - 3) + 0.25 * (b.astype(float) - 200)
-    np.testing.assert_array_equal(attrs.evaluate(a, b), np.clip(np.floor(exact + 0.5), 0, 255))
+    np.testing.assert_array_equal(operator.evaluate(a, b), np.clip(np.floor(exact + 0.5), 0, 255))
 
 
 def test_an_average_leaves_out_what_is_padding() -> None:
     x = np.full((1, 2, 2, 1), 30, "uint8")
     multiplier = np.full((3, 3), 1.0, "float32") / np.outer([1, 2, 1], [1, 2, 1]).astype("float32")
-    attrs = ops.QAvgPool2d(pool_size=(2, 2), padding=(1, 1, 1, 1), input_zero_point=10, output_zero_point=10)
-    assert (attrs.evaluate(x, multiplier) == 30).all()
+    operator = ops.QAvgPool2d(pool_size=(2, 2), padding=(1, 1, 1, 1), input_zero_point=10, output_zero_point=10)
+    assert (operator.evaluate(x, multiplier) == 30).all()
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_an_operator_that_says_nothing_of_itself_is_not_assumed_to_do_anything()
     assert not any(getattr(SILENT, trait) for trait in ("elementwise", "rowwise", "moves_values", "sums_products"))
     assert not SILENT.splits_batch([image], ())
     assert SILENT.lower_bound(0.0) == -math.inf
-    assert SILENT.may_overflow(image) is not None
+    assert SILENT.overflow_reason(image) is not None
     with pytest.raises(NotImplementedError, match="no NumPy reference"):
         SILENT.evaluate(np.zeros(1))
 

@@ -18,8 +18,8 @@ from tests.passes.test_split_transposed_convolutions import program_of
 
 def picked(layer: Convolution, isa_name: str = "amx_int8") -> tuple[Program, Program, np.ndarray]:
     """Return a program of one convolution before and after, and an input."""
-    attrs, (x, *constants) = layer.integer(seed=5)
-    program = program_of(attrs, x, *constants)
+    operator, (x, *constants) = layer.integer(seed=5)
+    program = program_of(operator, x, *constants)
     after = pick_strided_pixels(program.module, instruction_set(isa_name))
     return program, dataclasses.replace(program, module=after), x
 

@@ -20,13 +20,13 @@ from pipeline.reference import execute
 from tests.properties import examples
 
 
-def program_of(attrs: ops.Operator, x: np.ndarray, *constants: np.ndarray) -> Program:
+def program_of(operator: ops.Operator, x: np.ndarray, *constants: np.ndarray) -> Program:
     """Return a program of one operator, which only x's values aren't known to."""
     builder = relax.BlockBuilder()
     parameter = relax.Var("x", relax.TensorType(x.shape, str(x.dtype)))
     with builder.function("main", [parameter]):
         with builder.dataflow():
-            y = builder.emit_output(make_call(attrs, parameter, *(make_constant(c) for c in constants)))
+            y = builder.emit_output(make_call(operator, parameter, *(make_constant(c) for c in constants)))
         builder.emit_func_output(y)
     module = builder.get()
     result = tensor_type(Dataflow.of(module).outputs[0])
@@ -52,7 +52,7 @@ class Deconvolution:
 
     def integer(self, seed: int, output_dtype: str = "uint8") -> Program:
         random = np.random.default_rng(seed)
-        attrs = ops.QConv2dTranspose(
+        operator = ops.QConv2dTranspose(
             output_zero_point=100,
             output_min=3,
             output_max=250,
@@ -63,7 +63,7 @@ class Deconvolution:
         out = self.groups * self.group_out
         bias, multiplier = random.integers(-5000, 5000, out, "int32"), random.uniform(1e-4, 1e-2, out)
         weight = random.integers(-127, 128, (out, *self.kernel, self.group_in), "int8")
-        return program_of(attrs, self._x("uint8"), weight, bias, multiplier.astype("float32"))
+        return program_of(operator, self._x("uint8"), weight, bias, multiplier.astype("float32"))
 
     def floating(self, seed: int) -> Program:
         random = np.random.default_rng(seed)

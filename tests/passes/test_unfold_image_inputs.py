@@ -12,7 +12,7 @@ from tvm import relax
 
 from pipeline.api import quantize
 from pipeline.compiler.execute import Executor
-from pipeline.ir.bridge import describe, make_call
+from pipeline.ir.bridge import make_call, operator_of
 from pipeline.ir.dataflow import Dataflow, constant, make_constant
 from pipeline.kernels.isa import instruction_set, instruction_sets
 from pipeline.kernels.machine import Machine
@@ -56,15 +56,15 @@ def run(module: tvm.IRModule, x: Array) -> Array:
     flow = Dataflow.of(module)
     values = {flow.params[0]: x}
     for binding in flow.bindings:
-        attrs = describe(binding.value)
-        assert attrs is not None
+        operator = operator_of(binding.value)
+        assert operator is not None
         arguments = [values[a] if isinstance(a, relax.Var) else constant(a) for a in binding.value.args]
-        values[binding.var] = attrs.evaluate(*arguments)
+        values[binding.var] = operator.evaluate(*arguments)
     return values[flow.outputs[0]]
 
 
 def operators(module: tvm.IRModule) -> list[Operator | None]:
-    return [describe(b.value) for b in Dataflow.of(module).bindings]
+    return [operator_of(b.value) for b in Dataflow.of(module).bindings]
 
 
 def unfolding(module: tvm.IRModule, isa_name: str) -> tuple[int, int]:

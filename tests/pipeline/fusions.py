@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from pipeline import ops
 from pipeline.compiler.lower import machine_of, until_kernels
-from pipeline.ir.bridge import describe
+from pipeline.ir.bridge import operator_of
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.targets import Target
@@ -31,10 +31,10 @@ FUSIONS: Mapping[str, Callable[[ops.Operator], bool]] = {
 def operators(program: Program, target: Target) -> tuple[ops.Operator | str, ...]:
     """Return what is to become kernels: our operators with their attributes, and the names of others."""
     module = until_kernels(program.module, target.tvm_target(), machine_of(target))
-    return tuple(describe(b.value) or b.operator for b in Dataflow.of(module).bindings)
+    return tuple(operator_of(b.value) or b.operator for b in Dataflow.of(module).bindings)
 
 
 def fired(program: Program, target: Target) -> Counter[str]:
     """Return how often each fusion fires when a program is compiled for a target; those that don't are left out."""
-    made = [attrs for attrs in operators(program, target) if not isinstance(attrs, str)]
+    made = [operator for operator in operators(program, target) if not isinstance(operator, str)]
     return +Counter({name: sum(map(found, made)) for name, found in FUSIONS.items()})

@@ -1,1 +1,1 @@
-"""All that is used of TVM without being part of what it promises: one place to look when its version changes."""
+"""All uses of TVM's private names, which may change with any version of TVM."""

@@ -1,4 +1,4 @@
-"""Operators, constants and executables of Relax."""
+"""Internals of Relax: registering operators, the class of constants, and linking executables."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Constant = GenericConst
 
 
 def register_operator(name: str, summary: str, infer: Callable[[relax.Call, Any], relax.Type]) -> Op:
-    """Make an operator without side effects known to Relax, once in a process, and return it.
+    """Register an operator without side effects with Relax, and return it. A name can be registered once.
 
     Args:
-        name: e.g. `qnn.conv2d`.
+        name: the operator's name, for example `qnn.conv2d`.
         summary: one line for people.
-        infer: returns the type of a call's result.
+        infer: returns the type of a call's result, given the call and a BlockBuilder.
     """
     ir_api.RegisterOp(name, summary)
     op = Op.get(name)
@@ -31,12 +31,12 @@ def register_operator(name: str, summary: str, infer: Callable[[relax.Call, Any]
 
 
 def dictionary_attributes(values: Mapping[str, Any]) -> tvm.ir.Attrs:
-    """Return a call's attributes from plain lists, numbers and strings."""
+    """Return attributes of a Relax call, made of lists, numbers and strings by name."""
     return make_node("ir.DictAttrs", **values)
 
 
 def vm_instructions(module: tvm.IRModule) -> tuple[relax.ExecBuilder, tvm.IRModule]:
-    """Return the virtual machine's instructions for a lowered module, and what is left of it: its TIR functions."""
+    """Return the bytecode of a lowered module's Relax functions, and a module of its TIR functions."""
     instructions = relax.ExecBuilder()
     return instructions, vm_build._vmcodegen(instructions, module, "bytecode")
 
@@ -47,13 +47,13 @@ def vm_link(
     modules: Sequence[tvm.runtime.Module],
     constants: Mapping[str, Any],
 ) -> relax.VMExecutable:
-    """Return an executable of a virtual machine.
+    """Return an executable of Relax's virtual machine.
 
     Args:
-        instructions: see `vm_instructions`.
-        target: what they are for.
-        modules: compiled kernels.
-        constants: what the machine looks up by name.
+        instructions: the bytecode, from `vm_instructions`.
+        target: the target of the kernels.
+        modules: the compiled kernels.
+        constants: constants that the bytecode refers to by name.
     """
     first, *others = modules or (None,)
     return relax.VMExecutable(vm_build._ffi_api.VMLink(instructions, target, first, others, dict(constants)))

@@ -67,7 +67,7 @@ def requantize(constants: IntegerConstants, isa: InstructionSet, *, interleaved:
         return result
 
     halo_value = operator.halo_value if isinstance(operator, QConv2d) else 0
-    add = functools.partial(isa.weighted_sum, operator=operator.total) if isinstance(operator, QConv2dAdd) else None
+    add = functools.partial(isa.weighted_sum, operator=operator.addition) if isinstance(operator, QConv2dAdd) else None
     return Epilogue("uint8", finish, isa.saturate_vectors, count, add, halo_value)
 
 
@@ -80,7 +80,7 @@ def activate(operator: Conv2d | Dense) -> Epilogue:
     def add(result: Any, other: Any) -> Any:
         return clip(result + other, total.clip_min, total.clip_max)
 
-    total = operator.total if isinstance(operator, Conv2dAdd) else Add()
+    total = operator.addition if isinstance(operator, Conv2dAdd) else Add()
     halo_value = operator.halo_value if isinstance(operator, Conv2d) else 0.0
     add_or_none = add if isinstance(operator, Conv2dAdd) else None
     return Epilogue("float32", finish, add=add_or_none, halo_value=halo_value)

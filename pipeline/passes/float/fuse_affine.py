@@ -22,7 +22,7 @@ import tvm
 from tvm import relax
 
 from pipeline import ops
-from pipeline.ir.bridge import describe, make_call, tensor_type
+from pipeline.ir.bridge import make_call, operator_of, tensor_type
 from pipeline.ir.dataflow import Binding, DataflowBuilder, constant, make_constant
 from pipeline.ir.rewriting import rewrite_bindings
 
@@ -86,9 +86,9 @@ def _affine_step(binding: Binding) -> _Affine | None:
 def _fold(builder: DataflowBuilder, step: _Affine) -> relax.Expr | None:
     flow = builder.flow
     producer = flow.producers.get(step.x)
-    attrs = describe(producer.value) if producer is not None else None
-    if producer is not None and isinstance(attrs, ops.Linear):
-        unclipped = attrs.clip_min is None and attrs.clip_max is None
+    operator = operator_of(producer.value) if producer is not None else None
+    if producer is not None and isinstance(operator, ops.Linear):
+        unclipped = operator.clip_min is None and operator.clip_max is None
         # The product must not be needed by anyone else; steps in between have been checked one by one.
         if unclipped and len(flow.users[step.x]) == 1 and step.x not in flow.outputs:
             weight, bias = constant(producer.value.args[1]), constant(producer.value.args[2])
@@ -96,7 +96,7 @@ def _fold(builder: DataflowBuilder, step: _Affine) -> relax.Expr | None:
                 scaled = weight * step.scale.reshape((-1,) + (1,) * (weight.ndim - 1))
                 shifted = bias * step.scale + step.shift
                 x = builder.replaced(producer.value.args[0])
-                return make_call(attrs, x, _float(scaled), _float(shifted))
+                return make_call(operator, x, _float(scaled), _float(shifted))
     per_channel = np.ptp(step.scale) > 0 or np.ptp(step.shift) > 0
     if per_channel and len(tensor_type(step.x).shape) == 4 and (step.scale != 1).any():
         channels = len(step.scale)

@@ -35,7 +35,7 @@ def _limits(limit: relax.Call) -> Limits | None:
 
 def _clipped(match: Match) -> ops.Clipped | None:
     low, high = _limits(match.call("limit")) or (None, None)
-    return match.operator("clipped", ops.Clipped).clipped(low, high)
+    return match.operator("clipped", ops.Clipped).with_limits(low, high)
 
 
 def _check(match: Match) -> str | None:

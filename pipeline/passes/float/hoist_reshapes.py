@@ -16,7 +16,7 @@ import tvm
 from tvm import relax
 
 from pipeline import ops
-from pipeline.ir.bridge import describe, tensor_type
+from pipeline.ir.bridge import operator_of, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, with_arguments
 from pipeline.ir.rewriting import rewrite_bindings
 from pipeline.ops import relax_operators
@@ -61,14 +61,14 @@ def _with_merged(module: tvm.IRModule, merged: dict[relax.Var, relax.Expr]) -> t
 
 def _swappable(flow: Dataflow, binding: Binding) -> Binding | None:
     """Return the reshape that alone reads a binding, if the operator can come after it."""
-    attrs = describe(binding.value)
-    if attrs is None or not (attrs.rowwise or isinstance(attrs, ops.Unary)):
+    operator = operator_of(binding.value)
+    if operator is None or not (operator.rowwise or isinstance(operator, ops.Unary)):
         return None
     user = flow.only_user(binding.var)
     if user is None or not _is_reshape(user) or user.var in flow.users.get(binding.value.args[0], ()):
         return None
     before, after = tensor_type(binding.var).shape, tensor_type(user.var).shape
-    return user if isinstance(attrs, ops.Unary) or before[-1:] == after[-1:] else None
+    return user if isinstance(operator, ops.Unary) or before[-1:] == after[-1:] else None
 
 
 def _is_reshape(binding: Binding) -> bool:
@@ -77,7 +77,7 @@ def _is_reshape(binding: Binding) -> bool:
 
 def _swap(builder: DataflowBuilder, binding: Binding, shape: Sequence[int]) -> relax.Call:
     x, *constants = (builder.replaced(a) for a in binding.value.args)
-    single_values = isinstance(describe(binding.value), ops.Unary)
+    single_values = isinstance(operator_of(binding.value), ops.Unary)
     wanted = list(shape) if single_values else [*shape[:-1], tensor_type(x).shape[-1]]
     reshaped = builder.emit(relax.op.reshape(x, wanted), f"{binding.var.name}.reshaped")
     return with_arguments(binding.value, [reshaped, *constants])

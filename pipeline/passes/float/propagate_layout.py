@@ -19,7 +19,7 @@ import tvm
 from tvm import relax
 
 from pipeline import ops
-from pipeline.ir.bridge import describe, make_call, tensor_type
+from pipeline.ir.bridge import make_call, operator_of, tensor_type
 from pipeline.ir.dataflow import Binding, DataflowBuilder, constant, make_constant, variables, with_arguments
 from pipeline.ops import relax_operators
 
@@ -224,15 +224,15 @@ class _Propagation:
     def _matmul(self, binding: Binding) -> bool:
         """Take the right side transposed if its rows then lie in memory as the unpermuted tensor's do."""
         a, b = binding.value.args
-        attrs, source = describe(binding.value), self.permuted.get(b)
-        if not isinstance(attrs, ops.MatMul) or source is None:
+        operator, source = operator_of(binding.value), self.permuted.get(b)
+        if not isinstance(operator, ops.MatMul) or source is None:
             return False
         *batch, rows, columns = source.axes
         if rows != len(source.axes) - 1:
             return False
         right = self._make(_Permuted(source.base, (*batch, columns, rows)), b.name)
         left = self._materialize(a) if isinstance(a, relax.Var) else a
-        call = make_call(ops.MatMul(not attrs.transpose_b), left, right)
+        call = make_call(ops.MatMul(not operator.transpose_b), left, right)
         self.builder.values[binding.var] = self.builder.emit(call, binding.var.name)
         return True
 

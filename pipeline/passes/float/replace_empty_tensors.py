@@ -16,7 +16,7 @@ import tvm
 from tvm import relax
 
 from pipeline import ops
-from pipeline.ir.bridge import UnsupportedProgramError, describe, tensor_type
+from pipeline.ir.bridge import UnsupportedProgramError, operator_of, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant
 from pipeline.ir.rewriting import rewrite_bindings
 
@@ -51,12 +51,12 @@ def _without_elements(builder: DataflowBuilder, binding: Binding) -> relax.Expr 
     if binding.operator == "relax.concat":
         kept = [builder.replaced(f) for f in value.args[0].fields if not _is_empty(f)]
         return relax.op.concat(kept, int(value.attrs["axis"]))
-    attrs, type_ = describe(value), tensor_type(binding.var)
-    if isinstance(attrs, ops.Dense) and (bias := constant(value.args[2])) is not None:
+    operator, type_ = operator_of(value), tensor_type(binding.var)
+    if isinstance(operator, ops.Dense) and (bias := constant(value.args[2])) is not None:
         return make_constant(np.broadcast_to(bias, type_.shape))
-    if isinstance(attrs, ops.Pad):
-        return make_constant(np.full(type_.shape, attrs.value, type_.dtype))
-    if isinstance(attrs, ops.MatMul) or binding.operator == "relax.matmul":
+    if isinstance(operator, ops.Pad):
+        return make_constant(np.full(type_.shape, operator.value, type_.dtype))
+    if isinstance(operator, ops.MatMul) or binding.operator == "relax.matmul":
         return make_constant(np.zeros(type_.shape, type_.dtype))
     if isinstance(value, relax.Tuple):
         return None

@@ -69,7 +69,7 @@ def _concat(match: Match) -> relax.Expr:
     if (len(output.shape), axis) == (4, 3):
         factors: list[int] = []
         for i, part in enumerate(parts):
-            resize = match.builder.call(part)
+            resize = match.builder.producing_call(part)
             enlarged = _enlarged_by(resize) if operator_name(resize) == "relax.image.resize2d" else None
             if resize is not None and enlarged is not None:
                 parts[i] = resize.args[0]

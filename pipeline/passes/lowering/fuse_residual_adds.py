@@ -1,8 +1,8 @@
-"""FuseResidualAdds: a sum moves into the convolution whose result only it reads.
+"""FuseResidualAdds: an addition is fused into the convolution that computes one of its operands.
 
-Before -> after: `y = qnn.add(qnn.conv2d(x, ...), r)` becomes `y = qnn.conv2d_add(x, ..., r)`; the same for `nn`. So the
-convolution's result needn't go through memory. Depthwise convolutions, and integer ones that give float32, have no such
-form.
+Before -> after: `y = qnn.add(qnn.conv2d(x, ...), r)` becomes `y = qnn.conv2d_add(x, ..., r)`; the same for `nn.add` and
+`nn.conv2d`. The convolution's result then stays in registers; the addition must be its only reader. Depthwise
+convolutions, and integer ones with a float32 result, can't add a residual.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ def _check(match: Match) -> str | None:
     if tensor_type(match["convolution"]).shape != tensor_type(match["residual"]).shape:
         return "the two shapes differ"
     types = (tensor_type(a) for a in match.call("convolution").args)
-    extensible = match.operator("convolution", ops.WithHalo).extensible(*types)
-    return None if extensible else "the convolution's kernels can't add anything: it is depthwise, or gives float32"
+    epilogue = match.operator("convolution", ops.WithHalo).has_epilogue(*types)
+    return None if epilogue else "the convolution's kernel can't add a residual: it is depthwise, or gives float32"
 
 
 def _fused(match: Match) -> relax.Expr:
-    total, convolution = match.operator("sum", ops.QAdd), match.operator("convolution", ops.QConv2d)
+    addition, convolution = match.operator("sum", ops.QAdd), match.operator("convolution", ops.QConv2d)
     first = match.call("sum").args[0].same_as(match["convolution"])
-    fused = ops.QConv2dAdd.of(convolution, total if first else total.swapped())
+    fused = ops.QConv2dAdd.of(convolution, addition if first else addition.swapped())
     return make_call(fused, *match.call("convolution").args, match["residual"])
 
 
@@ -38,7 +38,7 @@ def _fused_float(match: Match) -> relax.Expr:
 
 def _sum(add: type[Operator], conv: type[Operator]) -> Pattern:
     convolution, residual = call(conv, name="convolution", read_once=True), anything("residual")
-    # The later operand first: its result is what is still in the cache.
+    # The second operand is tried first: it is usually computed later, so the first one can be the residual.
     return one_of(call(add, residual, convolution, name="sum"), call(add, convolution, residual, name="sum"))
 
 
@@ -49,5 +49,5 @@ RULES = (
 
 
 def fuse_residual_adds(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module with sums fused into the convolutions that only they read; see the module's docstring."""
+    """Return the module with additions fused into convolutions; see the module's docstring."""
     return rewrite(module, *RULES)

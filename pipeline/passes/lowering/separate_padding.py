@@ -13,7 +13,7 @@ import tvm
 from tvm import relax
 
 from pipeline import ops
-from pipeline.ir.bridge import describe, make_call
+from pipeline.ir.bridge import make_call, operator_of
 from pipeline.ir.dataflow import Binding, DataflowBuilder
 from pipeline.ir.rewriting import rewrite_bindings
 
@@ -23,7 +23,7 @@ def separate_padding(module: tvm.IRModule) -> tvm.IRModule:
     padded: dict[tuple[relax.Expr, ops.Pad], relax.Var] = {}
 
     def visit(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:
-        operator = describe(binding.value)
+        operator = operator_of(binding.value)
         if not isinstance(operator, ops.Conv2d | ops.QConv2d) or not any(operator.padding):
             return None
         value = float(operator.input_zero_point) if isinstance(operator, ops.QConv2d) else 0.0

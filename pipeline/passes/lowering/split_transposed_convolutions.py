@@ -22,7 +22,7 @@ import tvm
 from tvm import relax
 
 from pipeline import ops
-from pipeline.ir.bridge import describe, make_call, tensor_type
+from pipeline.ir.bridge import make_call, operator_of, tensor_type
 from pipeline.ir.dataflow import constant, make_constant
 from pipeline.ir.rewriting import Match, Rule, anything, call, constant_value, rewrite
 
@@ -57,7 +57,7 @@ class _Axis:
 
 
 def _split(match: Match) -> relax.Expr:
-    operator, (x, _, *rest) = describe(match.call("transposed")), match.call("transposed").args
+    operator, (x, _, *rest) = operator_of(match.call("transposed")), match.call("transposed").args
     if not isinstance(operator, ops.Conv2dTranspose | ops.QConv2dTranspose):
         raise TypeError(f"Expected a transposed convolution, got {operator}")
     weight, sizes, outs = match.value("weight"), tensor_type(x).shape[1:3], match.result_type.shape[1:3]

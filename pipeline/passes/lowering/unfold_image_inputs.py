@@ -34,14 +34,14 @@ Array = npt.NDArray[np.int8]
 
 
 def _with_a_column_behind(
-    quantization: ops.QuantizeImage, padded: TensorType, weight: Array, attrs: ops.QConv2d
+    quantization: ops.QuantizeImage, padded: TensorType, weight: Array, operator: ops.QConv2d
 ) -> ops.QuantizeImage:
     """Return the operator with a wider halo if the last column is read and the output stays as it is.
 
     Then there is something behind every segment: matrix registers take more than a segment of an odd length.
     """
-    read_to_the_end = (padded.shape[2] - weight.shape[2]) % attrs.strides[1] == 0
-    if not read_to_the_end or attrs.strides[1] == 1:
+    read_to_the_end = (padded.shape[2] - weight.shape[2]) % operator.strides[1] == 0
+    if not read_to_the_end or operator.strides[1] == 1:
         return quantization
     top, left, bottom, right = quantization.halo
     return dataclasses.replace(quantization, halo=(top, left, bottom, right + 1))
@@ -68,12 +68,12 @@ class _Unfolding:
         return product_cycles(operation, machine) + unfolding_cycles(self.quantization, unfolded, machine.isa)
 
 
-def _unfoldings(weight: Array, quantization: ops.QuantizeImage, attrs: ops.QConv2d) -> list[_Unfolding]:
+def _unfoldings(weight: Array, quantization: ops.QuantizeImage, operator: ops.QConv2d) -> list[_Unfolding]:
     """Return all ways; the first is the one without unfolding."""
-    ways = [_Unfolding(quantization, attrs, weight)]
+    ways = [_Unfolding(quantization, operator, weight)]
     out, kernel_h, kernel_w, channels = weight.shape
-    step, column_step = attrs.strides
-    convolution = dataclasses.replace(attrs, strides=(1, column_step))
+    step, column_step = operator.strides
+    convolution = dataclasses.replace(operator, strides=(1, column_step))
     for rows in range(max(2, step), kernel_h + 1):
         if (kernel_h - rows) % step:
             continue

@@ -15,7 +15,7 @@ import numpy as np
 from tvm import relax
 
 from pipeline import ops
-from pipeline.ir.bridge import describe, tensor_type
+from pipeline.ir.bridge import operator_of, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant, with_arguments
 from pipeline.ir.operator import Array
 from pipeline.ir.program import Program
@@ -73,7 +73,7 @@ def _layers(program: Program, annotation: Annotation) -> list[tuple[Binding, Ope
     return [
         (b, decisions[b.var.name])
         for b in bindings
-        if b.var.name in decisions and isinstance(describe(b.value), ops.Conv2d | ops.Dense)
+        if b.var.name in decisions and isinstance(operator_of(b.value), ops.Conv2d | ops.Dense)
     ]
 
 
@@ -92,7 +92,7 @@ def _corrected(binding: Binding, decision: OperatorDecision, input_scale: float,
     quantized = quantize_weights(weight, bias, input_scale, decision.weights or weight_spec(per_channel=True))
     outputs = (-1, *(1,) * (weight.ndim - 1))
     error = quantized.weight * quantized.scale.reshape(outputs) - weight.astype("float64")
-    operator = describe(binding.value)
+    operator = operator_of(binding.value)
     if isinstance(operator, ops.Conv2d):
         error, groups = _over_pixels(operator, error, tensor_type(binding.value.args[0]).shape), operator.groups
     else:

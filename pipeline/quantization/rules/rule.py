@@ -16,7 +16,7 @@ import numpy as np
 from tvm import relax
 
 from pipeline import ops
-from pipeline.ir.bridge import describe, tensor_type
+from pipeline.ir.bridge import operator_of, tensor_type
 from pipeline.ir.dataflow import Binding, constant, operator_name
 from pipeline.ir.types import QuantizationParameters
 from pipeline.quantization.spec import QuantizationSpec
@@ -190,7 +190,7 @@ def description(binding: Binding, operator: type[T]) -> T:
     Raises:
         TypeError: it is another one; a rule was registered for what it isn't made for.
     """
-    found = describe(binding.value)
+    found = operator_of(binding.value)
     if not isinstance(found, operator):
         raise TypeError(f"Expected {operator.name}, got {found}")
     return found
@@ -208,7 +208,7 @@ def constant_weights(binding: Binding) -> str | None:
 
 def sums_fit(binding: Binding) -> str | None:
     """Check that no sum of quantized values exceeds int32."""
-    return ops.traits_of(binding).may_overflow(*(tensor_type(a) for a in binding.value.args))
+    return ops.traits_of(binding).overflow_reason(*(tensor_type(a) for a in binding.value.args))
 
 
 def no_constant(binding: Binding) -> str | None:

@@ -31,7 +31,7 @@ def conv(node: Node) -> relax.Expr:
         weight, strides, dilations = weight[:, :, None], (1, *strides), (1, *dilations)
         pads = (0, pads[0], 0, pads[1])
     _check_fits(tensor_type(x).shape[2:], weight.shape[2:], pads, dilations)
-    attrs = ops.Conv2d(
+    operator = ops.Conv2d(
         strides=(strides[0], strides[1]),
         padding=(pads[0], pads[1], pads[2], pads[3]),
         dilation=(dilations[0], dilations[1]),
@@ -39,7 +39,7 @@ def conv(node: Node) -> relax.Expr:
     )
     bias = np.broadcast_to(bias, weight.shape[:1]).astype("float32")
     ohwi = make_constant(weight.transpose(0, 2, 3, 1))
-    y = make_call(attrs, node.emit(relax.op.permute_dims(x, NHWC)), ohwi, make_constant(bias))
+    y = make_call(operator, node.emit(relax.op.permute_dims(x, NHWC)), ohwi, make_constant(bias))
     y = node.emit(relax.op.permute_dims(node.emit(y), NCHW))
     return relax.op.squeeze(y, [2]) if len(shape) == 3 else y
 
@@ -98,12 +98,12 @@ def conv_transpose(node: Node) -> relax.Expr:
         weight, strides, dilations = weight[:, :, None], (1, *strides), (1, *dilations)
         padding, extra = (0, padding[0], 0, padding[1]), (0, *extra)
     groups = node.attributes.get("group", 1)
-    attrs = ops.Conv2dTranspose(strides, padding, extra, dilations, groups)
+    operator = ops.Conv2dTranspose(strides, padding, extra, dilations, groups)
     inputs_per_group, (out, *window) = weight.shape[0] // groups, weight.shape[1:]
     grouped = weight.reshape(groups, inputs_per_group, out, *window).transpose(0, 2, 3, 4, 1)
     ohwi = make_constant(grouped.reshape(groups * out, *window, inputs_per_group))
     bias = make_constant(np.broadcast_to(bias, (groups * out,)).astype("float32"))
-    y = node.emit(make_call(attrs, node.emit(relax.op.permute_dims(x, NHWC)), ohwi, bias))
+    y = node.emit(make_call(operator, node.emit(relax.op.permute_dims(x, NHWC)), ohwi, bias))
     y = node.emit(relax.op.permute_dims(y, NCHW))
     return relax.op.squeeze(y, [2]) if len(node.shape) == 3 else y
 

@@ -57,8 +57,8 @@ def pad(node: Node) -> relax.Expr:
     number = 0.0 if value is None else value.reshape(-1)[0].item()
     inner = rank == 4 and not any(before[:2] + after[:2]) and min(before + after) >= 0
     if inner and node.dtype == "float32" and np.isfinite(number):
-        attrs = ops.Pad(padding=(before[2], before[3], after[2], after[3]), value=float(number))
-        y = node.emit(make_call(attrs, node.emit(relax.op.permute_dims(node.x, NHWC))))
+        operator = ops.Pad(padding=(before[2], before[3], after[2], after[3]), value=float(number))
+        y = node.emit(make_call(operator, node.emit(relax.op.permute_dims(node.x, NHWC))))
         return relax.op.permute_dims(y, NCHW)
     return _padded(node, node.x, before, after, number)
 

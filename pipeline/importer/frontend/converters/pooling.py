@@ -118,13 +118,13 @@ def max_pool(node: Node) -> relax.Expr:
     if len(windows) > 2 or node.dtype != "float32":
         return relax.op.max(_gathered(node, node.x, windows, _lowest(node.dtype)), [-1])
     x, (rows, columns) = _as_image(node, windows)
-    attrs = ops.MaxPool2d(
+    operator = ops.MaxPool2d(
         pool_size=(rows.kernel, columns.kernel),
         strides=(rows.stride, columns.stride),
         padding=(rows.before, columns.before, rows.needed, columns.needed),
         dilation=(rows.dilation, columns.dilation),
     )
-    return _from_image(node, _cropped(node, make_call(attrs, x), rows.out, columns.out))
+    return _from_image(node, _cropped(node, make_call(operator, x), rows.out, columns.out))
 
 
 def _cropped(node: Node, y: relax.Expr, rows: int, columns: int) -> relax.Expr:

@@ -231,10 +231,10 @@ def _bilinear(node: Node, axes: list[Axis], transform: str) -> relax.Expr:
         size.append(len(places))
         starts.append(float(places[0]))
         steps.append(float(places[-1] - places[0]) / (len(places) - 1) if len(places) > 1 else 1.0)
-    attrs = ops.ResizeBilinear((size[0], size[1]), (starts[0], starts[1]), (steps[0], steps[1]))
+    operator = ops.ResizeBilinear((size[0], size[1]), (starts[0], starts[1]), (steps[0], steps[1]))
     if channels_last:
-        return make_call(attrs, x)
-    y = node.emit(make_call(attrs, node.emit(relax.op.permute_dims(x, NHWC))))
+        return make_call(operator, x)
+    y = node.emit(make_call(operator, node.emit(relax.op.permute_dims(x, NHWC))))
     y = node.emit(relax.op.permute_dims(y, NCHW))
     return relax.op.squeeze(y, [2]) if rank == 3 else y
 
