@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.config.options import AnnotateOptions as AnnotateOptions
     from pipeline.config.options import CalibrateOptions as CalibrateOptions
     from pipeline.config.options import ImageOptions as ImageOptions
+    from pipeline.diagnosis import compare as compare
     from pipeline.errors import PipelineError as PipelineError
     from pipeline.importer import import_model as import_model
     from pipeline.ir.program import Program as Program
@@ -70,6 +71,7 @@ _EXPORTS = {
     "annotate": "pipeline.quantization.annotate",
     "build": "pipeline.workflow",
     "calibrate": "pipeline.quantization.calibrate",
+    "compare": "pipeline.diagnosis",
     "compile_program": "pipeline.compiler.build",
     "import_model": "pipeline.importer",
     "list_targets": "pipeline.targets",

@@ -10,13 +10,13 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.api import Quantized, load, quantize_with
 from pipeline.compiler.build import compile_program
 from pipeline.compiler.execute import Executor
 from pipeline.compiler.tuning import TunedLayer, TuningDatabase, tune
-from pipeline.config.options import BuildOptions
+from pipeline.config.options import BuildOptions, MeasuredOptions, ModelOptions
 from pipeline.config.schema import keywords
 from pipeline.cpu import missing_features
 from pipeline.errors import OptionError, QuantizationError, SampleError
@@ -37,6 +37,8 @@ from pipeline.samples.reading import sample_count
 from pipeline.targets import Target, load_target
 
 _log = logging.getLogger(__name__)
+
+AnyModelOptions = TypeVar("AnyModelOptions", bound=ModelOptions)
 
 CHECK_SAMPLES = 16
 """How many samples the agreement with the float model is measured on."""
@@ -76,14 +78,55 @@ def build(
     Raises:
         PipelineError: see `errors`; nothing half-written is left.
     """
-    chosen = BuildOptions.from_values(keys)
-    path = Path(model)
-    if path.suffix == ".toml":
-        if samples is not None or chosen.shapes:
-            raise OptionError("A recipe has its own samples and shapes; leave --samples and --shape out.")
-        prepared = prepare(load_recipe(str(model)))
-        path, samples, chosen = prepared.model, prepared.calibration, replace(chosen, shapes=prepared.shapes)
+    path, samples, chosen = with_recipe(model, samples, BuildOptions.from_values(keys))
     return build_model(path, samples, chosen, progress)
+
+
+def with_recipe(
+    model: str | Path, samples: Samples | None, options: AnyModelOptions
+) -> tuple[Path, Samples | None, AnyModelOptions]:
+    """Return model, samples and options; those of a recipe (.toml), if one is given as the model.
+
+    Raises:
+        OptionError: a recipe is given, and samples or shapes as well.
+    """
+    path = Path(model)
+    if path.suffix != ".toml":
+        return path, samples, options
+    if samples is not None or options.shapes:
+        raise OptionError("A recipe has its own samples and shapes; leave --samples and --shape out.")
+    prepared = prepare(load_recipe(str(model)))
+    return prepared.model, prepared.calibration, replace(options, shapes=prepared.shapes)
+
+
+def quantize_model(
+    model: Path, samples: Samples | None, options: ModelOptions, progress: Progress | None = None
+) -> Quantized:
+    """Import and quantize a model, as `build` does, and write nothing.
+
+    Args:
+        model: an ONNX file.
+        samples: see `build`.
+        options: how.
+        progress: see `Progress`.
+
+    Raises:
+        PipelineError: see `errors`; a QuantizationError if nothing becomes int8.
+    """
+    tell = progress or (lambda *_: None)
+    samples = with_options(samples, options.quantize.images)
+    table, annotation = _given(samples, options)
+    tell("importing", 0, None)
+    program = load(model, options.shapes, samples)
+    warn_if_quantized(program)
+    annotation = _decided(program, annotation, options)
+    _require_int8(annotation, program)
+    if options.verify_import:
+        tell("verifying the import", 0, None)
+        verify(model, program, samples)
+    quantized = _quantized(program, samples, options, annotation, table, tell)
+    _require_int8(quantized.annotation, program)
+    return quantized
 
 
 def build_model(
@@ -94,13 +137,7 @@ def build_model(
     samples = with_options(samples, options.quantize.images)
     targets = {name: load_target(name) for name in options.targets}
     _check_file_names(targets)
-    if options.calibration is None and samples is None:
-        raise SampleError("Neither samples nor a calibration table is given. Add --samples or --calibration.")
-    if samples is not None:
-        # A folder that isn't there should be known of before a large model is imported.
-        sample_count(samples)
-    table = None if options.calibration is None else CalibrationTable.load(options.calibration)
-    annotation = None if options.annotation is None else Annotation.load(options.annotation)
+    table, annotation = _given(samples, options)
     _check_measurable(samples, options)
     folder = make_folder(options.output)
     check_writable(folder / "library.so")
@@ -108,15 +145,17 @@ def build_model(
     program = load(model, options.shapes, samples)
     if options.check and options.check_samples is not None:
         # What doesn't fit should be known before the work.
-        next(_measured_on(samples, options, program)[0])
-    if already := quantized_already(program):
-        _log.warning(already.rstrip())
+        next(measured_on(samples, options, program)[0])
+    warn_if_quantized(program)
     annotation = _decided(program, annotation, options)
+    _check_int8(annotation, program, options)
     check = None
     if options.verify_import:
         tell("verifying the import", 0, None)
         check = verify(model, program, samples)
     quantized = _quantized(program, samples, options, annotation, table, tell)
+    if _holds_int8(annotation):
+        _check_int8(quantized.annotation, program, options)
     database, tuned = _tuned(quantized.program, targets, options.tune, tell)
     libraries = _libraries(quantized, targets, folder, options.dump, database, tell)
     report = replace(_written(quantized, folder, libraries, options), tuned=tuned, import_check=check)
@@ -135,6 +174,22 @@ def build_model(
     return report
 
 
+def _given(samples: Samples | None, options: ModelOptions) -> tuple[CalibrationTable | None, Annotation | None]:
+    """Return the files that the options name.
+
+    Raises:
+        SampleError: neither samples nor a table is given, or there are no samples where they should be.
+        TableError: a file is wrong.
+    """
+    if options.calibration is None and samples is None:
+        raise SampleError("Neither samples nor a calibration table is given. Add --samples or --calibration.")
+    if samples is not None:
+        # A folder that isn't there should be known of before a large model is imported.
+        sample_count(samples)
+    table = None if options.calibration is None else CalibrationTable.load(options.calibration)
+    return table, None if options.annotation is None else Annotation.load(options.annotation)
+
+
 def _check_measurable(samples: Samples | None, options: BuildOptions) -> None:
     """Refuse to begin with what can't be measured in the end.
 
@@ -148,10 +203,25 @@ def _check_measurable(samples: Samples | None, options: BuildOptions) -> None:
         raise OptionError("--min-sqnr and --min-agreement need the check; leave --no-check out.")
     if limited and samples is None and options.check_samples is None:
         raise OptionError("--min-sqnr and --min-agreement need samples to measure on: --samples or --check-samples.")
-    if options.check and options.check_samples is None and isinstance(samples, Iterator):
+    if options.check:
+        check_reusable(samples, options, ", or check=False")
+
+
+def check_reusable(samples: Samples | None, options: MeasuredOptions, otherwise: str = "") -> None:
+    """Refuse samples that can be read only once, and are calibrated with and measured on.
+
+    Args:
+        samples: the samples.
+        options: which others may be measured on.
+        otherwise: what else can be done about it, after a comma.
+
+    Raises:
+        OptionError: they are such.
+    """
+    if options.check_samples is None and isinstance(samples, Iterator):
         raise OptionError(
             "The samples are an iterator, which can be read only once, and they are needed twice. Give a function that "
-            "returns one (a generator function, not called), or check=False."
+            f"returns one (a generator function, not called){otherwise}."
         )
 
 
@@ -173,32 +243,25 @@ def _libraries(
     return tuple(libraries)
 
 
-def _decided(program: Program, annotation: Annotation | None, options: BuildOptions) -> Annotation:
+def _decided(program: Program, annotation: Annotation | None, options: ModelOptions) -> Annotation:
     """Return what becomes int8: what a file says, or what the options do. What is wrong with them is known soon.
 
     Raises:
         OptionError, TableError: an option or the file names what isn't in the program.
-        QuantizationError: nothing becomes int8, and that isn't allowed.
     """
     wanted = options.quantize.annotate
-    decided = annotate(program, wanted) if annotation is None else with_names(annotation, program)
-    _check_int8(decided, program, options)
-    return decided
+    return annotate(program, wanted) if annotation is None else with_names(annotation, program)
 
 
 def _quantized(
     program: Program,
     samples: Samples | None,
-    options: BuildOptions,
+    options: ModelOptions,
     annotation: Annotation,
     table: CalibrationTable | None,
     tell: Progress,
 ) -> Quantized:
-    """Quantize.
-
-    Raises:
-        QuantizationError: with these ranges nothing becomes int8, and that isn't allowed.
-    """
+    """Quantize, and show progress; see `quantize_with`."""
     calibration = options.quantize.calibrate
     total = None
     if table is None and samples is not None:
@@ -206,12 +269,9 @@ def _quantized(
         part = split_of(calibration.hold_back)
         total = total if total is None or part is None else sum(map(part, range(total)))
     tell("calibrating", 0, total)
-    quantized = quantize_with(
+    return quantize_with(
         program, samples, options.quantize, annotation, table, lambda done: tell("calibrating", done, total)
     )
-    if _holds_int8(annotation):
-        _check_int8(quantized.annotation, program, options)
-    return quantized
 
 
 def _check_int8(annotation: Annotation, program: Program, options: BuildOptions) -> None:
@@ -220,17 +280,34 @@ def _check_int8(annotation: Annotation, program: Program, options: BuildOptions)
     Raises:
         QuantizationError: nothing is; the message says why.
     """
-    if options.allow_float or _holds_int8(annotation):
+    message = _why_float(annotation, program)
+    if options.allow_float or not message:
         return
-    reasons = collections.Counter(f"{o.operator}: {o.reason}" for o in annotation.operators).most_common(MAX_REASONS)
-    listed = "".join(f"\n  {count} x {reason}" for reason, count in reasons)
-    message = (
-        f"{annotation.summary()}: the library would gain nothing. Why, most frequent first:{listed}\n"
-        f"{quantized_already(program)}"
-    )
     if not options.float_library:
         raise QuantizationError(f"{message}To build it all the same, give --allow-float (allow_float=True).")
     _log.warning("%s", message.rstrip())
+
+
+def _require_int8(annotation: Annotation, program: Program) -> None:
+    """Refuse a model of which nothing is int8.
+
+    Raises:
+        QuantizationError: nothing is; the message says why.
+    """
+    if message := _why_float(annotation, program):
+        raise QuantizationError(message.rstrip())
+
+
+def _why_float(annotation: Annotation, program: Program) -> str:
+    """Return in lines why nothing is int8; "" if something is."""
+    if _holds_int8(annotation):
+        return ""
+    reasons = collections.Counter(f"{o.operator}: {o.reason}" for o in annotation.operators).most_common(MAX_REASONS)
+    listed = "".join(f"\n  {count} x {reason}" for reason, count in reasons)
+    return (
+        f"{annotation.summary()}: the library would gain nothing. Why, most frequent first:{listed}\n"
+        f"{quantized_already(program)}"
+    )
 
 
 def _holds_int8(annotation: Annotation) -> bool:
@@ -247,6 +324,12 @@ def quantized_already(program: Program) -> str:
         f"The model is quantized already ({listed}). What that rounds stays rounded; give the float model that it was "
         "made from.\n"
     )
+
+
+def warn_if_quantized(program: Program) -> None:
+    """Warn of a model that is quantized before it comes here."""
+    if already := quantized_already(program):
+        _log.warning(already.rstrip())
 
 
 def verify(model: Path, program: Program, samples: Samples | None = None) -> ImportCheck:
@@ -351,28 +434,33 @@ def _check(
         if not missing_features(targets[library.target].architecture, targets[library.target].required_features)
     ]
     int8 = Runner(runnable[0]).run if runnable else Executor(quantized.program).run
-    stream, described = _measured_on(samples, options, quantized.program)
-    return compare(Executor(quantized.source).run, int8, stream, described)
+    # Of the calibration samples, some are enough unless something is asked of the result.
+    limit = CHECK_SAMPLES if options.min_sqnr is None and options.min_agreement is None else None
+    stream, described = measured_on(samples, options, quantized.program, limit)
+    return compare(Executor(quantized.source).run, int8, (feed for _, feed in stream), described)
 
 
-def _measured_on(
-    samples: Samples | None, options: BuildOptions, program: Program
-) -> tuple[Iterator[dict[str, Any]], str]:
-    """Return the feeds that agreement is measured on, and what they are: see `BuildOptions.check`.
+def measured_on(
+    samples: Samples | None, options: MeasuredOptions, program: Program, limit: int | None = None
+) -> tuple[Iterator[tuple[str, dict[str, Any]]], str]:
+    """Return the feeds that an int8 model is measured on, each after its name, and what they are.
 
-    Of the calibration samples, some are enough unless something is asked of the result.
+    Args:
+        samples: those that are calibrated with.
+        options: which others are to be measured on; see `BuildOptions.check`.
+        program: the model.
+        limit: how many calibration samples are enough; None if all are wanted.
     """
     if options.check_samples is not None:
         chosen = with_options(options.check_samples, options.quantize.images)
-        return feeds(chosen or (), program.inputs), f"samples of {options.check_samples}"
+        return named_feeds(chosen or (), program.inputs), f"samples of {options.check_samples}"
     given = samples if samples is not None else ()
     calibration = options.quantize.calibrate
     if calibration.hold_back:
         held_back = named_feeds(given, program.inputs, part=split_of(calibration.hold_back, held_back=True))
-        return (feed for _, feed in held_back), "samples that were held back"
-    limit = CHECK_SAMPLES if options.min_sqnr is None and options.min_agreement is None else None
+        return held_back, "samples that were held back"
     described = "of the calibration samples" if options.calibration is None else "of the samples"
-    stream = feeds(given, program.inputs, calibration.batch_size, calibration.batch_nums)
+    stream = named_feeds(given, program.inputs, calibration.batch_size, calibration.batch_nums)
     return itertools.islice(stream, limit), described
 
 

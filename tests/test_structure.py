@@ -33,6 +33,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "schema": "errors files",
         "conversion": "",
         "cpu": "data errors",
+        "distances": "",
         "targets": "cpu data errors schema",
         # What users may set; which values there are is asked where they are at home.
         "config": "errors quantization.observers targets",
@@ -56,16 +57,18 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "quantization": "compiler config errors files ir ops quantization.observers quantization.spec samples schema",
         # What puts them together.
         "api": "compiler config errors files importer ir library quantization samples targets",
+        "analysis": "api compiler distances ir quantization",
         "profiling": "compiler errors kernels library runtime schema targets",
         "recipes": "data errors files ir samples schema",
-        "report": "compiler errors files importer ir quantization",
+        "report": "analysis compiler distances errors files importer ir quantization",
         "workflow": (
             "api compiler config cpu errors files importer ir library quantization recipes report runtime samples "
             "targets"
         ),
+        "diagnosis": "analysis config ir report samples workflow",
         "cli": (
-            "config errors files importer ir library profiling quantization recipes report runtime samples targets "
-            "workflow"
+            "config diagnosis errors files importer ir library profiling quantization recipes report runtime samples "
+            "targets workflow"
         ),
     }.items()
 }
@@ -99,6 +102,7 @@ MODULES_OF: Mapping[str, tuple[str, ...]] = {
 
 OPTIONAL: Mapping[str, str] = {
     "PIL": "samples/images.py",
+    "matplotlib": "report/plots.py",
     "skimage": "recipes/samples.py",
     "onnxruntime": "importer/verify.py",
 }

@@ -1,4 +1,4 @@
-"""The command line: `pipeline build`, `run`, `bench`, `profile`, `inspect`, `targets`, `models` and `demo`.
+"""The command line: `pipeline build`, `compare`, `run`, `bench`, `profile`, `inspect`, `targets`, `models` and `demo`.
 
 Results go to standard output, all else to standard error. With `--json`, standard output is one JSON object: the
 result, or `{"error": {"kind": ..., "message": ..., "exit_code": ...}}`. The kind is the name of a class of `errors`, or
@@ -26,6 +26,7 @@ from pipeline.errors import PipelineError, unknown_name
 _COMMANDS = {
     "bench": "Time a library, here or on a device.",
     "build": "Quantize an ONNX model and build it for one or more targets.",
+    "compare": "Compare a model's tensors in int8, one by one, with those in float.",
     "demo": "Run the whole pipeline on a real model and show what it costs and gains.",
     "inspect": "Show what is in an ONNX model or in a library.",
     "models": "List the models that have a recipe.",

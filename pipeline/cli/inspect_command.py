@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ from pipeline.cli.console import show, working
 from pipeline.cli.options import given, new_command, options
 from pipeline.config.options import BuildOptions
 from pipeline.library.metadata import read_metadata
-
-_log = logging.getLogger(__name__)
 
 
 @new_command("inspect")
@@ -42,15 +39,14 @@ def _model(file: Path, chosen: BuildOptions, as_json: bool) -> None:
     from pipeline.importer import import_model
     from pipeline.quantization.annotate import annotate
     from pipeline.report.tables import describe_check
-    from pipeline.workflow import quantized_already, verify
+    from pipeline.workflow import verify, warn_if_quantized
 
     program = import_model(file, chosen.shapes)
     check = None
     if chosen.verify_import:
         with working("verifying the import"):
             check = verify(file, program)
-    if already := quantized_already(program):
-        _log.warning(already.rstrip())
+    warn_if_quantized(program)
     annotation = annotate(program)
     data: dict[str, Any] = {
         "model": program.name,

@@ -166,39 +166,18 @@ class QuantizeOptions(Options):
 
 
 @dataclass(frozen=True)
-class BuildOptions(Options):
-    """What to build of a model, and how.
+class ModelOptions(Options):
+    """A model, and how it becomes int8.
 
     Attributes:
         quantize: how the float program becomes an int8 one.
-        targets: names of targets, or paths of target files.
-        output: folder for everything that is written; made if it doesn't exist.
         shapes: input name -> shape, for inputs whose shapes the model leaves open.
         calibration: file of a calibration table to use as it is; nothing is run.
         annotation: file of decisions to use as they are.
-        check: whether to measure how far int8 is from float: on `check_samples`, on those that are held back, or on the
-            calibration samples.
-        check_samples: folder of samples to measure on.
-        min_sqnr: smallest signal to quantization noise that is good enough, decibels.
-        min_agreement: smallest share of the same answers as float that is good enough.
         verify_import: whether to compare the float program with an independent evaluation of the ONNX file.
-        allow_float: whether a model of which nothing becomes int8 is built all the same.
-        float_library: whether to build the float model for this machine, too; then, a model of which nothing becomes
-            int8 is built with a warning.
-        dump: folder for the program after each compiler phase.
-        tune: file of a tuning database; the layers that it doesn't know are measured on this machine first.
     """
 
     quantize: QuantizeOptions = group(QuantizeOptions)
-    targets: Sequence[str] = option(
-        ("host",),
-        "What to build for: names (see `pipeline targets`), or target files.",
-        flag="--target",
-        metavar="TARGET",
-        suggestions=_targets,
-        paddle="valid_targets",
-    )
-    output: Path = option(Path("out"), "Folder for everything that is written.", short="-o", metavar="FOLDER")
     shapes: Mapping[str, Sequence[int]] = option(
         {},
         "Shape of an input that the model leaves open.",
@@ -210,21 +189,86 @@ class BuildOptions(Options):
     annotation: Path | None = option(
         None, "Use the decisions of this file instead of deciding what becomes int8.", metavar="FILE"
     )
-    check: bool = option(True, "Measure how far int8 is from float.")
+    verify_import: bool = option(
+        True, "Compare the imported float model with an independent evaluation of the ONNX file."
+    )
+
+
+@dataclass(frozen=True)
+class MeasuredOptions(ModelOptions):
+    """A model whose int8 form is measured beside float.
+
+    Attributes:
+        check_samples: folder of samples to measure on.
+    """
+
     check_samples: Path | None = option(
         None,
         "Folder of samples to measure on.",
         metavar="FOLDER",
         unset="those held back, or some of the calibration samples",
     )
+
+
+@dataclass(frozen=True)
+class StudyOptions(MeasuredOptions):
+    """What is found out about an int8 model, tensor by tensor.
+
+    Attributes:
+        measure: how many samples to measure on.
+        plot: file of a picture of the result.
+    """
+
+    measure: int = option(16, "How many samples to measure on, the first ones.", minimum=1)
+    plot: Path | None = option(None, "Draw the result: a .png, .svg or .pdf.", metavar="FILE")
+
+
+@dataclass(frozen=True)
+class CompareOptions(StudyOptions):
+    """What `pipeline compare` takes.
+
+    Attributes:
+        below: signal to quantization noise, in decibels, below which a tensor's quality counts as lost.
+    """
+
+    below: float = option(
+        20.0, "Signal to quantization noise from which on down a tensor counts as poor.", metavar="DECIBELS"
+    )
+
+
+@dataclass(frozen=True)
+class BuildOptions(MeasuredOptions):
+    """What to build of a model, and how.
+
+    Attributes:
+        targets: names of targets, or paths of target files.
+        output: folder for everything that is written; made if it doesn't exist.
+        check: whether to measure how far int8 is from float: on `check_samples`, on those that are held back, or on the
+            calibration samples.
+        min_sqnr: smallest signal to quantization noise that is good enough, decibels.
+        min_agreement: smallest share of the same answers as float that is good enough.
+        allow_float: whether a model of which nothing becomes int8 is built all the same.
+        float_library: whether to build the float model for this machine, too; then, a model of which nothing becomes
+            int8 is built with a warning.
+        dump: folder for the program after each compiler phase.
+        tune: file of a tuning database; the layers that it doesn't know are measured on this machine first.
+    """
+
+    targets: Sequence[str] = option(
+        ("host",),
+        "What to build for: names (see `pipeline targets`), or target files.",
+        flag="--target",
+        metavar="TARGET",
+        suggestions=_targets,
+        paddle="valid_targets",
+    )
+    output: Path = option(Path("out"), "Folder for everything that is written.", short="-o", metavar="FOLDER")
+    check: bool = option(True, "Measure how far int8 is from float.")
     min_sqnr: float | None = option(
         None, "Fail if the signal to quantization noise is less.", metavar="DECIBELS", minimum=0
     )
     min_agreement: float | None = option(
         None, "Fail if a smaller share of answers is the same as float's.", metavar="SHARE", minimum=0
-    )
-    verify_import: bool = option(
-        True, "Compare the imported float model with an independent evaluation of the ONNX file."
     )
     allow_float: bool = option(False, "Build the libraries even if none of the operators becomes int8.")
     float_library: bool = option(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from pipeline.distances import Distance
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -70,7 +71,7 @@ def compare(float_run: Run, int8_run: Run, inputs: Iterable[Feeds], described: s
         described: what the inputs are, see `Agreement.inputs`.
     """
     samples = same = 0
-    signal = noise = 0.0
+    distance = Distance()
     for feeds in inputs:
         expected, actual = float_run(feeds), int8_run(feeds)
         first = next(iter(expected))
@@ -79,10 +80,8 @@ def compare(float_run: Run, int8_run: Run, inputs: Iterable[Feeds], described: s
         samples += same_answers.size
         same += int(same_answers.sum())
         for name, value in expected.items():
-            exact = value.astype("float64")
-            signal += float((exact[np.isfinite(exact)] ** 2).sum())
-            noise += _noise(exact, actual[name].astype("float64"))
-    return Agreement(samples, same / max(samples, 1), _decibels(signal, noise), described)
+            distance.update(value, actual[name])
+    return Agreement(samples, same / max(samples, 1), distance.sqnr_db, described)
 
 
 def _answers(output: Array, batch: int = 1) -> Array:
@@ -94,19 +93,6 @@ def _answers(output: Array, batch: int = 1) -> Array:
         return np.zeros(batch, "int64")
     rows = output.reshape(batch if output.shape[:1] == (batch,) else 1, -1)
     return np.broadcast_to(rows.argmax(axis=1), (batch,))
-
-
-def _noise(expected: Array, actual: Array) -> float:
-    """Return the sum of squared differences: infinity where one value is finite and the other isn't."""
-    differs = (expected != actual) & ~(np.isnan(expected) & np.isnan(actual))
-    errors = expected[differs] - actual[differs]
-    return float((np.where(np.isnan(errors), np.inf, errors) ** 2).sum())
-
-
-def _decibels(signal: float, noise: float) -> float:
-    if noise == 0:
-        return math.inf
-    return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 and noise < math.inf else -math.inf
 
 
 def top1(outputs: Mapping[str, Array]) -> int:

@@ -1,0 +1,1 @@
+"""What is found out about a quantized model, tensor by tensor; `report` shows it."""

@@ -1,0 +1,90 @@
+"""Reports as pictures, drawn by matplotlib."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+from pipeline.analysis.comparison import Comparison
+from pipeline.errors import OptionError
+from pipeline.files import write_bytes
+
+FORMATS = ("pdf", "png", "svg")
+"""What pictures may be written as, by the ends of their files' names."""
+
+_INCHES_A_ROW, _MARGIN = 0.22, 1.6
+"""Height of a line of a picture, and of what is above and below all."""
+
+_COLORS = {"int8": "tab:blue", "float32": "tab:gray"}
+
+
+def check_plot(path: Path) -> None:
+    """Refuse, before the work, to draw what can't be drawn.
+
+    Raises:
+        OptionError: the file's name says no known format, or matplotlib isn't installed.
+    """
+    if path.suffix.removeprefix(".") not in FORMATS:
+        raise OptionError(f"--plot {path}: pictures are written as {', '.join(f'.{f}' for f in FORMATS)}; name it so.")
+    _matplotlib()
+
+
+def plot_comparison(comparison: Comparison, path: Path) -> None:
+    """Draw the quality of each tensor, in order of execution, and how much of it is clipped.
+
+    Raises:
+        OptionError: see `check_plot`; or the file can't be written.
+    """
+    tensors = comparison.tensors
+    figure, (quality, clipped) = _panels(len(tensors), 2, (3, 1))
+    highest = max((t.sqnr_db for t in tensors if math.isfinite(t.sqnr_db)), default=1.0)
+    # Equal tensors have the longest bar, and those that are lost none.
+    lengths = [min(max(t.sqnr_db, 0.0), highest) for t in tensors]
+    places = range(len(tensors))
+    quality.barh(places, lengths, color=[_COLORS[t.precision] for t in tensors])
+    quality.axvline(comparison.below, color="tab:red", linewidth=1)
+    quality.set_xlabel(f"signal to quantization noise, dB (red: {comparison.below:g})")
+    clipped.barh(places, [100 * (t.clipped or 0.0) for t in tensors], color="tab:orange")
+    clipped.set_xlabel("clipped, %")
+    _name_rows(quality, [t.name for t in tensors])
+    figure.suptitle(f"{comparison.model}: int8 beside float on {comparison.samples} {comparison.inputs}")
+    _save(figure, path)
+
+
+def _matplotlib() -> Any:
+    """Return matplotlib.
+
+    Raises:
+        OptionError: it isn't installed.
+    """
+    try:
+        import matplotlib
+        import matplotlib.figure
+    except ModuleNotFoundError as error:
+        raise OptionError("--plot needs matplotlib: pip install 'onnx-int8-pipeline[plot]'.") from error
+    return matplotlib
+
+
+def _panels(rows: int, count: int, widths: tuple[int, ...]) -> tuple[Any, Any]:
+    """Return a figure with panels side by side that share their rows."""
+    size = (4 + 3 * count, _MARGIN + _INCHES_A_ROW * rows)
+    figure = _matplotlib().figure.Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(1, count, sharey=True, squeeze=True, gridspec_kw={"width_ratios": widths})
+
+
+def _name_rows(panel: Any, names: list[str]) -> None:
+    """Write a name beside each row, the first one on top."""
+    # A dollar sign would begin a formula.
+    panel.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in names], fontsize=6)
+    panel.set_ylim(len(names) - 0.5, -0.5)
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Write a figure, the same bytes for the same result."""
+    memory, kind = io.BytesIO(), path.suffix.removeprefix(".")
+    undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
+    with _matplotlib().rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(memory, format=kind, metadata=undated)
+    write_bytes(path, memory.getvalue())
