@@ -36,17 +36,20 @@ class Quantized:
         source: the float program that it came from.
         annotation: what became int8, and why the rest didn't.
         table: scales and zero points.
+        corrections: names of the corrections that were applied, in order, such as "bias_correction".
     """
 
     program: Program
     source: Program
     annotation: Annotation
     table: CalibrationTable
+    corrections: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Return what became int8, and with what inputs and outputs."""
         p, samples = self.program, self.table.samples
         summary = f"{self.annotation.summary()}, calibrated with {samples} sample{'s' * (samples != 1)}"
+        summary += "".join(f", {name}" for name in self.corrections)
         return f"<Quantized {p.name}: {summary}\n{summary_of(p.inputs, p.outputs)}>"
 
     def build(
@@ -141,7 +144,8 @@ def quantize_with(
     samples = with_options(samples, options.images)
     program = replace(program, preprocessing=_preprocessing(program, samples, options.images))
     state = run(program, steps(samples, options, annotation, table, progress))
-    return Quantized(state.program, program, state.annotation, state.calibrated())
+    corrections = tuple(correction.name for correction in state.corrections)
+    return Quantized(state.program, program, state.annotation, state.calibrated(), corrections)
 
 
 def _preprocessing(program: Program, samples: Samples | None, options: ImageOptions) -> ImagePreprocessing | None:

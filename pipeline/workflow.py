@@ -27,6 +27,7 @@ from pipeline.library.link import check_writable
 from pipeline.quantization.annotate import Annotation, annotate
 from pipeline.quantization.calibrate import CalibrationTable
 from pipeline.quantization.selection import with_names
+from pipeline.quantization.steps import check_options
 from pipeline.recipes import load_recipe, prepare
 from pipeline.recipes.samples import Labelled
 from pipeline.report.agreement import Agreement, compare, shortfalls, top1
@@ -134,6 +135,7 @@ def build_model(
 ) -> BuildReport:
     """Import, quantize and build a model, and report on it; see `build`."""
     tell = progress or (lambda *_: None)
+    check_options(options.quantize, table_given=options.calibration is not None)
     samples = with_options(samples, options.quantize.images)
     targets = {name: load_target(name) for name in options.targets}
     _check_file_names(targets)
@@ -143,8 +145,9 @@ def build_model(
     check_writable(folder / "library.so")
     tell("importing", 0, None)
     program = load(model, options.shapes, samples)
-    if options.check and options.check_samples is not None:
-        # What doesn't fit should be known before the work.
+    held_back = samples is not None and options.quantize.calibrate.hold_back > 0
+    if options.check and (held_back or options.check_samples is not None):
+        # Samples that don't fit the model, or a share that holds none back, are refused here, before the long work.
         next(measured_on(samples, options, program)[0])
     warn_if_quantized(program)
     annotation = _decided(program, annotation, options)
@@ -197,8 +200,6 @@ def _check_measurable(samples: Samples | None, options: BuildOptions) -> None:
         OptionError: there are no samples to measure on, or they can be read only once.
     """
     limited = options.min_sqnr is not None or options.min_agreement is not None
-    if options.min_agreement is not None and options.min_agreement > 1:
-        raise OptionError(f"min_agreement (--min-agreement) is {options.min_agreement:g}; it is a share, at most 1.")
     if limited and not options.check:
         raise OptionError("--min-sqnr and --min-agreement need the check; leave --no-check out.")
     if limited and samples is None and options.check_samples is None:
@@ -417,6 +418,7 @@ def _written(quantized: Quantized, folder: Path, libraries: tuple[Library, ...],
         files={"calibration table": str(table), "annotation": str(annotation)},
         inputs=quantized.program.inputs,
         preprocessing=quantized.program.preprocessing,
+        corrections=quantized.corrections,
     )
 
 
@@ -453,7 +455,7 @@ def measured_on(
     """
     if options.check_samples is not None:
         chosen = with_options(options.check_samples, options.quantize.images)
-        return named_feeds(chosen or (), program.inputs), f"samples of {options.check_samples}"
+        return named_feeds(chosen or (), program.inputs, warn=True), f"samples of {options.check_samples}"
     given = samples if samples is not None else ()
     calibration = options.quantize.calibrate
     if calibration.hold_back:

@@ -35,8 +35,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "cpu": "data errors",
         "distances": "",
         "targets": "cpu data errors schema",
-        # What users may set; which values there are is asked where they are at home.
-        "config": "errors quantization.observers targets",
+        # What users may set.
+        "config": "errors targets",
         # Programs, and what can be made of them; kernels know nothing of Relax.
         "ir": "",
         "ops": "ir",

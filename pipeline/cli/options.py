@@ -111,12 +111,13 @@ def _value(option: Option, value: Any) -> Any:
 
 
 def _completion(option: Option) -> Callable[..., list[CompletionItem]] | None:
-    known = option.choices or option.suggestions
-    if known is None:
+    suggestions = option.suggestions
+    if not option.choices and suggestions is None:
         return None
 
     def complete(context: click.Context, parameter: click.Parameter, text: str) -> list[CompletionItem]:
-        found = [CompletionItem(name) for name in known() if name.lower().startswith(text.lower())]
+        known = option.choices or (suggestions() if suggestions is not None else ())
+        found = [CompletionItem(name) for name in known if name.lower().startswith(text.lower())]
         # A target may be a file as well.
         return found or ([] if option.choices else [CompletionItem(text, type="file")])
 

@@ -12,13 +12,6 @@ from pipeline.config.schema import Options, group, option
 from pipeline.config.values import parse_number, parse_numbers, parse_shape, parse_size
 
 
-def _algorithms() -> Iterable[str]:
-    # Only here: help texts should be there at once.
-    from pipeline.quantization.observers import ALGORITHMS
-
-    return ALGORITHMS
-
-
 def _targets() -> Iterable[str]:
     from pipeline.targets import list_targets
 
@@ -62,7 +55,8 @@ class CalibrateOptions(Options):
     """How thresholds are chosen.
 
     Attributes:
-        algorithm: a key of `quantization.observers.ALGORITHMS`, in any case.
+        algorithm: name of a calibration algorithm: a key of `quantization.observers.ALGORITHMS`, to which a program may
+            add algorithms of its own.
         algorithm_options: the algorithm's own, by name; see its class.
         symmetric: spread the steps of signed tensors evenly around zero, the classic scheme.
         batch_size: samples that count as one batch.
@@ -70,7 +64,9 @@ class CalibrateOptions(Options):
         hold_back: share of the samples that calibration leaves out, so that they can be measured on.
     """
 
-    algorithm: str = option("kl", "How thresholds are chosen.", choices=_algorithms, metavar="NAME", paddle="algo")
+    algorithm: str = option(
+        "kl", "How thresholds are chosen.", choices=("abs_max", "kl"), extensible=True, metavar="NAME", paddle="algo"
+    )
     algorithm_options: Mapping[str, int | float] = option(
         {},
         "Option of the algorithm, for example kept=0.999 for kl.",
@@ -82,7 +78,11 @@ class CalibrateOptions(Options):
     batch_size: int = option(1, "Samples that count as one batch.", minimum=1)
     batch_nums: int | None = option(None, "How many batches to calibrate with.", minimum=1, unset="all samples")
     hold_back: float = option(
-        0.0, "Share of the samples, 0.1 for every tenth, to measure on and not to calibrate with.", metavar="SHARE"
+        0.0,
+        "Share of the samples, 0.1 for every tenth, to measure on and not to calibrate with.",
+        metavar="SHARE",
+        minimum=0,
+        maximum=0.5,
     )
 
 
@@ -131,7 +131,7 @@ class ImageOptions(Options):
     layout: str | None = option(
         None,
         "Where pictures' channels stand.",
-        choices=lambda: ("NCHW", "NHWC"),
+        choices=("NCHW", "NHWC"),
         metavar="NCHW|NHWC",
         unset="as the input's shape has it",
     )
@@ -268,7 +268,7 @@ class BuildOptions(MeasuredOptions):
         None, "Fail if the signal to quantization noise is less.", metavar="DECIBELS", minimum=0
     )
     min_agreement: float | None = option(
-        None, "Fail if a smaller share of answers is the same as float's.", metavar="SHARE", minimum=0
+        None, "Fail if a smaller share of answers is the same as float's.", metavar="SHARE", minimum=0, maximum=1
     )
     allow_float: bool = option(False, "Build the libraries even if none of the operators becomes int8.")
     float_library: bool = option(

@@ -44,9 +44,13 @@ class Option:
         short: a flag of one letter, or "".
         metavar: what stands for the value in help texts, or "".
         unset: what no value means, where the default is None: "all samples".
-        choices: returns the values that are allowed, for a list the allowed items; None if any is. Case doesn't count.
-        suggestions: returns values to complete on the command line, where others are allowed too.
-        minimum: the smallest number allowed; None if any is.
+        choices: the values that are allowed, for a list the items that are; () if any value is. A value may be written
+            in any case, and is returned as it is spelled here.
+        extensible: whether a program may add to what the choices name. Other values are allowed then, and whatever uses
+            the option refuses those that it doesn't know.
+        suggestions: returns values to complete on the command line, where any value is allowed.
+        minimum: the smallest number allowed; None if there is no limit.
+        maximum: the largest number allowed; None if there is no limit.
         paddle: PaddleSlim's name for it, or "".
         parse: reads the text of the command line, for a mapping that of one item as (key, value); None for plain types.
     """
@@ -60,9 +64,11 @@ class Option:
     short: str = ""
     metavar: str = ""
     unset: str = ""
-    choices: Callable[[], Iterable[str]] | None = None
+    choices: tuple[str, ...] = ()
+    extensible: bool = False
     suggestions: Callable[[], Iterable[str]] | None = None
     minimum: float | None = None
+    maximum: float | None = None
     paddle: str = ""
     parse: Callable[[str], Any] | None = None
 
@@ -84,7 +90,7 @@ class Option:
         """Return a value as its type has it, a choice as it is spelled.
 
         Raises:
-            OptionError: the value has another type, is too small, or isn't among the choices.
+            OptionError: the value has another type, is too small or too large, or isn't among the choices.
         """
         if value is None and self.default is None:
             return None
@@ -94,14 +100,13 @@ class Option:
 
     def _checked(self, value: Any) -> Any:
         value = _converted(self.title, self.kind, value)
-        if self.minimum is not None and value < self.minimum:
+        if self.minimum is not None and not value >= self.minimum:
             raise OptionError(f"{self.title} is {value}; it must be at least {self.minimum:g}.")
-        if self.choices is None:
-            return value
-        known = list(self.choices())
-        spelled = {name.lower(): name for name in known}.get(str(value).lower())
-        if spelled is None:
-            raise OptionError(unknown_name(self.key, str(value), known))
+        if self.maximum is not None and not value <= self.maximum:
+            raise OptionError(f"{self.title} is {value}; it must be at most {self.maximum:g}.")
+        spelled = {name.lower(): name for name in self.choices}.get(str(value).lower(), value)
+        if self.choices and not self.extensible and spelled not in self.choices:
+            raise OptionError(unknown_name(self.key, str(value), self.choices))
         return spelled
 
 
@@ -197,7 +202,7 @@ def in_words(known: Option, default: bool = True) -> str:
         known: the option.
         default: whether to say what no value means.
     """
-    choices = "" if known.choices is None else f" One of {', '.join(sorted(known.choices()))}."
+    choices = f" One of {', '.join(known.choices)}." if known.choices else ""
     unset = f" Default: {known.unset}." if default and known.unset else ""
     paddle = f" PaddleSlim: {known.paddle}." if known.paddle else ""
     return f"{known.help}{choices}{unset}{paddle}"

@@ -108,8 +108,21 @@ def make_entry(name: str, observer: Observer, spec: QuantizationSpec) -> Calibra
     )
 
 
+def check_algorithm(options: CalibrateOptions) -> None:
+    """Refuse options that no calibration could follow, before anything is run.
+
+    Raises:
+        OptionError: there is no such algorithm, or it has no such option, or the option's value is wrong.
+    """
+    make_observer(_observer(options))
+
+
+def _observer(options: CalibrateOptions) -> ObserverSpec:
+    return ObserverSpec(algorithm=options.algorithm, options=dict(options.algorithm_options))
+
+
 def _decided(spec: QuantizationSpec, options: CalibrateOptions) -> tuple[QuantizationSpec, ObserverSpec]:
     """Return a specification in which the options have decided what it leaves open, and its observer."""
-    observer = spec.observer or ObserverSpec(algorithm=options.algorithm, options=dict(options.algorithm_options))
+    observer = spec.observer or _observer(options)
     symmetric = options.symmetric if spec.symmetric is None else spec.symmetric
     return replace(spec, symmetric=symmetric, observer=observer), observer

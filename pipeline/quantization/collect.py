@@ -82,7 +82,8 @@ def _activations(
     program: Program, names: list[str], samples: Samples, options: CalibrateOptions
 ) -> Iterator[tuple[str, dict[str, Array], dict[str, Array]]]:
     """Yield what each batch is called, the batch, and the values of the named tensors for it."""
-    stream = named_feeds(samples, program.inputs, options.batch_size, options.batch_nums, split_of(options.hold_back))
+    part = split_of(options.hold_back)
+    stream = named_feeds(samples, program.inputs, options.batch_size, options.batch_nums, part, warn=True)
     name, first = next(stream)
     executor = Executor(program.with_outputs(names))
     yield name, first, executor.run(first)

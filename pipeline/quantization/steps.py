@@ -17,7 +17,7 @@ from pipeline.errors import OptionError, TableError
 from pipeline.ir.program import Program
 from pipeline.quantization.annotate import annotate
 from pipeline.quantization.annotation import Annotation
-from pipeline.quantization.calibrate import calibrate_with_statistics
+from pipeline.quantization.calibrate import calibrate_with_statistics, check_algorithm
 from pipeline.quantization.corrections import Correction, wanted_corrections
 from pipeline.quantization.realize import realize
 from pipeline.quantization.selection import with_names
@@ -37,12 +37,14 @@ class State:
         annotation: what becomes int8; once it is realized, what did.
         table: scales and zero points.
         statistics: what else calibration has found out.
+        corrections: those that have been applied to the program, in order.
     """
 
     program: Program
     annotation: Annotation = field(default_factory=lambda: Annotation(operators=(), tensors=()))
     table: CalibrationTable | None = None
     statistics: Mapping[Need, Statistic] = field(default_factory=dict)
+    corrections: tuple[Correction, ...] = ()
 
     def calibrated(self) -> CalibrationTable:
         """Return the table.
@@ -124,7 +126,7 @@ class Correct:
     def __call__(self, state: State) -> State:
         """See `corrections.Correction`."""
         program = self.correction.apply(state.program, state.annotation, state.calibrated(), state.statistics)
-        return dataclasses.replace(state, program=program)
+        return dataclasses.replace(state, program=program, corrections=(*state.corrections, self.correction))
 
 
 class Realize:
@@ -134,6 +136,27 @@ class Realize:
         """See `realize`."""
         program, annotation = realize(state.program, state.annotation, state.calibrated())
         return dataclasses.replace(state, program=program, annotation=annotation)
+
+
+def check_options(options: QuantizeOptions, table_given: bool) -> None:
+    """Refuse options that no quantization could follow, before anything is run.
+
+    Args:
+        options: what the user wants.
+        table_given: whether scales come from a calibration table, so that calibration doesn't run.
+
+    Raises:
+        OptionError: the calibration algorithm, or an option of it, is unknown or wrong; or a correction is wanted that
+            needs statistics of samples, and a given table has none.
+    """
+    check_algorithm(options.calibrate)
+    corrections = wanted_corrections(options.corrections)
+    if table_given and corrections:
+        names = " and ".join(f"{c.name} (--{c.name.replace('_', '-')})" for c in corrections)
+        raise OptionError(
+            f"{names}: corrections need statistics of the samples, which only calibration collects. "
+            "Leave the calibration table (--calibration) out, or the corrections."
+        )
 
 
 def steps(
@@ -153,16 +176,12 @@ def steps(
         progress: called after each batch of calibration with the number of batches so far.
 
     Raises:
-        OptionError: a correction is wanted, but with a given table there is nothing to learn its statistics from.
+        OptionError: see `check_options`.
     """
+    check_options(options, table_given=table is not None)
     corrections = wanted_corrections(options.corrections)
     if table is None:
         calibration: Step = Calibrate(samples if samples is not None else (), options.calibrate, corrections, progress)
-    elif corrections:
-        names = ", ".join(c.name for c in corrections)
-        raise OptionError(
-            f"{names} needs statistics of samples, so calibration has to run: leave the calibration table out."
-        )
     else:
         calibration = TakeTable(table)
     return (Annotate(options.annotate, annotation), calibration, *map(Correct, corrections), Realize())

@@ -71,6 +71,8 @@ class BuildReport:
         inputs: the libraries' inputs.
         preprocessing: how pictures become the input; None if nobody has said so.
         missed: in sentences, what is less than was asked for; see `require`.
+        corrections: names of the corrections that were applied after calibration, in order (keys of
+            `quantization.corrections.CORRECTIONS`).
     """
 
     model: str
@@ -87,6 +89,7 @@ class BuildReport:
     inputs: tuple[TensorSpec, ...] = ()
     preprocessing: ImagePreprocessing | None = None
     missed: tuple[str, ...] = ()
+    corrections: tuple[str, ...] = ()
 
     def require(self) -> None:
         """Refuse a model that isn't as near to float as was asked for.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -35,6 +36,8 @@ __all__ = [
     "split_of",
     "with_options",
 ]
+
+_log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 
@@ -70,6 +73,7 @@ def named_feeds(
     batch_size: int | None = None,
     batch_nums: int | None = None,
     part: Part | None = None,
+    warn: bool = False,
 ) -> Iterator[tuple[str, dict[str, Array]]]:
     """Yield feeds as `feeds` does, each after what a message calls it: "sample 3", "samples/0003.npy".
 
@@ -79,6 +83,7 @@ def named_feeds(
         batch_size: see `feeds`.
         batch_nums: see `feeds`.
         part: says of a feed's number whether it is wanted; None means that all are.
+        warn: whether to warn of samples at the end that are left out because they don't fill a batch.
     """
     for name, value in (("batch_size", batch_size), ("batch_nums", batch_nums)):
         if value is not None and value < 1:
@@ -94,6 +99,12 @@ def named_feeds(
             else:
                 left_out += 1
             pending = []
+    if warn and pending and complete:
+        count, batch = len(pending), pending[0].batch
+        _log.warning(
+            f"The last {'sample' if count == 1 else f'{count} samples'} in {describe(samples)} "
+            f"{'is' if count == 1 else 'are'} left out: the model takes {batch} at once, and a batch must be full."
+        )
     if complete == 0:
         if left_out:
             raise SampleError(
@@ -105,21 +116,16 @@ def named_feeds(
 
 
 def split_of(hold_back: float, held_back: bool = False) -> Part | None:
-    """Return the part of the feeds that is calibrated with, or that is held back; None if that is all of them.
+    """Return which feeds are calibrated with, or which are held back from that; None if nothing is held back.
 
-    They are spread evenly: with 0.1, the tenth, twentieth, ... is held back.
+    Those held back are spread evenly: with 0.1, they are the tenth, the twentieth, and so on.
 
     Args:
-        hold_back: share of the feeds.
-        held_back: which part.
-
-    Raises:
-        OptionError: the share isn't between 0 and a half.
+        hold_back: share of the feeds that is held back, 0 to 0.5.
+        held_back: whether the feeds that are held back are meant, rather than the others.
     """
     if hold_back == 0:
         return None
-    if not 0 < hold_back <= 0.5:
-        raise OptionError(f"hold_back (--hold-back) is {hold_back:g}; it must be 0 to 0.5, for example 0.1.")
     every = round(1 / hold_back)
     return lambda number: (number % every == every - 1) == held_back
 

@@ -106,9 +106,9 @@ def generator() -> Iterator[np.ndarray]:
     ("samples", "options", "message"),
     [
         (generator, {"min_sqnr": 1, "check": False}, "need the check"),
-        (generator, {"hold_back": 0.7}, "it must be 0 to 0.5"),
+        (generator, {"hold_back": 0.7}, "it must be at most 0.5"),
         (generator, {"min_sqnr": -1}, "must be at least 0"),
-        (generator, {"min_agreement": 95}, "it is a share, at most 1"),
+        (generator, {"min_agreement": 95}, "it must be at most 1"),
     ],
     ids=["no check", "share", "negative", "percent"],
 )
@@ -127,9 +127,33 @@ def test_samples_that_can_be_read_only_once_are_refused_before_the_work(model: P
     assert report.agreement is None
 
 
-def test_a_part_that_is_empty_is_an_error(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(pipeline.PipelineError, match="None of the 2 samples in the given list is in the part"):
-        pipeline.build(model, arrays(2), hold_back=0.1, output=tmp_path / "out", verify_import=False)
+@pytest.mark.parametrize("samples", [arrays(2), generator], ids=["list", "generator"])
+def test_a_part_that_is_empty_is_an_error_before_the_work(model: Path, tmp_path: Path, samples: object) -> None:
+    done: list[str] = []
+    with pytest.raises(pipeline.PipelineError, match=r"None of the 2 samples in the given .* is in the part"):
+        pipeline.build(
+            model, samples, hold_back=0.1, output=tmp_path / "out", progress=lambda what, *_: done.append(what)
+        )
+    assert done == ["importing"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"algorithm": "kll"}, "Unknown calibration algorithm 'kll'.*Did you mean 'kl'"),
+        ({"algorithm_options": {"kepd": 0.9}}, "Unknown option of the calibration algorithm kl 'kepd'"),
+        (
+            {"bias_correction": True, "calibration": "table.json"},
+            r"bias_correction \(--bias-correction\): .*statistics",
+        ),
+    ],
+    ids=["algorithm", "option", "correction with a table"],
+)
+def test_options_that_calibration_cannot_follow_are_refused_before_the_import(
+    tmp_path: Path, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        pipeline.build(tmp_path / "no.onnx", arrays(2), output=tmp_path / "out", **options)
 
 
 def test_odd_samples_are_warned_of(model: Path, caplog: pytest.LogCaptureFixture) -> None:

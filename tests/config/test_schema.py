@@ -16,14 +16,19 @@ from pipeline.errors import OptionError
 
 @dataclass(frozen=True)
 class Colours(Options):
-    colour: str = option("red", "A colour.", choices=lambda: ("red", "dark_blue"), paddle="color")
+    colour: str = option("red", "A colour.", choices=("dark_blue", "red"), paddle="color")
     names: Collection[str] | None = option(None, "Names.", flag="--name", unset="all")
+
+
+@dataclass(frozen=True)
+class Extensible(Options):
+    shape: str = option("round", "A shape.", choices=("round", "square"), extensible=True)
 
 
 @dataclass(frozen=True)
 class Things(Options):
     colours: Colours = group(Colours)  # noqa: RUF009
-    size: int = option(3, "How large.", minimum=1)
+    size: int = option(3, "How large.", minimum=1, maximum=9)
     fast: bool = option(True, "Whether to hurry.")
     file: Path | None = option(None, "A file.")  # noqa: RUF009
     shapes: Mapping[str, Sequence[int]] = option({}, "Shapes.")
@@ -53,6 +58,12 @@ def test_a_choice_is_taken_in_any_case_and_spelled_as_it_is_known() -> None:
     assert Colours("DARK_Blue").colour == "dark_blue"
 
 
+def test_what_a_program_adds_to_the_choices_is_taken() -> None:
+    (shape,) = options_of(Extensible)
+    assert shape.checked("Round") == "round"
+    assert shape.checked("Oval") == "Oval"
+
+
 def test_one_text_is_a_list_of_one() -> None:
     assert Colours(names="ab").names == ("ab",)
 
@@ -64,6 +75,7 @@ def test_one_text_is_a_list_of_one() -> None:
         ({"color": "red"}, "Unknown option 'color'. It is called 'colour' here"),
         ({"colour": "rad"}, "Unknown colour 'rad'. Known: dark_blue, red. Did you mean 'red'"),
         ({"size": 0}, "--size is 0; it must be at least 1"),
+        ({"size": 10}, "--size is 10; it must be at most 9"),
         ({"size": "x"}, "--size is 'x'. Expected `int`, got `str`"),
         ({"names": 3}, r"names \(--name\) is 3; it takes a list"),
         ({"names": [3]}, r"names \(--name\) is 3; it takes a text"),

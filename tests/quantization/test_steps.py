@@ -52,12 +52,13 @@ def test_a_table_that_is_given_is_taken(program: Program) -> None:
 def test_a_correction_does_not_change_the_table(program: Program) -> None:
     plain, other = (run(program, steps(samples, options)) for options in (QuantizeOptions(), corrected))
     assert plain.table == other.table
+    assert [[c.name for c in state.corrections] for state in (plain, other)] == [[], ["bias_correction"]]
     assert not tvm_ffi.structural_equal(plain.program.module, other.program.module, map_free_vars=True)
 
 
 def test_a_correction_without_samples_is_an_error(program: Program) -> None:
     table = calibrate(program, annotate(program), samples)
-    with pytest.raises(OptionError, match="bias_correction needs statistics of samples"):
+    with pytest.raises(OptionError, match=r"bias_correction \(--bias-correction\): corrections need statistics"):
         steps(None, corrected, table=table)
 
 

@@ -26,6 +26,16 @@ def test_agreement_with_the_float_model_names_its_samples(described: str) -> Non
     assert lines[start + 1 :][:2] == ["same answer as float 1.0000", "signal to noise (SQNR) inf dB"]
 
 
+def test_corrections_are_named_with_what_they_changed() -> None:
+    report = BuildReport(
+        "model", "kl", 3, Annotation(operators=(), tensors=()), (), {}, corrections=("bias_correction",)
+    )
+    text = io.StringIO()
+    Console(file=text, width=200).print(build_tables(report)[0])
+    assert "bias_correction: biases of int8 convolutions and dense layers" in text.getvalue()
+    assert report.to_dict()["corrections"] == ("bias_correction",)
+
+
 @pytest.mark.parametrize(
     ("expected", "actual", "decibels"),
     [

@@ -131,6 +131,22 @@ def test_single_samples_are_stacked_to_the_models_batch() -> None:
     assert [f["x"].shape for f in collected([X] * 5, inputs)] == [(2, 3, 4)] * 2
 
 
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (8, None),
+        (9, "The last sample in the given list is left out: the model takes 4 at once"),
+        (11, "The last 3 samples in the given list are left out: the model takes 4 at once"),
+    ],
+)
+def test_samples_that_do_not_fill_a_batch_are_left_out_with_a_warning(
+    count: int, message: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    fours = (TensorSpec("x", (4, 3, 4), "float32"),)
+    assert len(list(named_feeds([X] * count, fours, warn=True))) == 2
+    assert [m.partition(",")[0] for m in caplog.messages] == ([] if message is None else [message])
+
+
 def test_batch_size_and_batch_nums_limit_the_samples() -> None:
     assert len(collected([X] * 10, batch_size=2, batch_nums=3)) == 6
 

@@ -23,7 +23,7 @@ ALGORITHMS: dict[str, type[Observer]] = {observer.algorithm: observer for observ
 
 
 def make_observer(spec: ObserverSpec) -> Observer:
-    """Return a new observer.
+    """Return a new observer of the algorithm, with the options, that a specification names.
 
     Raises:
         OptionError: there is no algorithm of that name, it has no such option, or an option's value is wrong.
