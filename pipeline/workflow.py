@@ -135,7 +135,6 @@ def build_model(
 ) -> BuildReport:
     """Import, quantize and build a model, and report on it; see `build`."""
     tell = progress or (lambda *_: None)
-    check_options(options.quantize, table_given=options.calibration is not None)
     samples = with_options(samples, options.quantize.images)
     targets = {name: load_target(name) for name in options.targets}
     _check_file_names(targets)
@@ -178,12 +177,14 @@ def build_model(
 
 
 def _given(samples: Samples | None, options: ModelOptions) -> tuple[CalibrationTable | None, Annotation | None]:
-    """Return the files that the options name.
+    """Return what is in the files that the options name, after the checks that need no model.
 
     Raises:
+        OptionError: see `quantization.steps.check_options`.
         SampleError: neither samples nor a table is given, or there are no samples where they should be.
         TableError: a file is wrong.
     """
+    check_options(options.quantize, table_given=options.calibration is not None)
     if options.calibration is None and samples is None:
         raise SampleError("Neither samples nor a calibration table is given. Add --samples or --calibration.")
     if samples is not None:

@@ -60,7 +60,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "analysis": "api compiler distances ir quantization",
         "profiling": "compiler errors kernels library runtime schema targets",
         "recipes": "data errors files ir samples schema",
-        "report": "analysis compiler distances errors files importer ir quantization",
+        "report": "analysis compiler distances errors files importer ir library profiling quantization",
         "workflow": (
             "api compiler config cpu errors files importer ir library quantization recipes report runtime samples "
             "targets"

@@ -21,7 +21,7 @@ def command(model: str, samples: Path | None, as_json: bool, **values: Any) -> N
     """Quantize MODEL, an .onnx file or a recipe (.toml), and build it for each target."""
     chosen = given(values)
     # Only here: help should be there at once.
-    from pipeline.report.tables import build_tables
+    from pipeline.report.build_tables import build_tables
     from pipeline.workflow import build
 
     with progress() as tell:

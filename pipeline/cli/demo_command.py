@@ -21,7 +21,7 @@ def command(model: str, as_json: bool, **values: Any) -> None:
     chosen = given(values)
     # Only here: help should be there at once.
     from pipeline.recipes import load_recipe, prepare
-    from pipeline.report.tables import build_tables
+    from pipeline.report.build_tables import build_tables
     from pipeline.workflow import build, measure
 
     with progress() as tell:

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 import msgspec
-from rich.table import Table
 
 from pipeline.cli.console import show, working
 from pipeline.cli.options import given, new_command, options
 from pipeline.config.options import BuildOptions
 from pipeline.library.metadata import read_metadata
+from pipeline.report.library_tables import library_tables
 
 
 @new_command("inspect")
@@ -36,9 +36,10 @@ def _is_library(file: Path) -> bool:
 
 
 def _model(file: Path, chosen: BuildOptions, as_json: bool) -> None:
+    # Only here: what a library says is read without the compiler.
     from pipeline.importer import import_model
     from pipeline.quantization.annotate import annotate
-    from pipeline.report.tables import describe_check
+    from pipeline.report.model_tables import model_tables
     from pipeline.workflow import verify, warn_if_quantized
 
     program = import_model(file, chosen.shapes)
@@ -56,49 +57,9 @@ def _model(file: Path, chosen: BuildOptions, as_json: bool) -> None:
         "nodes": [vars(n) for n in program.nodes],
         **msgspec.to_builtins(annotation),
     }
-
-    def tables() -> list[Table]:
-        verified = Table(show_header=False)
-        verified.add_row("import verified", describe_check(check))
-        operators = Table("operator", "type", "computed in", "why", title=f"Model {program.name}")
-        for o in annotation.operators:
-            operators.add_row(o.name, o.operator, o.precision, o.reason)
-        return [_specs(data), verified, operators]
-
-    show(data, tables, as_json)
+    show(data, lambda: model_tables(program, annotation, check), as_json)
 
 
 def _library(file: Path, as_json: bool) -> None:
     metadata = read_metadata(file)
-    data = msgspec.to_builtins(metadata)
-
-    def tables() -> list[Table]:
-        summary = Table("", "", title=f"Library {file.name}", show_header=False)
-        summary.add_row("model", metadata.model)
-        summary.add_row("computes in", metadata.kind)
-        summary.add_row("target", f"{metadata.target.name} ({metadata.target.triple}, {metadata.target.cpu})")
-        summary.add_row("needs CPU features", ", ".join(metadata.target.required_features))
-        summary.add_row("int8 operators", str(metadata.int8_operators))
-        summary.add_row("float operators", str(len(metadata.float_operators)))
-        if metadata.preprocessing is not msgspec.UNSET:
-            summary.add_row("pictures", str(metadata.preprocessing))
-        summary.add_row("built with", ", ".join(f"{k} {v}" for k, v in metadata.versions.items()))
-        summary.add_row("model SHA-256", metadata.model_sha256)
-        summary.add_row("table SHA-256", metadata.table_sha256 or "-")
-        tables = [summary, _specs(data)]
-        if metadata.float_operators:
-            left = Table("operator", "type", "why", title="In float")
-            for o in metadata.float_operators:
-                left.add_row(o.name, o.operator, o.reason)
-            tables.append(left)
-        return tables
-
-    show(data, tables, as_json)
-
-
-def _specs(data: dict[str, Any]) -> Table:
-    table = Table("", "name", "shape", "dtype")
-    for kind in ("inputs", "outputs"):
-        for spec in data[kind]:
-            table.add_row(kind.removesuffix("s"), spec["name"], str(tuple(spec["shape"])), spec["dtype"])
-    return table
+    show(msgspec.to_builtins(metadata), lambda: library_tables(file, metadata), as_json)

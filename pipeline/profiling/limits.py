@@ -20,7 +20,7 @@ from pipeline.runtime.tensors import aligned
 from pipeline.schema import Record
 
 if TYPE_CHECKING:
-    from pipeline.runtime.protocol import LibraryRunner
+    from pipeline.runtime.library_runner import LibraryRunner
 
 COPY_BUFFER_BYTES = 32 * 1024**2
 """Of each of the two buffers of the copy: beyond most caches."""

@@ -1,1 +1,1 @@
-"""Report: what was quantized, what it cost in accuracy, what it gained in time."""
+"""Reports: what was quantized, what that cost in accuracy and gained in time, as data and as tables for people."""

@@ -1,4 +1,4 @@
-"""The report of a build, as data; `report.tables` shows it to people."""
+"""The report of a build, as data; `report.build_tables` shows it to people."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.runtime.protocol import LibraryRunner
+    from pipeline.runtime.library_runner import LibraryRunner
 
 
 @contextlib.contextmanager

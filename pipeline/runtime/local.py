@@ -15,6 +15,7 @@ from pipeline.errors import ArtifactError, OptionError, TargetError
 from pipeline.ir.program import TensorSpec, summary_of
 from pipeline.library.metadata import ArtifactMetadata, read_metadata
 from pipeline.runtime import ffi
+from pipeline.runtime.library_runner import LibraryRunner
 from pipeline.runtime.loading import CPU, Loaded, new_machine
 from pipeline.runtime.tensors import Array, Tensor, aligned_zeros, check_feeds
 
@@ -27,7 +28,7 @@ _NO_EXTRAS = (0, 1, 0, 1, 0, "")
 """For TVM's time evaluator: no least time, no pause between measurements, no flushing of caches."""
 
 
-class Runner:
+class Runner(LibraryRunner):
     """A library, loaded and ready. Calls from several threads are safe; they wait for one another.
 
     Args:
@@ -59,16 +60,6 @@ class Runner:
         """Return what the library computes, how, and with what inputs and outputs."""
         m, threads = self.metadata, "1 thread" if self.num_threads == 1 else f"{self.num_threads} threads"
         return f"<Runner {m.model}: {m.kind}, for {m.target.name}, {threads}\n{summary_of(m.inputs, m.outputs)}>"
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The model's inputs, in order."""
-        return self.metadata.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The model's outputs, in order."""
-        return self.metadata.outputs
 
     def input_buffers(self) -> dict[str, Array]:
         """Return an array of zeros for each input, by name: filled and given to `run`, they aren't copied."""

@@ -25,8 +25,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pipeline.errors import ArtifactError, DeviceError, OptionError
-from pipeline.ir.program import TensorSpec
 from pipeline.library.metadata import ArtifactMetadata, read_metadata
+from pipeline.runtime.library_runner import LibraryRunner
 from pipeline.runtime.tensors import Array, Tensor, check_feeds
 from pipeline.runtime.trace import TIMER_FUNCTION, Times, Trace, alternate, new_times
 from pipeline.runtime.worker import Worker
@@ -74,7 +74,7 @@ class Address:
         return f"{host}:{self.port}" + (f"/{self.key}" if self.key else "")
 
 
-class RemoteRunner:
+class RemoteRunner(LibraryRunner):
     """A library, loaded on a device and ready; used like `Runner`. Close it, or use it in a `with` statement.
 
     The CPU features of the device can't be asked for: a library that it can't run ends the session, and the error says
@@ -128,16 +128,6 @@ class RemoteRunner:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The model's inputs, in order."""
-        return self.metadata.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The model's outputs, in order."""
-        return self.metadata.outputs
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Array]:
         """Return the outputs by name for inputs by name, computed on the device.

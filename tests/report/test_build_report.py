@@ -11,7 +11,7 @@ from rich.console import Console
 from pipeline.quantization.annotate import Annotation
 from pipeline.report.agreement import compare
 from pipeline.report.build_report import BuildReport
-from pipeline.report.tables import build_tables
+from pipeline.report.build_tables import build_tables
 
 
 @pytest.mark.parametrize("described", ["of the calibration samples", "evaluation samples"])

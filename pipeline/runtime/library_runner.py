@@ -1,10 +1,11 @@
-"""What every runner can do, be the library here or on a device."""
+"""What every runner of a library can do, whether it runs on this machine or on a device."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pipeline.ir.program import TensorSpec
 from pipeline.library.metadata import ArtifactMetadata
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.runtime.trace import Trace
 
 
-class LibraryRunner(Protocol):
+class LibraryRunner(ABC):
     """A library, loaded and ready: `runtime.local.Runner` on this machine, `runtime.rpc.RemoteRunner` on a device.
 
     Attributes:
@@ -28,11 +29,14 @@ class LibraryRunner(Protocol):
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """The model's inputs, in order."""
+        return self.metadata.inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The model's outputs, in order."""
+        return self.metadata.outputs
 
+    @abstractmethod
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Array]:
         """Return the outputs by name for inputs by name: arrays, or tensors with `__dlpack__`.
 
@@ -41,9 +45,11 @@ class LibraryRunner(Protocol):
             ArtifactError: the library's program isn't what its metadata says.
         """
 
+    @abstractmethod
     def benchmark(self, feeds: Mapping[str, Tensor], repeats: int = 30, warmup: int = 3) -> list[float]:
         """Return the time of each of `repeats` runs, in seconds, after `warmup` runs that aren't counted."""
 
+    @abstractmethod
     def trace(self, feeds: Mapping[str, Tensor], repeats: int = 30) -> Trace:
         """Return how long each kernel takes, and the whole run; `repeats` runs of each kind are timed.
 
@@ -52,6 +58,7 @@ class LibraryRunner(Protocol):
             SampleError: an input is missing, unknown, or of the wrong shape or dtype.
         """
 
+    @abstractmethod
     def time_function(
         self, library: Path, name: str, buffers: Sequence[Array], numbers: Sequence[tuple[int, ...]], repeats: int
     ) -> list[list[float]]:
