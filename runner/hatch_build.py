@@ -38,6 +38,7 @@ MODULES = (
     "library/metadata.py",
     "runtime/__init__.py",
     "runtime/ffi.py",
+    "runtime/library_runner.py",
     "runtime/loading.py",
     "runtime/local.py",
     "runtime/tensors.py",
