@@ -139,6 +139,15 @@ def multiply_add(isa: InstructionSet, random: np.random.Generator) -> Iterator[T
     )
 
 
+def rounded(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    for lanes in (isa.lanes, 4 * isa.lanes, 1, 3):
+        halves = numbers(random, "int32", lanes, -600, 600).astype("float32") / 2
+        large = random.uniform(-(2.0**31), 2.0**31 - 128, (ROWS, lanes)).astype("float32")
+        neighbours = np.nextafter(halves, random.choice([np.float32(-np.inf), np.float32(np.inf)], (ROWS, lanes)))
+        values = np.where(random.random((ROWS, lanes)) < 0.3, large, np.where(large > 0, halves, neighbours))
+        yield trial("rounded", isa.rounded, (values,), meaning.rounded(values))
+
+
 def saturate(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
     shapes = [*([isa.lanes] * count for count in range(1, isa.saturate_vectors + 1)), [1], [3], [4 * isa.lanes]]
     # Each of the shapes twice, with other bounds.
@@ -226,6 +235,7 @@ TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
     "lookup": lookup,
     "multiply": matrices,
     "multiply_add": multiply_add,
+    "rounded": rounded,
     "saturate": saturate,
     "saturate_interleaved": saturate_interleaved,
     "store": matrices,
@@ -277,7 +287,7 @@ def test_every_primitive_has_a_meaning_and_is_tried(isa_name: str) -> None:
 
 @pytest.mark.parametrize("isa", instruction_sets().values(), ids=instruction_sets())
 def test_an_instruction_set_has_what_its_capabilities_say_and_what_every_kernel_may_use(isa: InstructionSet) -> None:
-    everywhere = {"arrange", "dot", "multiply_add", "saturate", "weighted_sum"}
+    everywhere = {"arrange", "dot", "multiply_add", "rounded", "saturate", "weighted_sum"}
     promised = everywhere.union(*(PRIMITIVES[capability] for capability in isa.capabilities))
     assert promised <= primitives(isa) - refused(isa)
     assert (isa.table_vectors > 0) == isa.has(Capability.TABLE_LOOKUP)

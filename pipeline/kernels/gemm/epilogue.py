@@ -13,7 +13,6 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.gemm.constants import IntegerConstants
 from pipeline.kernels.isa.contract import InstructionSet
-from pipeline.kernels.lib.requantize import rounded
 from pipeline.kernels.lib.vectors import clip, fused_multiply_add, lanes_of, vector_type
 from pipeline.ops import Add, Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd
 
@@ -59,7 +58,7 @@ def requantize(constants: IntegerConstants, isa: InstructionSet, *, interleaved:
         return Epilogue("float32", scale, constants=count)
 
     def finish(accumulators: Sequence[Any], *scaling: Sequence[Any]) -> Any:
-        values = [rounded(scaled(*vectors)) for vectors in zip(accumulators, *scaling, strict=True)]
+        values = [isa.rounded(scaled(*vectors)) for vectors in zip(accumulators, *scaling, strict=True)]
         bounds = (operator.output_zero_point, operator.output_min, operator.output_max)
         result = isa.saturate_interleaved(values, *bounds) if interleaved else isa.saturate(values, *bounds)
         if table is not None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
+from pipeline.kernels.lib import requantize
 from pipeline.kernels.lib.vectors import lanes_of, shift_and_clamp, splat, vector_type
 from pipeline.ops import QAdd
 
@@ -130,6 +131,14 @@ class InstructionSet:
             weights: float32 vector of `lanes`.
         """
         return acc + T.broadcast(activation, self.lanes) * weights
+
+    def rounded(self, value: Any) -> Any:
+        """Return the int32 nearest to each float32, ties to even; it must fit.
+
+        Args:
+            value: float32 vector of any length, or a scalar.
+        """
+        return requantize.rounded(value)
 
     def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
         """Return `uint8(clamp(values + zero_point, low, high))` as one vector.

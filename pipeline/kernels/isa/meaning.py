@@ -41,6 +41,11 @@ def multiply_add(acc: Array, activation: Array, weights: Array) -> tuple[Array, 
     return acc + activation * weights, exact.astype("float32")
 
 
+def rounded(value: Array) -> Array:
+    """Ties go to the even one of two integers."""
+    return _int32(np.rint(value.astype("float64")))
+
+
 def saturate(values: Sequence[Array], zero_point: int, low: int, high: int) -> Array:
     """The vectors' results follow one another; no value may leave int32 when the zero point is added."""
     shifted = _int32(np.concatenate(values, axis=-1).astype("int64") + zero_point)

@@ -12,6 +12,7 @@ from pipeline.ops import Requantized
 def saturate(q: Any, operator: Requantized, isa: InstructionSet) -> Any:
     """Return `uint8(clamp(q + output_zero_point, output_min, output_max))` for an int32 expression of any length."""
     bounds = operator.output_zero_point, operator.output_min, operator.output_max
-    if lanes_of(q) != isa.saturate_vectors * isa.lanes:
+    vectors, rest = divmod(lanes_of(q), isa.lanes)
+    if rest or not 0 < vectors <= isa.saturate_vectors:
         return shift_and_clamp(q, *bounds)
-    return isa.saturate([part(q, i * isa.lanes, isa.lanes) for i in range(isa.saturate_vectors)], *bounds)
+    return isa.saturate([part(q, i * isa.lanes, isa.lanes) for i in range(vectors)], *bounds)

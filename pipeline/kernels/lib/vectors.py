@@ -57,8 +57,17 @@ def fused_multiply_add(a: Any, b: Any, c: Any) -> Any:
 
 
 def part(value: Any, start: int, length: int) -> Any:
-    """Return `length` neighbouring lanes of a TIR expression."""
-    return value if length == lanes_of(value) else T.Shuffle([value], list(range(start, start + length)))
+    """Return `length` neighbouring lanes of a TIR expression.
+
+    Four bytes are taken as one lane of 32 bits, as LLVM widens vectors that are shorter than a register.
+    """
+    lanes = lanes_of(value)
+    if length == lanes:
+        return value
+    if str(value.ty.dtype) == f"uint8x{lanes}" and length == 4 and start % 4 == lanes % 4 == 0:
+        dwords = T.reinterpret(vector_type("int32", lanes // 4), value)
+        return T.reinterpret("uint8x4", T.Shuffle([dwords], [start // 4]))
+    return T.Shuffle([value], list(range(start, start + length)))
 
 
 def joined(values: Sequence[Any]) -> Any:

@@ -11,7 +11,6 @@ from tvm.script import tirx as T
 from pipeline.kernels.isa.narrowing import saturate
 from pipeline.kernels.lib.broadcast import Axis, axes, offsets
 from pipeline.kernels.lib.loops import MAX_TASKS, Run, loop_for
-from pipeline.kernels.lib.requantize import rounded
 from pipeline.kernels.lib.vectors import clip, lanes_of, span, splat, vector_type
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
@@ -53,7 +52,7 @@ def qmultiply(operation: Operation, machine: Machine) -> Kernel:
         lanes = lanes_of(a)
         product = centred(a, operator.a_zero_point) * centred(b, operator.b_zero_point)
         scaled = T.cast(product, vector_type("float32", lanes)) * splat(T.float32(operator.multiplier), lanes)
-        return saturate(rounded(scaled), operator, isa)
+        return saturate(isa.rounded(scaled), operator, isa)
 
     return _binary(operation, 4 * isa.lanes, combine)
 
@@ -76,7 +75,7 @@ def qprelu(operation: Operation, machine: Machine) -> Kernel:
     def combine(x: Any, slope: Any) -> Any:
         lanes, difference = lanes_of(x), centred(x, operator.input_zero_point)
         factor = T.Select(difference >= splat(T.int32(0), lanes), splat(T.float32(operator.multiplier), lanes), slope)
-        return saturate(rounded(T.cast(difference, vector_type("float32", lanes)) * factor), operator, isa)
+        return saturate(isa.rounded(T.cast(difference, vector_type("float32", lanes)) * factor), operator, isa)
 
     return _binary(operation, 4 * isa.lanes, combine)
 

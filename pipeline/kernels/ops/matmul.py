@@ -8,7 +8,6 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.gemm.matmul_nest import Arithmetic, MatMulNest
 from pipeline.kernels.isa.narrowing import saturate
-from pipeline.kernels.lib.requantize import rounded
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.ops import QMatMul
@@ -44,7 +43,7 @@ def integer(operation: Operation, machine: Machine) -> Kernel:
 
     def finish(accumulators: Any) -> Any:
         scaled = T.cast(accumulators, f"float32x{isa.lanes}") * T.broadcast(T.float32(operator.multiplier), isa.lanes)
-        return scaled if operator.output_dtype == "float32" else saturate(rounded(scaled), operator, isa)
+        return scaled if operator.output_dtype == "float32" else saturate(isa.rounded(scaled), operator, isa)
 
     zero_points = (operator.a_zero_point, operator.b_zero_point)
     types = ("uint8", isa.weight_dtype, "int32", operator.output_dtype)

@@ -30,7 +30,6 @@ from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.isa.narrowing import saturate
 from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.loops import MAX_TASKS, Run, loop_for
-from pipeline.kernels.lib.requantize import rounded
 from pipeline.kernels.lib.vector_math import exp_of_negative
 from pipeline.kernels.lib.vectors import folded, span, splat, vector_type
 from pipeline.kernels.machine import Machine
@@ -191,7 +190,7 @@ def qsoftmax(operation: Operation, machine: Machine) -> Kernel:
                 with T.serial(run.steps) as step:
                     first = run.start(0, step)
                     values = T.cast(exponentials[span(first, run.width)], vector_type("float32", run.width))
-                    result = saturate(rounded(values * splat(scale[0], run.width)), operator, isa)
+                    result = saturate(isa.rounded(values * splat(scale[0], run.width)), operator, isa)
                     T.buffer_store(y, result, [span(start + first, run.width)])
     return Kernel(builder.get(), (0, 1))
 

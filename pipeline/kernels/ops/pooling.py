@@ -25,7 +25,6 @@ from pipeline.kernels.isa.narrowing import saturate
 from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.halo import Halo
 from pipeline.kernels.lib.loops import MAX_TASKS, MAX_UNROLLED_TAPS, Run, loop_for
-from pipeline.kernels.lib.requantize import rounded
 from pipeline.kernels.lib.vectors import lanes_of, span, splat, vector_type
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
@@ -163,7 +162,7 @@ def integer_mean(operator: QAvgPool2d, isa: InstructionSet, dtype: str) -> Reduc
         lanes = lanes_of(acc)
         centred = T.cast(acc, vector_type("int32", lanes)) - splat(T.int32(operator.input_zero_point) * pixels, lanes)
         return saturate(
-            rounded(T.cast(centred, vector_type("float32", lanes)) * splat(multiplier, lanes)), operator, isa
+            isa.rounded(T.cast(centred, vector_type("float32", lanes)) * splat(multiplier, lanes)), operator, isa
         )
 
     return Reduction(dtype, tirx.const(0, dtype), lambda acc, value: acc + value, finish)

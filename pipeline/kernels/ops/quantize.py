@@ -11,7 +11,6 @@ from tvm.script import tirx as T
 from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.isa.narrowing import saturate
 from pipeline.kernels.lib.loops import MAX_TASKS, Run, loop_for
-from pipeline.kernels.lib.requantize import rounded
 from pipeline.kernels.lib.vectors import lanes_of, span, splat, vector_type
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
@@ -30,7 +29,7 @@ def quantize(operation: Operation, machine: Machine) -> Kernel:
 
 def quantized(x: Any, operator: Quantize, isa: InstructionSet) -> Any:
     """Return the quantized values of a float32 TIR expression."""
-    return saturate(rounded(clamped(x, operator)), Requantized(output_zero_point=operator.zero_point), isa)
+    return saturate(isa.rounded(clamped(x, operator)), Requantized(output_zero_point=operator.zero_point), isa)
 
 
 def clamped(x: Any, operator: Quantize) -> Any:

@@ -22,7 +22,6 @@ from pipeline.ir.types import TensorType
 from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.lib.buffers import stack_buffer
 from pipeline.kernels.lib.loops import Run, loop_for
-from pipeline.kernels.lib.requantize import rounded
 from pipeline.kernels.lib.vectors import span, splat
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
@@ -144,7 +143,7 @@ class RowBuffer:
         """Return quantized `lanes` pixels, one after another, and behind them what makes four bytes of each."""
         total = None
         for c, plane in enumerate(planes):
-            quantized = rounded(clamped(x[span(plane, lanes)], self.operator)) + splat(
+            quantized = self.isa.rounded(clamped(x[span(plane, lanes)], self.operator)) + splat(
                 T.int32(self.operator.zero_point), lanes
             )
             shifted = T.shift_left(quantized, splat(T.int32(8 * c), lanes))

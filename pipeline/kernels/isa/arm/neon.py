@@ -10,12 +10,85 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa.contract import Array, Capability, InstructionSet
 from pipeline.kernels.isa.portable import PORTABLE
-from pipeline.kernels.lib.vectors import lanes_of, part, repeated
+from pipeline.kernels.lib.vectors import joined, lanes_of, part, repeated
+from pipeline.ops import QAdd
+
+MOST_NARROWING_SHIFT = 16
+"""By how many bits 32-bit values can be shifted while they are narrowed."""
 
 
 @dataclass(frozen=True)
 class NeonInstructionSet(InstructionSet):
-    """The portable vectors, and `tbl`, which looks bytes up in four registers."""
+    """What all of arm64 has: rounding conversions, narrowing with saturation, and lookups in four registers."""
+
+    def rounded(self, value: Any) -> Any:
+        """Return the nearest int32, by `fcvtns`; see the base class."""
+        lanes = lanes_of(value)
+        if lanes == 1:
+            return T.call_llvm_pure_intrin("int32", "llvm.aarch64.neon.fcvtns.i32.f32", value)
+        if lanes % self.lanes:
+            return super().rounded(value)
+        name = "llvm.aarch64.neon.fcvtns.v4i32.v4f32"
+        return joined([T.call_llvm_pure_intrin("int32x4", name, v) for v in self._vectors(value)])
+
+    def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
+        """Return `uint8(clamp(values + zero_point, low, high))`, narrowed twice with saturation; see the base class.
+
+        Saturating to 16 bits on the way changes nothing, as the result lies in 0..255 in any case.
+        """
+        if lanes_of(values[0]) % self.lanes:
+            return super().saturate(values, zero_point, low, high)
+        vectors = [v for value in values for v in self._vectors(value)]
+        return self._to_bytes([_narrowed("sqxtn.v4i16", "int16x4", v) for v in vectors], zero_point, low, high)
+
+    def saturate_interleaved(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
+        """Return four narrowed vectors, which interleaving 128 bits left in order; see the base class."""
+        return self.saturate(values, zero_point, low, high)
+
+    def weighted_sum(self, left: Any, right: Any, operator: QAdd) -> Any:
+        """Return `qnn.add(left, right)`: products of 16 bits, whose sums are rounded, shifted and narrowed at once.
+
+        See the base class.
+        """
+        lanes, multipliers = lanes_of(left), (operator.a_multiplier, operator.b_multiplier)
+        fits = max(abs(m) for m in multipliers) < 1 << 15 and operator.shift <= MOST_NARROWING_SHIFT
+        if lanes % (2 * self.lanes) or not fits:
+            return super().weighted_sum(left, right, operator)
+
+        def products(values: Any, zero_point: int, multiplier: int) -> list[Any]:
+            words = f"uint16x{lanes}"
+            centred = T.cast(values, words) - T.broadcast(T.uint16(zero_point), lanes)
+            signed = T.reinterpret(f"int16x{lanes}", centred)
+            factor = T.broadcast(T.int16(multiplier), self.lanes)
+            return [
+                T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.smull.v4i32", v, factor)
+                for v in self._vectors(signed)
+            ]
+
+        terms = (
+            products(left, operator.a_zero_point, operator.a_multiplier),
+            products(right, operator.b_zero_point, operator.b_multiplier),
+        )
+        shift = T.int32(operator.shift)
+        narrow = [_narrowed("sqrshrn.v4i16", "int16x4", a + b, shift) for a, b in zip(*terms, strict=True)]
+        return self._to_bytes(narrow, operator.output_zero_point, operator.output_min, operator.output_max)
+
+    def _vectors(self, value: Any) -> list[Any]:
+        """Cut a vector into those of `lanes`."""
+        return [part(value, first, self.lanes) for first in range(0, lanes_of(value), self.lanes)]
+
+    def _to_bytes(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
+        """Return `uint8(clamp(values + zero_point, low, high))` of int16 vectors of `lanes` as one vector."""
+        lanes = len(values) * self.lanes
+        pairs = [joined(values[i : i + 2]) if i + 1 < len(values) else repeated(values[i], 8) for i in _even(values)]
+        if zero_point:
+            offset = T.broadcast(T.int16(zero_point), 8)
+            pairs = [T.call_llvm_pure_intrin("int16x8", "llvm.sadd.sat.v8i16", pair, offset) for pair in pairs]
+        octets = [_narrowed("sqxtun.v8i8", "uint8x8", pair) for pair in pairs]
+        result = part(joined(octets), 0, lanes)
+        if high < 255:
+            result = T.min(result, T.broadcast(T.uint8(high), lanes))
+        return T.max(result, T.broadcast(T.uint8(low), lanes)) if low > 0 else result
 
     def arrange_table(self, table: Array) -> Array:
         """Return a table as it is; see the base class."""
@@ -37,4 +110,19 @@ class NeonInstructionSet(InstructionSet):
         return part(result, 0, lanes)
 
 
-NEON = NeonInstructionSet.extending(PORTABLE, "neon", adding=[Capability.TABLE_LOOKUP], registers=32, table_vectors=16)
+def _narrowed(instruction: str, dtype: str, *operands: Any) -> Any:
+    return T.call_llvm_pure_intrin(dtype, f"llvm.aarch64.neon.{instruction}", *operands)
+
+
+def _even(values: Sequence[Any]) -> range:
+    return range(0, len(values), 2)
+
+
+NEON = NeonInstructionSet.extending(
+    PORTABLE,
+    "neon",
+    adding=[Capability.TABLE_LOOKUP],
+    registers=32,
+    saturate_vectors=4,
+    table_vectors=16,
+)
