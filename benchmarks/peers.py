@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy.typing as npt
 import onnx
@@ -13,8 +13,10 @@ import onnx
 Array = npt.NDArray[Any]
 
 
-def quantize_onnxruntime(model: Path, samples: Sequence[Array], path: Path) -> Path:
-    """Write ONNX Runtime's QDQ model: uint8 activations, int8 weights per channel, after its own pre-processing."""
+def quantize_onnxruntime(
+    model: Path, samples: Sequence[Array], path: Path, activations: Literal["QUInt8", "QInt8"] = "QUInt8"
+) -> Path:
+    """Write ONNX Runtime's QDQ model: int8 weights per channel, after its own pre-processing."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -35,7 +37,7 @@ def quantize_onnxruntime(model: Path, samples: Sequence[Array], path: Path) -> P
         Reader(),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
-        activation_type=QuantType.QUInt8,
+        activation_type=QuantType[activations],
         weight_type=QuantType.QInt8,
     )
     return path

@@ -1,7 +1,7 @@
 """Instructions that arm64 libraries execute for one inference, by class, kind of layer and kernel.
 
     python -m benchmarks.arm64 [mobilenet_v1 ...] [--target android-arm64-dotprod ...] [--precision int8 ...]
-        [--layers] [--kernel PATTERN] [--json FILE]
+        [--layers] [--kernel PATTERN] [--peers] [--json FILE]
 
 Builds each network for each target, runs it on the least CPU that the target is for, under QEMU's user-mode emulation,
 with one thread, and counts every instruction of one run, after others that warm up. Int8 outputs must be the bytes of
@@ -11,6 +11,9 @@ them.
 `--layers` shows each kernel, and `--kernel` the instructions of those whose names fit a pattern, with how often each
 was executed.
 
+`--peers` counts the peers' arm64 wheels in the same way; of several ways to run a network on one of them, the least
+counts.
+
 The arm64 Python is in $PIPELINE_AARCH64_SYSROOT, or made in the cache: about 130 MB are downloaded. Needs qemu-user
 (7.2), gcc, libc6-dev and llvm from Debian.
 """
@@ -18,6 +21,7 @@ The arm64 Python is in $PIPELINE_AARCH64_SYSROOT, or made in the cache: about 13
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import json
 import os
 import re
@@ -26,7 +30,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,11 +40,12 @@ import numpy as np
 import platformdirs
 from elftools.elf.elffile import ELFFile
 from rich.console import Console
-from rich.table import Table
 
 import pipeline
 from benchmarks.arm64.counting import Emulator, Segment, build_plugin
-from benchmarks.arm64.instructions import CLASSES, by_class, disassemble, on_stack
+from benchmarks.arm64.instructions import by_class, disassemble, on_stack
+from benchmarks.arm64.peers import PEERS, count_peer, machine_root, unpack
+from benchmarks.arm64.tables import Result, classes_table, kinds_table, layers_table, millions, peers_table
 from benchmarks.networks import NETWORKS
 from pipeline.library.metadata import read_metadata
 from pipeline.runtime.local import Runner
@@ -170,13 +175,29 @@ class Run:
 
     Attributes:
         layers: what each kernel executed.
-        same_bytes: whether the outputs are those of the host's library.
+        difference: of the outputs from those of the host's library, at most, by the largest output; 0.0 if the bytes
+            are the same.
         listings: instructions of the kernels that were asked for, by name.
     """
 
     layers: list[Layer]
-    same_bytes: bool
+    difference: float
     listings: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all measurements share.
+
+    Attributes:
+        emulator: counts.
+        folder: for models and libraries.
+        cache: for what is downloaded.
+    """
+
+    emulator: Emulator
+    folder: Path
+    cache: Path
 
 
 def count_library(
@@ -192,11 +213,17 @@ def count_library(
     texts = disassemble(word for segment in segments for block in segment.runs for word in block.instructions)
     expected = Runner(host, num_threads=1).run(feeds)
     with np.load(outputs) as archive:
-        same = all(archive[name].tobytes() == value.tobytes() for name, value in expected.items())
+        difference = max(_difference(archive[name], value) for name, value in expected.items())
     layers = summarize(library, segments, loaded, texts)
     shown = [layer.kernel for layer in layers if pattern and fnmatch.fnmatch(layer.kernel, f"*{pattern}*")]
     listings = {name: list(listing(segments, loaded, texts, name)) for name in shown}
-    return Run(layers, same, listings)
+    return Run(layers, difference, listings)
+
+
+def _difference(actual: np.ndarray, expected: np.ndarray) -> float:
+    if actual.tobytes() == expected.tobytes():
+        return 0.0
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
 def build(name: str, precision: str, targets: Sequence[str], folder: Path) -> dict[str, Path]:
@@ -215,67 +242,43 @@ def build(name: str, precision: str, targets: Sequence[str], folder: Path) -> di
     return libraries
 
 
-def find_sysroot() -> Path:
+def measure_peers(
+    bench: Bench, network: str, precision: str, targets: Sequence[str]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the best variant of each peer, by target and peer's name."""
+    results: dict[str, dict[str, dict[str, Any]]] = {target: {} for target in targets}
+    samples = NETWORKS[network].samples(SAMPLES)
+    for peer in PEERS:
+        emulator = replace(bench.emulator, packages=(unpack(peer, bench.emulator.sysroot, bench.cache),))
+        for variant in (v for v in peer.variants if v.precision == precision):
+            model = variant.make(bench.folder / f"{network}.onnx", samples, bench.folder)
+            for target in targets:
+                root = machine_root(emulator.sysroot, CPUS[target], bench.folder / target)
+                counts = count_peer(peer, replace(emulator, root=root), CPUS[target], model, samples[0])
+                total, best = sum(counts.values()), results[target].get(peer.name)
+                click.echo(f"{network} {precision} {target}: {peer.name} {variant.name} {millions(total)} M", err=True)
+                if best is None or total < sum(best["instructions"].values()):
+                    results[target][peer.name] = {"variant": variant.name, "instructions": counts}
+    return results
+
+
+def measure(bench: Bench, network: str, precision: str, targets: Sequence[str], pattern: str | None) -> Iterator[Run]:
+    """Count a network's libraries for some targets."""
+    libraries = build(network, precision, targets, bench.folder)
+    feeds = {Runner(libraries["host"]).inputs[0].name: NETWORKS[network].samples(1)[0]}
+    for target in targets:
+        yield count_library(bench.emulator, libraries[target], libraries["host"], feeds, CPUS[target], pattern)
+
+
+def find_sysroot(cache: Path) -> Path:
     """Return the folder with the arm64 Python; make it if there is none."""
     if SYSROOT_VARIABLE in os.environ:
         return Path(os.environ[SYSROOT_VARIABLE])
-    folder = platformdirs.user_cache_path("onnx-int8-pipeline") / "aarch64"
+    folder = cache / "sysroot"
     if not folder.exists():
         click.echo(f"making {folder}", err=True)
         make_sysroot(folder)
     return folder
-
-
-def millions(count: int) -> str:
-    """Return a number of instructions for people."""
-    return f"{count / 1e6:.1f}" if count >= 1e5 else f"{count / 1e6:.3f}"
-
-
-def classes_table(results: list[dict[str, Any]]) -> Table:
-    """Return the instructions of each network by class."""
-    table = Table("network", "precision", "target", "bytes", "all", *CLASSES, title="million instructions, by class")
-    for result in results:
-        table.add_row(
-            *(result[key] for key in ("network", "precision", "target")),
-            "same" if result["same_bytes"] else "differ",
-            millions(result["instructions"]),
-            *(millions(sum(layer["instructions"][name] for layer in result["layers"])) for name in CLASSES),
-        )
-    return table
-
-
-def kinds_table(results: list[dict[str, Any]]) -> Table:
-    """Return the instructions of each network by kind of layer."""
-    kinds = list(dict.fromkeys(layer["kind"] for result in results for layer in result["layers"]))
-    table = Table("network", "precision", "target", *kinds, title="million instructions, by kind of layer")
-    for result in results:
-        sums: Counter[str] = Counter()
-        for layer in result["layers"]:
-            sums[layer["kind"]] += sum(layer["instructions"].values())
-        table.add_row(
-            *(result[key] for key in ("network", "precision", "target")), *(millions(sums[kind]) for kind in kinds)
-        )
-    return table
-
-
-def layers_table(result: dict[str, Any]) -> Table:
-    """Return the kernels of one network, those with the most instructions first."""
-    title = f"{result['network']}, {result['precision']}, {result['target']}: million instructions, by kernel"
-    table = Table(
-        "kernel", "calls", "products", "all", "for each product", *CLASSES, "of these on the stack", title=title
-    )
-    for layer in sorted(result["layers"], key=lambda layer: -sum(layer["instructions"].values())):
-        total = sum(layer["instructions"].values())
-        table.add_row(
-            layer["kernel"],
-            str(layer["calls"]),
-            millions(layer["multiply_adds"]),
-            millions(total),
-            f"{total / layer['multiply_adds']:.3f}" if layer["multiply_adds"] else "",
-            *(millions(layer["instructions"][name]) for name in CLASSES),
-            millions(layer["stack"]),
-        )
-    return table
 
 
 @click.command()
@@ -286,6 +289,7 @@ def layers_table(result: dict[str, Any]) -> Table:
 )
 @click.option("--layers", "show_layers", is_flag=True, help="Show each kernel.")
 @click.option("--kernel", "pattern", help="Show the instructions of kernels whose names hold this pattern.")
+@click.option("--peers", is_flag=True, help="Count the peers' arm64 wheels, too.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the results to this file, too.")
 def main(
     names: tuple[str, ...],
@@ -293,38 +297,37 @@ def main(
     precisions: tuple[str, ...],
     show_layers: bool,
     pattern: str | None,
+    peers: bool,
     json_path: Path | None,
 ) -> None:
     """Count the instructions of the networks NAMES; float32 for one target alone, as others don't change it."""
     console = Console(width=None if sys.stdout.isatty() else 240)
     qemu = subprocess.run(["qemu-aarch64", "--version"], capture_output=True, text=True, check=True).stdout
     machine = {"qemu": qemu.split()[2], "apache-tvm": version("apache-tvm")}
-    results: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as name_of_folder:
-        folder = Path(name_of_folder)
-        emulator = Emulator(find_sysroot(), build_plugin(folder))
-        for name in names or DEFAULT_NETWORKS:
-            feeds = {"x": NETWORKS[name].samples(1)[0]}
-            for precision in precisions:
-                chosen = targets if precision == "int8" else (FLOAT_TARGET,)
-                libraries = build(name, precision, chosen, folder)
-                feeds = {Runner(libraries["host"]).inputs[0].name: feeds.popitem()[1]}
-                for target in chosen:
-                    run = count_library(emulator, libraries[target], libraries["host"], feeds, CPUS[target], pattern)
-                    results.append(
-                        {
-                            **{"network": name, "precision": precision, "target": target, "cpu": CPUS[target]},
-                            "same_bytes": run.same_bytes,
-                            "instructions": sum(layer.total for layer in run.layers),
-                            "layers": [asdict(layer) for layer in run.layers],
-                        }
-                    )
-                    click.echo(f"{name} {precision} {target}: {millions(results[-1]['instructions'])} M", err=True)
-                    if show_layers:
-                        console.print(layers_table(results[-1]))
-                    for kernel, lines in run.listings.items():
-                        click.echo("\n".join([f"\n{kernel}, {target}: address, times, instruction", *lines]))
-    console.print(classes_table(results), kinds_table(results))
+    cache = platformdirs.user_cache_path("onnx-int8-pipeline") / "arm64"
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Emulator(find_sysroot(cache), build_plugin(Path(folder))), Path(folder), cache)
+        for name, precision in itertools.product(names or DEFAULT_NETWORKS, precisions):
+            chosen = targets if precision == "int8" else (FLOAT_TARGET,)
+            runs = measure(bench, name, precision, chosen, pattern)
+            for target, run in zip(chosen, runs, strict=True):
+                result = {
+                    **{"network": name, "precision": precision, "target": target, "cpu": CPUS[target], "peers": {}},
+                    **{"instructions": sum(layer.total for layer in run.layers), "difference": run.difference},
+                    "layers": [asdict(layer) for layer in run.layers],
+                }
+                results.append(result)
+                click.echo(f"{name} {precision} {target}: {millions(result['instructions'])} M", err=True)
+                if show_layers:
+                    console.print(layers_table(result))
+                for kernel, lines in run.listings.items():
+                    click.echo("\n".join([f"\n{kernel}, {target}: address, times, instruction", *lines]))
+            if peers:
+                of_peers = measure_peers(bench, name, precision, chosen)
+                for result, target in zip(results[-len(chosen) :], chosen, strict=True):
+                    result["peers"] = of_peers[target]
+    console.print(classes_table(results), kinds_table(results), peers_table(results))
     if json_path is not None:
         json_path.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n", encoding="utf-8")
 

@@ -64,11 +64,13 @@ class Emulator:
         sysroot: what `tests.runtime.sysroot` made.
         plugin: the compiled plugin.
         packages: further folders with Python packages.
+        root: where programs find the system's files, if not in `sysroot`.
     """
 
     sysroot: Path
     plugin: Path
     packages: tuple[Path, ...] = ()
+    root: Path | None = None
 
     def count(self, cpu: str, module: str, *arguments: str) -> list[Segment]:
         """Run a module to its end and return what ran between its marks.
@@ -88,7 +90,7 @@ class Emulator:
         }
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "counts"
-            command = [_QEMU, "-L", str(self.sysroot), "-cpu", cpu, "-plugin", f"{self.plugin},out={out}"]
+            command = [_QEMU, "-L", str(self.root or self.sysroot), "-cpu", cpu, "-plugin", f"{self.plugin},out={out}"]
             command += [str(python_path(self.sysroot)), "-m", module, *arguments]
             result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             if result.returncode != 0:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,7 +26,7 @@ WHEELS = ("apache-tvm", "apache-tvm-ffi", "ml_dtypes", "msgspec", "numpy")
 
 PURE_WHEELS = ("typing-extensions", "cloudpickle", "psutil")
 
-PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
+PLATFORMS = (*(f"manylinux_2_{minor}_aarch64" for minor in (36, *range(28, 16, -1))), "manylinux2014_aarch64")
 
 
 def make_sysroot(directory: Path) -> None:
@@ -38,9 +39,8 @@ def make_sysroot(directory: Path) -> None:
         root.mkdir()
         for package in _download_debian_packages(Path(name) / "apt"):
             subprocess.run(["dpkg-deb", "-x", package, root], check=True)
-        for wheel in _download_wheels(Path(name) / "wheels", python_version(root)):
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(root / "site-packages")
+        requirements = [f"{package}=={version(package)}" for package in (*WHEELS, *PURE_WHEELS)]
+        unpack_wheels(requirements, python_version(root), root / "site-packages")
         root.rename(directory)
 
 
@@ -78,12 +78,22 @@ def _download_debian_packages(folder: Path) -> list[Path]:
     return sorted((folder / "cache/archives").glob("*.deb"))
 
 
-def _download_wheels(folder: Path, python: str) -> list[Path]:
-    requirements = [f"{package}=={version(package)}" for package in (*WHEELS, *PURE_WHEELS)]
+def unpack_wheels(requirements: Sequence[str], python: str, folder: Path) -> None:
+    """Unpack arm64 wheels, without what these require.
+
+    Args:
+        requirements: as pip takes them.
+        python: version of the interpreter.
+        folder: gets the packages.
+    """
     platforms = [f"--platform={platform}" for platform in PLATFORMS]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder]
-    subprocess.run([*command, *platforms, f"--python-version={python}", *requirements], check=True)
-    return sorted(folder.glob("*.whl"))
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    with tempfile.TemporaryDirectory() as wheels:
+        python_option = f"--python-version={python}"
+        subprocess.run([*command, "--dest", wheels, *platforms, python_option, *requirements], check=True)
+        for wheel in sorted(Path(wheels).glob("*.whl")):
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(folder)
 
 
 def main() -> None:
