@@ -1,7 +1,8 @@
 """What the references of several operators share: padding, windows and scaling, and the sizes that result.
 
-References are plain and slow, and share nothing with the kernels. They compute integer sums as float64 matrix products:
-every partial sum is an integer below 2**53, so the result is exact, and BLAS is quick enough to run real models.
+References are plain and slow, and share nothing with the kernels. They compute integer sums as matrix products in
+float64, where every partial sum is an integer below 2**53, or in float32 where all are below 2**24: so the result is
+exact, and BLAS is quick enough to run real models.
 """
 
 from __future__ import annotations
@@ -57,6 +58,23 @@ def windows(x: Array, kernel: tuple[int, int], strides: tuple[int, int], dilatio
     span = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True))
     view = np.lib.stride_tricks.sliding_window_view(x, span, axis=(1, 2))
     return np.asarray(view[:, :: strides[0], :: strides[1], :, :: dilation[0], :: dilation[1]])
+
+
+def sum_dtype(x: Array, weight: Array) -> str:
+    """Return the dtype in which sums of products x * weight are computed.
+
+    Of integers that is float32 where no sum of a channel's products can leave what float32 holds exactly, which takes
+    half the time; otherwise, and of floats, float64.
+
+    Args:
+        x: any shape.
+        weight: [O,...]; one sum goes over all weights of a channel, or some of them.
+    """
+    if x.dtype.kind == "f" or weight.dtype.kind == "f":
+        return "float64"
+    furthest = max(abs(int(x.min(initial=0))), abs(int(x.max(initial=0))))
+    magnitude = np.abs(weight.reshape(weight.shape[0], -1).astype("int64")).sum(axis=1).max(initial=0)
+    return "float32" if furthest * int(magnitude) < 2**24 else "float64"
 
 
 def scaled(acc: Array, multiplier: Array | np.float32) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.ir.operator import Array, Operator
 from pipeline.ir.types import TensorType
-from pipeline.ops.arrays import NO_SIDES, Sides, cropped, pad_image, padded_type, window_positions, windows
+from pipeline.ops.arrays import NO_SIDES, Sides, cropped, pad_image, padded_type, sum_dtype, window_positions
 from pipeline.ops.bases import Accumulated, Linear, WithHalo
 from pipeline.ops.elementwise import Add, QAdd
 
@@ -106,19 +106,26 @@ class Conv2d(Linear, _Convolution):
         return self.clip(self.sums(x, weight) + bias)
 
     def sums(self, x: Array, weight: Array) -> Array:
-        """Return the sums of products, without bias: [N,OH,OW,O] float64."""
-        out, kernel_h, kernel_w, per_group = weight.shape
-        seen = windows(pad_image(x, self.padding, 0), (kernel_h, kernel_w), self.strides, self.dilation)
-        batch, out_h, out_w = seen.shape[:3]
-        per_group_out = out // self.groups
-        result = np.empty((batch, out_h, out_w, out), "float64")
-        for g in range(self.groups):
-            patch = seen[:, :, :, g * per_group : (g + 1) * per_group]
-            rows = patch.transpose(0, 1, 2, 4, 5, 3).reshape(batch * out_h * out_w, -1).astype("float64")
-            chosen = slice(g * per_group_out, (g + 1) * per_group_out)
-            products = rows @ weight[chosen].reshape(per_group_out, -1).T.astype("float64")
-            result[..., chosen] = products.reshape(batch, out_h, out_w, per_group_out)
+        """Return the sums of products, without bias: [N,OH,OW,O], in the dtype that `sum_dtype` gives."""
+        dtype = sum_dtype(x, weight)
+        (stride_h, stride_w), (dilation_h, dilation_w) = self.strides, self.dilation
+        batch, out_h, out_w, out = self._shape(_type_of(x), _type_of(weight))
+        image, kernels = pad_image(x, self.padding, 0).astype(dtype), weight.astype(dtype)
+        result = np.zeros((batch, out_h, out_w, out), dtype)
+        for i, j in np.ndindex(weight.shape[1:3]):
+            rows = slice(i * dilation_h, i * dilation_h + stride_h * (out_h - 1) + 1, stride_h)
+            columns = slice(j * dilation_w, j * dilation_w + stride_w * (out_w - 1) + 1, stride_w)
+            result += self._products(image[:, rows, columns], kernels[:, i, j])
         return result
+
+    def _products(self, pixels: Array, weight: Array) -> Array:
+        """Return what one step of the kernel, [O,C/groups], adds to the sums: [N,OH,OW,O]."""
+        out, per_group = weight.shape
+        if per_group == 1 and out == self.groups:
+            return np.asarray(pixels * weight[:, 0])
+        grouped = pixels.reshape(-1, self.groups, per_group).transpose(1, 0, 2)
+        products = grouped @ weight.reshape(self.groups, -1, per_group).transpose(0, 2, 1)
+        return np.asarray(products.transpose(1, 0, 2).reshape(*pixels.shape[:3], out))
 
     def _shape(self, x: TensorType, weight: TensorType) -> tuple[int, ...]:
         batch, height, width, channels = x.shape
@@ -278,7 +285,8 @@ class QConv2d(Accumulated, _Convolution):
     def _interior(self, *arguments: Array) -> Array:
         x, weight, bias, multiplier = arguments
         centred = x.astype("int32") - self.input_zero_point
-        return self.finish(self.geometry.sums(centred, weight) + bias, multiplier)
+        sums = self.geometry.sums(centred, weight).astype("int32")
+        return self.finish(sums + bias, multiplier)
 
 
 @dataclass(frozen=True)
@@ -389,3 +397,7 @@ class QConv2dTranspose(Accumulated):
         x, weight, bias, multiplier = arguments
         centred = x.astype("int32") - self.input_zero_point
         return self.finish(self.geometry.sums(centred, weight) + bias, multiplier)
+
+
+def _type_of(array: Array) -> TensorType:
+    return TensorType(array.shape, str(array.dtype))
