@@ -14,7 +14,7 @@ import onnx.version_converter
 
 from benchmarks.architectures import ARCHITECTURES
 from pipeline.recipes import load_recipe, prepare
-from pipeline.recipes.fetch import package_member
+from pipeline.recipes.fetch import file_from_package
 from pipeline.recipes.schema import PackageSource
 
 Array = npt.NDArray[Any]
@@ -65,7 +65,7 @@ class Network:
 
 def _from_rapidocr(file: str) -> Callable[[], onnx.ModelProto]:
     source = PackageSource(**_RAPIDOCR, path=f"rapidocr_onnxruntime/models/{file}")
-    return lambda: onnx.load_model_from_string(package_member(source))
+    return lambda: onnx.load_model_from_string(file_from_package(source))
 
 
 NETWORKS: Mapping[str, Network] = {

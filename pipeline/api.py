@@ -21,8 +21,8 @@ from pipeline.library.metadata import FloatOperator, QuantizationSummary
 from pipeline.quantization.annotate import Annotation
 from pipeline.quantization.calibrate import CalibrationTable
 from pipeline.quantization.steps import run, steps
-from pipeline.samples import Samples, preprocessing_of, with_options
-from pipeline.samples.images import resolve
+from pipeline.samples import Samples, preprocessing_of, with_image_options
+from pipeline.samples.images import resolve_preprocessing
 from pipeline.samples.shapes import open_shapes
 from pipeline.targets import Target, load_target
 
@@ -141,7 +141,7 @@ def quantize_with(
     progress: Callable[[int], None] | None = None,
 ) -> Quantized:
     """Make an int8 model of a float one, with the options as one object; see `quantize`."""
-    samples = with_options(samples, options.images)
+    samples = with_image_options(samples, options.images)
     program = replace(program, preprocessing=_preprocessing(program, samples, options.images))
     state = run(program, steps(samples, options, annotation, table, progress))
     corrections = tuple(correction.name for correction in state.corrections)
@@ -155,5 +155,5 @@ def _preprocessing(program: Program, samples: Samples | None, options: ImageOpti
         OptionError: they can't.
     """
     if samples is None and options != ImageOptions():
-        return resolve(options, program.inputs[0])
+        return resolve_preprocessing(options, program.inputs[0])
     return preprocessing_of(samples, program.inputs) or program.preprocessing

@@ -11,7 +11,7 @@ from pipeline.config.options import CompareOptions, StudyOptions
 from pipeline.config.schema import keywords
 from pipeline.ir.program import Program
 from pipeline.report.plots import check_plot, plot_comparison
-from pipeline.samples import Samples, feed_count, split_of, with_options
+from pipeline.samples import Samples, feed_count, hold_back_filter, with_image_options
 from pipeline.workflow import Progress, check_reusable, measured_on, quantize_model, with_recipe
 
 
@@ -36,7 +36,7 @@ def compare(
         check_plot(options.plot)
     check_reusable(samples, options)
     quantized = quantize_model(path, samples, options, tell)
-    given = with_options(samples, options.quantize.images)
+    given = with_image_options(samples, options.quantize.images)
     stream, described = measured_on(given, options, quantized.source)
     chosen = itertools.islice(stream, options.measure)
     total = _count(given, options, quantized.source)
@@ -53,9 +53,9 @@ def _count(samples: Samples | None, options: StudyOptions, program: Program) -> 
     """Return on how many samples will be measured; None where that can't be told before."""
     calibration = options.quantize.calibrate
     if options.check_samples is not None:
-        count = feed_count(with_options(options.check_samples, options.quantize.images) or (), program.inputs)
+        count = feed_count(with_image_options(options.check_samples, options.quantize.images) or (), program.inputs)
     else:
         count = feed_count(samples or (), program.inputs, calibration.batch_size, calibration.batch_nums)
-        part = split_of(calibration.hold_back, held_back=True)
+        part = hold_back_filter(calibration.hold_back, held_back=True)
         count = count if count is None or part is None else sum(map(part, range(count)))
     return None if count is None else min(count, options.measure)

@@ -29,11 +29,11 @@ from pipeline.quantization.calibrate import CalibrationTable
 from pipeline.quantization.selection import with_names
 from pipeline.quantization.steps import check_options
 from pipeline.recipes import load_recipe, prepare
-from pipeline.recipes.samples import Labelled
+from pipeline.recipes.samples import LabelledSample
 from pipeline.report.agreement import Agreement, compare, shortfalls, top1
 from pipeline.report.build_report import Accuracy, BuildReport, Library, Timing
 from pipeline.runtime.local import Runner
-from pipeline.samples import Samples, feed_count, feeds, named_feeds, split_of, with_options
+from pipeline.samples import Samples, feed_count, feeds, hold_back_filter, named_feeds, with_image_options
 from pipeline.samples.reading import sample_count
 from pipeline.targets import Target, load_target
 
@@ -115,7 +115,7 @@ def quantize_model(
         PipelineError: see `errors`; a QuantizationError if nothing becomes int8.
     """
     tell = progress or (lambda *_: None)
-    samples = with_options(samples, options.quantize.images)
+    samples = with_image_options(samples, options.quantize.images)
     table, annotation = _given(samples, options)
     tell("importing", 0, None)
     program = load(model, options.shapes, samples)
@@ -135,7 +135,7 @@ def build_model(
 ) -> BuildReport:
     """Import, quantize and build a model, and report on it; see `build`."""
     tell = progress or (lambda *_: None)
-    samples = with_options(samples, options.quantize.images)
+    samples = with_image_options(samples, options.quantize.images)
     targets = {name: load_target(name) for name in options.targets}
     _check_file_names(targets)
     table, annotation = _given(samples, options)
@@ -268,7 +268,7 @@ def _quantized(
     total = None
     if table is None and samples is not None:
         total = feed_count(samples, program.inputs, calibration.batch_size, calibration.batch_nums)
-        part = split_of(calibration.hold_back)
+        part = hold_back_filter(calibration.hold_back)
         total = total if total is None or part is None else sum(map(part, range(total)))
     tell("calibrating", 0, total)
     return quantize_with(
@@ -350,7 +350,7 @@ def verify(model: Path, program: Program, samples: Samples | None = None) -> Imp
     return verify_import(model, program, lambda float_program: Executor(float_program).run, given)
 
 
-def measure(report: BuildReport, evaluation: Callable[[], Iterable[Labelled]]) -> BuildReport:
+def measure(report: BuildReport, evaluation: Callable[[], Iterable[LabelledSample]]) -> BuildReport:
     """Return a report with accuracy, agreement and latency of the float and int8 libraries for this machine.
 
     Args:
@@ -455,12 +455,12 @@ def measured_on(
         limit: how many calibration samples are enough; None if all are wanted.
     """
     if options.check_samples is not None:
-        chosen = with_options(options.check_samples, options.quantize.images)
+        chosen = with_image_options(options.check_samples, options.quantize.images)
         return named_feeds(chosen or (), program.inputs, warn=True), f"samples of {options.check_samples}"
     given = samples if samples is not None else ()
     calibration = options.quantize.calibrate
     if calibration.hold_back:
-        held_back = named_feeds(given, program.inputs, part=split_of(calibration.hold_back, held_back=True))
+        held_back = named_feeds(given, program.inputs, part=hold_back_filter(calibration.hold_back, held_back=True))
         return held_back, "samples that were held back"
     described = "of the calibration samples" if options.calibration is None else "of the samples"
     stream = named_feeds(given, program.inputs, calibration.batch_size, calibration.batch_nums)

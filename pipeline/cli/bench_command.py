@@ -13,7 +13,7 @@ from pipeline.cli.inputs import read_inputs
 from pipeline.cli.options import new_command, rpc_option, threads_option, tracker_option
 from pipeline.library.metadata import read_metadata
 from pipeline.runtime import open_runner
-from pipeline.runtime.tensors import noise
+from pipeline.runtime.tensors import random_feeds
 
 
 @new_command("bench")
@@ -36,7 +36,7 @@ def command(
 ) -> None:
     """Time LIBRARY, here or on a device; times are milliseconds a run."""
     metadata = read_metadata(library)
-    feeds = noise(metadata.inputs) if source is None else read_inputs(source, metadata)
+    feeds = random_feeds(metadata.inputs) if source is None else read_inputs(source, metadata)
     with open_runner(library, threads, rpc, tracker) as runner:
         seconds = runner.benchmark(feeds, repeats=repeats)
     summary = {

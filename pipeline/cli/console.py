@@ -34,7 +34,7 @@ UNLIMITED_COLUMNS = 200
 SECONDS_BETWEEN_LINES = 10
 """How often progress is printed where there is no terminal."""
 
-Tell = Callable[[str, int, "int | None"], None]
+ShowProgress = Callable[[str, int, "int | None"], None]
 """See `progress`."""
 
 
@@ -45,12 +45,12 @@ def show(data: dict[str, Any], table: Callable[[], Table | list[Table]], as_json
         OptionError: standard output can't be written.
     """
     if as_json:
-        text = json.dumps(_plain(data), indent=2, allow_nan=False)
+        text = json.dumps(_without_infinities(data), indent=2, allow_nan=False)
         with _printing():
             click.echo(text)
         return
     # Models' names may look like markup.
-    console = Console(width=columns(), markup=False, emoji=False)
+    console = Console(width=line_width(), markup=False, emoji=False)
     made = table()
     with _printing():
         for item in made if isinstance(made, list) else [made]:
@@ -71,18 +71,18 @@ def describe_error(error: Exception | str, exit_code: int, kind: str = "") -> di
     return {"error": {"kind": kind or type(error).__name__, "message": str(error), "exit_code": exit_code}}
 
 
-def columns() -> int:
+def line_width() -> int:
     """Return how many characters a line of the result can have: a file or a pipe has no width of its own."""
     console = Console()
     return console.width if console.is_terminal or "COLUMNS" in os.environ else UNLIMITED_COLUMNS
 
 
-def _plain(value: Any) -> Any:
+def _without_infinities(value: Any) -> Any:
     """Return a value with null for numbers that JSON doesn't have: infinities and NaN."""
     if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
+        return {key: _without_infinities(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [_without_infinities(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -126,7 +126,7 @@ def log_to_console() -> None:
     logging.getLogger().setLevel(logging.WARNING)
 
 
-def be(verbosity: Verbosity) -> None:
+def set_verbosity(verbosity: Verbosity) -> None:
     """Say as much as that for the rest of the command."""
     click.get_current_context().find_root().meta[_VERBOSITY] = verbosity
     logging.getLogger().setLevel(_LEVELS[verbosity])
@@ -168,20 +168,20 @@ class _Lines:
             click.echo(what, err=True)
         elif done == total or now - self._said >= SECONDS_BETWEEN_LINES:
             self._said = now
-            click.echo(f"{what}: {counted(done, total, now - self._began)}", err=True)
+            click.echo(f"{what}: {steps_text(done, total, now - self._began)}", err=True)
 
 
-class _Counted(ProgressColumn):
+class _StepsColumn(ProgressColumn):
     """How far a task of a bar is."""
 
     def render(self, task: Task) -> Text:
         """Return it as text; nothing for a task without steps."""
         if not task.completed and not task.total:
             return Text("")
-        return Text(counted(int(task.completed), None if task.total is None else int(task.total), task.elapsed or 0))
+        return Text(steps_text(int(task.completed), None if task.total is None else int(task.total), task.elapsed or 0))
 
 
-def counted(done: int, total: int | None, seconds: float) -> str:
+def steps_text(done: int, total: int | None, seconds: float) -> str:
     """Return how far something is, its rate, and how long it will take: `30 of 300, 12.3/s, 0:00:22 left`."""
     rate = done / seconds if seconds > 0 else 0.0
     parts = [str(done) if total is None else f"{done} of {total}"]
@@ -192,10 +192,10 @@ def counted(done: int, total: int | None, seconds: float) -> str:
     return ", ".join(parts)
 
 
-class _Times:
+class _StepTimer:
     """Says how long each step took, beside what shows progress."""
 
-    def __init__(self, shown: Tell) -> None:
+    def __init__(self, shown: ShowProgress) -> None:
         self._shown = shown
         self._what = ""
         self._began = 0.0
@@ -213,7 +213,7 @@ class _Times:
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Tell]:
+def progress() -> Iterator[ShowProgress]:
     """Show what is being done while the block runs.
 
     The block calls the given function with what it does, how many steps of that are done, and how many there are, None
@@ -226,17 +226,17 @@ def progress() -> Iterator[Tell]:
         if _verbosity() is Verbosity.NORMAL:
             yield shown
             return
-        times = _Times(shown)
+        times = _StepTimer(shown)
         yield times
         times.end()
 
 
 @contextlib.contextmanager
-def _shown() -> Iterator[Tell]:
+def _shown() -> Iterator[ShowProgress]:
     if not messages.is_terminal:
         yield _Lines()
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), _Counted())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), _StepsColumn())
     with Progress(*columns, console=messages, transient=True) as bar:
         yield _Bar(bar)
 

@@ -9,7 +9,7 @@ import msgspec
 from pipeline.errors import OptionError, SampleError
 from pipeline.files import load_arrays, stored_arrays
 from pipeline.library.metadata import ArtifactMetadata
-from pipeline.runtime.tensors import Array, check_types
+from pipeline.runtime.tensors import Array, check_feed_types
 from pipeline.samples.fitting import arrays_of
 from pipeline.samples.images import is_picture, preprocess
 
@@ -35,7 +35,7 @@ def read_inputs(file: Path, metadata: ArtifactMetadata) -> dict[str, Array]:
         return {inputs[0].name: preprocess(file, metadata.preprocessing, inputs[0].dtype)}
     arrays = arrays_of(stored_arrays(file), inputs, str(file))
     try:
-        check_types(arrays, inputs)
+        check_feed_types(arrays, inputs)
     except SampleError as error:
         raise SampleError(f"Sample {file}: {error}") from error
     loaded = load_arrays(file)

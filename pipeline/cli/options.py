@@ -8,9 +8,9 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from pipeline.cli.console import Verbosity, be
+from pipeline.cli.console import Verbosity, set_verbosity
 from pipeline.config.options import BuildOptions
-from pipeline.config.schema import Option, Options, in_words, options_of
+from pipeline.config.schema import Option, Options, description, options_of
 
 Decorator = Callable[[Any], Any]
 
@@ -26,17 +26,17 @@ def new_command(name: str) -> Decorator:
             (["-q", "--quiet"], Verbosity.QUIET, "No progress, no warnings."),
             (["-v", "--verbose"], Verbosity.VERBOSE, "Also print how long each step took."),
         ):
-            said_by = _says(verbosity)
+            said_by = _verbosity_callback(verbosity)
             made.params.append(click.Option(flags, is_flag=True, expose_value=False, callback=said_by, help=help_text))
         return made
 
     return decorate
 
 
-def _says(verbosity: Verbosity) -> Callable[[click.Context, click.Parameter, bool], None]:
+def _verbosity_callback(verbosity: Verbosity) -> Callable[[click.Context, click.Parameter, bool], None]:
     def callback(context: click.Context, parameter: click.Parameter, value: bool) -> None:
         if value:
-            be(verbosity)
+            set_verbosity(verbosity)
 
     return callback
 
@@ -83,8 +83,8 @@ def given(values: Mapping[str, Any], kind: type[Options] = BuildOptions) -> dict
 
 def _decorator(option: Option) -> Decorator:
     names = [*([option.short] if option.short else []), option.flag, option.key]
-    default = f"  [default: {option.shown_default}]" if option.shown_default else ""
-    words = f"{in_words(option, default=False)}{' May be repeated.' if option.many else ''}{default}"
+    default = f"  [default: {option.default_text}]" if option.default_text else ""
+    words = f"{description(option, default=False)}{' May be repeated.' if option.many else ''}{default}"
     return click.option(
         *names,
         type=None if option.parse is not None or option.kind is bool else _type(option.kind),

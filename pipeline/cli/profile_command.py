@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.console import columns, show, working
+from pipeline.cli.console import line_width, show, working
 from pipeline.cli.inputs import read_inputs
 from pipeline.cli.options import new_command, rpc_option, threads_option, tracker_option
 from pipeline.library.metadata import read_metadata
@@ -46,4 +46,4 @@ def command(
     feeds = None if source is None else read_inputs(source, read_metadata(library))
     with working("measuring"):
         result = profile(library, feeds, threads=threads, repeats=repeats, limits=limits, rpc=rpc, tracker=tracker)
-    show(result.to_dict(), lambda: profile_tables(result, sort, columns()), as_json)
+    show(result.to_dict(), lambda: profile_tables(result, sort, line_width()), as_json)

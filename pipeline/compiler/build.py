@@ -12,7 +12,7 @@ import msgspec
 from pipeline.compiler.codegen import generate_code
 from pipeline.compiler.dump import Dump
 from pipeline.compiler.lower import lower, machine_of
-from pipeline.compiler.records import Recorder
+from pipeline.compiler.records import KernelRecorder
 from pipeline.compiler.tuning import TuningDatabase
 from pipeline.ir.program import Program
 from pipeline.library.constants import ConstantPool
@@ -53,18 +53,18 @@ def compile_program(
     if tuned is not None:
         machine = dataclasses.replace(machine, tuned=tuned.choices())
     writer = None if dump is None else Dump(dump)
-    recorder = Recorder([o.name for o in program.outputs], writer)
+    recorder = KernelRecorder([o.name for o in program.outputs], writer)
     tvm_target = target.tvm_target()
     pool = ConstantPool()
     code = generate_code(lower(program.module, tvm_target, machine, pool, recorder), tvm_target)
     if writer is not None:
         writer.assembly(code.assembly())
-    metadata = describe(program, target, quantized, recorder.operators)
+    metadata = library_metadata(program, target, quantized, recorder.operators)
     link(code.exportable(), target, Sections(msgspec.json.encode(metadata), pool.data()), path)
     return path
 
 
-def describe(
+def library_metadata(
     program: Program, target: Target, quantized: QuantizationSummary | None, operators: tuple[OperatorRecord, ...]
 ) -> ArtifactMetadata:
     """Return what the library will say about itself. There is no date and no path in it: same input, same bytes."""
@@ -75,7 +75,7 @@ def describe(
         inputs=program.inputs,
         outputs=program.outputs,
         target=TargetSummary(**{key: getattr(target, key) for key in TargetSummary.__struct_fields__}),
-        versions=versions | {"onnx-int8-pipeline": _release(versions["onnx-int8-pipeline"])},
+        versions=versions | {"onnx-int8-pipeline": _without_commit(versions["onnx-int8-pipeline"])},
         model_sha256=program.source_sha256,
         operators=operators,
         schema_version=3 if program.preprocessing is None else 4,
@@ -84,6 +84,6 @@ def describe(
     )
 
 
-def _release(version: str) -> str:
+def _without_commit(version: str) -> str:
     """Return a version without what tells commits apart: a commit that changes no code changes no library either."""
     return re.split(r"[^0-9.]|\.(?![0-9])", version, maxsplit=1)[0]

@@ -36,12 +36,12 @@ def center_tensors(module: tvm.IRModule) -> tvm.IRModule:
             free = _elements(flow.producers[storage].value.args[0]) - size
             offsets[binding.var] = free // 2 // ALIGNMENT * ALIGNMENT
     result = module.clone()
-    result["main"] = _Placement(offsets).visit_expr(module["main"])
+    result["main"] = _OffsetMutator(offsets).visit_expr(module["main"])
     return result
 
 
 @mutator
-class _Placement(PyExprMutator):  # type: ignore[misc]
+class _OffsetMutator(PyExprMutator):  # type: ignore[misc]
     """Sets where some tensors begin in their storage, in bytes."""
 
     def __init__(self, offsets: dict[relax.Var, int]) -> None:

@@ -34,11 +34,11 @@ def legalize(module: tvm.IRModule) -> tvm.IRModule:
     Raises:
         ModelError: a tensor is computed by something that libraries don't hold.
     """
-    legalized = transform.LegalizeOps(_ADDITIONAL)(_with_empty_outputs_computed(module))
+    legalized = transform.LegalizeOps(_LEGALIZATIONS)(_with_empty_outputs_computed(module))
     named = [b.var.name for b in Dataflow.of(module).bindings]
     done = 0
     for binding in Dataflow.of(legalized).bindings:
-        missing = _missing(legalized, binding)
+        missing = _missing_function(legalized, binding)
         if missing is not None:
             # What legalization adds is on the way to the next tensor that has a name.
             name = binding.var.name if binding.var.name in named else named[min(done, len(named) - 1)]
@@ -66,7 +66,7 @@ def _with_empty_outputs_computed(module: tvm.IRModule) -> tvm.IRModule:
     return builder.finish(outputs)
 
 
-def _scan(function: Callable[..., Any]) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
+def _scan_legalizer(function: Callable[..., Any]) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
     def legalize_scan(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         attrs = call.attrs
         axis = None if attrs["axis"] is None else int(attrs["axis"])
@@ -75,7 +75,9 @@ def _scan(function: Callable[..., Any]) -> Callable[[relax.BlockBuilder, relax.C
     return legalize_scan
 
 
-def _extreme(whole: Callable[..., Any], combine: Callable[..., Any], start: float) -> Callable[..., relax.Expr]:
+def _extreme_legalizer(
+    whole: Callable[..., Any], combine: Callable[..., Any], start: float
+) -> Callable[..., relax.Expr]:
     """Return how a maximum or minimum is legalized: of floats from infinity, not from the outermost finite number."""
 
     def reduced(x: te.Tensor, axes: list[int], keepdims: bool) -> te.Tensor:
@@ -105,7 +107,7 @@ def _extreme(whole: Callable[..., Any], combine: Callable[..., Any], start: floa
     return legalize_extreme
 
 
-def _limit(function: Callable[..., Any]) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
+def _limit_legalizer(function: Callable[..., Any]) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
     def keeping_nan(a: Any, b: Any) -> Any:
         """TVM's own functions give b where a is NaN."""
         return topi.where(topi.isnan(a), a, function(a, b))
@@ -117,18 +119,18 @@ def _limit(function: Callable[..., Any]) -> Callable[[relax.BlockBuilder, relax.
     return legalize_limit
 
 
-_ADDITIONAL = {
-    "relax.maximum": _limit(topi.maximum),
-    "relax.minimum": _limit(topi.minimum),
-    "relax.max": _extreme(topi.max, lambda a, b: tirx.max(a, b), float("-inf")),
-    "relax.min": _extreme(topi.min, lambda a, b: tirx.min(a, b), float("inf")),
-    "relax.cumsum": _scan(topi.cumsum),
-    "relax.cumprod": _scan(topi.cumprod),
+_LEGALIZATIONS = {
+    "relax.maximum": _limit_legalizer(topi.maximum),
+    "relax.minimum": _limit_legalizer(topi.minimum),
+    "relax.max": _extreme_legalizer(topi.max, lambda a, b: tirx.max(a, b), float("-inf")),
+    "relax.min": _extreme_legalizer(topi.min, lambda a, b: tirx.min(a, b), float("inf")),
+    "relax.cumsum": _scan_legalizer(topi.cumsum),
+    "relax.cumprod": _scan_legalizer(topi.cumprod),
 }
 """What TVM doesn't legalize, though it has functions for it, or not as the standard says."""
 
 
-def _missing(module: tvm.IRModule, binding: Binding) -> str | None:
+def _missing_function(module: tvm.IRModule, binding: Binding) -> str | None:
     """Return what a binding needs that libraries don't have; None if there is nothing."""
     value = binding.value
     if not isinstance(value, relax.Call):

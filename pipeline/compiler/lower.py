@@ -101,17 +101,17 @@ def lower(
         pool: takes the constants of a library; see `select_kernels`.
         dump: called with each phase's name and result.
     """
-    return _after(phases(machine, pool), module, target, dump)
+    return _apply(phases(machine, pool), module, target, dump)
 
 
-def until_kernels(module: tvm.IRModule, target: tvm.target.Target, machine: Machine) -> tvm.IRModule:
+def lower_until_kernels(module: tvm.IRModule, target: tvm.target.Target, machine: Machine) -> tvm.IRModule:
     """Return the module as `select_kernels` finds it, with all operators that will be kernels; see `lower`."""
     steps = phases(machine, None)
     names = [name for name, _ in steps]
-    return _after(steps[: names.index("select_kernels")], module, target, None)
+    return _apply(steps[: names.index("select_kernels")], module, target, None)
 
 
-def _after(
+def _apply(
     steps: tuple[Phase, ...],
     module: tvm.IRModule,
     target: tvm.target.Target,

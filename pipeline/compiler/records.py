@@ -24,7 +24,7 @@ _RECORDED_PHASE = "remove_dead_code"
 
 
 def kernel_attributes(operation: Operation, constant_bytes: int) -> dict[str, Any]:
-    """Return function attributes that say what a kernel computes and reads, for `Recorder` to read."""
+    """Return function attributes that say what a kernel computes and reads, for `KernelRecorder` to read."""
     return {
         _OPERATOR: operation.operator.name,
         _MULTIPLY_ADDS: operation.operator.multiply_adds(*operation.inputs),
@@ -37,7 +37,7 @@ def is_kernel(function: tvm.ir.BaseFunc) -> bool:
     return function.attrs is not None and _OPERATOR in function.attrs
 
 
-class Recorder:
+class KernelRecorder:
     """Called after each phase of lowering; passes each call on.
 
     Args:

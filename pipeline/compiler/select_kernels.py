@@ -22,7 +22,7 @@ from pipeline.kernels import registry
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.naming import kernel_name
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.library.constants import ALIGNMENT, ConstantPool, pointer
+from pipeline.library.constants import ALIGNMENT, ConstantPool, constant_pointer
 
 
 def select_kernels(module: tvm.IRModule, machine: Machine, pool: ConstantPool | None) -> tvm.IRModule:
@@ -91,10 +91,10 @@ def _with_shapes(func: tirx.PrimFunc, types: Sequence[TensorType], pooled: Set[i
     for i, (type_, flat) in enumerate(zip(types, func.params, strict=True)):
         if i in pooled:
             params.append(tirx.Var(f"{flat.name}_offset", "int64"))
-            views.append(pointer(f"{flat.name}_data", type_.dtype, params[i]))
+            views.append(constant_pointer(f"{flat.name}_data", type_.dtype, params[i]))
             data = views[-1].var
         else:
-            params.append(_anywhere(type_, flat.name))
+            params.append(_at_any_offset(type_, flat.name))
             first = tirx.address_of(params[i][[0] * len(type_.shape)])
             views.append(tirx.Bind(tirx.Var(f"{flat.name}_data", first.ty), first))
             data = views[-1].var
@@ -102,7 +102,7 @@ def _with_shapes(func: tirx.PrimFunc, types: Sequence[TensorType], pooled: Set[i
     return tirx.PrimFunc(params, tirx.SeqStmt([*views, func.body]), func.ret_type, func.attrs)
 
 
-def _anywhere(type_: TensorType, name: str) -> tirx.Buffer:
+def _at_any_offset(type_: TensorType, name: str) -> tirx.Buffer:
     """Return a parameter for tensors that begin at any multiple of `ALIGNMENT` in their storage."""
     start, unit = tirx.Var(f"{name}_start", "int32"), ALIGNMENT // np.dtype(type_.dtype).itemsize
     return tirx.decl_buffer(type_.shape, type_.dtype, name, elem_offset=start, offset_factor=unit)

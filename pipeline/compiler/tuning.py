@@ -19,7 +19,7 @@ import tvm
 from msgspec import Meta
 
 from pipeline.compiler.codegen import code_generation, concurrently
-from pipeline.compiler.lower import machine_of, until_kernels
+from pipeline.compiler.lower import lower_until_kernels, machine_of
 from pipeline.compiler.select_kernels import as_operation
 from pipeline.cpu import missing_features
 from pipeline.errors import OptionError, TableError
@@ -128,7 +128,9 @@ def tune(
     machine = machine_of(target)
     layers = tunable_layers(program, target, machine)
     unknown = {layer.key: (layer, operation) for _, layer, operation in layers if layer.key not in database.tiles}
-    compiled = concurrently(lambda pair: _Trial(*pair, machine, target.tvm_target()), list(unknown.values()))
+    compiled = concurrently(
+        lambda pair: _CompiledCandidates(*pair, machine, target.tvm_target()), list(unknown.values())
+    )
     tiles = dict(database.tiles)
     # A thread of its own, as the number of threads that kernels use belongs to the thread that calls them.
     with ThreadPoolExecutor(1, initializer=_use_one_thread) as pool:
@@ -145,7 +147,7 @@ def _use_one_thread() -> None:
 
 def tunable_layers(program: Program, target: Target, machine: Machine) -> list[tuple[str, Workload, Operation]]:
     """Return the program's layers that have a choice of tiles, in order of execution."""
-    module = until_kernels(program.module, target.tvm_target(), machine)
+    module = lower_until_kernels(program.module, target.tvm_target(), machine)
     found = []
     for binding in Dataflow.of(module).bindings:
         operation = as_operation(binding)
@@ -155,7 +157,7 @@ def tunable_layers(program: Program, target: Target, machine: Machine) -> list[t
     return found
 
 
-class _Trial:
+class _CompiledCandidates:
     """A layer, compiled with each tile that is to be tried."""
 
     def __init__(self, layer: Workload, operation: Operation, machine: Machine, target: tvm.target.Target) -> None:

@@ -24,7 +24,7 @@ from pipeline.errors import OptionError, unknown_name
 _KEY = "option"
 """Under which the fields' metadata hold what is said of an option."""
 
-Made = TypeVar("Made", bound="Options")
+OptionsType = TypeVar("OptionsType", bound="Options")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -78,7 +78,7 @@ class Option:
         return f"{self.key} ({self.flag})" if self.flag != f"--{self.key}" else self.flag
 
     @property
-    def shown_default(self) -> str:
+    def default_text(self) -> str:
         """The default in words; "" if there is nothing to say."""
         if self.default is None or self.default in ((), {}):
             return self.unset
@@ -95,7 +95,7 @@ class Option:
         if value is None and self.default is None:
             return None
         if self.many and not isinstance(value, Mapping):
-            return tuple(self._checked(item) for item in _listed(self.title, value))
+            return tuple(self._checked(item) for item in _as_items(self.title, value))
         return self._checked(value)
 
     def _checked(self, value: Any) -> Any:
@@ -142,7 +142,7 @@ class Options:
             object.__setattr__(self, known.key, known.checked(getattr(self, known.key)))
 
     @classmethod
-    def from_values(cls: type[Made], values: Mapping[str, Any], base: Made | None = None) -> Made:
+    def from_values(cls: type[OptionsType], values: Mapping[str, Any], base: OptionsType | None = None) -> OptionsType:
         """Return the options that are given by key, those of groups included.
 
         Args:
@@ -156,7 +156,7 @@ class Options:
         return cls._made(values, base)
 
     @classmethod
-    def _made(cls: type[Made], values: Mapping[str, Any], base: Made | None) -> Made:
+    def _made(cls: type[OptionsType], values: Mapping[str, Any], base: OptionsType | None) -> OptionsType:
         own = {known.key: values[known.key] for known in _own_options(cls) if known.key in values}
         for name, kind in _groups(cls).items():
             own[name] = kind._made(values, None if base is None else getattr(base, name))
@@ -182,7 +182,7 @@ def keywords(*kinds: type[Options]) -> Callable[[Function], Function]:
         fixed = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         named = [inspect.Parameter(o.key, inspect.Parameter.KEYWORD_ONLY, default=o.default) for o in known]
         function.__signature__ = signature.replace(parameters=[*fixed, *named])  # type: ignore[attr-defined]
-        lines = "\n        ".join(described(o) for o in known)
+        lines = "\n        ".join(docstring_line(o) for o in known)
         # Python may have left docstrings out (-OO).
         function.__doc__ = None if function.__doc__ is None else function.__doc__.replace("**keys: {options}", lines)
         return function
@@ -190,12 +190,12 @@ def keywords(*kinds: type[Options]) -> Callable[[Function], Function]:
     return decorate
 
 
-def described(known: Option) -> str:
+def docstring_line(known: Option) -> str:
     """Return an option's line in a docstring."""
-    return f"{known.key}: {in_words(known)}"
+    return f"{known.key}: {description(known)}"
 
 
-def in_words(known: Option, default: bool = True) -> str:
+def description(known: Option, default: bool = True) -> str:
     """Return an option's help text, with its choices, PaddleSlim's name, and what no value means.
 
     Args:
@@ -245,7 +245,7 @@ def _value_type(hint: Any) -> tuple[Any, bool]:
     return hint, False
 
 
-def _listed(title: str, value: Any) -> Sequence[Any]:
+def _as_items(title: str, value: Any) -> Sequence[Any]:
     """Return the items of a list; a text is one of one."""
     if isinstance(value, str | os.PathLike):
         return [value]

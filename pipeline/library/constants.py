@@ -45,7 +45,7 @@ class ConstantPool:
         return b"".join(part for data in self._offsets for part in (data, bytes(_padding(data))))
 
 
-def pointer(name: str, dtype: str, offset: tirx.Var) -> tirx.Bind:
+def constant_pointer(name: str, dtype: str, offset: tirx.Var) -> tirx.Bind:
     """Return the definition of a variable that points to a constant.
 
     Args:

@@ -68,15 +68,15 @@ def find_section(file: BinaryIO, name: str) -> Section | None:
     Raises:
         ElfError: it isn't an ELF file, or is damaged.
     """
-    return _Elf(file).section(name)
+    return _ElfFile(file).section(name)
 
 
 def undefined_symbols(file: BinaryIO) -> set[str]:
     """Return the names of what a shared library takes from elsewhere; see `find_section`."""
-    return _Elf(file).undefined_symbols()
+    return _ElfFile(file).undefined_symbols()
 
 
-class _Elf:
+class _ElfFile:
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._end = file, file.seek(0, os.SEEK_END)
         identification = self._read(Section(0, _IDENTIFICATION))

@@ -206,9 +206,9 @@ class _Linker:
         if undefined and self.target.linker.ndk_target is not None:
             # Android's loader searches only the libraries that are asked for by name; glibc's finds libm's functions
             # in the process, where TVM's runtime has loaded it.
-            self._run(output, output.name, [*inputs, self._stub("libm.so", undefined)])
+            self._run(output, output.name, [*inputs, self._link_stub("libm.so", undefined)])
 
-    def _stub(self, soname: str, symbols: Iterable[str]) -> str:
+    def _link_stub(self, soname: str, symbols: Iterable[str]) -> str:
         """Make a library that defines `symbols` without any code, to link against in place of the device's."""
         lines = [".text", *(f".globl {s}\n.type {s}, %function\n{s}:" for s in sorted(symbols)), ".long 0\n"]
         (self.folder / "stub.s").write_text("\n".join(lines), encoding="ascii")

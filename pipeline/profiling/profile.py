@@ -12,7 +12,7 @@ from pipeline.errors import ArtifactError, OptionError
 from pipeline.library.metadata import ArtifactMetadata, OperatorRecord
 from pipeline.profiling.limits import Limits, measure_limits
 from pipeline.runtime import open_runner
-from pipeline.runtime.tensors import Array, noise
+from pipeline.runtime.tensors import Array, random_feeds
 from pipeline.runtime.trace import KernelTime, Trace
 
 SLOW = 0.5
@@ -137,7 +137,7 @@ def profile(
                 f"{path} doesn't say which operators it has: an older pipeline built it. Build it again."
             )
         measured = measure_limits(runner, path) if limits else None
-        trace = runner.trace(noise(runner.inputs) if feeds is None else feeds, repeats)
+        trace = runner.trace(random_feeds(runner.inputs) if feeds is None else feeds, repeats)
         used_threads = runner.num_threads
     return Profile(
         model=metadata.model,

@@ -15,7 +15,7 @@ from pipeline.errors import SampleError
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.quantization.input_range import range_warnings
-from pipeline.samples import Samples, batch_of, named_feeds, split_of
+from pipeline.samples import Samples, batch_of, hold_back_filter, named_feeds
 from pipeline.samples.statistics import SampleStatistics
 
 Array = npt.NDArray[Any]
@@ -82,7 +82,7 @@ def _activations(
     program: Program, names: list[str], samples: Samples, options: CalibrateOptions
 ) -> Iterator[tuple[str, dict[str, Array], dict[str, Array]]]:
     """Yield what each batch is called, the batch, and the values of the named tensors for it."""
-    part = split_of(options.hold_back)
+    part = hold_back_filter(options.hold_back)
     stream = named_feeds(samples, program.inputs, options.batch_size, options.batch_nums, part, warn=True)
     name, first = next(stream)
     executor = Executor(program.with_outputs(names))

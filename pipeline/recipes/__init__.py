@@ -12,15 +12,15 @@ import numpy.typing as npt
 from pipeline.errors import OptionError, unknown_name
 from pipeline.files import write_bytes
 from pipeline.recipes.builders import BUILDERS
-from pipeline.recipes.fetch import cache_directory, local_file, package_member
-from pipeline.recipes.samples import MAKERS, Labelled
+from pipeline.recipes.fetch import cache_directory, file_from_package, local_file
+from pipeline.recipes.samples import SAMPLE_MAKERS, LabelledSample
 from pipeline.recipes.schema import FileSource, Recipe, list_recipes, load_recipe
 
-__all__ = ["Labelled", "Prepared", "Recipe", "list_recipes", "load_recipe", "prepare"]
+__all__ = ["LabelledSample", "PreparedRecipe", "Recipe", "list_recipes", "load_recipe", "prepare"]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRecipe:
     """A recipe's model on this machine, and its samples.
 
     Attributes:
@@ -33,21 +33,21 @@ class Prepared:
     model: Path
     shapes: dict[str, tuple[int, ...]]
     calibration: Callable[[], Iterator[dict[str, npt.NDArray[Any]]]]
-    evaluation: Callable[[], Iterator[Labelled]]
+    evaluation: Callable[[], Iterator[LabelledSample]]
 
 
-def prepare(recipe: Recipe) -> Prepared:
+def prepare(recipe: Recipe) -> PreparedRecipe:
     """Bring a recipe's model here; fetched files are kept in a cache.
 
     Raises:
         ModelError: the model can't be fetched or isn't the one that the recipe names.
         OptionError: the recipe names an unknown kind of samples or builder.
     """
-    if recipe.samples.kind not in MAKERS:
-        message = unknown_name("kind of samples", recipe.samples.kind, MAKERS)
+    if recipe.samples.kind not in SAMPLE_MAKERS:
+        message = unknown_name("kind of samples", recipe.samples.kind, SAMPLE_MAKERS)
         raise OptionError(f"Recipe {recipe.name}: {message}")
-    make = MAKERS[recipe.samples.kind]
-    return Prepared(
+    make = SAMPLE_MAKERS[recipe.samples.kind]
+    return PreparedRecipe(
         model=_model_file(recipe),
         shapes=dict(recipe.inputs),
         calibration=lambda: (sample.feeds for sample in make(recipe, "calibration")),
@@ -61,7 +61,7 @@ def _model_file(recipe: Recipe) -> Path:
         return local_file(source, recipe.folder)
     if source.builder is not None and source.builder not in BUILDERS:
         raise OptionError(f"Recipe {recipe.name}: {unknown_name('builder', source.builder, BUILDERS)}")
-    data = package_member(source)
+    data = file_from_package(source)
     if source.builder is not None:
         data = BUILDERS[source.builder](data).SerializeToString(deterministic=True)
     path = cache_directory() / f"{recipe.name}.onnx"

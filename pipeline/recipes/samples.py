@@ -20,18 +20,18 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledSample:
     """One sample with its batch axis, and the index of the right answer; None if nobody knows it."""
 
     feeds: dict[str, Array]
     label: int | None
 
 
-Maker = Callable[[Recipe, str], Iterator[Labelled]]
+SampleMaker = Callable[[Recipe, str], Iterator[LabelledSample]]
 """Makes a recipe's samples for a purpose, `calibration` or `evaluation`; the two have nothing in common."""
 
 
-def digits(recipe: Recipe, purpose: str) -> Iterator[Labelled]:
+def digits(recipe: Recipe, purpose: str) -> Iterator[LabelledSample]:
     """Handwritten digits from the file beside the recipe: [1,1,28,28] in [-1, 1]."""
     path = recipe.folder / f"{recipe.name}_samples.npz"
     try:
@@ -43,10 +43,10 @@ def digits(recipe: Recipe, purpose: str) -> Iterator[Labelled]:
         raise SampleError(f"The samples {path} can't be read: {error}") from error
     for image, label in zip(images[: _count(recipe, purpose)], labels, strict=False):
         value = image.astype("float32") / np.float32(127.5) - np.float32(1)
-        yield Labelled({"image": value[None, None]}, None if label is None else int(label))
+        yield LabelledSample({"image": value[None, None]}, None if label is None else int(label))
 
 
-def text_lines(recipe: Recipe, purpose: str) -> Iterator[Labelled]:
+def text_lines(recipe: Recipe, purpose: str) -> Iterator[LabelledSample]:
     """Rendered lines of text, half of them upside down: [1,3,48,192], label 1 for upside down."""
     pil = pillow()
     image, draw, font = pil.Image, pil.ImageDraw, pil.ImageFont
@@ -68,7 +68,7 @@ def text_lines(recipe: Recipe, purpose: str) -> Iterator[Labelled]:
         scaled = np.asarray(page.resize((width, 48), image.Resampling.BILINEAR), "float32")
         value = np.zeros((1, 3, 48, 192), "float32")
         value[0, :, :, :width] = (scaled[:, :, ::-1] / 127.5 - 1).transpose(2, 0, 1)
-        yield Labelled({"x": value}, int(upside_down))
+        yield LabelledSample({"x": value}, int(upside_down))
 
 
 CALIBRATION_PICTURES = ("astronaut", "coffee", "rocket", "ihc", "color", "hubble_deep_field")
@@ -78,7 +78,7 @@ EVALUATION_PICTURES = ("chelsea", "motorcycle_left", "retina", "page", "text", "
 _PICTURE_STEPS = ImagePreprocessing(None, None, "RGB", 1.0, (127.0,), (128.0,), "NCHW")
 
 
-def pictures(recipe: Recipe, purpose: str) -> Iterator[Labelled]:
+def pictures(recipe: Recipe, purpose: str) -> Iterator[LabelledSample]:
     """Crops of the photographs that scikit-image ships: [1,3,224,224] RGB, (value - 127) / 128; no labels.
 
     Calibration and evaluation crop different photographs.
@@ -104,12 +104,12 @@ def pictures(recipe: Recipe, purpose: str) -> Iterator[Labelled]:
         crop = picture.crop((x, y, x + side, y + side)).resize((224, 224), image.Resampling.BICUBIC)
         pixels = np.asarray(crop)
         pixels = pixels[:, ::-1] if random.integers(2) else pixels
-        yield Labelled({"x": to_array(pixels, _PICTURE_STEPS, "float32")[None]}, None)
+        yield LabelledSample({"x": to_array(pixels, _PICTURE_STEPS, "float32")[None]}, None)
 
 
 def _count(recipe: Recipe, purpose: str) -> int:
     return recipe.samples.evaluation if purpose == "evaluation" else recipe.samples.calibration
 
 
-MAKERS: dict[str, Maker] = {"digits": digits, "pictures": pictures, "text_lines": text_lines}
+SAMPLE_MAKERS: dict[str, SampleMaker] = {"digits": digits, "pictures": pictures, "text_lines": text_lines}
 """Every kind of samples by name."""

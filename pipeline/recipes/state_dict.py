@@ -41,7 +41,7 @@ class _Tensor:
         self.shape, self.strides = tuple(map(int, shape)), tuple(map(int, strides))
 
 
-class _Restricted(pickle.Unpickler):
+class _RestrictedUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
@@ -66,11 +66,11 @@ def read_state_dict(data: bytes) -> dict[str, npt.NDArray[Any]]:
     """
     file = io.BytesIO(data)
     try:
-        if _Restricted(file).load() != MAGIC:
+        if _RestrictedUnpickler(file).load() != MAGIC:
             raise ModelError("The file isn't a PyTorch checkpoint of the format before the zip one.")
         for _ in range(2):
-            _Restricted(file).load()
-        state, keys = _Restricted(file).load(), _Restricted(file).load()
+            _RestrictedUnpickler(file).load()
+        state, keys = _RestrictedUnpickler(file).load(), _RestrictedUnpickler(file).load()
         if not isinstance(state, dict):
             raise ModelError("The checkpoint isn't a state dictionary.")
         storages = {t.storage.key: t.storage for t in state.values() if isinstance(t, _Tensor)}

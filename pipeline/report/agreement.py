@@ -76,7 +76,7 @@ def compare(float_run: Run, int8_run: Run, inputs: Iterable[Feeds], described: s
         expected, actual = float_run(feeds), int8_run(feeds)
         first = next(iter(expected))
         batch = max((np.shape(array) for array in feeds.values()), key=len, default=())[:1]
-        same_answers = _answers(expected[first], *batch) == _answers(actual[first], *batch)
+        same_answers = _argmax_per_sample(expected[first], *batch) == _argmax_per_sample(actual[first], *batch)
         samples += same_answers.size
         same += int(same_answers.sum())
         for name, value in expected.items():
@@ -84,7 +84,7 @@ def compare(float_run: Run, int8_run: Run, inputs: Iterable[Feeds], described: s
     return Agreement(samples, same / max(samples, 1), distance.sqnr_db, described)
 
 
-def _answers(output: Array, batch: int = 1) -> Array:
+def _argmax_per_sample(output: Array, batch: int = 1) -> Array:
     """Return where the largest value of the output for each input of a batch stands; 0 where there are no values.
 
     An output whose first axis isn't the batch's holds one answer for all.

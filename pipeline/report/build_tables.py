@@ -14,7 +14,7 @@ from pipeline.report.build_report import BuildReport
 def build_tables(report: BuildReport) -> list[Table]:
     """Return the report of a build for people."""
     summary = Table("", "", title=f"{report.model}: {report.annotation.summary()}", show_header=False)
-    summary.add_row("import verified", describe_check(report.import_check))
+    summary.add_row("import verified", describe_import_check(report.import_check))
     for spec in report.inputs:
         summary.add_row(f"input {spec.name}", f"{'x'.join(map(str, spec.shape))} {spec.dtype}")
     if report.preprocessing is not None:
@@ -81,7 +81,7 @@ def _left_in_float(report: BuildReport) -> list[Table]:
     return [table]
 
 
-def describe_check(check: ImportCheck | None) -> str:
+def describe_import_check(check: ImportCheck | None) -> str:
     """Return in words how an import was verified."""
     if check is None:
         return "no, switched off"

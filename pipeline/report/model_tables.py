@@ -7,7 +7,7 @@ from rich.table import Table
 from pipeline.importer.verify import ImportCheck
 from pipeline.ir.program import Program
 from pipeline.quantization.annotation import Annotation
-from pipeline.report.build_tables import describe_check
+from pipeline.report.build_tables import describe_import_check
 from pipeline.report.library_tables import inputs_and_outputs
 
 
@@ -20,7 +20,7 @@ def model_tables(program: Program, annotation: Annotation, check: ImportCheck | 
         check: how the import was verified; None if that was switched off.
     """
     verified = Table(show_header=False)
-    verified.add_row("import verified", describe_check(check))
+    verified.add_row("import verified", describe_import_check(check))
     operators = Table("operator", "type", "computed in", "why", title=f"Model {program.name}")
     for o in annotation.operators:
         operators.add_row(o.name, o.operator, o.precision, o.reason)

@@ -28,7 +28,7 @@ seconds, so that a process that opens and drops runners would gather thousands.
 """
 
 
-class Loaded:
+class LoadedLibrary:
     """A library, ready in a thread.
 
     Args:
@@ -48,7 +48,7 @@ class Loaded:
         self.executable, self.cpus = executable, cpus
         self._idle = _IDLE.setdefault(cpus, queue.SimpleQueue())
         self.worker = _take_worker(self._idle, cpus)
-        self.main: ffi.Function = self.worker.call(lambda: new_machine(executable)["main"])
+        self.main: ffi.Function = self.worker.call(lambda: new_virtual_machine(executable)["main"])
 
     def seconds(self, arguments: Sequence[ffi.Tensor]) -> float:
         """Return how long a run takes; to be called in the thread."""
@@ -57,14 +57,14 @@ class Loaded:
         return time.perf_counter() - start
 
     @classmethod
-    def open(cls, path: Path, cpus: tuple[int, ...]) -> Loaded:
+    def open(cls, path: Path, cpus: tuple[int, ...]) -> LoadedLibrary:
         """Load a library.
 
         Raises:
             ArtifactError: it can't be loaded.
         """
         try:
-            return cls(ffi.runtime().load_module(_spelled_uniquely(path)), cpus)
+            return cls(ffi.runtime().load_module(_unique_path(path)), cpus)
         except (ffi.RuntimeCallError, OSError) as error:
             raise ArtifactError(f"{path} can't be loaded: {error}") from error
 
@@ -74,7 +74,7 @@ class Loaded:
             self._idle.put(worker)
 
 
-def _spelled_uniquely(path: Path) -> str:
+def _unique_path(path: Path) -> str:
     """Return a file's path, written as no other file's is that is or was at the same place.
 
     Where a library is built anew while the former one is in use, the system's loader would give the former one for the
@@ -91,9 +91,9 @@ def _take_worker(idle: queue.SimpleQueue[Worker], cpus: tuple[int, ...]) -> Work
     worker = None
     with contextlib.suppress(queue.Empty):
         # In a process that was forked, the parent's threads are still listed.
-        while worker is None or not worker.is_here:
+        while worker is None or not worker.is_in_this_process:
             worker = idle.get_nowait()
-    if worker is None or not worker.is_here:
+    if worker is None or not worker.is_in_this_process:
         worker = Worker("runner")
         configure = ffi.runtime().function("runtime.config_threadpool")
         worker.call(lambda: configure(_THREADS_SHARE_CORES, len(cpus), [str(cpu) for cpu in cpus]))
@@ -103,7 +103,7 @@ def _take_worker(idle: queue.SimpleQueue[Worker], cpus: tuple[int, ...]) -> Work
     return worker
 
 
-def new_machine(executable: Any) -> Any:
+def new_virtual_machine(executable: Any) -> Any:
     """Return a virtual machine for an executable; both are modules of `pipeline.runtime.ffi`, or of `tvm_ffi`."""
     machine = executable["vm_load_executable"]()
     machine["vm_initialization"](CPU, 0, _POOLED_ALLOCATOR)

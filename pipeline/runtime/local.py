@@ -16,8 +16,8 @@ from pipeline.ir.program import TensorSpec, summary_of
 from pipeline.library.metadata import ArtifactMetadata, read_metadata
 from pipeline.runtime import ffi
 from pipeline.runtime.library_runner import LibraryRunner
-from pipeline.runtime.loading import CPU, Loaded, new_machine
-from pipeline.runtime.tensors import Array, Tensor, aligned_zeros, check_feeds
+from pipeline.runtime.loading import CPU, LoadedLibrary, new_virtual_machine
+from pipeline.runtime.tensors import Array, Tensor, aligned_zeros, prepare_feeds
 
 if TYPE_CHECKING:
     from pipeline.runtime.trace import Trace
@@ -53,8 +53,8 @@ class Runner(LibraryRunner):
         cpus = _choose_cpus(num_threads)
         self.num_threads = len(cpus)
         self._runtime = ffi.runtime()
-        self._loaded = Loaded.open(path, cpus)
-        self._last_inputs: _Inputs | None = None
+        self._loaded = LoadedLibrary.open(path, cpus)
+        self._last_inputs: _InputsInPlace | None = None
 
     def __repr__(self) -> str:
         """Return what the library computes, how, and with what inputs and outputs."""
@@ -82,7 +82,7 @@ class Runner(LibraryRunner):
             ArtifactError: the library's program isn't what its metadata says.
         """
         arguments = self._arguments(feeds)
-        return self._call("run", lambda loaded: self._results(loaded.main(*arguments), copy))
+        return self._call("run", lambda loaded: self._outputs(loaded.main(*arguments), copy))
 
     def benchmark(self, feeds: Mapping[str, Tensor], repeats: int = 30, warmup: int = 3) -> list[float]:
         """Return the time of each of `repeats` runs, in seconds, after `warmup` runs that aren't counted."""
@@ -101,23 +101,23 @@ class Runner(LibraryRunner):
             ArtifactError: the library can't time its kernels, as an older pipeline built it, or isn't what it says.
             SampleError: an input is missing, unknown, or of the wrong shape or dtype.
         """
-        from pipeline.runtime.trace import TIMER_FUNCTION, Times, alternate, new_times
+        from pipeline.runtime.trace import TIMER_FUNCTION, TimerValues, measure_alternately, new_timer_values
 
         arguments = self._arguments(feeds)
         kernels = [o.kernel for o in self.metadata.operators]
 
-        def measure(loaded: Loaded) -> Trace:
-            machine = new_machine(loaded.executable)
+        def measure(loaded: LoadedLibrary) -> Trace:
+            machine = new_virtual_machine(loaded.executable)
             main, start_timer = machine["main"], loaded.executable[TIMER_FUNCTION]
-            values = new_times(len(kernels))
+            values = new_timer_values(len(kernels))
             tensor = self._runtime.tensor(values)
 
-            def times() -> Times:
+            def times() -> TimerValues:
                 start_timer(machine, tensor)
                 main(*arguments)
                 return values
 
-            return alternate(lambda: loaded.seconds(arguments), times, kernels, repeats)
+            return measure_alternately(lambda: loaded.seconds(arguments), times, kernels, repeats)
 
         return self._call("traced", measure)
 
@@ -133,21 +133,21 @@ class Runner(LibraryRunner):
             tensors = [self._runtime.tensor(buffer) for buffer in buffers]
             return [list(struct.unpack(f"@{repeats}d", timed(*tensors, *values))) for values in numbers]
 
-        return self._ready().worker.call(measure)
+        return self._usable_library().worker.call(measure)
 
-    def _ready(self) -> Loaded:
+    def _usable_library(self) -> LoadedLibrary:
         """Return the library in a thread of this process: one that was forked from the one that opened it has none."""
-        if not self._loaded.worker.is_here:
-            self._loaded = Loaded(self._loaded.executable, self._loaded.cpus)
+        if not self._loaded.worker.is_in_this_process:
+            self._loaded = LoadedLibrary(self._loaded.executable, self._loaded.cpus)
         return self._loaded
 
-    def _call(self, done: str, function: Callable[[Loaded], T]) -> T:
+    def _call(self, done: str, function: Callable[[LoadedLibrary], T]) -> T:
         """Return what a function returns, called in the library's thread.
 
         Raises:
             ArtifactError: the library isn't what its metadata says, so that it can't be `done`.
         """
-        loaded = self._ready()
+        loaded = self._usable_library()
         try:
             return loaded.worker.call(lambda: function(loaded))
         except ffi.RuntimeCallError as error:
@@ -156,15 +156,15 @@ class Runner(LibraryRunner):
             ) from error
 
     def _arguments(self, feeds: Mapping[str, Tensor]) -> Sequence[ffi.Tensor]:
-        if (last := self._last_inputs) is not None and last.are(feeds):
+        if (last := self._last_inputs) is not None and last.match(feeds):
             return last.tensors
-        arrays = check_feeds(feeds, self.inputs)
+        arrays = prepare_feeds(feeds, self.inputs)
         tensors = [self._runtime.tensor(a) for a in arrays]
         in_place = all(a is feeds[i.name] for i, a in zip(self.inputs, arrays, strict=True))
-        self._last_inputs = _Inputs.of(self.inputs, arrays, tensors) if in_place else None
+        self._last_inputs = _InputsInPlace.of(self.inputs, arrays, tensors) if in_place else None
         return tensors
 
-    def _results(self, result: Any, copy: bool) -> dict[str, Array]:
+    def _outputs(self, result: Any, copy: bool) -> dict[str, Array]:
         values = [result] if isinstance(result, ffi.Tensor) else list(result)
         if len(values) != len(self.outputs):
             raise ArtifactError(
@@ -183,7 +183,7 @@ class Runner(LibraryRunner):
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class _InputsInPlace:
     """Arrays that a run has used where they are: the next run needn't look at them, as most give the same ones again.
 
     A run evicts Python from the caches, so that what takes 5 us in a loop takes 30 before the next run.
@@ -197,12 +197,12 @@ class _Inputs:
     tensors: Sequence[ffi.Tensor]
 
     @classmethod
-    def of(cls, specs: Sequence[TensorSpec], arrays: Sequence[Array], tensors: Sequence[ffi.Tensor]) -> _Inputs:
+    def of(cls, specs: Sequence[TensorSpec], arrays: Sequence[Array], tensors: Sequence[ffi.Tensor]) -> _InputsInPlace:
         """Keep checked arrays and their tensors, in the order of the inputs."""
         named = zip(specs, arrays, strict=True)
         return cls(tuple((s.name, a, (a.shape, a.strides, a.dtype)) for s, a in named), tensors)
 
-    def are(self, feeds: Mapping[str, Tensor]) -> bool:
+    def match(self, feeds: Mapping[str, Tensor]) -> bool:
         """Return whether these are the very arrays, as they were."""
         return len(feeds) == len(self.arrays) and all(
             feeds.get(name) is array and (array.shape, array.strides, array.dtype) == form

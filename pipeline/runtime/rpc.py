@@ -27,8 +27,8 @@ import numpy as np
 from pipeline.errors import ArtifactError, DeviceError, OptionError
 from pipeline.library.metadata import ArtifactMetadata, read_metadata
 from pipeline.runtime.library_runner import LibraryRunner
-from pipeline.runtime.tensors import Array, Tensor, check_feeds
-from pipeline.runtime.trace import TIMER_FUNCTION, Times, Trace, alternate, new_times
+from pipeline.runtime.tensors import Array, Tensor, prepare_feeds
+from pipeline.runtime.trace import TIMER_FUNCTION, TimerValues, Trace, measure_alternately, new_timer_values
 from pipeline.runtime.worker import Worker
 
 T = TypeVar("T")
@@ -136,13 +136,13 @@ class RemoteRunner(LibraryRunner):
             SampleError: an input is missing, unknown, or of the wrong shape or dtype.
             DeviceError: the session failed or took too long.
         """
-        arrays = check_feeds(feeds, self.inputs)
+        arrays = prepare_feeds(feeds, self.inputs)
 
         def run() -> dict[str, Array]:
             self._set_inputs(self._machine, arrays)
-            with _answers():
+            with _reading_answers():
                 self._machine.invoke_stateful("main")
-            return self._results()
+            return self._outputs()
 
         return self._call("running the model", run)
 
@@ -151,7 +151,7 @@ class RemoteRunner(LibraryRunner):
 
         `warmup` runs, that aren't counted, come first.
         """
-        arrays = check_feeds(feeds, self.inputs)
+        arrays = prepare_feeds(feeds, self.inputs)
 
         def measure() -> list[float]:
             self._set_inputs(self._machine, arrays)
@@ -167,33 +167,33 @@ class RemoteRunner(LibraryRunner):
             SampleError: an input is missing, unknown, or of the wrong shape or dtype.
             DeviceError: the session failed or took too long.
         """
-        arrays = check_feeds(feeds, self.inputs)
+        arrays = prepare_feeds(feeds, self.inputs)
         kernels = [o.kernel for o in self.metadata.operators]
 
         def prepare() -> tuple[Any, Any, Any]:
             from tvm import relax, runtime
 
             self._set_inputs(self._machine, arrays)
-            with _answers():
+            with _reading_answers():
                 if not self._library.implements_function(TIMER_FUNCTION, query_imports=True):
                     raise ArtifactError(f"{self._path} can't time its kernels. Build it again.")
                 timed = relax.VirtualMachine(self._library, self._device)
                 start_timer = self._library.get_function(TIMER_FUNCTION, query_imports=True)
             self._set_inputs(timed, arrays)
-            return timed, start_timer, runtime.tensor(new_times(len(kernels)), self._device)
+            return timed, start_timer, runtime.tensor(new_timer_values(len(kernels)), self._device)
 
         def run() -> float:
             return self._seconds(self._machine, "invoke_stateful", 1, "main")[0]
 
-        def times() -> Times:
+        def times() -> TimerValues:
             timed, start_timer, values = prepared
-            with _answers():
+            with _reading_answers():
                 start_timer(timed.module, values)
                 timed.invoke_stateful("main")
                 return np.asarray(values.numpy())
 
         prepared = self._call("preparing to trace", prepare)
-        return alternate(
+        return measure_alternately(
             lambda: self._call("running the model", run), lambda: self._call("tracing", times), kernels, repeats
         )
 
@@ -234,7 +234,7 @@ class RemoteRunner(LibraryRunner):
         from tvm import rpc
 
         host, port, key = self.address.host, self.address.port, self.address.key
-        with _answers():
+        with _reading_answers():
             if self._through_tracker:
                 # Tries again by itself when the tracker offers a device that has registered anew since.
                 return rpc.connect_tracker(host, port).request(key)
@@ -243,13 +243,13 @@ class RemoteRunner(LibraryRunner):
     def _load(self, path: Path, num_threads: int | None) -> None:
         from tvm import relax
 
-        with _answers():
+        with _reading_answers():
             self._device = self._session.cpu(0)
             if num_threads is not None:
                 self._session.get_function("runtime.config_threadpool")(1, num_threads)
             self.num_threads = int(self._session.get_function("runtime.NumThreads")())
         self._library = self._upload(path)
-        with _answers():
+        with _reading_answers():
             self._machine = relax.VirtualMachine(self._library, self._device)
 
     def _upload(self, path: Path) -> Any:
@@ -258,7 +258,7 @@ class RemoteRunner(LibraryRunner):
         name = f"{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.so"
         # A file that is loaded must not be written to.
         if name not in self._libraries:
-            with _answers():
+            with _reading_answers():
                 self._session.upload(str(path), target=name)
                 self._libraries[name] = self._session.load_module(name)
         return self._libraries[name]
@@ -267,30 +267,30 @@ class RemoteRunner(LibraryRunner):
         import tvm
 
         tensors = [tvm.runtime.tensor(a, self._device) for a in arrays]
-        with _answers():
+        with _reading_answers():
             machine.set_input("main", *tensors)
 
-    def _results(self) -> dict[str, Array]:
+    def _outputs(self) -> dict[str, Array]:
         from tvm import runtime
 
         # VirtualMachine.get_outputs does this too, but leaves a reference cycle that keeps the session open.
-        with _answers():
+        with _reading_answers():
             get_output, get_arity = (self._machine.module[name] for name in ("get_output", "get_output_arity"))
             arity = get_arity("main")
         if arity != (-1 if len(self.outputs) == 1 else len(self.outputs)):
             raise _AnswerError(f"it has other outputs than the {len(self.outputs)} that its metadata lists.")
-        with _answers():
+        with _reading_answers():
             values = [get_output("main", *(() if arity == -1 else (i,))) for i in range(len(self.outputs))]
         for spec, value in zip(self.outputs, values, strict=True):
             # Before memory is taken for it.
             if not isinstance(value, runtime.Tensor) or (value.shape, value.dtype) != (spec.shape, spec.dtype):
                 raise _AnswerError(f"output {spec.name!r} isn't {spec.dtype} of the shape {list(spec.shape)}.")
-        with _answers():
+        with _reading_answers():
             return {o.name: np.asarray(v.numpy()) for o, v in zip(self.outputs, values, strict=True)}
 
     def _seconds(self, module: Any, name: str, repeats: int, *arguments: Any) -> list[float]:
         """Return how long each call of a function takes on the device."""
-        with _answers():
+        with _reading_answers():
             evaluator = module.time_evaluator(name, self._device, number=1, repeat=repeats)
             seconds = [float(value) for value in evaluator(*arguments).results]
         if len(seconds) != repeats or not all(math.isfinite(value) and value > 0 for value in seconds):
@@ -298,7 +298,7 @@ class RemoteRunner(LibraryRunner):
         return seconds
 
     def _call(self, doing: str, function: Callable[[], T]) -> T:
-        if not self._worker.is_here:
+        if not self._worker.is_in_this_process:
             raise DeviceError(
                 f"{self.address}: the session belongs to the process that opened it, not to those forked from that. "
                 "Open a RemoteRunner in each process."
@@ -319,9 +319,9 @@ class RemoteRunner(LibraryRunner):
                 f"{self.address}: {doing} took more than {self._timeout:g} seconds. The device may be busy "
                 "with another session; wait for it, restart its server, or allow more time."
             )
-        return DeviceError(f"{self.address}: {doing} failed: {_last_line(error)} {self._hint()}")
+        return DeviceError(f"{self.address}: {doing} failed: {_last_line(error)} {self._advice()}")
 
-    def _hint(self) -> str:
+    def _advice(self) -> str:
         if self._session is None:
             return "Check the key, and what the server printed."
         target = self.metadata.target
@@ -335,13 +335,13 @@ class RemoteRunner(LibraryRunner):
 _OPEN: weakref.WeakSet[RemoteRunner] = weakref.WeakSet()
 
 
-def _keep_sessions() -> None:
+def _keep_inherited_sessions() -> None:
     """Keep what a forked process inherits of its parent's sessions, for ever: TVM ends a session with its last use."""
     for runner in _OPEN:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(vars(runner)))
 
 
-os.register_at_fork(after_in_child=_keep_sessions)
+os.register_at_fork(after_in_child=_keep_inherited_sessions)
 
 
 class _AnswerError(RuntimeError):
@@ -349,7 +349,7 @@ class _AnswerError(RuntimeError):
 
 
 @contextlib.contextmanager
-def _answers() -> Iterator[None]:
+def _reading_answers() -> Iterator[None]:
     """Turn what is raised over unexpected answers into `_AnswerError`; the block holds nothing but TVM's calls."""
     try:
         yield

@@ -21,7 +21,7 @@ ALIGNMENT = 64
 """Bytes; kernels load whole vectors."""
 
 
-class Typed(Protocol):
+class HasShapeAndDtype(Protocol):
     """What has a shape and a dtype as NumPy's arrays do, such as an array in a file."""
 
     @property
@@ -35,7 +35,7 @@ class Typed(Protocol):
         ...
 
 
-def check_feeds(feeds: Mapping[str, Tensor], inputs: Sequence[TensorSpec]) -> list[Array]:
+def prepare_feeds(feeds: Mapping[str, Tensor], inputs: Sequence[TensorSpec]) -> list[Array]:
     """Return the inputs in order, contiguous and aligned to 64 bytes, as kernels need them; others are copied.
 
     The batch axis of a batch of one may be missing, and values of another dtype are converted where nothing is lost;
@@ -45,14 +45,14 @@ def check_feeds(feeds: Mapping[str, Tensor], inputs: Sequence[TensorSpec]) -> li
         SampleError: an input is missing, unknown, or of the wrong shape, dtype or value.
     """
     _check_names(feeds, inputs)
-    return [_placed(spec, _as_array(spec, feeds[spec.name])) for spec in inputs]
+    return [_aligned_input(spec, _as_array(spec, feeds[spec.name])) for spec in inputs]
 
 
-def check_types(arrays: Mapping[str, Typed], inputs: Sequence[TensorSpec]) -> None:
-    """Check names, shapes and dtypes as `check_feeds` does, of arrays whose values needn't be there.
+def check_feed_types(arrays: Mapping[str, HasShapeAndDtype], inputs: Sequence[TensorSpec]) -> None:
+    """Check names, shapes and dtypes as `prepare_feeds` does, of arrays whose values needn't be there.
 
     Raises:
-        SampleError: see `check_feeds`.
+        SampleError: see `prepare_feeds`.
     """
     _check_names(arrays, inputs)
     for spec in inputs:
@@ -70,7 +70,7 @@ def _check_names(feeds: Mapping[str, Any], inputs: Sequence[TensorSpec]) -> None
         raise SampleError(f"The inputs don't fit the model ({'; '.join(wrong)}). Expected {expected}.")
 
 
-def noise(inputs: Sequence[TensorSpec]) -> dict[str, Array]:
+def random_feeds(inputs: Sequence[TensorSpec]) -> dict[str, Array]:
     """Return seeded noise as inputs by name: for measuring times, which don't depend on it."""
     random = np.random.default_rng(0)
     return {i.name: random.standard_normal(i.shape).astype(i.dtype) for i in inputs}
@@ -93,7 +93,7 @@ def _as_array(spec: TensorSpec, value: Tensor) -> Array:
         ) from error
 
 
-def _check_type(spec: TensorSpec, value: Typed) -> None:
+def _check_type(spec: TensorSpec, value: HasShapeAndDtype) -> None:
     if value.shape not in _shapes(spec) or not may_convert(value.dtype, np.dtype(spec.dtype)):
         raise SampleError(
             f"Input {spec.name!r} has the shape {list(value.shape)} and dtype {value.dtype}; "
@@ -106,16 +106,16 @@ def _shapes(spec: TensorSpec) -> tuple[tuple[int, ...], ...]:
     return (spec.shape, spec.shape[1:]) if spec.shape[:1] == (1,) else (spec.shape,)
 
 
-def _placed(spec: TensorSpec, value: Array) -> Array:
+def _aligned_input(spec: TensorSpec, value: Array) -> Array:
     if value.shape != spec.shape or value.dtype != np.dtype(spec.dtype):
-        value = _fitted(spec, value)
+        value = _converted(spec, value)
     # DLPack can't hand over memory that must not be written to.
     if value.flags.c_contiguous and value.flags.writeable and value.ctypes.data % ALIGNMENT == 0:
         return value
     return aligned(value)
 
 
-def _fitted(spec: TensorSpec, value: Array) -> Array:
+def _converted(spec: TensorSpec, value: Array) -> Array:
     _check_type(spec, value)
     try:
         return convert(value, np.dtype(spec.dtype)).reshape(spec.shape)

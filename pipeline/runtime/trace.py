@@ -1,4 +1,4 @@
-"""Times a library's kernels one by one, with the timer that is part of every library (`library/library.c`)."""
+"""TimerValues a library's kernels one by one, with the timer that is part of every library (`library/library.c`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TIMER_FUNCTION = "pipeline_time_kernels"
 _COUNT, _CAPACITY, _DURATIONS = 0, 1, 4
 """Indices into the timer's values; those between `_CAPACITY` and `_DURATIONS` are the timer's own."""
 
-Times = npt.NDArray[np.int64]
+TimerValues = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Trace:
         return statistics.median(1 - kernels / run for kernels, run in zip(self.passes, self.runs, strict=True))
 
 
-def new_times(kernels: int) -> Times:
+def new_timer_values(kernels: int) -> TimerValues:
     """Return the values with which a timer starts: int64, the first four its own, then a duration for each kernel.
 
     Args:
@@ -67,7 +67,9 @@ def new_times(kernels: int) -> Times:
     return times
 
 
-def alternate(run: Callable[[], float], times: Callable[[], Times], kernels: Sequence[str], repeats: int) -> Trace:
+def measure_alternately(
+    run: Callable[[], float], times: Callable[[], TimerValues], kernels: Sequence[str], repeats: int
+) -> Trace:
     """Measure whole runs and the kernels of runs in turn, so that a change of the machine's speed meets both.
 
     Args:

@@ -28,7 +28,7 @@ class Worker:
         threading.Thread(target=_work, args=(self._tasks,), name=name, daemon=True).start()
 
     @property
-    def is_here(self) -> bool:
+    def is_in_this_process(self) -> bool:
         """Whether the thread is one of this process; a process that was forked has none of its parent's."""
         return self._process == os.getpid()
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pipeline.errors import OptionError, SampleError
 from pipeline.ir.program import TensorSpec
-from pipeline.samples.fitting import Fitted, Fitter, sentence
+from pipeline.samples.fitting import FittedSample, SampleFitter, capitalized
 from pipeline.samples.images import Images
 from pipeline.samples.reading import (
     Sample,
@@ -21,7 +21,7 @@ from pipeline.samples.reading import (
     named_samples,
     preprocessing_of,
     sample_count,
-    with_options,
+    with_image_options,
 )
 
 __all__ = [
@@ -31,17 +31,17 @@ __all__ = [
     "batch_of",
     "feed_count",
     "feeds",
+    "hold_back_filter",
     "named_feeds",
     "preprocessing_of",
-    "split_of",
-    "with_options",
+    "with_image_options",
 ]
 
 _log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 
-Part = Callable[[int], bool]
+FeedFilter = Callable[[int], bool]
 """Says of a feed's number whether it belongs to a part."""
 
 
@@ -72,7 +72,7 @@ def named_feeds(
     inputs: Sequence[TensorSpec],
     batch_size: int | None = None,
     batch_nums: int | None = None,
-    part: Part | None = None,
+    part: FeedFilter | None = None,
     warn: bool = False,
 ) -> Iterator[tuple[str, dict[str, Array]]]:
     """Yield feeds as `feeds` does, each after what a message calls it: "sample 3", "samples/0003.npy".
@@ -88,7 +88,7 @@ def named_feeds(
     for name, value in (("batch_size", batch_size), ("batch_nums", batch_nums)):
         if value is not None and value < 1:
             raise OptionError(f"{name} is {value}; it must be at least 1.")
-    pending: list[Fitted] = []
+    pending: list[FittedSample] = []
     complete = left_out = 0
     for fitted in _fitted(samples, inputs, batch_size or 1, batch_nums):
         pending.append(fitted)
@@ -115,7 +115,7 @@ def named_feeds(
         raise SampleError(f"No samples to calibrate with: {found} in {describe(samples)}.")
 
 
-def split_of(hold_back: float, held_back: bool = False) -> Part | None:
+def hold_back_filter(hold_back: float, held_back: bool = False) -> FeedFilter | None:
     """Return which feeds are calibrated with, or which are held back from that; None if nothing is held back.
 
     Those held back are spread evenly: with 0.1, they are the tenth, the twentieth, and so on.
@@ -132,8 +132,8 @@ def split_of(hold_back: float, held_back: bool = False) -> Part | None:
 
 def _fitted(
     samples: Samples, inputs: Sequence[TensorSpec], batch_size: int, batch_nums: int | None
-) -> Iterator[Fitted]:
-    fitter = Fitter(inputs)
+) -> Iterator[FittedSample]:
+    fitter = SampleFitter(inputs)
     left = math.inf if batch_nums is None else batch_nums * batch_size
     stream = named_samples(samples, inputs)
     while left > 0 and (item := next(stream, None)) is not None:
@@ -162,7 +162,7 @@ def feed_count(
     name, first = next(named_samples(samples, inputs), ("", None))
     if first is None:
         return 0
-    parts = list(Fitter(inputs).fit(first, name))
+    parts = list(SampleFitter(inputs).fit(first, name))
     if batch_nums is not None:
         number = min(number, batch_nums * (batch_size or 1) if len(parts) == 1 else batch_nums)
     return number * len(parts) // parts[0].batch if parts else 0
@@ -174,11 +174,11 @@ def batch_of(inputs: Sequence[TensorSpec]) -> int:
     return shape[0] if shape else 1
 
 
-def _title(batch: Sequence[Fitted]) -> str:
+def _title(batch: Sequence[FittedSample]) -> str:
     return batch[0].name if len(batch) == 1 else f"{batch[0].name} to {batch[-1].name}"
 
 
-def _stacked(batch: Sequence[Fitted], inputs: Sequence[TensorSpec]) -> dict[str, Array]:
+def _stacked(batch: Sequence[FittedSample], inputs: Sequence[TensorSpec]) -> dict[str, Array]:
     first = batch[0]
     if len(batch) == 1:
         return first.feed
@@ -186,12 +186,12 @@ def _stacked(batch: Sequence[Fitted], inputs: Sequence[TensorSpec]) -> dict[str,
         for spec in inputs:
             if (spec.name in other.single) != (spec.name in first.single):
                 raise SampleError(
-                    f"{sentence(first.name)} and {other.name} go into one batch, but input {spec.name!r} has the "
+                    f"{capitalized(first.name)} and {other.name} go into one batch, but input {spec.name!r} has the "
                     f"shapes {first.feed[spec.name].shape} and {other.feed[spec.name].shape}."
                 )
             if spec.name not in first.single and not np.array_equal(other.feed[spec.name], first.feed[spec.name]):
                 raise SampleError(
-                    f"{sentence(first.name)} and {other.name} go into one batch of {first.batch}, but hold different "
+                    f"{capitalized(first.name)} and {other.name} go into one batch of {first.batch}, with different "
                     f"values for input {spec.name!r}, which the whole batch shares: its shape is {spec.shape}. Give "
                     "samples that are whole batches, or build for a batch of 1."
                 )

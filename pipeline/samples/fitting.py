@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedSample:
     """One sample that fits the model.
 
     Attributes:
@@ -35,7 +35,7 @@ class Fitted:
 
 
 @dataclass
-class Fitter:
+class SampleFitter:
     """Fits samples to a model's inputs.
 
     Attributes:
@@ -47,7 +47,7 @@ class Fitter:
     first: str = ""
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
-    def fit(self, sample: Any, name: str) -> Iterator[Fitted]:
+    def fit(self, sample: Any, name: str) -> Iterator[FittedSample]:
         """Yield what a sample holds: it, or its parts if it is a batch of the user's.
 
         Everything about shapes and dtypes is checked before values are read.
@@ -64,7 +64,7 @@ class Fitter:
         counts = {n: s.name for s in self.inputs if (n := _count(values[s.name].shape, s)) is not None}
         if len(counts) > 1:
             listed = ", ".join(f"{n!r} holds {count}" for count, n in counts.items())
-            raise SampleError(f"{sentence(name)} is a batch, but not of one size: {listed}.")
+            raise SampleError(f"{capitalized(name)} is a batch, but not of one size: {listed}.")
         if not counts:
             yield self._fitted(values, name)
             return
@@ -72,17 +72,17 @@ class Fitter:
             part = {s.name: v[i : i + 1] if _count((v := values[s.name]).shape, s) else v for s in self.inputs}
             yield self._fitted(part, f"{name}[{i}]")
 
-    def _fitted(self, arrays: dict[str, Array], name: str) -> Fitted:
+    def _fitted(self, arrays: dict[str, Array], name: str) -> FittedSample:
         feed = {spec.name: _converted(arrays[spec.name], spec, name) for spec in self.inputs}
         single = frozenset(spec.name for spec in self.inputs if feed[spec.name].shape != spec.shape)
         batches = {spec.shape[0]: spec.name for spec in self.inputs if spec.name in single}
         if len(batches) > 1:
             listed = ", ".join(f"{n!r} takes {size}" for size, n in batches.items())
             raise SampleError(
-                f"{sentence(name)} is a single one, but the model's inputs don't have one batch size: {listed}. "
+                f"{capitalized(name)} is a single one, but the model's inputs don't have one batch size: {listed}. "
                 "Give samples that are whole batches."
             )
-        return Fitted(name, feed, single, next(iter(batches), 1))
+        return FittedSample(name, feed, single, next(iter(batches), 1))
 
     def _check(self, array: Array | StoredArray, spec: TensorSpec, name: str) -> None:
         """Check the shape and dtype of one array of a sample; of a stored one, no values are read."""
@@ -90,16 +90,16 @@ class Fitter:
         whole = len(array.shape) == len(spec.shape) and array.shape[1:] == rows and 0 not in array.shape[:1]
         if array.shape != spec.shape and not (spec.shape and (whole or array.shape == rows)):
             raise SampleError(
-                f"{sentence(name)}: input {spec.name!r} has the shape {array.shape}; expected {spec.shape}."
-                f"{_shape_advice(array.shape, spec)}{self._comparison(array.shape, spec)}"
+                f"{capitalized(name)}: input {spec.name!r} has the shape {array.shape}; expected {spec.shape}."
+                f"{_shape_advice(array.shape, spec)}{self._difference_from_first(array.shape, spec)}"
             )
         if not may_convert(array.dtype, np.dtype(spec.dtype)):
             advice = f" Convert it: array.astype({spec.dtype!r})." if array.dtype.kind in "biuf" else ""
             raise SampleError(
-                f"{sentence(name)}: input {spec.name!r} has the dtype {array.dtype}; expected {spec.dtype}.{advice}"
+                f"{capitalized(name)}: input {spec.name!r} has the dtype {array.dtype}; expected {spec.dtype}.{advice}"
             )
 
-    def _comparison(self, shape: tuple[int, ...], spec: TensorSpec) -> str:
+    def _difference_from_first(self, shape: tuple[int, ...], spec: TensorSpec) -> str:
         """Return what to say of a shape that isn't the one of the samples before."""
         first = self.shapes.get(spec.name, shape)
         return f" The first one, {self.first}, has {first}: all must be alike." if first != shape else ""
@@ -121,7 +121,7 @@ def arrays_of(sample: Any, inputs: Sequence[TensorSpec], name: str) -> dict[str,
     if arrays.keys() != set(expected):
         given = sorted(map(str, arrays)) if arrays else f"{_size(sample)} without names"
         raise SampleError(
-            f"{sentence(name)} holds {given}; the model's inputs are {sorted(expected)}. Name the arrays after the "
+            f"{capitalized(name)} holds {given}; the model's inputs are {sorted(expected)}. Name the arrays after the "
             f"inputs, as np.savez(file, **{{{min(expected)!r}: array}}) does."
         )
     return {n: _as_array(a, n, name) for n, a in arrays.items()}
@@ -131,7 +131,7 @@ def _size(sample: Any) -> str:
     return f"{len(sample)} arrays" if isinstance(sample, list | tuple) else "an array"
 
 
-def sentence(name: str) -> str:
+def capitalized(name: str) -> str:
     """Return a sample's name as a sentence begins with it."""
     return name.capitalize() if name.startswith("sample ") else f"Sample {name}"
 
@@ -165,9 +165,9 @@ def _as_array(value: Any, spec: str, name: str) -> Array | StoredArray:
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise SampleError(f"{sentence(name)}: input {spec!r} can't be read as an array: {error}.") from error
+        raise SampleError(f"{capitalized(name)}: input {spec!r} can't be read as an array: {error}.") from error
     if array.dtype.kind not in "biufcV":
-        raise SampleError(f"{sentence(name)}: input {spec!r} is {value!r:.100}; expected an array of numbers.")
+        raise SampleError(f"{capitalized(name)}: input {spec!r} is {value!r:.100}; expected an array of numbers.")
     return array
 
 
@@ -180,11 +180,11 @@ def _loaded(array: Array | StoredArray, spec: TensorSpec) -> Array:
 def _converted(value: Array, spec: TensorSpec, name: str) -> Array:
     """Return values in the input's dtype."""
     if value.dtype.kind == "f" and not np.isfinite(value).all():
-        raise SampleError(f"{sentence(name)}: input {spec.name!r} holds NaN or infinity.")
+        raise SampleError(f"{capitalized(name)}: input {spec.name!r} holds NaN or infinity.")
     try:
         return convert(value, np.dtype(spec.dtype))
     except ConversionError as error:
-        raise SampleError(f"{sentence(name)}: input {spec.name!r} {error}.") from error
+        raise SampleError(f"{capitalized(name)}: input {spec.name!r} {error}.") from error
 
 
 def _count(shape: tuple[int, ...], spec: TensorSpec) -> int | None:

@@ -72,7 +72,7 @@ def preprocess(file: Path, steps: ImagePreprocessing, dtype: str) -> Array:
         SampleError: the picture can't be read, is too large or too small, or has more than 8 bits a channel.
         OptionError: Pillow isn't installed.
     """
-    return to_array(np.asarray(_cut(file, _decoded(file, steps.channels), steps)), steps, dtype)
+    return to_array(np.asarray(_resized_and_cropped(file, _decoded(file, steps.channels), steps)), steps, dtype)
 
 
 def to_array(pixels: Array, steps: ImagePreprocessing, dtype: str) -> Array:
@@ -95,10 +95,10 @@ def upright_size(file: Path) -> Size:
     """Return a picture's width and height, without decoding it; see `preprocess`."""
     with _reading(file), _opened(file) as picture:
         width, height = picture.size
-        return (height, width) if picture.getexif().get(_ORIENTATION, 1) in _LYING else (width, height)
+        return (height, width) if picture.getexif().get(_ORIENTATION, 1) in _SIDEWAYS else (width, height)
 
 
-def resolve(options: ImageOptions, spec: TensorSpec) -> ImagePreprocessing:
+def resolve_preprocessing(options: ImageOptions, spec: TensorSpec) -> ImagePreprocessing:
     """Return how pictures become an input: what the options leave open follows from its shape.
 
     Without `resize` and `crop`, pictures are stretched to the input's size; with `resize` alone, cropped to it.
@@ -110,9 +110,9 @@ def resolve(options: ImageOptions, spec: TensorSpec) -> ImagePreprocessing:
     Raises:
         OptionError: the options contradict each other or the input, or it can't be a picture.
     """
-    layout, channels = layout_of(options, spec.name, spec.shape)
+    layout, channels = picture_layout(options, spec.name, spec.shape)
     height, width = (spec.shape[-2:]) if layout == "NCHW" else (spec.shape[-3:-1])
-    resize, crop = options.resize, square(options.crop)
+    resize, crop = options.resize, as_pair(options.crop)
     if crop is None:
         resize = (width, height) if resize is None else resize
         crop = None if resize == (width, height) else (width, height)
@@ -141,12 +141,12 @@ def resized(size: Size, resize: Size | int | None) -> Size:
     return int(resize * width / height), resize
 
 
-def square(size: Size | int | None) -> Size | None:
+def as_pair(size: Size | int | None) -> Size | None:
     """Return a size of which one number may stand for both."""
     return (size, size) if isinstance(size, int) else size
 
 
-def layout_of(options: ImageOptions, name: str, dims: Sequence[int | None]) -> tuple[Any, int]:
+def picture_layout(options: ImageOptions, name: str, dims: Sequence[int | None]) -> tuple[Any, int]:
     """Return the layout of an input that takes pictures, and its number of channels.
 
     Args:
@@ -201,7 +201,7 @@ def _numbers(given: float | tuple[float, ...] | None, default: float) -> tuple[f
     return given if isinstance(given, tuple) else (given,)
 
 
-def _cut(file: Path, picture: Any, steps: ImagePreprocessing) -> Any:
+def _resized_and_cropped(file: Path, picture: Any, steps: ImagePreprocessing) -> Any:
     """Return a picture, resized and cropped."""
     size = resized(picture.size, steps.resize)
     if math.prod(size) > MAX_PIXELS:
@@ -281,5 +281,5 @@ def pillow() -> Any:
 _ORIENTATION = 0x0112
 """The EXIF tag that says how a picture is turned."""
 
-_LYING = (5, 6, 7, 8)
+_SIDEWAYS = (5, 6, 7, 8)
 """Its values for pictures that lie on their side."""

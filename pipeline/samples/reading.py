@@ -13,7 +13,7 @@ from pipeline.errors import OptionError, SampleError
 from pipeline.files import StoredArray, stored_arrays
 from pipeline.ir.preprocessing import ImagePreprocessing
 from pipeline.ir.program import TensorSpec
-from pipeline.samples.images import Images, is_picture, preprocess, resolve
+from pipeline.samples.images import Images, is_picture, preprocess, resolve_preprocessing
 
 Array = npt.NDArray[Any]
 Arrays = Union[Array, Sequence[Array], Mapping[str, Array]]  # noqa: UP007 - evaluated at run time on Python 3.10
@@ -104,7 +104,7 @@ def sample_count(samples: Samples) -> int | None:
     return len(samples) if isinstance(samples, Sized) else None
 
 
-def with_options(samples: Samples | None, options: ImageOptions) -> Samples | None:
+def with_image_options(samples: Samples | None, options: ImageOptions) -> Samples | None:
     """Return samples that become inputs as the options say, if they are a folder that may hold pictures.
 
     Raises:
@@ -151,7 +151,7 @@ def _preprocessing(
             f"{folder_of(samples)} holds pictures, but the model has {len(inputs)} inputs: {names}. Give .npz files "
             "that hold an array for each."
         )
-    return resolve(options, inputs[0])
+    return resolve_preprocessing(options, inputs[0])
 
 
 def _is_sample(file: Path) -> bool:

@@ -9,8 +9,8 @@ from pathlib import Path
 from pipeline.config.options import ImageOptions
 from pipeline.errors import SampleError
 from pipeline.ir.program import TensorSpec
-from pipeline.samples.fitting import arrays_of, sentence
-from pipeline.samples.images import Images, is_picture, layout_of, resized, square, upright_size
+from pipeline.samples.fitting import arrays_of, capitalized
+from pipeline.samples.images import Images, as_pair, is_picture, picture_layout, resized, upright_size
 from pipeline.samples.reading import Samples, folder_of, named_samples, sample_files
 
 Dims = tuple["int | None", ...]
@@ -66,7 +66,9 @@ def _array_shape(shape: Shape, dims: Dims | None, name: str, title: str) -> Shap
         return shape
     full = (dims[0] or 1, *shape) if len(shape) == len(dims) - 1 else shape
     if len(full) != len(dims) or any(d not in (None, s) for d, s in zip(dims[1:], full[1:], strict=True)):
-        raise SampleError(f"{sentence(title)}: input {name!r} has the shape {shape}; the model takes {_written(dims)}.")
+        raise SampleError(
+            f"{capitalized(title)}: input {name!r} has the shape {shape}; the model takes {_written(dims)}."
+        )
     full = (dims[0] or full[0], *full[1:])
     if dims[0] is None and full[0] > 1:
         one = ",".join(map(str, (1, *full[1:])))
@@ -79,7 +81,7 @@ def _array_shape(shape: Shape, dims: Dims | None, name: str, title: str) -> Shap
 
 def _picture_shape(files: Sequence[Path], options: ImageOptions, name: str, dims: Dims) -> Shape:
     """Return the shape of an input for pictures."""
-    layout, channels = layout_of(options, name, dims)
+    layout, channels = picture_layout(options, name, dims)
     declared = dims[-2:] if layout == "NCHW" else dims[-3:-1]
     height, width = (declared[0], declared[1]) if None not in declared else _common_size(files, options)[::-1]
     image = (channels, height, width) if layout == "NCHW" else (height, width, channels)
@@ -94,7 +96,7 @@ def _picture_shape(files: Sequence[Path], options: ImageOptions, name: str, dims
 
 def _common_size(files: Sequence[Path], options: ImageOptions) -> tuple[int, int]:
     """Return the size that all pictures have after preprocessing."""
-    crop = square(options.crop)
+    crop = as_pair(options.crop)
     if crop is not None:
         return crop
     if options.resize is not None and not isinstance(options.resize, int):

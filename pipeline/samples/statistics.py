@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.ir.program import TensorSpec
-from pipeline.samples.fitting import sentence
+from pipeline.samples.fitting import capitalized
 
 Array = npt.NDArray[Any]
 
@@ -59,7 +59,7 @@ class SampleStatistics:
             value = feed[spec.name]
             if value.dtype.kind == "f" and value.size >= MIN_VALUES and value.min() == value.max():
                 if not self.constant:
-                    self.first_constant = f"{sentence(name)} is {value.flat[0]:g} throughout, in input {spec.name!r}"
+                    self.first_constant = f"{capitalized(name)} is {value.flat[0]:g} throughout, in input {spec.name!r}"
                 self.constant += 1
 
     def warnings(self) -> list[str]:

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli import cli
-from pipeline.cli.console import counted, progress, show
+from pipeline.cli.console import progress, show, steps_text
 from tests.cli.commands import run
 from tests.docs.given import write_models
 from tests.models import ModelBuilder
@@ -207,7 +207,7 @@ def test_nothing_is_cut_off(capsys: Capture, monkeypatch: Patch) -> None:
     ],
 )
 def test_progress_has_a_rate_and_the_time_left(done: int, total: int | None, seconds: float, text: str) -> None:
-    assert counted(done, total, seconds) == text
+    assert steps_text(done, total, seconds) == text
 
 
 def test_on_a_terminal_progress_is_one_line_that_changes(capsys: Capture, monkeypatch: Patch) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline.compiler.lower import machine_of, until_kernels
+from pipeline.compiler.lower import lower_until_kernels, machine_of
 from pipeline.compiler.records import is_kernel
 from pipeline.compiler.select_kernels import select_kernels
 from pipeline.ir.program import Program
@@ -32,7 +32,7 @@ def kernels(program: Program, isa_name: str = "avx2") -> list[str]:
     """Return the names of a program's kernels for convolutions."""
     target = load_target("x86-64-v3")
     machine = dataclasses.replace(machine_of(target), isa=instruction_sets()[isa_name])
-    module = select_kernels(until_kernels(program.module, target.tvm_target(), machine), machine, None)
+    module = select_kernels(lower_until_kernels(program.module, target.tvm_target(), machine), machine, None)
     names = [gv.name_hint for gv, function in module.functions.items() if is_kernel(function)]
     return sorted(name for name in names if name.startswith("conv2d"))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.schema import Options, group, in_words, keywords, option, options_of
+from pipeline.config.schema import Options, description, group, keywords, option, options_of
 from pipeline.errors import OptionError
 
 
@@ -94,7 +94,7 @@ def test_a_wrong_value_is_refused_however_the_object_is_made() -> None:
 
 
 def test_words_say_choices_defaults_and_other_names() -> None:
-    assert [in_words(o) for o in options_of(Colours)] == [
+    assert [description(o) for o in options_of(Colours)] == [
         "A colour. One of dark_blue, red. PaddleSlim: color.",
         "Names. Default: all.",
     ]

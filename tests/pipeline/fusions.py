@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from pipeline import ops
-from pipeline.compiler.lower import machine_of, until_kernels
+from pipeline.compiler.lower import lower_until_kernels, machine_of
 from pipeline.ir.bridge import operator_of
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
@@ -30,7 +30,7 @@ FUSIONS: Mapping[str, Callable[[ops.Operator], bool]] = {
 
 def operators(program: Program, target: Target) -> tuple[ops.Operator | str, ...]:
     """Return what is to become kernels: our operators with their attributes, and the names of others."""
-    module = until_kernels(program.module, target.tvm_target(), machine_of(target))
+    module = lower_until_kernels(program.module, target.tvm_target(), machine_of(target))
     return tuple(operator_of(b.value) or b.operator for b in Dataflow.of(module).bindings)
 
 

