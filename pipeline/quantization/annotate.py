@@ -24,15 +24,15 @@ __all__ = ["AnnotateOptions", "Annotation", "OperatorDecision", "TensorDecision"
 def annotate(program: Program, options: AnnotateOptions | None = None) -> Annotation:
     """Decide what becomes int8; the program isn't changed.
 
-    Convolutions and dense layers become int8 wherever their weights allow. Everything between them that has an integer
-    form follows, if all that it reads is 8-bit and something that reads it is.
+    Convolutions, dense layers and matrix products become int8 wherever they can. Any other operator with an integer
+    form becomes int8 as well if all its inputs are 8-bit and an int8 operator reads its result.
 
     Args:
         program: a float program, as `import_model` returns it.
         options: what the user wants.
 
     Raises:
-        OptionError: an option names what none of the program's operators is; see `quantization.selection`.
+        OptionError: an option names an operator that the program doesn't have; see `quantization.selection`.
     """
     options = options or AnnotateOptions()
     flow = Dataflow.of(program.module)
@@ -44,7 +44,7 @@ def annotate(program: Program, options: AnnotateOptions | None = None) -> Annota
 
 @dataclass(frozen=True)
 class _Wanted:
-    """The names of the operators that options mean; `operators` is None if all may become int8."""
+    """Names of the operators that may become int8 (None if all may), and of those that are to stay in float."""
 
     operators: Set[str] | None
     skip: Set[str]
@@ -58,7 +58,7 @@ class _Wanted:
 
 
 def _reasons_for_float(flow: Dataflow, wanted: _Wanted) -> dict[relax.Var, str | None]:
-    """Return for each operator why it stays in float; None if it becomes int8."""
+    """Return for each operator the reason why it stays in float; None if it becomes int8."""
     reasons: dict[relax.Var, str | None] = {}
     for binding in flow.bindings:
         reasons[binding.var] = _reason_for_float(binding, reasons, wanted)
@@ -107,7 +107,7 @@ def _operator(binding: Binding, reason_for_float: str | None, options: AnnotateO
 
 
 def _tensors(flow: Dataflow, quantized: list[Binding]) -> tuple[TensorDecision, ...]:
-    """Return a decision for every tensor that an int8 operator reads, or writes for one that reads it."""
+    """Return a decision for every float32 tensor that an int8 operator reads: these become 8-bit."""
     chosen = {b.var for b in quantized}
     read = {v for b in quantized for v in activations(b)}
     bounds: dict[relax.Var, float] = {}

@@ -1,9 +1,9 @@
-"""The result of annotate, as data: it can be printed, saved, edited by hand and given back.
+"""What annotate decides, as data that can be printed, saved, edited by hand and used again.
 
 An annotation file is JSON with two lists. `operators` says for each operator whether it is computed in int8 or
-float32, and why; `tensors` says for each 8-bit tensor how it is to be quantized, or whose scale it shares. Operators
-and tensors go by the name of the ONNX tensor that the operator produces; in files that are edited by hand, an
-operator's name may be that of an ONNX node, a type or a pattern, too.
+float32, and why; `tensors` says for each 8-bit tensor how it is to be quantized, or whose scale it shares. An operator
+has the name of the ONNX tensor that it produces. In files that are edited by hand, an operator's name may also be the
+name of an ONNX node, a type, or a pattern, and then stands for all operators that it fits.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ Precision = Literal["int8", "float32"]
 
 
 class OperatorDecision(Record, frozen=True, kw_only=True):
-    """What becomes of one operator.
+    """Whether one operator is computed in int8.
 
     Attributes:
-        name: name of the tensor that it produces. A file may name operators, several at once, too, in any of the ways
-            that `quantization.selection` knows.
+        name: name of the tensor that it produces. In a file, one name may stand for several operators: see
+            `quantization.selection`.
         operator: its type, e.g. `conv2d`.
-        precision: how it is computed.
-        weights: how its weights are quantized; None if it has none. In a file that leaves it out, one scale per output
-            channel is meant.
-        reason: why.
+        precision: what it is computed in.
+        weights: how its weights are quantized; None if it has none. A file may leave this out: then each output channel
+            has a scale of its own.
+        reason: why it is computed in that, in words.
     """
 
     name: str
@@ -44,9 +44,9 @@ class TensorDecision(Record, frozen=True, kw_only=True):
 
     Attributes:
         name: the tensor.
-        spec: how it is quantized; None if it shares.
-        shares: the tensor whose scale and zero point it takes; None if it is calibrated itself.
-        reason: why.
+        spec: how it is quantized; None if it shares another tensor's scale.
+        shares: the tensor whose scale and zero point it has, too; None if it is calibrated itself.
+        reason: why, in words.
     """
 
     name: str
@@ -55,7 +55,7 @@ class TensorDecision(Record, frozen=True, kw_only=True):
     reason: str = "the annotation says so"
 
     def __post_init__(self) -> None:
-        """Check that one of both is given; when a file is read, this is an error of decoding it."""
+        """Check that exactly one of both is given; while a file is read, msgspec reports this as a validation error."""
         if (self.spec is None) is (self.shares is None):
             raise ValueError(f"tensor {self.name!r} needs either a spec or the tensor that it shares its scale with")
 

@@ -37,7 +37,7 @@ def calibrate(
         program: the float program that was annotated.
         annotation: which tensors to observe.
         samples: a folder, an iterable or a generator function; see `samples`.
-        options: how scales are chosen, as far as the annotation doesn't say it for a tensor.
+        options: how scales are chosen, where the annotation doesn't say so for the tensor itself.
         progress: called after each batch with the number of batches so far.
 
     Raises:
@@ -50,7 +50,7 @@ def calibrate(
 
 @dataclass(frozen=True)
 class Calibration:
-    """What one pass over the samples gives: the table, and the statistics that were needed beside it."""
+    """What one pass over the samples gives: the calibration table, and the statistics that corrections asked for."""
 
     table: CalibrationTable
     statistics: Mapping[Need, Statistic]
@@ -64,7 +64,19 @@ def calibrate_with_statistics(
     progress: Callable[[int], None] | None = None,
     needs: Iterable[Need] = (),
 ) -> Calibration:
-    """Calibrate, and collect statistics in the same pass; see `calibrate`."""
+    """Calibrate, and collect statistics in the same pass over the samples.
+
+    Args:
+        program: see `calibrate`; so are the other arguments.
+        annotation: which tensors to observe.
+        samples: what to run on.
+        options: how scales are chosen.
+        progress: called after each batch with the number of batches so far.
+        needs: the statistics to collect.
+
+    Raises:
+        PipelineError: see `calibrate`.
+    """
     options = options or CalibrateOptions()
     specs = {name: _decided(spec, options) for name, spec in annotation.specs().items()}
     observers = {name: make_observer(observer) for name, (_, observer) in specs.items()}
@@ -79,7 +91,7 @@ def calibrate_with_statistics(
 
 
 def make_entry(name: str, observer: Observer, spec: QuantizationSpec) -> Calibrated:
-    """Return the entry for a tensor with what an observer chooses.
+    """Return a tensor's entry of the table: the scale and zero point that its observer chooses.
 
     Args:
         name: the tensor's.

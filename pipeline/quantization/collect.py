@@ -1,4 +1,4 @@
-"""Runs the float program over samples, and shows what each tensor was to those who watch it."""
+"""Runs the float program over samples, and passes tensors' values to the observers and statistics that want them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from pipeline.samples.statistics import SampleStatistics
 Array = npt.NDArray[Any]
 
 RANGE_BATCHES = 4
-"""Of how many batches the range is looked at."""
+"""How many batches, the first ones, are examined for values of another range than the model was trained on."""
 
 _logger = logging.getLogger(__name__)
 
 
 class Watcher(Protocol):
-    """An observer or a statistic."""
+    """An observer or a statistic, which sees a tensor's values batch by batch."""
 
     def update(self, values: Array) -> None:
         """Take in a tensor's values for one batch: float32, finite."""
@@ -42,8 +42,8 @@ def collect(
 ) -> int:
     """Run the program once over the samples, update each tensor's watchers, and return how many samples there were.
 
-    Samples that look odd, being few, all the same, constant, or of another range than the model was trained on, are
-    warned of (`samples.statistics`, `quantization.input_range`).
+    A warning says so if there are few samples, if they are all the same or constant, or if their values have another
+    range than the model was trained on (`samples.statistics`, `quantization.input_range`).
 
     Memory holds one batch's activations and what the watchers keep, however many samples there are.
 
@@ -81,7 +81,7 @@ def collect(
 def _activations(
     program: Program, names: list[str], samples: Samples, options: CalibrateOptions
 ) -> Iterator[tuple[str, dict[str, Array], dict[str, Array]]]:
-    """Yield what each batch is called, the batch, and the values of the named tensors for it."""
+    """Yield for each batch its name in messages, the inputs, and the values of the named tensors."""
     part = hold_back_filter(options.hold_back)
     stream = named_feeds(samples, program.inputs, options.batch_size, options.batch_nums, part, warn=True)
     name, first = next(stream)
@@ -92,7 +92,7 @@ def _activations(
 
 
 def _computed(program: Program, name: str) -> str:
-    """Return the name of the tensor whose values another holds, its axes moved; the model knows that one."""
+    """Return the name that the user knows for a tensor: for a transposed or reshaped one, that of the original."""
     flow = Dataflow.of(program.module)
     var = next((b.var for b in flow.bindings if b.var.name == name), None)
     while var in flow.producers and flow.producers[var].operator in ("relax.permute_dims", "relax.reshape"):

@@ -1,11 +1,11 @@
-"""Whether samples are in the range that a model was trained on, by what its first convolution makes of them.
+"""Warns of samples whose values have another range than the model was trained on, judging by its first convolution.
 
-A trained convolution's biases (batch normalization is part of them) are of the size of its sums: training moved both to
-where the activation's threshold makes a difference. Where the sums spread 40 times as wide as the biases, or a 50th as
-wide, values were scaled otherwise in training. For the trained networks that this was tried with, the ratio is between
-0.3 and 4, and with pictures of 0 to 255 in place of -1 to 1 between 70 and 200. As a network without biases worth the
-name, or one that was trained on pixels as they are, can look like that as well, more has to speak for it: values that
-are pixels, or activations most of which are clipped.
+In a trained convolution, the biases (which contain the batch normalization) are about as large as the sums of products:
+training has moved both to where the activation's threshold makes a difference. If the standard deviation of the sums is
+40 times the biases, or a 50th of them, the values were scaled differently in training. In the trained networks that
+this was tried with, the ratio is between 0.3 and 4; with pictures of 0 to 255 in place of -1 to 1, it is between 70 and
+200. A network with very small biases, or one that was trained on pixels as they are, can have such a ratio, too. So a
+warning of large values needs another sign as well: values that are pixels, or activations of which many are clipped.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from pipeline.ir.program import Program
 Array = npt.NDArray[Any]
 
 WIDE, NARROW = 40.0, 0.02
-"""Ratios of sums to biases that are out of the ordinary."""
+"""Ratios of sums to biases above and below which samples are suspicious."""
 
 PIXELS_ABOVE = 16.0
-"""Values that aren't negative and reach beyond are pixels, of 0 to 255."""
+"""Values that are never negative and exceed this are taken for pixels, 0 to 255."""
 
 CLIPPED = 0.3
-"""Share of clipped activations that is out of the ordinary."""
+"""Share of clipped activations above which samples are suspicious."""
 
 _SIDE = 128
-"""Of the middle of a sample that is looked at."""
+"""Height and width, in pixels, of the middle part of a sample, which alone is examined."""
 
 
 def range_warnings(program: Program, feeds: Sequence[Mapping[str, Array]]) -> list[str]:

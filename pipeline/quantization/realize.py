@@ -27,10 +27,11 @@ _log = logging.getLogger(__name__)
 
 
 def realize(program: Program, annotation: Annotation, table: CalibrationTable) -> tuple[Program, Annotation]:
-    """Return the int8 program, and the annotation as it came out.
+    """Return the int8 program, and the annotation that is true of it.
 
-    Integers stand between one `qnn.quantize` and one `qnn.dequantize`; what can't be an integer operator with these
-    scales (a sum that could exceed 32 bits) stays in float, and the returned annotation says so.
+    Consecutive int8 operators pass quantized values to one another; a `qnn.quantize` stands before them and a
+    `qnn.dequantize` behind them. An operator that can't be computed in integers with these scales, as a sum could
+    exceed 32 bits, stays in float, and the returned annotation says so.
 
     Args:
         program: the float program.

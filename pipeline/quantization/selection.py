@@ -1,9 +1,9 @@
-"""Which operators people mean: by the names of ONNX nodes or of their outputs, by type, or by a pattern.
+"""Finds the operators that a user names: by the names of ONNX nodes or of their outputs, by type, or by a pattern.
 
-A word is looked up as it is spelled, then in any case and without underscores, then, if it holds `*`, `?` or `[`, as a
-pattern. Types are those of reports (`rules.kinds`), ONNX's and Paddle's. Where two of these lists spell a word alike,
-reports come first: `matmul` is a product of two activations there, and `mul`, which they don't know, Paddle's product
-with weights; `Mul` is ONNX's.
+A word is looked up as it is spelled, then in any case and without underscores, then, if it contains `*`, `?` or `[`, as
+a pattern. Types are those of reports (`rules.kinds`), ONNX's and Paddle's. A word that is a type in several of these
+lists has the meaning that it has in reports: `matmul` is a product of two activations, as in reports; `mul` isn't
+a type of reports, and is Paddle's product with weights; `Mul` is ONNX's product of two tensors.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ ONNX_KINDS: Mapping[str, tuple[str, ...]] = {
     "Unsqueeze": ("reshape",),
     "Upsample": ("resize",),
 }
-"""ONNX type -> types of the operators that it can be the main part of; of others, `unary`.
+"""ONNX type -> types of the operators that an ONNX node of that type may become. Any other ONNX type becomes `unary`.
 
-What is only fused into another operator, a `Relu` into a convolution, isn't what that operator is."""
+A node that is fused into another operator, as a `Relu` into a convolution, doesn't give that operator its type."""
 
 PADDLE_KINDS: Mapping[str, tuple[str, ...]] = {
     "bilinear_interp": ("resize",),
@@ -85,13 +85,13 @@ PADDLE_KINDS: Mapping[str, tuple[str, ...]] = {
     "transpose2": ("transpose",),
     "unsqueeze2": ("reshape",),
 }
-"""Paddle's type -> types in reports, where Paddle's name isn't one of these, or of ONNX."""
+"""Paddle's type -> types in reports, for names of Paddle that are neither in reports nor ONNX's."""
 
 _PATTERN = frozenset("*?[")
 
 
 class Selection:
-    """A program's operators, to look words up in."""
+    """Looks words up among a program's operators."""
 
     def __init__(self, program: Program) -> None:
         bindings = Dataflow.of(program.module).bindings
@@ -105,7 +105,7 @@ class Selection:
         self._types = self._types_of(program)
 
     def _types_of(self, program: Program) -> dict[str, set[str]]:
-        """Return the operators of each type, known ones without any included; lists that come first hide others."""
+        """Return type -> names of operators, for all known types, also those that no operator has."""
         onnx: dict[str, set[str]] = {operator: set() for operator in ONNX_KINDS}
         for node in program.nodes:
             wanted = ONNX_KINDS.get(node.operator, ("unary",))
@@ -118,16 +118,17 @@ class Selection:
         return {**onnx, **paddle, **found}
 
     def find(self, word: str, types_first: bool = False) -> set[str]:
-        """Return the names of the operators that a word means; none if it means nothing.
+        """Return the names of the operators that a word stands for; empty if there are none.
 
         Args:
             word: see the module's docstring.
-            types_first: whether a word that is both is a type rather than a name.
+            types_first: whether a word that is a type as well as a name is taken as the type.
         """
         lists = (self._types, self._names) if types_first else (self._names, self._types)
         for known in lists:
             if word in known:
-                # A type that is known as it is spelled is that one, even if there is none: `mul` isn't `Mul`.
+                # A word that is a known type exactly as spelled is that type, even if no operator has it: `mul` isn't
+                # `Mul`.
                 return known[word]
         for known in lists:
             found = set().union(*(names for k, names in known.items() if _folded(k) == _folded(word)))
@@ -139,7 +140,7 @@ class Selection:
         return set().union(*matching)
 
     def unknown(self, word: str) -> str:
-        """Return what is said of a word that means nothing: the nearest words, and the types that there are."""
+        """Return the message for a word that stands for no operator: similar words, and the types in the model."""
         types = [t for t, names in self._types.items() if names]
         known = {_folded(k): k for k in (*self._names, *types)}
         close = difflib.get_close_matches(_folded(word), known, n=3)
@@ -152,7 +153,7 @@ class Selection:
 
 
 def select(program: Program, words: Iterable[str], where: str, types_first: bool = False) -> set[str]:
-    """Return the names of the operators that the words mean together.
+    """Return the names of all operators that any of the words stands for.
 
     Args:
         program: the float program.
@@ -161,7 +162,7 @@ def select(program: Program, words: Iterable[str], where: str, types_first: bool
         types_first: see `Selection.find`.
 
     Raises:
-        OptionError: a word means none of the program's operators.
+        OptionError: a word stands for none of the program's operators.
     """
     selection = Selection(program)
     return set().union(*(_found(selection, word, where, OptionError, types_first) for word in words))
@@ -170,10 +171,11 @@ def select(program: Program, words: Iterable[str], where: str, types_first: bool
 def with_names(annotation: Annotation, program: Program) -> Annotation:
     """Return an annotation in which each decision is for one operator, by its own name.
 
-    A file's decisions may name operators in any way. Of two for the same operator the later one holds.
+    In a file, a decision may be for several operators, by a node's name, a type or a pattern. If two decisions are for
+    the same operator, the later one holds.
 
     Raises:
-        TableError: a decision means none of the program's operators.
+        TableError: a decision is for none of the program's operators.
     """
     selection = Selection(program)
     if all(o.name in selection.kinds for o in annotation.operators):

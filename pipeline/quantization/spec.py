@@ -1,7 +1,8 @@
 """How a tensor is to be quantized, and how a range of its values becomes a scale and a zero point.
 
-The specifications are what annotate decides and people edit; torchao's and NNCF's configurations say the same things.
-They name more than can be computed so far: `unsupported_activation` and `unsupported_weights` tell what can't.
+Annotate decides on a specification for each tensor, and users may edit it. The fields are those of torchao's and NNCF's
+configurations. They can describe more than can be computed so far: `unsupported_activation` and `unsupported_weights`
+say what can't.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from pipeline.ir.types import QuantizationParameters
 from pipeline.schema import Record
 
 SCALES_ABOVE, SCALES_BELOW = 1e-30, 1e30
-"""A scale beyond would vanish, or overflow as a reciprocal, in float32."""
+"""All scales are between these, so that a scale and its reciprocal are far from float32's limits."""
 
 _SMALLEST_SCALE = float(np.nextafter(np.float32(SCALES_ABOVE), np.float32(1)))
 
 
 class ObserverSpec(Record, frozen=True, kw_only=True):
-    """What looks at a tensor's values during calibration, and chooses its scale and zero point.
+    """Which algorithm chooses a tensor's scale and zero point from the values that it sees during calibration.
 
     Attributes:
         algorithm: a key of `quantization.observers.ALGORITHMS`.
@@ -38,10 +39,12 @@ class QuantizationSpec(Record, frozen=True, kw_only=True):
 
     Attributes:
         dtype: what it is stored as.
-        signed: whether its values can be negative. If not, all steps are spent on values from zero up.
-        symmetric: whether steps spread evenly around zero; None if calibration's options say so.
-        granularity: whether one scale holds for the tensor, or one for each channel.
-        observer: what chooses the scale; None if calibration's options say so, for weights the largest magnitude.
+        signed: whether its values can be negative. If not, quantized values only represent values from zero up.
+        symmetric: whether the range of quantized values is symmetric around zero; None leaves it to the options of
+            calibration.
+        granularity: whether one scale holds for the whole tensor, or each channel has one.
+        observer: what chooses the scale; None leaves it to the options of calibration. Weights always have the scale of
+            their largest magnitude.
     """
 
     dtype: Literal["int8", "uint8", "int16", "uint16"] = "uint8"
@@ -61,7 +64,7 @@ class QuantizationSpec(Record, frozen=True, kw_only=True):
         return self.steps // 2 if self.signed else self.steps
 
     def unsupported_activation(self) -> str | None:
-        """Return why an activation can't be quantized like this, as far as anything is computed yet; None if it can."""
+        """Return why no operator can compute with an activation that is quantized like this; None if operators can."""
         if self.dtype != "uint8":
             return f"activations are uint8; {self.dtype} isn't computed yet"
         if self.granularity != "per_tensor":
@@ -69,7 +72,7 @@ class QuantizationSpec(Record, frozen=True, kw_only=True):
         return None
 
     def unsupported_weights(self) -> str | None:
-        """Return why weights can't be quantized like this, as far as anything is computed yet; None if they can."""
+        """Return why no operator can compute with weights that are quantized like this; None if operators can."""
         if self.dtype != "int8" or not self.signed:
             return "weights are signed int8; nothing else is computed yet"
         if self.symmetric is False:
@@ -100,15 +103,15 @@ class Choice:
 
 
 class ScaleTooLargeError(ValueError):
-    """A range of values is so large that no float32 scale is right for it."""
+    """A range of values is so large that its scale would exceed `SCALES_BELOW`."""
 
 
 def spread(low: float, high: float, spec: QuantizationSpec) -> Choice:
     """Return scale and zero point with which a tensor's quantized values spread over a range.
 
-    A tensor that can be negative and is symmetric gets zero in the middle, and steps up to the larger of both
-    magnitudes. Any other's range is widened to hold 0, which has an exact quantized value either way. A range of
-    nothing but zero gets scale 1; one of next to nothing, the smallest scale there is.
+    For a symmetric tensor that can be negative, the range becomes symmetric: the larger magnitude holds for both sides.
+    Any other range is widened to contain 0. Either way, 0 has an exact quantized value. If the range is only zero, the
+    scale is 1; if it is extremely small, the scale is the smallest that is allowed.
 
     Args:
         low: the smallest value that isn't clipped; 0 is meant if the tensor can't be negative.

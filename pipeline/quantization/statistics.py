@@ -1,4 +1,4 @@
-"""What is learned of tensors while the float program runs over samples, beside their scales."""
+"""Statistics of tensors that corrections need, collected while the float program runs over the samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Array = npt.NDArray[Any]
 
 
 class Statistic(ABC):
-    """Sees each batch of a tensor's values once, in memory that doesn't grow with their number."""
+    """Sees each batch of a tensor's values once. Its memory doesn't grow with the number of values."""
 
     @abstractmethod
     def update(self, values: Array) -> None:
@@ -30,7 +30,7 @@ class Need:
 
     Attributes:
         tensor: name of a tensor of the float program.
-        statistic: what is to be known of it.
+        statistic: what to collect of its values.
     """
 
     tensor: str

@@ -1,7 +1,7 @@
 """Quantization as an ordered list of steps: annotate, calibrate, corrections, realize.
 
-Each step is a function of what the steps before it have found out, a `State`, and returns a new one; nothing is changed
-in place.
+Each step takes a `State`, which holds the results of the steps before it, and returns a new one; nothing is changed in
+place.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class State:
         program: the float program, as corrections have left it; after realization the int8 one.
         annotation: what becomes int8; once it is realized, what did.
         table: scales and zero points.
-        statistics: what else calibration has found out.
+        statistics: what calibration has collected for corrections.
         corrections: those that have been applied to the program, in order.
     """
 
@@ -188,7 +188,7 @@ def steps(
 
 
 def run(program: Program, chosen: Sequence[Step]) -> State:
-    """Return what becomes of a float program."""
+    """Return the state of a float program after all steps."""
     state = State(program)
     for step in chosen:
         _log.debug("step %s", step)

@@ -13,7 +13,7 @@ from pipeline.quantization.spec import QuantizationSpec
 Array = npt.NDArray[Any]
 
 MAX_BIAS = 2**28
-"""Largest |bias| in units of the accumulator; the rest of its range is left for the sum of products."""
+"""Largest |bias| in units of the int32 accumulator; the rest of the int32 range is left for the sum of products."""
 
 MAX_SUM_MULTIPLIER = 2**15 - 1
 """Largest multiplier of a sum's operand."""
@@ -35,10 +35,10 @@ class QuantizedWeights:
 
 
 def quantize_weights(weight: Array, bias: Array, input_scale: float, spec: QuantizationSpec) -> QuantizedWeights:
-    """Quantize symmetrically from the largest magnitude, per output channel or per tensor.
+    """Quantize weights so that the largest magnitude, per output channel or per tensor, becomes 127.
 
-    An all-zero channel gets scale 1. A channel whose bias would not fit 32 bits at the scale of its products, which
-    happens where the weights are next to nothing, gets a larger scale.
+    A channel of zeros gets scale 1. If the weights of a channel are so small that its bias, in units of
+    input_scale * scale, would not fit 32 bits, the channel gets a larger scale.
 
     Args:
         weight: [O, ...] float32.
@@ -58,10 +58,10 @@ def quantize_weights(weight: Array, bias: Array, input_scale: float, spec: Quant
 
 
 def accumulator_bounds(weights: QuantizedWeights, input_zero_point: int) -> tuple[Array, Array]:
-    """Return the largest |accumulator| that any uint8 input can give: at the end, and on the way; each [O] float64.
+    """Return the largest |accumulator| that any uint8 input can give, at the end and during the sum; each [O] float64.
 
-    On the way counts the form in which kernels sum: products of the quantized values themselves, after a bias from
-    which input_zero_point * sum(weights) has been taken.
+    During the sum, what counts is the order in which kernels add: they start with bias - input_zero_point *
+    sum(weights) and add products of weights and quantized values, from which no zero point is subtracted.
     """
     rows = weights.weight.reshape(weights.weight.shape[0], -1).astype("float64")
     magnitude, bias = np.abs(rows).sum(axis=1), np.abs(weights.bias.astype("float64"))
@@ -72,8 +72,8 @@ def accumulator_bounds(weights: QuantizedWeights, input_zero_point: int) -> tupl
 def short_multipliers(multipliers: Array) -> Array:
     """Return multipliers rounded to 22 significant bits, as float32 of the same shape.
 
-    Kernels then need no conversion of their sums to float32 (`kernels.lib.requantize`). What is rounded off is less
-    than a hundredth of the step that float32 sums of some thousands have.
+    With so short multipliers, kernels can do without converting their int32 sums to float32 (`kernels.lib.requantize`).
+    The relative error is at most 2**-22.
     """
     mantissa, exponent = np.frexp(multipliers.astype("float64"))
     return np.asarray(np.ldexp(np.rint(np.ldexp(mantissa, 22)), exponent - 22), "float32")

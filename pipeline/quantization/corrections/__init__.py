@@ -1,4 +1,4 @@
-"""Corrections: steps between calibration and realization, each with a switch of its own. All are off by default."""
+"""Corrections: optional steps between calibration and realization, each switched on by an option of its own."""
 
 from __future__ import annotations
 

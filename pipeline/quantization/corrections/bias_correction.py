@@ -1,9 +1,9 @@
-"""Moves biases by the mean error that quantized weights make.
+"""Subtracts from biases the mean error that quantized weights cause.
 
 Source: M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section
-4.2, with means of real samples; NNCF's fast bias correction and PaddleSlim's `bias_correction` rest on the same. Where
-a layer's weights W become W', its output is off by (W' - W) x; the mean of that, (W' - W) times the mean of x, is taken
-from the bias. The mean of each channel stands for x at all pixels; zeros that a convolution pads count as zeros.
+4.2, with means of real samples; NNCF's fast bias correction and PaddleSlim's `bias_correction` use the same idea. If a
+layer's weights W become W', its output is wrong by (W' - W) x. The mean of that error, (W' - W) times the mean of x, is
+subtracted from the bias. x at every pixel is approximated by the mean of its channel; padding counts as zeros.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pipeline.quantization.weights import quantize_weights
 
 
 class BiasCorrection(Correction):
-    """See the module. Convolutions and dense layers are corrected; transposed convolutions stay as they are."""
+    """See the module's docstring. Convolutions and dense layers are corrected, transposed convolutions aren't."""
 
     name = "bias_correction"
     changes = "biases of int8 convolutions and dense layers"
@@ -103,7 +103,7 @@ def _corrected(binding: Binding, decision: OperatorDecision, input_scale: float,
 
 
 def _over_pixels(operator: ops.Conv2d, weight: Array, image: tuple[int, ...]) -> Array:
-    """Return [O,C] for weights [O,KH,KW,C]: what a pixel of the result gets of a constant image on the average."""
+    """Return weights [O,KH,KW,C] as [O,C]: sums over the kernel, each step weighted by its share of pixels."""
     top, left, bottom, right = operator.padding
     rows = _share_within(image[1], top, bottom, weight.shape[1], operator.dilation[0], operator.strides[0])
     columns = _share_within(image[2], left, right, weight.shape[2], operator.dilation[1], operator.strides[1])
@@ -111,7 +111,7 @@ def _over_pixels(operator: ops.Conv2d, weight: Array, image: tuple[int, ...]) ->
 
 
 def _share_within(size: int, before: int, after: int, kernel: int, dilation: int, stride: int) -> Array:
-    """Return at which share of its positions each step of a kernel is on the image, not on padding: [kernel]."""
+    """Return for each step of a kernel the share of its positions that are on the image, not on padding: [kernel]."""
     positions = window_positions(size, before, after, kernel, dilation, stride)
     places = np.arange(positions)[:, None] * stride + np.arange(kernel) * dilation - before
     return np.asarray(((places >= 0) & (places < size)).mean(axis=0))

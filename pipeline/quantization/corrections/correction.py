@@ -13,11 +13,11 @@ from pipeline.quantization.table import CalibrationTable
 
 
 class Correction(ABC):
-    """Says which statistics it needs, and then changes the float program.
+    """A change of the float program, made after calibration from statistics that calibration has collected.
 
     Class attributes:
-        name: of the option that switches it on.
-        changes: what of the program it changes, in words.
+        name: of the option that switches it on, and of the correction in reports.
+        changes: what it changes in the program, in words, for reports.
     """
 
     name: ClassVar[str]
@@ -25,7 +25,7 @@ class Correction(ABC):
 
     @abstractmethod
     def needs(self, program: Program, annotation: Annotation) -> tuple[Need, ...]:
-        """Return what it needs to know of tensors; it is collected while calibration runs."""
+        """Return the statistics that it needs; they are collected while calibration runs."""
 
     @abstractmethod
     def apply(

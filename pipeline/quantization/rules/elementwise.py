@@ -82,12 +82,12 @@ def unary(binding: Binding, context: Context) -> relax.Expr:
 
 
 def lookup(x: relax.Var, values: Array, output: QuantizationParameters) -> relax.Expr:
-    """Return the lookup that gives the quantized value i what is nearest to values[i].
+    """Return a lookup that maps each quantized value i to the quantized value nearest to values[i].
 
     Args:
         x: uint8.
-        values: [256] float64; what isn't finite, outside of a function's domain, counts as the largest there is, and
-            NaN as zero.
+        values: [256] float64. An infinity, outside of a function's domain, becomes the largest or smallest quantized
+            value; NaN counts as zero.
         output: the result's scale and zero point.
     """
     finite = np.nan_to_num(values, nan=0.0, posinf=1e30, neginf=-1e30)

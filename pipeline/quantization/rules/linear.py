@@ -1,4 +1,4 @@
-"""What operators with constant weights have in common: quantized weights, multipliers, and the proof of their range."""
+"""What operators with constant weights have in common: quantized weights, multipliers, and the proof that sums fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.quantization.weights import accumulator_bounds, quantize_weights, 
 def quantized_product(
     binding: Binding, operator: ops.Linear, context: Context
 ) -> tuple[list[relax.Expr], dict[str, Any]]:
-    """Return the arguments and the attributes that all integer operators with constant weights have.
+    """Return the arguments and attributes of the integer form of an operator with constant weights.
 
     Returns:
         (x, weights, bias, multipliers), and attributes of `ops.Accumulated`, with the input's zero point.
@@ -46,4 +46,4 @@ def quantized_product(
 
 
 OUTPUT_SCALE_TOO_SMALL = "its result could exceed 32 bits: the output's scale is too small"
-"""The reason where a result in steps of the output's scale is 2**30 or more."""
+"""The reason for float if a result could be 2**30 or more in units of the output's scale."""

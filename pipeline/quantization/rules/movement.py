@@ -24,7 +24,7 @@ def _fixed_choice(binding: Binding) -> str | None:
 @quantization_rule("relax.strided_slice", kind="slice")
 @quantization_rule("relax.take", kind="gather", check=_fixed_choice)
 def move(binding: Binding, context: Context) -> relax.Expr:
-    """An operator that takes values of any type -> itself on quantized values."""
+    """An operator that only moves values -> the same operator on quantized values."""
     value = binding.value
     args = [context.quantized(value.args[0]), *value.args[1:]]
     return with_arguments(value, args)
@@ -32,7 +32,7 @@ def move(binding: Binding, context: Context) -> relax.Expr:
 
 @quantization_rule(ops.Pad, kind="pad")
 def pad(binding: Binding, context: Context) -> relax.Expr:
-    """`nn.pad` -> itself on quantized values, with the quantized value around them."""
+    """`nn.pad` -> `nn.pad` of quantized values, with the padding value quantized, too."""
     operator = description(binding, ops.Pad)
     value, _ = context.quantized_output().quantized_range(operator.value, None)
     quantized = ops.Pad(padding=operator.padding, value=float(value))
@@ -41,7 +41,7 @@ def pad(binding: Binding, context: Context) -> relax.Expr:
 
 @quantization_rule("relax.concat", kind="concat", check=no_constant, unifies_inputs=True)
 def concat(binding: Binding, context: Context) -> relax.Expr:
-    """`relax.concat` -> itself on quantized values; a part with another scale goes through a table first."""
+    """`relax.concat` -> the same on quantized values; an input with another scale is requantized by a lookup first."""
     output = context.quantized_output()
     parts = []
     for i, part in enumerate(binding.value.args[0].fields):

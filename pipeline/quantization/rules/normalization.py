@@ -12,7 +12,7 @@ from pipeline.quantization.rules.linear import OUTPUT_SCALE_TOO_SMALL
 from pipeline.quantization.rules.rule import Context, NotQuantizable, quantization_rule, sums_fit
 
 MAX_EXPONENTIAL_BITS = 23
-"""More wouldn't be exact in float32."""
+"""Integers of more bits aren't all exact in float32."""
 
 
 @quantization_rule(ops.Softmax, kind="softmax", check=sums_fit)

@@ -1,4 +1,4 @@
-"""Images of another size."""
+"""Resized images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.quantization.rules.movement import move
 from pipeline.quantization.rules.rule import Context, description, quantization_rule
 
 NEAREST_MODES = ("asymmetric", "half_pixel")
-"""How a nearest-neighbour resize may find its pixels."""
+"""Coordinate transformations for which nearest-neighbour resizing has an integer form."""
 
 
 def _nearest(binding: Binding) -> str | None:
@@ -23,13 +23,13 @@ def _nearest(binding: Binding) -> str | None:
 
 @quantization_rule("relax.image.resize2d", kind="resize", check=_nearest)
 def resize_nearest(binding: Binding, context: Context) -> relax.Expr:
-    """`relax.image.resize2d` to nearest neighbours -> itself on quantized values."""
+    """`relax.image.resize2d` with nearest neighbours -> the same operator on quantized values."""
     return move(binding, context)
 
 
 @quantization_rule(ops.ResizeBilinear, kind="resize")
 def resize_bilinear(binding: Binding, context: Context) -> relax.Expr:
-    """`nn.resize_bilinear` -> `qnn.resize_bilinear`; no mean is outside of what it is made from."""
+    """`nn.resize_bilinear` -> `qnn.resize_bilinear`; a weighted mean is never outside of its inputs' range."""
     operator = description(binding, ops.ResizeBilinear)
     quantized = ops.QResizeBilinear(operator.size, operator.starts, operator.steps)
     return make_call(quantized, context.quantized(binding.value.args[0]))

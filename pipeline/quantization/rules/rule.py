@@ -1,7 +1,8 @@
-"""What a quantization rule is, and the one table of them.
+"""What a quantization rule is, and the table of all rules.
 
-A rule says of one operator how users call it, what can keep it from being int8, and how it is written with integers.
-When it becomes int8, and whether its result has a scale of its own, follows from the operator's traits: see `Role`.
+A rule is for one operator. It gives the name that users have for the operator, the conditions under which it can't be
+int8, and its integer form. Whether it becomes int8, and whether its result has a scale of its own, follows from the
+operator's traits: see `Role`.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ T = TypeVar("T", bound=ops.Operator)
 
 
 class Role(Enum):
-    """When an operator becomes int8, and whose scale its result has."""
+    """When an operator becomes int8, and which scale its result has."""
 
     COMPUTE = "compute"
-    """It sums products (a convolution, a matrix product), several times faster in int8: its inputs are quantized for
-    it wherever it can be int8."""
+    """It sums products (a convolution, a matrix product), which is several times faster in int8. It becomes int8
+    wherever it can, and its inputs are quantized for it."""
     FOLLOW = "follow"
-    """Int8 gains less than quantizing inputs for it would cost: it is int8 where all of them are 8-bit anyway, and an
-    int8 operator reads its result. The result has a scale of its own."""
+    """Int8 makes it only a little faster, which isn't worth quantizing inputs for. It becomes int8 if all its inputs
+    are 8-bit anyway and an int8 operator reads its result. The result has a scale of its own."""
     MOVE = "move"
-    """As `FOLLOW`, but it only moves values (a reshape, a pad, a maximum): its result has its input's scale."""
+    """As `FOLLOW`, but it only moves values (a reshape, padding, a maximum), so its result has its input's scale."""
 
 
 class NotQuantizable(Exception):
@@ -85,10 +86,12 @@ class Rule:
 
     Attributes:
         kind: the operator's type, as users name it in options.
-        check: returns why a binding of it can't be int8, whatever the scales; None if it can.
-        write: returns the expression that computes it with integers. Raises NotQuantizable where scales don't allow it.
-        subtypes: types that some of its bindings have instead of `kind`, and which ones.
-        unifies_inputs: whether inputs that nothing else reads take its result's scale, so that they needn't be
+        check: returns why a binding of the operator can't be int8, whatever the scales are; None if it can.
+        write: returns the expression that computes it with integers. Raises NotQuantizable if the scales don't allow
+            it.
+        subtypes: types that certain bindings have instead of `kind`, each with a function that says whether a binding
+            is one of these.
+        unifies_inputs: whether inputs that nothing else reads have the result's scale, so that they needn't be
             requantized.
     """
 
@@ -118,10 +121,10 @@ def quantization_rule(
     subtypes: Mapping[str, Callable[[Binding], bool]] | None = None,
     unifies_inputs: bool = False,
 ) -> Callable[[W], W]:
-    """Register the decorated function as what writes float operators with integers.
+    """Return a decorator that registers a rule, with the decorated function as its `write`.
 
     Args:
-        operators: ours by class, Relax's by name in programs, e.g. `relax.reshape`.
+        operators: the operators that the rule is for: ours by class, Relax's by name, e.g. `relax.reshape`.
         kind: see `Rule`.
         check: see `Rule`.
         subtypes: see `Rule`.
@@ -168,7 +171,7 @@ def role_of(binding: Binding) -> Role:
 
 
 def operator_without_rule(binding: Binding) -> str:
-    """Return how the reason is told that an operator has no rule."""
+    """Return the reason why an operator without a rule stays in float."""
     name = operator_name(binding.value).removeprefix("relax.")
     if name == "call_tir":
         name = binding.value.args[0].name_hint
@@ -188,7 +191,7 @@ def description(binding: Binding, operator: type[T]) -> T:
     """Return the operator that a binding calls, one of ours.
 
     Raises:
-        TypeError: it is another one; a rule was registered for what it isn't made for.
+        TypeError: it is another operator, so that a rule was registered for an operator that it can't handle.
     """
     found = operator_of(binding.value)
     if not isinstance(found, operator):
