@@ -1,6 +1,6 @@
 """Latency beside ONNX Runtime and OpenVINO, int8 and float32, with memory and the time to a first result.
 
-    python -m benchmarks.latency [mobilenet_v1 ...] [--threads 1 --threads 2] [--batch 1] [--json FILE]
+    python -m benchmarks.latency [mobilenet_v1 ...] [--threads 1 --threads 2] [--batch 1] [--isa avx2] [--json FILE]
 
 Every engine runs in a process of its own, bound to as many cores as it has threads, and waits while another has its
 turn: idle thread pools would disturb the others. In each round every engine runs the model a few times; the shortest
@@ -9,7 +9,12 @@ by their own tools from the same samples. Weights of the standard architectures 
 
 Where a goal (`benchmarks.goals`) is missed, the layers are named that hold the library back.
 
-On a CPU with AMX, `--vnni` holds the peers back from it, and builds our library for AVX512-VNNI.
+`--isa` builds our library for an instruction set below the machine's own, and holds OpenVINO back from those above.
+ONNX Runtime can't be held back: then it runs as it would anyway, and doesn't count as a peer, unless nothing that it
+uses is above.
+
+Peers whose products saturate on this machine (`benchmarks.saturation`) are marked, with how far their answers are from
+their own models computed in float.
 """
 
 from __future__ import annotations
@@ -35,6 +40,8 @@ from benchmarks.goals import goal, held_back_by
 from benchmarks.machine import cpu_name
 from benchmarks.networks import NETWORKS, Network
 from benchmarks.peers import quantize_onnxruntime, quantize_openvino
+from benchmarks.saturation import PROBE_SHAPE, SATURATED_BELOW_DB, probe
+from pipeline.cpu import missing_features
 
 RUNS_IN_TURN = 5
 START_REPEATS = 3
@@ -42,7 +49,21 @@ MOST_RESTARTS = 2
 SETTLE_SECONDS = 0.02
 """After a turn, the engine's threads spin for a while."""
 
-PEERS = ("onnxruntime", "openvino")
+PEERS = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+
+ONEDNN_NAMES = {
+    "sse41": "SSE41",
+    "avx2": "AVX2",
+    "avx_vnni": "AVX2_VNNI",
+    "avx512": "AVX512_CORE",
+    "avx512_vnni": "AVX512_CORE_VNNI",
+    "avx512_vbmi": "AVX512_CORE_VNNI",
+    "amx_int8": "AVX512_CORE_AMX",
+}
+"""Our instruction sets in the names that hold back OpenVINO's library of kernels (ONEDNN_MAX_CPU_ISA)."""
+
+UNUSED_BY_ONNXRUNTIME = frozenset({"avx512_vbmi", "amx_int8"})
+"""Its convolutions use nothing beyond AVX512-VNNI."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +175,48 @@ def compare(models: dict[str, Path], threads: int, rounds: int) -> dict[str, Fig
     return {name: engine.figures() for name, engine in engines.items()}
 
 
+def target_for(isa: str) -> str:
+    """Return the x86 target that this machine can run with an instruction set.
+
+    Raises:
+        click.ClickException: there is none.
+    """
+    for listing in pipeline.list_targets():
+        if listing.name == "host":
+            continue
+        target = pipeline.load_target(listing.name)
+        if target.instruction_set == isa and not missing_features(target.architecture, target.required_features):
+            return target.name
+    raise click.ClickException(f"This machine hasn't got {isa}.")
+
+
+def held_back_peers(target: str) -> tuple[str, ...]:
+    """Return the peers that use nothing above a target's instruction set."""
+    ours, best = (pipeline.load_target(name).instruction_set for name in (target, "host"))
+    names = list(ONEDNN_NAMES)
+    above = set(names[names.index(ours) + 1 : names.index(best) + 1])
+    return tuple(PEERS) if above <= UNUSED_BY_ONNXRUNTIME else ("openvino",)
+
+
+def own_float_db(engine: str, model: Path) -> float:
+    """Return how far an engine's answers are from its own model, in float; see `benchmarks.saturation`."""
+    command = [sys.executable, "-m", "benchmarks.saturation", engine, str(model)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def saturating_peers() -> list[str]:
+    """Return the peers whose products saturate on this machine."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        network = Network(probe, PROBE_SHAPE)
+        model, samples = network.write(folder / "probe.onnx"), network.samples(4)
+        models = {
+            "onnxruntime": quantize_onnxruntime(model, samples, folder / "onnxruntime.onnx"),
+            "openvino": quantize_openvino(model, samples, folder / "openvino.xml"),
+        }
+        return [peer for peer, path in models.items() if own_float_db(peer, path) < SATURATED_BELOW_DB]
+
+
 def layers_table(results: list[dict[str, Any]]) -> Table:
     """Return a table of the layers that hold libraries back where goals are missed."""
     table = Table("network", "precision", "threads", "layer", "kernel", "us", "of its limit", "of all loss")
@@ -176,7 +239,7 @@ def layers_table(results: list[dict[str, Any]]) -> Table:
     "--rounds", type=click.IntRange(min=1), default=8, show_default=True, help=f"Of {RUNS_IN_TURN} runs each."
 )
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--vnni", is_flag=True, help="Hold everybody back from AMX.")
+@click.option("--isa", type=click.Choice(list(ONEDNN_NAMES)), help="Hold everybody back from better instruction sets.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the results to this file, too.")
 def main(
     names: tuple[str, ...],
@@ -184,26 +247,22 @@ def main(
     precision: tuple[str, ...],
     rounds: int,
     batch: int,
-    vnni: bool,
+    isa: str | None,
     json_path: Path | None,
 ) -> None:
     """Measure the networks NAMES, by default all."""
-    if vnni:
-        os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_VNNI"
-    target = "x86-64-v4-vnni" if vnni else "host"
+    target = "host" if isa is None else target_for(isa)
+    if isa is not None:
+        os.environ["ONEDNN_MAX_CPU_ISA"] = ONEDNN_NAMES[isa]
+    counted, saturating = held_back_peers(target), saturating_peers()
     versions = {name: version(name) for name in ("apache-tvm", "onnxruntime", "openvino", "nncf")}
     machine = {"cpu": cpu_name(), "target": pipeline.load_target(target).name, **versions, "batch": str(batch)}
+    notes = {"not held back": sorted({*PEERS} - {*counted}), "saturating": saturating}
+    machine |= {note: " and ".join(engines) for note, engines in notes.items() if engines}
+    titles = ("ours", *(f"{PEERS[peer]}{' *' if peer in saturating else ''}" for peer in PEERS))
     headings = (
-        "network",
-        "precision",
-        "threads",
-        "ours",
-        "ONNX Runtime",
-        "OpenVINO",
-        "ratio",
-        "goal",
-        "start, ms",
-        "peak, MiB",
+        *("network", "precision", "threads", *titles, "ratio", "goal"),
+        *("peers from own float, dB", "start, ms", "peak, MiB"),
     )
     table = Table(*headings, title="shortest run, ms", caption=", ".join(f"{k} {v}" for k, v in machine.items()))
     results: list[dict[str, Any]] = []
@@ -211,9 +270,10 @@ def main(
         with tempfile.TemporaryDirectory() as folder:
             models = write_models(NETWORKS[name], Path(folder), batch, target)
             for kind in precision:
+                distances = {peer: own_float_db(peer, models[kind][peer]) for peer in PEERS} if kind == "int8" else {}
                 for count in threads:
                     figures = compare(models[kind], count, rounds)
-                    ratio = figures["ours"].minimum_ms / min(figures[p].minimum_ms for p in PEERS)
+                    ratio = figures["ours"].minimum_ms / min(figures[p].minimum_ms for p in counted)
                     wanted = goal(name, kind, count, machine["target"])
                     missed = held_back_by(models[kind]["ours"], count) if ratio > wanted else []
                     results.append(
@@ -224,6 +284,7 @@ def main(
                             "engines": {engine: asdict(f) for engine, f in figures.items()},
                             "ratio": ratio,
                             "goal": wanted,
+                            "own_float_db": distances,
                             "held_back_by": [asdict(layer) for layer in missed],
                         }
                     )
@@ -235,6 +296,7 @@ def main(
             *(f"{engine['minimum_ms']:.2f}" for engine in engines.values()),
             f"{result['ratio']:.2f}",
             f"{result['goal']:.2f}",
+            " / ".join(f"{distance:.1f}" for distance in result["own_float_db"].values()),
             *(" / ".join(f"{engine[key]:.0f}" for engine in engines.values()) for key in ("start_ms", "peak_mib")),
         )
     console = Console(width=None if sys.stdout.isatty() else 160)

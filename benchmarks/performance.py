@@ -1,6 +1,6 @@
 """Writes the tables and the pictures of docs/performance.md from what the other benchmarks wrote.
 
-python -m benchmarks.performance --latency FILE [--latency FILE ...] --build FILE --kernels FILE --depth-first FILE
+python -m benchmarks.performance [--latency FILE ...] [--build FILE] [--kernels FILE] [--depth-first FILE] [--arm64 FILE]
 """
 
 from __future__ import annotations
@@ -23,14 +23,18 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "performance.md"
 BARS = DOCS / "performance.svg"
 ROOFLINE = DOCS / "roofline.svg"
+ARM64 = DOCS / "arm64.svg"
 ENGINES = {"ours": "ours", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 def latency_table(report: dict[str, Any]) -> str:
     """Return the latencies as a Markdown table."""
+    saturating = report["machine"].get("saturating", "")
+    titles = (f"{label}*" if name in saturating else label for name, label in ENGINES.items())
     lines = [
-        f"| network | precision | threads | {', '.join(ENGINES.values())}, ms | ratio | goal | start, ms | peak, MiB |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| network | precision | threads | {', '.join(titles)}, ms | ratio | goal | peers from own float, dB "
+        "| start, ms | peak, MiB |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for result in report["results"]:
         engines = [result["engines"][name] for name in ENGINES]
@@ -39,6 +43,7 @@ def latency_table(report: dict[str, Any]) -> str:
             " / ".join(f"{engine['minimum_ms']:.2f}" for engine in engines),
             f"{result['ratio']:.2f}",
             f"{result['goal']:.2f}",
+            " / ".join(f"{distance:.1f}" for distance in result.get("own_float_db", {}).values()),
             " / ".join(f"{engine['start_ms']:.0f}" for engine in engines),
             " / ".join(f"{engine['peak_mib']:.0f}" for engine in engines),
         ]
@@ -92,6 +97,58 @@ def depth_first_table(report: dict[str, Any]) -> str:
         ratios = [f"{times[str(b)] / times['1']:.2f}" if str(b) in times else "" for b in bands]
         lines.append(f"| {name} | {times['1'] * 1e6:.0f} | {' | '.join(ratios)} |")
     return "\n".join(lines)
+
+
+def arm64_tables(report: dict[str, Any]) -> str:
+    """Return the instructions of arm64 libraries, beside the peers' and by kind of layer, as Markdown tables."""
+    results = report["results"]
+    peers = list(dict.fromkeys(peer for result in results for peer in result["peers"]))
+    kinds = list(dict.fromkeys(layer["kind"] for result in results for layer in result["layers"]))
+    beside = [
+        f"| network | precision | target | ours | {' | '.join(peers)} | ours / best peer |",
+        "|---|---|---|---|---|" + "---|" * len(peers),
+    ]
+    by_kind = [f"| network | precision | target | {' | '.join(kinds)} |", "|---|---|---|" + "---|" * len(kinds)]
+    for result in results:
+        what = " | ".join(result[key] for key in ("network", "precision", "target"))
+        counts = {peer: sum(best["instructions"].values()) for peer, best in result["peers"].items()}
+        cells = [f"{counts[peer] / 1e6:.1f}" if peer in counts else "" for peer in peers]
+        ratio = f"{result['instructions'] / min(counts.values()):.2f}" if counts else ""
+        beside.append(f"| {' | '.join([what, f'{result["instructions"] / 1e6:.1f}', *cells, ratio])} |")
+        sums = dict.fromkeys(kinds, 0)
+        for layer in result["layers"]:
+            sums[layer["kind"]] += sum(layer["instructions"].values())
+        by_kind.append(f"| {what} | {' | '.join(f'{n / 1e6:.1f}' for n in sums.values())} |")
+    return "\n".join([*beside, "", *by_kind, "", _machine(report)])
+
+
+def draw_arm64(report: dict[str, Any], path: Path) -> None:
+    """Draw the int8 instructions by class, ours and the best peer's, a panel for each network."""
+    results = [result for result in report["results"] if result["precision"] == "int8"]
+    networks = list(dict.fromkeys(result["network"] for result in results))
+    figure, panels = plt.subplots(1, len(networks), figsize=(5 * len(networks), 5), squeeze=False)
+    for panel, network in zip(panels[0], networks, strict=True):
+        bars = [bar for result in results if result["network"] == network for bar in _arm64_bars(result)]
+        bottoms = np.zeros(len(bars))
+        for name in bars[0][1]:
+            heights = np.array([counts[name] / 1e6 for _, counts in bars])
+            panel.bar(range(len(bars)), heights, bottom=bottoms, label=name)
+            bottoms += heights
+        panel.set_xticks(range(len(bars)), [label for label, _ in bars], rotation=60, ha="right")
+        panel.set_title(network)
+    panels[0][0].set_ylabel("million instructions, int8")
+    panels[0][-1].legend()
+    _save(figure, path)
+
+
+def _arm64_bars(result: dict[str, Any]) -> list[tuple[str, dict[str, int]]]:
+    """Return the bars of a target: labels and instructions by class."""
+    layers = [layer["instructions"] for layer in result["layers"]]
+    bars = [(f"ours, {result['target']}", {name: sum(counts[name] for counts in layers) for name in layers[0]})]
+    if result["peers"]:
+        peer, best = min(result["peers"].items(), key=lambda item: sum(item[1]["instructions"].values()))
+        bars.append((f"{peer}, {result['cpu'].partition(',')[0]}", best["instructions"]))
+    return bars
 
 
 def draw_bars(reports: list[dict[str, Any]], path: Path) -> None:
@@ -161,22 +218,35 @@ _FILE = click.Path(path_type=Path, exists=True)
 
 
 @click.command()
-@click.option("--latency", type=_FILE, multiple=True, required=True, help="May be repeated, for several targets.")
-@click.option("--build", type=_FILE, required=True)
-@click.option("--kernels", type=_FILE, required=True)
-@click.option("--depth-first", type=_FILE, required=True)
-def main(latency: tuple[Path, ...], build: Path, kernels: Path, depth_first: Path) -> None:
-    """Write the page's tables and its pictures from what the other benchmarks wrote."""
+@click.option("--latency", type=_FILE, multiple=True, help="May be repeated, for several targets.")
+@click.option("--build", type=_FILE)
+@click.option("--kernels", type=_FILE)
+@click.option("--depth-first", type=_FILE)
+@click.option("--arm64", type=_FILE)
+def main(
+    latency: tuple[Path, ...], build: Path | None, kernels: Path | None, depth_first: Path | None, arm64: Path | None
+) -> None:
+    """Write the page's tables and its pictures from what the other benchmarks wrote; what isn't given stays."""
     latencies = [_read(path) for path in latency]
+    blocks: dict[str, str] = {}
+    if latencies:
+        blocks["latency"] = "\n\n".join(latency_table(report) for report in latencies)
+        blocks["layers"] = layers_table(latencies)
+        draw_bars(latencies, BARS)
+    if build is not None:
+        blocks["build"] = build_table(_read(build))
+    if kernels is not None:
+        blocks["kernels"] = kernel_table(_read(kernels))
+        draw_roofline(_read(kernels), ROOFLINE)
+    if depth_first is not None:
+        blocks["depth_first"] = depth_first_table(_read(depth_first))
+    if arm64 is not None:
+        blocks["arm64"] = arm64_tables(_read(arm64))
+        draw_arm64(_read(arm64), ARM64)
     page = PAGE.read_text(encoding="utf-8")
-    page = replace_block(page, "latency", "\n\n".join(latency_table(report) for report in latencies))
-    page = replace_block(page, "layers", layers_table(latencies))
-    page = replace_block(page, "build", build_table(_read(build)))
-    page = replace_block(page, "kernels", kernel_table(_read(kernels)))
-    page = replace_block(page, "depth_first", depth_first_table(_read(depth_first)))
+    for name, content in blocks.items():
+        page = replace_block(page, name, content)
     PAGE.write_text(page, encoding="utf-8")
-    draw_bars(latencies, BARS)
-    draw_roofline(_read(kernels), ROOFLINE)
 
 
 def _read(path: Path) -> dict[str, Any]:
