@@ -1,6 +1,6 @@
 """Writes the tables and the pictures of docs/performance.md from what the other benchmarks wrote.
 
-python -m benchmarks.performance [--latency FILE ...] [--build FILE] [--kernels FILE] [--depth-first FILE] [--arm64 FILE]
+python -m benchmarks.performance [--latency FILE] [--build FILE] [--kernels FILE] [--depth-first FILE] [--arm64 FILE]
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ def arm64_tables(report: dict[str, Any]) -> str:
         counts = {peer: sum(best["instructions"].values()) for peer, best in result["peers"].items()}
         cells = [f"{counts[peer] / 1e6:.1f}" if peer in counts else "" for peer in peers]
         ratio = f"{result['instructions'] / min(counts.values()):.2f}" if counts else ""
-        beside.append(f"| {' | '.join([what, f'{result["instructions"] / 1e6:.1f}', *cells, ratio])} |")
+        own = f"{result['instructions'] / 1e6:.1f}"
+        beside.append(f"| {' | '.join([what, own, *cells, ratio])} |")
         sums = dict.fromkeys(kinds, 0)
         for layer in result["layers"]:
             sums[layer["kind"]] += sum(layer["instructions"].values())
