@@ -1,6 +1,6 @@
-"""Import: an ONNX file becomes a float32 Relax program, folded and in NHWC.
+"""Import: an ONNX file becomes a float32 Relax program, with constants folded and images in NHWC.
 
-read -> normalize -> frontend (converters) -> the passes of `passes.float`
+The steps are `read`, `normalize`, `frontend` (with our converters), and the passes of `passes.float`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tvm
 from tvm import relax
 
 from pipeline.errors import ModelError
-from pipeline.importer.frontend import NATIVE, convert
+from pipeline.importer.frontend import CONVERTIBLE, convert
 from pipeline.importer.normalize import DeclaredShapes, Shapes, declared_shapes, normalize
 from pipeline.importer.read import read_model
 from pipeline.importer.read.check import check_model
@@ -27,6 +27,7 @@ from pipeline.passes.float import PASSES
 __all__ = ["import_model", "import_proto"]
 
 Completion = Callable[[DeclaredShapes, Shapes], Shapes]
+"""Returns the shapes given, completed by others, from the shapes that the model declares and those given."""
 
 
 def import_model(path: str | Path, shapes: Shapes | None = None, complete: Completion | None = None) -> Program:
@@ -35,15 +36,15 @@ def import_model(path: str | Path, shapes: Shapes | None = None, complete: Compl
     Args:
         path: the .onnx file; external weights must lie below its folder.
         shapes: input name -> shape, for inputs whose shape the file leaves open; an open batch is 1.
-        complete: returns shapes for more inputs, from what the file says of its inputs and the shapes given.
+        complete: adds shapes for more inputs, for example those of samples.
 
     Raises:
-        ModelError: the file can't be read, or holds operators that can't be imported (all are named).
+        ModelError: the file can't be read, or has operators that can't be imported (all are named).
         OptionError: `shapes` doesn't fit the model.
     """
     path = Path(path)
     model, digest = read_model(path)
-    # A file's name may be any bytes; a model's is text, and stands in what is written.
+    # A file's name may be any bytes, but the model's name is text in reports and metadata.
     name = os.fsencode(path.name).decode("utf-8", "replace")
     given = shapes or {}
     chosen = given if complete is None else complete(declared_shapes(model), given)
@@ -51,12 +52,22 @@ def import_model(path: str | Path, shapes: Shapes | None = None, complete: Compl
 
 
 def import_proto(model: onnx.ModelProto, shapes: Shapes, name: str, source_sha256: str) -> Program:
-    """Return an ONNX model in memory as a float32 program; see `import_model`."""
+    """Return an ONNX model in memory as a float32 program.
+
+    Args:
+        model: the model, with all weights in it.
+        shapes: input name -> shape, for inputs whose shape the model leaves open; an open batch is 1.
+        name: the model's name, for files and reports.
+        source_sha256: hexadecimal SHA-256 of the model's file.
+
+    Raises:
+        ModelError, OptionError: see `import_model`.
+    """
     return _import(check_model(model, name), shapes, name, source_sha256)
 
 
 def _import(model: onnx.ModelProto, shapes: Shapes, name: str, source_sha256: str) -> Program:
-    normalized = normalize(model, shapes, NATIVE)
+    normalized = normalize(model, shapes, CONVERTIBLE)
     module = convert(normalized)
     try:
         _check_shapes(module)
@@ -73,7 +84,7 @@ def _check_shapes(module: tvm.IRModule) -> None:
     """Refuse tensors whose shapes depend on the data.
 
     Raises:
-        UnknownShapeError: there are some; they are named, those that only exist within TVM's converters left out.
+        UnknownShapeError: there are some. They are named, except those that only exist inside TVM's converters.
     """
     unknown = [b.var.name for b in Dataflow.of(module).bindings if not _has_known_shape(b.var)]
     named = [name for name in unknown if not name.startswith("lv")] or unknown

@@ -1,4 +1,4 @@
-"""How large a model and its tensors may be: checked before any memory is taken for them."""
+"""Limits of the size of models and tensors, checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from pipeline.errors import ModelError
 from pipeline.ir.types import MAX_TENSOR_BYTES
 
 MAX_NODES = 100_000
-"""Of a model once its loops and functions are written out: a file of a few lines can ask for any number."""
+"""Most nodes of a model after its loops and functions are expanded, which can make any number of a small file."""
 
 MAX_RANK = 64
-"""NumPy's own limit."""
+"""Most dimensions of a tensor: NumPy's limit."""
 
 _NAMES: Mapping[int, str] = {number: name.lower() for name, number in TensorProto.DataType.items()}
 
 _BITS_UNWRITTEN = {TensorProto.FLOAT: 32, TensorProto.DOUBLE: 64, TensorProto.BOOL: 8}
-"""Element types whose names don't say how many bits they have, as those of int8 or float8e4m3fn do."""
+"""Numbers of bits of the element types whose names don't say it, as `int8` or `float8e4m3fn` do."""
 
 
 def tensor_bytes(shape: Sequence[int], dtype: int) -> int:
     """Return how many bytes a tensor takes, packed as ONNX packs it.
 
     Args:
-        shape: sizes, none negative.
-        dtype: ONNX's element type. One without a known size, as text has none, counts as a byte an element.
+        shape: its sizes, at least 0.
+        dtype: ONNX's element type. Elements of unknown size, such as strings, count as one byte.
     """
     written = re.search(r"\d+", _NAMES.get(dtype, ""))
     bits = int(written[0]) if written else _BITS_UNWRITTEN.get(dtype, 8)
@@ -36,13 +36,13 @@ def tensor_bytes(shape: Sequence[int], dtype: int) -> int:
 
 
 def check_tensor_size(name: str, shape: Sequence[int], dtype: int, limit: int = MAX_TENSOR_BYTES) -> None:
-    """Refuse a tensor that can't be, or that is too large to be meant.
+    """Refuse a tensor whose shape is invalid or too large.
 
     Args:
-        name: the tensor's.
+        name: the tensor's name.
         shape: its sizes.
         dtype: ONNX's element type (`onnx.TensorProto.FLOAT` and so on).
-        limit: in bytes.
+        limit: the most bytes that it may take.
 
     Raises:
         ModelError: a size is negative, there are too many of them, or the tensor takes more than `limit` bytes.
@@ -63,5 +63,5 @@ def check_tensor_size(name: str, shape: Sequence[int], dtype: int, limit: int = 
 
 
 def element_type(dtype: int) -> str:
-    """Return what ONNX calls an element type, such as 'float' or 'int64', also where it doesn't know it."""
+    """Return ONNX's name of an element type, such as `float` or `int64`; `unknown type N` for an unknown number."""
     return _NAMES.get(dtype, f"unknown type {dtype}")

@@ -1,11 +1,11 @@
-"""Operators of old operator sets, written as those of set 13.
+"""Upgrades nodes of operator sets before 13 to nodes of set 13.
 
 Before -> after, for example: `Squeeze(x, axes=[2])` becomes `Squeeze(x, [2])`, and `Upsample(x, scales)` becomes a
-`Resize` with coordinates as they were then. The library's own version converter isn't used: it changes what linear
-`Upsample` and `Resize` compute, and knows only some of the sets before 7.
+`Resize` with the coordinates that Upsample had. ONNX's own version converter isn't used, as it changes the results of
+linear `Upsample` and `Resize`, and lacks some operator sets before 7.
 
-Sources: the changelog of ONNX's operators; for rounding in nearest-neighbour resizing by set 10, which the standard
-leaves open, what ONNX Runtime does.
+Sources: the changelog of ONNX's operators; ONNX Runtime for how set 10 rounds in nearest-neighbour resizing, which the
+standard leaves open.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from pipeline.errors import ModelError
 Array = npt.NDArray[Any]
 
 MIN_OPSET = 13
-"""From here on the converters know one form of each operator (axes as inputs, per-channel attributes)."""
+"""The oldest operator set that converters understand."""
 
 
 @dataclass(frozen=True)
 class OldNode:
-    """A node of an old operator set, and what its rewriting needs to know and to make.
+    """A node of an old operator set, with access to the graph around it.
 
     Attributes:
         proto: the node.
-        attributes: its attributes' values by name; texts are bytes.
-        shape: returns a tensor's shape; None if it isn't known.
-        value: returns a constant tensor's value; None if it isn't constant.
-        constant: makes a constant and returns its name.
-        name: makes a name for a tensor between two nodes.
+        attributes: values of its attributes by name; strings are bytes.
+        shape: returns the shape of a tensor, given its name; None if it isn't known.
+        value: returns the value of a tensor, given its name; None if it isn't constant.
+        constant: adds a constant to the graph and returns its name.
+        new_name: returns an unused name for a tensor between two nodes.
     """
 
     proto: onnx.NodeProto
@@ -45,7 +45,7 @@ class OldNode:
     shape: Callable[[str], tuple[int, ...] | None]
     value: Callable[[str], Array | None]
     constant: Callable[[Array], str]
-    name: Callable[[], str]
+    new_name: Callable[[], str]
 
     @property
     def inputs(self) -> list[str]:
@@ -56,7 +56,7 @@ class OldNode:
         """Return an input's shape.
 
         Raises:
-            ModelError: it isn't known, so that the node's old form can't be expressed.
+            ModelError: the shape isn't known, so the node can't be upgraded.
         """
         shape = self.shape(self.inputs[index])
         if shape is None:
@@ -66,10 +66,17 @@ class OldNode:
             )
         return shape
 
-    def again(
+    def rewritten(
         self, inputs: Sequence[str], without: Sequence[str] = (), op_type: str | None = None, **added: Any
     ) -> onnx.NodeProto:
-        """Return the node with other inputs and attributes."""
+        """Return the node with other inputs and attributes.
+
+        Args:
+            inputs: names of the new node's inputs.
+            without: names of attributes that are left out.
+            op_type: the new node's operator; by default the same.
+            **added: attributes that are added or replaced.
+        """
         kept = {k: v for k, v in self.attributes.items() if k not in without} | added
         return helper.make_node(op_type or self.proto.op_type, inputs, list(self.proto.output), self.proto.name, **kept)
 
@@ -78,18 +85,18 @@ Nodes = list[onnx.NodeProto]
 
 
 def upgrade(node: OldNode, opset: int) -> Nodes:
-    """Return the node as one or several of set 13; itself where nothing has changed.
+    """Return one or several nodes of set 13 that compute the same as a node; the node itself if nothing has changed.
 
     Args:
-        node: of the operator set `opset`.
-        opset: the model's.
+        node: a node of the operator set `opset`.
+        opset: version of the operator set, below 13.
 
     Raises:
-        ModelError: the node's old form can't be expressed.
+        ModelError: operator set 13 can't express the node.
     """
     op_type = node.proto.op_type
     if opset < 6 and "consumed_inputs" in node.attributes:
-        node = _with_proto(node, node.again(node.inputs, without=("consumed_inputs",)))
+        node = _with_proto(node, node.rewritten(node.inputs, without=("consumed_inputs",)))
     if opset < 7 and op_type in _BROADCASTING:
         return _broadcasting(node)
     for last, rewrite in _CHANGES.get(op_type, ()):
@@ -100,28 +107,28 @@ def upgrade(node: OldNode, opset: int) -> Nodes:
 
 def _with_proto(node: OldNode, proto: onnx.NodeProto) -> OldNode:
     kept = {k: v for k, v in node.attributes.items() if k in {a.name for a in proto.attribute}}
-    return OldNode(proto, kept, node.shape, node.value, node.constant, node.name)
+    return OldNode(proto, kept, node.shape, node.value, node.constant, node.new_name)
 
 
 _BROADCASTING = frozenset({"Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Pow", "PRelu", "Sub", "Xor"})
 
 
 def _broadcasting(node: OldNode) -> Nodes:
-    """Sets 1 to 6: the second input's axes stand at `axis` of the first's, the last ones by default."""
+    """Sets 1 to 6: the second operand is aligned with the first one's axes from `axis` on, by default with the last."""
     inputs = node.inputs
     axis = node.attributes.get("axis")
-    plain = node.again(inputs, without=("axis", "broadcast"))
+    plain = node.rewritten(inputs, without=("axis", "broadcast"))
     if not node.attributes.get("broadcast") or axis is None:
         return [plain]
     left, right = node.known_shape(0), node.known_shape(1)
     behind = len(left) - int(axis) % len(left) - len(right)
     if behind <= 0:
         return [plain]
-    aligned = node.name()
+    aligned = node.new_name()
     shape = node.constant(np.array([*right, *[1] * behind], "int64"))
     return [
         helper.make_node("Reshape", [inputs[1], shape], [aligned]),
-        node.again([inputs[0], aligned], without=("axis", "broadcast")),
+        node.rewritten([inputs[0], aligned], without=("axis", "broadcast")),
     ]
 
 
@@ -130,7 +137,7 @@ def _attribute_to_input(attribute: str) -> Callable[[OldNode], Nodes]:
         if attribute not in node.attributes:
             return [node.proto]
         value = node.constant(np.array(node.attributes[attribute], "int64"))
-        return [node.again([node.inputs[0], value], without=(attribute,))]
+        return [node.rewritten([node.inputs[0], value], without=(attribute,))]
 
     return rewrite
 
@@ -139,34 +146,34 @@ def _cast(node: OldNode) -> Nodes:
     name = node.attributes["to"].decode("ascii", "replace").upper()
     if name not in dict(TensorProto.DataType.items()):
         raise ModelError(f"Cast {node.proto.name!r}: there is no type {name!r}.")
-    return [node.again(node.inputs, without=("to",), to=TensorProto.DataType.Value(name))]
+    return [node.rewritten(node.inputs, without=("to",), to=TensorProto.DataType.Value(name))]
 
 
 def _clip(node: OldNode) -> Nodes:
     limits = [
         node.constant(np.array(node.attributes[k], "float32")) if k in node.attributes else "" for k in ("min", "max")
     ]
-    return [node.again([node.inputs[0], *limits], without=("min", "max"))]
+    return [node.rewritten([node.inputs[0], *limits], without=("min", "max"))]
 
 
 def _concat(node: OldNode) -> Nodes:
-    return [node.again(node.inputs, axis=node.attributes.get("axis", 1))]
+    return [node.rewritten(node.inputs, axis=node.attributes.get("axis", 1))]
 
 
 def _dropout(node: OldNode) -> Nodes:
-    """Sets 1 to 11: at inference nothing is dropped."""
-    return [node.again(node.inputs[:1], without=("ratio", "is_test", "seed"))]
+    """Sets 1 to 11: at inference, Dropout returns its input."""
+    return [node.rewritten(node.inputs[:1], without=("ratio", "is_test", "seed"))]
 
 
 def _flat_rows(node: OldNode) -> Nodes:
-    """Sets 1 to 12: Softmax and its kin see two axes, those before `axis` and those from there on."""
+    """Sets 1 to 12: Softmax, LogSoftmax and Hardmax see x as a matrix, whose rows are all axes from `axis` on."""
     shape = node.known_shape(0)
     axis = node.attributes.get("axis", 1)
     axis = axis % len(shape) if shape else 0
     if axis == len(shape) - 1:
-        return [node.again(node.inputs, axis=-1)]
+        return [node.rewritten(node.inputs, axis=-1)]
     rows = int(np.prod(shape[:axis], dtype="int64"))
-    flat, result = node.name(), node.name()
+    flat, result = node.new_name(), node.new_name()
     to_rows, to_shape = node.constant(np.array([rows, -1], "int64")), node.constant(np.array(shape, "int64"))
     inner = helper.make_node(node.proto.op_type, [flat], [result], node.proto.name, axis=-1)
     return [
@@ -177,21 +184,21 @@ def _flat_rows(node: OldNode) -> Nodes:
 
 
 def _gemm(node: OldNode) -> Nodes:
-    return [node.again(node.inputs, without=("broadcast",))]
+    return [node.rewritten(node.inputs, without=("broadcast",))]
 
 
 def _lp_pool(node: OldNode) -> Nodes:
-    return [node.again(node.inputs, p=int(node.attributes.get("p", 2)))]
+    return [node.rewritten(node.inputs, p=int(node.attributes.get("p", 2)))]
 
 
 def _batch_normalization(node: OldNode) -> Nodes:
     if node.attributes.get("spatial", 1) != 1:
         raise ModelError(
-            f"BatchNormalization {node.proto.name!r} normalizes each pixel by itself (spatial=0), which operator sets "
-            "from 9 on don't know. Export the model again."
+            f"BatchNormalization {node.proto.name!r} normalizes each pixel separately (spatial=0), which operator sets "
+            "from 9 on don't support. Export the model again."
         )
-    proto = node.again(node.inputs, without=("spatial", "is_test"))
-    # The others were the statistics of training, which an exported model has no use for.
+    proto = node.rewritten(node.inputs, without=("spatial", "is_test"))
+    # The other outputs are statistics of training, which inference doesn't use.
     del proto.output[1:]
     return [proto]
 
@@ -202,29 +209,29 @@ def _pad(node: OldNode) -> Nodes:
         raise ModelError(f"Pad {node.proto.name!r} has no pads. Export the model again.")
     value = node.constant(np.array(node.attributes.get("value", 0.0), "float32"))
     amounts = node.constant(np.array(pads, "int64"))
-    return [node.again([node.inputs[0], amounts, value], without=("pads", "paddings", "value"))]
+    return [node.rewritten([node.inputs[0], amounts, value], without=("pads", "paddings", "value"))]
 
 
 def _slice(node: OldNode) -> Nodes:
     given = [node.constant(np.array(node.attributes[k], "int64")) for k in ("starts", "ends")]
     if "axes" in node.attributes:
         given.append(node.constant(np.array(node.attributes["axes"], "int64")))
-    return [node.again([node.inputs[0], *given], without=("starts", "ends", "axes"))]
+    return [node.rewritten([node.inputs[0], *given], without=("starts", "ends", "axes"))]
 
 
 def _tile(node: OldNode) -> Nodes:
-    """Set 1: repeats along one axis."""
+    """Set 1: the inputs are a number of repetitions and one axis."""
     tiles, axis = (node.value(name) for name in node.inputs[1:3])
     if tiles is None or axis is None:
         raise ModelError(f"Tile {node.proto.name!r}: how often it repeats isn't constant. Export the model again.")
     repeats = np.ones(len(node.known_shape(0)), "int64")
     repeats[int(axis.reshape(-1)[0])] = int(tiles.reshape(-1)[0])
-    return [node.again([node.inputs[0], node.constant(repeats)])]
+    return [node.rewritten([node.inputs[0], node.constant(repeats)])]
 
 
 def _top_k(node: OldNode) -> Nodes:
     count = node.constant(np.array([node.attributes["k"]], "int64"))
-    return [node.again([node.inputs[0], count], without=("k",))]
+    return [node.rewritten([node.inputs[0], count], without=("k",))]
 
 
 def _upsample_1(node: OldNode) -> Nodes:
@@ -241,7 +248,7 @@ def _resize_10(node: OldNode) -> Nodes:
 
 
 def _resize(node: OldNode, scales: str) -> Nodes:
-    """Sets 1 to 10: a pixel lies at its index divided by the scale; the nearest is below, in smaller images above."""
+    """Sets 1 to 10: coordinates are `index / scale`; nearest-neighbour rounds down to enlarge, and up to shrink."""
     mode = node.attributes.get("mode", b"nearest")
     mode = mode.decode("ascii", "replace") if isinstance(mode, bytes) else mode
     kept = {
@@ -255,7 +262,7 @@ def _resize(node: OldNode, scales: str) -> Nodes:
     if value is None or (value >= 1).all():
         return [helper.make_node("Resize", [x, "", scales], output, node.proto.name, nearest_mode="floor", **kept)]
     smaller, larger = (node.constant(limit(value, np.float32(1))) for limit in (np.minimum, np.maximum))
-    between = node.name()
+    between = node.new_name()
     return [
         helper.make_node("Resize", [x, "", smaller], [between], nearest_mode="ceil", **kept),
         helper.make_node("Resize", [between, "", larger], output, node.proto.name, nearest_mode="floor", **kept),
@@ -286,4 +293,4 @@ _CHANGES: Mapping[str, tuple[tuple[int, Callable[[OldNode], Nodes]], ...]] = {
     "Unsqueeze": ((12, _attribute_to_input("axes")),),
     "Upsample": ((6, _upsample_1), (8, _upsample_7), (10, _resize_10)),
 }
-"""Operator type -> (last operator set with the old form, how to write it anew), oldest first."""
+"""Operator -> pairs (last operator set with an old form, function that upgrades it), oldest first."""

@@ -1,7 +1,7 @@
-"""Where the model's nodes went: which operators of the imported program compute them.
+"""Finds the variables of an imported program that hold the results of the model's nodes.
 
-A node's result is a variable of the program under the same name, or it is on the way to one: a `Conv` whose `Relu` is
-fused into it goes by the name of the `Relu`'s output.
+A node's result is a variable of the same name, or, if the node was fused into a later one, a variable with the name of
+the later one's output: a `Conv` with a fused `Relu` has the name of the `Relu`'s output.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pipeline.ir.program import SourceNode
 
 
 def source_nodes(model: onnx.ModelProto, module: tvm.IRModule) -> tuple[SourceNode, ...]:
-    """Return the model's nodes that compute something from its inputs, each with the operators that it became.
+    """Return the model's nodes whose results depend on its inputs, with the variables that they became.
 
     Args:
-        model: as it was read. The nodes of branches, loops and functions aren't among its nodes; those that hold or
-            call them are.
+        model: the model, as it was read. Nodes inside branches, loops and functions aren't returned, but the nodes
+            that contain or call them are.
         module: the imported program.
     """
     variables = {b.var.name for b in Dataflow.of(module).bindings}
@@ -36,14 +36,20 @@ def source_nodes(model: onnx.ModelProto, module: tvm.IRModule) -> tuple[SourceNo
             continue
         outputs = tuple(name for name in node.output if name)
         computed.update(outputs)
-        found.append(SourceNode(node.name, node.op_type, outputs, _became(outputs, variables, readers)))
+        found.append(SourceNode(node.name, node.op_type, outputs, _first_variables(outputs, variables, readers)))
     return tuple(found)
 
 
-def _became(
+def _first_variables(
     outputs: tuple[str, ...], variables: Set[str], readers: Mapping[str, list[onnx.NodeProto]]
 ) -> tuple[str, ...]:
-    """Return the first variables on all ways from a node's outputs, the outputs included."""
+    """Return, for each of a node's outputs, its variable, or the first variables that are computed from it.
+
+    Args:
+        outputs: names of the node's outputs.
+        variables: names of the program's variables.
+        readers: the nodes that read each tensor.
+    """
     found: dict[str, None] = {}
     pending, seen = list(outputs), set(outputs)
     while pending:
@@ -58,7 +64,7 @@ def _became(
 
 
 def _read(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield the names that a node reads, those that its branches and loops read of the graph around them included."""
+    """Yield the names that a node reads, including those that its subgraphs read."""
     yield from (name for name in node.input if name)
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):

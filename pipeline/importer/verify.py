@@ -1,8 +1,8 @@
-"""Import proves itself: the float program and the ONNX file compute the same for a sample.
+"""Verifies an import: the float program and the ONNX file must compute the same for a sample.
 
-The file is evaluated by another program, ONNX Runtime where it is installed and ONNX's reference implementation
-otherwise, node by node as they are in the file. Two things the latter has in common with the importer: operators of
-sets before 13 are evaluated as `opsets` writes them, and functions where they are called.
+The file is evaluated independently: by ONNX Runtime where that is installed, otherwise node by node by ONNX's reference
+implementation. The latter evaluation shares two things with the importer: it upgrades operators of sets before 13 by
+`opsets`, and it inlines functions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from onnx import TensorProto
 from tvm import relax
 
 from pipeline.errors import ModelError
-from pipeline.importer.evaluation.model import CannotEvaluate, evaluate_model
+from pipeline.importer.evaluation.model import EvaluationError, evaluate_model
 from pipeline.importer.read import read_model
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program, TensorSpec
@@ -32,27 +32,27 @@ Feeds = Mapping[str, Array]
 Run = Callable[[Feeds], dict[str, Array]]
 
 TOLERANCE = 1e-3
-"""Largest difference of a value, relative to the tensor's largest, and largest share of integers that may differ."""
+"""Largest error, as `relative_error` defines it, with which an import is accepted."""
 
 _TOLERANCES = {TensorProto.FLOAT16: 2e-2, TensorProto.BFLOAT16: 1e-1}
-"""For models that compute in these types: the program computes in float32."""
+"""The same for models that compute in these element types, while the program computes in float32."""
 
 _NEGLIGIBLE = 1e-6
-"""Differences are relative to this where all of a tensor's values are smaller: what is left of a zero is no error."""
+"""Least magnitude that differences are relative to, so that rounding errors around 0 don't count."""
 
 REFERENCE_SECONDS = 60.0
-"""How long ONNX's reference implementation may take."""
+"""Time limit of ONNX's reference implementation."""
 
 
 @dataclass(frozen=True)
 class ImportCheck:
-    """How the import was verified.
+    """The result of verifying an import.
 
     Attributes:
-        evaluator: what evaluated the ONNX file, with its version; None if nothing could.
-        largest_error: of the outputs, relative to each output's largest value; None if nothing was compared.
-        seconds: how long it took.
-        note: why nothing was compared, or what else there is to say; "" if nothing.
+        evaluator: name and version of what evaluated the ONNX file; None if nothing could.
+        largest_error: largest error of an output, see `relative_error`; None if nothing was compared.
+        seconds: how long the verification took.
+        note: why evaluators failed that were tried before, or all of them; "" if none did.
     """
 
     evaluator: str | None
@@ -66,12 +66,12 @@ def verify_import(path: Path, program: Program, make_run: Callable[[Program], Ru
 
     Args:
         path: the ONNX file.
-        program: what it was imported as.
+        program: the imported float program.
         make_run: returns a function that runs a float program.
         feeds: one sample: an array for each input, of the program's shapes and dtypes.
 
     Raises:
-        ModelError: the two differ; the first tensor that does is named.
+        ModelError: the two differ; the message names the first tensor that does.
     """
     start = time.perf_counter()
     model, _ = read_model(path)
@@ -80,7 +80,7 @@ def verify_import(path: Path, program: Program, make_run: Callable[[Program], Ru
     for evaluator in _evaluators():
         try:
             expected = evaluator.run(path, model, feeds, [])
-        except CannotEvaluate as error:
+        except EvaluationError as error:
             failures.append(f"{evaluator.name}: {error}")
             continue
         largest = comparison.largest_error(evaluator, expected)
@@ -89,7 +89,7 @@ def verify_import(path: Path, program: Program, make_run: Callable[[Program], Ru
 
 
 def example_feeds(inputs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """Return inputs to verify with where there are no samples: numbers around 0, and for integers zeros and ones."""
+    """Return random inputs to verify with if there are no samples: normally distributed floats, integers 0 and 1."""
     random = np.random.default_rng(0)
     values: dict[str, Array] = {}
     for spec in inputs:
@@ -100,9 +100,9 @@ def example_feeds(inputs: Sequence[TensorSpec]) -> dict[str, Array]:
 
 
 def relative_error(expected: Array, actual: Array) -> float:
-    """Return the largest difference relative to the largest value; of integers, the share that differs.
+    """Return the largest difference divided by the largest expected magnitude; for integers, the share that differs.
 
-    Infinity where shapes or dtypes differ, or where one value is finite and the other isn't.
+    Infinity if the shapes or dtypes differ, or if infinities and NaN aren't at the same places.
     """
     if expected.shape != actual.shape or expected.dtype != actual.dtype:
         return float("inf")
@@ -120,11 +120,12 @@ def relative_error(expected: Array, actual: Array) -> float:
 
 @dataclass(frozen=True)
 class _Evaluator:
-    """Evaluates ONNX files.
+    """A program that evaluates ONNX files.
 
     Attributes:
-        name: with its version.
-        run: returns the outputs and the named tensors, as far as there are such, of a model for one sample.
+        name: its name and version.
+        run: evaluates a model (its path, and the model as read) on one sample, and returns the values of the outputs
+            and of those named tensors that it knows. It raises EvaluationError if it can't.
     """
 
     name: str
@@ -144,7 +145,7 @@ def _run_onnxruntime(path: Path, model: onnx.ModelProto, feeds: Feeds, wanted: S
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     options = onnxruntime.SessionOptions()
-    # An optimizer's own differences, of quantized models above all, would be taken for ours.
+    # Differences by its optimizations, mostly of quantized models, would be taken for ours.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     failures = tuple(v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception))
@@ -161,7 +162,7 @@ def _run_onnxruntime(path: Path, model: onnx.ModelProto, feeds: Feeds, wanted: S
         given = {i.name: feeds[i.name] for i in session.get_inputs() if i.name in feeds}
         return dict(zip(names, session.run(names, given), strict=True))
     except failures as error:
-        raise CannotEvaluate(str(error).splitlines()[0]) from error
+        raise EvaluationError(str(error).splitlines()[0]) from error
 
 
 def _run_reference(path: Path, model: onnx.ModelProto, feeds: Feeds, wanted: Sequence[str]) -> dict[str, Array]:
@@ -180,7 +181,7 @@ def _tolerance(model: onnx.ModelProto) -> float:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """Of a program with its ONNX file, for one sample."""
+    """A comparison of a program with its ONNX file on one sample; for the attributes see `verify_import`."""
 
     path: Path
     model: onnx.ModelProto
@@ -192,8 +193,12 @@ class _Comparison:
     def largest_error(self, evaluator: _Evaluator, expected: Mapping[str, Array]) -> float:
         """Return the largest error of an output.
 
+        Args:
+            evaluator: what evaluated the ONNX file.
+            expected: the outputs that it computed.
+
         Raises:
-            ModelError: it is too large.
+            ModelError: the error is larger than the tolerance.
         """
         actual = self.make_run(self.program)(self.feeds)
         errors = {o.name: relative_error(expected[o.name], actual[o.name]) for o in self.program.outputs}
@@ -203,14 +208,14 @@ class _Comparison:
         first = self._first_difference(evaluator)
         where = "" if first is None else f"The first tensor that differs is {first!r}. "
         raise ModelError(
-            f"Model {self.path} isn't imported rightly: its output {worst!r} differs from what {evaluator.name} "
+            f"Model {self.path} isn't imported correctly: its output {worst!r} differs from what {evaluator.name} "
             f"computes by {errors[worst]:.1e} of its largest value, more than {self.tolerance:g}. {where}"
-            "This is a fault of this package: please report it with the model. Verification can be switched off "
-            "(--no-verify-import), for example where the model itself gives other results each time."
+            "This is a bug of this package; please report it with the model. If the model's results are random, switch "
+            "verification off (--no-verify-import)."
         )
 
     def _first_difference(self, evaluator: _Evaluator) -> str | None:
-        """Return the first tensor of the ONNX file that has a counterpart in the program, of other values."""
+        """Return the first tensor whose values in the ONNX file and in the program differ; None if it isn't known."""
         computed = {o for n in self.model.graph.node for o in n.output if o}
         bindings = Dataflow.of(self.program.module).bindings
         names: list[str] = [
@@ -220,8 +225,8 @@ class _Comparison:
             return None
         try:
             expected = evaluator.run(self.path, self.model, self.feeds, names)
-        except CannotEvaluate:
-            # The outputs could be had; what differs first stays unknown.
+        except EvaluationError:
+            # Only the outputs can be evaluated, so the first difference stays unknown.
             return None
         actual = self.make_run(self.program.with_outputs(names))(self.feeds)
         pairs = ((name, expected[name], actual[name]) for name in names if name in expected)
@@ -229,7 +234,7 @@ class _Comparison:
 
 
 def _equal_in_any_layout(expected: Array, actual: Array, tolerance: float) -> bool:
-    """Return whether two tensors hold the same, axes permuted or merged: programs keep images in NHWC."""
+    """Return whether two tensors are equal up to a permutation or merging of axes, as programs keep images in NHWC."""
     if expected.size != actual.size:
         return False
     orders: Iterable[tuple[int, ...]] = itertools.permutations(range(expected.ndim))

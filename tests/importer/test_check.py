@@ -11,7 +11,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, nu
 
 from pipeline.errors import ModelError
 from pipeline.importer.read.check import check_model
-from pipeline.importer.read.check.walk import MAX_NESTING
+from pipeline.importer.read.check.contents import MAX_NESTING
 from tests.models import ModelBuilder, small_network
 
 Change = Callable[[ModelProto], None]
@@ -232,8 +232,8 @@ def _name_that_is_no_text(m: ModelProto) -> None:
     ("change", "said"),
     [
         (_reads_nothing, "Relu 'y' reads the tensor 'nowhere', which nothing computes"),
-        (_two_writers, "Relu 'hidden' writes the tensor 'hidden', which is there already"),
-        (_writes_an_input, "Relu 'x' writes the tensor 'x', which is there already"),
+        (_two_writers, "Relu 'hidden' computes the tensor 'hidden', which is defined already"),
+        (_writes_an_input, "Relu 'x' computes the tensor 'x', which is defined already"),
         (_weight_twice, "there are two weights called 'w0'"),
         (_input_twice, "there are two inputs called 'x'"),
         (_output_twice, "there are two outputs called 'y'"),
@@ -241,32 +241,32 @@ def _name_that_is_no_text(m: ModelProto) -> None:
         (_nameless_input, "an input has no name"),
         (_no_operator, "has no operator"),
         (_no_outputs, "Relu 'lost' has no outputs"),
-        (_self_reference, "in a circle: Gemm 'hidden'."),
-        (_circle, "in a circle: Gemm 'hidden', Relu 'y'."),
+        (_self_reference, "in a cycle: Gemm 'hidden'."),
+        (_circle, "in a cycle: Gemm 'hidden', Relu 'y'."),
         (_no_inputs, "it has no inputs (what it lists as inputs are weights)"),
         (_sequence_input, "input 'x' isn't a tensor (sequence)"),
         (_optional_output, "output 'y' isn't a tensor (optional)"),
         (_text_input, "input 'x' has the element type string"),
         (_unknown_dtype, "input 'x' has the element type unknown type 99"),
         (_untyped_input, "input 'x' isn't a tensor (missing)"),
-        (_new_opset, f"knows 1 to {onnx.defs.onnx_opset_version()}. Install a newer onnx"),
-        (_new_ir, f"knows {onnx.IR_VERSION} at most"),
+        (_new_opset, f"supports 1 to {onnx.defs.onnx_opset_version()}. Install a newer onnx"),
+        (_new_ir, f"supports at most {onnx.IR_VERSION}"),
         (_no_opset, "it names no operator set"),
         (_other_opset, "only of 'ai.onnx.ml', which can't be compiled"),
-        (_too_many_inputs, "Relu 'y' has 3 inputs; there are 1 at most"),
+        (_too_many_inputs, "Relu 'y' has 3 inputs; at most 1 are allowed"),
         (_too_few_inputs, "Gemm 'hidden' lacks its input 'B'"),
         (_empty_input, "Gemm 'hidden' lacks its input 'B'"),
-        (_too_many_outputs, "Relu 'y' has 2 outputs; there are 1 at most"),
+        (_too_many_outputs, "Relu 'y' has 2 outputs; at most 1 are allowed"),
         (_unknown_attribute, "attribute 'gamma', which Gemm of operator set 17 doesn't know. Known: alpha, beta"),
         (_attribute_of_another_type, "attribute 'transB' of Gemm 'hidden' has the type FLOAT; expected INT"),
         (_attribute_twice, "Gemm 'hidden' has an attribute twice: alpha"),
         (_attribute_without_type, "attribute 'alpha' of Gemm 'hidden' has no type"),
-        (_attribute_with_another_value, "should hold a value of type FLOAT, but holds: i"),
+        (_attribute_with_another_value, "should have a value of type FLOAT, but has: i"),
         (_attribute_without_name, "an attribute whose name is missing"),
         (_reference_outside_of_functions, "refers to 'a', which nothing around it defines"),
         (_lacking_attribute, "Cast 'y' lacks its attribute 'to'"),
         (_empty_constant, "Constant 'nothing' has 0 attributes"),
-        (_constant_without_value, "should hold a value of type TENSOR, but holds: nothing"),
+        (_constant_without_value, "should have a value of type TENSOR, but has: nothing"),
         (_unknown_element_type, "attribute 'to' of Cast 'y' is undefined; expected an element type"),
         (_text_that_is_no_text, "attribute 'approximate' of Gelu 'y' isn't UTF-8 text"),
         (_name_that_is_no_text, "isn't UTF-8 text"),
@@ -398,7 +398,7 @@ def test_two_functions_of_one_name() -> None:
 def test_a_function_given_more_than_it_takes() -> None:
     model = with_function({"f": []}, "f")
     model.graph.node[0].input.append("x")
-    assert "f 'y' has 2 inputs; there are 1 at most" in message(model)
+    assert "f 'y' has 2 inputs; at most 1 are allowed" in message(model)
 
 
 # Tensors: what they say, and what they hold.
@@ -414,19 +414,22 @@ def _weight(**fields: object) -> ModelProto:
     ("fields", "said"),
     [
         ({"data_type": 1, "dims": [2**20, 2**20]}, "4194304 values"),
-        ({"data_type": 1, "dims": [2**20, 2**20], "raw_data": b""}, "4398046511104 bytes, but holds 0"),
-        ({"data_type": 1, "dims": [3, 2], "raw_data": bytes(20)}, "24 bytes, but holds 20"),
-        ({"data_type": 1, "dims": [3, 2], "float_data": [1.0] * 5}, "6 values, but holds 5"),
-        ({"data_type": 1, "dims": [3, 2], "int32_data": [1] * 6}, "6 values, but holds 0"),
-        ({"data_type": 22, "dims": [3, 2], "int32_data": [1] * 6}, "3 values, but holds 6"),
-        ({"data_type": 14, "dims": [3], "float_data": [1.0] * 3}, "6 values, but holds 3"),
-        ({"data_type": 1, "dims": [-3, -2], "float_data": [1.0] * 6}, r"the shape [-3, -2]: sizes must be 0 to"),
-        ({"data_type": 1, "dims": [0, 2**62]}, "sizes must be 0 to"),
-        ({"data_type": 1, "dims": [1] * 99, "float_data": [1.0]}, "and 64 at most"),
+        ({"data_type": 1, "dims": [2**20, 2**20], "raw_data": b""}, "4398046511104 bytes, but has 0"),
+        ({"data_type": 1, "dims": [3, 2], "raw_data": bytes(20)}, "24 bytes, but has 20"),
+        ({"data_type": 1, "dims": [3, 2], "float_data": [1.0] * 5}, "6 values, but has 5"),
+        ({"data_type": 1, "dims": [3, 2], "int32_data": [1] * 6}, "6 values, but has 0"),
+        ({"data_type": 22, "dims": [3, 2], "int32_data": [1] * 6}, "3 values, but has 6"),
+        ({"data_type": 14, "dims": [3], "float_data": [1.0] * 3}, "6 values, but has 3"),
+        (
+            {"data_type": 1, "dims": [-3, -2], "float_data": [1.0] * 6},
+            r"the shape [-3, -2]: it must have at most 64 dimensions, each from 0 to",
+        ),
+        ({"data_type": 1, "dims": [0, 2**62]}, "each from 0 to"),
+        ({"data_type": 1, "dims": [1] * 99, "float_data": [1.0]}, "at most 64 dimensions"),
         ({"data_type": 0, "dims": [3, 2]}, "weight 'w0' has the element type undefined"),
         ({"data_type": 77, "dims": [3, 2]}, "weight 'w0' has the element type unknown type 77"),
         ({"data_type": 8, "dims": [1], "string_data": [b"a"]}, "has the element type string"),
-        ({"data_type": 1, "dims": [3, 2], "data_location": 1}, "lies in another file"),
+        ({"data_type": 1, "dims": [3, 2], "data_location": 1}, "is stored in another file"),
         ({"data_type": 1, "dims": [0], "segment": TensorProto.Segment(begin=0, end=1)}, "stored in segments"),
     ],
 )
@@ -439,13 +442,13 @@ def test_tensors_are_checked_wherever_they_are(place: str) -> None:
     short = TensorProto(name="t", data_type=TensorProto.FLOAT, dims=[2**40])
     constant = helper.make_node("Constant", [], ["c"], name="far", value=short)
     if place == "attribute":
-        model, named = plain(), "attribute 'value' of Constant 'far' says"
+        model, named = plain(), "attribute 'value' of Constant 'far' is float"
         model.graph.node.insert(0, constant)
     elif place == "branch":
         graph = helper.make_graph([helper.make_node("Abs", ["t"], ["b"])], "inner", [], [_value("b")], [short])
-        model, named = with_branches(graph), "weight 't' in then_branch of If 'y' says"
+        model, named = with_branches(graph), "weight 't' in then_branch of If 'y' is float"
     elif place == "function":
-        model, named = with_function({"f": []}, "f"), "Constant 'far' in the function 'ours.f' says"
+        model, named = with_function({"f": []}, "f"), "Constant 'far' in the function 'ours.f' is float"
         model.functions[0].node.append(constant)
     else:
         model, named = plain(), "sparse weight 's'"
@@ -477,10 +480,10 @@ def test_sparse_weights_are_let_through(indices: object) -> None:
     ("shape", "indices", "said"),
     [
         ([2**20, 2**20], [0, 1], "takes 4398046511104 bytes"),
-        ([3, 2], [0, 6], "holds values outside of it"),
-        ([3, 2], [-1, 0], "holds values outside of it"),
-        ([3, 2], [[0, 0], [0, 2]], "holds values outside of it"),
-        ([3, 2], [0, 1, 2], "which don't fit"),
+        ([3, 2], [0, 6], "has indices outside of its shape"),
+        ([3, 2], [-1, 0], "has indices outside of its shape"),
+        ([3, 2], [[0, 0], [0, 2]], "has indices outside of its shape"),
+        ([3, 2], [0, 1, 2], "of the shape [3] don't fit"),
     ],
     ids=["huge", "beyond", "negative", "column", "count"],
 )
@@ -519,18 +522,18 @@ def test_a_mask_of_minus_infinity_is_let_through(dtype: str, as_node: bool) -> N
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_infinity_in_a_trained_weight_is_refused(dtype: str, as_node: bool) -> None:
     weight = _of_type(dtype, [0.0, -np.inf])
-    assert "holds infinity. Export" in message(_constant_model("MatMul", weight, as_node=as_node))
+    assert "contains infinity. Export" in message(_constant_model("MatMul", weight, as_node=as_node))
 
 
 @pytest.mark.parametrize("as_node", [False, True], ids=["weight", "constant"])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_nan_is_refused_anywhere(dtype: str, as_node: bool) -> None:
     weight = _of_type(dtype, [0.0, np.nan])
-    assert "holds NaN. Export" in message(_constant_model("Add", weight, as_node=as_node))
+    assert "contains NaN. Export" in message(_constant_model("Add", weight, as_node=as_node))
 
 
 def test_a_weight_beyond_float32_is_infinite() -> None:
-    assert "holds infinity" in message(_constant_model("MatMul", np.full((2, 2), 1e300), as_node=False))
+    assert "contains infinity" in message(_constant_model("MatMul", np.full((2, 2), 1e300), as_node=False))
 
 
 def test_what_nothing_reads_may_hold_anything() -> None:

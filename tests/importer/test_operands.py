@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ModelError
-from pipeline.importer.normalize.operands import Shape, misfit
+from pipeline.importer.normalize.operands import Shape, operand_mismatch
 from tests.models import ModelBuilder, import_test_model
 
 
@@ -38,7 +38,7 @@ from tests.models import ModelBuilder, import_test_model
     ],
 )
 def test_operands_that_fit(op_type: str, shapes: list[Shape | None], attributes: dict[str, Any]) -> None:
-    assert misfit(op_type, shapes, attributes) is None
+    assert operand_mismatch(op_type, shapes, attributes) is None
 
 
 @pytest.mark.parametrize(
@@ -56,18 +56,18 @@ def test_operands_that_fit(op_type: str, shapes: list[Shape | None], attributes:
         ("Conv", [(1, 4, 8, 8), (6, 4, 3)], {}, "the same number of dimensions"),
         ("ConvTranspose", [(1, 4, 8, 8), (6, 4, 3, 3)], {}, "don't fit a weight of 6 inputs"),
         ("ConvTranspose", [(1, 4, 8, 8), (4, 3, 3, 3), (3,)], {"group": 2}, "bias must have the shape [6]"),
-        ("Gemm", [(2, 3), (5, 3)], {}, "the factors have 3 columns and 5 rows"),
+        ("Gemm", [(2, 3), (5, 3)], {}, "A has 3 columns, but B has 5 rows"),
         ("Gemm", [(2, 3), (3, 5), (2,)], {}, "C can't be broadcast to [2, 5]"),
-        ("Gemm", [(1, 2, 3), (3, 5)], {}, "both factors must be matrices"),
+        ("Gemm", [(1, 2, 3), (3, 5)], {}, "A and B must be matrices"),
         ("BatchNormalization", [(1, 4, 5), (4,), (4,), (5,), (4,)], {}, "input 3 must have the shape [4]"),
         ("InstanceNormalization", [(1, 4, 5), (4,), (1,)], {}, "input 2 must have the shape [4]"),
-        ("LayerNormalization", [(2, 4, 8), (7,)], {}, "they can be broadcast to the input"),
+        ("LayerNormalization", [(2, 4, 8), (7,)], {}, "the scale or the bias can't be broadcast to the input"),
         ("PRelu", [(1, 4, 5, 5), (4,)], {}, "the slope can't be broadcast to the input"),
         (
             "Conv",
             [(1, 4, 8, 8), (6, 4, 3, 3)],
             {"kernel_shape": [5, 5]},
-            "kernel_shape is [5, 5], and the weight's [3, 3]",
+            "kernel_shape is [5, 5], but the weight has [3, 3]",
         ),
         ("Conv", [(1, 4, 8, 8), (6, 4, 3, 3)], {"pads": [99999] * 4}, "its padded input takes"),
         (
@@ -84,14 +84,14 @@ def test_operands_that_fit(op_type: str, shapes: list[Shape | None], attributes:
         ("GRU", [(5, 2, 3), (1, 12, 3), (1, 12, 4)], {"direction": b"bidirectional"}, "must have the shape [2, 12, 3]"),
         ("GRU", [(5, 2, 3), (1, 12, 3), (1, 12, 4), None, None, (2, 2, 4)], {}, "its initial state must have"),
         ("RNN", [(5, 2, 3), (1, 4, 3), (1, 4, 4)], {"direction": b"sideways"}, "no direction 'sideways'"),
-        ("LSTM", [(5, 2, 3), (1, 16, 3), (1, 16, 4)], {"activations": [b"Tanh"]}, "1 activations instead of 3"),
+        ("LSTM", [(5, 2, 3), (1, 16, 3), (1, 16, 4)], {"activations": [b"Tanh"]}, "1 activations; expected 3"),
         ("RNN", [(5, 2, 3), (1, 4, 3), (1, 4, 4)], {"hidden_size": 3}, "hidden_size is 3"),
     ],
 )
 def test_operands_that_do_not_fit(
     op_type: str, shapes: list[Shape | None], attributes: dict[str, Any], said: str
 ) -> None:
-    assert said in str(misfit(op_type, shapes, attributes))
+    assert said in str(operand_mismatch(op_type, shapes, attributes))
 
 
 def test_a_model_whose_operands_do_not_fit_is_refused_by_the_nodes_name() -> None:

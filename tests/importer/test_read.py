@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.errors import ModelError, OptionError
 from pipeline.importer import import_model
 from pipeline.importer.read import external, read_model
-from pipeline.importer.read.check.walk import tensors
+from pipeline.importer.read.check.contents import stored_tensors
 from pipeline.reference import execute
 from tests.models import ModelBuilder, import_test_model, run_onnx, small_network
 
@@ -54,7 +54,7 @@ def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
     weight[0, 0] = np.nan
     path = tmp_path / "m.onnx"
     onnx.save(b.model({"x": (1, 3)}, b.node("Gemm", "x", b.constant(weight), transB=1)), path)
-    with pytest.raises(ModelError, match="weight 'w0' holds NaN"):
+    with pytest.raises(ModelError, match="weight 'w0' contains NaN"):
         import_model(path)
 
 
@@ -109,13 +109,16 @@ def test_external_weights_are_read_and_count_for_the_digest(tmp_path: Path) -> N
         ({"offset": "-1"}, "weight 'w0' has the offset '-1' in its external data; expected a number of bytes"),
         ({"offset": "1e3"}, "has the offset '1e3'"),
         ({"offset": "9" * 5000}, "has the offset '999"),
-        ({"offset": "8"}, r"takes 24 bytes from byte 8 of 'weights.bin', which has 24. The file is truncated"),
+        ({"offset": "8"}, r"takes 24 bytes from byte 8 of 'weights.bin', which has 24. That file is truncated"),
         ({"offset": "9" * 19}, "which has 24"),
         ({"length": ""}, "has the length ''"),
         ({"length": "-24"}, "has the length '-24'"),
-        ({"length": "23"}, r"has the shape \[3, 2\], which takes 24 bytes, but 23 in 'weights.bin'"),
-        ({"length": "1099511627776"}, "but 1099511627776 in"),
-        ({"ofset": "8"}, "is described by 'ofset' which ONNX doesn't know. Known: basepath, checksum, length"),
+        (
+            {"length": "23"},
+            r"has the shape \[3, 2\], which takes 24 bytes, but its external data in 'weights.bin' has 23",
+        ),
+        ({"length": "1099511627776"}, "has 1099511627776"),
+        ({"ofset": "8"}, "has the key 'ofset', which isn't known. Known: basepath, checksum, length"),
     ],
     ids=lambda value: "-".join(f"{k}_{v[:12]}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
@@ -131,7 +134,7 @@ def test_an_external_weight_described_twice(tmp_path: Path) -> None:
     model = onnx.load(path, load_external_data=False)
     model.graph.initializer[0].external_data.add(key="location", value="other.bin")
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ModelError, match="is described by 'location' twice"):
+    with pytest.raises(ModelError, match="has the key 'location' twice"):
         import_model(path)
 
 
@@ -173,7 +176,7 @@ def test_external_data_is_read_in_nodes_and_branches_and_functions_as_well(tmp_p
     graph = helper.make_graph(nodes, "g", inputs, outputs)
     path = _written(tmp_path, helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=9))
     (path.parent / "weights.bin").write_bytes(np.array([3, 4], "float32").tobytes())
-    found = [numpy_helper.to_array(t).tolist() for t, _ in tensors(read_model(path)[0])]
+    found = [numpy_helper.to_array(t).tolist() for t, _ in stored_tensors(read_model(path)[0])]
     assert found == [[3, 4]] * 4
 
 

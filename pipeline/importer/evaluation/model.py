@@ -1,4 +1,4 @@
-"""Evaluates whole models for one sample, node by node, so that it can be stopped between any two."""
+"""Evaluates a whole model on one sample, node by node, and stops before a node that would take too long."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ import onnx
 from onnx import GraphProto, NodeProto, helper, inliner, numpy_helper
 
 from pipeline.importer.evaluation.node import FAILURES, estimated_seconds, run_node
-from pipeline.importer.onnx_nodes import attribute_of, captured, subgraphs
+from pipeline.importer.onnx_protos import attribute_of, captured_names, is_standard, opset_of, subgraphs
 from pipeline.importer.opsets import MIN_OPSET, OldNode, upgrade
 
 Array = npt.NDArray[Any]
 Values = dict[str, Any]
-"""By name: arrays, and lists of arrays where they are sequences."""
+"""Values of tensors by name: arrays, or lists of arrays for sequences."""
 
 
-class CannotEvaluate(Exception):
-    """A model can't be evaluated, or not in time; the message says why."""
+class EvaluationError(Exception):
+    """A model can't be evaluated, or not in time; the message says why, as the end of a sentence."""
 
 
 def evaluate_model(model: onnx.ModelProto, feeds: Mapping[str, Array], seconds: float) -> Iterator[tuple[str, Array]]:
-    """Yield the name and value of every tensor that a model computes, in order, those within subgraphs left out.
+    """Yield the name and value of every tensor that a model computes, in order, except those inside subgraphs.
 
     Args:
         model: any ONNX model, as it was read.
         feeds: an array for each of its inputs.
-        seconds: how long it may take; the time of the next node is estimated before it is begun.
+        seconds: the time limit; before each node, its time is estimated.
 
     Raises:
-        CannotEvaluate: a node can't be computed, or it would take too long.
+        EvaluationError: a node can't be computed, or the evaluation would exceed the time limit.
     """
     plain = inliner.inline_local_functions(model) if model.functions else model
     evaluation = _Evaluation(plain, seconds)
@@ -46,12 +46,17 @@ def evaluate_model(model: onnx.ModelProto, feeds: Mapping[str, Array], seconds: 
 class _Evaluation:
     def __init__(self, model: onnx.ModelProto, seconds: float) -> None:
         self.model = model
-        self.opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=MIN_OPSET)
+        self.opset = opset_of(model) or MIN_OPSET
         self.seconds = seconds
         self.end = time.monotonic() + seconds
 
     def tensors(self, graph: GraphProto, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-        """Yield what a graph computes, in order; `given` holds what it can see."""
+        """Yield the names and values of the tensors that a graph computes, in order.
+
+        Args:
+            graph: the graph.
+            given: values of its inputs, and of the tensors of outer graphs that it reads.
+        """
         values = {t.name: numpy_helper.to_array(t) for t in graph.initializer} | dict(given)
         last = {name: k for k, node in enumerate(graph.node) for name in _read(node)}
         for k, node in enumerate(graph.node):
@@ -71,7 +76,7 @@ class _Evaluation:
         read = {name: values[name] for name in _read(node) if name in values}
         what = f"{node.op_type} {next(name for name in node.output if name)!r}"
         if time.monotonic() + estimated_seconds(node, read) > self.end:
-            raise CannotEvaluate(f"it would take longer than {self.seconds:.0f} seconds (stopped at {what})")
+            raise EvaluationError(f"it would take longer than {self.seconds:.0f} seconds (stopped at {what})")
         try:
             if node.op_type == "If":
                 return self._if(node, read)
@@ -80,7 +85,7 @@ class _Evaluation:
             return self._plain(node, read)
         except FAILURES as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise CannotEvaluate(f"it can't compute {what}: {reason}") from error
+            raise EvaluationError(f"it can't compute {what}: {reason}") from error
 
     def _if(self, node: NodeProto, read: Values) -> Values:
         branch = attribute_of(node, "then_branch" if np.all(read[node.input[0]]) else "else_branch", None)
@@ -100,11 +105,12 @@ class _Evaluation:
         return _named(node, [*carried, *map(np.stack, scanned)])
 
     def _plain(self, node: NodeProto, read: Values) -> Values:
-        """Return the results of a node, which is written as those of set 13 first if it belongs to an older one.
+        """Return the results of a node that has no subgraphs of its own to run.
 
-        The reference implementation has few of the old forms, and takes some for the newer ones.
+        A node of an operator set before 13 is first rewritten as nodes of set 13, as the reference implementation lacks
+        most of the old forms, and confuses some of them with the new ones.
         """
-        if self.opset >= MIN_OPSET or node.domain not in ("", "ai.onnx"):
+        if self.opset >= MIN_OPSET or not is_standard(node.domain):
             return run_node(node, read, self.model.opset_import, self.model.functions)
         known = dict(read)
 
@@ -130,5 +136,5 @@ def _named(node: NodeProto, results: Sequence[Any]) -> Values:
 
 
 def _read(node: NodeProto) -> set[str]:
-    """Return the names that a node and its subgraphs read."""
-    return {name for name in node.input if name}.union(*(captured(g) for g in subgraphs(node)))
+    """Return the names of all tensors that a node and its subgraphs read."""
+    return {name for name in node.input if name}.union(*(captured_names(g) for g in subgraphs(node)))

@@ -18,54 +18,54 @@ from pipeline.importer.evaluation.operators import CORRECTED
 Array = npt.NDArray[Any]
 
 MAX_ELEMENTS = 2**26
-"""Larger results are left to the compiled program: they would be stored in the library."""
+"""Largest result that is computed at import, in elements: it is stored in the library instead of computed there."""
 
 _RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
 
 _LOOPS_IN_PYTHON = frozenset({"Col2Im", "DeformConv", "MaxUnpool", "RoiAlign"})
-"""Operators whose results the reference implementation goes through one by one."""
+"""Operators whose results the reference implementation computes one by one, in a loop in Python."""
 
 _MAX_ELEMENTS_IN_PYTHON = 2**14
 
 FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""By which the reference implementation says that it can't compute something."""
+"""Exceptions that the reference implementation raises if it can't compute something."""
 
 _EVALUATED_AS = {"BatchNormalization": 15, "DequantizeLinear": 21, "QuantizeLinear": 21}
-"""Operators that the reference implementation lacks, or has for training only, before the given operator set.
+"""For some operators, the operator set from which on the reference implementation has a form for inference.
 
-At inference the later form computes the same."""
+Nodes of earlier sets are evaluated as nodes of this one, which compute the same."""
 
 
 def is_random(node: NodeProto) -> bool:
-    """Return whether a node gives other results each time."""
+    """Return whether a node's results are random."""
     return node.op_type in _RANDOM
 
 
 def is_foldable(node: NodeProto, shapes: Sequence[tuple[int, ...] | None]) -> bool:
-    """Return whether a node on constants may be computed at import.
+    """Return whether a node whose inputs are constant may be computed at import: it isn't random or too large.
 
     Args:
         node: the node.
-        shapes: of its results, as far as they are known.
+        shapes: the shapes of its results; None for an unknown one.
     """
     limit = _MAX_ELEMENTS_IN_PYTHON if node.op_type in _LOOPS_IN_PYTHON else MAX_ELEMENTS
     return not is_random(node) and all(shape is None or math.prod(shape) <= limit for shape in shapes)
 
 
 def evaluate(node: NodeProto, values: Mapping[str, Array], opset: int) -> list[Array | None] | None:
-    """Return a node's results, None for those without a name; None if it can't be computed here.
+    """Return a node's results, with None for outputs without a name; None if the node can't be evaluated.
 
     Args:
         node: a node of ONNX's own operators, without subgraphs.
         values: its inputs by name.
-        opset: the operator set that it belongs to.
+        opset: the version of the operator set that it belongs to.
     """
     try:
         results = run_node(node, values, [helper.make_opsetid("", opset)])
     except FAILURES:
-        # The reference implementation lacks parts of some operators; what it can't do, the compiled program must.
+        # The reference implementation lacks some forms of operators; the compiled program computes them instead.
         return None
     if not all(isinstance(value, np.ndarray | np.generic) for value in results.values()):
         return None
@@ -83,11 +83,11 @@ def run_node(
     Args:
         node: the node.
         values: what it reads, by name: arrays, and lists of arrays where they are sequences.
-        opsets: the operator sets that it belongs to.
-        functions: the model's own, which the node may be a call of.
+        opsets: the operator sets that the model imports.
+        functions: the model's own functions, one of which the node may call.
 
     Raises:
-        Exception: one of `FAILURES`; it can't be computed.
+        Exception: one of `FAILURES`, if the node can't be evaluated.
     """
     first = _EVALUATED_AS.get(node.op_type, 0)
     opsets = [helper.make_opsetid(o.domain, o.version if o.domain else max(o.version, first)) for o in opsets]
@@ -109,11 +109,11 @@ def _value_info(name: str, value: Any) -> onnx.ValueInfoProto:
 
 
 def estimated_seconds(node: NodeProto, given: Mapping[str, Any]) -> float:
-    """Return roughly how long `run_node` takes, of those operators that can take long.
+    """Return a rough estimate of how long `run_node` takes, in seconds; 0 for operators that are always quick.
 
     Args:
         node: the node.
-        given: what it reads, by name.
+        given: values of the tensors that it reads, by name.
     """
     arrays = [value for value in map(given.get, node.input) if isinstance(value, np.ndarray)]
     estimate = _SECONDS.get(node.op_type)
@@ -121,7 +121,7 @@ def estimated_seconds(node: NodeProto, given: Mapping[str, Any]) -> float:
     try:
         return 0.0 if estimate is None else float(estimate(arrays, attributes))
     except (IndexError, ValueError, ZeroDivisionError):
-        # It lacks inputs, or they have fewer axes than it needs, or no elements: it ends at once.
+        # An invalid node, which lacks inputs or axes, or one without elements ends at once.
         return 0.0
 
 
@@ -135,7 +135,7 @@ def _roi_align(arrays: Sequence[Array], attributes: Mapping[str, Any]) -> float:
     x, regions = arrays[:2]
     parts = np.array([attributes.get(name, 1) for name in ("output_width", "output_height")], "float64")
     ratio = attributes.get("sampling_ratio", 0)
-    # Without a number of samples there is about one for each pixel.
+    # Without a sampling ratio, there is about one sample for each pixel.
     sides = np.abs(regions[:, 2:] - regions[:, :2]) * attributes.get("spatial_scale", 1.0) / parts
     samples = len(regions) * ratio**2 if ratio else np.prod(np.ceil(sides) + 1, axis=1, dtype="float64").sum()
     return float(1e-5 * x.shape[1] * np.prod(parts) * samples)
@@ -151,4 +151,4 @@ _SECONDS: Mapping[str, Callable[[Sequence[Array], Mapping[str, Any]], float]] = 
     "MaxUnpool": lambda arrays, _: 1e-5 * arrays[0].size,
     "RoiAlign": _roi_align,
 }
-"""Seconds by the inputs and the attributes; measured, and rounded up."""
+"""Estimates in seconds, from the inputs and the attributes; measured on one machine, and rounded up."""

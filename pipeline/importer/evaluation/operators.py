@@ -1,6 +1,6 @@
-"""Operators that ONNX's reference implementation computes wrongly in some forms, or not at all.
+"""Corrections of ONNX's reference implementation: operators that it computes wrongly in some forms, or lacks.
 
-Each follows the operator's text in the standard; `evaluate` puts them in place of the reference implementation's own.
+Each class follows the operator's definition in the ONNX standard, and replaces the reference implementation's own.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 from onnx.reference.op_run import OpRun
-from onnx.reference.ops.op_max_pool import MaxPool as StockMaxPool
-from onnx.reference.ops.op_pad import Pad_18 as StockPad
-from onnx.reference.ops.op_roi_align import RoiAlign as StockRoiAlign
+from onnx.reference.ops.op_max_pool import MaxPool as OnnxMaxPool
+from onnx.reference.ops.op_pad import Pad_18 as OnnxPad
+from onnx.reference.ops.op_roi_align import RoiAlign as OnnxRoiAlign
 
 from pipeline.importer.evaluation.recurrent import GRU, LSTM, RNN
 from pipeline.importer.evaluation.resize import Resize
@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 
 
 class GlobalMaxPool(OpRun):
-    """Of any rank; ONNX's own is for images only."""
+    """Global maximum pooling of any rank; ONNX's own takes images only."""
 
     op_domain = ""
 
@@ -34,7 +34,7 @@ class GlobalMaxPool(OpRun):
 
 
 class GlobalLpPool(OpRun):
-    """ONNX has no reference of it."""
+    """Global Lp pooling, which ONNX's reference implementation lacks."""
 
     op_domain = ""
 
@@ -44,7 +44,7 @@ class GlobalLpPool(OpRun):
 
 
 class LRN(OpRun):
-    """For every channel; ONNX's own counts channels by the batch."""
+    """Local response normalization; ONNX's own mistakes the batch size for the number of channels."""
 
     op_domain = ""
 
@@ -56,7 +56,7 @@ class LRN(OpRun):
 
 
 class GatherElements(OpRun):
-    """Of any size; ONNX's own wants indices for all of the data, and a short axis."""
+    """GatherElements for any shapes; ONNX's own requires indices of the data's shape, and a short axis."""
 
     op_domain = ""
 
@@ -66,8 +66,8 @@ class GatherElements(OpRun):
         return (np.take_along_axis(data[read], indices, axis),)
 
 
-class MaxPool(StockMaxPool):
-    """Of any rank, padding and rounding; the indices are ONNX's own's."""
+class MaxPool(OnnxMaxPool):
+    """Maximum pooling of any rank, padding and rounding. Where indices are asked for, ONNX's own is used."""
 
     op_domain = ""
 
@@ -81,7 +81,7 @@ class MaxPool(StockMaxPool):
 
 
 class AveragePool(OpRun):
-    """Of any rank, padding, rounding and dilation."""
+    """Average pooling of any rank, padding, rounding and dilation."""
 
     op_domain = ""
 
@@ -94,7 +94,7 @@ class AveragePool(OpRun):
 
 
 class LpPool(OpRun):
-    """Of any rank, padding, rounding and dilation."""
+    """Lp pooling of any rank, padding, rounding and dilation."""
 
     op_domain = ""
 
@@ -104,7 +104,7 @@ class LpPool(OpRun):
 
 
 class LpNormalization(OpRun):
-    """ONNX's own forgets that a norm is of absolute values."""
+    """Lp normalization; ONNX's own doesn't take absolute values."""
 
     op_domain = ""
 
@@ -113,8 +113,8 @@ class LpNormalization(OpRun):
         return (np.where(norm == 0, 0, x / np.where(norm == 0, 1, norm)).astype(x.dtype),)
 
 
-class Pad(StockPad):
-    """ONNX's own can't cut off, which is what negative widths mean."""
+class Pad(OnnxPad):
+    """Padding that crops where pads are negative, which ONNX's own can't do."""
 
     op_domain = ""
 
@@ -134,8 +134,8 @@ class Pad(StockPad):
         return padded
 
 
-class RoiAlign(StockRoiAlign):
-    """Before set 16 regions were given in whole pixels; ONNX's own takes that for what came after."""
+class RoiAlign(OnnxRoiAlign):
+    """RoiAlign whose coordinates before operator set 16 have no offset of half a pixel; ONNX's own adds one."""
 
     op_domain = ""
 
@@ -147,7 +147,7 @@ class RoiAlign(StockRoiAlign):
 
 
 class ConvTranspose(OpRun):
-    """In groups, and of a given size; ONNX's own mixes up what belongs to each group."""
+    """Transposed convolution with groups and `output_shape`; ONNX's own confuses the channels of groups."""
 
     op_domain = ""
 
@@ -157,14 +157,14 @@ class ConvTranspose(OpRun):
         strides, dilations = (attributes.get(name) or [1] * count for name in ("strides", "dilations"))
         extra = attributes.get("output_padding") or [0] * count
         full = [strides[k] * (x.shape[2 + k] - 1) + dilations[k] * (w.shape[2 + k] - 1) + 1 + extra[k] for k in axes]
-        begin, sizes = _cut(full, x.shape[2:], strides, attributes)
+        begin, sizes = _result_window(full, x.shape[2:], strides, attributes)
         outputs = w.shape[1] * groups
         room = [max(f, start + size) for f, start, size in zip(full, begin, sizes, strict=True)]
         y = np.zeros((x.shape[0], outputs, *room), np.result_type(x.dtype, "float64"))
         parts = x.reshape(x.shape[0], groups, x.shape[1] // groups, -1)
         weights = w.reshape(groups, -1, *w.shape[1:]).swapaxes(1, 2)
         for tap in np.ndindex(*w.shape[2:]):
-            # What one weight of the window adds to each result.
+            # One position of the kernel contributes to each pixel that it reaches.
             product = weights[(..., *tap)] @ parts
             where = [
                 slice(t * d, t * d + s * (size - 1) + 1, s)
@@ -176,10 +176,17 @@ class ConvTranspose(OpRun):
         return ((y if b is None else y + b.reshape(-1, *[1] * count)).astype(x.dtype),)
 
 
-def _cut(
+def _result_window(
     full: Sequence[int], inputs: Sequence[int], strides: Sequence[int], attributes: Mapping[str, Any]
 ) -> tuple[list[int], list[int]]:
-    """Return where a transposed convolution's result begins within the full one, and its sizes."""
+    """Return the begin and size, along each axis, of a transposed convolution's result within the uncropped one.
+
+    Args:
+        full: sizes of the uncropped result.
+        inputs: sizes of the input.
+        strides: the convolution's strides.
+        attributes: the convolution's attributes.
+    """
     auto, wanted = attributes.get("auto_pad") or "NOTSET", attributes.get("output_shape")
     axes = range(len(full))
     if not wanted and auto in ("NOTSET", "VALID"):
@@ -211,13 +218,13 @@ CORRECTED = (
 
 
 def _windows(x: Array, attributes: dict[str, Any], fill: float, within_padding: float | None = None) -> Array:
-    """Return what each output of a pool sees: [N, C, *outputs, *kernel].
+    """Return the windows of a pool: [N, C, *outputs, *kernel].
 
     Args:
         x: [N, C, *sizes].
-        attributes: the pool's.
-        fill: what stands outside.
-        within_padding: what stands in the padding, if that is something else than behind it.
+        attributes: the pool's attributes.
+        fill: value of elements outside of x.
+        within_padding: value of elements in the padding, if it differs from that of elements beyond the padding.
     """
     kernel: Sequence[int] = attributes["kernel_shape"]
     strides = attributes.get("strides") or [1] * len(kernel)
@@ -247,7 +254,7 @@ def _padding(
     dilations: Sequence[int],
     attributes: dict[str, Any],
 ) -> tuple[list[tuple[int, int]], list[int]]:
-    """Return the padding of each axis, and how many outputs it has."""
+    """Return the padding (before, after) of each axis, and the number of outputs along each axis."""
     auto = attributes.get("auto_pad") or "NOTSET"
     given = attributes.get("pads") or [0] * (2 * len(sizes))
     rounded = math.ceil if attributes.get("ceil_mode") else math.floor
@@ -262,7 +269,7 @@ def _padding(
         else:
             pads.append((0, 0) if auto == "VALID" else (given[k], given[k + len(sizes)]))
             count = rounded((size + sum(pads[-1]) - reach) / stride) + 1
-            # A last window that would begin behind the image and its padding isn't one.
+            # Rounding up must not add a window that begins in the padding after the axis.
             if (count - 1) * stride >= size + pads[-1][0]:
                 count -= 1
         outputs.append(count)

@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN by the standard's formulas; ONNX's own ignore most of their attributes."""
+"""LSTM, GRU and RNN by the standard's formulas; the reference implementation's own ignore most of the attributes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _FUNCTIONS: Mapping[str, Function] = {
 
 
 class _Recurrent(OpRun):
-    """A layer of one direction or two; what a step computes is its subclass's.
+    """Base of recurrent layers, of one direction or two. A subclass defines what a step computes.
 
-    Sequences of different lengths, and activations with parameters, aren't known here.
+    Sequences of different lengths, and activations with parameters, aren't supported.
     """
 
     op_domain = ""
@@ -75,7 +75,7 @@ class _Recurrent(OpRun):
             raise NotImplementedError(f"activation {unknown[0]}")
         limit = attributes.get("clip") or np.inf
         count = len(self.activations_by_default)
-        # Only gates are limited, not what an LSTM shows of its cell.
+        # `clip` limits the inputs of gates, but not that of the third activation of an LSTM, of its cell state.
         functions = [_FUNCTIONS[n] if k % count == 2 else _clipped(_FUNCTIONS[n], limit) for k, n in enumerate(names)]
         return [functions[d * count : (d + 1) * count] for d in range(directions)]
 
@@ -94,9 +94,9 @@ class _Recurrent(OpRun):
             w: [inputs, gates * hidden].
             r: [hidden, gates * hidden].
             b: two times [gates * hidden], added to the products with w and r.
-            p: three times [hidden], what an LSTM's gates i, o and f see of the cell.
+            p: three times [hidden], the peephole weights of an LSTM's gates i, o and f.
             functions: the activations.
-            attributes: the layer's.
+            attributes: the layer's attributes.
         """
         raise NotImplementedError
 
@@ -117,7 +117,10 @@ class RNN(_Recurrent):
 
 
 class GRU(_Recurrent):
-    """`h = (1 - z) n + z h`, with gates z and r, and n of r times h, or of r times h's product."""
+    """`h = (1 - z) n + z h`, with gates z and r.
+
+    `n = g(x W + (r h) R + b)`, or with `linear_before_reset`, `n = g(x W + r (h R + b))`.
+    """
 
     activations_by_default = ("Sigmoid", "Tanh")
 

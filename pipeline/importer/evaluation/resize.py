@@ -1,4 +1,4 @@
-"""Resize in all its forms, axis by axis; ONNX's own lacks some, gets others wrong, and takes its time."""
+"""Resize in all its forms, axis by axis; the reference implementation's own lacks some, has errors, and is slow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis of `size` pixels, enlarged by `scale` to `count`; `begin` and `end` are of the region of interest."""
+    """An axis of `size` pixels, resized by the factor `scale` to `count` pixels.
+
+    `begin` and `end` are the ends of the region of interest, as fractions of the axis.
+    """
 
     size: int
     count: int
@@ -25,7 +28,7 @@ class _Axis:
 
 
 class Resize(OpRun):
-    """With places of pixels in float32, as ONNX Runtime and others have them: where two are as near, it matters."""
+    """Resize with coordinates in float32, as in ONNX Runtime: rounding decides which of two pixels is the nearest."""
 
     op_domain = ""
 
@@ -43,17 +46,17 @@ class Resize(OpRun):
         y = x if mode == "nearest" else x.astype("float64")
         outside = np.zeros([1] * x.ndim, "bool")
         for number, axis in zip(numbers, axes, strict=True):
-            places = _PLACES[transform](np.arange(axis.count, dtype="float32"), axis)
+            positions = _POSITIONS[transform](np.arange(axis.count, dtype="float32"), axis)
             if transform == "tf_crop_and_resize":
-                beyond = (places < 0) | (places > axis.size - 1)
+                beyond = (positions < 0) | (positions > axis.size - 1)
                 outside = outside | np.expand_dims(beyond, [a for a in range(x.ndim) if a != number])
             elif axis.count == axis.size and axis.scale == 1:
                 continue
             if mode == "nearest":
-                nearest = _ROUNDINGS[attributes["nearest_mode"]](places)
+                nearest = _ROUNDINGS[attributes["nearest_mode"]](positions)
                 y = y.take(np.clip(nearest.astype("int64"), 0, axis.size - 1), number)
             else:
-                y = np.moveaxis(np.moveaxis(y, number, -1) @ _weights(places, axis, attributes).T, -1, number)
+                y = np.moveaxis(np.moveaxis(y, number, -1) @ _weights(positions, axis, attributes).T, -1, number)
         if x.dtype.kind in "iu" and mode != "nearest":
             limits = np.iinfo(x.dtype)
             y = np.clip(np.round(y), limits.min, limits.max)
@@ -103,7 +106,7 @@ def _crop(index: Array, axis: _Axis) -> Array:
     return np.asarray(axis.begin * last + index * (axis.end - axis.begin) * last / np.float32(axis.count - 1))
 
 
-_PLACES: Mapping[str, Callable[[Array, _Axis], Array]] = {
+_POSITIONS: Mapping[str, Callable[[Array, _Axis], Array]] = {
     "align_corners": _align_corners,
     "asymmetric": lambda index, axis: np.asarray(index / axis.scale),
     "half_pixel": _half_pixel,
@@ -116,19 +119,19 @@ _PLACES: Mapping[str, Callable[[Array, _Axis], Array]] = {
 _ROUNDINGS: Mapping[str, Callable[[Array], Array]] = {
     "floor": np.floor,
     "ceil": np.ceil,
-    "round_prefer_floor": lambda places: np.ceil(places - np.float32(0.5)),
-    "round_prefer_ceil": lambda places: np.floor(places + np.float32(0.5)),
+    "round_prefer_floor": lambda positions: np.ceil(positions - np.float32(0.5)),
+    "round_prefer_ceil": lambda positions: np.floor(positions + np.float32(0.5)),
 }
 
 
-def _weights(places: Array, axis: _Axis, attributes: Mapping[str, Any]) -> Array:
-    """Return how much each pixel counts for each of the result: [count, size]."""
+def _weights(positions: Array, axis: _Axis, attributes: Mapping[str, Any]) -> Array:
+    """Return the weight of each pixel of the axis in each pixel of the result: [count, size]."""
     cubic = attributes["mode"] == "cubic"
-    # Where the result is smaller, antialiasing widens the filter by as much.
+    # Antialiasing widens the filter by the factor by which the axis shrinks.
     stretch = min(float(axis.scale), 1.0) if attributes.get("antialias") else 1.0
     reach = int(np.ceil((2 if cubic else 1) / stretch)) + 1
-    pixels = np.floor(places).astype("int64")[:, None] + np.arange(-reach, reach + 1)
-    distances = np.abs(pixels - places[:, None].astype("float64")) * stretch
+    pixels = np.floor(positions).astype("int64")[:, None] + np.arange(-reach, reach + 1)
+    distances = np.abs(pixels - positions[:, None].astype("float64")) * stretch
     a = attributes.get("cubic_coeff_a") or -0.75
     weights = _cubic(distances, a) if cubic else np.clip(1 - distances, 0, None)
     if attributes.get("exclude_outside"):
@@ -141,7 +144,12 @@ def _weights(places: Array, axis: _Axis, attributes: Mapping[str, Any]) -> Array
 
 
 def _cubic(distances: Array, a: float) -> Array:
-    """Return the weights of cubic convolution (Keys, 1981)."""
+    """Return the weights of cubic convolution (Keys, "Cubic convolution interpolation", 1981).
+
+    Args:
+        distances: distances of pixels, at least 0.
+        a: the coefficient, -0.75 or -0.5 usually.
+    """
     near = ((a + 2) * distances - (a + 3)) * distances**2 + 1
     far = ((distances - 5) * distances + 8) * a * distances - 4 * a
     return np.where(distances <= 1, near, np.where(distances < 2, far, 0))

@@ -1,4 +1,4 @@
-"""GridSample for all places at once; ONNX's own goes through them one by one, and gets some modes wrong."""
+"""GridSample for all positions at once; the reference implementation's own is a loop, and has errors in some modes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from onnx.reference.op_run import OpRun
 Array = npt.NDArray[Any]
 
 _MODES = {"bilinear": "linear", "bicubic": "cubic"}
-"""What modes were called before set 20."""
+"""Names of modes before operator set 20, and their new names."""
 
 _A = -0.75
-"""Of the cubic convolution."""
+"""Coefficient of the cubic convolution."""
 
 
 class GridSample(OpRun):
-    """Of images, signals and volumes."""
+    """GridSample of images, signals and volumes."""
 
     op_domain = ""
 
@@ -27,7 +27,7 @@ class GridSample(OpRun):
         self, x: Array, grid: Array, mode: str = "linear", padding_mode: str = "zeros", align_corners: int = 0
     ) -> tuple[Array]:
         sizes = x.shape[2:]
-        # The last axis comes first in a place.
+        # Coordinates are given in the opposite order of axes: the last axis first.
         axes = [
             _taps(grid[..., -1 - k].astype("float32"), size, _MODES.get(mode, mode), padding_mode, bool(align_corners))
             for k, size in enumerate(sizes)
@@ -36,14 +36,14 @@ class GridSample(OpRun):
         total = np.zeros((*grid.shape[:-1], x.shape[1]), "float64")
         for chosen in itertools.product(*axes):
             weight = np.prod([w for _, w in chosen], axis=0)
-            places: tuple[Any, ...] = (batch, slice(None), *(i for i, _ in chosen))
-            # A weight of 0 is outside, where even infinity counts nothing.
-            total += np.where(weight[..., None] == 0, 0, x[places] * weight[..., None])
+            positions: tuple[Any, ...] = (batch, slice(None), *(i for i, _ in chosen))
+            # Pixels of weight 0 don't count even if they are infinite.
+            total += np.where(weight[..., None] == 0, 0, x[positions] * weight[..., None])
         return (np.moveaxis(total, -1, 1).astype(x.dtype),)
 
 
 def _taps(grid: Array, size: int, mode: str, padding: str, corners: bool) -> list[tuple[Array, Array]]:
-    """Return the pixels along an axis that each place is mixed from, and their weights."""
+    """Return the indices and weights of the pixels along an axis from which each position is interpolated."""
     low, high = (np.float32(0), np.float32(size - 1)) if corners else (np.float32(-0.5), np.float32(size - 0.5))
     p = (grid + 1) / 2 * np.float32(size - 1) if corners else ((grid + 1) * np.float32(size) - 1) / 2
     p = np.rint(p) if mode == "nearest" else p
@@ -76,7 +76,7 @@ def _weight(distance: Array, mode: str) -> Array:
 
 
 def _reflected(p: Array, low: Any, high: Any) -> Array:
-    """Return places folded back at both ends until they lie between them."""
+    """Return positions reflected at `low` and `high` until they lie between the two."""
     span = high - low
     if span == 0:
         return np.full_like(p, low)

@@ -25,7 +25,7 @@ from pipeline.importer.normalize.recurrent import MAX_STEPS
 from pipeline.ir.bridge import UnknownShapeError, has_known_shape
 from pipeline.ir.tvm_private.onnx_frontend import GraphImporter, converted_operators
 
-NATIVE = frozenset({*converted_operators(), *CONVERTERS}) - {
+CONVERTIBLE = frozenset({*converted_operators(), *CONVERTERS}) - {
     "Attention",
     "GroupNormalization",
     "MeanVarianceNormalization",
@@ -118,9 +118,9 @@ class _Importer(GraphImporter):
                 result = convert_by_tvm(op_type, self.bb, inputs, attributes, self.scope)
             if not has_known_shape(result):
                 raise ModelError(f"the shape of tensor {name!r} depends on the data")
-            if not _results(result):
+            if not _tensor_count(result):
                 raise ModelError("sequences that begin empty can't be imported")
-            if (given := _results(result)) < about["num_outputs"]:
+            if (given := _tensor_count(result)) < about["num_outputs"]:
                 raise ModelError(f"of its results only the first {given} can be imported")
         except (ModelError, UnknownShapeError) as error:
             self._failures.append(f"{op_type} {name!r}: {error}")
@@ -130,7 +130,7 @@ class _Importer(GraphImporter):
         return self.bb.emit(result) if isinstance(result, relax.Call) else result
 
 
-def _results(value: relax.Expr) -> int:
+def _tensor_count(value: relax.Expr) -> int:
     """Return how many tensors an expression holds."""
     return len(value.ty.fields) if isinstance(value.ty, relax.TupleType) else 1
 
@@ -152,7 +152,7 @@ def _check_operators(graph: onnx.GraphProto, opset: int) -> None:
     failures = []
     for node in graph.node:
         if node.domain not in ("", "ai.onnx"):
-            reason = _FOREIGN.get(node.domain, f"operator of the domain {node.domain!r}")
+            reason = _OTHER_DOMAINS.get(node.domain, f"operator of the domain {node.domain!r}")
             if node.domain == "com.microsoft" and ("Quantize" in node.op_type or node.op_type.startswith("QLinear")):
                 reason = _QUANTIZED
             failures.append(f"{node.op_type} {node.name!r}: {reason}")
@@ -188,7 +188,7 @@ _REASONS = {
 }
 """Why operators without a converter have none, where there is more to say."""
 
-_FOREIGN = {
+_OTHER_DOMAINS = {
     "com.microsoft": "an operator of ONNX Runtime's own, which its optimizer makes; export the model without it",
     "ai.onnx.ml": "classical machine learning, such as trees, can't be quantized",
 }

@@ -1,6 +1,6 @@
-"""ONNX to simpler ONNX: input shapes fixed, then everything that follows from them computed.
+"""Normalization: an ONNX model becomes a simpler ONNX model, with static shapes and in float32.
 
-shapes -> specialize -> precision (float32) -> fake_quantize -> denormals
+The steps are, in order: resolving the inputs' shapes, `specialize`, `precision`, `fake_quantize`, and denormal weights.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from pipeline.importer.normalize.specialize import specialize
 Shapes = Mapping[str, Sequence[int]]
 
 DeclaredShapes = Mapping[str, "tuple[int | None, ...] | None"]
-"""What a model says of its inputs' shapes: None for a size that it leaves open, or for all of them."""
+"""The shapes of a model's inputs: None for an open dimension, or for an input whose rank is open."""
 
 
-def normalize(model: onnx.ModelProto, shapes: Shapes, native: Set[str]) -> onnx.ModelProto:
+def normalize(model: onnx.ModelProto, shapes: Shapes, convertible: Set[str]) -> onnx.ModelProto:
     """Return an equivalent model with static shapes, in float32.
 
     Args:
         model: the model as it was read; not changed.
-        shapes: input name -> shape. Inputs that aren't named keep the model's shape; there an unknown batch, their
-            first dimension, becomes 1.
-        native: operators that have converters; see `specialize`.
+        shapes: input name -> shape. Inputs that aren't named keep the model's shape; if their first dimension, the
+            batch, is open there, it becomes 1.
+        convertible: operators that have converters; see `specialize`.
 
     Raises:
-        OptionError: `shapes` names an input that doesn't exist, contradicts the model, or leaves a dimension unknown.
+        OptionError: `shapes` names an input that doesn't exist, contradicts the model, or leaves a dimension open.
         ModelError: the model is invalid.
     """
-    simpler = fake_quantize(to_float32(specialize(model, native, resolve_shapes(model, shapes))))
+    simpler = fake_quantize(to_float32(specialize(model, convertible, resolve_shapes(model, shapes))))
     _flush_denormals(simpler)
     return simpler
 
 
 def _flush_denormals(model: onnx.ModelProto) -> None:
-    """Set weights to 0 that are too small for a float32's whole precision.
+    """Set denormal weights, those below 2**-126, to 0.
 
-    Training with weight decay leaves such in channels that nobody needs, and CPUs take far longer for each.
+    Training with weight decay leaves them in unused channels, and CPUs multiply them many times more slowly.
     """
     for tensor in model.graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT:
@@ -56,7 +56,16 @@ def _flush_denormals(model: onnx.ModelProto) -> None:
 
 
 def resolve_shapes(model: onnx.ModelProto, shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every input; see `normalize`, and `limits.check_tensor_size`."""
+    """Return the shape of every input.
+
+    Args:
+        model: the model.
+        shapes: see `normalize`.
+
+    Raises:
+        OptionError: see `normalize`.
+        ModelError: an input is too large; see `limits.check_tensor_size`.
+    """
     inputs = declared_shapes(model)
     types = {v.name: v.type.tensor_type.elem_type for v in model.graph.input}
     for name in shapes:
@@ -95,7 +104,7 @@ def resolve_shapes(model: onnx.ModelProto, shapes: Shapes) -> dict[str, tuple[in
 
 
 def declared_shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...] | None]:
-    """Return what a model says of its inputs' shapes; weights aren't inputs."""
+    """Return the shapes of a model's inputs, as the model declares them; initializers aren't inputs."""
     weights = {t.name for t in model.graph.initializer} | {s.values.name for s in model.graph.sparse_initializer}
     types = {v.name: v.type.tensor_type for v in model.graph.input if v.name not in weights}
     return {

@@ -1,9 +1,11 @@
-"""FakeQuantize: a pair of QuantizeLinear and DequantizeLinear becomes the function of one value that it is.
+"""FakeQuantize: a pair of QuantizeLinear and DequantizeLinear becomes float operators that compute the same.
 
-Before -> after: `DequantizeLinear(QuantizeLinear(x, s, z), s, z)` becomes `clip(round(x / s), low, high) * s`, with the
-limits of the integer type less z. A model that was quantized before, by these pairs around its weights and activations,
-is then a float model like any other, of exactly its own results; once it is int8 again, each of these functions is a
-table. Pairs around weights have been computed already.
+Before -> after: `DequantizeLinear(QuantizeLinear(x, s, z), s, z)` becomes `clip(round(x / s), low, high) * s`, where
+low and high are the limits of the integer type minus z. Models that were quantized before have such pairs around their
+weights and activations. They become float models with exactly the same results; when one is quantized again, each of
+these functions becomes a lookup table.
+
+Precondition: constants are folded, so that pairs around weights are gone.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ _LIMITS = {
     TensorProto.INT16: (-32768, 32767),
     TensorProto.UINT16: (0, 65535),
 }
-"""Least and largest value of the integer types that a tensor can be quantized to."""
+"""Least and largest value of each integer type that a tensor can be quantized to."""
 
 
 def fake_quantize(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -35,10 +37,10 @@ def fake_quantize(model: onnx.ModelProto) -> onnx.ModelProto:
     Args:
         model: a specialized model in float32; changed in place.
     """
-    return _Pairs(model).replace()
+    return _QuantizationPairs(model).replace()
 
 
-class _Pairs:
+class _QuantizationPairs:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
         self.constants = {t.name: t for t in model.graph.initializer}
@@ -73,7 +75,10 @@ class _Pairs:
         yield helper.make_node("Mul", [last, scale], [name], name)
 
     def _parameters(self, quantizer: NodeProto) -> tuple[Array, Array, Array] | None:
-        """Return scale, least and largest integer less zero point; each a number, or one for each index of an axis."""
+        """Return scale, low and high as in the module's docstring, shaped to be broadcast to the tensor.
+
+        None if one of them isn't constant, or quantization is by blocks.
+        """
         attributes = {a.name: helper.get_attribute_value(a) for a in quantizer.attribute}
         scale = self._value(quantizer, 1)
         zero_point = self._value(quantizer, 2)

@@ -1,4 +1,4 @@
-"""Checks that operands fit each other, where ONNX's own shape inference looks at one of them only."""
+"""Checks that the shapes of a node's operands fit each other, for operators where ONNX's shape inference doesn't."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Shape = tuple[int, ...]
 Attributes = Mapping[str, Any]
 
 Rule = Callable[[Sequence[Shape | None], Attributes], str | None]
-"""Takes the shapes of a node's inputs, None for those that aren't given, and returns what is wrong, or None."""
+"""Given the shapes of a node's inputs (None for missing ones) and its attributes, returns what is wrong, or None."""
 
 
-def misfit(op_type: str, shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:
-    """Return in which way a node's inputs don't fit each other, as the end of a sentence; None if they do.
+def operand_mismatch(op_type: str, shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:
+    """Return why a node's operands don't fit each other, as a clause for an error message; None if they do.
 
     Args:
-        op_type: one of ONNX's own operators, in the form of operator set 13 or later.
-        shapes: of its inputs; None for those that aren't given.
-        attributes: its attributes' values by name.
+        op_type: one of ONNX's own operators, as of operator set 13 or later.
+        shapes: shapes of the node's inputs; None for optional ones that are missing.
+        attributes: values of the node's attributes by name.
     """
     rule = _RULES.get(op_type)
     return None if rule is None else rule((*shapes, *(None,) * 8), attributes)
@@ -31,7 +31,7 @@ def _conv(shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:
     x, weight, bias = shapes[:3]
     groups = attributes.get("group", 1)
     if x is None or weight is None or len(x) != len(weight) or len(x) < 3:
-        return "the input and the weight must have the same number of dimensions, three at least"
+        return "the input and the weight must have the same number of dimensions, at least three"
     if groups < 1 or weight[1] * groups != x[1] or weight[0] % groups:
         return f"{x[1]} channels in {groups} groups don't fit a weight of {weight[0]} outputs and {weight[1]} inputs"
     return (
@@ -44,12 +44,14 @@ def _conv(shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:
 def _kernel_shape(weight: Shape, attributes: Attributes) -> str | None:
     kernel = attributes.get("kernel_shape") or weight[2:]
     return (
-        None if tuple(kernel) == weight[2:] else f"kernel_shape is {list(kernel)}, and the weight's {list(weight[2:])}"
+        None
+        if tuple(kernel) == weight[2:]
+        else f"kernel_shape is {list(kernel)}, but the weight has {list(weight[2:])}"
     )
 
 
 def _padded_size(x: Shape, weight: Shape, attributes: Attributes) -> str | None:
-    """Results may be small where strides are large, but what is padded lies in memory."""
+    """Check the size of the padded input, which is allocated even where large strides make the result small."""
     count = len(x) - 2
     dilations = attributes.get("dilations") or [1] * count
     pads = attributes.get("pads") or [0] * (2 * count)
@@ -64,7 +66,7 @@ def _conv_transpose(shapes: Sequence[Shape | None], attributes: Attributes) -> s
     x, weight, bias = shapes[:3]
     groups = attributes.get("group", 1)
     if x is None or weight is None or len(x) != len(weight) or len(x) < 3:
-        return "the input and the weight must have the same number of dimensions, three at least"
+        return "the input and the weight must have the same number of dimensions, at least three"
     if groups < 1 or weight[0] != x[1] or weight[0] % groups:
         return f"{x[1]} channels in {groups} groups don't fit a weight of {weight[0]} inputs"
     return _kernel_shape(weight, attributes) or _per_channel("bias", bias, weight[1] * groups)
@@ -82,7 +84,7 @@ def _pool(shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:
     dilations = attributes.get("dilations") or [1] * len(kernel)
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=False)] * 2
     wide = any(pad >= window for pad, window in zip(pads, reach, strict=False))
-    return f"pads of {list(pads)} are as wide as a window, which would see nothing else" if wide else None
+    return f"pads of {list(pads)} are as wide as a window, so that some windows lie in the padding" if wide else None
 
 
 def _group_normalization(shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:
@@ -92,7 +94,12 @@ def _group_normalization(shapes: Sequence[Shape | None], attributes: Attributes)
 
 
 def _recurrent(gates: int, activations: int) -> Rule:
-    """Return the rule of a layer that has so many gates and, for each direction, activations."""
+    """Return the rule of a recurrent layer.
+
+    Args:
+        gates: number of gates; the weight has as many times `hidden_size` rows.
+        activations: number of activations for each direction.
+    """
 
     def rule(shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:
         x, w, r, b, _, h, c, p = shapes[:8]
@@ -102,7 +109,7 @@ def _recurrent(gates: int, activations: int) -> Rule:
         count = 2 if direction == "bidirectional" else 1
         names = attributes.get("activations") or [""] * (count * activations)
         if len(names) != count * activations:
-            return f"it has {len(names)} activations instead of {count * activations}"
+            return f"it has {len(names)} activations; expected {count * activations}"
         if x is None or r is None or len(x) != 3 or len(r) != 3:
             return "the input and the weights must have three dimensions"
         hidden, rows = r[2], gates * r[2]
@@ -116,7 +123,7 @@ def _recurrent(gates: int, activations: int) -> Rule:
         expected |= {"bias": (b, (count, 2 * rows)), "initial state": (h, state), "initial cell": (c, state)}
         expected |= {"peephole weight": (p, (count, 3 * hidden))}
         if attributes.get("hidden_size", hidden) != hidden:
-            return f"hidden_size is {attributes['hidden_size']}, and the recurrent weight's {hidden}"
+            return f"hidden_size is {attributes['hidden_size']}, but the recurrent weight has {hidden} columns"
         wrong = ((k, shape) for k, (given, shape) in expected.items() if given is not None and given != shape)
         return next((f"its {what} must have the shape {list(shape)}" for what, shape in wrong), None)
 
@@ -126,18 +133,18 @@ def _recurrent(gates: int, activations: int) -> Rule:
 def _gemm(shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:
     a, b, c = shapes[:3]
     if a is None or b is None or len(a) != 2 or len(b) != 2:
-        return "both factors must be matrices"
+        return "A and B must be matrices"
     rows, inner = reversed(a) if attributes.get("transA", 0) else a
     height, columns = reversed(b) if attributes.get("transB", 0) else b
     if inner != height:
-        return f"the factors have {inner} columns and {height} rows"
+        return f"A has {inner} columns, but B has {height} rows"
     return None if c is None or _broadcasts(c, (rows, columns)) else f"C can't be broadcast to {[rows, columns]}"
 
 
 def _normalization(shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:
     del attributes
     x, *parameters = shapes
-    # Without an axis for them, there is one channel.
+    # An input without a channel axis has one channel.
     channels = 1 if x is None or len(x) < 2 else x[1]
     problems = (_per_channel(f"input {i}", p, channels) for i, p in enumerate(parameters, 1))
     return next((p for p in problems if p is not None), None)
@@ -147,7 +154,7 @@ def _layer_norm(shapes: Sequence[Shape | None], attributes: Attributes) -> str |
     del attributes
     x, *parameters = shapes
     fits = x is not None and all(p is None or _broadcasts(p, x) for p in parameters)
-    return None if fits else "the scale and the bias must be such that they can be broadcast to the input"
+    return None if fits else "the scale or the bias can't be broadcast to the input"
 
 
 def _prelu(shapes: Sequence[Shape | None], attributes: Attributes) -> str | None:

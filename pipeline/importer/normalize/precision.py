@@ -1,7 +1,7 @@
-"""ToFloat32: float16, bfloat16 and float64 become float32, which is what the float program computes in.
+"""ToFloat32: a model in float16, bfloat16 or float64 computes in float32 instead.
 
-Before -> after: `x (float16) -> Conv -> y (float16)` becomes `x (float16) -> Cast -> Conv (float32) -> Cast -> y`: the
-model's inputs and outputs keep their types, so its users notice nothing but the precision.
+Before -> after: `x (float16) -> Conv -> y (float16)` becomes `x (float16) -> Cast -> Conv (float32) -> Cast -> y`. The
+model's inputs and outputs keep their types.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "stash_type", "soft
 
 
 def to_float32(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with all floating-point tensors in float32; itself if they are already.
+    """Return the model with all floating-point tensors between its inputs and outputs in float32.
 
     Args:
         model: a specialized model, without subgraphs; changed in place.

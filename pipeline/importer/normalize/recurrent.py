@@ -1,7 +1,7 @@
-"""Recurrent layers written out, step by step, for sequences of known length.
+"""Unrolls recurrent layers (RNN, GRU, LSTM) for sequences of known length.
 
-Before -> after: `LSTM(x, w, r, b)` becomes, for each direction, one product of all steps' inputs with w, and for each
-step a product of the state with r and the functions of its gates. The formulas are those of the standard.
+Before -> after: `LSTM(x, w, r, b)` becomes, for each direction, one matrix product of all steps' inputs with w, then
+for each step a matrix product of the state with r, and the gates' functions. The formulas are the ONNX standard's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 MAX_STEPS = 256
-"""Longer sequences aren't written out: every step is compiled by itself, which would take many minutes."""
+"""Longest sequence that is unrolled: each step is compiled separately, so longer ones would take many minutes."""
 
 _OPSET = 13
 _GATES = {"GRU": 3, "LSTM": 4, "RNN": 1}
@@ -29,14 +29,14 @@ _INPUTS = ("x", "w", "r", "b", "lengths", "h", "c", "p")
 _OUTPUTS = ("y", "y_h", "y_c")
 
 
-def unrolled(node: NodeProto, shape: Sequence[int], given: Sequence[bool], full: bool) -> FunctionProto | None:
-    """Return a recurrent layer as a function of plain operators; None if it has a form that can't be written so.
+def unroll(node: NodeProto, shape: Sequence[int], given: Sequence[bool], full_length: bool) -> FunctionProto | None:
+    """Return a recurrent layer as a function of other operators; None if it has a form that can't be unrolled.
 
     Args:
         node: a GRU, LSTM or RNN.
-        shape: of its first input: [steps, batch, features], or [batch, steps, features] with layout 1.
-        given: which of its inputs there are.
-        full: whether all sequences are known to be as long as the input.
+        shape: shape of its first input: [steps, batch, features], or [batch, steps, features] with layout 1.
+        given: for each of its inputs, whether it is there.
+        full_length: whether all sequences of the batch are known to have as many steps as the input.
     """
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     layout = attributes.get("layout", 0)
@@ -45,7 +45,7 @@ def unrolled(node: NodeProto, shape: Sequence[int], given: Sequence[bool], full:
     names = [a.decode() for a in attributes.get("activations", ())] or [*_ACTIVATIONS[node.op_type]] * directions
     steps, batch = (shape[1], shape[0]) if layout else (shape[0], shape[1])
     if (
-        not full
+        not full_length
         or not 0 < steps <= MAX_STEPS
         or not _WITHOUT_PARAMETERS.issuperset(names)
         or "hidden_size" not in attributes
@@ -67,7 +67,7 @@ def unrolled(node: NodeProto, shape: Sequence[int], given: Sequence[bool], full:
 
 @dataclass
 class _Nodes:
-    """Collects nodes; every call returns the name of the node's result."""
+    """Collects the nodes of the function; each method adds one and returns the name of its result."""
 
     made: list[NodeProto] = field(default_factory=list)
 
@@ -86,11 +86,22 @@ class _Nodes:
 
 
 State = tuple[str, ...]
-"""Names of the hidden state and, of an LSTM, the cell's: [batch, hidden] each."""
+"""Names of the tensors that hold the hidden state and, for an LSTM, the cell state: [batch, hidden] each."""
 
 
 @dataclass(frozen=True)
 class _Cell:
+    """A layer while it is unrolled.
+
+    Attributes:
+        kind: the operator: "GRU", "LSTM" or "RNN".
+        nodes: gets the nodes.
+        attributes: values of the layer's attributes by name.
+        present: for each name in `_INPUTS`, whether the layer has that input.
+        steps: length of the sequences.
+        batch: number of sequences.
+    """
+
     kind: str
     nodes: _Nodes
     attributes: Mapping[str, Any]
@@ -99,7 +110,17 @@ class _Cell:
     batch: int
 
     def direction(self, x: str, index: int, activations: Sequence[str], *, backwards: bool) -> tuple[list[str], State]:
-        """Add one direction's steps; return the hidden state after each, in the order of the input, and the last."""
+        """Add the steps of one direction.
+
+        Args:
+            x: name of the input: [steps, batch, features].
+            index: 0 for the first direction, 1 for the second.
+            activations: ONNX operators of the direction's activations.
+            backwards: whether the direction runs from the last step to the first.
+
+        Returns:
+            The hidden states after each step, in the order of the input, and the state after the last step.
+        """
         nodes, hidden = self.nodes, self.attributes["hidden_size"]
         weights, recurrent = (nodes.add("Transpose", self._of_direction(n, index), perm=[1, 0]) for n in ("w", "r"))
         projected = nodes.add("MatMul", x, weights)
@@ -122,7 +143,12 @@ class _Cell:
         return states[::-1] if backwards else states, state
 
     def finish(self, results: Sequence[tuple[list[str], State]], layout: int) -> None:
-        """Add the layer's results: y [steps, directions, batch, hidden], y_h and y_c [directions, batch, hidden]."""
+        """Add the layer's results: y [steps, directions, batch, hidden], and y_h and y_c [directions, batch, hidden].
+
+        Args:
+            results: what `direction` returned for each direction.
+            layout: the layer's attribute; with 1, the batch is the first axis of all results.
+        """
         nodes = self.nodes
         one, zero = nodes.constant(np.array([1], "int64")), nodes.constant(np.array([0], "int64"))
         whole = []
@@ -149,7 +175,7 @@ class _Cell:
         return self.nodes.add("Gather", name, self.nodes.constant(np.array(index, "int64")), axis=axis)
 
     def activate(self, name: str, x: str) -> str:
-        """Add a gate's function, of its limited sum."""
+        """Add an activation of x, which is limited first if the layer has the attribute `clip`."""
         clip = self.attributes.get("clip")
         if clip is not None:
             limits = [self.nodes.constant(np.array(v, "float32")) for v in (-clip, clip)]
@@ -163,7 +189,7 @@ class _Cell:
         return (self.activate(activations[0], self.nodes.add("Add", row, back)),)
 
     def gru(self, row: str, state: State, recurrent: str, bias: str, activations: Sequence[str], index: int) -> State:
-        """Add `h = (1 - z) n + z h`, with gates z and r, and n of h before or after its product, as the layer says."""
+        """Add `h = (1 - z) n + z h`, with gates z and r; for n see `evaluation.recurrent.GRU`."""
         del index
         nodes, (h,) = self.nodes, state
         f, g = activations
@@ -183,7 +209,7 @@ class _Cell:
         return (nodes.add("Add", nodes.add("Mul", rest, n), nodes.add("Mul", z, h)),)
 
     def lstm(self, row: str, state: State, recurrent: str, bias: str, activations: Sequence[str], index: int) -> State:
-        """Add `c = f c + i g(n)` and `h = o h(c)`, with gates i, o and f, which may see c themselves (peepholes)."""
+        """Add `c = f c + i g(n)` and `h = o h(c)`, with gates i, o and f, to which peepholes add a multiple of c."""
         nodes, (h, c) = self.nodes, state
         f, g, act_h = activations
         back = nodes.add("Add", nodes.add("MatMul", h, recurrent), bias)
@@ -192,17 +218,17 @@ class _Cell:
         if self.present["p"]:
             peep_i, peep_o, peep_f = nodes.split(self._of_direction("p", index), 3, 0)
 
-        def seeing(x: str, peephole: str, cell: str) -> str:
+        def with_peephole(x: str, peephole: str, cell: str) -> str:
             return nodes.add("Add", x, nodes.add("Mul", peephole, cell)) if peephole else x
 
-        i = self.activate(f, seeing(i, peep_i, c))
+        i = self.activate(f, with_peephole(i, peep_i, c))
         if self.attributes.get("input_forget", 0):
             forget = nodes.add("Sub", nodes.constant(np.array(1, "float32")), i)
         else:
-            forget = self.activate(f, seeing(forget, peep_f, c))
+            forget = self.activate(f, with_peephole(forget, peep_f, c))
         new = nodes.add("Mul", i, self.activate(g, n))
         c = nodes.add("Add", nodes.add("Mul", forget, c), new)
-        o = self.activate(f, seeing(o, peep_o, c))
+        o = self.activate(f, with_peephole(o, peep_o, c))
         return nodes.add("Mul", o, nodes.add(act_h, c)), c
 
 

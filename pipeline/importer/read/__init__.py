@@ -1,4 +1,4 @@
-"""Reads an ONNX file that nobody vouches for."""
+"""Reads an ONNX file, which may be damaged or malicious."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from pipeline.errors import ModelError
-from pipeline.importer.read.check import check_model, naming
+from pipeline.importer.read.check import check_model, errors_naming
 from pipeline.importer.read.external import load_external
-from pipeline.importer.read.foreign import hint
+from pipeline.importer.read.other_formats import format_hint
 
 MAX_BYTES = 2 * 1024**3 - 1
-"""A protobuf message can't be larger; larger models keep their weights in external files."""
+"""Largest file: the limit of protobuf messages. Larger models keep their weights in external files."""
 
 
 def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
     """Return the model, external weights included, and the hexadecimal SHA-256 of all its bytes.
 
     Raises:
-        ModelError: the file is missing, empty, too large, truncated or not ONNX, or refers to files outside its folder;
-            or its content isn't what it should be, see `check.check_model`.
+        ModelError: the file is missing, empty, too large, truncated or not ONNX; it refers to files outside its folder;
+            or the model is invalid, see `check.check_model`.
     """
     try:
         info = path.stat()
     except OSError as error:
         raise ModelError(f"Model {path} can't be read: {error.strerror}.") from error
     if not stat.S_ISREG(info.st_mode):
-        raise ModelError(f"Model {path} isn't a file. Give the path of an .onnx file.{hint(path)}")
+        raise ModelError(f"Model {path} isn't a file. Give the path of an .onnx file.{format_hint(path)}")
     if info.st_size == 0:
         raise ModelError(f"Model {path} is empty.")
     if info.st_size > MAX_BYTES:
@@ -43,12 +43,12 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
     try:
         model.ParseFromString(data)
     except DecodeError as error:
-        said = hint(path) or " It is of another kind, truncated, or nests graphs too deep."
-        raise ModelError(f"Model {path} isn't an ONNX file.{said}") from error
-    if hint(path) and not model.graph.node:
-        # Other formats' messages can be read as an empty one of ONNX's.
-        raise ModelError(f"Model {path} isn't an ONNX file.{hint(path)}")
+        reason = format_hint(path) or " It has another format, is truncated, or nests graphs too deep."
+        raise ModelError(f"Model {path} isn't an ONNX file.{reason}") from error
+    if format_hint(path) and not model.graph.node:
+        # Files of some other formats can be parsed as an empty ONNX message.
+        raise ModelError(f"Model {path} isn't an ONNX file.{format_hint(path)}")
     digest = hashlib.sha256(data)
-    with naming(str(path)):
+    with errors_naming(str(path)):
         load_external(model, path, digest)
     return check_model(model, str(path)), digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Reads weights that lie in files beside the model: regular files below its folder, and nothing else."""
+"""Loads weights from external files, which must be regular files below the model's folder."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from onnx import ModelProto, TensorProto
 
 from pipeline.errors import ModelError
 from pipeline.importer.limits import tensor_bytes
+from pipeline.importer.read.check.contents import stored_tensors
 from pipeline.importer.read.check.tensors import check_declaration
-from pipeline.importer.read.check.walk import tensors
 
 MAX_EXTERNAL_BYTES = 2 * 1024**3 - 1
-"""All together: as much as may lie in the model's own file."""
+"""Most bytes that all external weights may take together: as many as the model's own file may have."""
 
 _KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
-"""What an entry may say. As in ONNX's own library, checksums aren't compared, and base paths aren't used."""
+"""Known keys of entries. As in ONNX's own library, checksums aren't verified, and base paths aren't used."""
 
 
 def load_external(model: ModelProto, path: Path, digest: hashlib._Hash) -> None:
-    """Bring external tensors into the model, those of nodes' attributes, subgraphs and functions as well.
+    """Load all external tensors into the model, also those in attributes, subgraphs and functions.
 
     Args:
-        model: changed in place.
-        path: its file.
-        digest: updated with all that is read.
+        model: the model, changed in place.
+        path: the model's file.
+        digest: updated with the bytes of all tensors that are loaded.
 
     Raises:
-        ModelError: a tensor's data isn't described as it should be, lies elsewhere, or can't be read; or there is more
-            than `MAX_EXTERNAL_BYTES`.
+        ModelError: a tensor's entry is invalid, its file isn't below the model's folder or can't be read, or all
+            tensors together are larger than `MAX_EXTERNAL_BYTES`.
     """
     folder = Path(os.path.realpath(path.parent))
     total = 0
-    for tensor, what in tensors(model):
+    for tensor, what in stored_tensors(model):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         check_declaration(tensor, what)
@@ -54,14 +54,17 @@ def _read(tensor: TensorProto, what: str, size: int, folder: Path) -> bytes:
     entries: dict[str, str] = {}
     for entry in tensor.external_data:
         if entry.key not in _KEYS or entry.key in entries:
-            problem = "twice" if entry.key in _KEYS else "which ONNX doesn't know"
-            raise ModelError(f"{what} is described by {entry.key!r} {problem}. Known: {', '.join(sorted(_KEYS))}.")
+            problem = " twice" if entry.key in _KEYS else ", which isn't known"
+            raise ModelError(
+                f"the external data of {what} has the key {entry.key!r}{problem}. Known: {', '.join(sorted(_KEYS))}."
+            )
         entries[entry.key] = entry.value
     location = entries.get("location", "")
     offset, length = _number(entries, "offset", 0, what), _number(entries, "length", size, what)
     if length != size:
         raise ModelError(
-            f"{what} has the shape {list(tensor.dims)}, which takes {size} bytes, but {length} in {location!r}."
+            f"{what} has the shape {list(tensor.dims)}, which takes {size} bytes, but its external data in "
+            f"{location!r} has {length}."
         )
     file = _file(folder, location, what)
     try:
@@ -70,7 +73,7 @@ def _read(tensor: TensorProto, what: str, size: int, folder: Path) -> bytes:
             if offset + length > available:
                 raise ModelError(
                     f"{what} takes {length} bytes from byte {offset} of {location!r}, which has {available}. "
-                    "The file is truncated, or belongs to another model."
+                    "That file is truncated, or belongs to another model."
                 )
             stream.seek(offset)
             return stream.read(length)
@@ -82,7 +85,7 @@ def _number(entries: dict[str, str], key: str, default: int, what: str) -> int:
     text = entries.get(key)
     if text is None:
         return default
-    # Twenty digits are more than any file has bytes; Python refuses to read thousands of them.
+    # No file needs twenty digits, and Python refuses to convert thousands of them.
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise ModelError(f"{what} has the {key} {text[:40]!r} in its external data; expected a number of bytes.")
     return int(text)
@@ -96,7 +99,7 @@ def _file(folder: Path, location: str, what: str) -> Path:
         found = False
     if file is None or not found:
         raise ModelError(
-            f"{what} lies in {location[:200]!r}, which isn't a file below the model's folder. "
+            f"{what} is stored in {location[:200]!r}, which isn't a file below the model's folder. "
             "Copy the model's data files into its folder, under the names that they were exported with."
         )
     return file

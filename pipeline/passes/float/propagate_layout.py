@@ -54,24 +54,24 @@ class _Propagation:
     def __init__(self, module: tvm.IRModule) -> None:
         self.builder = DataflowBuilder(module)
         self.permuted: dict[relax.Var, _Permuted] = {}
-        self.made: dict[_Permuted, relax.Var] = {}
+        self.computed: dict[_Permuted, relax.Var] = {}
 
     def run(self) -> tvm.IRModule:
         for binding in self.builder.flow.bindings:
-            if not self._deferred(binding):
+            if not self._handled_unpermuted(binding):
                 for v in variables(binding.value):
                     self._materialize(v)
                 self.builder.copy(binding)
         outputs = self.builder.flow.outputs
         return self.builder.finish([self._materialize(o) if isinstance(o, relax.Var) else o for o in outputs])
 
-    def _deferred(self, binding: Binding) -> bool:
+    def _handled_unpermuted(self, binding: Binding) -> bool:
         """Handle a binding without the declared order of its arguments, if that can be done."""
         operator = ops.traits_of(binding)
         if operator.elementwise:
             return self._elementwise(binding)
         if operator.rowwise:
-            return self._rows(binding)
+            return self._rowwise(binding)
         match operator:
             case relax_operators.PermuteDims():
                 return self._permute(binding)
@@ -106,10 +106,10 @@ class _Propagation:
             return False
         rank = len(source.axes)
         composed = tuple(source.axes[int(a) % rank] for a in axes)
-        self._remember(binding.var, _Permuted(source.base, composed))
+        self._defer(binding.var, _Permuted(source.base, composed))
         return True
 
-    def _remember(self, var: relax.Var, value: _Permuted) -> None:
+    def _defer(self, var: relax.Var, value: _Permuted) -> None:
         if value.axes == tuple(range(len(value.axes))):
             self.builder.values[var] = value.base
         else:
@@ -128,7 +128,7 @@ class _Propagation:
         if any(a is None for a in args):
             return False
         call = with_arguments(binding.value, args)
-        self._remember(binding.var, _Permuted(self.builder.emit(call, binding.var.name), order))
+        self._defer(binding.var, _Permuted(self.builder.emit(call, binding.var.name), order))
         return True
 
     def _in_order(self, expr: relax.Expr, order: Axes) -> relax.Expr | None:
@@ -145,7 +145,7 @@ class _Propagation:
         source = self._source(expr)
         if source is None or len(source.axes) != len(order):
             return None if isinstance(expr, relax.Var) else expr
-        return self._make(_Permuted(source.base, tuple(source.axes[i] for i in inverse)), expr.name)
+        return self._computed(_Permuted(source.base, tuple(source.axes[i] for i in inverse)), expr.name)
 
     def _reduce(self, binding: Binding) -> bool:
         order = self._common_order(binding.value.args)
@@ -161,7 +161,7 @@ class _Propagation:
         if not keepdims:
             kept = [a for a in order if a not in axes]
             order = tuple(sorted(kept).index(a) for a in kept)
-        self._remember(binding.var, _Permuted(var, order))
+        self._defer(binding.var, _Permuted(var, order))
         return True
 
     def _concat(self, binding: Binding) -> bool:
@@ -174,7 +174,7 @@ class _Propagation:
         args = [self._in_order(f, order) for f in fields.fields]
         axis = order[int(binding.value.attrs["axis"]) % len(order)]
         var = self.builder.emit(relax.op.concat(args, axis), binding.var.name)
-        self._remember(binding.var, _Permuted(var, order))
+        self._defer(binding.var, _Permuted(var, order))
         return True
 
     def _resize(self, binding: Binding) -> bool:
@@ -186,7 +186,7 @@ class _Propagation:
         kept = {k: attrs[k] for k in RESIZE_ATTRIBUTES}
         region = tuple(float(v) for v in attrs["roi"])
         resized = relax.op.image.resize2d(base, size, region, layout="NHWC", **kept)
-        self._remember(binding.var, _Permuted(self.builder.emit(resized, binding.var.name), (0, 3, 1, 2)))
+        self._defer(binding.var, _Permuted(self.builder.emit(resized, binding.var.name), (0, 3, 1, 2)))
         return True
 
     def _take(self, binding: Binding) -> bool:
@@ -195,7 +195,7 @@ class _Propagation:
         if source is None or axis is None or value is None or value.ndim != 1:
             return False
         taken = relax.op.take(source.base, indices, source.axes[int(axis)], str(binding.value.attrs["mode"]))
-        self._remember(binding.var, _Permuted(self.builder.emit(taken, binding.var.name), source.axes))
+        self._defer(binding.var, _Permuted(self.builder.emit(taken, binding.var.name), source.axes))
         return True
 
     def _reshape(self, binding: Binding) -> bool:
@@ -208,17 +208,17 @@ class _Propagation:
             return False
         shape = tensor_type(binding.var).shape
         base = self.builder.emit(relax.op.reshape(source.base, [shape[a] for a in order]), binding.var.name)
-        self._remember(binding.var, _Permuted(base, tuple(int(i) for i in np.argsort(order))))
+        self._defer(binding.var, _Permuted(base, tuple(int(i) for i in np.argsort(order))))
         return True
 
-    def _rows(self, binding: Binding) -> bool:
+    def _rowwise(self, binding: Binding) -> bool:
         """Work on rows of the unpermuted tensor if they are the same."""
         x, *constants = binding.value.args
         source = self.permuted.get(x)
         if source is None or source.axes[-1] != len(source.axes) - 1:
             return False
         call = with_arguments(binding.value, [source.base, *constants])
-        self._remember(binding.var, _Permuted(self.builder.emit(call, binding.var.name), source.axes))
+        self._defer(binding.var, _Permuted(self.builder.emit(call, binding.var.name), source.axes))
         return True
 
     def _matmul(self, binding: Binding) -> bool:
@@ -230,7 +230,7 @@ class _Propagation:
         *batch, rows, columns = source.axes
         if rows != len(source.axes) - 1:
             return False
-        right = self._make(_Permuted(source.base, (*batch, columns, rows)), b.name)
+        right = self._computed(_Permuted(source.base, (*batch, columns, rows)), b.name)
         left = self._materialize(a) if isinstance(a, relax.Var) else a
         call = make_call(ops.MatMul(not operator.transpose_b), left, right)
         self.builder.values[binding.var] = self.builder.emit(call, binding.var.name)
@@ -238,14 +238,14 @@ class _Propagation:
 
     def _materialize(self, var: relax.Var) -> relax.Expr:
         if var in self.permuted:
-            self.builder.values[var] = self._make(self.permuted[var], var.name)
+            self.builder.values[var] = self._computed(self.permuted[var], var.name)
         return self.builder.replaced(var)
 
-    def _make(self, value: _Permuted, name: str) -> relax.Expr:
+    def _computed(self, value: _Permuted, name: str) -> relax.Expr:
         """Compute a permutation, once; as a reshape if only axes of size 1 move."""
         if value.axes == tuple(range(len(value.axes))):
             return value.base
-        if value not in self.made:
+        if value not in self.computed:
             shape = tensor_type(value.base).shape
             moved = [a for a in value.axes if shape[a] != 1]
             call = (
@@ -255,8 +255,8 @@ class _Propagation:
             )
             # By the tensor that is permuted, which users know.
             known = value.base.name if isinstance(value.base, relax.Var) else name
-            self.made[value] = self.builder.emit(call, f"{known}.permuted")
-        return self.made[value]
+            self.computed[value] = self.builder.emit(call, f"{known}.permuted")
+        return self.computed[value]
 
 
 def _reshaped_order(axes: Axes, base: Sequence[int], target: Sequence[int]) -> Axes | None:

@@ -35,11 +35,11 @@ class _Sort:
     axis: int
     rank: int
 
-    def last(self, x: relax.Expr) -> relax.Expr:
+    def sorted_axis_last(self, x: relax.Expr) -> relax.Expr:
         """Return a tensor with the sorted axis last."""
         return self._moved(x, [*(a for a in range(self.rank) if a != self.axis), self.axis])
 
-    def back(self, x: relax.Expr) -> relax.Expr:
+    def sorted_axis_back(self, x: relax.Expr) -> relax.Expr:
         """Return a tensor whose last axis is the sorted one in its own order."""
         axes = list(range(self.rank - 1))
         axes.insert(self.axis, self.rank - 1)
@@ -60,15 +60,15 @@ def _rewrite(match: Match) -> relax.Expr:
     count, descending = shape[sort.axis], bool(attrs["largest"] if name == "topk" else attrs["descending"])
     if name == "topk" and int(attrs["k"]) > 0:
         count = int(attrs["k"])
-    rows = sort.last(x)
+    rows = sort.sorted_axis_last(x)
     order = sort.emit(make_call(ops.SortOrder(count, descending), rows))
     kinds = {"sort": "values", "argsort": "indices"}
     kind = kinds.get(name) or str(attrs["ret_type"])
     results = []
     if kind != "indices":
-        results.append(sort.back(sort.emit(relax.op.gather_elements(rows, order, axis=sort.rank - 1))))
+        results.append(sort.sorted_axis_back(sort.emit(relax.op.gather_elements(rows, order, axis=sort.rank - 1))))
     if kind != "values":
-        results.append(sort.back(sort.emit(relax.op.astype(order, str(attrs["dtype"])))))
+        results.append(sort.sorted_axis_back(sort.emit(relax.op.astype(order, str(attrs["dtype"])))))
     return results[0] if len(results) == 1 else relax.Tuple(results)
 
 

@@ -39,13 +39,13 @@ class _Batch:
         """Return how many bytes of a tensor belong to one image."""
         return sum(t.nbytes for t in tensor_types(var)) // self.size
 
-    def entering(self, first: int, last: int) -> list[relax.Var]:
+    def inputs_of(self, first: int, last: int) -> list[relax.Var]:
         """Return the tensors from before that bindings first to last - 1 read."""
         inside = self.flow.bindings[first:last]
         made = {b.var for b in inside}
         return list(dict.fromkeys(v for b in inside for v in variables(b.value) if v not in made))
 
-    def leaving(self, first: int, last: int) -> list[relax.Var]:
+    def outputs_of(self, first: int, last: int) -> list[relax.Var]:
         """Return the tensors of these bindings that others read."""
         read = {v for b in self.flow.bindings[last:] for v in variables(b.value)} | set(self.flow.outputs)
         return [b.var for b in self.flow.bindings[first:last] if b.var in read]
@@ -69,7 +69,7 @@ class _Batch:
                 gain += gains[last - 1]
                 if gain <= most:
                     continue
-                moved = [*self.entering(first, last), *self.leaving(first, last)]
+                moved = [*self.inputs_of(first, last), *self.outputs_of(first, last)]
                 left = gain - 2 * sum(self.image_bytes(v) for v in moved)
                 if left > most:
                     best, most = (first, last), left
@@ -112,7 +112,7 @@ def split_batches(module: tvm.IRModule, l2_bytes: int) -> tvm.IRModule:
         builder.copy(binding)
     if first < last:
         results = [_run_image(builder, batch, first, last, image) for image in range(size)]
-        for var, parts in zip(batch.leaving(first, last), zip(*results, strict=True), strict=True):
+        for var, parts in zip(batch.outputs_of(first, last), zip(*results, strict=True), strict=True):
             builder.values[var] = builder.emit(make_call(ops.Stack(size), *parts), var.name)
     for binding in flow.bindings[last:]:
         builder.copy(binding)
@@ -122,7 +122,7 @@ def split_batches(module: tvm.IRModule, l2_bytes: int) -> tvm.IRModule:
 def _run_image(builder: DataflowBuilder, batch: _Batch, first: int, last: int, image: int) -> list[relax.Expr]:
     """Emit bindings for one image, and return those of its tensors that others read."""
     values: dict[relax.Var, relax.Expr] = {}
-    for var in batch.entering(first, last):
+    for var in batch.inputs_of(first, last):
         part = relax.op.strided_slice(builder.replaced(var), [0], [image], [image + 1])
         values[var] = builder.emit(part, f"{var.name}.image{image}")
     for binding in batch.flow.bindings[first:last]:
@@ -130,4 +130,4 @@ def _run_image(builder: DataflowBuilder, batch: _Batch, first: int, last: int, i
         if binding.operator == "relax.reshape":
             value = relax.op.reshape(value.args[0], [1, *tensor_type(binding.var).shape[1:]])
         values[binding.var] = builder.emit(value, f"{binding.var.name}.image{image}")
-    return [values[v] for v in batch.leaving(first, last)]
+    return [values[v] for v in batch.outputs_of(first, last)]

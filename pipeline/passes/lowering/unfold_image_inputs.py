@@ -33,7 +33,7 @@ from pipeline.kernels.ops.quantize_image import unfolding_cycles
 Array = npt.NDArray[np.int8]
 
 
-def _with_a_column_behind(
+def _with_extra_column(
     quantization: ops.QuantizeImage, padded: TensorType, weight: Array, operator: ops.QConv2d
 ) -> ops.QuantizeImage:
     """Return the operator with a wider halo if the last column is read and the output stays as it is.
@@ -97,7 +97,7 @@ def _rule(machine: Machine) -> Rule:
     def unfold(match: Match) -> relax.Expr:
         image, convolution = match.call("image"), match.call("convolution")
         operator, weight = match.operator("convolution", ops.QConv2d), match.value("weight")
-        padded = _with_a_column_behind(
+        padded = _with_extra_column(
             match.operator("image", ops.QuantizeImage), tensor_type(match["image"]), weight, operator
         )
         ways = _unfoldings(weight, padded, operator)

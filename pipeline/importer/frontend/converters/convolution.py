@@ -21,7 +21,7 @@ def conv(node: Node) -> relax.Expr:
     """1-D and 2-D convolution with constant weights -> `nn.conv2d`; a 1-D signal is an image of height 1."""
     weight, bias = node.constant(1), _bias(node)
     if weight is None or bias is None or weight.ndim not in (3, 4) or weight.dtype != np.float32:
-        return _stock_conv(node)
+        return _convolution_by_relax(node)
     x, shape = node.x, node.shape
     pads = same_padding(node, shape[2:], weight.shape[2:])
     strides = node.integers("strides", (1,) * (weight.ndim - 2))
@@ -54,12 +54,12 @@ def _check_fits(sizes: Sequence[int], kernel: Sequence[int], pads: Sequence[int]
 
 def _bias(node: Node) -> Array | None:
     """Return a constant bias, or a zero if there is none; None if it isn't constant."""
-    return np.zeros(1, "float32") if node.given(2) is None else node.constant(2)
+    return np.zeros(1, "float32") if node.optional(2) is None else node.constant(2)
 
 
-def _stock_conv(node: Node) -> relax.Expr:
+def _convolution_by_relax(node: Node) -> relax.Expr:
     """Convolution with computed weights, or of volumes -> Relax's."""
-    weight = node.type(1).shape
+    weight = node.input_type(1).shape
     count = len(weight) - 2
     if count not in (1, 2, 3):
         raise ModelError(f"it has {count} spatial dimensions; there are convolutions of 1 to 3")
@@ -78,7 +78,7 @@ def _relax_conv(
 
 
 def _with_bias(node: Node, y: relax.Expr) -> relax.Expr:
-    bias = node.given(2)
+    bias = node.optional(2)
     if bias is None:
         return y
     rank = len(tensor_type(y).shape)
@@ -88,10 +88,10 @@ def _with_bias(node: Node, y: relax.Expr) -> relax.Expr:
 def conv_transpose(node: Node) -> relax.Expr:
     """1-D and 2-D transposed convolution with constant weights -> `nn.conv2d_transpose`; others -> a convolution."""
     weight, bias = node.constant(1), _bias(node)
-    kernel = node.type(1).shape[2:]
+    kernel = node.input_type(1).shape[2:]
     strides, dilations, padding, extra = _transposed_geometry(node, node.shape[2:], kernel)
     if weight is None or bias is None or weight.ndim not in (3, 4) or weight.dtype != np.float32:
-        return _written_out(node, strides, dilations, padding, extra)
+        return _transposed_as_convolution(node, strides, dilations, padding, extra)
     x = node.x
     if weight.ndim == 3:
         x = node.emit(relax.op.expand_dims(x, 2))
@@ -130,10 +130,10 @@ def _transposed_geometry(node: Node, sizes: Sequence[int], kernel: Sequence[int]
     return strides, dilation, padding, tuple(extra)
 
 
-def _written_out(node: Node, strides: Any, dilations: Any, padding: Any, extra: Any) -> relax.Expr:
+def _transposed_as_convolution(node: Node, strides: Any, dilations: Any, padding: Any, extra: Any) -> relax.Expr:
     """Return the convolution with turned weights of the image with zeros between its pixels."""
     x, groups = node.x, int(node.attributes.get("group", 1))
-    inputs, outs, *kernel = node.type(1).shape
+    inputs, outs, *kernel = node.input_type(1).shape
     count = len(kernel)
     if any(s > 1 for s in strides):
         x = node.builder.emit_te(topi.nn.dilate, x, [1, 1, *strides])
@@ -161,11 +161,11 @@ def gemm(node: Node) -> relax.Expr:
     """Matrix product with a constant right side -> `nn.dense`."""
     weight, bias = node.constant(1), _bias(node)
     if weight is None or bias is None or node.flag("transA") or weight.dtype != np.float32:
-        return node.by_tvm()
+        return node.convert_by_tvm()
     weight = weight if node.flag("transB") else weight.T
     rows = weight.shape[0]
     if bias.size not in (1, rows) or (bias.size == rows and bias.shape[-1:] != (rows,) and rows != 1):
-        return node.by_tvm()
+        return node.convert_by_tvm()
     bias = np.broadcast_to(bias.reshape(-1) * np.float32(node.attributes.get("beta", 1.0)), (rows,))
     weight = weight * np.float32(node.attributes.get("alpha", 1.0))
     return make_call(ops.Dense(), node.x, make_constant(weight), make_constant(bias))
@@ -174,10 +174,10 @@ def gemm(node: Node) -> relax.Expr:
 def matmul(node: Node) -> relax.Expr:
     """Product with a constant matrix -> `nn.dense`; of two activations -> `nn.matmul`."""
     weight = node.constant(1)
-    types = [node.type(i) for i in range(2)]
+    types = [node.input_type(i) for i in range(2)]
     ranks = [len(t.shape) for t in types]
     if any(t.dtype != "float32" for t in types) or min(ranks) < 2:
-        return node.by_tvm()
+        return node.convert_by_tvm()
     if weight is not None and ranks[1] <= ranks[0] and weight.size == math.prod(weight.shape[-2:]):
         weight = weight.reshape(weight.shape[-2:])
     if weight is None or weight.ndim != 2:
@@ -192,7 +192,7 @@ def batch_normalization(node: Node) -> relax.Expr:
         raise ModelError("it learns while it runs (training_mode is set); export the model for inference")
     statistics = [node.constant(i) for i in range(1, 5)]
     if any(s is None for s in statistics):
-        return node.by_tvm()
+        return node.convert_by_tvm()
     gamma, beta, mean, variance = (np.asarray(s, "float64") for s in statistics)
     scale = gamma / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
     shape = (-1,) + (1,) * (len(node.shape) - 2)

@@ -20,7 +20,7 @@ def clip(node: Node) -> relax.Expr:
     """Limits that are constants -> maximum and minimum with scalars; a limit that is NaN is none."""
     y, dtype = node.x, node.dtype
     for index, limit in ((1, relax.op.maximum), (2, relax.op.minimum)):
-        expr, value = node.given(index), node.constant(index)
+        expr, value = node.optional(index), node.constant(index)
         if expr is None:
             continue
         if value is None:
@@ -36,7 +36,7 @@ def clip(node: Node) -> relax.Expr:
 
 def power(node: Node) -> relax.Expr:
     """Powers have the base's type, whatever the exponent's."""
-    base, exponent = node.dtype, node.type(1).dtype
+    base, exponent = node.dtype, node.input_type(1).dtype
     if is_float(base):
         right = node.required(1)
         return relax.op.power(node.x, _cast(node, right, exponent, base))
@@ -161,7 +161,7 @@ def cast(node: Node) -> relax.Expr:
 
 def cast_like(node: Node) -> relax.Expr:
     """Numbers of another tensor's type."""
-    return _to(node, node.type(1).dtype)
+    return _to(node, node.input_type(1).dtype)
 
 
 _STORABLE = frozenset({"bool", "bfloat16", "float16", "float32", "float64"}) | frozenset(

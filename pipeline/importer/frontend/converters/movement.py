@@ -20,8 +20,8 @@ def identity(node: Node) -> relax.Expr:
 
 def split(node: Node) -> relax.Expr:
     """Parts of a tensor -> one slice each, which later passes treat like any other operator with one result."""
-    x, count, shape, axis = node.x, node.results, node.shape, node.axis(0)
-    given = node.known(1, "the sizes of its parts")
+    x, count, shape, axis = node.x, node.result_count, node.shape, node.axis(0)
+    given = node.checked_constant(1, "the sizes of its parts")
     if given is None:
         part = -(-shape[axis] // count)
         sizes = [min(part, shape[axis] - i * part) for i in range(count)]
@@ -39,12 +39,12 @@ _MODES = ("edge", "reflect", "wrap")
 def pad(node: Node) -> relax.Expr:
     """Constant padding of an image's height and width -> `nn.pad`; any other -> Relax's, or a choice of elements."""
     rank = len(node.shape)
-    pads = node.known(1, "its pads")
-    axes = node.known(3, "its axes")
+    pads = node.checked_constant(1, "its pads")
+    axes = node.checked_constant(3, "its axes")
     mode = node.text("mode", "constant")
     if pads is None or (mode != "constant" and mode not in _MODES):
         raise ModelError(f"there is no mode {mode!r}" if pads is not None else "it has no pads")
-    numbers = [node.counted(int(a)) for a in (range(rank) if axes is None else axes)]
+    numbers = [node.normalized_axis(int(a)) for a in (range(rank) if axes is None else axes)]
     amounts = [int(p) for p in pads]
     before, after = [0] * rank, [0] * rank
     for i, axis in enumerate(numbers):
@@ -52,7 +52,7 @@ def pad(node: Node) -> relax.Expr:
     if mode != "constant":
         return _repeated(node, before, after, mode)
     value = node.constant(2)
-    if node.given(2) is not None and value is None:
+    if node.optional(2) is not None and value is None:
         return _padded_with_computed(node, before, after)
     number = 0.0 if value is None else value.reshape(-1)[0].item()
     inner = rank == 4 and not any(before[:2] + after[:2]) and min(before + after) >= 0
@@ -128,7 +128,7 @@ def space_to_depth(node: Node) -> relax.Expr:
 
 def tile(node: Node) -> relax.Expr:
     """A tensor repeated along its axes."""
-    repeats = node.known(1, "how often it repeats")
+    repeats = node.checked_constant(1, "how often it repeats")
     if repeats is None or len(repeats) != len(node.shape):
         raise ModelError("how often it repeats must be given for each axis")
     y: relax.Expr = node.x
@@ -151,7 +151,7 @@ def eye_like(node: Node) -> relax.Expr:
 
 def trilu(node: Node) -> relax.Expr:
     """The triangle above or below a diagonal; zeros elsewhere."""
-    given = node.known(1, "the diagonal's number")
+    given = node.checked_constant(1, "the diagonal's number")
     k = 0 if given is None else int(given.reshape(-1)[0])
     rows, columns = node.shape[-2:]
     distance = np.arange(columns) - np.arange(rows)[:, None]
@@ -161,7 +161,7 @@ def trilu(node: Node) -> relax.Expr:
 
 def reverse_sequence(node: Node) -> relax.Expr:
     """The first elements of each sequence in opposite order; how many is constant."""
-    lengths = node.known(1, "the lengths of its sequences")
+    lengths = node.checked_constant(1, "the lengths of its sequences")
     if lengths is None:
         raise ModelError("the lengths of its sequences are missing")
     batch, time = int(node.attributes.get("batch_axis", 1)), int(node.attributes.get("time_axis", 0))

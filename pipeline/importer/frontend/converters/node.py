@@ -56,7 +56,7 @@ class Node:
         return tensor_type(self.x).dtype
 
     @property
-    def results(self) -> int:
+    def result_count(self) -> int:
         """How many results are asked for, unused ones before the last included."""
         return int(self.attributes["tvm_custom"]["num_outputs"])
 
@@ -65,7 +65,7 @@ class Node:
         """The operator set of the model."""
         return int(self.attributes["tvm_custom"]["opset"])
 
-    def given(self, index: int) -> relax.Expr | None:
+    def optional(self, index: int) -> relax.Expr | None:
         """Return an input; None if it isn't given."""
         return self.inputs[index] if index < len(self.inputs) else None
 
@@ -75,21 +75,21 @@ class Node:
         Raises:
             ModelError: it isn't given.
         """
-        expr = self.given(index)
+        expr = self.optional(index)
         if expr is None:
             raise ModelError(f"its input {index} is missing")
         return expr
 
-    def type(self, index: int) -> TensorType:
+    def input_type(self, index: int) -> TensorType:
         """Return the type of an input."""
         return tensor_type(self.required(index))
 
     def constant(self, index: int) -> Array | None:
         """Return an input's value; None if it isn't given, or isn't constant."""
-        expr = self.given(index)
+        expr = self.optional(index)
         return None if expr is None else dataflow.constant(expr)
 
-    def known(self, index: int, meaning: str) -> Array | None:
+    def checked_constant(self, index: int, meaning: str) -> Array | None:
         """Return the value of an input that has to be constant; None if it isn't given.
 
         Args:
@@ -99,7 +99,7 @@ class Node:
         Raises:
             ModelError: it isn't constant.
         """
-        if self.given(index) is None:
+        if self.optional(index) is None:
             return None
         value = self.constant(index)
         if value is None:
@@ -125,9 +125,9 @@ class Node:
         Raises:
             ModelError: there is no such axis.
         """
-        return self.counted(int(self.attributes.get("axis", default)))
+        return self.normalized_axis(int(self.attributes.get("axis", default)))
 
-    def counted(self, axis: int) -> int:
+    def normalized_axis(self, axis: int) -> int:
         """Return an axis of the first input, counted from the first one if it was counted from the last one."""
         rank = len(self.shape)
         if not -rank <= axis < max(rank, 1):
@@ -138,7 +138,7 @@ class Node:
         """Append an expression and return the variable that holds it."""
         return self.builder.emit(self.builder.normalize(expr), name_hint="tensor")
 
-    def by_tvm(self) -> relax.Expr:
+    def convert_by_tvm(self) -> relax.Expr:
         """Return what TVM's own converter makes of the node.
 
         Raises:

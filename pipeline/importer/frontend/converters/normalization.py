@@ -22,7 +22,7 @@ def softmax(node: Node) -> relax.Expr:
     """Softmax along any axis -> `nn.softmax` along the last one."""
     rank, axis = len(node.shape), node.axis(-1)
     if node.dtype != "float32":
-        return node.by_tvm()
+        return node.convert_by_tvm()
     if axis == rank - 1:
         return make_call(ops.Softmax(), node.x)
     moved = [a for a in range(rank) if a != axis] + [axis]
@@ -34,15 +34,15 @@ def layer_normalization(node: Node) -> relax.Expr:
     """Layer normalization over the last axis with constant scale and shift -> `nn.layer_norm`; others written out."""
     shape, first = node.shape, node.axis(-1)
     gamma = _row(node.constant(1), shape[-1])
-    beta = np.zeros(shape[-1:], "float32") if node.given(2) is None else _row(node.constant(2), shape[-1])
+    beta = np.zeros(shape[-1:], "float32") if node.optional(2) is None else _row(node.constant(2), shape[-1])
     epsilon = float(node.attributes.get("epsilon", 1e-5))
-    if node.results > 1:
+    if node.result_count > 1:
         raise ModelError("its mean and deviation are asked for, too")
     if first == len(shape) - 1 and gamma is not None and beta is not None and gamma.dtype == np.float32:
         return make_call(ops.LayerNorm(epsilon), node.x, make_constant(gamma), make_constant(beta))
     y = _standardized(node, list(range(first, len(shape))), epsilon)
     y = node.emit(relax.op.multiply(y, node.required(1)))
-    shift_given = node.given(2)
+    shift_given = node.optional(2)
     return y if shift_given is None else relax.op.add(y, shift_given)
 
 

@@ -43,20 +43,20 @@ class Windows:
     after: int
 
     @property
-    def places(self) -> Array:
+    def positions(self) -> Array:
         """Indices [windows, kernel] of the elements, those of padding included."""
         starts = np.arange(self.out) * self.stride - self.before
         return np.asarray(starts[:, None] + np.arange(self.kernel) * self.dilation)
 
     @property
-    def needed(self) -> int:
+    def padding_after(self) -> int:
         """Padding after the axis so that the last window is whole."""
-        return max(int(self.places[-1, -1]) - self.size + 1, 0)
+        return max(int(self.positions[-1, -1]) - self.size + 1, 0)
 
-    def counted(self, padding: bool) -> Array:
+    def element_counts(self, padding: bool) -> Array:
         """Return how many elements of each window count: without padding, or with that which the node asks for."""
         low, high = (-self.before, self.size + self.after) if padding else (0, self.size)
-        return np.asarray(((self.places >= low) & (self.places < high)).sum(axis=1))
+        return np.asarray(((self.positions >= low) & (self.positions < high)).sum(axis=1))
 
 
 def same_padding(node: Node, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
@@ -111,17 +111,17 @@ def _from_image(node: Node, y: relax.Expr) -> relax.Expr:
 
 
 def max_pool(node: Node) -> relax.Expr:
-    """Maximum pooling -> `nn.max_pool2d` for signals and images; with the places of the maxima if asked for."""
+    """Maximum pooling -> `nn.max_pool2d` for signals and images; with the positions of the maxima if asked for."""
     windows = _windows(node)
-    if node.results > 1:
-        return _max_pool_with_places(node, windows)
+    if node.result_count > 1:
+        return _max_pool_with_indices(node, windows)
     if len(windows) > 2 or node.dtype != "float32":
         return relax.op.max(_gathered(node, node.x, windows, _lowest(node.dtype)), [-1])
     x, (rows, columns) = _as_image(node, windows)
     operator = ops.MaxPool2d(
         pool_size=(rows.kernel, columns.kernel),
         strides=(rows.stride, columns.stride),
-        padding=(rows.before, columns.before, rows.needed, columns.needed),
+        padding=(rows.before, columns.before, rows.padding_after, columns.padding_after),
         dilation=(rows.dilation, columns.dilation),
     )
     return _from_image(node, _cropped(node, make_call(operator, x), rows.out, columns.out))
@@ -134,11 +134,11 @@ def _cropped(node: Node, y: relax.Expr, rows: int, columns: int) -> relax.Expr:
 
 def _gathered(node: Node, x: relax.Expr, windows: list[Windows], padding: float) -> relax.Expr:
     """Return the windows of x: [N, C, windows along each axis ..., elements of a window]."""
-    width = [0, 0, 0, 0, *(v for w in windows for v in (w.before, w.needed))]
+    width = [0, 0, 0, 0, *(v for w in windows for v in (w.before, w.padding_after))]
     if any(width):
         x = node.emit(relax.op.nn.pad(x, width, pad_value=padding))
     for i, w in enumerate(windows):
-        x = node.emit(take(x, (w.places + w.before).reshape(-1), 2 + i))
+        x = node.emit(take(x, (w.positions + w.before).reshape(-1), 2 + i))
     batch, channels = tensor_type(x).shape[:2]
     outs, kernels = [w.out for w in windows], [w.kernel for w in windows]
     x = node.emit(relax.op.reshape(x, [batch, channels, *(v for w in windows for v in (w.out, w.kernel))]))
@@ -147,7 +147,7 @@ def _gathered(node: Node, x: relax.Expr, windows: list[Windows], padding: float)
     return node.emit(relax.op.reshape(x, [batch, channels, *outs, math.prod(kernels)]))
 
 
-def _max_pool_with_places(node: Node, windows: list[Windows]) -> relax.Expr:
+def _max_pool_with_indices(node: Node, windows: list[Windows]) -> relax.Expr:
     """The second result counts through the whole tensor; with `storage_order`, through each image's columns first."""
     gathered = _gathered(node, node.x, windows, _lowest(node.dtype))
     shape = tensor_type(gathered).shape
@@ -156,16 +156,16 @@ def _max_pool_with_places(node: Node, windows: list[Windows]) -> relax.Expr:
     sizes = [w.size for w in windows]
     columns_first = node.flag("storage_order")
     steps = [math.prod(sizes[:i] if columns_first else sizes[i + 1 :]) for i in range(count)]
-    grids = np.meshgrid(*(w.places.reshape(-1) * s for w, s in zip(windows, steps, strict=True)), indexing="ij")
+    grids = np.meshgrid(*(w.positions.reshape(-1) * s for w, s in zip(windows, steps, strict=True)), indexing="ij")
     flat = np.sum(grids, axis=0).reshape([v for w in windows for v in (w.out, w.kernel)])
     table = flat.transpose([*range(0, 2 * count, 2), *range(1, 2 * count, 2)]).reshape(-1)
     rows = np.arange(math.prod(shape[2:last])).reshape(1, 1, *shape[2:last], 1) * shape[last]
     images = np.arange(shape[0] * shape[1]).reshape(*shape[:2], *[1] * (count + 1)) * math.prod(sizes)
     best = node.emit(relax.op.argmax(gathered, last, keepdims=True))
     chosen = node.emit(relax.op.add(best, integers(rows)))
-    places = node.emit(relax.op.take(integers(table), chosen, 0, mode="clip"))
-    places = node.emit(relax.op.squeeze(node.emit(relax.op.add(places, integers(images))), [last]))
-    return relax.Tuple([node.emit(relax.op.max(gathered, [last])), places])
+    positions = node.emit(relax.op.take(integers(table), chosen, 0, mode="clip"))
+    positions = node.emit(relax.op.squeeze(node.emit(relax.op.add(positions, integers(images))), [last]))
+    return relax.Tuple([node.emit(relax.op.max(gathered, [last])), positions])
 
 
 def _lowest(dtype: str) -> float:
@@ -179,7 +179,9 @@ def average_pool(node: Node) -> relax.Expr:
     if len(windows) > 2 or node.dtype != "float32" or not all(_is_plain(w, padding) for w in windows):
         counted = np.ones((1, 1) + (1,) * len(windows))
         for i, w in enumerate(windows):
-            counted = counted * w.counted(padding).reshape([-1 if j == i + 2 else 1 for j in range(2 + len(windows))])
+            counted = counted * w.element_counts(padding).reshape(
+                [-1 if j == i + 2 else 1 for j in range(2 + len(windows))]
+            )
         sums = node.emit(relax.op.sum(_gathered(node, node.x, windows, 0.0), [-1]))
         return relax.op.multiply(sums, make_constant((1 / np.maximum(counted, 1)).astype(node.dtype)))
     x, (rows, columns) = _as_image(node, windows)
@@ -187,7 +189,7 @@ def average_pool(node: Node) -> relax.Expr:
         x,
         (rows.kernel, columns.kernel),
         (rows.stride, columns.stride),
-        (rows.before, columns.before, rows.needed, columns.needed),
+        (rows.before, columns.before, rows.padding_after, columns.padding_after),
         count_include_pad=padding,
         layout="NHWC",
     )
@@ -196,8 +198,8 @@ def average_pool(node: Node) -> relax.Expr:
 
 def _is_plain(windows: Windows, padding: bool) -> bool:
     """Return whether Relax's pool counts the same elements when it is given the padding that is needed."""
-    asked = not padding or windows.needed <= windows.after
-    return windows.dilation == 1 and asked and bool(windows.counted(False).all())
+    asked = not padding or windows.padding_after <= windows.after
+    return windows.dilation == 1 and asked and bool(windows.element_counts(False).all())
 
 
 def lp_pool(node: Node) -> relax.Expr:
@@ -228,12 +230,12 @@ def global_average_pool(node: Node) -> relax.Expr:
 
 
 def max_unpool(node: Node) -> relax.Expr:
-    """Values at the places where they were maxima, zeros elsewhere."""
+    """Values at the positions where they were maxima, zeros elsewhere."""
     kernel = node.integers("kernel_shape", ())
     count = len(kernel)
     strides, pads = node.integers("strides", (1,) * count), node.integers("pads", (0,) * (2 * count))
     natural = [(size - 1) * strides[i] + kernel[i] - pads[i] - pads[i + count] for i, size in enumerate(node.shape[2:])]
-    wanted = node.known(2, "the sizes of the result")
+    wanted = node.checked_constant(2, "the sizes of the result")
     shape = [*node.shape[:2], *natural]
     if wanted is not None and [int(v) for v in wanted] != shape:
         # ONNX's own test and ONNX Runtime give different results then.
@@ -242,7 +244,7 @@ def max_unpool(node: Node) -> relax.Expr:
             f"only {shape} is without doubt"
         )
     zeros = make_constant(np.zeros(math.prod(shape), node.dtype))
-    places = node.emit(relax.op.reshape(node.required(1), [-1]))
+    positions = node.emit(relax.op.reshape(node.required(1), [-1]))
     values = node.emit(relax.op.reshape(node.x, [-1]))
-    flat = node.emit(relax.op.scatter_elements(zeros, places, values, axis=0))
+    flat = node.emit(relax.op.scatter_elements(zeros, positions, values, axis=0))
     return relax.op.reshape(flat, shape)

@@ -31,8 +31,8 @@ def converter(function: Callable[..., Any]) -> Convert:
 
 
 def _axes(node: Node) -> list[int]:
-    given = node.known(1, "its axes")
+    given = node.checked_constant(1, "its axes")
     listed = node.integers("axes", ()) if given is None else tuple(int(a) for a in given.reshape(-1))
     if listed:
-        return sorted({node.counted(a) for a in listed})
+        return sorted({node.normalized_axis(a) for a in listed})
     return [] if node.flag("noop_with_empty_axes") else list(range(len(node.shape)))

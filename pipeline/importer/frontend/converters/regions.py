@@ -17,18 +17,18 @@ MAX_SAMPLES = 256
 
 
 def affine_grid(node: Node) -> relax.Expr:
-    """Where the pixels of a result of known size lie, from -1 to 1: the image's own places, transformed."""
-    wanted = node.known(1, "the size of the result")
+    """Where the pixels of a result of known size lie, from -1 to 1: the image's own positions, transformed."""
+    wanted = node.checked_constant(1, "the size of the result")
     if wanted is None or len(wanted) not in (4, 5):
         raise ModelError("the size of its result isn't that of images or volumes")
     batch, _, *sizes = (int(size) for size in wanted)
     corners = node.flag("align_corners")
-    # An axis of one pixel has no second corner; its one place is the first then.
+    # An axis of one pixel has no second corner; its one position is the first then.
     steps = [2 / max(size - 1, 1) if corners else 2 / size for size in sizes]
     lines = [-1 + step * (np.arange(size) + (0 if corners else 0.5)) for size, step in zip(sizes, steps, strict=True)]
-    # Width comes first in a place, and a one for the shift last.
-    places = np.stack([*np.meshgrid(*lines, indexing="ij")[::-1], np.ones(sizes)], axis=-1)
-    rows = make_constant(places.reshape(-1, len(sizes) + 1).astype(node.dtype))
+    # Width comes first in a position, and a one for the shift last.
+    positions = np.stack([*np.meshgrid(*lines, indexing="ij")[::-1], np.ones(sizes)], axis=-1)
+    rows = make_constant(positions.reshape(-1, len(sizes) + 1).astype(node.dtype))
     transforms = node.emit(relax.op.permute_dims(node.x, [0, 2, 1]))
     moved = node.emit(relax.op.matmul(rows, transforms))
     return relax.op.reshape(moved, [batch, *sizes, len(sizes)])
@@ -40,7 +40,7 @@ def roi_align(node: Node) -> relax.Expr:
     transform = node.text("coordinate_transformation_mode", "half_pixel" if node.opset >= 16 else "output_half_pixel")
     if mode not in ("avg", "max") or transform not in ("half_pixel", "output_half_pixel"):
         raise ModelError(f"there is no mode {mode!r} with coordinates {transform!r}")
-    if node.dtype != "float32" or node.type(1).dtype != "float32":
+    if node.dtype != "float32" or node.input_type(1).dtype != "float32":
         raise ModelError("its image and its regions must be float32")
     if node.attributes.get("sampling_ratio", 0) > MAX_SAMPLES:
         raise ModelError(f"its sampling_ratio of {node.attributes['sampling_ratio']} is more than {MAX_SAMPLES}")
@@ -95,9 +95,9 @@ class _Sampling:
 
         def sample(region: Any, channel: Any, row: Any, column: Any, down: Any, across: Any) -> list[Any]:
             corners = []
-            for axis, place, index, size in ((1, row, down, height), (0, column, across, width)):
+            for axis, position, index, size in ((1, row, down, height), (0, column, across, width)):
                 start, part, count = geometry(region, axis)
-                p = start + _cast(place) * part + (_cast(index) + _float(0.5)) * part / _cast(count)
+                p = start + _cast(position) * part + (_cast(index) + _float(0.5)) * part / _cast(count)
                 outside = tirx.any(p < _float(-1.0), p > _float(size))
                 p = te.min(te.max(p, _float(0.0)), _float(size - 1))
                 low = te.min(te.floor(p).astype("int32"), tirx.const(max(size - 2, 0), "int32"))

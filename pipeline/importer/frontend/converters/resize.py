@@ -29,7 +29,7 @@ class Axis:
         size: pixels before.
         out: pixels after.
         scale: by which it is enlarged; not always `out / size`, if that isn't whole.
-        region: first and last place that are seen, as parts of the axis, for `tf_crop_and_resize`.
+        region: first and last position that are seen, as parts of the axis, for `tf_crop_and_resize`.
     """
 
     index: int
@@ -38,7 +38,7 @@ class Axis:
     scale: float
     region: tuple[float, float]
 
-    def places(self, mode: str, dtype: str) -> Array:
+    def positions(self, mode: str, dtype: str) -> Array:
         """Return where the pixels of the result lie among those of the input, computed in `dtype`."""
         y, scale = np.arange(self.out, dtype=dtype), np.asarray(self.scale, dtype)
         half = np.asarray(0.5, dtype)
@@ -63,7 +63,7 @@ class Axis:
         return np.asarray(offset + (y + half) / scale - half)
 
 
-MODES = (
+COORDINATE_MODES = (
     "half_pixel",
     "half_pixel_symmetric",
     "pytorch_half_pixel",
@@ -84,7 +84,7 @@ _NEAREST: Mapping[str, Callable[[Array], Array]] = {
 def resize(node: Node) -> relax.Expr:
     """Any resizing whose sizes are constant."""
     mode, transform = node.text("mode", "nearest"), node.text("coordinate_transformation_mode", "half_pixel")
-    if mode not in ("nearest", "linear", "cubic") or transform not in MODES:
+    if mode not in ("nearest", "linear", "cubic") or transform not in COORDINATE_MODES:
         raise ModelError(f"there is no mode {mode!r} with coordinates {transform!r}")
     axes = [a for a in _axes(node) if not _unchanged(a)]
     if any(a.out == 0 for a in axes):
@@ -103,8 +103,8 @@ def resize(node: Node) -> relax.Expr:
 
 def _axes(node: Node) -> list[Axis]:
     shape = node.shape
-    numbers = [node.counted(a) for a in node.integers("axes", range(len(shape)))]
-    region, scales, sizes = (node.known(i, "the region, scales and sizes") for i in (1, 2, 3))
+    numbers = [node.normalized_axis(a) for a in node.integers("axes", range(len(shape)))]
+    region, scales, sizes = (node.checked_constant(i, "the region, scales and sizes") for i in (1, 2, 3))
     outs = [shape[a] for a in numbers]
     if sizes is not None and sizes.size:
         factors = [float(s) / shape[a] for s, a in zip(sizes, numbers, strict=True)]
@@ -134,8 +134,8 @@ def _unchanged(axis: Axis) -> bool:
 
 def _outside(axis: Axis, transform: str) -> Array:
     """Return which pixels of the result lie outside of the image, where another value stands."""
-    places = axis.places(transform, "float64")
-    outside = (places < 0) | (places > axis.size - 1)
+    positions = axis.positions(transform, "float64")
+    outside = (positions < 0) | (positions > axis.size - 1)
     return outside if transform == "tf_crop_and_resize" else np.zeros_like(outside)
 
 
@@ -153,8 +153,8 @@ def _nearest(node: Node, axes: list[Axis], transform: str) -> relax.Expr:
     rounding = _NEAREST.get(node.text("nearest_mode", "round_prefer_floor"))
     if rounding is None:
         raise ModelError(f"there is no nearest_mode {node.text('nearest_mode', '')!r}")
-    # Where a place is half-way between two pixels, or all but, float32 decides, as it does elsewhere.
-    chosen = {a: np.clip(rounding(a.places(transform, "float32")), 0, a.size - 1).astype("int64") for a in axes}
+    # Where a position is half-way between two pixels, or all but, float32 decides, as it does elsewhere.
+    chosen = {a: np.clip(rounding(a.positions(transform, "float32")), 0, a.size - 1).astype("int64") for a in axes}
     y: relax.Expr = node.x
     if all(not _outside(a, transform).any() for a in axes):
         image = _as_image_operator(node, chosen)
@@ -204,16 +204,16 @@ def _image_indices(axis: Axis, transform: str, rounding: str) -> Array:
     """Return the indices that `image.resize2d` computes."""
     step = np.float32(axis.size) / np.float32(axis.out)
     y = np.arange(axis.out, dtype="float32")
-    places = y * step if transform == "asymmetric" else (y + np.float32(0.5)) * step - np.float32(0.5)
+    positions = y * step if transform == "asymmetric" else (y + np.float32(0.5)) * step - np.float32(0.5)
     margin = {"floor": np.float32(1e-5), "ceil": np.float32(-1e-5)}.get(rounding, np.float32(0))
-    return np.asarray(np.clip(_NEAREST[rounding](places + margin), 0, axis.size - 1), "int64")
+    return np.asarray(np.clip(_NEAREST[rounding](positions + margin), 0, axis.size - 1), "int64")
 
 
 def _is_bilinear(node: Node, mode: str, axes: list[Axis], transform: str) -> bool:
     indices, rank = {a.index for a in axes}, len(node.shape)
-    places = [indices <= {2, 3} and rank == 4, indices <= {1, 2} and rank == 4, indices <= {2} and rank == 3]
+    positions = [indices <= {2, 3} and rank == 4, indices <= {1, 2} and rank == 4, indices <= {2} and rank == 3]
     inside = all(not _outside(a, transform).any() for a in axes)
-    return mode == "linear" and any(places) and inside and not node.flag("antialias") and node.dtype == "float32"
+    return mode == "linear" and any(positions) and inside and not node.flag("antialias") and node.dtype == "float32"
 
 
 def _bilinear(node: Node, axes: list[Axis], transform: str) -> relax.Expr:
@@ -227,10 +227,10 @@ def _bilinear(node: Node, axes: list[Axis], transform: str) -> relax.Expr:
     size, starts, steps = [], [], []
     for index in (first, first + 1):
         axis = found.get(index)
-        places = np.arange(shape[index], dtype="float64") if axis is None else axis.places(transform, "float64")
-        size.append(len(places))
-        starts.append(float(places[0]))
-        steps.append(float(places[-1] - places[0]) / (len(places) - 1) if len(places) > 1 else 1.0)
+        positions = np.arange(shape[index], dtype="float64") if axis is None else axis.positions(transform, "float64")
+        size.append(len(positions))
+        starts.append(float(positions[0]))
+        steps.append(float(positions[-1] - positions[0]) / (len(positions) - 1) if len(positions) > 1 else 1.0)
     operator = ops.ResizeBilinear((size[0], size[1]), (starts[0], starts[1]), (steps[0], steps[1]))
     if channels_last:
         return make_call(operator, x)
@@ -244,7 +244,7 @@ def _interpolated(node: Node, mode: str, axes: list[Axis], transform: str) -> re
     if dtype != "float32":
         y = node.emit(relax.op.astype(y, "float32"))
     for axis in axes:
-        y = _along_axis(node, y, axis, *_taps(node, mode, axis, transform))
+        y = _mixed_along(node, y, axis, *_taps(node, mode, axis, transform))
     if dtype != "float32":
         y = _rounded(node, y, dtype)
     return _extrapolated(node, y, axes, transform)
@@ -253,7 +253,7 @@ def _interpolated(node: Node, mode: str, axes: list[Axis], transform: str) -> re
 _MAX_TAPS = 8
 
 
-def _along_axis(node: Node, y: relax.Expr, axis: Axis, indices: Array, weights: Array) -> relax.Expr:
+def _mixed_along(node: Node, y: relax.Expr, axis: Axis, indices: Array, weights: Array) -> relax.Expr:
     """Mix pixels along an axis: a sum of as many choices as there are weights, or one matrix product if they are many.
 
     Args:
@@ -286,14 +286,14 @@ def _along_axis(node: Node, y: relax.Expr, axis: Axis, indices: Array, weights: 
 def _taps(node: Node, mode: str, axis: Axis, transform: str) -> tuple[Array, Array]:
     """Return the indices and weights of the pixels that each pixel of the result is mixed from."""
     narrow = min(axis.scale, 1.0) if node.flag("antialias") else 1.0
-    places = axis.places(transform, "float64")
-    # The pixel before, also where a place is a pixel's own.
-    before = np.ceil(places).astype("int64") - 1
+    positions = axis.positions(transform, "float64")
+    # The pixel before, also where a position is a pixel's own.
+    before = np.ceil(positions).astype("int64") - 1
     reach = 1 if mode == "linear" else 2
     first = int(np.floor(-reach / narrow)) + 1
     offsets = np.arange(first, 2 - first)
     indices = before[:, None] + offsets
-    distances = (indices - places[:, None]) * narrow
+    distances = (indices - positions[:, None]) * narrow
     weights = (
         _cubic(distances, float(node.attributes.get("cubic_coeff_a", -0.75)))
         if mode == "cubic"

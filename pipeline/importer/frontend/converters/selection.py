@@ -18,7 +18,7 @@ from pipeline.ir.bridge import tensor_type
 from pipeline.ir.dataflow import make_constant
 
 
-def _from_start(node: Node, index: int, extents: Array) -> relax.Expr:
+def _indices_from_start(node: Node, index: int, extents: Array) -> relax.Expr:
     """Return an input of indices, counted from the start and in range.
 
     Args:
@@ -47,19 +47,19 @@ def gather(node: Node) -> relax.Expr:
     axis = node.axis(0)
     if node.shape[axis] == 0:
         raise ModelError("it picks from an axis without elements")
-    return relax.op.take(node.x, _from_start(node, 1, np.array(node.shape[axis])), axis, mode="clip")
+    return relax.op.take(node.x, _indices_from_start(node, 1, np.array(node.shape[axis])), axis, mode="clip")
 
 
 def gather_elements(node: Node) -> relax.Expr:
     """Single elements, moved along one axis."""
     axis = node.axis(0)
-    return relax.op.gather_elements(node.x, _from_start(node, 1, np.array(node.shape[axis])), axis)
+    return relax.op.gather_elements(node.x, _indices_from_start(node, 1, np.array(node.shape[axis])), axis)
 
 
 def gather_nd(node: Node) -> relax.Expr:
     """The parts of a tensor at given places."""
-    batch, length = int(node.attributes.get("batch_dims", 0)), node.type(1).shape[-1]
-    indices = _from_start(node, 1, np.array(node.shape[batch : batch + length]))
+    batch, length = int(node.attributes.get("batch_dims", 0)), node.input_type(1).shape[-1]
+    indices = _indices_from_start(node, 1, np.array(node.shape[batch : batch + length]))
     return relax.op.gather_nd(node.x, indices, batch)
 
 
@@ -78,7 +78,7 @@ def _reduction(node: Node) -> str:
 def scatter_elements(node: Node) -> relax.Expr:
     """A tensor with single elements replaced, or changed."""
     axis, reduction = node.axis(0), _reduction(node)
-    indices = _from_start(node, 1, np.array(node.shape[axis]))
+    indices = _indices_from_start(node, 1, np.array(node.shape[axis]))
     if tensor_type(indices).shape == () or 0 in tensor_type(indices).shape:
         raise ModelError("it replaces nothing")
     return relax.op.scatter_elements(node.x, indices, node.required(2), axis, reduction)
@@ -87,13 +87,13 @@ def scatter_elements(node: Node) -> relax.Expr:
 def scatter_nd(node: Node) -> relax.Expr:
     """A tensor with parts at given places replaced, or changed."""
     reduction = _reduction(node)
-    indices = _from_start(node, 1, np.array(node.shape[: node.type(1).shape[-1]]))
+    indices = _indices_from_start(node, 1, np.array(node.shape[: node.input_type(1).shape[-1]]))
     return relax.op.scatter_nd(node.x, indices, node.required(2), reduction)
 
 
 def one_hot(node: Node) -> relax.Expr:
     """For each index a row with the second value there and the first elsewhere; out of range, the first everywhere."""
-    depth = node.known(1, "how long its rows are")
+    depth = node.checked_constant(1, "how long its rows are")
     if depth is None:
         raise ModelError("how long its rows are is missing")
     count, rank = int(depth.reshape(-1)[0]), len(node.shape)
@@ -116,15 +116,15 @@ def one_hot(node: Node) -> relax.Expr:
 
 def arg_max(node: Node) -> relax.Expr:
     """The index of the largest value along an axis: the first such one, or the last."""
-    return _extreme(node, relax.op.argmax)
+    return _index_of_extreme(node, relax.op.argmax)
 
 
 def arg_min(node: Node) -> relax.Expr:
     """The index of the smallest value along an axis: the first such one, or the last."""
-    return _extreme(node, relax.op.argmin)
+    return _index_of_extreme(node, relax.op.argmin)
 
 
-def _extreme(node: Node, find: Any) -> relax.Expr:
+def _index_of_extreme(node: Node, find: Any) -> relax.Expr:
     axis, keepdims = node.axis(0), node.flag("keepdims", 1)
     size = node.shape[axis]
     if not node.flag("select_last_index"):
@@ -135,8 +135,8 @@ def _extreme(node: Node, find: Any) -> relax.Expr:
 
 def cumulative_sum(node: Node) -> relax.Expr:
     """Sums of the elements up to each one along an axis, or, if it is exclusive, of those before it."""
-    given = node.known(1, "its axis")
-    axis = node.counted(0 if given is None else int(given.reshape(-1)[0]))
+    given = node.checked_constant(1, "its axis")
+    axis = node.normalized_axis(0 if given is None else int(given.reshape(-1)[0]))
     backwards = np.arange(node.shape[axis])[::-1]
     x = node.emit(take(node.x, backwards, axis)) if node.flag("reverse") else node.x
     y = node.emit(relax.op.cumsum(x, axis, exclusive=node.flag("exclusive")))
@@ -145,7 +145,7 @@ def cumulative_sum(node: Node) -> relax.Expr:
 
 def top_k(node: Node) -> relax.Expr:
     """The largest or smallest values along an axis in order, and their indices; of equal ones the first is first."""
-    given = node.known(1, "how many elements it keeps")
+    given = node.checked_constant(1, "how many elements it keeps")
     axis = node.axis(-1)
     count = 0 if given is None else int(given.reshape(-1)[0])
     if not 1 <= count <= node.shape[axis]:

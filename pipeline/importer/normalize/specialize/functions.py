@@ -1,4 +1,4 @@
-"""Functions: what operators are made of, by the standard or by the model."""
+"""Functions that define operators: by the ONNX standard, by the model, or by unrolling a recurrent layer."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from collections.abc import Mapping, Sequence
 import onnx
 from onnx import AttributeProto, NodeProto, TypeProto, defs
 
-from pipeline.importer.normalize.recurrent import unrolled
+from pipeline.importer.normalize.recurrent import unroll
 from pipeline.importer.normalize.specialize.tensors import Tensor, with_names
-from pipeline.importer.onnx_nodes import attribute_of
+from pipeline.importer.onnx_protos import attribute_of
 
 
 def definition(
     schema: defs.OpSchema, node: NodeProto, inputs: Sequence[Tensor | None], opset: int
 ) -> onnx.FunctionProto | None:
-    """Return the function that defines an operator, in the newest form that isn't newer than `opset`."""
+    """Return the function by which ONNX defines an operator; None if there is none.
+
+    Args:
+        schema: the operator's schema.
+        node: a node of the operator; some definitions depend on its attributes and the types of its inputs.
+        inputs: the node's inputs.
+        opset: the newest version of the operator set that the function may use.
+    """
     versions = schema.context_dependent_function_opset_versions if schema.has_context_dependent_function else []
     fitting = [v for v in versions if v <= opset]
     if fitting and all(t is None or t.dtype for t in inputs):
@@ -37,17 +44,17 @@ def definition(
 
 
 def unrolled_layer(node: NodeProto, inputs: Sequence[Tensor | None]) -> onnx.FunctionProto | None:
-    """Return a recurrent layer as a function; None if it can't be written out."""
+    """Return a recurrent layer as a function; None if it can't be unrolled, see `recurrent.unroll`."""
     x, lengths = inputs[0], inputs[4] if len(inputs) > 4 else None
     if x is None or x.shape is None or len(x.shape) != 3:
         return None
     steps = x.shape[1 if attribute_of(node, "layout", 0) else 0]
-    full = lengths is None or (lengths.value is not None and bool((lengths.value == steps).all()))
-    return unrolled(node, x.shape, [t is not None for t in inputs], full)
+    full_length = lengths is None or (lengths.value is not None and bool((lengths.value == steps).all()))
+    return unroll(node, x.shape, [t is not None for t in inputs], full_length)
 
 
 def with_defaults(node: NodeProto, schema: defs.OpSchema) -> NodeProto:
-    """Return the node with the attributes that it leaves out, as far as the operator says what they are then."""
+    """Return the node with the operator's default values for attributes that it leaves out."""
     full = NodeProto()
     full.CopyFrom(node)
     given = {a.name for a in node.attribute}
@@ -57,7 +64,13 @@ def with_defaults(node: NodeProto, schema: defs.OpSchema) -> NodeProto:
 
 
 def with_attributes(node: NodeProto, given: Mapping[str, AttributeProto], title: str) -> NodeProto:
-    """Return a function's node with its references to the function's attributes replaced, and named for the call."""
+    """Return a node of a function, for a call of the function.
+
+    Args:
+        node: the node.
+        given: attributes of the call, which replace the node's references to attributes of the function.
+        title: name of the call, which the node's name begins with.
+    """
     resolved = NodeProto()
     resolved.CopyFrom(node)
     resolved.name = f"{title}/{node.op_type}"

@@ -1,7 +1,7 @@
-"""Rules for operators whose results follow from more than the values of their inputs: from shapes, or from nothing.
+"""Rules by which specialization replaces nodes of certain operators, such as Shape, Identity, If or Loop.
 
-A rule returns the results of a node, or None if it can do nothing about it. To add one: a function, and its row in
-`RULES`.
+Unlike constant folding, a rule may need no constant inputs: the results of Shape, for example, follow from a shape. A
+rule returns the results of a node, or None if it doesn't apply. To add one, write a function, and add it to `RULES`.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from onnx import GraphProto, NodeProto, helper, numpy_helper
 from pipeline.errors import ModelError
 from pipeline.importer.evaluation.node import evaluate
 from pipeline.importer.normalize.specialize.tensors import Array, Scope, Tensor, TypeAndShape, dense, with_names
-from pipeline.importer.onnx_nodes import attribute_of, title
+from pipeline.importer.onnx_protos import attribute_of, node_name
 from pipeline.importer.opsets import MIN_OPSET
 
 
 class Specializer(Protocol):
-    """What rules need of the graph that is being made."""
+    """The methods of `SpecializedGraph` that rules use."""
 
     nodes: list[NodeProto]
     made: dict[tuple[object, ...], Sequence[Tensor | None]]
 
     def constant(self, value: Array, name: str, dtype: int | None = None) -> Tensor:
-        """Make a constant."""
+        """Return a new constant."""
 
     def node(self, node: NodeProto, used: Set[str], scope: Scope, opset: int) -> Sequence[Tensor | None]:
-        """Add what computes a node, and return its results."""
+        """Add the specialized form of a node, and return its results."""
 
     def subgraph(self, graph: GraphProto, scope: Scope, opset: int, inputs: Sequence[Tensor] = ()) -> list[Tensor]:
-        """Add the nodes of a branch or of one turn of a loop, and return its outputs."""
+        """Add the nodes of a branch of an If, or of one iteration of a loop, and return its outputs."""
 
     def infer(self, call: NodeProto, inputs: Sequence[Tensor | None], opset: int) -> list[TypeAndShape]:
         """Return the element type and shape of each result."""
 
     def emit(self, call: NodeProto, types: Sequence[TypeAndShape]) -> Sequence[Tensor | None]:
-        """Add a node as it is."""
+        """Add a node and return its results."""
 
 
 Results = Sequence["Tensor | None"]
@@ -75,13 +75,17 @@ def _identity(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, op
 
 
 def _dropout(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
-    """At inference nothing is dropped, and the mask keeps everything."""
+    """Dropout at inference returns its input, and a mask of ones.
+
+    Raises:
+        ModelError: the node is in training mode.
+    """
     del scope, opset
     x, training = inputs[0], inputs[2] if len(inputs) > 2 else None
     if training is not None and (training.value is None or training.value.any()):
         raise ModelError(
-            f"Dropout {title(node)!r} drops at random (training_mode is set). Export the model for inference: "
-            "model.eval() in PyTorch."
+            f"Dropout {node_name(node)!r} is in training mode, in which it drops values at random (training_mode is "
+            "set). Export the model for inference: model.eval() in PyTorch."
         )
     if len(node.output) == 1 or x is None:
         return inputs[:1]
@@ -91,11 +95,15 @@ def _dropout(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, ops
 
 
 def _batch_normalization(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
-    """Training normalizes by each batch's own statistics, and returns new running ones."""
+    """Refuse training mode, in which the statistics are those of each batch.
+
+    Raises:
+        ModelError: the node is in training mode.
+    """
     del s, inputs, scope, opset
     if any(a.name == "training_mode" and a.i for a in node.attribute):
         raise ModelError(
-            f"BatchNormalization {title(node)!r} is that of training (training_mode is set). Export the model for "
+            f"BatchNormalization {node_name(node)!r} is in training mode (training_mode is set). Export the model for "
             "inference: model.eval() in PyTorch."
         )
     return None
@@ -116,7 +124,7 @@ def _cast_like(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, o
 
 
 def _reshaping(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
-    """What only changes the shape changes nothing where the shape stays."""
+    """Reshaping to the same shape is removed; the target shape of any other Reshape becomes a constant."""
     del scope
     x = inputs[0]
     if x is None or x.shape is None:
@@ -143,7 +151,7 @@ def _slice(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset
 
 
 def _split(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
-    """One part is the whole."""
+    """Splitting into one part is removed."""
     del scope
     x = inputs[0]
     if x is None or x.shape is None or len(node.output) > 1:
@@ -159,7 +167,7 @@ def _pad(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: 
 
 
 def _concat(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
-    """Parts without elements add nothing."""
+    """Parts without elements are left out of a concatenation; one of a single part is removed."""
     filled = [t for t in inputs if t is None or t.shape is None or 0 not in t.shape]
     if (len(filled) == len(inputs) and len(inputs) > 1) or not filled:
         return None
@@ -172,19 +180,19 @@ def _concat(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opse
 
 
 def _compress(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
-    """A choice that is known gathers what is chosen."""
+    """Compress with a constant condition becomes Gather."""
     x, chosen = inputs
     if x is None or x.shape is None or chosen is None or chosen.value is None:
         return None
     axis = attribute_of(node, "axis", None)
     count = int(np.prod(x.shape, dtype="int64")) if axis is None else x.shape[axis]
     inner: Scope = scope | {x.name: x}
-    flat = helper.make_node("Reshape", [x.name, ""], [f"{title(node)}.flat"])
+    flat = helper.make_node("Reshape", [x.name, ""], [f"{node_name(node)}.flat"])
     if axis is None:
-        shape = s.constant(np.array([-1], "int64"), f"{title(node)}.shape")
+        shape = s.constant(np.array([-1], "int64"), f"{node_name(node)}.shape")
         flat.input[1], inner[shape.name] = shape.name, shape
         (inner[flat.output[0]],) = s.node(flat, set(flat.output), inner, opset)
-    indices = s.constant(np.flatnonzero(chosen.value.reshape(-1)[:count]), f"{title(node)}.indices")
+    indices = s.constant(np.flatnonzero(chosen.value.reshape(-1)[:count]), f"{node_name(node)}.indices")
     inner[indices.name] = indices
     source = flat.output[0] if axis is None else x.name
     gather = helper.make_node("Gather", [source, indices.name], node.output, node.name, axis=axis or 0)
@@ -203,7 +211,11 @@ _MAX_TURNS = 1024
 
 
 def _loop(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
-    """A loop whose end is known beforehand is written out, turn by turn."""
+    """A loop whose number of iterations is constant is unrolled.
+
+    Raises:
+        ModelError: it has too many iterations.
+    """
     body: GraphProto = attribute_of(node, "body", None)
     limit, condition, *carried = inputs
     if any(t is not None and t.value is None for t in (limit, condition)) or any(t is None for t in carried):
@@ -216,11 +228,11 @@ def _loop(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset:
     turn = 0
     while going and turn < turns:
         if turn == _MAX_TURNS:
-            raise ModelError(f"Loop {title(node)!r} takes more than {_MAX_TURNS} turns, too many to write out.")
-        number = s.constant(np.array(turn, "int64"), f"{title(node)}.turn")
+            raise ModelError(f"Loop {node_name(node)!r} has more than {_MAX_TURNS} iterations, too many to unroll.")
+        number = s.constant(np.array(turn, "int64"), f"{node_name(node)}.turn")
         more, *results = s.subgraph(body, scope, opset, [number, s.constant(np.array(True), "going"), *values])
         if more.value is None:
-            # Nothing reads what was added so far, and so it goes in the end.
+            # The loop can't be unrolled: take back the nodes of the iterations so far.
             del s.nodes[before:]
             s.made.clear()
             return None
@@ -230,7 +242,7 @@ def _loop(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset:
             parts.append(part)
     if not all(scanned):
         return None
-    return [*values, *(_stacked(s, parts, title(node), max(opset, MIN_OPSET)) for parts in scanned)]
+    return [*values, *(_stacked(s, parts, node_name(node), max(opset, MIN_OPSET)) for parts in scanned)]
 
 
 def _stacked(s: Specializer, parts: list[Tensor], title: str, opset: int) -> Tensor:

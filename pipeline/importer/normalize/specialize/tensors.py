@@ -1,4 +1,4 @@
-"""What is known of the tensors of a graph that is being specialized."""
+"""`Tensor`, what is known of a tensor during specialization, and scopes, in which nodes look tensors up by name."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import onnx
 from onnx import NodeProto, TypeProto, helper, numpy_helper
 
 from pipeline.errors import ModelError
-from pipeline.importer.onnx_nodes import title
+from pipeline.importer.onnx_protos import node_name
 
 Array = npt.NDArray[Any]
 
 TypeAndShape = tuple[int, "tuple[int, ...] | None"]
-"""A tensor's element type and shape, 0 and None where they aren't known."""
+"""A tensor's element type, 0 if unknown, and its shape, None if unknown."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Tensor:
     """What is known of a tensor.
 
     Attributes:
-        name: in the new graph.
-        dtype: ONNX's element type; 0 if it isn't known.
-        shape: None if it isn't known.
-        value: of a constant; None for others.
+        name: its name in the new graph.
+        dtype: ONNX's element type; 0 if unknown.
+        shape: its shape; None if unknown.
+        value: its value if it is constant, otherwise None.
     """
 
     name: str
@@ -38,24 +38,33 @@ class Tensor:
 
     @property
     def type(self) -> TypeProto:
-        """The type as ONNX writes it."""
+        """The element type and shape as an ONNX message."""
         return helper.make_tensor_type_proto(self.dtype, self.shape)
 
 
 Scope = dict[str, "Tensor | None"]
-"""What the names of a graph stand for; the empty name, of an optional input that isn't given, stands for None."""
+"""Tensors by the names of the model's graph or function; None for missing optional inputs, such as the empty name."""
 
 
 def optional_input(scope: Scope, name: str, reader: str) -> Tensor | None:
-    """Return what a name stands for; None if it is an optional input, of the node or of its function, not given."""
+    """Return the tensor of a name; None if it is a missing optional input, of a node or of the function around it.
+
+    Raises:
+        ModelError: see `defined`.
+    """
     return None if name in scope and scope[name] is None else defined(scope, name, reader)
 
 
 def defined(scope: Scope, name: str, reader: str) -> Tensor:
-    """Return what a name stands for.
+    """Return the tensor of a name.
+
+    Args:
+        scope: the tensors that can be read.
+        name: the name.
+        reader: what reads the tensor, for the message.
 
     Raises:
-        ModelError: nothing that comes before `reader` has that name.
+        ModelError: there is no such tensor before `reader`.
     """
     tensor = scope.get(name)
     if tensor is None:
@@ -64,14 +73,14 @@ def defined(scope: Scope, name: str, reader: str) -> Tensor:
 
 
 def static_type(tensor: TypeProto.Tensor) -> TypeAndShape:
-    """Return the element type and shape that ONNX's inference has found."""
+    """Return the element type and shape of an ONNX tensor type."""
     dims = tensor.shape.dim
     known = tensor.HasField("shape") and all(d.HasField("dim_value") for d in dims)
     return tensor.elem_type, tuple(d.dim_value for d in dims) if known else None
 
 
 def dense(sparse: onnx.SparseTensorProto) -> Array:
-    """Return a sparse tensor with all its zeros."""
+    """Return a sparse tensor as a dense array."""
     values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
     dense = np.zeros(tuple(sparse.dims), values.dtype)
     if indices.ndim == 1:
@@ -82,7 +91,7 @@ def dense(sparse: onnx.SparseTensorProto) -> Array:
 
 
 def with_names(node: NodeProto, inputs: Sequence[Tensor | None]) -> NodeProto:
-    """Return the node with the new graph's names, for the inference of its type."""
-    probe = helper.make_node(node.op_type, ["" if t is None else t.name for t in inputs], node.output, title(node))
+    """Return the node with its inputs' names in the new graph, for type inference."""
+    probe = helper.make_node(node.op_type, ["" if t is None else t.name for t in inputs], node.output, node_name(node))
     probe.attribute.extend(node.attribute)
     return probe

@@ -1,6 +1,6 @@
-"""Check: a model that nobody vouches for either is what the importer expects, or is refused in one sentence.
+"""Checks of a model that was read: either it is what the importer expects, or it is refused with one sentence.
 
-Nothing here takes memory that the model's own bytes don't justify.
+The checks need no more memory than in proportion to the model's own size, whatever sizes it declares.
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoP
 
 from pipeline.errors import ModelError
 from pipeline.importer.limits import element_type
+from pipeline.importer.onnx_protos import function_name, opset_of
+from pipeline.importer.read.check.contents import bodies, stored_tensors
 from pipeline.importer.read.check.functions import check_calls, functions_of
 from pipeline.importer.read.check.names import check_names
 from pipeline.importer.read.check.nodes import check_nodes
-from pipeline.importer.read.check.order import in_order
+from pipeline.importer.read.check.order import with_sorted_nodes
 from pipeline.importer.read.check.tensors import check_sparse, check_storage
 from pipeline.importer.read.check.values import check_values
-from pipeline.importer.read.check.walk import bodies, function_name, opset_of, tensors
 
-__all__ = ["check_model", "naming"]
+__all__ = ["check_model", "errors_naming"]
 
 _INPUT_TYPES = frozenset(
     {TensorProto.BOOL, TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE}
     | {TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64}
     | {TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64}
 )
-"""What NumPy's files, and so samples, can hold."""
+"""Element types of inputs: those that NumPy's files, and therefore samples, can have."""
 
 
 @contextmanager
-def naming(where: str) -> Iterator[None]:
-    """Put the model's name before the message of every ModelError."""
+def errors_naming(where: str) -> Iterator[None]:
+    """Return a context manager that puts `Model WHERE: ` before the message of every ModelError raised in it."""
     try:
         yield
     except ModelError as error:
@@ -41,19 +42,19 @@ def naming(where: str) -> Iterator[None]:
 
 
 def check_model(model: ModelProto, where: str) -> ModelProto:
-    """Check a model, and return it with its nodes in order.
+    """Check a model, and return it with its nodes sorted.
 
     Args:
-        model: the model, external weights brought in; not changed.
+        model: the model, with external weights loaded; not changed.
         where: its file or name, for messages.
 
     Returns:
-        The model itself, or a copy if nodes had to be put in order.
+        The model itself, or a copy if its nodes had to be sorted.
 
     Raises:
         ModelError: the model can't be used; the message says where and why.
     """
-    with naming(where):
+    with errors_naming(where):
         _check_versions(model)
         check_names(model)
         _check_interface(model.graph)
@@ -61,18 +62,18 @@ def check_model(model: ModelProto, where: str) -> ModelProto:
         for body in bodies(model):
             check_nodes(body, functions)
         check_calls(model, functions)
-        for tensor, what in tensors(model):
+        for tensor, what in stored_tensors(model):
             check_storage(tensor, what)
         _check_sparse(model)
         check_values(model)
-        return in_order(model)
+        return with_sorted_nodes(model)
 
 
 def _check_versions(model: ModelProto) -> None:
     if model.ir_version > onnx.IR_VERSION:
         raise ModelError(
-            f"it has the IR version {model.ir_version}; the installed onnx {onnx.__version__} knows {onnx.IR_VERSION} "
-            "at most. Install a newer onnx, or export the model with an older IR version."
+            f"it has the IR version {model.ir_version}; the installed onnx {onnx.__version__} supports at most "
+            f"{onnx.IR_VERSION}. Install a newer onnx, or export the model with an older IR version."
         )
     if not model.opset_import:
         raise ModelError("it isn't an ONNX model: it names no operator set.")
@@ -83,7 +84,7 @@ def _check_versions(model: ModelProto) -> None:
             continue
         if not 1 <= opset <= defs.onnx_opset_version():
             raise ModelError(
-                f"the operator set{place} is {opset}; the installed onnx {onnx.__version__} knows 1 to "
+                f"the operator set{place} is {opset}; the installed onnx {onnx.__version__} supports 1 to "
                 f"{defs.onnx_opset_version()}. Install a newer onnx, or export the model with an older operator set."
             )
 
@@ -93,7 +94,7 @@ def _check_versions(model: ModelProto) -> None:
 
 
 def _check_interface(graph: GraphProto) -> None:
-    """Check what goes in and comes out."""
+    """Check the inputs and outputs."""
     if not graph.output:
         raise ModelError("it isn't an ONNX model: it has no outputs.")
     weights = {t.name for t in graph.initializer} | {s.values.name for s in graph.sparse_initializer}
@@ -105,8 +106,8 @@ def _check_interface(graph: GraphProto) -> None:
         dtype = _tensor_type(value, "input")
         if dtype not in _INPUT_TYPES:
             raise ModelError(
-                f"input {value.name!r} has the element type {element_type(dtype)}; a program's inputs are numbers "
-                "that NumPy has. Export the model with such inputs, float32 for example."
+                f"input {value.name!r} has the element type {element_type(dtype)}, which NumPy doesn't have. "
+                "Export the model with inputs of another type, float32 for example."
             )
     for value in graph.output:
         _tensor_type(value, "output")
@@ -114,7 +115,7 @@ def _check_interface(graph: GraphProto) -> None:
 
 def _tensor_type(value: ValueInfoProto, kind: str) -> int:
     found = value.type.WhichOneof("value")
-    # An output's type follows from the nodes; many exporters leave it out.
+    # Many exporters leave out the types of outputs, which follow from the nodes.
     if found != "tensor_type" and not (found is None and kind == "output"):
         described = (found or "missing_type").replace("_type", "").replace("_", " ")
         raise ModelError(

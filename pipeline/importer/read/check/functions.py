@@ -1,4 +1,4 @@
-"""Checks of a model's own functions: none calls itself, and all calls written out are no more nodes than are meant."""
+"""Checks of a model's own functions: none calls itself, and there aren't too many nodes once calls are inlined."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 
 from pipeline.errors import ModelError
 from pipeline.importer.limits import MAX_NODES
+from pipeline.importer.onnx_protos import function_name, subgraphs
 from pipeline.importer.read.check.nodes import check_attribute
-from pipeline.importer.read.check.walk import function_name, subgraphs
 
 Key = tuple[str, str, str]
 """Domain, name and overload, by which nodes call a function."""
 
 
 def functions_of(model: ModelProto) -> dict[Key, FunctionProto]:
-    """Return a model's own functions.
+    """Return a model's own functions, after checking their names and attributes.
 
     Raises:
-        ModelError: two can't be told from each other, one has no name, or has attributes without sense.
+        ModelError: two functions have the same name, or one has no name or an invalid attribute.
     """
     found: dict[Key, FunctionProto] = {}
     for function in model.functions:
@@ -36,15 +36,15 @@ def functions_of(model: ModelProto) -> dict[Key, FunctionProto]:
 
 
 def check_calls(model: ModelProto, functions: Mapping[Key, FunctionProto]) -> None:
-    """Check how functions call each other.
+    """Check the calls of functions.
 
     Raises:
-        ModelError: one calls itself, directly or through others, or all calls together make too many nodes.
+        ModelError: a function calls itself, directly or through others, or inlining all calls makes too many nodes.
     """
     calls = {key: Counter(_key(node) for node in _all_nodes(function)) for key, function in functions.items()}
     sizes: dict[Key, int] = {}
     for key in functions:
-        # A path of calls; a function is measured, and leaves it, once those that it calls are.
+        # A depth-first search: `path` is a chain of calls. A function's size is known once those of its callees are.
         path = [key]
         while path:
             unknown = sorted(calls[path[-1]].keys() & functions.keys() - sizes.keys())
@@ -58,7 +58,7 @@ def check_calls(model: ModelProto, functions: Mapping[Key, FunctionProto]) -> No
                 path.append(unknown[0])
     size = _size(Counter(_key(node) for node in _all_nodes(model.graph)), sizes)
     if functions and size > MAX_NODES:
-        raise ModelError(f"it has {size} nodes once its functions' calls are written out; the limit is {MAX_NODES}.")
+        raise ModelError(f"it has {size} nodes once its functions are inlined; the limit is {MAX_NODES}.")
 
 
 def _size(calls: Counter[Key], sizes: Mapping[Key, int]) -> int:

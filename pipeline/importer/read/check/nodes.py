@@ -1,4 +1,4 @@
-"""Checks of nodes by themselves: what an operator must be given, and that attributes hold what they say."""
+"""Checks of single nodes: their numbers of inputs and outputs, and their attributes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, defs
 
 from pipeline.errors import ModelError
 from pipeline.importer.limits import element_type
-from pipeline.importer.read.check.walk import Body, is_standard, title
+from pipeline.importer.onnx_protos import is_standard, node_title
+from pipeline.importer.read.check.contents import Body
 
 _FIELDS = {
     AttributeProto.FLOAT: "f",
@@ -27,27 +28,27 @@ _FIELDS = {
     AttributeProto.SPARSE_TENSORS: "sparse_tensors",
     AttributeProto.TYPE_PROTOS: "type_protos",
 }
-"""Where an attribute of each type has its value."""
+"""The field of an attribute's message that has its value, for each type of attribute."""
 
 _NEEDED = frozenset({"t", "g", "sparse_tensor", "tp"})
-"""Values that must be written; some writers leave out numbers that are 0, and lists that are empty."""
+"""Fields that must be present. The others may be left out: some exporters don't write zeros and empty lists."""
 
 _KINDS = {number: name for name, number in AttributeProto.AttributeType.items()}
 
 
 def check_nodes(body: Body, functions: dict[tuple[str, str, str], FunctionProto]) -> None:
-    """Check the nodes of one graph or function, without the graphs inside them.
+    """Check the nodes of one graph or function, except for the graphs nested in them.
 
     Args:
         body: the graph or function.
         functions: the model's own functions by domain, name and overload.
 
     Raises:
-        ModelError: a node can't be: it has no operator or no result, or too many or few of inputs, outputs or
-            attributes, or an attribute that isn't what the operator defines.
+        ModelError: a node has no operator or no output, a wrong number of inputs or outputs, or attributes other than
+            the operator defines.
     """
     for node in body.proto.node:
-        where = f"{title(node)}{body.place}"
+        where = f"{node_title(node)}{body.place}"
         if not node.op_type:
             raise ModelError(f"the node {where or 'without a name'} has no operator.")
         if not any(node.output):
@@ -65,15 +66,15 @@ def check_nodes(body: Body, functions: dict[tuple[str, str, str], FunctionProto]
 
 
 def check_attribute(attribute: AttributeProto, where: str, function: FunctionProto | None) -> None:
-    """Check that an attribute has a name, and a value of the type that it says.
+    """Check that an attribute has a name, and a value of the type that it declares.
 
     Args:
         attribute: the attribute.
-        where: what it belongs to, for messages.
-        function: the function around it, whose attributes it may stand for.
+        where: the node or function that it belongs to, for messages.
+        function: the function around it, to whose attributes it may refer; None outside of functions.
 
     Raises:
-        ModelError: it hasn't.
+        ModelError: the attribute is invalid.
     """
     if not attribute.name or isinstance(attribute.name, bytes):
         raise ModelError(f"{where} has an attribute whose name is missing or damaged.")
@@ -89,7 +90,7 @@ def check_attribute(attribute: AttributeProto, where: str, function: FunctionPro
     expected = _FIELDS[attribute.type]
     if given - {expected} or (expected in _NEEDED and not given):
         found = ", ".join(sorted(given)) or "nothing"
-        raise ModelError(f"{what} should hold a value of type {_KINDS[attribute.type]}, but holds: {found}.")
+        raise ModelError(f"{what} should have a value of type {_KINDS[attribute.type]}, but has: {found}.")
 
 
 def _values(attribute: AttributeProto) -> set[str]:
@@ -97,7 +98,7 @@ def _values(attribute: AttributeProto) -> set[str]:
 
 
 def _length(names: object) -> int:
-    """Return how many names there are, without empty ones at the end."""
+    """Return the number of names, not counting empty ones at the end."""
     given = list(names)  # type: ignore[call-overload]
     while given and not given[-1]:
         given.pop()
@@ -106,14 +107,14 @@ def _length(names: object) -> int:
 
 def _check_counts(where: str, inputs: int, outputs: int, max_inputs: int, max_outputs: int) -> None:
     if inputs > max_inputs:
-        raise ModelError(f"{where} has {inputs} inputs; there are {max_inputs} at most.")
+        raise ModelError(f"{where} has {inputs} inputs; at most {max_inputs} are allowed.")
     if outputs > max_outputs:
-        raise ModelError(f"{where} has {outputs} outputs; there are {max_outputs} at most.")
+        raise ModelError(f"{where} has {outputs} outputs; at most {max_outputs} are allowed.")
 
 
 @cache
 def _schema(op_type: str, opset: int) -> defs.OpSchema | None:
-    """Return what an operator is in an operator set; None if there is no such operator, or it is no longer one."""
+    """Return the schema of an operator in an operator set; None if it isn't defined there, or is deprecated."""
     if not defs.has(op_type, opset, ""):
         return None
     schema = defs.get_schema(op_type, opset, "")
@@ -122,9 +123,9 @@ def _schema(op_type: str, opset: int) -> defs.OpSchema | None:
 
 @cache
 def _required_inputs(op_type: str, opset: int) -> tuple[tuple[int, str], ...]:
-    """Return positions and names of the inputs that can't be left out.
+    """Return the positions and names of the inputs that can't be left out.
 
-    Those that a later operator set made optional aren't among them: exporters left them out before.
+    Inputs that a later operator set made optional aren't among them, as exporters left them out even before.
     """
     schema = defs.get_schema(op_type, opset, "")
     latest = {
@@ -144,11 +145,11 @@ def _check_against_schema(node: NodeProto, opset: int, where: str) -> None:
             raise ModelError(f"{where} lacks its input {name!r}.")
     variadic = [i for i in schema.inputs if i.option == defs.OpSchema.FormalParameterOption.Variadic]
     if variadic and _length(node.input) < schema.min_input:
-        raise ModelError(f"{where} has {_length(node.input)} inputs; it takes {schema.min_input} at least.")
+        raise ModelError(f"{where} has {_length(node.input)} inputs; it takes at least {schema.min_input}.")
     given = {a.name: a for a in node.attribute}
     for name, attribute in given.items():
         known = schema.attributes.get(name)
-        # As in ONNX's own checker, names with two underscores are notes of the tool that wrote them.
+        # As in ONNX's own checker, names that begin with two underscores are notes of the exporter.
         if known is None and not name.startswith("__"):
             raise ModelError(
                 f"{where} has the attribute {name!r}, which {node.op_type} of operator set {opset} doesn't know. "
@@ -163,12 +164,12 @@ def _check_against_schema(node: NodeProto, opset: int, where: str) -> None:
     if missing:
         raise ModelError(f"{where} lacks its attribute {', '.join(map(repr, missing))}.")
     if node.op_type == "Constant" and len(given) != 1:
-        raise ModelError(f"{where} has {len(given)} attributes; a constant is defined by one.")
+        raise ModelError(f"{where} has {len(given)} attributes; a Constant must have one.")
     _check_graphs(node, given, where)
 
 
 def _check_value(attribute: AttributeProto, op_type: str, what: str) -> None:
-    """Check what the type doesn't say: element types are numbers, the names of modes are bytes."""
+    """Check values whose attribute type is too general: integers that are element types, and bytes that are text."""
     is_type = attribute.name in ("to", "dtype") and attribute.HasField("i")
     if is_type and attribute.i not in set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}:
         raise ModelError(f"{what} is {element_type(attribute.i)}; expected an element type of ONNX's.")
@@ -181,11 +182,12 @@ def _check_value(attribute: AttributeProto, op_type: str, what: str) -> None:
 
 
 def _check_graphs(node: NodeProto, attributes: Mapping[str, AttributeProto], where: str) -> None:
-    """Check that branches and loops have as many inputs and outputs as their node gives and takes."""
+    """Check that the subgraphs of If and Loop have the numbers of inputs and outputs that the node needs."""
     inputs, outputs = len(node.input), len(node.output)
     expected = {
         "If": dict.fromkeys(("then_branch", "else_branch"), (0, outputs)),
-        # A loop's body has its turn's number and whether to go on beside what is carried from turn to turn.
+        # A loop's body takes the iteration's number and the condition before the carried values, and returns the
+        # condition before them.
         "Loop": {"body": (max(inputs, 2), outputs + 1)},
     }
     for name, (given, taken) in expected.get(node.op_type, {}).items():

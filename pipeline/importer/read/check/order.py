@@ -1,4 +1,4 @@
-"""Puts nodes in an order in which each comes after those that it reads from, as ONNX asks for."""
+"""Sorts nodes topologically, as ONNX requires: each after the nodes whose results it reads."""
 
 from __future__ import annotations
 
@@ -8,36 +8,37 @@ from collections.abc import Sequence, Set
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 
 from pipeline.errors import ModelError
-from pipeline.importer.read.check.walk import Body, bodies, subgraphs, title
+from pipeline.importer.onnx_protos import node_title, subgraphs
+from pipeline.importer.read.check.contents import Body, bodies
 
 
-def in_order(model: ModelProto) -> ModelProto:
-    """Return the model; a copy with its nodes put in order if one comes before what it reads.
+def with_sorted_nodes(model: ModelProto) -> ModelProto:
+    """Return the model with its nodes sorted topologically: the model itself if they are, otherwise a copy.
 
     Args:
-        model: its names have been checked.
+        model: a model whose names have been checked.
 
     Raises:
-        ModelError: nodes read each other's results in a circle.
+        ModelError: nodes read each other's results in a cycle.
     """
     if all(_is_sorted(_dependencies(body.proto.node)) for body in bodies(model)):
         return model
     ordered = ModelProto()
     ordered.CopyFrom(model)
-    # Outer graphs come last: sorting copies nodes, and with them the graphs inside.
+    # Inner graphs are sorted first, as sorting an outer graph copies its nodes with the graphs in them.
     for body in reversed(list(bodies(ordered))):
         _sort(body)
     return ordered
 
 
 def _dependencies(nodes: Sequence[NodeProto]) -> list[set[int]]:
-    """Return for each node the positions of the nodes that it reads from."""
+    """Return for each node the indices of the nodes whose results it reads."""
     writers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
     return [{writers[name] for name in _read(node) if name in writers} for node in nodes]
 
 
 def _read(node: NodeProto) -> Set[str]:
-    """Return the names that a node reads, those that the graphs inside it take from around it included."""
+    """Return the names that a node reads, including those that its subgraphs read from outside of them."""
     return {*node.input}.union(*(_captured(graph) for graph in subgraphs(node)))
 
 
@@ -62,7 +63,7 @@ def _sort(body: Body) -> None:
     for i, own in enumerate(dependencies):
         for before in own:
             readers[before].append(i)
-    # Of the nodes that are ready, the first in the file comes first: the order changes no more than it must.
+    # Of the nodes that are ready, take the first one in the file, to change the order as little as possible.
     ready = [i for i, count in enumerate(missing) if not count]
     order = []
     while ready:
@@ -72,8 +73,8 @@ def _sort(body: Body) -> None:
             if not missing[reader]:
                 heapq.heappush(ready, reader)
     if len(order) < len(missing):
-        circle = ", ".join(title(nodes.node[i]) for i in _circle(dependencies, set(order)))
-        raise ModelError(f"nodes read each other's results in a circle{body.place}: {circle}.")
+        cycle = ", ".join(node_title(nodes.node[i]) for i in _cycle(dependencies, set(order)))
+        raise ModelError(f"nodes read each other's results in a cycle{body.place}: {cycle}.")
     copies = []
     for i in order:
         copies.append(NodeProto())
@@ -82,8 +83,8 @@ def _sort(body: Body) -> None:
     nodes.node.extend(copies)
 
 
-def _circle(dependencies: Sequence[Set[int]], done: Set[int]) -> list[int]:
-    """Return nodes of which each reads from the next, and the last from the first; five at most."""
+def _cycle(dependencies: Sequence[Set[int]], done: Set[int]) -> list[int]:
+    """Return at most five nodes of a cycle, each of which reads from the next one."""
     path = [next(i for i in range(len(dependencies)) if i not in done)]
     while path[-1] not in path[:-1]:
         path.append(min(dependencies[path[-1]] - done))

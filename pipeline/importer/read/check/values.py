@@ -1,4 +1,4 @@
-"""Checks of weights' values: training that went wrong leaves NaN and infinity in them."""
+"""Checks of weights' values: failed training leaves NaN or infinity in them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
 
 from pipeline.errors import ModelError
-from pipeline.importer.read.check.walk import Body, bodies, title
+from pipeline.importer.onnx_protos import node_title
+from pipeline.importer.read.check.contents import Body, bodies
 
 _FLOATS = frozenset(number for name, number in TensorProto.DataType.items() if "FLOAT" in name or name in ("DOUBLE",))
 
@@ -17,20 +18,20 @@ _TRAINED = frozenset(
     {"BatchNormalization", "Conv", "ConvTranspose", "DeformConv", "GRU", "Gemm", "GroupNormalization"}
     | {"InstanceNormalization", "LSTM", "LayerNormalization", "MatMul", "PRelu", "RMSNormalization", "RNN"}
 )
-"""Operators that multiply what they are given, or add to products: infinity there makes every result useless.
+"""Operators with trained weights, in which infinity makes all results useless.
 
-Elsewhere it has a sense: attention masks, limits of a clip, the padding of a maximum.
+Elsewhere infinity may be meant: in attention masks, limits of Clip, or padding before a maximum.
 """
 
 
 def check_values(model: ModelProto) -> None:
-    """Check the weights that a model reads, and its constants.
+    """Check the values of the weights and constants that a model reads.
 
     Args:
-        model: its tensors have been checked, and its names.
+        model: a model whose tensors and names have been checked.
 
     Raises:
-        ModelError: one holds NaN, or infinity where it is multiplied.
+        ModelError: one contains NaN, or infinity in a trained weight.
     """
     everything = list(bodies(model))
     readers: defaultdict[str, set[str]] = defaultdict(set)
@@ -48,7 +49,7 @@ def check_values(model: ModelProto) -> None:
 
 
 def _constants(body: Body) -> Iterator[tuple[str, TensorProto, str]]:
-    """Yield the constants of one graph or function: its name, its values, and what a message calls it."""
+    """Yield the constants of one graph or function: the name, the tensor, and what messages call it."""
     if isinstance(body.proto, GraphProto):
         for tensor in body.proto.initializer:
             yield tensor.name, tensor, f"weight {tensor.name!r}{body.place}"
@@ -57,14 +58,14 @@ def _constants(body: Body) -> Iterator[tuple[str, TensorProto, str]]:
     for node in body.proto.node:
         for attribute in node.attribute:
             if attribute.HasField("t"):
-                yield node.output[0], attribute.t, f"the constant of {title(node)}{body.place}"
+                yield node.output[0], attribute.t, f"the constant of {node_title(node)}{body.place}"
 
 
 def _check(tensor: TensorProto, what: str, trained: bool) -> None:
     stored = np.asarray(numpy_helper.to_array(tensor))
-    # As the program will hold it: a float64 may be finite and yet beyond every float32.
+    # In float32, as in the program: a finite float64 may be infinite there.
     with np.errstate(over="ignore"):
         value = stored.astype("float32", copy=False)
     problem = "NaN" if np.isnan(value).any() else "infinity" if trained and np.isinf(value).any() else None
     if problem is not None:
-        raise ModelError(f"{what} holds {problem}. Export the model again from a sound checkpoint.")
+        raise ModelError(f"{what} contains {problem}. Export the model again from a checkpoint without it.")

@@ -34,7 +34,7 @@ def test_another_format_is_named_with_what_converts_it(tmp_path: Path, name: str
 
 def test_a_folder_that_tensorflow_saved(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").touch()
-    with pytest.raises(ModelError, match="By what it holds, it is TensorFlow's: convert it with tf2onnx"):
+    with pytest.raises(ModelError, match="By its content, it is TensorFlow's: convert it with tf2onnx"):
         import_model(tmp_path)
 
 
@@ -47,6 +47,6 @@ def test_an_onnx_file_may_have_any_name(tmp_path: Path) -> None:
 def test_a_name_that_says_nothing_has_no_hint(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(b"hello")
     with pytest.raises(
-        ModelError, match=r"isn't an ONNX file\. It is of another kind, truncated, or nests graphs too deep\.$"
+        ModelError, match=r"isn't an ONNX file\. It has another format, is truncated, or nests graphs too deep\.$"
     ):
         import_model(tmp_path / "net.onnx")

@@ -1,26 +1,28 @@
-"""Goes through all that a model holds: its graph, its functions, and the graphs inside their nodes."""
+"""What a model contains: its graphs and functions at every depth, and all stored tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorProto
+
+from pipeline.importer.onnx_protos import function_name, graphs_of, node_title, opset_of
 
 MAX_NESTING = 32
-"""How deep graphs may lie in graphs. A protobuf file can't hold more; a model built in memory can."""
+"""Deepest nesting of graphs. Protobuf files can't exceed it; models built in memory can."""
 
 
 @dataclass(frozen=True)
 class Body:
-    """A list of nodes.
+    """A graph or function: what has a list of nodes.
 
     Attributes:
         proto: the graph or function.
-        place: for messages: empty for the model's graph, otherwise such as " in then_branch of If 'y'".
-        opset: version of ONNX's own operators that the nodes are of; None if there is none.
-        function: the function that it is, or lies in, if any.
-        depth: of nesting; 0 for the model's graph and for functions.
+        place: where it is, for messages: empty for the model's graph, otherwise such as " in then_branch of If 'y'".
+        opset: version of ONNX's own operator set that the nodes belong to; None if it isn't imported.
+        function: the function that this is, or is nested in; None outside of functions.
+        depth: depth of nesting; 0 for the model's graph and for functions.
     """
 
     proto: GraphProto | FunctionProto
@@ -31,7 +33,7 @@ class Body:
 
 
 def bodies(model: ModelProto) -> Iterator[Body]:
-    """Yield the model's graph, then its functions, each followed by the graphs within it."""
+    """Yield the model's graph, then its functions, each followed by the graphs nested in it."""
     yield from _with_inner(Body(model.graph, "", opset_of(model)))
     for function in model.functions:
         place = f" in the function {function_name(function)!r}"
@@ -39,11 +41,11 @@ def bodies(model: ModelProto) -> Iterator[Body]:
 
 
 def inner_bodies(body: Body) -> Iterator[Body]:
-    """Yield the graphs directly within a body."""
+    """Yield the graphs that are nested directly in a body."""
     for node in body.proto.node:
         for attribute in node.attribute:
             for graph in graphs_of(attribute):
-                place = f" in {attribute.name} of {title(node)}{body.place}"
+                place = f" in {attribute.name} of {node_title(node)}{body.place}"
                 yield Body(graph, place, body.opset, body.function, body.depth + 1)
     if isinstance(body.proto, FunctionProto):
         for attribute in body.proto.attribute_proto:
@@ -58,40 +60,8 @@ def _with_inner(body: Body) -> Iterator[Body]:
         yield from _with_inner(inner)
 
 
-def graphs_of(attribute: AttributeProto) -> list[GraphProto]:
-    """Return the graphs in an attribute."""
-    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
-
-
-def subgraphs(node: NodeProto) -> list[GraphProto]:
-    """Return the graphs in a node's attributes."""
-    return [graph for attribute in node.attribute for graph in graphs_of(attribute)]
-
-
-def title(node: NodeProto) -> str:
-    """Return what a user calls a node: its operator, and its name or its first result's."""
-    name = node.name or next((o for o in node.output if o), "")
-    return f"{node.op_type} {name!r}" if name else node.op_type
-
-
-def function_name(function: FunctionProto) -> str:
-    """Return a function's full name."""
-    # A damaged file has bytes here.
-    return ".".join(str(part) for part in (function.domain, function.name, function.overload) if part)
-
-
-def opset_of(owner: ModelProto | FunctionProto) -> int | None:
-    """Return the version of ONNX's own operators that a model or function imports; None if there is none."""
-    return max((o.version for o in owner.opset_import if is_standard(o.domain)), default=None)
-
-
-def is_standard(domain: str) -> bool:
-    """Return whether a domain is ONNX's own."""
-    return domain in ("", "ai.onnx")
-
-
-def tensors(model: ModelProto) -> Iterator[tuple[TensorProto, str]]:
-    """Yield every tensor that a model holds, with what a message calls it."""
+def stored_tensors(model: ModelProto) -> Iterator[tuple[TensorProto, str]]:
+    """Yield every tensor that is stored in a model, each with what messages call it."""
     for body in bodies(model):
         if isinstance(body.proto, GraphProto):
             for tensor in body.proto.initializer:
@@ -106,7 +76,7 @@ def tensors(model: ModelProto) -> Iterator[tuple[TensorProto, str]]:
         for node in body.proto.node:
             for attribute in node.attribute:
                 for tensor in _tensors_of(attribute):
-                    yield tensor, f"attribute {attribute.name!r} of {title(node)}{body.place}"
+                    yield tensor, f"attribute {attribute.name!r} of {node_title(node)}{body.place}"
 
 
 def _tensors_of(attribute: AttributeProto) -> list[TensorProto]:

@@ -1,4 +1,4 @@
-"""Files of other formats that models come in: what they are, and how to get an ONNX file instead."""
+"""Recognizes models in other formats than ONNX by their file names, and says how to get an ONNX file instead."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _FORMATS: Mapping[str, str] = {
 }
 
 
-def hint(path: Path) -> str:
-    """Return a sentence on what to do with a file that is no ONNX file, by its name's end; "" if nothing is known."""
+def format_hint(path: Path) -> str:
+    """Return a sentence, after a space, that says what a file of another format is, and what to do; "" if unknown."""
     if (path / "saved_model.pb").is_file():
-        return f" By what it holds, it is {_TENSORFLOW}."
+        return f" By its content, it is {_TENSORFLOW}."
     known = _FORMATS.get(path.suffix.lower())
     return "" if known is None else f" By its name, it is {known}."
