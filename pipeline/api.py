@@ -12,7 +12,8 @@ from pipeline.compiler.build import compile_program
 from pipeline.compiler.tuning import TuningDatabase
 from pipeline.config.options import AnnotateOptions, ImageOptions, QuantizeOptions
 from pipeline.config.schema import keywords
-from pipeline.files import make_folder
+from pipeline.exporter import to_onnx
+from pipeline.files import make_folder, write_bytes
 from pipeline.importer import import_model
 from pipeline.importer.normalize import Shapes
 from pipeline.ir.preprocessing import ImagePreprocessing
@@ -36,6 +37,7 @@ class Quantized:
         source: the float program that it came from.
         annotation: what became int8, and why the rest didn't.
         table: scales and zero points.
+        realized: the float program that integers were made of: the source, as corrections have left it.
         corrections: names of the corrections that were applied, in order, such as "bias_correction".
     """
 
@@ -43,6 +45,7 @@ class Quantized:
     source: Program
     annotation: Annotation
     table: CalibrationTable
+    realized: Program
     corrections: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -71,6 +74,22 @@ class Quantized:
         folder = None if dump is None else Path(dump)
         make_folder(Path(path).parent)
         return compile_program(self.program, chosen, Path(path), self.summary(), folder, tuned)
+
+    def export(self, path: str | Path) -> Path:
+        """Write the int8 model as ONNX, for other runtimes; see `exporter`.
+
+        Args:
+            path: the .onnx file to write; its folder is made if it doesn't exist.
+
+        Raises:
+            ModelError: an operator has no form in ONNX yet.
+            OptionError: the file can't be written.
+        """
+        written = Path(path)
+        model = to_onnx(self.realized, self.program, self.annotation, self.table)
+        make_folder(written.parent)
+        write_bytes(written, model.SerializeToString(deterministic=True))
+        return written
 
     def summary(self) -> QuantizationSummary:
         """Return what a library records of the quantization."""
@@ -145,7 +164,8 @@ def quantize_with(
     program = replace(program, preprocessing=_preprocessing(program, samples, options.images))
     state = run(program, steps(samples, options, annotation, table, progress))
     corrections = tuple(correction.name for correction in state.corrections)
-    return Quantized(state.program, program, state.annotation, state.calibrated(), corrections)
+    realized = state.realized or program
+    return Quantized(state.program, program, state.annotation, state.calibrated(), realized, corrections)
 
 
 def _preprocessing(program: Program, samples: Samples | None, options: ImageOptions) -> ImagePreprocessing | None:

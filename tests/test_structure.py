@@ -56,7 +56,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "quantization.observers": "errors quantization.spec schema",
         "quantization": "compiler config errors files ir ops quantization.observers quantization.spec samples schema",
         # What puts them together.
-        "api": "compiler config errors files importer ir library quantization samples targets",
+        "exporter": "errors ir ops quantization quantization.spec",
+        "api": "compiler config errors exporter files importer ir library quantization samples targets",
         "analysis": "api compiler distances ir quantization",
         "profiling": "compiler errors kernels library runtime schema targets",
         "recipes": "data errors files ir samples schema",

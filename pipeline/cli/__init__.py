@@ -1,4 +1,4 @@
-"""The command line: `pipeline build`, `compare`, `run`, `bench`, `profile`, `inspect`, `targets`, `models` and `demo`.
+"""The command line: `pipeline build`, `quantize`, `run`, `bench` and all that `_COMMANDS` lists.
 
 Results go to standard output, all else to standard error. With `--json`, standard output is one JSON object: the
 result, or `{"error": {"kind": ..., "message": ..., "exit_code": ...}}`. The kind is the name of a class of `errors`, or
@@ -31,6 +31,7 @@ _COMMANDS = {
     "inspect": "Show what is in an ONNX model or in a library.",
     "models": "List the models that have a recipe.",
     "profile": "Show where a library spends its time on this machine.",
+    "quantize": "Quantize an ONNX model and write it as ONNX again.",
     "run": "Run a library on inputs from a file.",
     "targets": "List the targets that libraries can be built for.",
 }

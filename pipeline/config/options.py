@@ -195,6 +195,23 @@ class ModelOptions(Options):
 
 
 @dataclass(frozen=True)
+class ExportOptions(ModelOptions):
+    """What `pipeline quantize` takes.
+
+    Attributes:
+        output: the .onnx file to write.
+    """
+
+    output: Path | None = option(
+        None,
+        "The .onnx file to write.",
+        short="-o",
+        metavar="FILE",
+        unset="the model's name with .int8.onnx, in the working folder",
+    )
+
+
+@dataclass(frozen=True)
 class MeasuredOptions(ModelOptions):
     """A model whose int8 form is measured beside float.
 

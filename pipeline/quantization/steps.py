@@ -38,6 +38,7 @@ class State:
         table: scales and zero points.
         statistics: what calibration has collected for corrections.
         corrections: those that have been applied to the program, in order.
+        realized: the float program that realization made integers of; None before.
     """
 
     program: Program
@@ -45,6 +46,7 @@ class State:
     table: CalibrationTable | None = None
     statistics: Mapping[Need, Statistic] = field(default_factory=dict)
     corrections: tuple[Correction, ...] = ()
+    realized: Program | None = None
 
     def calibrated(self) -> CalibrationTable:
         """Return the table.
@@ -135,7 +137,7 @@ class Realize:
     def __call__(self, state: State) -> State:
         """See `realize`."""
         program, annotation = realize(state.program, state.annotation, state.calibrated())
-        return dataclasses.replace(state, program=program, annotation=annotation)
+        return dataclasses.replace(state, program=program, annotation=annotation, realized=state.program)
 
 
 def check_options(options: QuantizeOptions, table_given: bool) -> None:

@@ -7,6 +7,7 @@ import collections
 from rich.table import Table
 
 from pipeline.importer.verify import ImportCheck
+from pipeline.quantization.annotation import Annotation
 from pipeline.quantization.corrections import CORRECTIONS
 from pipeline.report.build_report import BuildReport
 
@@ -27,7 +28,7 @@ def build_tables(report: BuildReport) -> list[Table]:
         summary.add_row("compared with float on", report.agreement.where())
         summary.add_row("same answer as float", f"{report.agreement.same_argmax:.4f}")
         summary.add_row("signal to noise (SQNR)", f"{report.agreement.sqnr_db:.1f} dB")
-    return [summary, *_measured(report), _files(report), *_left_in_float(report), *_tuned(report)]
+    return [summary, *_measured(report), _files(report), *left_in_float(report.annotation), *_tuned(report)]
 
 
 def _measured(report: BuildReport) -> list[Table]:
@@ -69,10 +70,9 @@ def _tuned(report: BuildReport) -> list[Table]:
     return [table]
 
 
-def _left_in_float(report: BuildReport) -> list[Table]:
-    reasons = collections.Counter(
-        (o.operator, o.reason) for o in report.annotation.operators if o.precision == "float32"
-    )
+def left_in_float(annotation: Annotation) -> list[Table]:
+    """Return the operators that stay in float, counted by reason; no table if there are none."""
+    reasons = collections.Counter((o.operator, o.reason) for o in annotation.operators if o.precision == "float32")
     if not reasons:
         return []
     table = Table("in float", "count", "why")
