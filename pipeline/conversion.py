@@ -1,4 +1,4 @@
-"""Values in another dtype than an input's: converted where nothing is lost."""
+"""Converts values to the dtype of an input, unless information would be lost."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ Array = npt.NDArray[Any]
 
 
 class ConversionError(ValueError):
-    """Values don't fit the dtype; the message goes on from "holds"."""
+    """Values don't fit the dtype. The message continues a sentence that begins with the input: "holds 300, ..."."""
 
 
 def may_convert(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
-    """Return whether there are values that could be converted: integers to any numbers, floats to floats."""
+    """Return whether values of one dtype can be converted to another at all: integers to numbers, floats to floats."""
     return given == wanted or (given.kind in "biu" and wanted.kind in "biuf") or given.kind == wanted.kind == "f"
 
 
 def convert(values: Array, wanted: np.dtype[Any]) -> Array:
-    """Return values in another dtype; those that have it are returned as they are.
+    """Return values, converted to a dtype; values that have it already are returned as they are.
 
-    Floats are rounded to the nearest: NumPy makes float64 of all that nobody gives a dtype, while models were trained
-    in less. Integers must be the same afterwards.
+    Floats are rounded to the nearest: NumPy makes float64 by default, although models were trained in less. Integers
+    must keep their values exactly.
 
     Args:
-        values: of a dtype that `may_convert`.
+        values: of a dtype for which `may_convert` is true.
         wanted: the dtype.
 
     Raises:
@@ -42,7 +42,7 @@ def convert(values: Array, wanted: np.dtype[Any]) -> Array:
             raise ConversionError(f"holds {values[lost].flat[0]:g}, which is too large for {wanted}")
         return result
     smallest, largest = _range(wanted)
-    # Python's integers compare rightly whatever the widths.
+    # NumPy's integers of different widths may not compare correctly; Python's do.
     for value in (int(values.min()), int(values.max())) if values.size else ():
         if not smallest <= value <= largest:
             raise ConversionError(f"holds {value}; {wanted} holds integers from {smallest} to {largest}")
@@ -50,7 +50,7 @@ def convert(values: Array, wanted: np.dtype[Any]) -> Array:
 
 
 def _range(dtype: np.dtype[Any]) -> tuple[int, int]:
-    """Return the ends of the range in which a dtype holds every integer."""
+    """Return the smallest and the largest integer of the range in which a dtype represents every integer."""
     if dtype.kind == "b":
         return 0, 1
     if dtype.kind == "f":

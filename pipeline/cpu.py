@@ -1,4 +1,4 @@
-"""What this machine's CPU is and can do, in the names that Linux uses in /proc/cpuinfo."""
+"""Architecture, features and cores of this machine's CPU. Features have the names that they have in /proc/cpuinfo."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.data import data_directory
 from pipeline.errors import OptionError, TargetError, unknown_name
 
 LIMIT_VARIABLE = "PIPELINE_INSTRUCTION_SET_LIMIT"
-"""The environment variable that names the best instruction set which this CPU is taken to have."""
+"""Environment variable that names an instruction set; CPU features beyond those that it needs count as missing."""
 
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -26,7 +26,7 @@ _ARM64_HWCAP2 = {"sve2": 1, "i8mm": 13, "bf16": 14}
 _SYSCALL_ARCH_PRCTL = 158
 _ARCH_REQ_XCOMP_PERM = 0x1023
 _XFEATURE_XTILE_DATA = 18
-"""How Linux is asked for AMX's matrix registers, which a process may use only if it has asked."""
+"""Numbers of the system call by which a process asks Linux for AMX's matrix registers before it uses them."""
 
 _MACHINE_ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
 
@@ -38,17 +38,17 @@ def architecture() -> str:
 
 
 def cpu_features() -> frozenset[str]:
-    """Return the features that the CPU has and the kernel lets programs use.
+    """Return the features that the CPU has and that the kernel lets programs use.
 
-    On arm64 these come from the auxiliary vector, not from /proc/cpuinfo, which shows the host's under user-mode
-    emulation. There only the features that targets can ask for are known. On x86 this asks the kernel for AMX's tiles,
-    for this process and all its threads; where it refuses, they count as missing.
+    On arm64, they come from the auxiliary vector, as /proc/cpuinfo shows the host's features under user-mode emulation;
+    only features that targets can ask for are known there. On x86, this function asks the kernel for AMX's tiles, for
+    this process and all its threads; if the kernel refuses, they count as missing.
 
-    Where PIPELINE_INSTRUCTION_SET_LIMIT names an instruction set, features that it doesn't need are left out.
+    If PIPELINE_INSTRUCTION_SET_LIMIT names an instruction set, features that it doesn't need are left out.
 
     Raises:
         TargetError: the features can't be found out.
-        OptionError: that variable names none.
+        OptionError: PIPELINE_INSTRUCTION_SET_LIMIT isn't the name of an instruction set.
     """
     available, limit = _all_features(), os.environ.get(LIMIT_VARIABLE)
     return _limited(available, limit) if limit else available
@@ -66,7 +66,7 @@ def _all_features() -> frozenset[str]:
 
 
 def missing_features(target_architecture: str, required: tuple[str, ...]) -> tuple[str, ...]:
-    """Return which requirements this machine doesn't meet: the architecture, if it differs, Linux, or CPU features.
+    """Return what this machine lacks: the architecture if it has another one, else Linux, else CPU features.
 
     Raises:
         TargetError: the CPU's features can't be found out, and some are required.
@@ -81,7 +81,7 @@ def missing_features(target_architecture: str, required: tuple[str, ...]) -> tup
 
 
 def _limited(available: frozenset[str], limit: str) -> frozenset[str]:
-    """Return what is left of the features; another architecture's limit hides nothing."""
+    """Return the features that a limit leaves; a limit for another architecture leaves all."""
     known = _instruction_sets()
     if limit not in known:
         raise OptionError(f"{LIMIT_VARIABLE}: {unknown_name('instruction set', limit, known)}")
@@ -91,7 +91,7 @@ def _limited(available: frozenset[str], limit: str) -> frozenset[str]:
 
 @functools.cache
 def _instruction_sets() -> dict[str, tuple[str, frozenset[str]]]:
-    """Return architecture and features of each instruction set: what all targets that come with the package ask for."""
+    """Return architecture and features of each instruction set: the features that all its shipped targets require."""
     # Only here: a runner should be ready soon.
     if sys.version_info >= (3, 11):
         import tomllib

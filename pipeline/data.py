@@ -1,4 +1,4 @@
-"""Finds the data files that belong to the package."""
+"""Finds the folders of data files, such as `targets` and `models`, that belong to the package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one exception family of the pipeline.
+"""All exceptions that the pipeline raises on purpose.
 
     PipelineError                 base; the command line prints it and exits with `exit_code`
     ├── ModelError                the ONNX file can't be read, or holds something that can't be imported

@@ -1,4 +1,4 @@
-"""Files: read with a limit, written beside and then renamed."""
+"""Reads files up to a limit of size, and writes them completely or not at all."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from pipeline.errors import OptionError, PipelineError, SampleError
 Array = npt.NDArray[Any]
 
 MAX_TEXT_BYTES = 64 * 1024**2
+"""Largest size of configuration files and tables."""
 
 MAX_SAMPLE_BYTES = 2 * 1024**3
-"""Of all arrays of a file: as much as one tensor may take."""
+"""Largest size of all arrays in one file together, which is also the largest size of a tensor."""
 
 
 def read_text(path: Path, kind: str, error_type: type[PipelineError]) -> str:
@@ -34,8 +35,8 @@ def read_text(path: Path, kind: str, error_type: type[PipelineError]) -> str:
 
     Args:
         path: the file.
-        kind: what it is, for the message.
-        error_type: what to raise.
+        kind: what messages call it, such as "target file".
+        error_type: the class of errors to raise.
 
     Raises:
         PipelineError: of the given type; the file is missing, too large or not UTF-8.
@@ -51,10 +52,10 @@ def read_text(path: Path, kind: str, error_type: type[PipelineError]) -> str:
 
 
 def make_folder(path: Path) -> Path:
-    """Make a folder, and those that it is in, unless it is there; return it.
+    """Make a folder and its parents, unless they exist, and return it.
 
     Raises:
-        OptionError: it can't be made.
+        OptionError: the folder can't be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -64,7 +65,7 @@ def make_folder(path: Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that it is either there as a whole or not at all.
+    """Write a text file: under a temporary name first, so that an incomplete file never has the final name.
 
     Raises:
         OptionError: the folder doesn't exist or can't be written to.
@@ -73,7 +74,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that it is either there as a whole or not at all; see `write_text`."""
+    """Write a file; see `write_text`."""
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
@@ -91,15 +92,15 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array in a file, of which only the header has been read: what it says fits into the file.
+    """An array in a file. Its header has been read, and its size fits the file's; its values haven't been read.
 
     Attributes:
         file: the .npy or .npz file.
-        entry: of the .npz file; "" for an .npy file.
-        shape: sizes.
-        dtype: of the elements; never of objects.
+        entry: name of the array's entry in the .npz file; "" for an .npy file.
+        shape: the array's shape.
+        dtype: the array's dtype; never objects.
         column_major: whether the first index varies fastest.
-        start: of the elements, in bytes from the beginning of the array's own file.
+        start: where the values begin, in bytes from the beginning of the .npy file or of the entry.
     """
 
     file: Path
@@ -144,10 +145,10 @@ def check_size(file: Path, nbytes: int) -> None:
 
 
 def stored_arrays(file: Path) -> StoredArray | dict[str, StoredArray]:
-    """Return what an .npy file says of its array, or an .npz file of its named arrays; no values are read.
+    """Return the array of an .npy file, or the arrays of an .npz file by name, without reading their values.
 
     Raises:
-        SampleError: the file can't be read or is damaged, or an array in it holds objects.
+        SampleError: the file can't be read or is damaged, or an array in it contains Python objects.
     """
     with _reading(file):
         with file.open("rb") as stream:
@@ -167,7 +168,7 @@ def stored_arrays(file: Path) -> StoredArray | dict[str, StoredArray]:
 
 
 def load_arrays(file: Path) -> Array | dict[str, Array]:
-    """Return the array of an .npy file, or the named arrays of an .npz file; pickled objects are refused.
+    """Return the array of an .npy file, or the arrays of an .npz file by name. Pickled objects are refused.
 
     Raises:
         SampleError: the file can't be read, is damaged, or is too large.
@@ -182,7 +183,7 @@ def load_arrays(file: Path) -> Array | dict[str, Array]:
 _CHUNK_BYTES = 16 * 1024**2
 
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-"""Version 3 of the format is for arrays of records with names that aren't ASCII."""
+"""Header readers by version of the format. Version 3 only adds field names that aren't ASCII; plain arrays have none."""
 
 
 @contextmanager

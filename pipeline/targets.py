@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     import tvm
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-"""A target's name: it becomes part of file names."""
+"""A target's name, which becomes part of file names."""
 
 
 class Linker(Record, frozen=True, kw_only=True):
     """How the objects of a library are linked.
 
     Attributes:
-        zig_target: what `zig cc -target` gets: the architecture, and no system's libraries.
+        zig_target: the argument of `zig cc -target`, which selects the architecture.
         page_size: largest memory page, in bytes, of the systems that will load the library.
-        ndk_target: what the Android NDK's clang gets as `--target`, where ANDROID_NDK_HOME names an NDK; None if the
-            target isn't Android.
+        ndk_target: the argument `--target` of the Android NDK's clang, which links if ANDROID_NDK_HOME is set; None if
+            the target isn't Android.
     """
 
     zig_target: str
@@ -41,7 +41,7 @@ class Linker(Record, frozen=True, kw_only=True):
 
 
 class Cache(Record, frozen=True, kw_only=True):
-    """Data caches that one core can use, in bytes."""
+    """Sizes in bytes of the level 1 and level 2 data caches that one core can use."""
 
     l1d_bytes: Annotated[int, Meta(ge=4096)]
     l2_bytes: Annotated[int, Meta(ge=4096)]
@@ -51,15 +51,15 @@ class Target(Record, frozen=True, kw_only=True):
     """What a library is compiled for.
 
     Attributes:
-        name: what it is called on the command line and in artifacts.
+        name: its name on the command line and in libraries.
         description: one sentence for people.
         triple: LLVM's target triple.
         cpu: LLVM's `mcpu`.
         features: LLVM's `mattr`, each with its sign, such as "+dotprod".
-        instruction_set: which kernels are generated; a name in `pipeline.kernels.isa`.
-        required_features: what a CPU must have to run the library, as /proc/cpuinfo calls it.
+        instruction_set: name of the instruction set, in `pipeline.kernels.isa`, that kernels are generated for.
+        required_features: CPU features without which the library can't run, named as in /proc/cpuinfo.
         linker: how to link.
-        cache: sizes that kernels are blocked for.
+        cache: cache sizes that kernels are blocked for.
     """
 
     name: Name
@@ -93,7 +93,7 @@ class Target(Record, frozen=True, kw_only=True):
 
 
 class _Choice(Record, frozen=True, kw_only=True):
-    """A target file that stands for the first of several targets that this machine can run."""
+    """A target file that names several targets, of which the first that this machine can run is meant."""
 
     name: Name
     description: str
@@ -102,7 +102,7 @@ class _Choice(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class TargetListing:
-    """A target that comes with the package: what a listing shows of it."""
+    """Name and description of a target that comes with the package."""
 
     name: str
     description: str
@@ -112,7 +112,7 @@ def list_targets() -> tuple[TargetListing, ...]:
     """Return the targets that come with the package, sorted by name.
 
     Raises:
-        TargetError: one of the files is wrong.
+        TargetError: a target file doesn't fit the schema.
     """
     parsed = (_parse(path) for path in sorted(data_directory("targets").glob("*.toml")))
     return tuple(TargetListing(target.name, target.description) for target in parsed)
@@ -121,8 +121,8 @@ def list_targets() -> tuple[TargetListing, ...]:
 def load_target(name_or_path: str | Path) -> Target:
     """Return a target by its name, or read a user's own target file.
 
-    "host" gives the best of the package's targets that this machine can run, under that target's name, so that equal
-    machines make equal libraries.
+    "host" returns the best of the package's targets that this machine can run. It has that target's name, so that
+    machines with the same CPU features build the same libraries.
 
     Args:
         name_or_path: a name from `list_targets`, or the path of a file, which ends with ".toml" or contains a slash.

@@ -1,4 +1,4 @@
-"""All options there are. The stages take the classes of this module; see `config` for how to add an option."""
+"""All options. The stages take objects of these classes; the docstring of `config` says how to add an option."""
 
 # ruff: noqa: RUF009 - `option` and `group` return dataclass fields
 
@@ -20,12 +20,12 @@ def _targets() -> Iterable[str]:
 
 @dataclass(frozen=True)
 class AnnotateOptions(Options):
-    """What the user wants quantized; see `quantization.selection` for how operators are named.
+    """What is quantized; see `quantization.selection` for how operators are named.
 
     Attributes:
         operators: operators that may become int8; None means all.
         skip: operators that stay in float.
-        per_channel: one weight scale per output channel; otherwise one per tensor.
+        per_channel: whether weights have a scale for each output channel, or one for all.
     """
 
     operators: Collection[str] | None = option(
@@ -52,16 +52,16 @@ class AnnotateOptions(Options):
 
 @dataclass(frozen=True)
 class CalibrateOptions(Options):
-    """How thresholds are chosen.
+    """How the scales of activations are chosen.
 
     Attributes:
         algorithm: name of a calibration algorithm: a key of `quantization.observers.ALGORITHMS`, to which a program may
             add algorithms of its own.
-        algorithm_options: the algorithm's own, by name; see its class.
-        symmetric: spread the steps of signed tensors evenly around zero, the classic scheme.
-        batch_size: samples that count as one batch.
-        batch_nums: how many batches to use; None means all samples.
-        hold_back: share of the samples that calibration leaves out, so that they can be measured on.
+        algorithm_options: options of the algorithm itself, by name; see its class.
+        symmetric: whether the range of tensors that can be negative is symmetric around zero.
+        batch_size: how many samples count as one batch, for `batch_nums`.
+        batch_nums: how many batches to calibrate with; None means all samples.
+        hold_back: share of the samples that calibration leaves out, so that the int8 model can be measured on them.
     """
 
     algorithm: str = option(
@@ -69,17 +69,17 @@ class CalibrateOptions(Options):
     )
     algorithm_options: Mapping[str, int | float] = option(
         {},
-        "Option of the algorithm, for example kept=0.999 for kl.",
+        "Set an option of the algorithm, for example kept=0.999 for kl.",
         flag="--algorithm-option",
         metavar="NAME=VALUE",
         parse=parse_number,
     )
-    symmetric: bool = option(False, "Spread the steps of signed tensors evenly around zero.")
-    batch_size: int = option(1, "Samples that count as one batch.", minimum=1)
+    symmetric: bool = option(False, "Make the range of tensors that can be negative symmetric around zero.")
+    batch_size: int = option(1, "How many samples count as one batch.", minimum=1)
     batch_nums: int | None = option(None, "How many batches to calibrate with.", minimum=1, unset="all samples")
     hold_back: float = option(
         0.0,
-        "Share of the samples, 0.1 for every tenth, to measure on and not to calibrate with.",
+        "Share of the samples to measure on instead of calibrating with them; 0.1 means every tenth.",
         metavar="SHARE",
         minimum=0,
         maximum=0.5,
@@ -88,16 +88,16 @@ class CalibrateOptions(Options):
 
 @dataclass(frozen=True)
 class ImageOptions(Options):
-    """How pictures become inputs; see `samples.images` for the steps. Libraries record it.
+    """How pictures become inputs; see `samples.images` for the steps. Libraries record these options.
 
     Attributes:
-        resize: to (width, height), or so that the shorter side has this length.
-        crop: what is kept around the middle: (width, height), or a square's side.
-        mean: subtracted from the values of 0 to 1: one for all channels, or one for each.
-        std: what they are divided by then.
-        scale: what pixels, 0 to 255, are multiplied by before that; None means 1/255.
-        bgr: whether blue comes first.
-        layout: NCHW or NHWC; None means what the model's input looks like.
+        resize: size in pixels to resize to: (width, height), or the length of the shorter side, which keeps the aspect.
+        crop: size in pixels of the part around the middle that is kept: (width, height), or the side of a square.
+        mean: subtracted from scaled values: one number for all channels, or one for each.
+        std: by which the difference is divided: one number for all channels, or one for each.
+        scale: by which pixels, 0 to 255, are multiplied before that; None means 1/255.
+        bgr: whether the order of the channels is blue, green, red.
+        layout: "NCHW" or "NHWC"; None means that it follows from the shape of the model's input.
     """
 
     resize: int | tuple[int, int] | None = option(
@@ -109,43 +109,45 @@ class ImageOptions(Options):
     )
     crop: int | tuple[int, int] | None = option(
         None,
-        "Of pictures, keep this much around the middle.",
+        "Crop pictures around the middle to this size.",
         metavar="WxH|SIDE",
         parse=parse_size,
         unset="the input's size, with --resize",
     )
     mean: float | tuple[float, ...] | None = option(
         None,
-        "Subtract this from pictures' values (0 to 1), in the channels' order.",
+        "Subtract this from the scaled values of pictures: one number, or one for each channel.",
         metavar="M[,M,M]",
         parse=parse_numbers,
         unset="0",
     )
     std: float | tuple[float, ...] | None = option(
-        None, "Divide by this after that.", metavar="S[,S,S]", parse=parse_numbers, unset="1"
+        None, "Divide the result by this.", metavar="S[,S,S]", parse=parse_numbers, unset="1"
     )
     scale: float | None = option(
-        None, "Multiply pixels (0 to 255) by this first; 1 if --mean and --std are of 0 to 255.", unset="1/255"
+        None,
+        "Multiply pixels (0 to 255) by this first; 1 if --mean and --std are for values of 0 to 255.",
+        unset="1/255",
     )
-    bgr: bool = option(False, "Order of pictures' channels; RGB if neither is said.", flag="--bgr/--rgb")
+    bgr: bool = option(False, "Order of the channels of pictures; RGB if neither is given.", flag="--bgr/--rgb")
     layout: str | None = option(
         None,
-        "Where pictures' channels stand.",
+        "Layout of pictures in the model's input.",
         choices=("NCHW", "NHWC"),
         metavar="NCHW|NHWC",
-        unset="as the input's shape has it",
+        unset="as the input's shape says",
     )
 
 
 @dataclass(frozen=True)
 class CorrectionOptions(Options):
-    """What makes the int8 model's error smaller, at the cost of a longer quantization.
+    """Corrections that make the error of the int8 model smaller, and calibration a little longer.
 
     Attributes:
         bias_correction: see `quantization.corrections.bias_correction`.
     """
 
-    bias_correction: bool = option(False, "Take the mean error of quantized weights from biases.")
+    bias_correction: bool = option(False, "Subtract the mean error that quantized weights cause from biases.")
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class QuantizeOptions(Options):
 
     Attributes:
         annotate: what is quantized.
-        calibrate: how thresholds are chosen.
+        calibrate: how the scales of activations are chosen.
         corrections: what makes the error smaller.
         images: how pictures among the samples become inputs.
     """
@@ -172,22 +174,22 @@ class ModelOptions(Options):
     Attributes:
         quantize: how the float program becomes an int8 one.
         shapes: input name -> shape, for inputs whose shapes the model leaves open.
-        calibration: file of a calibration table to use as it is; nothing is run.
-        annotation: file of decisions to use as they are.
+        calibration: file of a calibration table to use as it is; then the model isn't run on samples for that.
+        annotation: file that says what becomes int8; then `annotate` doesn't decide it.
         verify_import: whether to compare the float program with an independent evaluation of the ONNX file.
     """
 
     quantize: QuantizeOptions = group(QuantizeOptions)
     shapes: Mapping[str, Sequence[int]] = option(
         {},
-        "Shape of an input that the model leaves open.",
+        "Set the shape of an input that the model leaves open.",
         flag="--shape",
         metavar="NAME=D,D,...",
         parse=parse_shape,
     )
     calibration: Path | None = option(None, "Use this calibration table instead of calibrating.", metavar="FILE")
     annotation: Path | None = option(
-        None, "Use the decisions of this file instead of deciding what becomes int8.", metavar="FILE"
+        None, "Let this annotation file say what becomes int8 instead of deciding it.", metavar="FILE"
     )
     verify_import: bool = option(
         True, "Compare the imported float model with an independent evaluation of the ONNX file."
@@ -260,20 +262,20 @@ class BuildOptions(MeasuredOptions):
     Attributes:
         targets: names of targets, or paths of target files.
         output: folder for everything that is written; made if it doesn't exist.
-        check: whether to measure how far int8 is from float: on `check_samples`, on those that are held back, or on the
-            calibration samples.
-        min_sqnr: smallest signal to quantization noise that is good enough, decibels.
-        min_agreement: smallest share of the same answers as float that is good enough.
-        allow_float: whether a model of which nothing becomes int8 is built all the same.
-        float_library: whether to build the float model for this machine, too; then, a model of which nothing becomes
-            int8 is built with a warning.
-        dump: folder for the program after each compiler phase.
-        tune: file of a tuning database; the layers that it doesn't know are measured on this machine first.
+        check: whether to measure how far int8 is from float: on `check_samples` if they are given, else on samples that
+            are held back, else on some of the calibration samples.
+        min_sqnr: smallest signal to quantization noise ratio (SQNR) that is good enough, decibels.
+        min_agreement: smallest share of samples with the same answer as float that is good enough, 0 to 1.
+        allow_float: whether a model is built even if none of its operators becomes int8.
+        float_library: whether to build the float model for this machine, too. Then a model none of whose operators
+            becomes int8 is built as well, with a warning.
+        dump: folder for the program after each compiler phase, and the assembly.
+        tune: file of a tuning database. Layers that aren't in it are measured on this machine and added.
     """
 
     targets: Sequence[str] = option(
         ("host",),
-        "What to build for: names (see `pipeline targets`), or target files.",
+        "What to build for: the name of a target (see `pipeline targets`), or a target file.",
         flag="--target",
         metavar="TARGET",
         suggestions=_targets,
@@ -282,14 +284,24 @@ class BuildOptions(MeasuredOptions):
     output: Path = option(Path("out"), "Folder for everything that is written.", short="-o", metavar="FOLDER")
     check: bool = option(True, "Measure how far int8 is from float.")
     min_sqnr: float | None = option(
-        None, "Fail if the signal to quantization noise is less.", metavar="DECIBELS", minimum=0
+        None, "Fail if the signal to quantization noise ratio (SQNR) is less.", metavar="DECIBELS", minimum=0
     )
     min_agreement: float | None = option(
-        None, "Fail if a smaller share of answers is the same as float's.", metavar="SHARE", minimum=0, maximum=1
+        None,
+        "Fail if int8 gives the same answer as float for a smaller share of samples, 0 to 1.",
+        metavar="SHARE",
+        minimum=0,
+        maximum=1,
     )
     allow_float: bool = option(False, "Build the libraries even if none of the operators becomes int8.")
     float_library: bool = option(
-        False, "Build the float model for host, too; then, nothing in int8 is a warning only.", flag="--float"
+        False,
+        "Build the float model for host, too; then it is only a warning if no operator becomes int8.",
+        flag="--float",
     )
-    dump: Path | None = option(None, "Folder for each compiler phase's program and assembly.", metavar="FOLDER")
-    tune: Path | None = option(None, "Measure layers here; a file to keep the results in.", metavar="FILE")
+    dump: Path | None = option(
+        None, "Write the program after each compiler phase, and the assembly, to this folder.", metavar="FOLDER"
+    )
+    tune: Path | None = option(
+        None, "Measure on this machine how to compute each layer, and keep the results in this file.", metavar="FILE"
+    )

@@ -1,8 +1,8 @@
-"""What an option is: a dataclass's field, with all that people may read or write of it.
+"""What an option is: a field of a dataclass, together with its help text, its flag, and what values it takes.
 
-A class of options is a frozen dataclass whose base is `Options`, and whose fields are made by `option`, or by `group`
-for options that belong together. Users see one flat list of keys, whatever the grouping: `Options.from_values` builds
-the class from keys and values, as keyword arguments, the command line and configuration files have them.
+A class of options is a frozen dataclass with the base `Options`. Its fields are made by `option`, or by `group` for
+options of another class that it contains. Users see one flat list of keys, whatever the grouping: `Options.from_values`
+makes an object from keys and values, as keyword arguments, the command line and configuration files give them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import msgspec
 from pipeline.errors import OptionError, unknown_name
 
 _KEY = "option"
-"""Under which the fields' metadata hold what is said of an option."""
+"""Key in the metadata of a dataclass field that leads to the details of an option."""
 
 OptionsType = TypeVar("OptionsType", bound="Options")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -33,17 +33,16 @@ class Option:
     """One option.
 
     Attributes:
-        key: in Python and in configuration files.
-        kind: type of its values; that of a list's items, if it is a list.
-        many: whether it is a list (`--target a --target b`, `targets=["a", "b"]`), or a mapping, which the command line
-            takes item by item.
-        default: what holds if nobody says anything else.
+        key: its name in Python and in configuration files.
+        kind: type of its values; if it is a list, of the list's items.
+        many: whether it is a list (`--target a --target b`, `targets=["a", "b"]`) or a mapping, of which the command
+            line gives one item at a time.
+        default: its value if none is given.
         help: a sentence or two, without the default.
-        flag: on the command line; of a boolean that is true by default, that for true and that for false:
-            `--check/--no-check`.
+        flag: its name on the command line. A boolean that is true by default has two: `--check/--no-check`.
         short: a flag of one letter, or "".
-        metavar: what stands for the value in help texts, or "".
-        unset: what no value means, where the default is None: "all samples".
+        metavar: placeholder for the value in help texts, or "".
+        unset: what it means to give no value, if the default is None, such as "all samples".
         choices: the values that are allowed, for a list the items that are; () if any value is. A value may be written
             in any case, and is returned as it is spelled here.
         extensible: whether a program may add to what the choices name. Other values are allowed then, and whatever uses
@@ -52,7 +51,8 @@ class Option:
         minimum: the smallest number allowed; None if there is no limit.
         maximum: the largest number allowed; None if there is no limit.
         paddle: PaddleSlim's name for it, or "".
-        parse: reads the text of the command line, for a mapping that of one item as (key, value); None for plain types.
+        parse: returns the value for a text on the command line, for a mapping the (key, value) of one item; None for
+            plain types.
     """
 
     key: str
@@ -74,12 +74,12 @@ class Option:
 
     @property
     def title(self) -> str:
-        """What messages call it: by its key, and by its flag where that is something else."""
+        """Its name in messages: the key, with the flag if that is another word."""
         return f"{self.key} ({self.flag})" if self.flag != f"--{self.key}" else self.flag
 
     @property
     def default_text(self) -> str:
-        """The default in words; "" if there is nothing to say."""
+        """The default as help texts show it; "" if they show none."""
         if self.default is None or self.default in ((), {}):
             return self.unset
         if isinstance(self.default, bool):
@@ -87,7 +87,7 @@ class Option:
         return ", ".join(map(str, self.default)) if isinstance(self.default, tuple) else str(self.default)
 
     def checked(self, value: Any) -> Any:
-        """Return a value as its type has it, a choice as it is spelled.
+        """Return a value, converted to the option's type; a choice is returned as it is spelled in `choices`.
 
         Raises:
             OptionError: the value has another type, is too small or too large, or isn't among the choices.
@@ -118,7 +118,7 @@ def option(default: Any, help: str, **details: Any) -> Any:
         help: see `Option`.
         details: other attributes of `Option`; `key`, `kind` and `many` follow from the field.
     """
-    # A dataclass doesn't take a mapping as a default; nobody changes this one.
+    # A dataclass refuses a dictionary as a default, as it could be changed; this one never is.
     stated: dict[str, Any] = {"default_factory": lambda: default} if isinstance(default, dict) else {"default": default}
     return dataclasses.field(**stated, metadata={_KEY: {"default": default, "help": help, **details}})
 
@@ -130,7 +130,7 @@ def group(kind: type[Options]) -> Any:
 
 @dataclass(frozen=True)
 class Options:
-    """Base of classes of options: values are checked when an object is made."""
+    """Base of all classes of options. Values are checked when an object is made."""
 
     def __post_init__(self) -> None:
         """Check all values.
@@ -143,11 +143,11 @@ class Options:
 
     @classmethod
     def from_values(cls: type[OptionsType], values: Mapping[str, Any], base: OptionsType | None = None) -> OptionsType:
-        """Return the options that are given by key, those of groups included.
+        """Return an object with the given values, those of grouped options included.
 
         Args:
-            values: by key; where one is missing, the default holds.
-            base: what holds in place of the defaults.
+            values: by key. A key that is missing keeps its default.
+            base: an object whose values take the place of the defaults.
 
         Raises:
             OptionError: a key is unknown, or a value is wrong.
@@ -170,10 +170,10 @@ def options_of(kind: type[Options]) -> tuple[Option, ...]:
 
 
 def keywords(*kinds: type[Options]) -> Callable[[Function], Function]:
-    """Return a decorator for a function whose last parameter is `**keys`, the options by key.
+    """Return a decorator for a function that takes options by key as its last parameter, `**keys`.
 
-    It says in the function's signature and docstring which these are: there, their descriptions take the place of
-    `**keys: {options}`.
+    The decorator puts the options into the function's signature, and their descriptions into its docstring, in place of
+    the line `**keys: {options}`.
     """
     known = [o for kind in kinds for o in options_of(kind)]
 
@@ -191,16 +191,16 @@ def keywords(*kinds: type[Options]) -> Callable[[Function], Function]:
 
 
 def docstring_line(known: Option) -> str:
-    """Return an option's line in a docstring."""
+    """Return the line that describes an option in a docstring."""
     return f"{known.key}: {description(known)}"
 
 
 def description(known: Option, default: bool = True) -> str:
-    """Return an option's help text, with its choices, PaddleSlim's name, and what no value means.
+    """Return an option's help text with its choices, what no value means, and PaddleSlim's name.
 
     Args:
         known: the option.
-        default: whether to say what no value means.
+        default: whether to add what no value means.
     """
     choices = f" One of {', '.join(known.choices)}." if known.choices else ""
     unset = f" Default: {known.unset}." if default and known.unset else ""
@@ -231,7 +231,7 @@ def _flag(key: str, default: Any) -> str:
 
 
 def _value_type(hint: Any) -> tuple[Any, bool]:
-    """Return the type of an option's values, and whether it has many; see `Option`."""
+    """Return `kind` and `many` of an option for a field's type hint; see `Option`."""
     if typing.get_origin(hint) in (UnionType, typing.Union):
         kinds = tuple(h for h in typing.get_args(hint) if h is not NoneType)
         if len(kinds) > 1:
@@ -246,7 +246,7 @@ def _value_type(hint: Any) -> tuple[Any, bool]:
 
 
 def _as_items(title: str, value: Any) -> Sequence[Any]:
-    """Return the items of a list; a text is one of one."""
+    """Return the items of a list; a single text or path counts as a list of one."""
     if isinstance(value, str | os.PathLike):
         return [value]
     if not isinstance(value, Iterable):
@@ -255,10 +255,10 @@ def _as_items(title: str, value: Any) -> Sequence[Any]:
 
 
 def _converted(title: str, kind: Any, value: Any) -> Any:
-    """Return a value as the type has it.
+    """Return a value, converted to a type.
 
     Raises:
-        OptionError: it can't be.
+        OptionError: it can't be converted.
     """
     try:
         return msgspec.convert(os.fspath(value) if kind is str else value, kind, strict=False, dec_hook=_path)
@@ -270,7 +270,7 @@ def _converted(title: str, kind: Any, value: Any) -> Any:
 
 
 def _path(_kind: type[Path], value: Any) -> Path:
-    """Return a path, the one type of options that isn't msgspec's own."""
+    """Return a value as a path, the one type of options that msgspec can't convert to by itself."""
     return Path(value)
 
 

@@ -1,4 +1,4 @@
-"""How values that are no plain numbers or names are written on the command line."""
+"""Reads values of the command line that aren't plain numbers or names."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pipeline.errors import OptionError
 
 
 def parse_size(text: str) -> int | tuple[int, int]:
-    """Return a number of pixels, or width and height, from a text such as `224` or `320x240`.
+    """Return a number of pixels, or (width, height), from a text such as `224` or `320x240`.
 
     Raises:
-        OptionError: it isn't of that form.
+        OptionError: the text has another form.
     """
     numbers = text.split("x")
     if len(numbers) > 2 or not all(n.isascii() and n.isdigit() and int(n) for n in numbers):
@@ -18,10 +18,10 @@ def parse_size(text: str) -> int | tuple[int, int]:
 
 
 def parse_numbers(text: str) -> tuple[float, ...]:
-    """Return numbers from a text such as `0.485,0.456,0.406`.
+    """Return the numbers in a text such as `0.485,0.456,0.406`.
 
     Raises:
-        OptionError: it isn't of that form.
+        OptionError: the text has another form.
     """
     try:
         return tuple(float(n) for n in text.split(","))
@@ -30,10 +30,10 @@ def parse_numbers(text: str) -> tuple[float, ...]:
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """Return input name and shape from a text such as `x=1,3,224,224`.
+    """Return the name and the shape of an input from a text such as `x=1,3,224,224`.
 
     Raises:
-        OptionError: it isn't of that form.
+        OptionError: the text has another form.
     """
     name, separator, dims = text.rpartition("=")
     try:
@@ -46,10 +46,10 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def parse_number(text: str) -> tuple[str, int | float]:
-    """Return name and value of an option that is a number from a text such as `kept=0.999`.
+    """Return the name and the value of a numeric option from a text such as `kept=0.999`.
 
     Raises:
-        OptionError: it isn't of that form.
+        OptionError: the text has another form.
     """
     name, separator, value = text.partition("=")
     try:
