@@ -183,7 +183,7 @@ def load_arrays(file: Path) -> Array | dict[str, Array]:
 _CHUNK_BYTES = 16 * 1024**2
 
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-"""Header readers by version of the format. Version 3 only adds field names that aren't ASCII; plain arrays have none."""
+"""Header readers by version of the format. Version 3 only adds field names that aren't ASCII, which these lack."""
 
 
 @contextmanager

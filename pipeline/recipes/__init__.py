@@ -1,4 +1,4 @@
-"""Recipes: real models, ready to be quantized, with samples and a measure of accuracy."""
+"""Recipes: descriptions of real models, with which they are fetched, quantized and measured."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["LabelledSample", "PreparedRecipe", "Recipe", "list_recipes", "load_r
 
 @dataclass(frozen=True)
 class PreparedRecipe:
-    """A recipe's model on this machine, and its samples.
+    """A recipe whose model is on this machine.
 
     Attributes:
         model: the ONNX file.
         shapes: input name -> shape.
-        calibration: yields calibration samples anew each time it is called.
-        evaluation: yields evaluation samples, with labels where there are any, anew each time it is called.
+        calibration: returns a new iterator over the calibration samples each time it is called.
+        evaluation: returns a new iterator over the evaluation samples, with their labels if there are any.
     """
 
     model: Path
@@ -37,10 +37,10 @@ class PreparedRecipe:
 
 
 def prepare(recipe: Recipe) -> PreparedRecipe:
-    """Bring a recipe's model here; fetched files are kept in a cache.
+    """Fetch a recipe's model, or find it in the cache, where fetched files are kept.
 
     Raises:
-        ModelError: the model can't be fetched or isn't the one that the recipe names.
+        ModelError: the model can't be fetched, or its SHA-256 isn't the one in the recipe.
         OptionError: the recipe names an unknown kind of samples or builder.
     """
     if recipe.samples.kind not in SAMPLE_MAKERS:

@@ -1,4 +1,4 @@
-"""Builds ONNX models from weights that come in another form."""
+"""Builds ONNX models from weights that are only available in another format."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LITE0_STAGES = (
 
 
 class _Graph:
-    """Collects nodes and weights; every method adds nodes and returns the name of their result."""
+    """Collects the nodes and weights of a graph. Each method adds some and returns the name of their result."""
 
     def __init__(self, weights: dict[str, Array]) -> None:
         self.weights = weights
@@ -44,7 +44,7 @@ class _Graph:
         return output
 
     def convolution(self, x: str, name: str, norm: str, stride: int = 1, groups: int = 1) -> str:
-        """Convolution with TensorFlow's padding, and batch normalization."""
+        """Add a convolution with TensorFlow's padding (SAME) and a batch normalization."""
         weight = self.weights[f"{name}.weight"]
         inputs = [x, self.constant(f"{name}.weight", weight)]
         kernel = list(weight.shape[2:])

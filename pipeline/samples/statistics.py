@@ -1,4 +1,4 @@
-"""What is odd about samples as such: too few, all the same, constant, zero."""
+"""Warns of samples that can't be typical ones: too few, all the same, or constant."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from pipeline.samples.fitting import capitalized
 Array = npt.NDArray[Any]
 
 FEW_SAMPLES = 32
-"""Fewer are worth a warning."""
+"""A warning is given if there are fewer samples than this."""
 
 MIN_VALUES = 16
-"""An input of fewer values may well be constant: a size, or a threshold."""
+"""An input with fewer values than this may be constant for a good reason, as a size or a threshold."""
 
 
 @dataclass
 class SampleStatistics:
-    """Looks at samples as they pass by.
+    """Sees each feed once, and counts what is unusual.
 
     Attributes:
-        inputs: the model's.
-        samples: how many there were.
-        constant: how many samples are one value throughout, in an input of many floats.
-        first_constant: what to say of the first of these.
-        same: whether all were the same.
-        first: the first one.
+        inputs: the model's inputs.
+        samples: how many samples were seen.
+        constant: how many arrays of `MIN_VALUES` or more floats had the same value everywhere.
+        first_constant: the message for the first of these; "" if there was none.
+        same: whether all samples so far were the same.
+        first: the first feed.
     """
 
     inputs: Sequence[TensorSpec]
@@ -42,12 +42,12 @@ class SampleStatistics:
     first: Mapping[str, Array] = field(default_factory=dict)
 
     def update(self, name: str, feed: Mapping[str, Array], count: int) -> None:
-        """Take a feed in.
+        """Count a feed.
 
         Args:
-            name: what messages call it.
-            feed: an array for each input.
-            count: how many samples it is.
+            name: its name in messages.
+            feed: an array for each input, by name.
+            count: how many samples it contains.
         """
         self.samples += count
         if not self.first:
@@ -63,12 +63,12 @@ class SampleStatistics:
                 self.constant += 1
 
     def warnings(self) -> list[str]:
-        """Return what to tell the user."""
+        """Return the warnings for the user, in sentences."""
         found = []
         if self.samples < FEW_SAMPLES:
             number = "1 sample" if self.samples == 1 else f"{self.samples} samples"
             found.append(
-                f"Calibrated with {number} only: ranges that these don't show are clipped. "
+                f"Calibrated with {number} only: values outside of their ranges will be clipped. "
                 "100 to 500 typical ones are usual."
             )
         if self.samples > 1 and self.same:
