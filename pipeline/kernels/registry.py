@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pipeline.kernels.depthwise import dot as depthwise_dot
 from pipeline.kernels.depthwise import lanes as depthwise_lanes
+from pipeline.kernels.depthwise import pairs as depthwise_pairs
 from pipeline.kernels.isa.contract import Capability, InstructionSet
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
@@ -96,12 +97,14 @@ class Entry:
 
 _MATRICES = (Capability.MATRIX_REGISTERS,)
 _LANE_DOTS = (Capability.LANE_DOT_PRODUCTS,)
+_WIDE = (Capability.WIDE_PRODUCTS,)
 _FUSED_LOOKUP = (Capability.FUSED_LOOKUP,)
 _TABLE_LOOKUP = (Capability.TABLE_LOOKUP,)
 
 KERNELS: tuple[Entry, ...] = (
     Entry(QConv2d, conv.matrix_integer, _MATRICES, conv.fills_matrices, "matrix"),
     Entry(QConv2d, depthwise_dot.depthwise_dot, _LANE_DOTS, depthwise_dot.fills_vectors, "depthwise_dot"),
+    Entry(QConv2d, depthwise_pairs.depthwise_pairs, _WIDE, depthwise_pairs.fits_pairs, "depthwise_pairs"),
     Entry(QConv2d, depthwise_lanes.integer_depthwise, (), depthwise_lanes.is_depthwise, "depthwise"),
     Entry(QConv2d, conv.integer),
     Entry(QConv2dAdd, conv.matrix_integer, _MATRICES, conv.fills_matrices, "matrix"),

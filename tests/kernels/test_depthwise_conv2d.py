@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,4 +69,14 @@ def test_layers_are_bit_exact(isa_name: str, layers: dict[str, Convolution]) -> 
         operator, arguments = layer.integer(seed=1)
         entry = registry.select(make_operation(operator, *arguments), instruction_set(isa_name))
         assert "depthwise" in entry.variant, name
+        assert_exact(isa_name, operator, *arguments)
+
+
+@pytest.mark.parametrize("weight", [-128, -127, 127])
+def test_extreme_products_are_bit_exact(isa_name: str, weight: int) -> None:
+    """Sums in 16 bits would overflow, if there are any that hold more than they can."""
+    operator, (x, weights, bias, multiplier) = Convolution(1, 6, 9, 1, 1, (3, 3), groups=64).integer(seed=2)
+    operator = dataclasses.replace(operator, output_min=0, output_max=255, output_zero_point=128)
+    for activation in (0, 255):
+        arguments = np.full_like(x, activation), np.full_like(weights, weight), bias, np.full_like(multiplier, 2**-12)
         assert_exact(isa_name, operator, *arguments)

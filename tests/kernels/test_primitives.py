@@ -21,7 +21,7 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa import Capability, InstructionSet, instruction_sets, meaning
 from pipeline.kernels.isa.x86.amx import MatrixInstructionSet
-from pipeline.kernels.lib.vectors import lanes_of, span
+from pipeline.kernels.lib.vectors import joined, lanes_of, span
 from pipeline.ops import QAdd
 from tests.kernels.execution import Call
 from tests.kernels.instruction_sets import runnable
@@ -126,6 +126,13 @@ def dot_pairs(isa: InstructionSet, random: np.random.Generator) -> Iterator[Tria
     left, right = numbers(random, "int16", 2 * isa.lanes), numbers(random, "int16", 2 * isa.lanes, low=1 - 2**15)
     acc = accumulators(random, (left.astype("int64") * right).reshape(ROWS, isa.lanes, 2))
     yield trial("dot_pairs", isa.dot_pairs, (acc, left, right), meaning.dot_pairs(acc, left, right))
+
+
+def wide_products(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    left, right = (numbers(random, "int8", 4 * isa.lanes) for _ in range(2))
+    yield trial(
+        "wide_products", lambda a, b: joined(isa.wide_products(a, b)), (left, right), meaning.wide_products(left, right)
+    )
 
 
 def multiply_add(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
@@ -240,6 +247,7 @@ TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
     "saturate_interleaved": saturate_interleaved,
     "store": matrices,
     "weighted_sum": weighted_sum,
+    "wide_products": wide_products,
 }
 """What tries each primitive; some are tried by way of others."""
 
@@ -247,6 +255,7 @@ TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
 PRIMITIVES: dict[Capability, tuple[str, ...]] = {
     Capability.FUSED_MULTIPLY_ADD: (),
     Capability.LANE_DOT_PRODUCTS: ("dot_lanes", "saturate_interleaved"),
+    Capability.WIDE_PRODUCTS: ("wide_products",),
     Capability.TABLE_LOOKUP: ("arrange_table", "lookup"),
     Capability.FUSED_LOOKUP: ("arrange_table", "lookup"),
     Capability.MATRIX_REGISTERS: ("configure", "load", "multiply", "store"),

@@ -28,6 +28,7 @@ class Capability(Enum):
 
     FUSED_MULTIPLY_ADD = "multiply-adds of float32 that round once: see `requantize.sums_are_floats`"
     LANE_DOT_PRODUCTS = "`dot_lanes` and `saturate_interleaved`: dot products of activations of each lane's own"
+    WIDE_PRODUCTS = "`wide_products` of bytes; to add them to 32 bits takes one instruction, too"
     TABLE_LOOKUP = "`arrange_table` and `lookup`: a table of 256 bytes in vectors, quicker than loads from memory"
     FUSED_LOOKUP = "the same, quick and small enough for the results of a convolution while they are in registers"
     MATRIX_REGISTERS = "`configure`, `load`, `multiply`, `store` and `release`: products of whole matrices"
@@ -121,6 +122,15 @@ class InstructionSet:
             weights: vector of `lanes * dot_depth` in `weight_dtype`, for each lane its `dot_depth` values together.
         """
         raise NotImplementedError(f"{self.name} has no dot product of {self.dot_depth} values in each lane")
+
+    def wide_products(self, left: Any, right: Any) -> list[Any]:
+        """Return the products of signed bytes as two int16 vectors of `2 * lanes`, one after the other.
+
+        Args:
+            left: int8 vector of `4 * lanes`.
+            right: the same.
+        """
+        raise NotImplementedError(f"{self.name} multiplies no bytes")
 
     def multiply_add(self, acc: Any, activation: Any, weights: Any) -> Any:
         """Return `acc + activation * weights` in float32, which LLVM contracts into one rounding where the CPU can.

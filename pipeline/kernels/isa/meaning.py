@@ -35,6 +35,11 @@ def dot_pairs(acc: Array, left: Array, right: Array) -> Array:
     return _int32(acc + _int32(products[..., 0::2] + products[..., 1::2]))
 
 
+def wide_products(left: Array, right: Array) -> Array:
+    """The products of all lanes, which the method returns in two vectors."""
+    return left.astype("int16") * right
+
+
 def multiply_add(acc: Array, activation: Array, weights: Array) -> tuple[Array, Array]:
     """Either of two: product and sum rounded to float32 each, or the sum alone, which is exact here if float64 is."""
     exact = acc.astype("float64") + activation.astype("float64") * weights

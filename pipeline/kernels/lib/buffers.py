@@ -25,6 +25,16 @@ def stack_buffer(size: int, dtype: str) -> Any:
     return T.decl_buffer((size,), dtype, data=register_buffer(size, dtype).data)
 
 
+def view(buffer: Any, start: Any, size: int) -> Any:
+    """Declare a part of a buffer as a buffer of its own.
+
+    Places in it that are constants become offsets in loads and stores. If LLVM sees one sum with `start`, whose lowest
+    bits are zero, it makes an `or` of that, computes each address, and loads no pairs.
+    """
+    first = T.bind(T.address_of(buffer[start]))
+    return T.decl_buffer((size,), str(buffer.dtype), data=first)
+
+
 def store_narrow(buffer: Any, start: Any, values: Any, lanes: int, count: int) -> None:
     """Store the first `count` of a vector's lanes: where there is no room for all, and none to overlap."""
     few = register_buffer(lanes, str(buffer.dtype))

@@ -21,6 +21,14 @@ MOST_NARROWING_SHIFT = 16
 class NeonInstructionSet(InstructionSet):
     """What all of arm64 has: rounding conversions, narrowing with saturation, and lookups in four registers."""
 
+    def wide_products(self, left: Any, right: Any) -> list[Any]:
+        """Return the products of bytes, by `smull` and `smull2`; see the base class.
+
+        As intrinsics, so that LLVM doesn't take the upper halves out of a loop: then it would find no `smull2`.
+        """
+        halves = [(part(left, first, 8), part(right, first, 8)) for first in (0, 8)]
+        return [T.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.smull.v8i16", *half) for half in halves]
+
     def rounded(self, value: Any) -> Any:
         """Return the nearest int32, by `fcvtns`; see the base class."""
         lanes = lanes_of(value)
@@ -121,7 +129,7 @@ def _even(values: Sequence[Any]) -> range:
 NEON = NeonInstructionSet.extending(
     PORTABLE,
     "neon",
-    adding=[Capability.TABLE_LOOKUP],
+    adding=[Capability.TABLE_LOOKUP, Capability.WIDE_PRODUCTS],
     registers=32,
     saturate_vectors=4,
     table_vectors=16,

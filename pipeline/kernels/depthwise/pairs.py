@@ -1,0 +1,240 @@
+"""Depthwise convolution with products of bytes in 16 bits, which hold the sum of two of them.
+
+Activations are taken minus 128, and weights are at least -127: a product's magnitude is at most 128 * 127, and twice
+that is less than 2**15. So taps are summed in pairs: two multiplications give 16 bits for each channel, exactly, and
+one addition takes them to int32.
+
+    for row of the output, in parallel:
+        for block of 4 * lanes channels:              weights stay in registers, if the kernel is small
+            for tile of pixels:                       unrolled, from here on
+                for group of them:                    their sums are in registers
+                    for pair of taps, for pixel:      multiply twice, add
+                    for pixel:                        requantize, store 4 * lanes bytes
+
+The input's vectors are loaded when they are first needed. Those of a small kernel stay while it moves along the row, so
+that each pixel loads one column of them; with a large one, all pixels of a tile take turns with each pair of taps. As
+everywhere (`lib/tails.py`), what doesn't divide overlaps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from pipeline.kernels.depthwise.lanes import is_depthwise
+from pipeline.kernels.gemm.constants import IntegerConstants, folded_bias
+from pipeline.kernels.gemm.epilogue import Epilogue, requantize
+from pipeline.kernels.gemm.geometry import Geometry, geometry_of
+from pipeline.kernels.gemm.parallel import TASKS, worth_threads
+from pipeline.kernels.isa.contract import InstructionSet
+from pipeline.kernels.lib import tails
+from pipeline.kernels.lib.buffers import register_buffer, view
+from pipeline.kernels.lib.vectors import part
+from pipeline.kernels.machine import Machine
+from pipeline.kernels.operation import Kernel, Operation
+from pipeline.ops import QConv2d
+
+Array = npt.NDArray[Any]
+
+VECTORS = 4
+"""Vectors of int32 sums for a vector of bytes."""
+
+MIDDLE = 128
+"""What is subtracted from activations."""
+
+MIN_CHANNELS = 16
+"""Fewer don't fill a vector of bytes."""
+
+MOST_KEPT = 9
+"""Weights of kernels with so many taps stay in registers, beside as many values of the input and the sums."""
+
+MOST_TAPS = 49
+"""Of larger kernels, the unrolled loops would be too long."""
+
+MOST_PIXELS, MOST_PIXELS_TOGETHER = 14, 3
+"""In a tile of a small kernel, and in one of a large kernel, whose sums are in registers at the same time."""
+
+
+def fits_pairs(operation: Operation) -> bool:
+    """Return whether a depthwise convolution can be summed in pairs, and has channels enough."""
+    operator, g = operation.operator, geometry_of(operation)
+    if not is_depthwise(operation) or not isinstance(operator, QConv2d) or operator.output_dtype != "uint8":
+        return False
+    fits = g.groups >= MIN_CHANNELS and 1 < g.kernel[0] * g.kernel[1] <= MOST_TAPS
+    return fits and bool(operation.constants[1].min() > -MIDDLE)
+
+
+def depthwise_pairs(operation: Operation, machine: Machine) -> Kernel:
+    """Multiply bytes, add 16 bits; the zero point and 128 are in the bias."""
+    plan = Plan.choose(geometry_of(operation), machine.isa)
+    constants = IntegerConstants.of(operation, as_floats=False)
+    start = folded_bias(constants.start, constants.weight, -MIDDLE)
+    nest = _Nest(plan, requantize(constants, machine.isa))
+    packed = pack_channels(plan, start), *(pack_channels(plan, values) for values in constants.scaling)
+    return Kernel(nest.build(), (0, pack_weights(plan, constants.weight), *packed))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the loops and the layout of the constants depend on.
+
+    Attributes:
+        geometry: the convolution; `groups` is the number of channels.
+        isa: the instruction set.
+        pixels: neighbouring outputs in a tile.
+    """
+
+    geometry: Geometry
+    isa: InstructionSet
+    pixels: int
+
+    @classmethod
+    def choose(cls, geometry: Geometry, isa: InstructionSet) -> Plan:
+        """Return the plan: tiles of one size, as large as registers and code allow."""
+        small = geometry.kernel[0] * geometry.kernel[1] <= MOST_KEPT
+        tiles = -(-geometry.out_width // (MOST_PIXELS if small else MOST_PIXELS_TOGETHER))
+        return cls(geometry, isa, -(-geometry.out_width // tiles))
+
+    @property
+    def vector(self) -> int:
+        """Number of channels in a block: bytes in a vector."""
+        return VECTORS * self.isa.lanes
+
+    @property
+    def blocks(self) -> int:
+        """Number of channel blocks."""
+        return -(-self.geometry.groups // self.vector)
+
+    @property
+    def taps(self) -> list[tuple[int, int]]:
+        """(row, column) of each tap in the kernel."""
+        rows, columns = self.geometry.kernel
+        return [(row, column) for row in range(rows) for column in range(columns)]
+
+    @property
+    def weights_are_kept(self) -> bool:
+        """Whether a block's weights are loaded once for a row."""
+        return len(self.taps) <= MOST_KEPT
+
+    @property
+    def groups(self) -> list[range]:
+        """Pixels of a tile whose sums are in registers at the same time."""
+        return [range(i, i + 1) for i in range(self.pixels)] if self.weights_are_kept else [range(self.pixels)]
+
+
+def pack_channels(plan: Plan, values: Array) -> Array:
+    """Return per-channel constants [C, ...] in the order of the blocks: [blocks, 4 * lanes, ...], flat."""
+    first = tails.starts(plan.vector, plan.geometry.groups)
+    return np.ascontiguousarray(values[np.add.outer(first, np.arange(plan.vector))]).reshape(-1)
+
+
+def pack_weights(plan: Plan, weight: Array) -> Array:
+    """Return weights [C,KH,KW,1] as [blocks][taps][4 * lanes], flat."""
+    packed = pack_channels(plan, weight.reshape(len(weight), -1)).reshape(plan.blocks, plan.vector, -1)
+    return np.ascontiguousarray(packed.transpose(0, 2, 1)).reshape(-1)
+
+
+class _Nest:
+    def __init__(self, plan: Plan, epilogue: Epilogue) -> None:
+        self.plan, self.epilogue = plan, epilogue
+        g = plan.geometry
+        self.in_stride, self.out_stride = g.width * g.groups, g.out_width * g.groups
+
+    def build(self) -> tirx.PrimFunc:
+        plan, g = self.plan, self.plan.geometry
+        lines = g.batch * g.out_height
+        tasks = min(TASKS, lines) if worth_threads(g, plan.isa, 1) else 1
+        with IRBuilder() as builder, T.prim_func():
+            # Constants are for LLVM to read where they are used: it can't read them before the loops, and keep them on
+            # the stack, if the output might overlap them.
+            T.func_attr({"op_pattern": 8})
+            self.x = T.arg("x", T.buffer((g.batch * g.height * self.in_stride,), "uint8"))
+            self.weights = T.arg("weights", T.buffer((plan.blocks * len(plan.taps) * plan.vector,), "int8"))
+            self.bias = T.arg("bias", T.buffer((plan.blocks * plan.vector,), "int32"))
+            self.multiplier = T.arg("multiplier", T.buffer((plan.blocks * plan.vector,), "float32"))
+            self.y = T.arg("y", T.buffer((g.batch * g.out_height * self.out_stride,), "uint8"))
+            with (T.parallel if tasks > 1 else T.serial)(tasks) as p:
+                first, behind = (task * lines // tasks for task in (p, p + 1))
+                with T.serial(behind - first) as r, T.serial(plan.blocks) as block:
+                    self._line(first + r, block)
+        return builder.get()
+
+    def _line(self, line: Any, block: Any) -> None:
+        """Compute a block of the channels of a row of the output."""
+        plan, g, vector, taps = self.plan, self.plan.geometry, self.plan.vector, len(self.plan.taps)
+        channel = tails.start(block, vector, g.groups)
+        top = line // g.out_height * g.height + line % g.out_height * g.strides[0]
+        self.block_weights = view(self.weights, block * (taps * vector), taps * vector)
+        self.block_bias, self.block_multiplier = (
+            view(constants, block * vector, vector) for constants in (self.bias, self.multiplier)
+        )
+        if plan.weights_are_kept:
+            self.kept = register_buffer(taps * vector, "int8")
+            for number in range(taps):
+                T.buffer_store(self.kept, self.block_weights[self._bytes(number)], [self._bytes(number)])
+        with T.serial(-(-g.out_width // plan.pixels)) as t:
+            column = tails.start(t, plan.pixels, g.out_width)
+            x = top * self.in_stride + column * (g.strides[1] * g.groups) + channel
+            self._tile(x, line * self.out_stride + column * g.groups + channel)
+
+    def _tile(self, x: Any, y: Any) -> None:
+        plan, g = self.plan, self.plan.geometry
+        window: dict[tuple[int, int], Any] = {}
+
+        def value(pixel: int, tap: tuple[int, int]) -> Any:
+            """Return a pixel's vector of activations for a tap, loaded if none before has needed it."""
+            row, column = tap[0] * g.dilation[0], pixel * g.strides[1] + tap[1] * g.dilation[1]
+            if (row, column) not in window:
+                window[row, column] = self._activations(x + row * self.in_stride + column * g.groups)
+            return window[row, column]
+
+        for group in plan.groups:
+            acc = register_buffer(len(group) * plan.vector, "int32")
+            for i in range(len(group)):
+                for v in range(VECTORS):
+                    T.buffer_store(acc, self.block_bias[self._lanes(v)], [self._lanes(i * VECTORS + v)])
+            for first in range(0, len(plan.taps), 2):
+                pair = range(first, min(first + 2, len(plan.taps)))
+                for i, pixel in enumerate(group):
+                    self._add(acc, i, [(value(pixel, plan.taps[n]), self._weights(n)) for n in pair])
+            for i, pixel in enumerate(group):
+                T.buffer_store(self.y, self._finished(acc, i), [T.ramp(y + pixel * g.groups, 1, plan.vector)])
+
+    def _activations(self, start: Any) -> Any:
+        """Load a vector of the input, as it is multiplied, into a register."""
+        vector = self.plan.vector
+        flipped = T.bitwise_xor(self.x[T.ramp(start, 1, vector)], T.broadcast(T.uint8(MIDDLE), vector))
+        loaded = register_buffer(vector, "int8")
+        T.buffer_store(loaded, T.reinterpret(f"int8x{vector}", flipped), [self._bytes(0)])
+        return loaded[self._bytes(0)]
+
+    def _add(self, acc: Any, number: int, factors: list[tuple[Any, Any]]) -> None:
+        """Add the products of one or two vectors of activations and weights to a pixel's sums."""
+        isa = self.plan.isa
+        products = [isa.wide_products(x, weights) for x, weights in factors]
+        for half, terms in enumerate(zip(*products, strict=True)):
+            total = terms[0] if len(terms) == 1 else terms[0] + terms[1]
+            for quarter in range(2):
+                at = self._lanes(number * VECTORS + 2 * half + quarter)
+                wide = T.cast(part(total, quarter * isa.lanes, isa.lanes), f"int32x{isa.lanes}")
+                T.buffer_store(acc, acc[at] + wide, [at])
+
+    def _finished(self, acc: Any, number: int) -> Any:
+        sums = [acc[self._lanes(number * VECTORS + v)] for v in range(VECTORS)]
+        multipliers = [self.block_multiplier[self._lanes(v)] for v in range(VECTORS)]
+        return self.epilogue.finish(sums, multipliers)
+
+    def _weights(self, number: int) -> Any:
+        return (self.kept if self.plan.weights_are_kept else self.block_weights)[self._bytes(number)]
+
+    def _bytes(self, number: Any) -> Any:
+        return T.ramp(number * self.plan.vector, 1, self.plan.vector)
+
+    def _lanes(self, number: Any) -> Any:
+        return T.ramp(number * self.plan.isa.lanes, 1, self.plan.isa.lanes)
