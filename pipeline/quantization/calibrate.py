@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from pipeline.config.options import CalibrateOptions
 from pipeline.errors import TableError
+from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.quantization.annotation import Annotation
 from pipeline.quantization.collect import Watcher, collect
 from pipeline.quantization.observers import ALGORITHMS, Observer, make_observer
+from pipeline.quantization.observers.readers import AS_IT_IS, Reader
+from pipeline.quantization.readers import readers_of
 from pipeline.quantization.spec import ObserverSpec, QuantizationSpec, ScaleTooLargeError
 from pipeline.quantization.statistics import Need, Statistic
 from pipeline.quantization.table import Calibrated, CalibrationTable
@@ -85,24 +88,29 @@ def calibrate_with_statistics(
     for need, statistic in statistics.items():
         watchers.setdefault(need.tensor, []).append(statistic)
     count = collect(program, watchers, samples, options, progress)
-    entries = {name: make_entry(name, observers[name], spec) for name, (spec, _) in specs.items()}
+    flow = Dataflow.of(program.module)
+    readers = {str(var.name): readers_of(flow, var) for var in flow.users if var.name in specs}
+    entries = {name: make_entry(name, observers[name], spec, readers[name]) for name, (spec, _) in specs.items()}
     table = CalibrationTable(model_sha256=program.source_sha256, samples=count, tensors=entries)
     return Calibration(table, statistics)
 
 
-def make_entry(name: str, observer: Observer, spec: QuantizationSpec) -> Calibrated:
+def make_entry(
+    name: str, observer: Observer, spec: QuantizationSpec, readers: Sequence[Reader] = AS_IT_IS
+) -> Calibrated:
     """Return a tensor's entry of the table: the scale and zero point that its observer chooses.
 
     Args:
         name: the tensor's.
         observer: has seen all its values.
         spec: how it is quantized, with `symmetric` decided.
+        readers: what becomes of its values where they are read.
 
     Raises:
         TableError: the values are so large that the scale would be out of range.
     """
     try:
-        choice = observer.choose(spec)
+        choice = observer.choose(spec, readers)
     except ScaleTooLargeError as error:
         raise TableError(
             f"Tensor {name!r} has values so large that {error}. Check the samples and the model, or leave the tensor "

@@ -8,13 +8,16 @@ say what can't.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.ir.types import QuantizationParameters
 from pipeline.schema import Record
+
+Array = npt.NDArray[Any]
 
 SCALES_ABOVE, SCALES_BELOW = 1e-30, 1e30
 """All scales are between these, so that a scale and its reciprocal are far from float32's limits."""
@@ -122,13 +125,26 @@ def spread(low: float, high: float, spec: QuantizationSpec) -> Choice:
         ScaleTooLargeError: the scale would be out of range.
     """
     low, high = min(low, 0.0) if spec.signed else 0.0, max(high, 0.0)
-    threshold = max(abs(low), high)
+    scales, zero_points = scales_over(np.array([low]), np.array([high]), spec)
+    return Choice(QuantizationParameters(float(np.float32(scales[0])), int(zero_points[0])), max(abs(low), high))
+
+
+def scales_over(lows: Array, highs: Array, spec: QuantizationSpec) -> tuple[Array, Array]:
+    """Return scales and zero points with which quantized values spread over ranges; see `spread`.
+
+    Args:
+        lows: [C] float64, at most 0; 0 if the tensor can't be negative.
+        highs: [C] float64, at least 0.
+        spec: how the tensor is quantized.
+
+    Raises:
+        ScaleTooLargeError: a scale would be out of range.
+    """
     if spec.signed and spec.symmetric:
-        scale, zero_point = _in_range(threshold / spec.magnitude_steps), spec.magnitude_steps + 1
-    else:
-        scale = _in_range((high - low) / spec.steps)
-        zero_point = min(max(round(-low / scale), 0), spec.steps)
-    return Choice(QuantizationParameters(float(np.float32(scale)), zero_point), threshold)
+        scales = _in_range(np.maximum(-lows, highs) / spec.magnitude_steps)
+        return scales, np.full(len(scales), spec.magnitude_steps + 1.0)
+    scales = _in_range((highs - lows) / spec.steps)
+    return scales, np.clip(np.rint(-lows / scales), 0, spec.steps)
 
 
 def clip(minimum: float, maximum: float, threshold: float, spec: QuantizationSpec) -> Choice:
@@ -148,10 +164,9 @@ def clip(minimum: float, maximum: float, threshold: float, spec: QuantizationSpe
     return spread(max(minimum, -threshold), min(maximum, threshold), spec)
 
 
-def _in_range(scale: float) -> float:
-    """Return a scale in the range of scales: 1 for 0, as any does for a tensor that is zero."""
-    if scale == 0:
-        return 1.0
-    if not scale < SCALES_BELOW:
-        raise ScaleTooLargeError(f"one of its steps would be {scale:.3g}; scales are below {SCALES_BELOW:g}")
-    return max(scale, _SMALLEST_SCALE)
+def _in_range(scales: Array) -> Array:
+    """Return scales in the range of scales: 1 for 0, as any does for a tensor that is zero."""
+    largest = scales.max(initial=0.0)
+    if not largest < SCALES_BELOW:
+        raise ScaleTooLargeError(f"one of its steps would be {largest:.3g}; scales are below {SCALES_BELOW:g}")
+    return np.where(scales == 0, 1.0, np.maximum(scales, _SMALLEST_SCALE))

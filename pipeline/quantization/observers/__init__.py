@@ -13,12 +13,13 @@ import msgspec
 from pipeline.errors import OptionError, unknown_name
 from pipeline.quantization.observers.abs_max import AbsMax
 from pipeline.quantization.observers.kl import KL
+from pipeline.quantization.observers.mse import MeanSquaredError
 from pipeline.quantization.observers.observer import Observer
 from pipeline.quantization.spec import ObserverSpec
 
 __all__ = ["ALGORITHMS", "Observer", "make_observer"]
 
-ALGORITHMS: dict[str, type[Observer]] = {observer.algorithm: observer for observer in (AbsMax, KL)}
+ALGORITHMS: dict[str, type[Observer]] = {observer.algorithm: observer for observer in (AbsMax, KL, MeanSquaredError)}
 """Every calibration algorithm by name."""
 
 

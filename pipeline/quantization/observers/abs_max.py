@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.quantization.observers.observer import NoOptions, Observer
+from pipeline.quantization.observers.readers import AS_IT_IS, Reader
 from pipeline.quantization.spec import Choice, QuantizationSpec, clip
 
 
@@ -34,6 +36,7 @@ class AbsMax(Observer):
         self.minimum = min(self.minimum, other.minimum)
         self.maximum = max(self.maximum, other.maximum)
 
-    def choose(self, spec: QuantizationSpec) -> Choice:
-        """See `Observer`."""
+    def choose(self, spec: QuantizationSpec, readers: Sequence[Reader] = AS_IT_IS) -> Choice:
+        """See `Observer`; what is read doesn't matter."""
+        del readers
         return clip(self.minimum, self.maximum, max(abs(self.minimum), abs(self.maximum)), spec)

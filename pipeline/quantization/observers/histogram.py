@@ -1,4 +1,4 @@
-"""A histogram of magnitudes that grows with its data: one pass, constant memory, mergeable."""
+"""A histogram that grows with its data: one pass, constant memory, mergeable."""
 
 from __future__ import annotations
 
@@ -8,42 +8,58 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+Array = npt.NDArray[Any]
+
 BINS = 4096
-"""Number of bins by default; at least half of them are in use, as the limit is the next power of two."""
+"""Number of bins on each side of zero by default; at least half of one side is in use, as the limit is the next power
+of two."""
+
+_CHUNK = 2**17
+"""Values that are counted at once: what is computed of them on the way stays in the cache."""
 
 
 class Histogram:
-    """Counts of |x| in equal bins over [0, limit), and the range of x.
+    """Counts of x in equal bins on both sides of zero, up to a limit, and the range of x.
 
-    The limit is a power of two. When a larger value arrives, it doubles and neighbouring bins merge in pairs, as often
-    as needed; so the counts don't depend on the order of the data or on how it is split among workers. Exact zeros are
-    counted apart.
+    Bins hold the end that is nearer to zero, so that both sides are alike. The limit is a power of two. When a larger
+    value arrives, it doubles and neighbouring bins merge in pairs, as often as needed; so the counts don't depend on
+    the order of the data or on how it is split among workers. Exact zeros are counted apart.
 
     Attributes:
-        counts: [bins] int64; zeros aren't in it.
+        signed_counts: [2 * bins] int64, those below zero first; zeros aren't in it.
         zeros: how many values were exactly 0.
         limit: upper end of the last bin; 0.0 before the first value other than zero.
         minimum: smallest value seen; infinity before the first.
         maximum: largest value seen; minus infinity before the first.
 
     Args:
-        bins: how many, a power of two.
+        bins: how many on each side of zero, a power of two.
     """
 
     def __init__(self, bins: int = BINS) -> None:
-        self.counts = np.zeros(bins, "int64")
+        self.signed_counts: npt.NDArray[np.int64] = np.zeros(2 * bins, "int64")
         self.zeros = 0
         self.limit = 0.0
         self.minimum = math.inf
         self.maximum = -math.inf
 
     @property
+    def bins(self) -> int:
+        """Number of bins on each side of zero."""
+        return self.signed_counts.size // 2
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Counts of |x| in equal bins over [0, limit): [bins]; zeros aren't in it."""
+        return np.asarray(self.signed_counts[self.bins :] + self.signed_counts[: self.bins][::-1])
+
+    @property
     def width(self) -> float:
         """Width of a bin."""
-        return self.limit / self.counts.size
+        return self.limit / self.bins
 
-    def update(self, values: npt.NDArray[Any]) -> None:
-        """Add all elements of a float array; they must be finite."""
+    def update(self, values: Array) -> None:
+        """Add all elements of a float32 array; they must be finite."""
         if values.size == 0:
             return
         self.minimum = min(self.minimum, float(values.min()))
@@ -53,14 +69,20 @@ class Histogram:
             self.zeros += values.size
             return
         self._grow(_limit_above(largest))
-        magnitudes = np.abs(values.reshape(-1))
+        flat = values.reshape(-1)
+        for start in range(0, flat.size, _CHUNK):
+            self._count(flat[start : start + _CHUNK])
+
+    def _count(self, values: Array) -> None:
         # The scale is a power of two, so the product is exact and a value's bin depends on nothing else.
-        bins = (magnitudes * np.float32(self.counts.size / self.limit)).astype("int32")
-        counts = np.bincount(bins, minlength=self.counts.size)
-        zeros = int(magnitudes.size - np.count_nonzero(magnitudes))
-        counts[0] -= zeros
+        bins = (values * np.float32(self.bins / self.limit)).astype("int64")
+        bins -= values < 0
+        bins += self.bins
+        counts = np.bincount(bins, minlength=2 * self.bins)
+        zeros = int(np.count_nonzero(values == 0))
+        counts[self.bins] -= zeros
         self.zeros += zeros
-        self.counts += counts
+        self.signed_counts += counts
 
     def merge(self, other: Histogram) -> None:
         """Add all that another histogram has seen."""
@@ -69,13 +91,13 @@ class Histogram:
         self.zeros += other.zeros
         if other.limit > 0:
             self._grow(other.limit)
-            self.counts += _shrink(other.counts, round(math.log2(self.limit / other.limit)))
+            self.signed_counts += _shrink(other.signed_counts, round(math.log2(self.limit / other.limit)))
 
     def _grow(self, limit: float) -> None:
         if self.limit == 0.0:
             self.limit = limit
         elif limit > self.limit:
-            self.counts = _shrink(self.counts, round(math.log2(limit / self.limit)))
+            self.signed_counts = _shrink(self.signed_counts, round(math.log2(limit / self.limit)))
             self.limit = limit
 
 
@@ -86,9 +108,10 @@ def _limit_above(value: float) -> float:
 
 
 def _shrink(counts: npt.NDArray[np.int64], times: int) -> npt.NDArray[np.int64]:
-    """Return the counts with neighbours merged in pairs, `times` times."""
-    bins = counts.size
+    """Return the counts of both sides with neighbours merged in pairs, `times` times."""
+    bins = counts.size // 2
     factor = min(2**times, bins)
-    shrunk = np.zeros(bins, "int64")
-    shrunk[: bins // factor] = counts.reshape(-1, factor).sum(axis=1)
+    kept = bins // factor
+    shrunk = np.zeros(2 * bins, "int64")
+    shrunk[bins - kept : bins + kept] = counts.reshape(-1, factor).sum(axis=1)
     return shrunk

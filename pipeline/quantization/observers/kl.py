@@ -1,8 +1,13 @@
-"""The KL threshold: where clipping loses as much information as coarse steps do.
+"""KL ranges: where clipping loses as much information as coarse steps do.
 
-Source: S. Migacz, "8-bit Inference with TensorRT", GTC 2017. For every candidate threshold the distribution of
-magnitudes, with all that lies above added to the last bin, is compared with what is left of it after quantization to
-the available levels; the candidate with the smallest Kullback-Leibler divergence wins.
+Source: S. Migacz, "8-bit Inference with TensorRT", GTC 2017. For every candidate range the distribution, with all that
+lies beyond added to the last bins, is compared with what is left of it after quantization to the available levels; the
+candidate with the smallest Kullback-Leibler divergence wins. The paper's ranges are those of magnitudes up to a
+threshold, as they are here for symmetric tensors and those without negative values. Of other tensors, both ends are
+searched, by turns.
+
+What follows decides which part of the distribution counts: where a tensor is only read by functions of single values (a
+hard-swish, a sigmoid, a clip), all values beyond which these functions don't change any more count as one.
 
 Known traps are avoided: thresholds aren't only searched in the upper half of the range; exact zeros, of which ReLU
 makes many and which quantize without loss, don't count; and a candidate must keep nearly all of the values, as all
@@ -11,32 +16,38 @@ values in one clipped bin look like a perfect match where they come in lumps (a 
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.quantization.observers.histogram import BINS, Histogram
 from pipeline.quantization.observers.observer import Observer
-from pipeline.quantization.spec import Choice, QuantizationSpec, clip
+from pipeline.quantization.observers.readers import AS_IT_IS, Array, Reader, are_functions, read
+from pipeline.quantization.spec import Choice, QuantizationSpec, spread
 from pipeline.schema import Record
-
-Array = npt.NDArray[Any]
 
 KEPT = 0.9999
 """Share of the values other than zero that a candidate may not clip, by default."""
 
-_CHUNK = 256
-"""Candidates that are evaluated together; bounds the search's memory to a few megabytes."""
+CANDIDATES = 256
+"""Ends of a range that are compared first, evenly spread; after them, all around the best one."""
+
+ROUNDS = 2
+"""How often each end of a range is searched, given the other one."""
+
+FLAT = 1 / 1024
+"""Share of a function's range by which it may change where it counts as saturated: a quarter of an 8-bit step."""
 
 
 class KLOptions(Record, frozen=True, kw_only=True):
     """Options of `KL`.
 
     Attributes:
-        bins: of the histogram of magnitudes; a power of two.
-        kept: share of the values other than zero that no threshold may clip.
+        bins: of the histogram, on each side of zero; a power of two.
+        kept: share of the values other than zero that no range may clip.
     """
 
     bins: Annotated[int, msgspec.Meta(ge=512, le=65536)] = BINS
@@ -49,7 +60,7 @@ class KLOptions(Record, frozen=True, kw_only=True):
 
 
 class KL(Histogram, Observer):
-    """Chooses the threshold at which the least information is lost (PaddleSlim: KL)."""
+    """Chooses the range at which the least information is lost (PaddleSlim: KL)."""
 
     algorithm = "kl"
     options = KLOptions
@@ -59,64 +70,143 @@ class KL(Histogram, Observer):
         super().__init__(options.bins)
         self.kept = options.kept
 
-    def choose(self, spec: QuantizationSpec) -> Choice:
+    def choose(self, spec: QuantizationSpec, readers: Sequence[Reader] = AS_IT_IS) -> Choice:
         """See `Observer`."""
-        threshold = kl_threshold(self, spec.magnitude_steps, self.kept)
-        return clip(self.minimum, self.maximum, threshold, spec)
+        return spread(*kl_range(self, spec, readers, self.kept), spec)
 
 
-def kl_threshold(histogram: Histogram, levels: int, min_kept: float = KEPT) -> float:
-    """Return the threshold T at which quantizing [0, T] to `levels` steps loses the least information.
+def kl_range(
+    histogram: Histogram, spec: QuantizationSpec, readers: Sequence[Reader] = AS_IT_IS, min_kept: float = KEPT
+) -> tuple[float, float]:
+    """Return (low, high), the range at which quantizing a tensor loses the least information.
 
     Args:
-        histogram: magnitudes of a tensor.
-        levels: how many steps [0, T] is divided into: 127 if the tensor is signed, 255 if not.
+        histogram: the tensor's values.
+        spec: how it is quantized, with `symmetric` decided.
+        readers: of the tensor.
         min_kept: share of the values other than zero that it may not clip.
     """
-    used = np.flatnonzero(histogram.counts)
+    seen = _relevant(histogram, readers)
+    if not seen.counts.any():
+        return 0.0, 0.0
+    middle = histogram.bins
+    if spec.signed and not spec.symmetric:
+        low, high = seen.first, seen.last
+        for _ in range(ROUNDS):
+            highs = np.arange(max(middle, low + spec.steps), seen.last + 1)
+            high = _best(seen.counts, np.full(len(highs), low), highs, spec.steps, min_kept, (low, high))[1]
+            lows = np.arange(seen.first, min(middle, high - spec.steps) + 1)
+            low = _best(seen.counts, lows, np.full(len(lows), high), spec.steps, min_kept, (low, high))[0]
+        ends = (low - middle) * histogram.width, (high - middle) * histogram.width
+    else:
+        magnitudes = seen.counts[middle:] + seen.counts[:middle][::-1]
+        furthest = int(np.flatnonzero(magnitudes)[-1]) + 1
+        thresholds = np.arange(min(spec.magnitude_steps, furthest), furthest + 1)
+        nothing = np.zeros(len(thresholds), "int64")
+        threshold = _best(magnitudes, nothing, thresholds, spec.magnitude_steps, min_kept, (0, furthest))[1]
+        ends = -threshold * histogram.width, threshold * histogram.width
+    return max(ends[0], histogram.minimum), min(ends[1], histogram.maximum)
+
+
+@dataclass(frozen=True)
+class _Relevant:
+    """The part of a histogram that counts.
+
+    Attributes:
+        counts: [2 * bins] int64, as `Histogram.signed_counts`.
+        first: the first bin that is used, or that of the first value above zero.
+        last: the bin after the last one that is used, or after those below zero.
+    """
+
+    counts: Array
+    first: int
+    last: int
+
+
+def _relevant(histogram: Histogram, readers: Sequence[Reader]) -> _Relevant:
+    """Return a histogram in which values that nothing tells apart count as one."""
+    counts, middle = histogram.signed_counts, histogram.bins
+    used = np.flatnonzero(counts)
     if used.size == 0:
-        return 0.0
-    last = int(used[-1]) + 1
-    largest = max(abs(histogram.minimum), abs(histogram.maximum))
-    if last <= levels:
-        return largest
-    kept = np.cumsum(histogram.counts) / histogram.counts.sum()
-    first = max(levels, int(np.searchsorted(kept, min_kept)) + 1)
-    candidates = np.arange(min(first, last), last + 1)
-    divergence = np.concatenate(
-        [_divergence(histogram.counts, c, levels) for c in np.array_split(candidates, -(-candidates.size // _CHUNK))]
-    )
-    best = int(candidates[int(np.argmin(divergence))])
-    return min(best * histogram.width, largest)
+        return _Relevant(counts, middle, middle)
+    first, last = int(used[0]), int(used[-1]) + 1
+    if are_functions(readers):
+        first, last = _changing(histogram, readers, first, last)
+    first, last = min(first, middle), max(last, middle)
+    merged = np.zeros_like(counts)
+    merged[first:last] = counts[first:last]
+    if first < last:
+        merged[first] += counts[:first].sum()
+        merged[last - 1] += counts[last:].sum()
+    return _Relevant(merged, first, last)
 
 
-def _divergence(counts: Array, candidates: Array, levels: int) -> Array:
-    """Return KL(P || Q) for each candidate number of kept bins, [len(candidates)] float64.
+def _changing(histogram: Histogram, readers: Sequence[Reader], first: int, last: int) -> tuple[int, int]:
+    """Return between which bins functions change their values; the whole range if none does."""
+    centres = (np.arange(first, last) - histogram.bins + 0.5) * histogram.width
+    begin, end = last, first
+    for reader in readers:
+        values = read(reader, centres)
+        limit = np.ptp(values) * FLAT
+        if limit > 0:
+            begin = min(begin, first + int(np.flatnonzero(np.abs(values - values[0]) > limit)[0]))
+            end = max(end, first + int(np.flatnonzero(np.abs(values - values[-1]) > limit)[-1]) + 1)
+    return (begin, end) if begin < end else (first, last)
+
+
+def _best(
+    counts: Array, firsts: Array, lasts: Array, levels: int, min_kept: float, otherwise: tuple[int, int]
+) -> tuple[int, int]:
+    """Return the range of bins with the smallest divergence of those that keep enough; `otherwise` if none does."""
+    mass = _running(counts)
+    kept = (mass[lasts] - mass[firsts]) / mass[-1] >= min_kept
+    firsts, lasts = firsts[kept], lasts[kept]
+    if len(firsts) == 0:
+        return otherwise
+
+    def best(places: Array) -> int:
+        return int(places[np.argmin(divergences(counts, firsts[places], lasts[places], levels))])
+
+    coarse = best(np.unique(np.linspace(0, len(firsts) - 1, CANDIDATES).astype("int64")))
+    apart = -(-len(firsts) // CANDIDATES)
+    found = best(np.arange(max(coarse - apart, 0), min(coarse + apart + 1, len(firsts))))
+    return int(firsts[found]), int(lasts[found])
+
+
+def divergences(counts: Array, firsts: Array, lasts: Array, levels: int) -> Array:
+    """Return KL(P || Q) for each of [C] candidate ranges of bins, [first, last): [C] float64.
 
     Within a level, Q is even over the bins that P uses. So with a level's mass M (outliers left out), the mass of P in
     it and its number n of used bins, sum(p log q) is sum(mass_P * log(M / n)) over levels: running sums over the
     histogram give every candidate in `levels` steps instead of one for each bin.
     """
-    mass = np.concatenate([[0], np.cumsum(counts)]).astype("float64")
-    used = np.concatenate([[0], np.cumsum(counts > 0)])
-    entropy = np.concatenate([[0.0], np.cumsum(_xlogx(counts.astype("float64")))])
+    mass, used = _running(counts).astype("float64"), _running(counts > 0)
+    entropy = _running(_xlogx(counts))
     total = mass[-1]
-    kept = mass[candidates]
-    outliers = total - kept
-    last_bin = counts[candidates - 1].astype("float64")
-    p_log_p = entropy[candidates] - _xlogx(last_bin) + _xlogx(last_bin + outliers)
+    kept = mass[lasts] - mass[firsts]
+    below, above = mass[firsts], total - mass[lasts]
+    p_log_p = entropy[lasts] - entropy[firsts]
+    for end, outliers in ((firsts, below), (lasts - 1, above)):
+        p_log_p += _xlogx(counts[end] + outliers) - _xlogx(counts[end])
 
-    edges = candidates[:, None] * np.arange(levels + 1) // levels
+    edges = firsts[:, None] + (lasts - firsts)[:, None] * np.arange(levels + 1) // levels
     level_mass = np.diff(mass[edges], axis=1)
     level_used = np.diff(used[edges], axis=1)
-    level_used[:, -1] += (last_bin == 0) & (outliers > 0)
+    level_used[:, 0] += (counts[firsts] == 0) & (below > 0)
+    level_used[:, -1] += (counts[lasts - 1] == 0) & (above > 0)
     p_mass = level_mass.copy()
-    p_mass[:, -1] += outliers
+    p_mass[:, 0] += below
+    p_mass[:, -1] += above
     with np.errstate(divide="ignore", invalid="ignore"):
         log_q = np.log(level_mass / level_used)
         p_log_q = np.where(p_mass > 0, p_mass * log_q, 0.0).sum(axis=1)
         return np.asarray((p_log_p - p_log_q) / total - np.log(total) + np.log(kept))
 
 
-def _xlogx(values: Array) -> Array:
+def _running(counts: Array) -> Array:
+    return np.concatenate([[0], np.cumsum(counts)])
+
+
+def _xlogx(counts: Array) -> Array:
+    values = np.asarray(counts, "float64")
     return np.where(values > 0, values * np.log(np.maximum(values, 1.0)), 0.0)

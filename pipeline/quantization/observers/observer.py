@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy.typing as npt
 
+from pipeline.quantization.observers.readers import AS_IT_IS, Reader
 from pipeline.quantization.spec import Choice, QuantizationSpec
 from pipeline.schema import Record
 
@@ -49,11 +51,12 @@ class Observer(ABC):
         """Take in what an observer of the same class and options has seen."""
 
     @abstractmethod
-    def choose(self, spec: QuantizationSpec) -> Choice:
+    def choose(self, spec: QuantizationSpec, readers: Sequence[Reader] = AS_IT_IS) -> Choice:
         """Return scale and zero point for a tensor that is to be quantized like this.
 
         Args:
             spec: with `symmetric` decided.
+            readers: what becomes of the tensor's values where they are read; at least one.
 
         Raises:
             ScaleTooLargeError: the values are too large for any scale.
