@@ -12,7 +12,7 @@ import struct
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,15 +45,6 @@ class Segment:
 
     function: int
     runs: Mapping[Block, int]
-
-    def instructions(self, begin: int = 0, end: int = 1 << 64) -> Counter[int]:
-        """Return how often each instruction was executed, between two addresses."""
-        counts: Counter[int] = Counter()
-        for block, runs in self.runs.items():
-            if begin <= block.address < end:
-                for word in block.instructions:
-                    counts[word] += runs
-        return counts
 
 
 @dataclass(frozen=True)
@@ -112,9 +103,14 @@ def build_plugin(folder: Path) -> Path:
     return plugin
 
 
-def executed(segments: Sequence[Segment]) -> Counter[int]:
-    """Return how often each instruction was executed in all segments."""
-    return sum((segment.instructions() for segment in segments), Counter())
+def executed(calls: Iterable[Mapping[Block, int]]) -> Counter[int]:
+    """Return how often each instruction was executed, given how often blocks ran."""
+    counts: Counter[int] = Counter()
+    for runs in calls:
+        for block, times in runs.items():
+            for word in block.instructions:
+                counts[word] += times
+    return counts
 
 
 def _segments(data: bytes) -> Iterator[Segment]:

@@ -17,7 +17,9 @@ CLASSES = (
 """In the order of tables. What reads or writes vector registers is one of the vector classes."""
 
 _DISASSEMBLE = ("llvm-mc", "-disassemble", "-show-encoding", "-triple=aarch64")
-_FEATURES = "-mattr=+v8.6a,+dotprod,+i8mm,+bf16,+fullfp16,+fp16fml,+lse,+rcpc,+sha3,+sm4,+aes,+mte,+pauth"
+FEATURES = "-mattr=+v8.6a,+dotprod,+i8mm,+bf16,+fullfp16,+fp16fml,+lse,+rcpc,+sha3,+sm4,+aes,+mte,+pauth"
+"""What LLVM's tools have to know."""
+
 _ENCODING = re.compile(r"encoding: \[(.*)\]")
 _VECTOR = re.compile(r"\b(?:v\d+\.|[bhsdq]\d+\b)")
 _STACK = re.compile(r"\[(?:sp|x29)\b")
@@ -44,7 +46,7 @@ def disassemble(words: Iterable[int]) -> dict[int, str]:
     unique = sorted(set(words))
     texts = {word: f".inst {word:#010x}" for word in unique}
     lines = "\n".join(" ".join(f"{byte:#04x}" for byte in word.to_bytes(4, "little")) for word in unique)
-    command = [*_DISASSEMBLE, _FEATURES]
+    command = [*_DISASSEMBLE, FEATURES]
     # Its exit code is 1 if it doesn't know an instruction; that stays a number.
     output = subprocess.run(command, input=lines, capture_output=True, text=True, check=False).stdout
     for line in output.splitlines():

@@ -124,5 +124,5 @@ def count_peer(peer: Peer, emulator: Emulator, cpu: str, model: Path, sample: Ar
     inputs = model.with_suffix(".input.npy")
     np.save(inputs, sample)
     segments = emulator.count(cpu, "benchmarks.arm64.run_peer", peer.engine, str(model), str(inputs))
-    counts = executed(segments)
+    counts = executed(segment.runs for segment in segments)
     return by_class(counts, disassemble(counts))

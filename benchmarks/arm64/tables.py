@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
@@ -62,6 +63,22 @@ def layers_table(result: Result) -> Table:
             *(millions(layer["instructions"][name]) for name in CLASSES),
             millions(layer["stack"]),
         )
+    return table
+
+
+def cores_table(result: Result, cores: Sequence[str]) -> Table:
+    """Return what the kernels of one network cost on cores, those that cost the most first."""
+    what = "million cycles by LLVM's models, and multiplier rate of the hot loop"
+    title = f"{', '.join(result[key] for key in _WHAT)}: {what}"
+    headings = (heading for core in cores for heading in (core, "hot loop"))
+    table = Table("kernel", "calls", "products", *headings, title=title)
+    layers = [layer for layer in result["layers"] if layer["costs"]]
+    for layer in sorted(layers, key=lambda layer: -layer["costs"][cores[0]]["cycles"]):
+        costs = [layer["costs"][core] for core in cores]
+        cells = (cell for c in costs for cell in (f"{c['cycles'] / 1e6:.3f}", f"{c['hot_loop_rate']:.0%}"))
+        table.add_row(layer["kernel"], str(layer["calls"]), millions(layer["multiply_adds"]), *cells)
+    sums = (sum(layer["costs"][core]["cycles"] for layer in layers) for core in cores)
+    table.add_row("all", "", "", *(cell for total in sums for cell in (f"{total / 1e6:.3f}", "")))
     return table
 
 
