@@ -54,7 +54,7 @@ def peak_probe(dtype: str, isa: InstructionSet) -> PeakProbe:
     depth, x_dtype, w_dtype, acc_dtype, multiply_add = (
         (1, "float32", "float32", "float32", isa.multiply_add)
         if dtype == "float32"
-        else (isa.dot_depth, "uint8", isa.weight_dtype, "int32", isa.dot)
+        else (isa.dot_depth, isa.activation_dtype, isa.weight_dtype, "int32", isa.dot)
     )
     size = accumulators * lanes
     buffers = ((OPERANDS * depth, x_dtype), (size * depth, w_dtype), (size, acc_dtype))

@@ -96,6 +96,7 @@ class Entry:
 
 
 _MATRICES = (Capability.MATRIX_REGISTERS,)
+_BLOCKS = (Capability.BLOCK_PRODUCTS,)
 _LANE_DOTS = (Capability.LANE_DOT_PRODUCTS,)
 _WIDE = (Capability.WIDE_PRODUCTS,)
 _FUSED_LOOKUP = (Capability.FUSED_LOOKUP,)
@@ -106,8 +107,10 @@ KERNELS: tuple[Entry, ...] = (
     Entry(QConv2d, depthwise_dot.depthwise_dot, _LANE_DOTS, depthwise_dot.fills_vectors, "depthwise_dot"),
     Entry(QConv2d, depthwise_pairs.depthwise_pairs, _WIDE, depthwise_pairs.fits_pairs, "depthwise_pairs"),
     Entry(QConv2d, depthwise_lanes.integer_depthwise, (), depthwise_lanes.is_depthwise, "depthwise"),
+    Entry(QConv2d, conv.block_integer, _BLOCKS, conv.fills_blocks, "block"),
     Entry(QConv2d, conv.integer),
     Entry(QConv2dAdd, conv.matrix_integer, _MATRICES, conv.fills_matrices, "matrix"),
+    Entry(QConv2dAdd, conv.block_integer, _BLOCKS, conv.fills_blocks, "block"),
     Entry(QConv2dAdd, conv.integer),
     Entry(QConv2dLookup, conv.matrix_integer, _FUSED_LOOKUP + _MATRICES, conv.fills_matrices, "matrix"),
     Entry(
@@ -118,11 +121,13 @@ KERNELS: tuple[Entry, ...] = (
         "depthwise_dot",
     ),
     Entry(QConv2dLookup, depthwise_lanes.integer_depthwise, _FUSED_LOOKUP, depthwise_lanes.is_depthwise, "depthwise"),
+    Entry(QConv2dLookup, conv.block_integer, _FUSED_LOOKUP + _BLOCKS, conv.fills_blocks, "block"),
     Entry(QConv2dLookup, conv.integer, _FUSED_LOOKUP),
     Entry(Conv2d, depthwise_lanes.float_depthwise, (), depthwise_lanes.is_depthwise, "depthwise"),
     Entry(Conv2d, conv.floating),
     Entry(Conv2dAdd, conv.floating),
     Entry(QDense, conv.matrix_integer, _MATRICES, conv.fills_matrices, "matrix"),
+    Entry(QDense, conv.block_integer, _BLOCKS, conv.fills_blocks, "block"),
     Entry(QDense, conv.integer),
     Entry(Dense, conv.floating),
     Entry(QMatMul, matmul.integer),

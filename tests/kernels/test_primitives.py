@@ -21,7 +21,7 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa import Capability, InstructionSet, instruction_sets, meaning
 from pipeline.kernels.isa.x86.amx import MatrixInstructionSet
-from pipeline.kernels.lib.vectors import joined, lanes_of, span
+from pipeline.kernels.lib.vectors import joined, lanes_of, part, span
 from pipeline.ops import QAdd
 from tests.kernels.execution import Call
 from tests.kernels.instruction_sets import runnable
@@ -106,8 +106,15 @@ def bounds(random: np.random.Generator) -> Iterator[tuple[int, int, int]]:
     yield int(random.integers(0, 256)), low, high
 
 
+def activations(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    for lanes in (1, isa.dot_depth, 4 * isa.lanes):
+        values = numbers(random, "uint8", lanes)
+        expected = meaning.activations(values, isa.activation_offset).astype(isa.activation_dtype)
+        yield trial("activations", isa.activations, [values], expected)
+
+
 def dot(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
-    activations = numbers(random, "uint8", isa.dot_depth)
+    activations = numbers(random, isa.activation_dtype, isa.dot_depth)
     weights = numbers(random, "int8", isa.lanes * isa.dot_depth).reshape(ROWS, isa.lanes, isa.dot_depth)
     acc = accumulators(random, activations[:, np.newaxis].astype("int64") * weights)
     operands = acc, activations, isa.arrange(weights.astype(isa.weight_dtype))
@@ -115,11 +122,40 @@ def dot(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
 
 
 def dot_lanes(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
-    activations, weights = (numbers(random, dtype, isa.lanes * isa.dot_depth) for dtype in ("uint8", "int8"))
+    dtypes = isa.activation_dtype, "int8"
+    activations, weights = (numbers(random, dtype, isa.lanes * isa.dot_depth) for dtype in dtypes)
     lanes = [x.reshape(ROWS, isa.lanes, isa.dot_depth) for x in (activations, weights)]
     acc = accumulators(random, lanes[0].astype("int64") * lanes[1])
     operands = acc, activations, weights.astype(isa.weight_dtype)
     yield trial("dot_lanes", isa.dot_lanes, operands, meaning.dot_lanes(acc, *lanes))
+
+
+def multiply_block(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    pixels, channels, depth = isa.block_pixels, isa.block_channels, isa.block_depth
+    steps = isa.load_bytes // max(depth, 1)
+    activations = numbers(random, isa.activation_dtype, pixels * steps * depth)
+    weights = numbers(random, "int8", channels * depth, low=-127)
+    shared = isa.lanes // max(pixels * channels, 1)
+    start = np.zeros((ROWS, isa.lanes), "int32")
+    start[:, ::shared] = numbers(random, "int32", pixels * channels, -(2**30), 2**30)
+    started = start[:, ::shared].reshape(ROWS, pixels, channels)
+    matrices = activations.reshape(ROWS, pixels, steps * depth), weights.reshape(ROWS, channels, depth)
+    blocks = isa.lanes // channels
+    sums = [numbers(random, "int32", isa.lanes, -(2**28), 2**28) for _ in range(blocks)]
+    summed = meaning.sum_blocks([s.reshape(ROWS, pixels, channels, shared) for s in sums])
+    for pixel in range(pixels):
+        yield trial("sum_blocks", lambda *s, p=pixel: isa.sum_blocks(s)[p], sums, summed[:, pixel])
+    # Where lanes share a sum, only all of them together say what it is.
+    for step in range(steps):
+        expected = meaning.multiply_block(started, matrices[0], step, matrices[1])
+        added = meaning.sum_blocks([expected[..., np.newaxis]] * blocks)
+        for pixel in range(pixels):
+
+            def product(acc: Any, x: Any, w: Any, step: int = step, pixel: int = pixel) -> Any:
+                vectors = [part(x, p * steps * depth, steps * depth) for p in range(pixels)]
+                return isa.sum_blocks([isa.multiply_block(acc, vectors, step, w)] * blocks)[pixel]
+
+            yield trial("multiply_block", product, (start, activations, weights), added[:, pixel])
 
 
 def dot_pairs(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
@@ -232,6 +268,7 @@ def matrices(isa: MatrixInstructionSet, random: np.random.Generator) -> Iterator
 
 
 TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
+    "activations": activations,
     "arrange": dot,
     "arrange_table": lookup,
     "configure": matrices,
@@ -241,11 +278,13 @@ TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
     "load": matrices,
     "lookup": lookup,
     "multiply": matrices,
+    "multiply_block": multiply_block,
     "multiply_add": multiply_add,
     "rounded": rounded,
     "saturate": saturate,
     "saturate_interleaved": saturate_interleaved,
     "store": matrices,
+    "sum_blocks": multiply_block,
     "weighted_sum": weighted_sum,
     "wide_products": wide_products,
 }
@@ -256,6 +295,7 @@ PRIMITIVES: dict[Capability, tuple[str, ...]] = {
     Capability.FUSED_MULTIPLY_ADD: (),
     Capability.LANE_DOT_PRODUCTS: ("dot_lanes", "saturate_interleaved"),
     Capability.WIDE_PRODUCTS: ("wide_products",),
+    Capability.BLOCK_PRODUCTS: ("multiply_block", "sum_blocks"),
     Capability.TABLE_LOOKUP: ("arrange_table", "lookup"),
     Capability.FUSED_LOOKUP: ("arrange_table", "lookup"),
     Capability.MATRIX_REGISTERS: ("configure", "load", "multiply", "store"),
@@ -296,7 +336,7 @@ def test_every_primitive_has_a_meaning_and_is_tried(isa_name: str) -> None:
 
 @pytest.mark.parametrize("isa", instruction_sets().values(), ids=instruction_sets())
 def test_an_instruction_set_has_what_its_capabilities_say_and_what_every_kernel_may_use(isa: InstructionSet) -> None:
-    everywhere = {"arrange", "dot", "multiply_add", "rounded", "saturate", "weighted_sum"}
+    everywhere = {"activations", "arrange", "dot", "multiply_add", "rounded", "saturate", "weighted_sum"}
     promised = everywhere.union(*(PRIMITIVES[capability] for capability in isa.capabilities))
     assert promised <= primitives(isa) - refused(isa)
     assert (isa.table_vectors > 0) == isa.has(Capability.TABLE_LOOKUP)

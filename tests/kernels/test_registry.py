@@ -28,7 +28,10 @@ DENSE, DEPTHWISE = Convolution(1, 8, 8, 64, 64, (3, 3)), Convolution(1, 8, 8, 1,
 FEW = Convolution(1, 8, 8, 1, 1, (3, 3), (2, 2), groups=8)
 CHOICES = {
     "vnni": Choice(DENSE, "avx512_vnni", "conv2d_u8s8_3x3_64x64__avx512_vnni"),
-    "no dot product": Choice(DENSE, "neon", "conv2d_u8s8_3x3_64x64__neon"),
+    "products of blocks": Choice(DENSE, "neon", "conv2d_block_u8s8_3x3_64x64__neon"),
+    "too few values for a block": Choice(
+        Convolution(1, 8, 8, 3, 8, (3, 3)), "neon_i8mm", "conv2d_u8s8_3x3_3x8__neon_i8mm"
+    ),
     "matrix registers": Choice(DENSE, "amx_int8", "conv2d_matrix_u8s8_3x3_64x64__amx_int8"),
     "too few pixels for matrix registers": Choice(
         Convolution(1, 1, 1, 64, 32), "amx_int8", "conv2d_u8s8_1x1_64x32__amx_int8"

@@ -35,12 +35,13 @@ class IntegerConstants:
     table: Array | None
 
     @classmethod
-    def of(cls, operation: Operation, *, as_floats: bool) -> IntegerConstants:
+    def of(cls, operation: Operation, *, as_floats: bool, activation_offset: int = 0) -> IntegerConstants:
         """Return an operation's constants.
 
         Args:
             operation: a convolution or dense layer in 8 bits.
             as_floats: whether accumulators may be the bits of float32, if the constants allow it.
+            activation_offset: what is subtracted from activations before they are multiplied.
         """
         operator = operation.operator
         if not isinstance(operator, QConv2d | QDense):
@@ -48,10 +49,13 @@ class IntegerConstants:
         weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
         start = folded_bias(bias, weight, operator.input_zero_point)
         table = operation.constants[4] if isinstance(operator, QConv2dLookup) else None
+        scaling: tuple[Array, ...] = (multiplier,)
         if as_floats and sums_are_floats(weight, start, multiplier):
-            offset_start = start + np.int32(FLOAT_OFFSET_BITS)
-            return cls(operator, weight, offset_start, (multiplier, float_offsets(multiplier)), table)
-        return cls(operator, weight, start, (multiplier,), table)
+            start = start + np.int32(FLOAT_OFFSET_BITS)
+            scaling = multiplier, float_offsets(multiplier)
+        if activation_offset:
+            start = folded_bias(start, weight, -activation_offset)
+        return cls(operator, weight, start, scaling, table)
 
     @property
     def floats(self) -> bool:
@@ -65,4 +69,4 @@ def folded_bias(bias: Array, weight: Array, zero_point: int) -> Array:
     `sum((x - zero_point) * w) = sum(x * w) - zero_point * sum(w)`.
     """
     sums = weight.reshape(weight.shape[0], -1).sum(axis=1, dtype="int64")
-    return np.asarray(bias.astype("int64") - zero_point * sums, "int32")
+    return np.asarray(bias.astype("int64") - zero_point * sums).astype("int32")

@@ -36,7 +36,7 @@ from pipeline.kernels.gemm.register_tile import Workload
 from pipeline.kernels.lib import tails
 from pipeline.kernels.lib.broadcast import axes, offsets
 from pipeline.kernels.lib.buffers import register_buffer, store_narrow
-from pipeline.kernels.lib.vectors import span
+from pipeline.kernels.lib.vectors import span, splat
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Operation
 from pipeline.ops import MatMul, QMatMul
@@ -52,11 +52,14 @@ class Arithmetic:
         accumulator: of the sums.
         output: of the result.
         depth: values that a step takes in.
+        activations: from values of a to those that dot products take, `a_offset` less, as `activation_dtype`.
         pack: from a vector of b to one of a panel.
         dot: from accumulators, `depth` values of a and a panel's vector to accumulators.
         finish: from accumulators to results.
         offset: b's value for a panel's zero.
         zero_points: of a and b; zero for float32.
+        activation_dtype: of a's values in dot products.
+        a_offset: what is subtracted from them.
     """
 
     dtype: str
@@ -64,11 +67,14 @@ class Arithmetic:
     accumulator: str
     output: str
     depth: int
+    activations: Callable[[Any], Any]
     pack: Callable[[Any], Any]
     dot: Callable[[Any, Any, Any], Any]
     finish: Callable[[Any], Any]
     offset: int = 0
     zero_points: tuple[int, int] = (0, 0)
+    activation_dtype: str = "uint8"
+    a_offset: int = 0
 
 
 class MatMulNest:
@@ -138,13 +144,14 @@ class MatMulNest:
         partial = self.depth % arithmetic.depth > 0
         sums = register_buffer(lanes, arithmetic.accumulator)
         zero = T.broadcast(tirx.const(0, arithmetic.accumulator), lanes)
+        a_zero_point, b_zero_point = arithmetic.zero_points[0] - arithmetic.a_offset, arithmetic.zero_points[1]
         T.buffer_store(sums, zero, [span(0, lanes)])
-        ones = T.broadcast(T.uint8(1), arithmetic.depth) if arithmetic.depth > 1 else T.uint8(1)
+        ones = splat(tirx.const(1, arithmetic.activation_dtype), arithmetic.depth)
 
         def store(step: Any, packed: Any) -> None:
             at = self._panel(block, step, v)
             T.buffer_store(self.panels, packed, [at])
-            if arithmetic.zero_points[0]:
+            if a_zero_point:
                 total = arithmetic.dot(sums[span(0, lanes)], ones, self.panels[at])
                 T.buffer_store(sums, total, [span(0, lanes)])
 
@@ -153,7 +160,6 @@ class MatMulNest:
         if partial:
             packed = arithmetic.pack(self._gather(last, column))
             store(self.steps - 1, packed * self._uncounted())
-        a_zero_point, b_zero_point = arithmetic.zero_points
         start = zero
         if a_zero_point:
             rest = T.int32(self.depth * (arithmetic.offset - b_zero_point))
@@ -193,7 +199,7 @@ class MatMulNest:
     def _sum_rows(self) -> None:
         with T.serial(self.rows) as row:
             total = register_buffer(1, "int32")
-            T.buffer_store(total, T.int32(0), [0])
+            T.buffer_store(total, T.int32(-self.arithmetic.a_offset * self.depth), [0])
             with T.serial(self.depth) as k:
                 value = T.cast(self.a[self.a_start + row * self.depth + k], "int32")
                 T.buffer_store(total, total[0] + value, [0])
@@ -219,13 +225,16 @@ class MatMulNest:
                 self._store(acc[register(i, v)], row + i, block * tile.nv + v)
 
     def _step(self, acc: Any, register: Register, block: Any, row: Any, step: Any, k: Any) -> None:
+        arithmetic = self.arithmetic
         accumulate(
             acc,
             self.tile.mr,
             self.tile.nv,
             register,
-            self.arithmetic.dot,
-            lambda i: step_values(self.a, self.a_start + (row + i) * self.depth + k, self.arithmetic.depth, self.depth),
+            arithmetic.dot,
+            lambda i: arithmetic.activations(
+                step_values(self.a, self.a_start + (row + i) * self.depth + k, arithmetic.depth, self.depth)
+            ),
             lambda v: self.panels[self._panel(block, step, v)],
         )
 

@@ -52,17 +52,6 @@ FUSED_STEPS = 8
 """Of so short loops, LLVM would unroll each completely, and then run out of registers."""
 
 
-def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) -> tirx.PrimFunc:
-    """Return the loop nest for (x, weights, bias, multiplier, and what the epilogue adds) -> y, all flat.
-
-    Args:
-        plan: geometry and tile.
-        dtypes: of input, weights and accumulator.
-        epilogue: what happens to the accumulators.
-    """
-    return Nest(plan, dtypes, epilogue).build()
-
-
 @dataclass(frozen=True)
 class Place:
     """Where a tile is: offsets into the buffers, as TIR expressions.
@@ -130,11 +119,11 @@ class Nest:
         return TASKS
 
     def build(self) -> tirx.PrimFunc:
-        """Return the function; see `make_function`."""
+        """Return the function (x, weights, bias, scaling, and what the epilogue adds) -> y, all flat."""
         g, blocks, tasks = self.plan.geometry, self.blocks, self.chunks * self.runs
         loop = T.parallel if tasks > 1 and self.worth_threads() else T.serial
         with IRBuilder() as builder, T.prim_func():
-            T.func_attr({"tirx.noalias": True, "op_pattern": 8})
+            T.func_attr({"tirx.noalias": self.weights_may_be_kept(), "op_pattern": 8})
             self.x = _argument("x", g.batch * g.height * g.width * self.channels_in, self.dtypes[0])
             self.weights = _argument("weights", blocks * self.block_weights, self.dtypes[1])
             self.bias = _argument("bias", blocks * self.block_channels, self.dtypes[2])
@@ -169,6 +158,10 @@ class Nest:
     def worth_threads(self) -> bool:
         """Return whether this is large enough for several threads."""
         return worth_threads(self.plan.geometry, self.plan.isa, self.plan.depth)
+
+    def weights_may_be_kept(self) -> bool:
+        """Return whether LLVM may read weights once for all tiles, as the output doesn't overlap them."""
+        return True
 
     def allocate(self) -> None:
         """Declare the accumulators."""
@@ -259,9 +252,15 @@ class Nest:
             plan.tile.nv,
             functools.partial(self.register, place),
             dot,
-            lambda i: step_values(self.x, x + self.input_offset(i), plan.depth, plan.geometry.segment_length),
+            lambda i: self.activations(
+                step_values(self.x, x + self.input_offset(i), plan.depth, plan.geometry.segment_length)
+            ),
             lambda v: self.weights[span(place.weights + (number * plan.tile.nv + v) * width, width)],
         )
+
+    def activations(self, values: Any) -> Any:
+        """Return values of the input as they are multiplied."""
+        return self.plan.isa.activations(values) if self.dtypes[0] == "uint8" else values
 
     def segment(self, ky: Any, kx: Any) -> Any:
         """Return the offset of a segment from the pixel's first value in x."""
@@ -308,7 +307,7 @@ class Nest:
     def finish(self, place: Place, vectors: list[tuple[int, int]]) -> None:
         """Finish and store the accumulators of some (pixel, vector) pairs."""
         plan, lanes = self.plan, self.plan.isa.lanes
-        accumulators = [self.acc[self.register(place, i, v)] for i, v in vectors]
+        accumulators = [self.sums(place, i, v) for i, v in vectors]
         result = self.epilogue.finish(accumulators, *self._scaling(place, [v for _, v in vectors]))
         runs = [(i, v, count * lanes) for i, v, count in self._runs(vectors)]
         if plan.narrow:
@@ -351,6 +350,10 @@ class Nest:
         per_run = self.plan.tile.columns if self.channels_out == self.block_channels else 1
         runs = [list(run) for _, run in itertools.groupby(vectors, key=lambda vector: vector[0] // per_run)]
         return [(*run[0], len(run)) for run in runs]
+
+    def sums(self, place: Place, i: int, v: int) -> Any:
+        """Return the finished sums of pixel i and vector v."""
+        return self.acc[self.register(place, i, v)]
 
     def register(self, place: Place, i: int, v: int) -> Any:
         """Return the place in `acc` of the sums of pixel i and vector v."""

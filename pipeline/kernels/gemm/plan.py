@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.gemm.geometry import Geometry
+from pipeline.kernels.gemm.lane_tile import BlockWorkload, LaneWorkload
 from pipeline.kernels.gemm.register_tile import RegisterTile, Workload
 from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.lib import tails
@@ -16,16 +17,29 @@ from pipeline.kernels.machine import Machine
 
 Array = npt.NDArray[Any]
 
+MIN_BLOCK_SEGMENT, MIN_BLOCK_PIXELS = 16, 2
+"""Shorter segments don't fill a load, and one pixel no block of several."""
+
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything the loop nest depends on."""
+    """Everything the loop nest depends on.
+
+    Attributes:
+        geometry: what to compute.
+        machine: has the instruction set.
+        depth: how many values a step takes in.
+        tile: the register tile.
+        vectors: vectors of output channels in a group.
+        steps_per_load: how many steps' values of a pixel are loaded at once.
+    """
 
     geometry: Geometry
     machine: Machine
     depth: int
     tile: RegisterTile
     vectors: int
+    steps_per_load: int
 
     @property
     def isa(self) -> InstructionSet:
@@ -74,11 +88,52 @@ def make_plan(geometry: Geometry, machine: Machine, depth: int, dtype: str) -> P
         dtype: what is computed: "int8" or "float32".
     """
     workload = make_workload(geometry, machine, depth, dtype)
-    return Plan(geometry.flattened().merged(machine.isa.lanes), machine, depth, workload.choose(), workload.vectors)
+    g = geometry.flattened().merged(machine.isa.lanes)
+    together = _steps_per_load(g, machine.isa, dtype)
+    return Plan(g, machine, depth, workload.choose(), workload.vectors, together)
 
 
 def make_workload(geometry: Geometry, machine: Machine, depth: int, dtype: str) -> Workload:
     """Return what a tile is chosen for; see `make_plan`."""
     g = geometry.flattened().merged(machine.isa.lanes)
     steps = g.segments[0] * g.segments[1] * -(-g.segment_length // depth)
-    return Workload(g.out_width, g.group_out, g.groups * g.group_out, steps, dtype, machine)
+    shape = (g.out_width, g.group_out, g.groups * g.group_out, steps, dtype, machine)
+    together = _steps_per_load(g, machine.isa, dtype)
+    if together > 1:
+        return LaneWorkload(*shape, together)
+    return Workload(*shape)
+
+
+def _steps_per_load(geometry: Geometry, isa: InstructionSet, dtype: str) -> int:
+    """Return how many steps' values of a pixel are loaded at once: as many as a segment has, or one."""
+    steps = isa.load_bytes // np.dtype(dtype).itemsize
+    return steps if dtype == "float32" and geometry.segment_length >= steps else 1
+
+
+def fits_blocks(geometry: Geometry) -> bool:
+    """Return whether products of blocks are worth their while."""
+    g = geometry.flattened()
+    return g.out_width >= MIN_BLOCK_PIXELS and g.segment_length >= MIN_BLOCK_SEGMENT
+
+
+def make_block_plan(geometry: Geometry, machine: Machine) -> Plan:
+    """Return the plan of an int8 product of blocks; see `block_nest`."""
+    workload = make_block_workload(geometry, machine)
+    depth, together = machine.isa.block_depth, workload.steps_per_load
+    g = geometry.flattened().merged(machine.isa.lanes)
+    return Plan(g, machine, depth, workload.choose(), workload.vectors, together)
+
+
+def make_block_workload(geometry: Geometry, machine: Machine) -> BlockWorkload:
+    """Return what the tile of a product of blocks is chosen for."""
+    isa, g = machine.isa, geometry.flattened().merged(machine.isa.lanes)
+    steps = g.segments[0] * g.segments[1] * -(-g.segment_length // isa.block_depth)
+    return BlockWorkload(
+        g.out_width,
+        g.group_out,
+        g.groups * g.group_out,
+        steps,
+        "int8",
+        machine,
+        isa.load_bytes // isa.block_depth,
+    )

@@ -68,7 +68,7 @@ class Workload:
         all_channels: output channels in a pixel.
         steps: length of the reduction.
         dtype: what is computed: "int8" or "float32".
-        machine: sets how many registers there are; one is for the broadcast value, and one to spare.
+        machine: sets how many registers there are.
     """
 
     pixels: int
@@ -101,9 +101,13 @@ class Workload:
             RegisterTile(mr, nv)
             for nv in range(1, min(MAX_NV, self.vectors) + 1)
             for mr in range(1, min(MAX_MR, self.pixels) + 1)
-            if mr * nv + nv + 2 <= self.machine.isa.registers
+            if self.fits(RegisterTile(mr, nv))
         ]
         return sorted(tiles, key=lambda tile: (self.cycles(tile), tile.mr, tile.nv))
+
+    def fits(self, tile: RegisterTile) -> bool:
+        """Return whether accumulators, weights, a broadcast value and one to spare have a register each."""
+        return tile.mr * tile.nv + tile.nv + 2 <= self.machine.isa.registers
 
     @property
     def key(self) -> str:

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from pipeline.kernels.isa import x86
+from pipeline.kernels.isa.arm.dotprod import NEON_DOTPROD
+from pipeline.kernels.isa.arm.i8mm import NEON_I8MM
 from pipeline.kernels.isa.arm.neon import NEON
 from pipeline.kernels.isa.contract import Capability, InstructionSet
 from pipeline.kernels.isa.portable import PORTABLE
@@ -22,6 +24,8 @@ _KNOWN: tuple[InstructionSet, ...] = (
     x86.AVX512_VBMI,
     x86.AMX_INT8,
     NEON,
+    NEON_DOTPROD,
+    NEON_I8MM,
 )
 """Parents before their children."""
 

@@ -29,6 +29,7 @@ class Capability(Enum):
     FUSED_MULTIPLY_ADD = "multiply-adds of float32 that round once: see `requantize.sums_are_floats`"
     LANE_DOT_PRODUCTS = "`dot_lanes` and `saturate_interleaved`: dot products of activations of each lane's own"
     WIDE_PRODUCTS = "`wide_products` of bytes; to add them to 32 bits takes one instruction, too"
+    BLOCK_PRODUCTS = "`multiply_block` and `sum_blocks`: several pixels by several channels, or many values, at once"
     TABLE_LOOKUP = "`arrange_table` and `lookup`: a table of 256 bytes in vectors, quicker than loads from memory"
     FUSED_LOOKUP = "the same, quick and small enough for the results of a convolution while they are in registers"
     MATRIX_REGISTERS = "`configure`, `load`, `multiply`, `store` and `release`: products of whole matrices"
@@ -48,6 +49,11 @@ class InstructionSet:
         lanes: how many int32 or float32 values one vector register holds.
         registers: how many vector registers there are.
         dot_depth: how many 8-bit products `dot` sums into each int32 lane.
+        activation_offset: what `activations` subtracts for `dot`: 0 where that takes them as uint8, 128 where as int8.
+        load_bytes: how many bytes of a pixel are best loaded at once, as instructions take a step's values from any
+            place in a register; 0 where each step's values are best loaded by themselves.
+        block_pixels, block_channels: of how many pixels and channels `multiply_block` has sums, and
+        block_depth: how many products it adds to each.
         weight_dtype: how weights are stored for `dot`: int8, or wider if that saves instructions.
         saturate_vectors: how many int32 vectors `saturate` narrows together best.
         pixels_together: how many neighbouring pixels an instruction takes at once.
@@ -60,6 +66,11 @@ class InstructionSet:
     lanes: int
     registers: int
     dot_depth: int = 1
+    activation_offset: int = 0
+    load_bytes: int = 0
+    block_pixels: int = 0
+    block_channels: int = 0
+    block_depth: int = 0
     weight_dtype: str = "int8"
     saturate_vectors: int = 1
     pixels_together: int = 1
@@ -85,6 +96,11 @@ class InstructionSet:
         own = {"name": name, "parent": parent, "capabilities": parent.capabilities | frozenset(adding)}
         return cls(**inherited | own | changes)
 
+    @property
+    def activation_dtype(self) -> str:
+        """What `dot` takes activations as."""
+        return "int8" if self.activation_offset else "uint8"
+
     def has(self, *capabilities: Capability) -> bool:
         """Return whether this instruction set has all of some capabilities."""
         return self.capabilities.issuperset(capabilities)
@@ -101,12 +117,24 @@ class InstructionSet:
         """
         return weights.reshape(*weights.shape[:-2], -1)
 
+    def activations(self, values: Any) -> Any:
+        """Return `values - activation_offset`, as `dot` takes them.
+
+        Args:
+            values: uint8 vector of any length.
+        """
+        if not self.activation_offset:
+            return values
+        lanes = lanes_of(values)
+        flipped = T.bitwise_xor(values, splat(T.uint8(self.activation_offset), lanes))
+        return T.reinterpret(vector_type("int8", lanes), flipped)
+
     def dot(self, acc: Any, activations: Any, weights: Any) -> Any:
         """Return `acc + sum over dot_depth of activations * weights`.
 
         Args:
             acc: int32 vector of `lanes`.
-            activations: uint8 vector of `dot_depth` neighbouring values of one pixel, the same for all lanes.
+            activations: `dot_depth` neighbouring values of one pixel, the same for all lanes; see `activations`.
             weights: vector of `lanes * dot_depth` in `weight_dtype`, in the order that `arrange` returns.
         """
         if self.dot_depth != 1:
@@ -118,7 +146,7 @@ class InstructionSet:
 
         Args:
             acc: int32 vector of `lanes`.
-            activations: uint8 vector of `lanes * dot_depth`.
+            activations: vector of `lanes * dot_depth`; see `activations`.
             weights: vector of `lanes * dot_depth` in `weight_dtype`, for each lane its `dot_depth` values together.
         """
         raise NotImplementedError(f"{self.name} has no dot product of {self.dot_depth} values in each lane")
@@ -131,6 +159,27 @@ class InstructionSet:
             right: the same.
         """
         raise NotImplementedError(f"{self.name} multiplies no bytes")
+
+    def multiply_block(self, acc: Any, activations: Sequence[Any], step: int, weights: Any) -> Any:
+        """Return `acc` plus the products of `block_pixels` by `block_channels`, of `block_depth` values each.
+
+        Args:
+            acc: int32 vector of `lanes`, pixel by pixel; if there are more lanes than pixels by channels, neighbouring
+                ones together hold a sum.
+            activations: of each pixel a vector of `block_depth` values, or of as many steps' as `load_bytes` has; see
+                `activations`.
+            step: which of these steps' values to multiply.
+            weights: for each channel its `block_depth` weights, int8.
+        """
+        raise NotImplementedError(f"{self.name} has no product of blocks")
+
+    def sum_blocks(self, sums: Sequence[Any]) -> list[Any]:
+        """Return the sums of each of `block_pixels`, as a vector of `lanes` channels.
+
+        Args:
+            sums: what `multiply_block` returned for `lanes / block_channels` blocks of channels.
+        """
+        raise NotImplementedError(f"{self.name} has no product of blocks")
 
     def multiply_add(self, acc: Any, activation: Any, weights: Any) -> Any:
         """Return `acc + activation * weights` in float32, which LLVM contracts into one rounding where the CPU can.

@@ -19,6 +19,11 @@ def arrange(weights: Array) -> Array:
     return weights.reshape(*weights.shape[:-2], -1)
 
 
+def activations(values: Array, offset: int) -> Array:
+    """The offset is the instruction set's `activation_offset`: 0, or 128."""
+    return values.astype("int16") - offset
+
+
 def dot(acc: Array, activations: Array, weights: Array) -> Array:
     """Activations are [dot_depth], weights [lanes, dot_depth] before they are arranged; no sum may leave int32."""
     return dot_lanes(acc, activations[..., np.newaxis, :], weights)
@@ -38,6 +43,18 @@ def dot_pairs(acc: Array, left: Array, right: Array) -> Array:
 def wide_products(left: Array, right: Array) -> Array:
     """The products of all lanes, which the method returns in two vectors."""
     return left.astype("int16") * right
+
+
+def multiply_block(acc: Array, activations: Array, step: int, weights: Array) -> Array:
+    """Sums are [pixels, channels], activations [pixels, steps * depth], weights [channels, depth]."""
+    depth = weights.shape[-1]
+    values = activations[..., :, np.newaxis, step * depth : (step + 1) * depth]
+    return dot_lanes(acc, values, weights[..., np.newaxis, :, :])
+
+
+def sum_blocks(sums: Sequence[Array]) -> Array:
+    """Sums are [pixels, channels, lanes that hold a sum together]; the result is [pixels, channels of all]."""
+    return _int32(np.concatenate([s.astype("int64").sum(axis=-1) for s in sums], axis=-1))
 
 
 def multiply_add(acc: Array, activation: Array, weights: Array) -> tuple[Array, Array]:

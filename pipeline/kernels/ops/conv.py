@@ -7,14 +7,23 @@ from collections.abc import Callable
 import numpy as np
 from tvm import tirx
 
+from pipeline.kernels.gemm.block_nest import BlockNest
 from pipeline.kernels.gemm.constants import IntegerConstants
 from pipeline.kernels.gemm.epilogue import Epilogue, activate, requantize
 from pipeline.kernels.gemm.geometry import geometry_of
+from pipeline.kernels.gemm.lane_nest import LaneNest
 from pipeline.kernels.gemm.matrix_nest import make_matrix_function
 from pipeline.kernels.gemm.matrix_plan import fits_matrices, make_matrix_plan
-from pipeline.kernels.gemm.nest import make_function
+from pipeline.kernels.gemm.nest import Nest
 from pipeline.kernels.gemm.packing import pack_channels, pack_scaling, pack_weights
-from pipeline.kernels.gemm.plan import Plan, make_plan, make_workload
+from pipeline.kernels.gemm.plan import (
+    Plan,
+    fits_blocks,
+    make_block_plan,
+    make_block_workload,
+    make_plan,
+    make_workload,
+)
 from pipeline.kernels.gemm.register_tile import Workload
 from pipeline.kernels.isa.contract import Capability
 from pipeline.kernels.machine import Machine
@@ -31,6 +40,8 @@ def workload(operation: Operation, machine: Machine) -> Workload | None:
         return make_workload(geometry_of(operation), machine, 1, "float32")
     if _has_matrices_for(operation, machine):
         return None
+    if machine.isa.has(Capability.BLOCK_PRODUCTS) and fills_blocks(operation):
+        return make_block_workload(geometry_of(operation), machine)
     return make_workload(geometry_of(operation), machine, machine.isa.dot_depth, "int8")
 
 
@@ -57,8 +68,12 @@ def integer(operation: Operation, machine: Machine) -> Kernel:
     isa = machine.isa
     plan = make_plan(geometry_of(operation), machine, isa.dot_depth, "int8")
     return _with_constants(
-        plan, operation, lambda epilogue: make_function(plan, ("uint8", isa.weight_dtype, "int32"), epilogue)
+        plan, operation, lambda epilogue: _nest(plan)(plan, ("uint8", isa.weight_dtype, "int32"), epilogue).build()
     )
+
+
+def _nest(plan: Plan) -> type[Nest]:
+    return LaneNest if plan.steps_per_load > 1 else Nest
 
 
 def fills_matrices(operation: Operation) -> bool:
@@ -72,16 +87,32 @@ def matrix_integer(operation: Operation, machine: Machine) -> Kernel:
     return _with_constants(plan, operation, lambda epilogue: make_matrix_function(plan, epilogue))
 
 
+def fills_blocks(operation: Operation) -> bool:
+    """Return whether products of blocks are worth their while."""
+    return fits_blocks(geometry_of(operation))
+
+
+def block_integer(operation: Operation, machine: Machine) -> Kernel:
+    """Multiply blocks of pixels and channels with `isa.multiply_block`."""
+    plan = make_block_plan(geometry_of(operation), machine)
+    return _with_constants(
+        plan, operation, lambda epilogue: BlockNest(plan, ("uint8", "int8", "int32"), epilogue).build()
+    )
+
+
 def _with_constants(plan: Plan, operation: Operation, make: Callable[[Epilogue], tirx.PrimFunc]) -> Kernel:
     """Return an integer kernel with its packed weights, bias and multipliers."""
-    constants = IntegerConstants.of(operation, as_floats=plan.isa.has(Capability.FUSED_MULTIPLY_ADD))
+    isa = plan.isa
+    constants = IntegerConstants.of(
+        operation, as_floats=isa.has(Capability.FUSED_MULTIPLY_ADD), activation_offset=isa.activation_offset
+    )
     packed = (
-        pack_weights(plan, constants.weight.astype(plan.isa.weight_dtype)),
+        pack_weights(plan, constants.weight.astype(isa.weight_dtype)),
         pack_channels(plan, constants.start, 0),
         pack_scaling(plan, constants.scaling),
     )
     added = (4,) if isinstance(operation.operator, QConv2dAdd) else ()
-    return Kernel(make(requantize(constants, plan.isa)), (0, *packed, *added))
+    return Kernel(make(requantize(constants, isa)), (0, *packed, *added))
 
 
 def floating(operation: Operation, machine: Machine) -> Kernel:
@@ -91,7 +122,7 @@ def floating(operation: Operation, machine: Machine) -> Kernel:
         raise TypeError(f"Expected nn.conv2d or nn.dense, got {operator}")
     plan = make_plan(geometry_of(operation), machine, 1, "float32")
     weight, bias = operation.constants[1], operation.constants[2]
-    func = make_function(plan, ("float32", "float32", "float32"), activate(operator))
+    func = _nest(plan)(plan, ("float32", "float32", "float32"), activate(operator)).build()
     packed_bias = pack_channels(plan, bias, 0.0)
     added = (3,) if isinstance(operator, Conv2dAdd) else ()
     return Kernel(func, (0, pack_weights(plan, weight), packed_bias, np.zeros_like(packed_bias), *added))

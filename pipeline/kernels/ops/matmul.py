@@ -21,7 +21,9 @@ def floating(operation: Operation, machine: Machine) -> Kernel:
         return values
 
     dtype = "float32"
-    arithmetic = Arithmetic(dtype, dtype, dtype, dtype, depth=1, pack=same, dot=isa.multiply_add, finish=same)
+    arithmetic = Arithmetic(
+        dtype, dtype, dtype, dtype, depth=1, activations=same, pack=same, dot=isa.multiply_add, finish=same
+    )
     return Kernel(MatMulNest(operation, machine, arithmetic).build(), (0, 1))
 
 
@@ -47,5 +49,16 @@ def integer(operation: Operation, machine: Machine) -> Kernel:
 
     zero_points = (operator.a_zero_point, operator.b_zero_point)
     types = ("uint8", isa.weight_dtype, "int32", operator.output_dtype)
-    arithmetic = Arithmetic(*types, isa.dot_depth, pack, isa.dot, finish, offset, zero_points)
+    arithmetic = Arithmetic(
+        *types,
+        isa.dot_depth,
+        isa.activations,
+        pack,
+        isa.dot,
+        finish,
+        offset,
+        zero_points,
+        isa.activation_dtype,
+        isa.activation_offset,
+    )
     return Kernel(MatMulNest(operation, machine, arithmetic).build(), (0, 1))

@@ -1,0 +1,83 @@
+"""The loop nest of `lane_nest` for instructions that multiply several pixels by several channels, or many values.
+
+Sums are in other places than a vector of channels for each pixel: `InstructionSet.multiply_block` says where. For the
+epilogue, `sum_blocks` brings them there.
+
+                  sums of a register               a tile of 4 pixels by 8 channels
+    usmmla        2 pixels x 2 channels            2 x 4 registers, 8 values in a step
+    sdot          1 x 4                            4 x 2 registers, 4 values in a step
+    smull, ...    1 x 1, in four lanes             4 x 8 registers, 16 values in a step
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from pipeline.kernels.gemm.lane_nest import LaneNest
+from pipeline.kernels.gemm.nest import Place
+from pipeline.kernels.lib.buffers import register_buffer
+from pipeline.kernels.lib.vectors import span
+
+
+class BlockNest(LaneNest):
+    """The nest, with accumulators of blocks of pixels and channels."""
+
+    @property
+    def blocks_per_vector(self) -> int:
+        """How many blocks have the channels of a vector."""
+        return self.plan.isa.lanes // self.plan.isa.block_channels
+
+    @property
+    def lanes_share_sums(self) -> bool:
+        """Whether several lanes hold a sum together."""
+        return self.blocks_per_vector > self.plan.isa.block_pixels
+
+    def allocate(self) -> None:
+        """Declare the accumulators."""
+        tile, isa = self.plan.tile, self.plan.isa
+        blocks = tile.mr // isa.block_pixels * tile.nv * self.blocks_per_vector
+        self.acc = register_buffer(blocks * isa.lanes, "int32")
+
+    def start(self, place: Place) -> None:
+        """Set all accumulators to the bias, or to zero where several lanes hold a sum."""
+        tile, isa, per_vector = self.plan.tile, self.plan.isa, self.blocks_per_vector
+        for v in range(tile.nv):
+            for block in range(per_vector):
+                channels = range(block * isa.block_channels, (block + 1) * isa.block_channels)
+                value = T.Shuffle([self._bias(place, v)], [*channels] * isa.block_pixels)
+                if self.lanes_share_sums:
+                    value = T.broadcast(T.int32(0), isa.lanes)
+                for i in range(0, tile.mr, isa.block_pixels):
+                    T.buffer_store(self.acc, value, [self._block(i, v * per_vector + block)])
+
+    def add_products(
+        self, place: Place, values: Callable[[int], Any], weights: Callable[[int, int], Any], step: int
+    ) -> None:
+        """Add the products of one step to all accumulators; see the base class."""
+        tile, isa = self.plan.tile, self.plan.isa
+        size = isa.block_channels * isa.block_depth
+        for block in range(tile.nv * self.blocks_per_vector):
+            for i in range(0, tile.mr, isa.block_pixels):
+                at, pixels = self._block(i, block), [values(i + p) for p in range(isa.block_pixels)]
+                product = isa.multiply_block(self.acc[at], pixels, step, weights(block * size, size))
+                T.buffer_store(self.acc, product, [at])
+
+    def sums(self, place: Place, i: int, v: int) -> Any:
+        """Return the finished sums of pixel i and vector v."""
+        isa, per_vector = self.plan.isa, self.blocks_per_vector
+        first = i - i % isa.block_pixels
+        blocks = [self.acc[self._block(first, v * per_vector + block)] for block in range(per_vector)]
+        result = isa.sum_blocks(blocks)[i - first]
+        return result + self._bias(place, v) if self.lanes_share_sums else result
+
+    def _bias(self, place: Place, v: int) -> Any:
+        return self.bias[span(place.packed + v * self.plan.isa.lanes, self.plan.isa.lanes)]
+
+    def _block(self, i: int, block: int) -> Any:
+        """Return the place in `acc` of the sums of the pixels from i on, and of a block of channels."""
+        tile, isa = self.plan.tile, self.plan.isa
+        number = i // isa.block_pixels * tile.nv * self.blocks_per_vector + block
+        return span(number * isa.lanes, isa.lanes)

@@ -1,0 +1,88 @@
+"""Chooses the register tile where one load brings a pixel's values for several steps: see `lane_nest` and `block_nest`.
+
+Instruction sets that have this load two neighbouring vectors of weights by one instruction, and what limits them is how
+many instructions begin in a cycle. So the model counts instructions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.kernels.gemm.register_tile import RegisterTile, Workload
+
+ADDRESS_INSTRUCTIONS = 3
+"""To go on to the next values and weights, and to the loop's beginning."""
+
+TILE_INSTRUCTIONS, FINISH_INSTRUCTIONS = 30, 4
+"""For each tile, and to finish each of its vectors."""
+
+SHARED_SUM_TEMPORARIES, SHARED_SUM_INSTRUCTIONS = 6, 3
+"""Registers and instructions that products of blocks need where several lanes hold a sum together."""
+
+
+@dataclass(frozen=True)
+class LaneWorkload(Workload):
+    """What tiles are chosen for.
+
+    Attributes:
+        steps_per_load: how many steps there are to a load.
+    """
+
+    steps_per_load: int
+
+    def fits(self, tile: RegisterTile) -> bool:
+        """Return whether accumulators, values and two vectors of weights have a register each, and one is to spare."""
+        return tile.mr * tile.nv + tile.mr + 3 <= self.machine.isa.registers
+
+    def cycles(self, tile: RegisterTile) -> float:
+        """Return about how many instructions a row takes with a tile."""
+        tiles = -(-self.pixels // tile.mr) * -(-self.vectors // tile.nv)
+        values = self.steps / self.steps_per_load * (self._values(tile) + ADDRESS_INSTRUCTIONS)
+        finish = TILE_INSTRUCTIONS + self._finish(tile)
+        return tiles * (self.steps * (self._products(tile) + self._weights(tile)) + values + finish)
+
+    def _values(self, tile: RegisterTile) -> int:
+        return tile.mr
+
+    def _products(self, tile: RegisterTile) -> int:
+        return tile.mr * tile.nv
+
+    def _weights(self, tile: RegisterTile) -> float:
+        return tile.nv / 2
+
+    def _finish(self, tile: RegisterTile) -> int:
+        return FINISH_INSTRUCTIONS * tile.mr * tile.nv
+
+
+@dataclass(frozen=True)
+class BlockWorkload(LaneWorkload):
+    """What tiles are chosen for where products are those of blocks."""
+
+    @property
+    def _blocks_per_vector(self) -> int:
+        return self.machine.isa.lanes // self.machine.isa.block_channels
+
+    @property
+    def _lanes_per_sum(self) -> int:
+        return self._blocks_per_vector // self.machine.isa.block_pixels
+
+    def fits(self, tile: RegisterTile) -> bool:
+        """Return whether pixels fill their blocks, and whether all that lives at once has a register."""
+        isa = self.machine.isa
+        temporaries = SHARED_SUM_TEMPORARIES if self._lanes_per_sum > 1 else 1
+        live = tile.mr * tile.nv * self._lanes_per_sum + tile.mr + 2 + temporaries
+        return tile.mr % isa.block_pixels == 0 and live <= isa.registers
+
+    def _values(self, tile: RegisterTile) -> int:
+        isa = self.machine.isa
+        return tile.mr * (1 + (isa.activation_offset > 0) + (isa.block_pixels > 1))
+
+    def _products(self, tile: RegisterTile) -> int:
+        sums = tile.mr * tile.nv * self._lanes_per_sum
+        return sums * SHARED_SUM_INSTRUCTIONS if self._lanes_per_sum > 1 else sums
+
+    def _weights(self, tile: RegisterTile) -> float:
+        return tile.nv * self._blocks_per_vector / 2
+
+    def _finish(self, tile: RegisterTile) -> int:
+        return super()._finish(tile) + tile.mr * tile.nv * self._lanes_per_sum
