@@ -368,7 +368,7 @@ def test_division_of_integers_by_zero_is_refused(op_type: str) -> None:
 
 @pytest.mark.parametrize(
     ("attributes", "said"),
-    [({"output_height": 0}, "must be 1 at least"), ({"sampling_ratio": 10**6}, "is more than 256")],
+    [({"output_height": 0}, "must be at least 1"), ({"sampling_ratio": 10**6}, "at most 256 is supported")],
 )
 def test_regions_that_cannot_be_sampled_are_refused(attributes: dict[str, int], said: str) -> None:
     with pytest.raises(ModelError, match=said):

@@ -1,7 +1,7 @@
-"""Normalized ONNX to Relax, through TVM's frontend with our converters in front of its own.
+"""Conversion of a normalized ONNX model to Relax, by TVM's frontend; our converters take precedence over TVM's.
 
-What a converter declines, with a `ModelError`, becomes a line of one error that names all such nodes; what TVM's own
-can't do is declined for it (`fallback.convert_by_tvm`). Any other exception is a fault of this package, and stays one.
+A converter refuses a node by a `ModelError`; all nodes that are refused are listed in one error. TVM's converters raise
+all kinds of exceptions, which `fallback.convert_by_tvm` turns into a `ModelError`. Any other exception is a bug.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ CONVERTIBLE = frozenset({*converted_operators(), *CONVERTERS}) - {
     "Shrink",
     "ThresholdedRelu",
 }
-"""Operators that are converted as they are.
+"""Operators that are converted directly, by a converter of ours or of TVM.
 
-Of the others, those that ONNX defines by a function become its nodes; among them are some that TVM converts, too, but
-not always rightly."""
-
+All others are replaced by the function by which ONNX defines them, if there is one. This includes the operators that
+are subtracted here: TVM has converters for them, but with errors.
+"""
 
 MAX_LISTED = 20
-"""How many nodes that can't be imported are listed."""
+"""Most nodes that an error lists as not importable."""
 
 
 def convert(model: onnx.ModelProto) -> tvm.IRModule:
@@ -59,7 +59,7 @@ def convert(model: onnx.ModelProto) -> tvm.IRModule:
     _check_operators(model.graph, opset)
     importer = _Importer(model)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        # TVM warns about sanitized names and prints each failing operator; both are in our own error.
+        # TVM warns about names that it changes, and prints each operator that fails, which our own error lists.
         warnings.simplefilter("ignore")
         try:
             module = importer.from_onnx(model.graph, opset)
@@ -76,7 +76,7 @@ class _FailedNodes(Exception):
 
 
 class _Importer(GraphImporter):
-    """TVM's importer, which collects the nodes that fail."""
+    """TVM's importer with our converters. It collects nodes that fail, in order to report all of them."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class _Importer(GraphImporter):
         self._failures: list[str] = []
 
     def names(self) -> dict[relax.Var, str]:
-        """Return what the model calls each variable, by its first name if there are several."""
+        """Return the ONNX name of each variable; of several names, the first."""
         found: dict[relax.Var, str] = {}
         for name, value in self.tensors.items():
             if isinstance(value, relax.Var):
@@ -92,7 +92,7 @@ class _Importer(GraphImporter):
         return found
 
     def finish(self) -> None:
-        """Say which nodes have failed.
+        """Report the nodes that failed.
 
         Raises:
             _FailedNodes: there are some.
@@ -101,14 +101,16 @@ class _Importer(GraphImporter):
             raise _FailedNodes(self._failures)
 
     def convert_node(self, op_type: str, inputs: Any, attributes: dict[str, Any], opset: int) -> relax.Expr:
-        """Return what becomes of a node; for one that fails a variable stands in, so that others can fail, too.
+        """Return the Relax expression of a node.
+
+        For a node that fails, return a variable of the declared type, so that later nodes can be tried as well.
 
         Raises:
-            _FailedNodes: it fails, and nothing can stand in for it.
+            _FailedNodes: the node fails, and the type of its result isn't declared.
         """
         about = attributes["tvm_custom"]
         name = about["name"]
-        # TVM numbers variables and functions together: a tensor called "main" would take the function's name.
+        # TVM names variables and functions in one namespace: a tensor called "main" would rename the function.
         about |= {"opset": opset, "name": "tensor"}
         try:
             if op_type in CONVERTERS:
@@ -119,9 +121,9 @@ class _Importer(GraphImporter):
             if not has_known_shape(result):
                 raise ModelError(f"the shape of tensor {name!r} depends on the data")
             if not _tensor_count(result):
-                raise ModelError("sequences that begin empty can't be imported")
+                raise ModelError("an empty sequence can't be imported")
             if (given := _tensor_count(result)) < about["num_outputs"]:
-                raise ModelError(f"of its results only the first {given} can be imported")
+                raise ModelError(f"only its first {given} outputs can be imported")
         except (ModelError, UnknownShapeError) as error:
             self._failures.append(f"{op_type} {name!r}: {error}")
             if name not in self._types or about["num_outputs"] > 1:
@@ -131,12 +133,12 @@ class _Importer(GraphImporter):
 
 
 def _tensor_count(value: relax.Expr) -> int:
-    """Return how many tensors an expression holds."""
+    """Return the number of tensors in an expression: one, or the number of a tuple's fields."""
     return len(value.ty.fields) if isinstance(value.ty, relax.TupleType) else 1
 
 
 def _declared_types(graph: onnx.GraphProto) -> Mapping[str, relax.TensorType]:
-    """Return the types that are written down, which stand in for the results of nodes that fail."""
+    """Return the static types of tensors that the graph declares, by name."""
     types = {}
     for value in (*graph.value_info, *graph.output):
         tensor = value.type.tensor_type
@@ -163,12 +165,12 @@ def _check_operators(graph: onnx.GraphProto, opset: int) -> None:
 
 
 _QUANTIZED = (
-    "the model is quantized already; give the float model that it was made from, or one that is quantized by pairs of "
+    "the model is quantized already; give the float model that it was made from, or a model quantized by pairs of "
     "QuantizeLinear and DequantizeLinear"
 )
-_RANDOM = "gives other results each time"
+_RANDOM = "its results are random"
 _RECURRENT = (
-    f"recurrent layers can be imported where all sequences are equally long, of {MAX_STEPS} steps at most, and "
+    f"a recurrent layer can be imported if all sequences have the same length, at most {MAX_STEPS} steps, and its "
     "activations have no parameters"
 )
 
@@ -177,7 +179,7 @@ _REASONS = {
     "GRU": _RECURRENT,
     "If": "which branch is taken depends on the data, not on shapes alone",
     "LSTM": _RECURRENT,
-    "Loop": "how often it turns depends on the data, not on shapes alone",
+    "Loop": "the number of iterations depends on the data, not on shapes alone",
     "QLinearConv": _QUANTIZED,
     "QLinearMatMul": _QUANTIZED,
     "RNN": _RECURRENT,
@@ -186,11 +188,11 @@ _REASONS = {
     "RandomUniform": _RANDOM,
     "RandomUniformLike": _RANDOM,
 }
-"""Why operators without a converter have none, where there is more to say."""
+"""Why some operators without a converter can't be imported."""
 
 _OTHER_DOMAINS = {
-    "com.microsoft": "an operator of ONNX Runtime's own, which its optimizer makes; export the model without it",
-    "ai.onnx.ml": "classical machine learning, such as trees, can't be quantized",
+    "com.microsoft": "an operator of ONNX Runtime's optimizer; export the model without that optimization",
+    "ai.onnx.ml": "operators of classical machine learning, such as decision trees, can't be imported",
 }
 
 

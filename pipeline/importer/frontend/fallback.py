@@ -1,4 +1,4 @@
-"""TVM's own ONNX converters, for what ours leave to them."""
+"""TVM's own ONNX converters, for operators, or forms of operators, that ours don't convert."""
 
 from __future__ import annotations
 
@@ -15,24 +15,31 @@ from pipeline.ir.tvm_private.onnx_frontend import tvm_converter
 def convert_by_tvm(
     op_type: str, bb: Any, inputs: Sequence[relax.Expr | None], attr: Mapping[str, Any], params: Any
 ) -> relax.Expr:
-    """Return what TVM's own converter makes of a node, its type inferred.
+    """Return the Relax expression that TVM's own converter makes of a node, with its type inferred.
+
+    Args:
+        op_type: the ONNX operator.
+        bb: the BlockBuilder that the converter writes to.
+        inputs: the node's inputs; None for missing optional ones.
+        attr: the node's attributes by name, as TVM's importer reads them.
+        params: the graph's tensors, see `GraphImporter.scope`.
 
     Raises:
-        ModelError: it can't take the node.
+        ModelError: TVM can't convert the node.
     """
     converter = tvm_converter(op_type, attr["tvm_custom"]["opset"])
     try:
         return bb.normalize(converter(bb, inputs, attr, params))
     except ModelError:
         raise
-    except Exception as error:  # TVM says "not supported" by anything from KeyError to InternalError
-        raise ModelError(f"this form of it isn't supported ({_reason(error)})") from error
+    except Exception as error:  # TVM's converters raise anything from KeyError to InternalError for unsupported nodes.
+        raise ModelError(f"this form of the operator isn't supported ({_reason(error)})") from error
 
 
 def _reason(error: Exception) -> str:
-    """Return what an exception of TVM's says, without what it says of itself: sources, notes on printing."""
+    """Return the message of one of TVM's exceptions, without source locations and dumps of the program."""
     lines = [line.strip() for line in str(error).splitlines()]
     told = " ".join(line for line in lines if line and not line.startswith(("#", "File ", "Traceback", "at ", "[")))
-    # What follows is the program, as TVM prints it, which says nothing to those who haven't written it.
+    # A dump of the Relax program follows, which users can't know.
     told = re.split(r"metadata\[|\bR\.|\bI\.|However, $", told)[0].strip(" ,:")
     return f"{type(error).__name__}: {told[:300]}" if told else type(error).__name__

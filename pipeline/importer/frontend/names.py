@@ -1,10 +1,10 @@
 """NameTensors: every variable gets the name of the ONNX tensor that it holds.
 
 Before -> after: `lv3 = permute_dims(x); lv4 = relu(lv3)`, where ONNX calls lv4 `y`, becomes
-`y.permute_dims = permute_dims(x); y = relu(y.permute_dims)`. A tensor that ONNX doesn't know is one on the way to the
-next that it knows: it gets that one's name, and the operator's. Where the last step only moves values, the name is that
-of the operator before it, which computes them. What users read (annotations, calibration tables, reports, errors) goes
-by these names.
+`y.permute_dims = permute_dims(x); y = relu(y.permute_dims)`. An intermediate result, which isn't a tensor of the ONNX
+model, gets the name of the next ONNX tensor with the operator's name added. If the operator that computes an ONNX
+tensor only moves values, the operator before it, which computes the values, gets the tensor's name instead. These
+names are used in annotations, calibration tables, reports and errors.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def name_tensors(module: tvm.IRModule, names: Mapping[relax.Var, str]) -> tvm.IR
     """Return the module with its variables renamed; see the module's docstring.
 
     Args:
-        module: as TVM's importer leaves it.
-        names: the ONNX names of the variables that hold ONNX tensors; some may be missing.
+        module: the module that TVM's importer returns.
+        names: the ONNX names of variables; some may be missing.
     """
     flow = Dataflow.of(module)
     chosen = _names(flow, names)
@@ -59,5 +59,5 @@ def _numbered(name: str) -> Iterator[str]:
 
 
 def _step(binding: Binding) -> str:
-    """Return a short word for what a binding does."""
+    """Return a short name for what a binding computes."""
     return "parts" if isinstance(binding.var.ty, relax.TupleType) else binding.operator.rpartition(".")[2].lower()

@@ -1,10 +1,11 @@
-"""Our own ONNX converters, used before TVM's.
+"""Our own ONNX converters, which take precedence over TVM's.
 
-There are two reasons for one. TVM's gives plain TIR (`emit_te`) or a form that later passes would only have to undo,
-where quantization and kernels want an operator; or TVM's gives other values than ONNX asks for. Convolutions and pools
-come out in NHWC between two permutations; `layout` moves those out of the way.
+An operator has one for one of two reasons: TVM's converter gives plain TIR (`emit_te`), or another form in which
+quantization and kernels don't recognize the operator; or it computes other values than ONNX defines. Convolutions and
+pools are converted to NHWC, between two permutations, which the pass PropagateLayout removes.
 
-To add one: a function from a `Node` to a Relax expression, in the module of its family, and a row in `CONVERTERS`.
+To add a converter, write a function from a `Node` to a Relax expression in the module of its family, and add it to
+`CONVERTERS`.
 """
 
 from __future__ import annotations
@@ -88,4 +89,4 @@ CONVERTERS: Mapping[str, Convert] = {
     "TopK": selection.top_k,
     "Trilu": movement.trilu,
 }
-"""The function of each operator that has one."""
+"""Our converters, by ONNX operator."""

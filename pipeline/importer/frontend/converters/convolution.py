@@ -1,4 +1,4 @@
-"""Convolutions and matrix products, and what is folded into them."""
+"""Converters of convolutions, matrix products and batch normalization."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from pipeline.ir.dataflow import make_constant
 
 
 def conv(node: Node) -> relax.Expr:
-    """1-D and 2-D convolution with constant weights -> `nn.conv2d`; a 1-D signal is an image of height 1."""
+    """Conv: 1-D and 2-D with constant weights -> `nn.conv2d`, where a 1-D signal is an image of height 1.
+
+    Others -> convolutions of Relax.
+    """
     weight, bias = node.constant(1), _bias(node)
     if weight is None or bias is None or weight.ndim not in (3, 4) or weight.dtype != np.float32:
         return _convolution_by_relax(node)
@@ -53,16 +56,16 @@ def _check_fits(sizes: Sequence[int], kernel: Sequence[int], pads: Sequence[int]
 
 
 def _bias(node: Node) -> Array | None:
-    """Return a constant bias, or a zero if there is none; None if it isn't constant."""
+    """Return the bias if it is constant, a zero if there is none, and None if it isn't constant."""
     return np.zeros(1, "float32") if node.optional(2) is None else node.constant(2)
 
 
 def _convolution_by_relax(node: Node) -> relax.Expr:
-    """Convolution with computed weights, or of volumes -> Relax's."""
+    """Conv with computed weights, or of volumes -> `relax.nn.conv1d`, `conv2d` or `conv3d`."""
     weight = node.input_type(1).shape
     count = len(weight) - 2
     if count not in (1, 2, 3):
-        raise ModelError(f"it has {count} spatial dimensions; there are convolutions of 1 to 3")
+        raise ModelError(f"it has {count} spatial dimensions; 1 to 3 are supported")
     pads = same_padding(node, node.shape[2:], weight[2:])
     strides, dilations = (node.integers(name, (1,) * count) for name in ("strides", "dilations"))
     _check_fits(node.shape[2:], weight[2:], pads, dilations)
@@ -86,7 +89,7 @@ def _with_bias(node: Node, y: relax.Expr) -> relax.Expr:
 
 
 def conv_transpose(node: Node) -> relax.Expr:
-    """1-D and 2-D transposed convolution with constant weights -> `nn.conv2d_transpose`; others -> a convolution."""
+    """ConvTranspose: 1-D and 2-D with constant weights -> `nn.conv2d_transpose`; others -> a convolution of Relax."""
     weight, bias = node.constant(1), _bias(node)
     kernel = node.input_type(1).shape[2:]
     strides, dilations, padding, extra = _transposed_geometry(node, node.shape[2:], kernel)
@@ -109,7 +112,13 @@ def conv_transpose(node: Node) -> relax.Expr:
 
 
 def _transposed_geometry(node: Node, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[Any, ...]:
-    """Return a transposed convolution's strides, dilation, padding and output padding, `auto_pad` worked out."""
+    """Return a transposed convolution's strides, dilation, padding and output padding, with `auto_pad` resolved.
+
+    Args:
+        node: the node.
+        sizes: spatial sizes of the input.
+        kernel: spatial sizes of the kernel.
+    """
     count = len(sizes)
     axes = range(count)
     strides, dilation = (node.integers(name, (1,) * count) for name in ("strides", "dilations"))
@@ -124,14 +133,14 @@ def _transposed_geometry(node: Node, sizes: Sequence[int], kernel: Sequence[int]
     totals = [max(full[i] - wanted[i], 0) for i in axes]
     smaller = [t // 2 for t in totals]
     larger = [t - s for t, s in zip(totals, smaller, strict=True)]
-    # A result that is larger than the full one has zeros, and the bias, at its ends.
+    # If a larger result is asked for, it is extended by zeros (plus bias) at the ends.
     extra = [extra[i] + max(wanted[i] - full[i], 0) for i in axes]
     padding = (*smaller, *larger) if mode == "SAME_UPPER" else (*larger, *smaller)
     return strides, dilation, padding, tuple(extra)
 
 
 def _transposed_as_convolution(node: Node, strides: Any, dilations: Any, padding: Any, extra: Any) -> relax.Expr:
-    """Return the convolution with turned weights of the image with zeros between its pixels."""
+    """Return a transposed convolution as a convolution by flipped weights, of x with zeros between its pixels."""
     x, groups = node.x, int(node.attributes.get("group", 1))
     inputs, outs, *kernel = node.input_type(1).shape
     count = len(kernel)
@@ -158,7 +167,7 @@ def _transposed_as_convolution(node: Node, strides: Any, dilations: Any, padding
 
 
 def gemm(node: Node) -> relax.Expr:
-    """Matrix product with a constant right side -> `nn.dense`."""
+    """Gemm with a constant right operand -> `nn.dense`."""
     weight, bias = node.constant(1), _bias(node)
     if weight is None or bias is None or node.flag("transA") or weight.dtype != np.float32:
         return node.convert_by_tvm()
@@ -172,7 +181,7 @@ def gemm(node: Node) -> relax.Expr:
 
 
 def matmul(node: Node) -> relax.Expr:
-    """Product with a constant matrix -> `nn.dense`; of two activations -> `nn.matmul`."""
+    """MatMul: by a constant matrix -> `nn.dense`; of two activations -> `nn.matmul`."""
     weight = node.constant(1)
     types = [node.input_type(i) for i in range(2)]
     ranks = [len(t.shape) for t in types]
@@ -187,9 +196,9 @@ def matmul(node: Node) -> relax.Expr:
 
 
 def batch_normalization(node: Node) -> relax.Expr:
-    """Inference batch normalization -> one multiplication and one addition per channel, which `fuse` folds away."""
+    """BatchNormalization -> one multiplication and one addition per channel, which the pass FuseAffine folds."""
     if node.flag("training_mode"):
-        raise ModelError("it learns while it runs (training_mode is set); export the model for inference")
+        raise ModelError("it is in training mode (training_mode is set); export the model for inference")
     statistics = [node.constant(i) for i in range(1, 5)]
     if any(s is None for s in statistics):
         return node.convert_by_tvm()

@@ -1,4 +1,4 @@
-"""Operators that compute each element by itself, where ONNX's rules are not Relax's."""
+"""Converters of elementwise operators whose definitions by ONNX and by Relax differ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.ir.dataflow import make_constant
 
 
 def clip(node: Node) -> relax.Expr:
-    """Limits that are constants -> maximum and minimum with scalars; a limit that is NaN is none."""
+    """Clip -> maximum and minimum with scalars; NaN as a limit is no limit."""
     y, dtype = node.x, node.dtype
     for index, limit in ((1, relax.op.maximum), (2, relax.op.minimum)):
         expr, value = node.optional(index), node.constant(index)
@@ -35,12 +35,12 @@ def clip(node: Node) -> relax.Expr:
 
 
 def power(node: Node) -> relax.Expr:
-    """Powers have the base's type, whatever the exponent's."""
+    """Pow, whose result has the base's dtype whatever the exponent's is; powers of integers are computed in float64."""
     base, exponent = node.dtype, node.input_type(1).dtype
     if is_float(base):
         right = node.required(1)
         return relax.op.power(node.x, _cast(node, right, exponent, base))
-    # Exact as long as the result has no more than 53 bits.
+    # This is exact for results of at most 53 bits.
     wide = node.emit(
         relax.op.power(
             _cast(node, node.x, base, "float64"),
@@ -58,7 +58,7 @@ def _cast(node: Node, x: relax.Expr, before: str, after: str) -> relax.Expr:
 
 
 def modulo(node: Node) -> relax.Expr:
-    """The remainder: with `fmod` of the dividend's sign, without of the divisor's."""
+    """Mod: the remainder has the sign of the dividend with `fmod`, otherwise that of the divisor."""
     x, y, dtype = node.x, node.required(1), node.dtype
     if not is_float(dtype):
         _check_divisor(node)
@@ -75,7 +75,7 @@ def modulo(node: Node) -> relax.Expr:
 
 
 def divide(node: Node) -> relax.Expr:
-    """Integers are divided towards zero."""
+    """Div; quotients of integers are rounded towards zero."""
     if is_float(node.dtype):
         return relax.op.divide(node.x, node.required(1))
     _check_divisor(node)
@@ -89,7 +89,7 @@ def _check_divisor(node: Node) -> None:
 
 
 def is_infinite(node: Node) -> relax.Expr:
-    """Whether values are infinite, of the signs that are asked for."""
+    """IsInf, for the signs that the attributes ask for."""
     found = []
     for name, value in (("detect_positive", np.inf), ("detect_negative", -np.inf)):
         if node.flag(name, 1):
@@ -100,7 +100,7 @@ def is_infinite(node: Node) -> relax.Expr:
 
 
 def bit_shift(node: Node) -> relax.Expr:
-    """Shifts by the type's width or more, which negative ones are taken for, leave nothing but the sign."""
+    """BitShift; a shift by the dtype's width or more, or by a negative number, leaves only the sign."""
     dtype, shift, right = node.dtype, node.required(1), node.text("direction", "LEFT") == "RIGHT"
     signed, last = dtype.startswith("int"), scalar(np.dtype(dtype).itemsize * 8 - 1, dtype)
     far = node.emit(relax.op.greater(shift, last))
@@ -121,7 +121,7 @@ def elu(node: Node) -> relax.Expr:
 
 
 def prelu(node: Node) -> relax.Expr:
-    """`x` above 0, `slope * x` below; slopes are broadcast to x -> `nn.prelu` for several constant ones."""
+    """PRelu with several constant slopes -> `nn.prelu`; others -> arithmetic of Relax."""
     dtype, zero = node.dtype, scalar(0, node.dtype)
     if not is_float(dtype):
         scaled = node.emit(relax.op.multiply(node.x, node.required(1)))
@@ -134,7 +134,7 @@ def prelu(node: Node) -> relax.Expr:
 
 
 def variadic(function: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Callable[[Node], relax.Expr]:
-    """Return the converter of an operator with any number of inputs, which a function of two makes one."""
+    """Return the converter of an operator with any number of inputs, which are reduced by a function of two."""
 
     def convert(node: Node) -> relax.Expr:
         result = node.x
@@ -149,18 +149,18 @@ _sum = variadic(relax.op.add)
 
 
 def mean(node: Node) -> relax.Expr:
-    """The mean of tensors, broadcast to one another."""
+    """Mean of any number of tensors, which are broadcast."""
     total = node.emit(_sum(node)) if len(node.inputs) > 1 else node.x
     return relax.op.multiply(total, scalar(1 / len(node.inputs), node.dtype))
 
 
 def cast(node: Node) -> relax.Expr:
-    """Numbers of another type: whole numbers cut off what doesn't fit, and anything that isn't 0 is true."""
+    """Cast to another dtype: integers keep their lower bits, and everything but 0 is true."""
     return _to(node, str(helper.tensor_dtype_to_np_dtype(int(node.attributes["to"]))))
 
 
 def cast_like(node: Node) -> relax.Expr:
-    """Numbers of another tensor's type."""
+    """CastLike: a cast to the dtype of another tensor."""
     return _to(node, node.input_type(1).dtype)
 
 
@@ -176,9 +176,9 @@ def _to(node: Node, after: str) -> relax.Expr:
     if before == after:
         return node.x
     if after == "bool":
-        # Of NaN, TVM says that it isn't unequal to anything.
+        # Not by not_equal, for which TVM returns false for NaN.
         return relax.op.logical_not(node.emit(relax.op.equal(node.x, scalar(0, before))))
     if is_float(before) and not is_float(after) and after not in ("int64", "uint64"):
-        # Through 64 bits, of which the lower ones are kept: what C does with smaller types isn't defined.
+        # By way of int64, as LLVM doesn't define conversions to smaller types of values that don't fit.
         return relax.op.astype(node.emit(relax.op.astype(node.x, "int64")), after)
     return relax.op.astype(node.x, after)

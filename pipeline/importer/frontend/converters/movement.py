@@ -1,4 +1,4 @@
-"""Operators that move values, or repeat them, without computing any."""
+"""Converters of operators that move or repeat values."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipeline.ir.dataflow import make_constant
 
 
 def identity(node: Node) -> relax.Expr:
-    """Nothing at all."""
+    """Identity -> its input."""
     return node.x
 
 
 def split(node: Node) -> relax.Expr:
-    """Parts of a tensor -> one slice each, which later passes treat like any other operator with one result."""
+    """Split -> one slice for each part, as later passes expect operators with one result."""
     x, count, shape, axis = node.x, node.result_count, node.shape, node.axis(0)
     given = node.checked_constant(1, "the sizes of its parts")
     if given is None:
@@ -37,7 +37,7 @@ _MODES = ("edge", "reflect", "wrap")
 
 
 def pad(node: Node) -> relax.Expr:
-    """Constant padding of an image's height and width -> `nn.pad`; any other -> Relax's, or a choice of elements."""
+    """Pad: of an image's height and width by a constant -> `nn.pad`; others -> `relax.nn.pad`, or `relax.take`."""
     rank = len(node.shape)
     pads = node.checked_constant(1, "its pads")
     axes = node.checked_constant(3, "its axes")
@@ -64,13 +64,13 @@ def pad(node: Node) -> relax.Expr:
 
 
 def _padded(node: Node, x: relax.Expr, before: list[int], after: list[int], value: float) -> relax.Expr:
-    """Return x with constants around it; negative amounts are cut off."""
+    """Return x padded by a constant; negative amounts crop."""
     shape = tensor_type(x).shape
     if min(before + after) < 0:
         starts = [max(-b, 0) for b in before]
         ends = [size - max(-a, 0) for size, a in zip(shape, after, strict=True)]
         if any(s >= e for s, e in zip(starts, ends, strict=True)):
-            raise ModelError("its negative pads leave nothing")
+            raise ModelError("its negative pads leave no elements")
         x = node.emit(relax.op.strided_slice(x, list(range(len(shape))), starts, ends))
     width = [max(v, 0) for pair in zip(before, after, strict=True) for v in pair]
     if not any(width):
@@ -105,21 +105,21 @@ def _repeated(node: Node, before: list[int], after: list[int], mode: str) -> rel
 
 
 def depth_to_space(node: Node) -> relax.Expr:
-    """Channels to pixels -> `nn.depth_to_space`."""
+    """DepthToSpace -> `nn.depth_to_space`."""
     size, channels = int(node.attributes["blocksize"]), node.shape[1]
     if size < 1 or channels % size**2:
-        raise ModelError(f"its {channels} channels can't be made pixels of blocks of {size} x {size}")
+        raise ModelError(f"its {channels} channels can't be divided into blocks of {size} x {size} pixels")
     groups = channels // size**2 if node.text("mode", "DCR") == "CRD" else 1
     y = node.emit(make_call(ops.DepthToSpace((size, size), groups), node.emit(relax.op.permute_dims(node.x, NHWC))))
     return relax.op.permute_dims(y, NCHW)
 
 
 def space_to_depth(node: Node) -> relax.Expr:
-    """Blocks of pixels to channels: the blocks' pixels, then the channels, or the other way around."""
+    """SpaceToDepth -> reshapes and a permutation."""
     size = int(node.attributes["blocksize"])
     batch, channels, height, width = node.shape
     if height % size or width % size:
-        raise ModelError(f"its image of {height} x {width} pixels isn't made of whole blocks of {size}")
+        raise ModelError(f"its image of {height} x {width} pixels can't be divided into blocks of {size} x {size}")
     split_up = [batch, channels, height // size, size, width // size, size]
     order = [0, 1, 3, 5, 2, 4] if node.text("mode", "DCR") == "CRD" else [0, 3, 5, 1, 2, 4]
     moved = node.emit(relax.op.permute_dims(node.emit(relax.op.reshape(node.x, split_up)), order))
@@ -127,21 +127,21 @@ def space_to_depth(node: Node) -> relax.Expr:
 
 
 def tile(node: Node) -> relax.Expr:
-    """A tensor repeated along its axes."""
-    repeats = node.checked_constant(1, "how often it repeats")
+    """Tile -> `relax.take` along each axis that is repeated."""
+    repeats = node.checked_constant(1, "its numbers of repetitions")
     if repeats is None or len(repeats) != len(node.shape):
-        raise ModelError("how often it repeats must be given for each axis")
+        raise ModelError("it must have a number of repetitions for each axis")
     y: relax.Expr = node.x
     for axis, count in enumerate(int(r) for r in repeats):
         if count < 1:
-            raise ModelError("a tensor repeated no times has no elements")
+            raise ModelError("with 0 repetitions its result has no elements")
         if count > 1:
             y = node.emit(take(y, np.tile(np.arange(node.shape[axis]), count), axis))
     return y
 
 
 def eye_like(node: Node) -> relax.Expr:
-    """A constant: only the shape of its input counts."""
+    """EyeLike -> a constant, as only the shape of its input matters."""
     shape, dtype = node.shape, node.attributes.get("dtype")
     name = node.dtype if dtype is None else str(helper.tensor_dtype_to_np_dtype(int(dtype)))
     if len(shape) != 2:
@@ -150,7 +150,7 @@ def eye_like(node: Node) -> relax.Expr:
 
 
 def trilu(node: Node) -> relax.Expr:
-    """The triangle above or below a diagonal; zeros elsewhere."""
+    """Trilu: a matrix with zeros below or above a diagonal."""
     given = node.checked_constant(1, "the diagonal's number")
     k = 0 if given is None else int(given.reshape(-1)[0])
     rows, columns = node.shape[-2:]
@@ -160,7 +160,7 @@ def trilu(node: Node) -> relax.Expr:
 
 
 def reverse_sequence(node: Node) -> relax.Expr:
-    """The first elements of each sequence in opposite order; how many is constant."""
+    """ReverseSequence, for constant lengths of the sequences."""
     lengths = node.checked_constant(1, "the lengths of its sequences")
     if lengths is None:
         raise ModelError("the lengths of its sequences are missing")

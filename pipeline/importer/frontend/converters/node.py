@@ -1,4 +1,4 @@
-"""An ONNX node on its way to Relax: what all converters read and write."""
+"""`Node`, an ONNX node to be converted: access to its inputs and attributes, and helpers that converters share."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ NCHW = [0, 3, 1, 2]
 
 @dataclass(frozen=True)
 class Node:
-    """A node of operator set 13 or newer, whose inputs are Relax expressions.
+    """An ONNX node of operator set 13 or newer, whose inputs are Relax expressions.
 
     Attributes:
-        op_type: ONNX's name of the operator.
-        builder: the Relax block that converters write to.
-        inputs: the inputs; None where an optional one isn't given.
-        attributes: by name, as TVM's importer reads them: texts are bytes.
-        scope: what TVM's own converters want beside.
+        op_type: the ONNX operator.
+        builder: the BlockBuilder that converters write to.
+        inputs: the inputs; None for missing optional ones.
+        attributes: attributes by name, as TVM's importer reads them: strings are bytes.
+        scope: the graph's tensors in the form that TVM's own converters expect.
     """
 
     op_type: str
@@ -52,28 +52,28 @@ class Node:
 
     @property
     def dtype(self) -> str:
-        """The first input's element type."""
+        """The first input's dtype."""
         return tensor_type(self.x).dtype
 
     @property
     def result_count(self) -> int:
-        """How many results are asked for, unused ones before the last included."""
+        """The number of the node's outputs, up to the last one that is used."""
         return int(self.attributes["tvm_custom"]["num_outputs"])
 
     @property
     def opset(self) -> int:
-        """The operator set of the model."""
+        """Version of the operator set of the model."""
         return int(self.attributes["tvm_custom"]["opset"])
 
     def optional(self, index: int) -> relax.Expr | None:
-        """Return an input; None if it isn't given."""
+        """Return an input; None if it is missing."""
         return self.inputs[index] if index < len(self.inputs) else None
 
     def required(self, index: int) -> relax.Expr:
         """Return an input.
 
         Raises:
-            ModelError: it isn't given.
+            ModelError: it is missing.
         """
         expr = self.optional(index)
         if expr is None:
@@ -81,38 +81,38 @@ class Node:
         return expr
 
     def input_type(self, index: int) -> TensorType:
-        """Return the type of an input."""
+        """Return the shape and dtype of an input."""
         return tensor_type(self.required(index))
 
     def constant(self, index: int) -> Array | None:
-        """Return an input's value; None if it isn't given, or isn't constant."""
+        """Return an input's value; None if it is missing or isn't constant."""
         expr = self.optional(index)
         return None if expr is None else dataflow.constant(expr)
 
     def checked_constant(self, index: int, meaning: str) -> Array | None:
-        """Return the value of an input that has to be constant; None if it isn't given.
+        """Return the value of an input that must be constant; None if it is missing.
 
         Args:
-            index: of the input.
-            meaning: what it is, for the message.
+            index: the input's index.
+            meaning: what the input is, for the message.
 
         Raises:
-            ModelError: it isn't constant.
+            ModelError: the input isn't constant.
         """
         if self.optional(index) is None:
             return None
         value = self.constant(index)
         if value is None:
-            raise ModelError(f"{meaning} must be constant, but are computed or are an input of the model")
+            raise ModelError(f"{meaning} must be constant, not computed from the model's inputs")
         return value
 
     def text(self, name: str, default: str) -> str:
-        """Return an attribute that is a text."""
+        """Return an attribute that is a string."""
         value = self.attributes.get(name, default)
         return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
 
     def flag(self, name: str, default: int = 0) -> bool:
-        """Return an attribute that is 0 or 1."""
+        """Return an attribute that is 0 or 1, as a bool."""
         return bool(self.attributes.get(name, default))
 
     def integers(self, name: str, default: Sequence[int]) -> tuple[int, ...]:
@@ -120,29 +120,29 @@ class Node:
         return tuple(int(v) for v in self.attributes.get(name, default))
 
     def axis(self, default: int) -> int:
-        """Return the attribute `axis`, counted from the first one.
+        """Return the attribute `axis`, as `normalized_axis` does."""
+        return self.normalized_axis(int(self.attributes.get("axis", default)))
+
+    def normalized_axis(self, axis: int) -> int:
+        """Return an axis of the first input, which may be negative, as a number from 0.
 
         Raises:
             ModelError: there is no such axis.
         """
-        return self.normalized_axis(int(self.attributes.get("axis", default)))
-
-    def normalized_axis(self, axis: int) -> int:
-        """Return an axis of the first input, counted from the first one if it was counted from the last one."""
         rank = len(self.shape)
         if not -rank <= axis < max(rank, 1):
             raise ModelError(f"its input has {rank} dimensions, none of which is axis {axis}")
         return axis % rank if rank else 0
 
     def emit(self, expr: relax.Expr) -> relax.Var:
-        """Append an expression and return the variable that holds it."""
+        """Append a binding of an expression, and return its variable."""
         return self.builder.emit(self.builder.normalize(expr), name_hint="tensor")
 
     def convert_by_tvm(self) -> relax.Expr:
-        """Return what TVM's own converter makes of the node.
+        """Return the expression that TVM's own converter makes of the node.
 
         Raises:
-            ModelError: it can't take the node.
+            ModelError: TVM can't convert the node.
         """
         return convert_by_tvm(self.op_type, self.builder, self.inputs, self.attributes, self.scope)
 
@@ -151,25 +151,25 @@ Convert = Callable[[Node], relax.Expr]
 
 
 def scalar(value: float | bool, dtype: str) -> relax.Expr:
-    """Return a constant of rank 0."""
+    """Return a scalar constant."""
     return make_constant(np.array(value, dtype))
 
 
 def integers(values: npt.ArrayLike) -> relax.Expr:
-    """Return a constant of int64."""
+    """Return an int64 constant."""
     return make_constant(np.asarray(values, "int64"))
 
 
 def along(values: Array, axis: int, rank: int) -> Array:
-    """Return a vector with axes of size 1 around it, so that it lies along one axis of a tensor."""
+    """Return a vector reshaped so that it is broadcast along one axis of a tensor of the given rank."""
     return values.reshape((1,) * axis + (-1,) + (1,) * (rank - axis - 1))
 
 
 def take(x: relax.Expr, indices: Array, axis: int) -> relax.Expr:
-    """Return the parts of x along an axis at constant indices, all of which must exist."""
+    """Return the slices of x along an axis at constant indices, which must be in range."""
     return relax.op.take(x, integers(indices), axis, mode="clip")
 
 
 def is_float(dtype: str) -> bool:
-    """Return whether a type is a floating-point one."""
+    """Return whether a dtype is a floating-point type."""
     return dtype.startswith(("float", "bfloat"))

@@ -1,4 +1,4 @@
-"""Operators that scale a tensor by what they find in it."""
+"""Converters of softmax and of normalizations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 
 
 def softmax(node: Node) -> relax.Expr:
-    """Softmax along any axis -> `nn.softmax` along the last one."""
+    """Softmax along any axis -> `nn.softmax` along the last one, between permutations."""
     rank, axis = len(node.shape), node.axis(-1)
     if node.dtype != "float32":
         return node.convert_by_tvm()
@@ -31,13 +31,13 @@ def softmax(node: Node) -> relax.Expr:
 
 
 def layer_normalization(node: Node) -> relax.Expr:
-    """Layer normalization over the last axis with constant scale and shift -> `nn.layer_norm`; others written out."""
+    """LayerNormalization over the last axis by constants -> `nn.layer_norm`; others -> Relax's arithmetic."""
     shape, first = node.shape, node.axis(-1)
     gamma = _row(node.constant(1), shape[-1])
     beta = np.zeros(shape[-1:], "float32") if node.optional(2) is None else _row(node.constant(2), shape[-1])
     epsilon = float(node.attributes.get("epsilon", 1e-5))
     if node.result_count > 1:
-        raise ModelError("its mean and deviation are asked for, too")
+        raise ModelError("only its first output can be imported, but its mean or deviation is read, too")
     if first == len(shape) - 1 and gamma is not None and beta is not None and gamma.dtype == np.float32:
         return make_call(ops.LayerNorm(epsilon), node.x, make_constant(gamma), make_constant(beta))
     y = _standardized(node, list(range(first, len(shape))), epsilon)
@@ -47,7 +47,7 @@ def layer_normalization(node: Node) -> relax.Expr:
 
 
 def _row(value: Array | None, size: int) -> Array | None:
-    """Return a scale or shift as a row of values; None if it isn't constant, or the same for all rows."""
+    """Return a scale or shift as a row of values; None if it isn't constant, or differs between rows."""
     if value is None or math.prod(value.shape[:-1]) != 1:
         return None
     return np.broadcast_to(value.reshape(value.shape[-1:]), (size,))
@@ -62,7 +62,7 @@ def _standardized(node: Node, axes: list[int], epsilon: float) -> relax.Expr:
 
 
 def lp_normalization(node: Node) -> relax.Expr:
-    """Rows divided by their sum of magnitudes, or by their length; rows of zeros stay."""
+    """LpNormalization: values divided by the L1 or L2 norm along an axis, or left as they are if it is 0."""
     axis, p = node.axis(-1), int(node.attributes.get("p", 2))
     if p == 1:
         norm = node.emit(relax.op.sum(node.emit(relax.op.abs(node.x)), [axis], keepdims=True))
@@ -75,7 +75,7 @@ def lp_normalization(node: Node) -> relax.Expr:
 
 
 def local_response_normalization(node: Node) -> relax.Expr:
-    """Each value divided by a power of the sum of squares in its neighbourhood of channels."""
+    """LRN: each value divided by a power of the sum of squares over neighbouring channels."""
     size = int(node.attributes["size"])
     alpha, beta, bias = (float(node.attributes.get(k, d)) for k, d in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
     squares = node.emit(relax.op.multiply(node.x, node.x))
@@ -87,17 +87,17 @@ def local_response_normalization(node: Node) -> relax.Expr:
         part = node.emit(relax.op.strided_slice(padded, [1], [i], [i + channels]))
         total = part if total is None else node.emit(relax.op.add(total, part))
     if total is None:
-        raise ModelError("its neighbourhood has no channels")
+        raise ModelError(f"its size is {size}; it must be at least 1")
     scaled = node.emit(relax.op.multiply(total, scalar(alpha / size, node.dtype)))
     base = node.emit(relax.op.add(scaled, scalar(bias, node.dtype)))
     return relax.op.divide(node.x, node.emit(relax.op.power(base, scalar(beta, node.dtype))))
 
 
 def hardmax(node: Node) -> relax.Expr:
-    """1 where the first largest value of a row is, 0 elsewhere."""
+    """Hardmax: 1 at the first largest value along an axis, 0 elsewhere."""
     axis, rank = node.axis(-1), len(node.shape)
     if not is_float(node.dtype):
-        raise ModelError(f"it has no form for {node.dtype}")
+        raise ModelError(f"it isn't defined for {node.dtype}")
     first = node.emit(relax.op.argmax(node.x, axis, keepdims=True))
     places = np.arange(node.shape[axis], dtype=tensor_type(first).dtype).reshape([-1] + [1] * (rank - axis - 1))
     return relax.op.astype(node.emit(relax.op.equal(first, make_constant(places))), node.dtype)

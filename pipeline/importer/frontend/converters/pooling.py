@@ -1,7 +1,7 @@
-"""Pooling over windows, and its inverse.
+"""Converters of pooling, and of its inverse.
 
-Pools of images, and of signals, which are images of height 1, become operators that have 8-bit forms where there are
-such. All others choose the elements of each window with constant indices, axis by axis, and reduce them.
+Pools of images, and of signals as images of height 1, become operators that can be quantized, if there is one. All
+other pools gather the elements of each window by constant indices, axis by axis, and reduce them.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from pipeline.ir.dataflow import make_constant
 
 @dataclass(frozen=True)
 class Windows:
-    """Where the windows of a pool lie along one axis.
+    """The windows of a pool along one axis.
 
     Attributes:
-        size: elements of the axis.
-        out: windows.
-        kernel: elements of a window.
-        stride: from one window to the next.
-        dilation: from one element of a window to the next.
+        size: number of elements of the axis.
+        out: number of windows.
+        kernel: number of elements of a window.
+        stride: distance of windows.
+        dilation: distance of a window's elements.
         before: elements of padding before the axis.
-        after: elements of padding after it that the node asks for.
+        after: elements of padding after the axis, as the node has them.
     """
 
     size: int
@@ -44,23 +44,29 @@ class Windows:
 
     @property
     def positions(self) -> Array:
-        """Indices [windows, kernel] of the elements, those of padding included."""
+        """Indices of the windows' elements, including those in the padding: [windows, kernel]."""
         starts = np.arange(self.out) * self.stride - self.before
         return np.asarray(starts[:, None] + np.arange(self.kernel) * self.dilation)
 
     @property
     def padding_after(self) -> int:
-        """Padding after the axis so that the last window is whole."""
+        """Elements of padding after the axis that the last window needs."""
         return max(int(self.positions[-1, -1]) - self.size + 1, 0)
 
     def element_counts(self, padding: bool) -> Array:
-        """Return how many elements of each window count: without padding, or with that which the node asks for."""
+        """Return the number of elements in each window; those in the node's padding count if `padding` is true."""
         low, high = (-self.before, self.size + self.after) if padding else (0, self.size)
         return np.asarray(((self.positions >= low) & (self.positions < high)).sum(axis=1))
 
 
 def same_padding(node: Node, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
-    """Return a node's pads, all begins and then all ends, with `auto_pad` worked out for spatial `sizes`."""
+    """Return a node's pads with `auto_pad` resolved: those before each spatial axis, then those after.
+
+    Args:
+        node: the node.
+        sizes: spatial sizes of the input.
+        kernel: spatial sizes of the window.
+    """
     count = len(sizes)
     mode = node.text("auto_pad", "NOTSET")
     if mode == "VALID":
@@ -81,7 +87,7 @@ def _windows(node: Node) -> list[Windows]:
     sizes, kernel = node.shape[2:], node.integers("kernel_shape", ())
     count = len(sizes)
     if len(kernel) != count:
-        raise ModelError(f"its windows have {len(kernel)} dimensions, its input {count}")
+        raise ModelError(f"its windows have {len(kernel)} dimensions, but its input has {count}")
     pads = same_padding(node, sizes, kernel)
     strides, dilations = (node.integers(name, (1,) * count) for name in ("strides", "dilations"))
     found = []
@@ -89,7 +95,7 @@ def _windows(node: Node) -> list[Windows]:
         span = size + pads[i] + pads[i + count] - dilations[i] * (kernel[i] - 1) - 1
         out = (math.ceil if node.flag("ceil_mode") else math.floor)(span / strides[i]) + 1
         if node.flag("ceil_mode") and (out - 1) * strides[i] >= size + pads[i]:
-            # A window must not start in the padding after the image (ONNX follows PyTorch here).
+            # A window must not begin in the padding after the image (ONNX follows PyTorch here).
             out -= 1
         if out < 1:
             raise ModelError(f"its window of {kernel[i]} doesn't fit into {size} elements and their padding")
@@ -98,7 +104,7 @@ def _windows(node: Node) -> list[Windows]:
 
 
 def _as_image(node: Node, windows: list[Windows]) -> tuple[relax.Expr, list[Windows]]:
-    """Return a signal as an image of height 1, in NHWC; an image in NHWC."""
+    """Return the input, an image or a signal as an image of height 1, in NHWC, with the windows along both axes."""
     x = node.x
     if len(windows) == 1:
         x, windows = node.emit(relax.op.expand_dims(x, 2)), [Windows(1, 1, 1, 1, 1, 0, 0), *windows]
@@ -111,7 +117,7 @@ def _from_image(node: Node, y: relax.Expr) -> relax.Expr:
 
 
 def max_pool(node: Node) -> relax.Expr:
-    """Maximum pooling -> `nn.max_pool2d` for signals and images; with the positions of the maxima if asked for."""
+    """MaxPool of signals and images -> `nn.max_pool2d`; others, and those with indices -> gathered windows."""
     windows = _windows(node)
     if node.result_count > 1:
         return _max_pool_with_indices(node, windows)
@@ -148,11 +154,11 @@ def _gathered(node: Node, x: relax.Expr, windows: list[Windows], padding: float)
 
 
 def _max_pool_with_indices(node: Node, windows: list[Windows]) -> relax.Expr:
-    """The second result counts through the whole tensor; with `storage_order`, through each image's columns first."""
+    """MaxPool with its second output: indices into the flattened input, column-major with `storage_order` 1."""
     gathered = _gathered(node, node.x, windows, _lowest(node.dtype))
     shape = tensor_type(gathered).shape
     count, last = len(windows), len(shape) - 1
-    # What one step along each axis of an image counts.
+    # By how much the index grows with each step along an axis of the image.
     sizes = [w.size for w in windows]
     columns_first = node.flag("storage_order")
     steps = [math.prod(sizes[:i] if columns_first else sizes[i + 1 :]) for i in range(count)]
@@ -173,7 +179,7 @@ def _lowest(dtype: str) -> float:
 
 
 def average_pool(node: Node) -> relax.Expr:
-    """Average pooling -> Relax's for signals and images without dilation; else sums of windows, divided."""
+    """AveragePool of signals and images without dilation -> `relax.nn.avg_pool2d`; others -> gathered windows."""
     windows = _windows(node)
     padding = node.flag("count_include_pad")
     if len(windows) > 2 or node.dtype != "float32" or not all(_is_plain(w, padding) for w in windows):
@@ -197,20 +203,20 @@ def average_pool(node: Node) -> relax.Expr:
 
 
 def _is_plain(windows: Windows, padding: bool) -> bool:
-    """Return whether Relax's pool counts the same elements when it is given the padding that is needed."""
+    """Return whether Relax's pool, with `padding_after` as its padding, divides by the same numbers of elements."""
     asked = not padding or windows.padding_after <= windows.after
     return windows.dilation == 1 and asked and bool(windows.element_counts(False).all())
 
 
 def lp_pool(node: Node) -> relax.Expr:
-    """The p-norm of each window."""
+    """LpPool: the p-norm of each window."""
     windows, p = _windows(node), float(node.attributes.get("p", 2))
     gathered = _gathered(node, node.emit(relax.op.abs(node.x)), windows, 0.0)
     return _norm(node, gathered, [len(tensor_type(gathered).shape) - 1], p, keepdims=False)
 
 
 def global_lp_pool(node: Node) -> relax.Expr:
-    """The p-norm of each image."""
+    """GlobalLpPool: the p-norm over all spatial axes."""
     p = float(node.attributes.get("p", 2))
     return _norm(node, node.emit(relax.op.abs(node.x)), list(range(2, len(node.shape))), p, keepdims=True)
 
@@ -225,12 +231,12 @@ def _norm(node: Node, magnitudes: relax.Expr, axes: list[int], p: float, keepdim
 
 
 def global_average_pool(node: Node) -> relax.Expr:
-    """Mean over all spatial axes."""
+    """GlobalAveragePool -> the mean over all spatial axes."""
     return relax.op.mean(node.x, list(range(2, len(node.shape))), keepdims=True)
 
 
 def max_unpool(node: Node) -> relax.Expr:
-    """Values at the positions where they were maxima, zeros elsewhere."""
+    """MaxUnpool: values at the indices that MaxPool returned, zeros elsewhere."""
     kernel = node.integers("kernel_shape", ())
     count = len(kernel)
     strides, pads = node.integers("strides", (1,) * count), node.integers("pads", (0,) * (2 * count))
@@ -238,10 +244,9 @@ def max_unpool(node: Node) -> relax.Expr:
     wanted = node.checked_constant(2, "the sizes of the result")
     shape = [*node.shape[:2], *natural]
     if wanted is not None and [int(v) for v in wanted] != shape:
-        # ONNX's own test and ONNX Runtime give different results then.
+        # For other shapes, ONNX's own test and ONNX Runtime disagree.
         raise ModelError(
-            f"its result is to have the shape {wanted.tolist()}, for which runtimes differ on where values lie; "
-            f"only {shape} is without doubt"
+            f"its output_shape is {wanted.tolist()}, for which runtimes give different results; use {shape}"
         )
     zeros = make_constant(np.zeros(math.prod(shape), node.dtype))
     positions = node.emit(relax.op.reshape(node.required(1), [-1]))

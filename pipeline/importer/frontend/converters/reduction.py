@@ -1,4 +1,4 @@
-"""Operators that make one value of many along some axes."""
+"""Converters of reductions, such as ReduceSum."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pipeline.importer.frontend.converters.node import Convert, Node
 
 
 def converter(function: Callable[..., Any]) -> Convert:
-    """Return the converter of a reduction; `function` is Relax's."""
+    """Return the converter of a reduction, given Relax's function for it."""
 
     def convert(node: Node) -> relax.Expr:
-        """All axes if none are given; with `noop_with_empty_axes`, none."""
+        """Reduce the given axes; without any, all axes, or none with `noop_with_empty_axes`."""
         axes = _axes(node)
         if not axes:
             return node.x
         if any(node.shape[a] == 0 for a in axes) and function not in (relax.op.sum, relax.op.prod):
-            raise ModelError("it reduces no elements")
+            raise ModelError("it reduces an axis without elements, for which it isn't defined")
         keepdims = node.flag("keepdims", 1)
         if node.dtype != "bool":
             return function(node.x, axes, keepdims)

@@ -1,4 +1,4 @@
-"""Places in images: regions that are sampled to one size, and the grids of spatial transformers."""
+"""Converters of operators on regions of images: RoiAlign, and the grids of spatial transformers."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pipeline.importer.frontend.converters.node import Node
 from pipeline.ir.dataflow import make_constant
 
 MAX_SAMPLES = 256
-"""Of a part of a region along each axis; a run would never end with any number."""
+"""Largest sampling ratio: samples of each part of a region, along each axis."""
 
 
 def affine_grid(node: Node) -> relax.Expr:
-    """Where the pixels of a result of known size lie, from -1 to 1: the image's own positions, transformed."""
+    """AffineGrid for a constant size: the normalized coordinates (-1 to 1) of all pixels, transformed."""
     wanted = node.checked_constant(1, "the size of the result")
     if wanted is None or len(wanted) not in (4, 5):
-        raise ModelError("the size of its result isn't that of images or volumes")
+        raise ModelError("the size of its result must have 4 or 5 dimensions")
     batch, _, *sizes = (int(size) for size in wanted)
     corners = node.flag("align_corners")
-    # An axis of one pixel has no second corner; its one position is the first then.
+    # An axis of one pixel has only one corner, at -1.
     steps = [2 / max(size - 1, 1) if corners else 2 / size for size in sizes]
     lines = [-1 + step * (np.arange(size) + (0 if corners else 0.5)) for size, step in zip(sizes, steps, strict=True)]
-    # Width comes first in a position, and a one for the shift last.
+    # Homogeneous coordinates: the width comes first, and a 1 for the translation last.
     positions = np.stack([*np.meshgrid(*lines, indexing="ij")[::-1], np.ones(sizes)], axis=-1)
     rows = make_constant(positions.reshape(-1, len(sizes) + 1).astype(node.dtype))
     transforms = node.emit(relax.op.permute_dims(node.x, [0, 2, 1]))
@@ -35,7 +35,7 @@ def affine_grid(node: Node) -> relax.Expr:
 
 
 def roi_align(node: Node) -> relax.Expr:
-    """Bilinear samples within each part of each region: their mean, or the largest."""
+    """RoiAlign: for each part of each region, the mean or the maximum of bilinear samples."""
     mode = node.text("mode", "avg")
     transform = node.text("coordinate_transformation_mode", "half_pixel" if node.opset >= 16 else "output_half_pixel")
     if mode not in ("avg", "max") or transform not in ("half_pixel", "output_half_pixel"):
@@ -43,9 +43,11 @@ def roi_align(node: Node) -> relax.Expr:
     if node.dtype != "float32" or node.input_type(1).dtype != "float32":
         raise ModelError("its image and its regions must be float32")
     if node.attributes.get("sampling_ratio", 0) > MAX_SAMPLES:
-        raise ModelError(f"its sampling_ratio of {node.attributes['sampling_ratio']} is more than {MAX_SAMPLES}")
+        raise ModelError(
+            f"its sampling_ratio is {node.attributes['sampling_ratio']}; at most {MAX_SAMPLES} is supported"
+        )
     if min(node.attributes.get("output_height", 1), node.attributes.get("output_width", 1)) < 1:
-        raise ModelError("its output_height and output_width must be 1 at least")
+        raise ModelError("its output_height and output_width must be at least 1")
     sampling = _Sampling(
         rows=int(node.attributes.get("output_height", 1)),
         columns=int(node.attributes.get("output_width", 1)),
@@ -62,13 +64,13 @@ class _Sampling:
     """How regions are sampled.
 
     Attributes:
-        rows: of parts that a region has, and of the result.
-        columns: of parts.
-        scale: from a region's coordinates to pixels.
-        samples: of a part along each axis; 0 for about one per pixel.
-        half_pixel: whether pixels' centres lie at halves.
-        largest: whether the result is the largest sample instead of the mean. Of a sample's four weighted neighbours
-            the largest counts then, not their sum: so do ONNX's definition and its runtimes.
+        rows: number of parts of a region along its height, and rows of the result.
+        columns: number of parts of a region along its width, and columns of the result.
+        scale: factor from a region's coordinates to pixels.
+        samples: number of samples of a part along each axis; 0 for about one for each pixel.
+        half_pixel: whether coordinates are shifted by half a pixel.
+        largest: whether the result is the maximum instead of the mean. As in ONNX's definition and its runtimes, it is
+            then the maximum of the samples' four weighted neighbours, which aren't summed.
     """
 
     rows: int
@@ -79,12 +81,18 @@ class _Sampling:
     largest: bool
 
     def compute(self, x: te.Tensor, regions: te.Tensor, images: te.Tensor) -> te.Tensor:
-        """Return the samples' means or maxima: [regions, channels, rows, columns]."""
+        """Return the means or maxima of samples: [regions, channels, rows, columns].
+
+        Args:
+            x: [images, channels, height, width].
+            regions: [regions, 4], the corners (x1, y1, x2, y2).
+            images: [regions], indices of the images that the regions are in.
+        """
         _, channels, height, width = (int(d) for d in x.shape)
         shape = (int(regions.shape[0]), channels, self.rows, self.columns)
 
         def geometry(region: Any, axis: int) -> tuple[Any, Any, Any]:
-            """Where a region starts along an axis (0: columns), the size of its parts, and samples in each."""
+            """Return a region's start along an axis (0: x, 1: y), the size of its parts, and the samples in each."""
             shift = 0.5 if self.half_pixel else 0.0
             start = regions[region, axis] * _float(self.scale) - _float(shift)
             extent = regions[region, axis + 2] * _float(self.scale) - _float(shift) - start
@@ -105,7 +113,7 @@ class _Sampling:
                 far = p - _cast(low)
                 corners.append((outside, ((low, _float(1.0) - far), (high, far))))
             (above, vertical), (left, horizontal) = corners
-            # An index of an image that isn't there must not read what lies elsewhere.
+            # An invalid index must not read outside of x.
             last = tirx.const(int(x.shape[0]) - 1, "int32")
             image = te.max(te.min(images[region].astype("int32"), last), tirx.const(0, "int32"))
             beside = tirx.any(above, left)

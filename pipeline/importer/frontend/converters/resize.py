@@ -1,8 +1,8 @@
-"""Resize: images, signals and volumes of another size.
+"""The converter of Resize, for images, signals and volumes.
 
-Resizing works on each axis by itself. Along an axis, the nearest pixel is a choice with constant indices, and an
-interpolation a sum of a few such choices with constant weights. What quantization and kernels have forms of is found
-first: enlarging an image by whole factors, and bilinear interpolation.
+Nearest-neighbour resizing of images becomes `relax.image.resize2d`, and bilinear interpolation `nn.resize_bilinear`, if
+these compute the same; they can be quantized. Everything else is resized axis by axis: nearest neighbours are gathered
+by constant indices, and interpolated values are sums of a few such gathers with constant weights.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pipeline.ir.dataflow import make_constant
 
 @dataclass(frozen=True)
 class Axis:
-    """What happens to one axis.
+    """An axis that is resized.
 
     Attributes:
-        index: which one it is.
-        size: pixels before.
-        out: pixels after.
-        scale: by which it is enlarged; not always `out / size`, if that isn't whole.
-        region: first and last position that are seen, as parts of the axis, for `tf_crop_and_resize`.
+        index: the axis' index.
+        size: pixels before resizing.
+        out: pixels after resizing.
+        scale: the factor; as `out` is rounded, not always `out / size`.
+        region: begin and end of the region that is resized, as fractions of the axis, for `tf_crop_and_resize`.
     """
 
     index: int
@@ -39,7 +39,12 @@ class Axis:
     region: tuple[float, float]
 
     def positions(self, mode: str, dtype: str) -> Array:
-        """Return where the pixels of the result lie among those of the input, computed in `dtype`."""
+        """Return the coordinates of the result's pixels in the input, computed in `dtype`.
+
+        Args:
+            mode: ONNX's `coordinate_transformation_mode`.
+            dtype: "float32" or "float64".
+        """
         y, scale = np.arange(self.out, dtype=dtype), np.asarray(self.scale, dtype)
         half = np.asarray(0.5, dtype)
         if mode == "asymmetric":
@@ -56,7 +61,7 @@ class Axis:
             return np.zeros_like(y)
         if mode == "tf_half_pixel_for_nn":
             return np.asarray((y + half) / scale)
-        # What the whole result's rounded size adds or takes is added or taken at both ends.
+        # half_pixel_symmetric distributes what rounding `out` adds or removes to both ends of the axis.
         exact = scale * np.asarray(self.size, dtype)
         symmetric = mode == "half_pixel_symmetric"
         offset = np.asarray(self.size / 2, dtype) * (1 - np.asarray(self.out, dtype) / exact) if symmetric else 0
@@ -82,7 +87,7 @@ _NEAREST: Mapping[str, Callable[[Array], Array]] = {
 
 
 def resize(node: Node) -> relax.Expr:
-    """Any resizing whose sizes are constant."""
+    """Resize with constant scales or sizes."""
     mode, transform = node.text("mode", "nearest"), node.text("coordinate_transformation_mode", "half_pixel")
     if mode not in ("nearest", "linear", "cubic") or transform not in COORDINATE_MODES:
         raise ModelError(f"there is no mode {mode!r} with coordinates {transform!r}")
@@ -91,8 +96,8 @@ def resize(node: Node) -> relax.Expr:
         raise ModelError("its result has no elements")
     if transform == "align_corners" and any(not np.isclose(a.scale * a.size, a.out) for a in axes):
         raise ModelError(
-            "its scales give no whole sizes, for which runtimes differ on what align_corners is; "
-            "export the model with sizes instead of scales"
+            "its scales give sizes that aren't integers, for which runtimes differ on align_corners; export the model "
+            "with sizes instead of scales"
         )
     if mode == "nearest":
         return _nearest(node, axes, transform)
@@ -116,7 +121,7 @@ def _axes(node: Node) -> list[Axis]:
             outs = [int(factor * shape[a] + 0.5) for a in numbers]
     elif scales is not None and scales.size:
         factors = [float(s) for s in scales]
-        # In float32, as others do it: 10 pixels times 0.7 are 7.
+        # In float32, as in ONNX Runtime: 10 pixels times 0.7 are 7.
         outs = [int(np.float32(s) * np.float32(shape[a])) for s, a in zip(scales, numbers, strict=True)]
     else:
         raise ModelError("neither scales nor sizes are given")
@@ -133,7 +138,7 @@ def _unchanged(axis: Axis) -> bool:
 
 
 def _outside(axis: Axis, transform: str) -> Array:
-    """Return which pixels of the result lie outside of the image, where another value stands."""
+    """Return which pixels of the result are outside of the image, and get `extrapolation_value`: [out] bool."""
     positions = axis.positions(transform, "float64")
     outside = (positions < 0) | (positions > axis.size - 1)
     return outside if transform == "tf_crop_and_resize" else np.zeros_like(outside)
@@ -153,7 +158,7 @@ def _nearest(node: Node, axes: list[Axis], transform: str) -> relax.Expr:
     rounding = _NEAREST.get(node.text("nearest_mode", "round_prefer_floor"))
     if rounding is None:
         raise ModelError(f"there is no nearest_mode {node.text('nearest_mode', '')!r}")
-    # Where a position is half-way between two pixels, or all but, float32 decides, as it does elsewhere.
+    # In float32, as in ONNX Runtime, so that positions half-way between two pixels are rounded in the same way.
     chosen = {a: np.clip(rounding(a.positions(transform, "float32")), 0, a.size - 1).astype("int64") for a in axes}
     y: relax.Expr = node.x
     if all(not _outside(a, transform).any() for a in axes):
@@ -177,9 +182,13 @@ _IMAGE_FORMS = (
 
 
 def _as_image_operator(node: Node, chosen: dict[Axis, Array]) -> relax.Expr | None:
-    """Return `image.resize2d` of an image's height and width if one of its forms chooses the same pixels.
+    """Return `image.resize2d` of an image's height and width; None if it would choose other pixels.
 
-    Quantization and kernels know that operator; its indices follow from the two sizes alone.
+    That operator computes its indices from the sizes alone, in one of `_IMAGE_FORMS`.
+
+    Args:
+        node: the node.
+        chosen: for each axis, the indices of the pixels: [out] int64.
     """
     first = {(2, 3): 2, (1, 2): 1, (2,): 2, (3,): 2}.get(tuple(sorted(a.index for a in chosen)))
     if first is None or len(node.shape) != 4:
@@ -201,7 +210,7 @@ def _as_image_operator(node: Node, chosen: dict[Axis, Array]) -> relax.Expr | No
 
 
 def _image_indices(axis: Axis, transform: str, rounding: str) -> Array:
-    """Return the indices that `image.resize2d` computes."""
+    """Return the indices that `image.resize2d` computes: [out] int64."""
     step = np.float32(axis.size) / np.float32(axis.out)
     y = np.arange(axis.out, dtype="float32")
     positions = y * step if transform == "asymmetric" else (y + np.float32(0.5)) * step - np.float32(0.5)
@@ -217,7 +226,7 @@ def _is_bilinear(node: Node, mode: str, axes: list[Axis], transform: str) -> boo
 
 
 def _bilinear(node: Node, axes: list[Axis], transform: str) -> relax.Expr:
-    """Return `nn.resize_bilinear` of an image, or of a signal, which is an image of height 1."""
+    """Return `nn.resize_bilinear` of an image, or of a signal as an image of height 1."""
     x, rank = node.x, len(node.shape)
     found = {a.index: a for a in axes}
     if rank == 3:
@@ -251,17 +260,18 @@ def _interpolated(node: Node, mode: str, axes: list[Axis], transform: str) -> re
 
 
 _MAX_TAPS = 8
+"""With more weights for each pixel, an axis is resized by a matrix product."""
 
 
 def _mixed_along(node: Node, y: relax.Expr, axis: Axis, indices: Array, weights: Array) -> relax.Expr:
-    """Mix pixels along an axis: a sum of as many choices as there are weights, or one matrix product if they are many.
+    """Interpolate along an axis by a weighted sum of gathered pixels, or, with many weights, by a matrix product.
 
     Args:
         node: the node.
-        y: what is resized.
-        axis: along which.
-        indices: [pixels after, weights per pixel], of the pixels that are mixed.
-        weights: [pixels after, weights per pixel].
+        y: the tensor.
+        axis: the axis.
+        indices: indices of the pixels that each pixel of the result is interpolated from: [out, taps].
+        weights: weights of these pixels: [out, taps].
     """
     rank = len(tensor_type(y).shape)
     if weights.shape[1] > _MAX_TAPS:
@@ -284,10 +294,10 @@ def _mixed_along(node: Node, y: relax.Expr, axis: Axis, indices: Array, weights:
 
 
 def _taps(node: Node, mode: str, axis: Axis, transform: str) -> tuple[Array, Array]:
-    """Return the indices and weights of the pixels that each pixel of the result is mixed from."""
+    """Return the indices and weights of the pixels that each pixel of the result is interpolated from: [out, taps]."""
     narrow = min(axis.scale, 1.0) if node.flag("antialias") else 1.0
     positions = axis.positions(transform, "float64")
-    # The pixel before, also where a position is a pixel's own.
+    # The pixel before the position, even if the position is exactly that of a pixel.
     before = np.ceil(positions).astype("int64") - 1
     reach = 1 if mode == "linear" else 2
     first = int(np.floor(-reach / narrow)) + 1

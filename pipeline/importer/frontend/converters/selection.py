@@ -1,7 +1,7 @@
-"""Operators that pick elements by index, or find the indices of elements.
+"""Converters of operators that select elements by index, or compute indices of elements.
 
-Indices count from the end where they are negative. Constant ones are checked; of computed ones that are out of range,
-the nearest in range is taken, so that nothing outside of a tensor is ever read.
+Negative indices count from the end. Constant indices are checked; computed indices that are out of range are clipped,
+so that no memory outside of a tensor is ever read.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from pipeline.ir.dataflow import make_constant
 
 
 def _indices_from_start(node: Node, index: int, extents: Array) -> relax.Expr:
-    """Return an input of indices, counted from the start and in range.
+    """Return the indices of an input, counted from the start and in range.
 
     Args:
         node: the node.
-        index: which of its inputs holds the indices.
-        extents: how many elements there are, of a shape that is broadcast to the indices'.
+        index: which of its inputs has the indices.
+        extents: the number of elements that each index selects from, broadcast to the shape of the indices.
+
+    Raises:
+        ModelError: a constant index is out of range.
     """
     indices = node.required(index)
     dtype = tensor_type(indices).dtype
@@ -43,21 +46,21 @@ def _indices_from_start(node: Node, index: int, extents: Array) -> relax.Expr:
 
 
 def gather(node: Node) -> relax.Expr:
-    """The parts of a tensor along one axis at given indices."""
+    """Gather -> `relax.take`."""
     axis = node.axis(0)
     if node.shape[axis] == 0:
-        raise ModelError("it picks from an axis without elements")
+        raise ModelError("it selects from an axis without elements")
     return relax.op.take(node.x, _indices_from_start(node, 1, np.array(node.shape[axis])), axis, mode="clip")
 
 
 def gather_elements(node: Node) -> relax.Expr:
-    """Single elements, moved along one axis."""
+    """GatherElements -> `relax.gather_elements`."""
     axis = node.axis(0)
     return relax.op.gather_elements(node.x, _indices_from_start(node, 1, np.array(node.shape[axis])), axis)
 
 
 def gather_nd(node: Node) -> relax.Expr:
-    """The parts of a tensor at given places."""
+    """GatherND -> `relax.gather_nd`."""
     batch, length = int(node.attributes.get("batch_dims", 0)), node.input_type(1).shape[-1]
     indices = _indices_from_start(node, 1, np.array(node.shape[batch : batch + length]))
     return relax.op.gather_nd(node.x, indices, batch)
@@ -71,35 +74,35 @@ def _reduction(node: Node) -> str:
     if name not in _REDUCTIONS:
         raise ModelError(f"there is no reduction {name!r}")
     if node.dtype == "bool":
-        raise ModelError("it has no form for bool")
+        raise ModelError("it isn't supported for bool")
     return _REDUCTIONS[name]
 
 
 def scatter_elements(node: Node) -> relax.Expr:
-    """A tensor with single elements replaced, or changed."""
+    """ScatterElements -> `relax.scatter_elements`."""
     axis, reduction = node.axis(0), _reduction(node)
     indices = _indices_from_start(node, 1, np.array(node.shape[axis]))
     if tensor_type(indices).shape == () or 0 in tensor_type(indices).shape:
-        raise ModelError("it replaces nothing")
+        raise ModelError("its indices have no elements, or no axes")
     return relax.op.scatter_elements(node.x, indices, node.required(2), axis, reduction)
 
 
 def scatter_nd(node: Node) -> relax.Expr:
-    """A tensor with parts at given places replaced, or changed."""
+    """ScatterND -> `relax.scatter_nd`."""
     reduction = _reduction(node)
     indices = _indices_from_start(node, 1, np.array(node.shape[: node.input_type(1).shape[-1]]))
     return relax.op.scatter_nd(node.x, indices, node.required(2), reduction)
 
 
 def one_hot(node: Node) -> relax.Expr:
-    """For each index a row with the second value there and the first elsewhere; out of range, the first everywhere."""
-    depth = node.checked_constant(1, "how long its rows are")
+    """OneHot with a constant depth: for each index a row of the off value, with the on value at the index."""
+    depth = node.checked_constant(1, "its depth")
     if depth is None:
-        raise ModelError("how long its rows are is missing")
+        raise ModelError("its depth is missing")
     count, rank = int(depth.reshape(-1)[0]), len(node.shape)
     axis = int(node.attributes.get("axis", -1)) % (rank + 1)
     if count < 1:
-        raise ModelError(f"its rows have {count} elements")
+        raise ModelError(f"its depth is {count}; it must be at least 1")
     dtype = node.dtype
     indices: relax.Expr = node.x
     if not is_float(dtype) and not dtype.startswith("int"):
@@ -115,12 +118,12 @@ def one_hot(node: Node) -> relax.Expr:
 
 
 def arg_max(node: Node) -> relax.Expr:
-    """The index of the largest value along an axis: the first such one, or the last."""
+    """ArgMax: the index of the first largest value along an axis, or of the last with `select_last_index`."""
     return _index_of_extreme(node, relax.op.argmax)
 
 
 def arg_min(node: Node) -> relax.Expr:
-    """The index of the smallest value along an axis: the first such one, or the last."""
+    """ArgMin: the index of the first smallest value along an axis, or of the last with `select_last_index`."""
     return _index_of_extreme(node, relax.op.argmin)
 
 
@@ -134,7 +137,7 @@ def _index_of_extreme(node: Node, find: Any) -> relax.Expr:
 
 
 def cumulative_sum(node: Node) -> relax.Expr:
-    """Sums of the elements up to each one along an axis, or, if it is exclusive, of those before it."""
+    """CumSum -> `relax.cumsum`, of the reversed axis with `reverse`."""
     given = node.checked_constant(1, "its axis")
     axis = node.normalized_axis(0 if given is None else int(given.reshape(-1)[0]))
     backwards = np.arange(node.shape[axis])[::-1]
@@ -144,23 +147,23 @@ def cumulative_sum(node: Node) -> relax.Expr:
 
 
 def top_k(node: Node) -> relax.Expr:
-    """The largest or smallest values along an axis in order, and their indices; of equal ones the first is first."""
-    given = node.checked_constant(1, "how many elements it keeps")
+    """TopK with a constant K -> `relax.topk`; of equal values, the first one comes first."""
+    given = node.checked_constant(1, "its K")
     axis = node.axis(-1)
     count = 0 if given is None else int(given.reshape(-1)[0])
     if not 1 <= count <= node.shape[axis]:
-        raise ModelError(f"it keeps {count} of {node.shape[axis]} elements")
+        raise ModelError(f"its K is {count}; it must be from 1 to the size of the axis, {node.shape[axis]}")
     return relax.op.topk(node.x, count, axis, "both", node.flag("largest", 1), "int64")
 
 
 def non_max_suppression(node: Node) -> relax.Expr:
-    """Refused: how many boxes remain depends on the data.
+    """NonMaxSuppression, which can't be imported.
 
     Raises:
         ModelError: always.
     """
     del node
     raise ModelError(
-        "how many boxes remain depends on the data, and a compiled program's tensors have fixed shapes; "
-        "export the model without it, and run it on the outputs"
+        "the number of boxes that remain depends on the data, but a compiled program's tensors have fixed shapes; "
+        "export the model without this node, and apply it to the outputs"
     )
