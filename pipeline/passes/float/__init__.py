@@ -25,4 +25,4 @@ PASSES = (
     hoist_reshapes,
     remove_identities,
 )
-"""What happens to a model between TVM's frontend and `annotate`, in order."""
+"""The passes between TVM's frontend and `annotate`, in order."""

@@ -1,4 +1,4 @@
-"""FoldConstants: a call whose arguments are all constants becomes its value."""
+"""FoldConstants: calls whose arguments are all constant become constants."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.ir.dataflow import Dataflow, variables
 
 
 def fold_constants(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module with calls on constants evaluated; most models have none left after normalization."""
+    """Return the module with calls on constants evaluated. After normalization, most models have none left."""
     flow = Dataflow.of(module)
     if any(isinstance(b.value, relax.Call) and not variables(b.value) for b in flow.bindings):
         return relax.transform.FoldConstant()(module)

@@ -1,14 +1,14 @@
-"""FuseAffine: multiplications and additions per channel move into the weights before them.
+"""FuseAffine: multiplications and additions by constants, per channel, are folded into weights.
 
-Before -> after: `conv2d(x, w, b) * m + a`, with one m and one a per channel or for all, becomes
-`conv2d(x, w * m, b * m + a)`; the same for `conv2d_transpose` and `dense`. A per-channel `x * m + a` that follows none
-of them becomes a depthwise 1x1 convolution, so that a batch normalization before its convolution is an integer operator
-too.
+Before -> after: `conv2d(x, w, b) * m + a`, where m and a have one value per channel or one for all, becomes
+`conv2d(x, w * m, b * m + a)`; the same for `conv2d_transpose` and `dense`. A per-channel `x * m + a` after any other
+operator becomes a depthwise 1x1 convolution, which can be quantized; an example is a batch normalization before its
+convolution.
 
-Weights are rounded to float32 once for a whole chain of such steps, so this looks at the program as it was, not at what
-earlier steps have become.
+For a chain of such operators, weights are multiplied in float64 and rounded to float32 once. The pass therefore folds
+into the weights of the old program, not into weights that it has folded already.
 
-Precondition: NHWC (after PropagateLayout).
+Precondition: images are NHWC (after PropagateLayout).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Array = npt.NDArray[Any]
 
 @dataclasses.dataclass(frozen=True)
 class _Affine:
-    """`x * scale + shift`, each one value per channel (the last axis), float64."""
+    """The function `x * scale + shift`, with [channels] float64 values each; channels are the last axis of x."""
 
     x: relax.Var
     scale: Array
@@ -39,8 +39,8 @@ class _Affine:
 
 
 def fuse_affine(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module with per-channel multiplications and additions folded into weights; see above."""
-    # How variables of the old program can be expressed: as affine functions of older ones.
+    """Return the module with per-channel multiplications and additions folded; see the module's docstring."""
+    # Variables of the old program as affine functions of earlier variables of it.
     affine: dict[relax.Var, _Affine] = {}
 
     def visit(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:
@@ -59,7 +59,7 @@ def fuse_affine(module: tvm.IRModule) -> tvm.IRModule:
 
 
 def _affine_step(binding: Binding) -> _Affine | None:
-    """Return `binding` as an affine function per channel, if it is one with constant factors."""
+    """Return a binding as a constant per-channel affine function of one variable; None if it isn't one."""
     sign = {"relax.add": 1, "relax.subtract": -1, "relax.multiply": 0, "relax.divide": 0}
     if binding.operator not in sign or tensor_type(binding.var).dtype != "float32":
         return None
@@ -84,12 +84,13 @@ def _affine_step(binding: Binding) -> _Affine | None:
 
 
 def _fold(builder: DataflowBuilder, step: _Affine) -> relax.Expr | None:
+    """Return the expression that computes `step`, with its factors folded into weights; None if it stays as it is."""
     flow = builder.flow
     producer = flow.producers.get(step.x)
     operator = operator_of(producer.value) if producer is not None else None
     if producer is not None and isinstance(operator, ops.Linear):
         unclipped = operator.clip_min is None and operator.clip_max is None
-        # The product must not be needed by anyone else; steps in between have been checked one by one.
+        # The layer's result must have no other readers; operators in between have been checked before.
         if unclipped and len(flow.users[step.x]) == 1 and step.x not in flow.outputs:
             weight, bias = constant(producer.value.args[1]), constant(producer.value.args[2])
             if weight is not None and bias is not None:

@@ -1,9 +1,9 @@
-"""FuseClip: limits of a result move into the operator that computes it.
+"""FuseClip: limits of a result, such as a ReLU, are fused into the operator that computes it.
 
 Before -> after: `maximum(conv2d(...), 0)` becomes `conv2d(..., clip_min=0)`; the same for `conv2d_transpose`, `dense`
-and `add`. Additions of two activations become `nn.add` here.
+and `nn.add`. Additions of two activations become `nn.add`.
 
-Precondition: NHWC (after PropagateLayout).
+Precondition: images are NHWC (after PropagateLayout).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Limits = tuple[float | None, float | None]
 
 
 def _limits(limit: relax.Call) -> Limits | None:
-    """Return (low, high) of a call that only limits its first operand; a limit that isn't there is None."""
+    """Return the limits (low, high) of a call that limits its operand, each a number or None; None for other calls."""
     name = limit.op.name
     if name == "relax.nn.relu":
         return 0.0, None
@@ -39,7 +39,7 @@ def _clipped(match: Match) -> ops.Clipped | None:
 
 
 def _check(match: Match) -> str | None:
-    return None if _clipped(match) else "nothing lies within its own limits and these"
+    return None if _clipped(match) else "its own limits and these don't overlap"
 
 
 def _rewrite(match: Match) -> relax.Expr:
@@ -75,5 +75,5 @@ RULES = (
 
 
 def fuse_clip(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module with limits folded into the operators before them; see the module's docstring."""
+    """Return the module with limits fused into the operators before them; see the module's docstring."""
     return rewrite(module, *RULES)

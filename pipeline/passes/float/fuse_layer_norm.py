@@ -1,9 +1,9 @@
-"""FuseLayerNorm: a layer normalization that was exported operator by operator becomes one `nn.layer_norm`.
+"""FuseLayerNorm: a layer normalization that consists of single operators becomes one `nn.layer_norm`.
 
 Before -> after: with `d = x - mean(x)` over the last axis, `d / sqrt(mean(d * d) + epsilon) * gamma + beta` becomes
-`nn.layer_norm(x, gamma, beta)`. Models for operator sets before 17 hold it in this form.
+`nn.layer_norm(x, gamma, beta)`. Models for operator sets before 17, which have no LayerNormalization, have this form.
 
-Precondition: before PropagateLayout, as it looks for the last axis.
+Precondition: before PropagateLayout, which may move the last axis.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _check(match: Match) -> str | None:
     if tensor_type(match["x"]).shape != match.result_type.shape:
         return "gamma or beta has more axes than x"
     if match.value("gamma").size != row or match.value("beta").size != row:
-        return "gamma and beta aren't one value for each of the last axis"
+        return "gamma or beta doesn't have one value for each index of the last axis"
     return None
 
 
@@ -56,5 +56,5 @@ RULE = Rule("fuse_layer_norm", call("relax.add", SCALED, constant_value("beta"),
 
 
 def fuse_layer_norm(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module with layer normalizations as one operator each; see the module's docstring."""
+    """Return the module with layer normalizations fused; see the module's docstring."""
     return rewrite(module, RULE)

@@ -1,9 +1,9 @@
-"""FusePadding: zeros around an image become the padding of the convolutions that read it.
+"""FusePadding: padding by zeros becomes part of the convolutions that read the padded image.
 
-Before -> after: `conv2d(pad(x, 0))` becomes `conv2d(x)` with so much more padding. Exporters write it so where the
-padding isn't the same on all sides (PyTorch's `ZeroPad2d`, TensorFlow's "same").
+Before -> after: `conv2d(nn.pad(x, p), padding=q)` becomes `conv2d(x, padding=p + q)`. Exporters write separate padding
+where it isn't the same on all sides (PyTorch's `ZeroPad2d`, TensorFlow's "same").
 
-Precondition: NHWC (after PropagateLayout).
+Precondition: images are NHWC (after PropagateLayout).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.ir.rewriting import Match, Rule, anything, call, rewrite
 
 def _check(match: Match) -> str | None:
     value = match.operator("pad", ops.Pad).value
-    return None if value == 0 else f"the image is padded with {value:g}, a convolution pads with zeros"
+    return None if value == 0 else f"the image is padded with {value:g}, but a convolution pads with zeros"
 
 
 def _rewrite(match: Match) -> relax.Expr:
@@ -36,5 +36,5 @@ RULE = Rule(
 
 
 def fuse_padding(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module with padding by zeros folded into convolutions; see the module's docstring."""
+    """Return the module with padding by zeros fused into convolutions; see the module's docstring."""
     return rewrite(module, RULE)

@@ -1,10 +1,10 @@
-"""FuseUnary: every chain of functions of one tensor becomes one `nn.unary`.
+"""FuseUnary: elementwise operators that together compute a function of one tensor become one `nn.unary`.
 
 Before -> after: `t = add(x, 3); u = clip(t, 0, 6); v = multiply(x, u); y = divide(v, 6)` becomes one `y = nn.unary(x)`
-of the formula `x * min(max(x + 3, 0), 6) / 6`. All operands other than x must be single numbers. As 8-bit code this is
-one table, whatever the chain's length, so it pays to find the longest one.
+with the formula `x * min(max(x + 3, 0), 6) / 6`. All other operands must be single numbers. Quantized, an `nn.unary` is
+one table lookup however long its formula is, so the longest chains are fused.
 
-Precondition: after FuseClip, so that activations which a convolution can apply by itself are gone.
+Precondition: after FuseClip, so that a ReLU after a convolution is part of the convolution already.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pipeline.ops.formula import Formula, X
 from pipeline.ops.relax_operators import Elementwise
 
 MAX_STEPS = 64
-"""Longest formula; what is longer is cut into several operators."""
+"""Most steps of a formula; a longer chain becomes several operators."""
 
 
 def fuse_unary(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module with chains of functions of one tensor fused; see the module's docstring."""
+    """Return the module with functions of one tensor fused; see the module's docstring."""
     found: dict[relax.Var, tuple[relax.Var, Formula]] = {}
 
     def visit(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:
@@ -39,7 +39,12 @@ def fuse_unary(module: tvm.IRModule) -> tvm.IRModule:
 
 
 def _match(binding: Binding, found: dict[relax.Var, tuple[relax.Var, Formula]]) -> tuple[relax.Var, Formula] | None:
-    """Return (x, formula) if a binding is a function of one tensor x."""
+    """Return (x, formula) if a binding computes a function of one tensor x; None otherwise.
+
+    Args:
+        binding: a binding of the old program.
+        found: the same pairs for earlier bindings.
+    """
     if not isinstance(binding.var.ty, relax.TensorType) or not isinstance(binding.value, relax.Call):
         return None
     ty, operator, args = tensor_type(binding.var), ops.traits_of(binding), tensor_operands(binding.value)

@@ -1,9 +1,9 @@
-"""HoistReshapes: reshapes move towards the inputs, until they meet another one or become free.
+"""HoistReshapes: reshapes move towards the program's inputs, and are merged where they meet.
 
-Before -> after: `reshape(dense(x, w, b), [..., O])` becomes `dense(reshape(x, [..., K]), w, b)`, and so for every
-operator on rows, and on single values; `reshape(reshape(x))` becomes one. Exporters wrap each matrix product between
-two of them. Those that are left stand behind operators that can't take the other shape; they need no copy there,
-whereas the last one before an output does.
+Before -> after: `reshape(dense(x, w, b), [..., O])` becomes `dense(reshape(x, [..., K]), w, b)`; the same for all
+rowwise operators, and for `nn.unary`. `reshape(reshape(x))` becomes one reshape. Exporters put each matrix product
+between two reshapes. Those that remain follow an operator that needs the old shape; they cost nothing there, whereas a
+reshape right before an output needs a copy.
 
 Precondition: after PropagateLayout and FuseUnary.
 """
@@ -36,7 +36,12 @@ def hoist_reshapes(module: tvm.IRModule) -> tvm.IRModule:
 
 
 def _with_swapped(module: tvm.IRModule, swapped: dict[relax.Var, Binding]) -> tvm.IRModule:
-    """Return the module with operators behind the reshapes that read them, under the operators' names."""
+    """Return the module with operators and the reshapes that read them swapped.
+
+    Args:
+        module: the program.
+        swapped: the reshape of each operator's variable. The result of the pair keeps the operator's name.
+    """
     reshaped = {user.var: var for var, user in swapped.items()}
 
     def visit(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:
@@ -48,7 +53,7 @@ def _with_swapped(module: tvm.IRModule, swapped: dict[relax.Var, Binding]) -> tv
 
 
 def _with_merged(module: tvm.IRModule, merged: dict[relax.Var, relax.Expr]) -> tvm.IRModule:
-    """Return the module with reshapes made from what `_mergeable` says."""
+    """Return the module with reshapes of other tensors, as `_mergeable` returned them."""
 
     def visit(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:
         if binding.var not in merged:
@@ -60,7 +65,7 @@ def _with_merged(module: tvm.IRModule, merged: dict[relax.Var, relax.Expr]) -> t
 
 
 def _swappable(flow: Dataflow, binding: Binding) -> Binding | None:
-    """Return the reshape that alone reads a binding, if the operator can come after it."""
+    """Return the reshape that is the only reader of a binding, if the two can be swapped; None otherwise."""
     operator = operator_of(binding.value)
     if operator is None or not (operator.rowwise or isinstance(operator, ops.Unary)):
         return None
@@ -84,7 +89,7 @@ def _swap(builder: DataflowBuilder, binding: Binding, shape: Sequence[int]) -> r
 
 
 def _mergeable(flow: Dataflow) -> dict[relax.Var, relax.Expr]:
-    """Return for each reshape that follows another one, or changes nothing, what it can be made from instead."""
+    """Return, for each reshape that follows another one or changes nothing, the tensor that it can read instead."""
     found: dict[relax.Var, relax.Expr] = {}
     for binding in flow.bindings:
         if not _is_reshape(binding):

@@ -1,11 +1,12 @@
-"""PropagateLayout: moves permutations out of the way, so that activations stay NHWC from input to output.
+"""PropagateLayout: removes permutations between operators, so that activations stay NHWC from input to output.
 
-Before -> after: `conv -> NCHW -> relu -> NHWC -> conv` becomes `conv -> relu -> conv`. A permutation isn't emitted
-where it stands but remembered with its variable; operators that don't care about axes work on the unpermuted tensor, a
-permutation of a permutation is composed, a reshape splits and merges axes where they are, and only an operator that
-needs the declared order has it made. Permutations that only move axes of size 1 become reshapes.
+Before -> after: `conv -> NCHW -> relu -> NHWC -> conv` becomes `conv -> relu -> conv`. A permutation isn't emitted at
+once, but deferred: it is recorded for its variable. Operators that work in any order of axes read the unpermuted
+tensor, and their results are recorded as permuted. Successive permutations are composed. A reshape splits and merges
+the axes of the unpermuted tensor. A deferred permutation is computed only for an operator that needs the declared order
+of axes. Permutations that only move axes of size 1 become reshapes.
 
-Precondition: convolutions and pools are NHWC between explicit permutations, as our converters leave them.
+Precondition: convolutions and pools are NHWC between permutations, as our converters make them.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ RESIZE_ATTRIBUTES = (
     "extrapolation_value",
     "out_dtype",
 )
-"""All attributes of `relax.image.resize2d` but the layout and the region."""
+"""All attributes of `relax.image.resize2d` except for the layout and the region."""
 
 
 @dataclass(frozen=True)
 class _Permuted:
-    """The tensor `permute_dims(base, axes)`, not computed yet."""
+    """A deferred permutation: the tensor `permute_dims(base, axes)`, where base is a variable of the new program."""
 
     base: relax.Var
     axes: Axes
 
 
 def propagate_layout(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module with permutations moved out of the way; see the module's docstring."""
+    """Return the module with permutations removed where possible; see the module's docstring."""
     return _Propagation(module).run()
 
 
@@ -66,7 +67,7 @@ class _Propagation:
         return self.builder.finish([self._materialize(o) if isinstance(o, relax.Var) else o for o in outputs])
 
     def _handled_unpermuted(self, binding: Binding) -> bool:
-        """Handle a binding without the declared order of its arguments, if that can be done."""
+        """Emit a binding on unpermuted arguments, and return True; return False if that isn't possible."""
         operator = ops.traits_of(binding)
         if operator.elementwise:
             return self._elementwise(binding)
@@ -91,7 +92,7 @@ class _Propagation:
                 return False
 
     def _source(self, expr: relax.Expr) -> _Permuted | None:
-        """Return how a variable is remembered: as a permutation, or as itself in declared order."""
+        """Return a variable as a permutation, which is the identity if none is deferred; None for other expressions."""
         if not isinstance(expr, relax.Var) or not isinstance(expr.ty, relax.TensorType):
             return None
         if expr in self.permuted:
@@ -116,7 +117,7 @@ class _Propagation:
             self.permuted[var] = value
 
     def _common_order(self, args: Sequence[relax.Expr]) -> Axes | None:
-        """Return the permutation that the arguments agree to be computed under; None if none of them is permuted."""
+        """Return the axes of the arguments' deferred permutation of the highest rank; None if none is deferred."""
         orders = [self.permuted[a].axes for a in args if isinstance(a, relax.Var) and a in self.permuted]
         return max(orders, key=len) if orders else None
 
@@ -132,7 +133,7 @@ class _Propagation:
         return True
 
     def _in_order(self, expr: relax.Expr, order: Axes) -> relax.Expr | None:
-        """Return the argument with its axes in the order of the unpermuted tensors; None if that isn't possible."""
+        """Return an argument with its axes permuted by the inverse of `order`; None if that isn't possible."""
         inverse = tuple(int(i) for i in np.argsort(order))
         value = constant(expr)
         if value is not None:
@@ -199,7 +200,7 @@ class _Propagation:
         return True
 
     def _reshape(self, binding: Binding) -> bool:
-        """Split and merge axes where they are, if those to be merged are neighbours in the unpermuted tensor, too."""
+        """Split and merge axes of the unpermuted tensor, if the axes to be merged are adjacent there, too."""
         source = self.permuted.get(binding.value.args[0])
         if source is None:
             return False
@@ -212,7 +213,7 @@ class _Propagation:
         return True
 
     def _rowwise(self, binding: Binding) -> bool:
-        """Work on rows of the unpermuted tensor if they are the same."""
+        """Emit a rowwise operator on the unpermuted tensor, if its last axis is the same."""
         x, *constants = binding.value.args
         source = self.permuted.get(x)
         if source is None or source.axes[-1] != len(source.axes) - 1:
@@ -222,7 +223,7 @@ class _Propagation:
         return True
 
     def _matmul(self, binding: Binding) -> bool:
-        """Take the right side transposed if its rows then lie in memory as the unpermuted tensor's do."""
+        """Emit a product with the right operand transposed, if its rows are then those of the unpermuted tensor."""
         a, b = binding.value.args
         operator, source = operator_of(binding.value), self.permuted.get(b)
         if not isinstance(operator, ops.MatMul) or source is None:
@@ -242,7 +243,7 @@ class _Propagation:
         return self.builder.replaced(var)
 
     def _computed(self, value: _Permuted, name: str) -> relax.Expr:
-        """Compute a permutation, once; as a reshape if only axes of size 1 move."""
+        """Emit a deferred permutation, unless that was done before; as a reshape if only axes of size 1 move."""
         if value.axes == tuple(range(len(value.axes))):
             return value.base
         if value not in self.computed:
@@ -253,19 +254,19 @@ class _Propagation:
                 if moved == sorted(moved)
                 else relax.op.permute_dims(value.base, list(value.axes))
             )
-            # By the tensor that is permuted, which users know.
+            # Named for the tensor that is permuted, which users know.
             known = value.base.name if isinstance(value.base, relax.Var) else name
             self.computed[value] = self.builder.emit(call, f"{known}.permuted")
         return self.computed[value]
 
 
 def _reshaped_order(axes: Axes, base: Sequence[int], target: Sequence[int]) -> Axes | None:
-    """Return in which order the axes of a reshaped tensor lie in memory; None if that isn't an order of them.
+    """Return the order in memory of the axes of a permuted tensor after a reshape; None if it needs a copy.
 
     Args:
-        axes: the order of the tensor's axes: its axis i is axis `axes[i]` of the base.
+        axes: the permutation: axis i of the tensor is axis `axes[i]` of the unpermuted base.
         base: shape of the base.
-        target: shape to which the tensor is reshaped.
+        target: shape that the permuted tensor is reshaped to.
     """
     placed: list[tuple[int, int]] = []
     place = -1
@@ -274,14 +275,17 @@ def _reshaped_order(axes: Axes, base: Sequence[int], target: Sequence[int]) -> A
         between = [a for a in range(len(base)) if base[a] > 1 and moved and moved[0] <= a <= moved[-1]]
         if moved != between:
             return None
-        # Axes of size 1 stay behind the axis that they follow.
+        # Axes of size 1 stay after the axis that they follow.
         place = moved[0] if moved else place
         placed += [(place, t) for t in targets]
     return tuple(t for _, t in sorted(placed))
 
 
 def _blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Cut two shapes of equal size into the shortest runs of axes whose sizes have equal products."""
+    """Return the shortest runs of axes in two shapes whose sizes have the same products.
+
+    Example: (2, 6, 5) and (2, 3, 2, 5) have the runs ([0], [0]), ([1], [1, 2]) and ([2], [3]).
+    """
     blocks: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(before) or j < len(after):

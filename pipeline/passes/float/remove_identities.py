@@ -1,4 +1,4 @@
-"""RemoveIdentities: operators that change nothing go.
+"""RemoveIdentities: operators that change nothing are removed.
 
 Before -> after: `reshape(x, x.shape)`, `permute_dims(x, identity)`, `astype(x, x.dtype)` become x.
 """
@@ -38,5 +38,5 @@ RULES = (
 
 
 def remove_identities(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module without operators that return their argument as it is."""
+    """Return the module without operators that return their argument unchanged."""
     return rewrite(module, *RULES)

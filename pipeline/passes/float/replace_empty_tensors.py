@@ -1,10 +1,11 @@
-"""ReplaceEmptyTensors: a tensor without elements is a constant, and nobody computes it.
+"""ReplaceEmptyTensors: tensors without elements become constants.
 
-Before -> after: `y = relu(x)` with y: [1, 0, 4] becomes the constant of that shape. Of what reads such a tensor and has
-elements itself, a concatenation leaves it out, a product over no elements is zero, plus the bias if there is one, and
-sums are left to constant folding. Whatever else it may be has no elements to say what it is.
+Before -> after: `y = relu(x)` with y: [1, 0, 4] becomes a constant of that shape. An operator that reads such a tensor,
+but whose result has elements, is replaced, too: concatenations leave the tensor out, matrix products over an empty axis
+are zero (plus the bias), padding is a constant, and sums are left to constant folding. Other such operators have no
+defined result, and are refused.
 
-Exporters leave such tensors where a list of states or detections is empty for the shapes at hand.
+Models have empty tensors where, for example, a list of states or detections is empty for the given input shapes.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, m
 from pipeline.ir.rewriting import rewrite_bindings
 
 _FOLDED = frozenset({"relax.nn.pad", "relax.prod", "relax.sum"})
-"""Operators whose results are known where there are no elements, and which TVM folds."""
+"""Operators whose results on empty tensors are defined, and are computed by TVM's constant folding."""
 
 
 def replace_empty_tensors(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module with tensors of no elements as constants; see the module's docstring.
+    """Return the module with empty tensors replaced by constants; see the module's docstring.
 
     Raises:
-        UnsupportedProgramError: something is computed from no elements that isn't known then.
+        UnsupportedProgramError: an operator's result on an empty tensor isn't defined.
     """
     flow = Dataflow.of(module)
     if not any(_is_empty(b.var) or any(map(_is_empty, _operands(b.value))) for b in flow.bindings):
@@ -46,7 +47,7 @@ def _replaced(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:
 
 
 def _without_elements(builder: DataflowBuilder, binding: Binding) -> relax.Expr | None:
-    """Return what a binding is that reads a tensor of no elements."""
+    """Return the new expression for a binding that reads an empty tensor, and has elements itself."""
     value = binding.value
     if binding.operator == "relax.concat":
         kept = [builder.replaced(f) for f in value.args[0].fields if not _is_empty(f)]

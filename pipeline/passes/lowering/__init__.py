@@ -1,1 +1,1 @@
-"""Passes towards kernels, over float and int8 programs alike."""
+"""Passes on the way from programs to kernels, for float and int8 programs alike."""

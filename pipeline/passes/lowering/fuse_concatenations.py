@@ -1,13 +1,13 @@
-"""FuseConcatenations: images are enlarged and put side by side in one pass.
+"""FuseConcatenations: images are enlarged and concatenated by one operator.
 
-Before -> after, of images and their channels:
+Before -> after, for images concatenated along channels:
 
     `y = concat(a, resize2d(b))` becomes `y = nn.upsample_concat(a, b)`, with the factors by which b is enlarged.
     `y = resize2d(x)` alone becomes `y = nn.upsample_concat(x)`.
-    `y = qnn.lookup(resize2d(x), table)` becomes `y = resize2d(qnn.lookup(x, table))` first: x has fewer pixels.
+    `y = qnn.lookup(resize2d(x), table)` becomes `y = resize2d(qnn.lookup(x, table))` first, as x has fewer pixels.
 
-All of this is for nearest-neighbour resizing by whole factors, in which each pixel is repeated; what else there is
-stays. A concatenation along another axis than an image's channels becomes one of rows of values.
+Only nearest-neighbour resizing by whole factors is fused, which repeats each pixel. For a concatenation along another
+axis, the tensors are reshaped so that they are concatenated along the last axis.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Factors = tuple[int, int]
 _DTYPES = ("uint8", "float32")
 
 _REPEATING = {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round_prefer_ceil")}
-"""Where resizing by a whole factor takes pixel i // factor (half-pixel centres never lie half-way then)."""
+"""Coordinates and roundings with which pixel i of the result is pixel `i // factor`, if factors are whole."""
 
 
 def _enlarged_by(resize: relax.Call) -> Factors | None:
-    """Return how often a resizing repeats each row and column of an image; None if it does anything else."""
+    """Return how often a resizing repeats each row and column of an image; None if it computes anything else."""
     attrs, x, size = resize.attrs, tensor_type(resize.args[0]), [int(d) for d in resize.args[1].values]
     how = (str(attrs["coordinate_transformation_mode"]), str(attrs["rounding_method"]))
     if str(attrs["layout"]) != "NHWC" or str(attrs["method"]) != "nearest_neighbor" or how not in _REPEATING:
@@ -45,7 +45,7 @@ def _enlarged_by(resize: relax.Call) -> Factors | None:
 def _factors(match: Match) -> Factors:
     factors = _enlarged_by(match.call("resize"))
     if factors is None:
-        raise TypeError("It isn't enlarged by whole factors")
+        raise TypeError("the image isn't resized by whole factors")
     return factors
 
 
@@ -89,7 +89,7 @@ ENLARGE = Rule("enlarge", ENLARGED, lambda match: make_call(ops.UpsampleConcat(_
 
 
 def fuse_concatenations(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module with images assembled in one pass; see the module's docstring."""
+    """Return the module with concatenations and resizing fused; see the module's docstring."""
     for rule in (LOOK_UP_BEFORE_ENLARGING, CONCATENATE, ENLARGE):
         module = rewrite(module, rule)
     return module

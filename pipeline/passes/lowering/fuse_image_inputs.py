@@ -1,4 +1,4 @@
-"""FuseImageInputs: an image is quantized and its channels are moved last in one pass.
+"""FuseImageInputs: an input image is quantized and permuted to NHWC by one operator.
 
 Before -> after: `y = qnn.quantize(permute_dims(x, [0, 2, 3, 1]))` becomes `y = qnn.quantize_image(x)`.
 """
@@ -13,7 +13,7 @@ from pipeline.ir.bridge import make_call, tensor_type
 from pipeline.ir.rewriting import Match, Rule, anything, call, rewrite
 
 MAX_PLANES = 4
-"""Channels of an image that are interleaved by byte shuffles; more are moved last by a transposition."""
+"""Most channels of an image that the kernel interleaves by byte shuffles; images with more keep the permutation."""
 
 
 def _moves_channels_last(permutation: relax.Call) -> bool:
@@ -44,5 +44,5 @@ RULE = Rule(
 
 
 def fuse_image_inputs(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module with images read once; see the module's docstring."""
+    """Return the module with the quantization and permutation of images fused; see the module's docstring."""
     return rewrite(module, RULE)

@@ -1,7 +1,7 @@
-"""FuseLookups: a table is looked up by the convolution whose result only the lookup reads.
+"""FuseLookups: a table lookup is fused into the convolution whose result it reads.
 
-Before -> after: `y = qnn.lookup(qnn.conv2d(x, ...), table)` becomes `y = qnn.conv2d_lookup(x, ..., table)`. It pays
-where an instruction set looks tables up in registers.
+Before -> after: `y = qnn.lookup(qnn.conv2d(x, ...), table)` becomes `y = qnn.conv2d_lookup(x, ..., table)`, if nothing
+else reads the convolution's result. It is faster on instruction sets that look tables up in registers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.ir.rewriting import Match, Rule, anything, call, rewrite
 
 def _check(match: Match) -> str | None:
     dtype = match.operator("convolution", ops.QConv2d).output_dtype
-    return None if dtype == "uint8" else f"the convolution gives {dtype}"
+    return None if dtype == "uint8" else f"the convolution's result is {dtype}"
 
 
 def _rewrite(match: Match) -> relax.Expr:
@@ -36,5 +36,5 @@ RULE = Rule(
 
 
 def fuse_lookups(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module with lookups fused into the convolutions that only they read; see the module's docstring."""
+    """Return the module with lookups fused into convolutions; see the module's docstring."""
     return rewrite(module, RULE)

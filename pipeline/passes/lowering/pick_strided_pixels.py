@@ -1,8 +1,9 @@
-"""PickStridedPixels: 1x1 convolutions with strides read only what they need, in one line.
+"""PickStridedPixels: the pixels that a strided 1x1 convolution reads are copied together first.
 
-Before -> after: `qnn.conv2d(x, w, strides=s)` with a 1x1 kernel becomes `qnn.conv2d(p, w)` of
-`p = nn.max_pool2d(x, 1x1, strides=s)`: windows of one pixel pick it. All picked pixels are neighbours then, and fill
-registers that take several at once where a short line of the output would leave half of them empty.
+Before -> after: `qnn.conv2d(x, w, strides=s)` with a 1x1 kernel becomes `qnn.conv2d(p, w)` with
+`p = nn.max_pool2d(x, 1x1, strides=s)`, whose windows of one pixel copy every s-th pixel. The convolution then reads
+adjacent pixels across the lines of the image, which fill the registers of kernels that take several pixels at once.
+Otherwise short lines would leave half of each register empty.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def _rule(isa: InstructionSet) -> Rule:
     def check(match: Match) -> str | None:
         convolution = match.operator("convolution", ops.QConv2d)
         if tensor_type(match["weight"]).shape[1:3] != (1, 1) or convolution.groups > 1 or any(convolution.padding):
-            return "it isn't a 1x1 convolution without groups and padding"
+            return "it isn't a 1x1 convolution, or has groups or padding"
         if convolution.strides == (1, 1):
             return "it has no strides"
         fills = 2 * match.result_type.shape[2] > isa.pixels_together
@@ -38,5 +39,5 @@ def _rule(isa: InstructionSet) -> Rule:
 
 
 def pick_strided_pixels(module: tvm.IRModule, isa: InstructionSet) -> tvm.IRModule:
-    """Return the module with strides taken out of 1x1 convolutions of few pixels; see the module's docstring."""
+    """Return the module with strided 1x1 convolutions on short lines replaced; see the module's docstring."""
     return rewrite(module, _rule(isa))

@@ -1,7 +1,7 @@
-"""ReplaceRelaxOperators: float operators of Relax become our own, which have kernels of their own.
+"""ReplaceRelaxOperators: some float operators of Relax become operators of ours, for which we have faster kernels.
 
 Before -> after: `relax.mean` of images over height and width, and `relax.nn.avg_pool2d`, become `nn.avg_pool2d`;
-`relax.multiply` becomes `nn.multiply`. The integer program has had its own forms of them since realization.
+`relax.multiply` becomes `nn.multiply`. Quantized operators have been replaced by `realize` before.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _pool(match: Match) -> relax.Expr:
 
 
 def _pooled(match: Match, pool: ops.AvgPool2d, multiplier: relax.Expr) -> relax.Expr:
-    """Return a pooled image in the shape that the result has; a mean need not keep height and width."""
+    """Return a pooled image, reshaped if the mean doesn't keep height and width as axes."""
     pooled, shape = make_call(pool, match["x"], multiplier), match.result_type.shape
     if len(shape) == 4:
         return pooled
@@ -77,5 +77,5 @@ RULES = (
 
 
 def replace_relax_operators(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module with float operators that have kernels; see the module's docstring."""
+    """Return the module with float operators of Relax replaced; see the module's docstring."""
     return rewrite(module, *RULES)

@@ -1,11 +1,13 @@
-"""ReplaceSorts: sorting by a kernel of ours, as TVM's calls functions that only the compiler has.
+"""ReplaceSorts: Relax's sorting operators become `nn.sort_order`.
 
 Before -> after, with `o = nn.sort_order(x)` along the last axis:
 
-    `argsort(x)` becomes `o`; `sort(x)` becomes `gather_elements(x, o)`.
-    `topk(x, k)` becomes `gather_elements(x, o)` and o, of which there are only k.
+    `argsort(x)` becomes `o`.
+    `sort(x)` becomes `gather_elements(x, o)`.
+    `topk(x, k)` becomes `gather_elements(x, o)` and `o`, where o has only the first k indices.
 
-Another axis is moved last, and back.
+To sort along another axis, that axis is moved last, and back afterwards. TVM's own implementation calls functions that
+are part of its compiler, but not of its runtime.
 """
 
 from __future__ import annotations
@@ -23,12 +25,12 @@ from pipeline.ir.rewriting import Match, Rule, anything, call, rewrite
 
 @dataclass(frozen=True)
 class _Sort:
-    """What a binding sorts.
+    """A sorting operator that is replaced.
 
     Attributes:
-        match: where it was found.
-        axis: along which it sorts, from 0.
-        rank: of the tensor.
+        match: its match.
+        axis: the axis along which it sorts, from 0.
+        rank: rank of the tensor.
     """
 
     match: Match
@@ -36,17 +38,17 @@ class _Sort:
     rank: int
 
     def sorted_axis_last(self, x: relax.Expr) -> relax.Expr:
-        """Return a tensor with the sorted axis last."""
+        """Return a tensor with the sorted axis moved last."""
         return self._moved(x, [*(a for a in range(self.rank) if a != self.axis), self.axis])
 
     def sorted_axis_back(self, x: relax.Expr) -> relax.Expr:
-        """Return a tensor whose last axis is the sorted one in its own order."""
+        """Return a tensor whose last axis is the sorted one with that axis moved back."""
         axes = list(range(self.rank - 1))
         axes.insert(self.axis, self.rank - 1)
         return self._moved(x, axes)
 
     def emit(self, expr: relax.Expr) -> relax.Var:
-        """Append a step."""
+        """Append a binding."""
         return self.match.emit(expr, "sorted")
 
     def _moved(self, x: relax.Expr, axes: list[int]) -> relax.Expr:
@@ -76,5 +78,5 @@ RULE = Rule("replace_sort", call(["relax.argsort", "relax.sort", "relax.topk"], 
 
 
 def replace_sorts(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module with TVM's sorting operators replaced; see the module's docstring."""
+    """Return the module with Relax's sorting operators replaced; see the module's docstring."""
     return rewrite(module, RULE)

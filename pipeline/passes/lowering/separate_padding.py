@@ -1,8 +1,8 @@
-"""SeparatePadding: convolutions never see an edge.
+"""SeparatePadding: the padding of convolutions becomes an operator, so that kernels needn't handle image edges.
 
 Before -> after: `conv2d(x, padding=p)` becomes `conv2d(nn.pad(x, p), padding=0)`, for the float and the integer
-operator; the integer one is padded with its input's zero point. Convolutions of the same tensor with the same padding
-share it.
+operator. For the integer operator, the padding's value is the input's zero point. Convolutions of the same tensor with
+the same padding share one `nn.pad`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""SplitBatches: layers whose activations are large run image by image, so that these stay in the second-level cache.
+"""SplitBatches: successive layers with large activations run image by image, to keep those in the second-level cache.
 
-Before -> after, for images n of a batch and one run of layers f:
+Before -> after, for the images x[n] of a batch and successive layers f:
 
     `y = f(x)` becomes `y_n = f(x[n])` for each n, one image after the other, and `y = nn.stack(y_0, y_1, ...)`.
 
-A batch saves weights from being read again for each image, and costs that activations of all images, which one layer
-writes and the next reads, don't fit the cache. Early layers of most networks have large activations and few weights,
-late ones the opposite. What is counted is bytes that come from beyond the second-level cache, for each image.
+Layers that run on the whole batch read their weights once for all images, but the batch's activations, which one layer
+writes and the next one reads, may not fit into the cache. Early layers of most networks have large activations and few
+weights, late ones the opposite. The pass compares, per image, how many bytes are read from or written to memory beyond
+the second-level cache, and chooses the successive layers that save the most.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, s
 
 @dataclass(frozen=True)
 class _Batch:
-    """A program of a whole batch.
+    """A program that runs on a batch.
 
     Attributes:
         flow: the program.
-        size: number of images.
-        l2_bytes: size of the second-level cache.
+        size: number of images in the batch.
+        l2_bytes: size of the second-level cache, in bytes.
     """
 
     flow: Dataflow
@@ -36,22 +37,22 @@ class _Batch:
     l2_bytes: int
 
     def image_bytes(self, var: relax.Expr) -> int:
-        """Return how many bytes of a tensor belong to one image."""
+        """Return the bytes of a tensor that belong to one image."""
         return sum(t.nbytes for t in tensor_types(var)) // self.size
 
     def inputs_of(self, first: int, last: int) -> list[relax.Var]:
-        """Return the tensors from before that bindings first to last - 1 read."""
+        """Return the tensors that the bindings first to last - 1 read from earlier ones."""
         inside = self.flow.bindings[first:last]
         made = {b.var for b in inside}
         return list(dict.fromkeys(v for b in inside for v in variables(b.value) if v not in made))
 
     def outputs_of(self, first: int, last: int) -> list[relax.Var]:
-        """Return the tensors of these bindings that others read."""
+        """Return the results of the bindings first to last - 1 that later ones read, or that are outputs."""
         read = {v for b in self.flow.bindings[last:] for v in variables(b.value)} | set(self.flow.outputs)
         return [b.var for b in self.flow.bindings[first:last] if b.var in read]
 
     def best_run(self) -> tuple[int, int]:
-        """Return which bindings to run image by image: the first, and the first behind them."""
+        """Return which bindings to run image by image, as (first, last): first to last - 1; (0, 0) for none."""
         bindings = self.flow.bindings
         weights, activations = [self._weights(b) for b in bindings], [self._activations(b) for b in bindings]
         apart = [w + (a if a > self.l2_bytes else 0) for w, a in zip(weights, activations, strict=True)]
@@ -83,7 +84,7 @@ class _Batch:
         return sum(self.image_bytes(v) for v in {binding.var, *variables(binding.value)})
 
     def _splits(self, binding: Binding) -> bool:
-        """Return whether a binding computes each image from the same one of its operands."""
+        """Return whether image n of a binding's result depends on image n of its activations only."""
         if not all(isinstance(v.ty, relax.TensorType) for v in (binding.var, *variables(binding.value))):
             return False
         types = [tensor_type(v) for v in variables(binding.value)]
@@ -98,8 +99,8 @@ def split_batches(module: tvm.IRModule, l2_bytes: int) -> tvm.IRModule:
     """Return the module with some layers run image by image; see the module's docstring.
 
     Args:
-        module: a program in which convolutions are fused with what surrounds them.
-        l2_bytes: size of a core's second-level cache.
+        module: a program after all passes that fuse operators.
+        l2_bytes: size of a core's second-level cache, in bytes.
     """
     flow = Dataflow.of(module)
     sizes = {tensor_type(p).shape[:1] for p in flow.params}
@@ -120,7 +121,7 @@ def split_batches(module: tvm.IRModule, l2_bytes: int) -> tvm.IRModule:
 
 
 def _run_image(builder: DataflowBuilder, batch: _Batch, first: int, last: int, image: int) -> list[relax.Expr]:
-    """Emit bindings for one image, and return those of its tensors that others read."""
+    """Emit the bindings first to last - 1 for one image, and return its `outputs_of` them."""
     values: dict[relax.Var, relax.Expr] = {}
     for var in batch.inputs_of(first, last):
         part = relax.op.strided_slice(builder.replaced(var), [0], [image], [image + 1])

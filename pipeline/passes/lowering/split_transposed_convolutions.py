@@ -1,14 +1,14 @@
-"""SplitTransposedConvolutions: a transposed convolution is a convolution with more channels and fewer pixels.
+"""SplitTransposedConvolutions: a transposed convolution becomes a convolution with more channels, and depth-to-space.
 
 Before -> after: `conv2d_transpose(x, w, b)` becomes `depth_to_space(conv2d(x, w', b'))`, for the float and the integer
 operator.
 
-With strides (sh, sw), pixels (p, q) of the result whose p % sh and q % sw are the same, one *phase*, all see the same
-taps of the kernel: every sh-th row and sw-th column of it. So each phase is a convolution of stride 1, and as all
-phases read the same pixels of x, they are channels of one convolution, whose kernel is ceil(KH / sh) by ceil(KW / sw).
-Depth-to-space then puts the phases where they belong, and cuts off the padding. Where KH divides by sh and KW by sw no
-weight of the new kernel is an additional zero (Shi et al., "Is the deconvolution layer the same as a convolutional
-layer?", arXiv:1609.07009).
+With strides (sh, sw), all pixels (p, q) of the result with the same p % sh and q % sw form a *phase*. All pixels of a
+phase depend on the same taps of the kernel: every sh-th row and every sw-th column. So each phase is a convolution of
+stride 1 with a kernel of ceil(KH / sh) by ceil(KW / sw). As all phases read the same pixels of x, they are computed as
+the channels of one convolution. Depth-to-space then interleaves the phases, and crops the padding. If sh divides KH and
+sw divides KW, the new kernel has no additional zeros (Shi et al., "Is the deconvolution layer the same as a
+convolutional layer?", arXiv:1609.07009).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class _Axis:
-    """One spatial axis of a transposed convolution: the convolution that replaces it.
+    """The new convolution along one spatial axis.
 
     Attributes:
-        taps: [stride, window] int: which tap of the kernel a phase has at a place of its window; -1 for none.
-        padding: pixels (before, after) that the convolution's input gets.
-        crop: pixels (before, after) that are cut off the result.
+        taps: [stride, window] int: for each phase and position in its window, the index in the old kernel; -1 for none.
+        padding: padding (before, after) of the convolution, in pixels.
+        crop: pixels (before, after) that are cut off the result of depth-to-space.
     """
 
     taps: Array
@@ -46,9 +46,18 @@ class _Axis:
 
     @classmethod
     def of(cls, size: int, out: int, kernel: int, stride: int, dilation: int, before: int) -> _Axis:
-        """Return the axis for `size` pixels in and `out` pixels out, of which `before` have been cut off."""
+        """Return the new convolution along an axis.
+
+        Args:
+            size: pixels of the input.
+            out: pixels of the result.
+            kernel: pixels of the old kernel.
+            stride: stride of the transposed convolution.
+            dilation: dilation of the transposed convolution.
+            before: pixels that the transposed convolution's padding cuts off before the result.
+        """
         window = -(-(dilation * (kernel - 1) + 1) // stride)
-        # Block b of `stride` pixels of the uncut result sees the pixels b - window + 1 to b of x.
+        # Block b of `stride` pixels of the uncropped result depends on the pixels b - window + 1 to b of x.
         first, last = min(before // stride, window - 1), max((before + out - 1) // stride, size - 1)
         steps = np.arange(stride)[:, None] + stride * np.arange(window)[::-1]
         taps = np.where((steps % dilation == 0) & (steps // dilation < kernel), steps // dilation, -1)
@@ -74,7 +83,7 @@ def _split(match: Match) -> relax.Expr:
 
 
 def _sides(rows: Pair, columns: Pair) -> tuple[int, int, int, int]:
-    """Return (top, left, bottom, right) of what comes before and after along both axes."""
+    """Return (top, left, bottom, right) for (before, after) along both axes."""
     return (rows[0], columns[0], rows[1], columns[1])
 
 
@@ -97,7 +106,14 @@ def _convolution(
 
 
 def _phases(weight: Array, groups: int, rows: Array, columns: Array) -> Array:
-    """Return OHWI weights with their phases as channels: [groups * sh * sw * O/groups, window, window, I]."""
+    """Return OHWI weights of all phases as output channels: [groups * sh * sw * O/groups, window, window, I].
+
+    Args:
+        weight: weights of the transposed convolution: [O, KH, KW, I].
+        groups: number of groups.
+        rows: `_Axis.taps` of the height.
+        columns: `_Axis.taps` of the width.
+    """
     out, kernel_h, kernel_w, inputs = weight.shape
     grouped = weight.reshape(groups, out // groups, kernel_h, kernel_w, inputs)
     # [groups, O/groups, sh, window, sw, window, I], zero where a phase has no tap.
@@ -108,7 +124,7 @@ def _phases(weight: Array, groups: int, rows: Array, columns: Array) -> Array:
 
 
 def _repeated(values: Array, groups: int, strides: Pair) -> Array:
-    """Return per-channel constants for each phase."""
+    """Return per-channel constants, repeated for each phase."""
     grouped = np.broadcast_to(values.reshape(groups, 1, -1), (groups, strides[0] * strides[1], values.size // groups))
     return np.ascontiguousarray(grouped).reshape(-1)
 
@@ -121,5 +137,5 @@ RULE = Rule(
 
 
 def split_transposed_convolutions(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module without transposed convolutions; see the module's docstring."""
+    """Return the module with transposed convolutions replaced; see the module's docstring."""
     return rewrite(module, RULE)

@@ -1,14 +1,15 @@
-"""UnfoldImageInputs: a network's first convolution gets its image's rows side by side.
+"""UnfoldImageInputs: for a network's first convolution, successive rows of the image are laid side by side as channels.
 
-An image's few channels leave the units of a dot product half empty: a kernel row of 3 pixels by 3 channels is 9 values,
-where a step takes 4 or 64. If `rows` rows below one another become channels, as many kernel rows are one run of values:
+As images have few channels, dot-product instructions are poorly used: a kernel row of 3 pixels by 3 channels has 9
+values, but an instruction takes 4 or 64. If `rows` successive rows of the image become channels, as many kernel rows
+become one contiguous segment of values:
 
     3x3 stride 2, C channels: z[n, h, w, C], 3 segments of 3 * C  ->  y[n, h / 2, w, 3 * C], 1 segment of 9 * C
     7x7 stride 2, C channels: z[n, h, w, C], 7 segments of 7 * C  ->  y[n, h / 2, w, 3 * C], 3 segments of 21 * C
 
 Before -> after: `qnn.conv2d(qnn.quantize_image(x), w)` becomes `qnn.conv2d(qnn.quantize_image(x, rows, row_step), v)`
-with a stride of 1 along the height. Kernel rows that are in two lines, as the fifth of the 7 above, have zero weights
-in the second.
+with a stride of 1 along the height. If a kernel row is in two lines of the unfolded image, as rows are in the second
+example above, its weights in the second line are zero.
 """
 
 from __future__ import annotations
@@ -36,9 +37,15 @@ Array = npt.NDArray[np.int8]
 def _with_extra_column(
     quantization: ops.QuantizeImage, padded: TensorType, weight: Array, operator: ops.QConv2d
 ) -> ops.QuantizeImage:
-    """Return the operator with a wider halo if the last column is read and the output stays as it is.
+    """Return the operator with one more column of halo at the right, if the convolution's result stays the same.
 
-    Then there is something behind every segment: matrix registers take more than a segment of an odd length.
+    Matrix registers load more than a segment of odd length, and must not read beyond the last one.
+
+    Args:
+        quantization: the operator that unfolds the image.
+        padded: type of its result.
+        weight: weights of the convolution, OHWI.
+        operator: the convolution.
     """
     read_to_the_end = (padded.shape[2] - weight.shape[2]) % operator.strides[1] == 0
     if not read_to_the_end or operator.strides[1] == 1:
@@ -49,11 +56,12 @@ def _with_extra_column(
 
 @dataclasses.dataclass(frozen=True)
 class _Unfolding:
-    """A way to compute the convolution of an image.
+    """One way to unfold an image, with the convolution that computes the same on it.
 
     Attributes:
-        quantization, convolution: the two operators.
-        weight: of the convolution, OHWI.
+        quantization: the operator that unfolds the image.
+        convolution: the convolution of the unfolded image.
+        weight: weights of the convolution, OHWI.
     """
 
     quantization: ops.QuantizeImage
@@ -61,7 +69,7 @@ class _Unfolding:
     weight: Array
 
     def cycles(self, image: relax.Call, convolution: relax.Call, machine: Machine) -> float:
-        """Return about how long both operators together take, but for what they have in common in all ways."""
+        """Return an estimate of the cycles that both operators take, except for those that are the same in all ways."""
         unfolded = self.quantization.infer(tensor_type(image.args[0]))
         inputs = (unfolded, TensorType(self.weight.shape, "int8"), *(tensor_type(a) for a in convolution.args[2:]))
         operation = Operation(self.convolution, inputs, self.convolution.infer(*inputs), {})
@@ -69,7 +77,7 @@ class _Unfolding:
 
 
 def _unfoldings(weight: Array, quantization: ops.QuantizeImage, operator: ops.QConv2d) -> list[_Unfolding]:
-    """Return all ways; the first is the one without unfolding."""
+    """Return all ways to unfold the image, the first of which is not to unfold it."""
     ways = [_Unfolding(quantization, operator, weight)]
     out, kernel_h, kernel_w, channels = weight.shape
     step, column_step = operator.strides
@@ -112,5 +120,5 @@ def _rule(machine: Machine) -> Rule:
 
 
 def unfold_image_inputs(module: tvm.IRModule, machine: Machine) -> tvm.IRModule:
-    """Return the module with images unfolded where the machine gains by it; see the module's docstring."""
+    """Return the module with images unfolded where that is faster on the machine; see the module's docstring."""
     return rewrite(module, _rule(machine))
