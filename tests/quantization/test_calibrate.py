@@ -45,6 +45,12 @@ def test_the_same_samples_give_the_same_table(table: CalibrationTable) -> None:
     assert calibrate(program, annotate(program), samples) == table
 
 
+def test_the_order_of_samples_and_their_number_in_a_batch_do_not_matter(table: CalibrationTable) -> None:
+    program = import_test_model(small_network())
+    found = calibrate(program, annotate(program), list(samples())[::-1], CalibrateOptions(batch_size=2))
+    assert found == table
+
+
 def test_abs_max_covers_what_was_seen() -> None:
     program = import_test_model(small_network())
     found = calibrate(program, annotate(program), samples, CalibrateOptions(algorithm="abs_max"))

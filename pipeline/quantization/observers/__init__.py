@@ -12,14 +12,21 @@ import msgspec
 
 from pipeline.errors import OptionError, unknown_name
 from pipeline.quantization.observers.abs_max import AbsMax
+from pipeline.quantization.observers.averages import AverageMaximum, MovingAverage
+from pipeline.quantization.observers.emd import EarthMover
 from pipeline.quantization.observers.kl import KL
+from pipeline.quantization.observers.min_max import MinMax
 from pipeline.quantization.observers.mse import MeanSquaredError
 from pipeline.quantization.observers.observer import Observer
+from pipeline.quantization.observers.percentile import Percentile
 from pipeline.quantization.spec import ObserverSpec
 
 __all__ = ["ALGORITHMS", "Observer", "make_observer"]
 
-ALGORITHMS: dict[str, type[Observer]] = {observer.algorithm: observer for observer in (AbsMax, KL, MeanSquaredError)}
+ALGORITHMS: dict[str, type[Observer]] = {
+    observer.algorithm: observer
+    for observer in (AbsMax, AverageMaximum, EarthMover, KL, MeanSquaredError, MinMax, MovingAverage, Percentile)
+}
 """Every calibration algorithm by name."""
 
 

@@ -31,7 +31,7 @@ class AbsMax(Observer):
             self.minimum = min(self.minimum, float(np.min(values)))
             self.maximum = max(self.maximum, float(np.max(values)))
 
-    def merge(self, other: AbsMax) -> None:
+    def merge(self, other: Any) -> None:
         """See `Observer`."""
         self.minimum = min(self.minimum, other.minimum)
         self.maximum = max(self.maximum, other.maximum)

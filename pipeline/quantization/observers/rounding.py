@@ -82,12 +82,12 @@ class AbsoluteErrors:
 
     def __call__(self, scales: Array, zero_points: Array) -> Array:
         """Return the error for each of [C] scales with its zero point, as shares of the readers' size: [C] float64."""
-        scales, zero_points = scales[:, None], zero_points[:, None]
-        quantized = np.clip(np.rint(self.centres / scales) + zero_points, 0, self.steps)
-        levels = (quantized - zero_points) * scales
+        quantized = np.rint(self.centres / scales[:, None]) + zero_points[:, None]
+        quantized = np.clip(quantized, 0, self.steps).astype("int64")
+        levels = (np.arange(self.steps + 1) - zero_points[:, None]) * scales[:, None]
         total = np.zeros(len(scales))
         for reader, values, size in self.readers:
-            error = np.abs(values - read(reader, levels)) @ self.counts
+            error = np.abs(values - np.take_along_axis(read(reader, levels), quantized, axis=1)) @ self.counts
             total += error / size if size > 0 else error
         return total
 

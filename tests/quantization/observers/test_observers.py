@@ -17,6 +17,7 @@ arrays = hnp.arrays("float32", st.integers(0, 40), elements=st.floats(-100, 100,
 batches = st.lists(arrays, min_size=1, max_size=5)
 specs = st.builds(QuantizationSpec, signed=st.just(True), symmetric=st.booleans())
 every_algorithm = pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+all_but_moving_averages = pytest.mark.parametrize("algorithm", sorted(ALGORITHMS.keys() - {"moving_average"}))
 
 
 def observed(algorithm: str, *values: np.ndarray, **options: float) -> Observer:
@@ -26,7 +27,7 @@ def observed(algorithm: str, *values: np.ndarray, **options: float) -> Observer:
     return observer
 
 
-@every_algorithm
+@all_but_moving_averages
 @given(left=batches, right=batches, spec=specs)
 @examples(40)
 def test_two_observers_merged_choose_as_one(
@@ -39,7 +40,7 @@ def test_two_observers_merged_choose_as_one(
     assert (merged.minimum, merged.maximum) == (whole.minimum, whole.maximum)
 
 
-@every_algorithm
+@all_but_moving_averages
 @given(batches=batches, spec=specs)
 @examples(40)
 def test_the_order_and_size_of_batches_do_not_matter(
@@ -88,6 +89,59 @@ def test_a_wrong_value_of_an_option_is_an_error(options: dict[str, float], messa
 def test_abs_max_chooses_the_largest_magnitude() -> None:
     observer = observed("abs_max", np.array([-3.0, 0.5], "float32"), np.array([2.0], "float32"))
     assert observer.choose(QuantizationSpec(symmetric=True)).threshold == 3.0
+
+
+def test_min_max_has_a_zero_point_even_where_steps_are_to_be_symmetric() -> None:
+    observer = observed("min_max", np.array([-1.0, 3.0], "float32"))
+    choice = observer.choose(QuantizationSpec(symmetric=True))
+    assert (choice.parameters.zero_point, choice.parameters.scale) == (64, np.float32(4 / 255))
+
+
+def test_avg_chooses_the_mean_of_the_samples_largest_magnitudes() -> None:
+    observer = observed("avg", np.array([[-3.0, 0.5], [1.0, 0.0]], "float32"), np.array([[2.0, -9.0]], "float32"))
+    assert observer.choose(QuantizationSpec(symmetric=True)).threshold == (3 + 1 + 9) / 3
+
+
+def test_hist_keeps_a_share_of_all_magnitudes() -> None:
+    values = np.arange(-100, 100, dtype="float32")
+    threshold = observed("hist", values, hist_percent=0.9).choose(QuantizationSpec(symmetric=True)).threshold
+    assert (np.abs(values) <= threshold).mean() == pytest.approx(0.9, abs=0.01)
+    assert observed("hist", values).choose(QuantizationSpec(symmetric=True)).threshold == 100
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_emd_chooses_a_smaller_absolute_error_than_mse_and_mse_a_smaller_squared_one(symmetric: bool) -> None:
+    random = np.random.default_rng(0)
+    values = np.concatenate([random.normal(size=50_000), random.normal(scale=8, size=500)]).astype("float32")
+    spec = QuantizationSpec(symmetric=symmetric)
+    errors = {}
+    for algorithm in ("emd", "mse"):
+        parameters = observed(algorithm, values).choose(spec).parameters
+        quantized = np.clip(np.rint(values / parameters.scale) + parameters.zero_point, 0, 255)
+        errors[algorithm] = np.abs(values - (quantized - parameters.zero_point) * parameters.scale).astype("float64")
+    assert errors["emd"].mean() < errors["mse"].mean()
+    assert (errors["mse"] ** 2).mean() < (errors["emd"] ** 2).mean()
+
+
+def test_a_moving_average_forgets() -> None:
+    samples = [np.array([[-v, 2 * v]], "float32") for v in (1.0, 1.0, 3.0)]
+    observer = observed("moving_average", *samples, momentum=0.5)
+    wanted = (1 * 0.125 + 1 * 0.25 + 3 * 0.5) / 0.875
+    choice = observer.choose(QuantizationSpec(symmetric=False))
+    assert choice.parameters.scale * 255 == pytest.approx(3 * wanted)
+
+
+@given(left=batches, right=batches)
+@examples(40)
+def test_a_moving_average_takes_what_is_merged_as_the_later_samples(
+    left: list[np.ndarray], right: list[np.ndarray]
+) -> None:
+    merged = observed("moving_average", *left)
+    merged.merge(observed("moving_average", *right))
+    spec = QuantizationSpec(symmetric=False)
+    assert merged.choose(spec).threshold == pytest.approx(
+        observed("moving_average", *left, *right).choose(spec).threshold, rel=1e-9, abs=1e-12
+    )
 
 
 def test_kl_clips_no_more_than_it_may() -> None:
