@@ -13,6 +13,7 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.isa.x86.amx import MatrixInstructionSet
+from pipeline.kernels.isa.x86.vectors import PairwiseInstructionSet
 from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.vectors import span
 
@@ -45,7 +46,8 @@ def peak_probe(dtype: str, isa: InstructionSet) -> PeakProbe:
     """Return the loop for an instruction set's own multiply-add.
 
     Args:
-        dtype: "int8" (`isa.dot`, or `isa.multiply` where there are matrix registers) or "float32" (`isa.multiply_add`).
+        dtype: "int8" (`isa.dot`, or what is quicker: `isa.dot_bytes`, or `isa.multiply` of matrix registers) or
+            "float32" (`isa.multiply_add`).
         isa: the instruction set.
     """
     if dtype == "int8" and isinstance(isa, MatrixInstructionSet):
@@ -54,6 +56,8 @@ def peak_probe(dtype: str, isa: InstructionSet) -> PeakProbe:
     depth, x_dtype, w_dtype, acc_dtype, multiply_add = (
         (1, "float32", "float32", "float32", isa.multiply_add)
         if dtype == "float32"
+        else (isa.dot_depth, "uint8", "int8", "int32", isa.dot_bytes)
+        if isinstance(isa, PairwiseInstructionSet)
         else (isa.dot_depth, isa.activation_dtype, isa.weight_dtype, "int32", isa.dot)
     )
     size = accumulators * lanes

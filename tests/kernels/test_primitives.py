@@ -21,6 +21,7 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa import Capability, InstructionSet, instruction_sets, meaning
 from pipeline.kernels.isa.x86.amx import MatrixInstructionSet
+from pipeline.kernels.isa.x86.vectors import PairwiseInstructionSet
 from pipeline.kernels.lib.vectors import joined, lanes_of, part, span
 from pipeline.ops import QAdd
 from tests.kernels.execution import Call
@@ -126,7 +127,7 @@ def dot_lanes(isa: InstructionSet, random: np.random.Generator) -> Iterator[Tria
     activations, weights = (numbers(random, dtype, isa.lanes * isa.dot_depth) for dtype in dtypes)
     lanes = [x.reshape(ROWS, isa.lanes, isa.dot_depth) for x in (activations, weights)]
     acc = accumulators(random, lanes[0].astype("int64") * lanes[1])
-    operands = acc, activations, weights.astype(isa.weight_dtype)
+    operands = acc, activations, isa.arrange(lanes[1].astype(isa.weight_dtype))
     yield trial("dot_lanes", isa.dot_lanes, operands, meaning.dot_lanes(acc, *lanes))
 
 
@@ -156,6 +157,22 @@ def multiply_block(isa: InstructionSet, random: np.random.Generator) -> Iterator
                 return isa.sum_blocks([isa.multiply_block(acc, vectors, step, w)] * blocks)[pixel]
 
             yield trial("multiply_block", product, (start, activations, weights), added[:, pixel])
+
+
+def dot_bytes(isa: PairwiseInstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    activations, weights = numbers(random, "uint8", 4), numbers(random, "int8", isa.lanes * 4).astype("int64")
+    # As large as two weights may be together: 255 times 128 is an int16.
+    first, second = weights[:, 0::2], weights[:, 1::2]
+    weights[:, 1::2] = np.clip(second, -128 - np.minimum(first, 0), 128 - np.maximum(first, 0))
+    fours = weights.astype("int8").reshape(ROWS, isa.lanes, 4)
+    acc = accumulators(random, activations[:, np.newaxis].astype("int64") * fours)
+    operands = acc, activations, fours.reshape(ROWS, -1)
+    yield trial("dot_bytes", isa.dot_bytes, operands, meaning.dot_bytes(acc, activations, fours))
+
+
+def shuffle(isa: PairwiseInstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    values, order = numbers(random, "uint8", isa.lanes * 4), numbers(random, "uint8", isa.lanes * 4, high=15)
+    yield trial("shuffle", isa.shuffle, (values, order), meaning.shuffle(values, order))
 
 
 def dot_pairs(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
@@ -273,6 +290,7 @@ TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
     "arrange_table": lookup,
     "configure": matrices,
     "dot": dot,
+    "dot_bytes": dot_bytes,
     "dot_lanes": dot_lanes,
     "dot_pairs": dot_pairs,
     "load": matrices,
@@ -283,6 +301,7 @@ TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
     "rounded": rounded,
     "saturate": saturate,
     "saturate_interleaved": saturate_interleaved,
+    "shuffle": shuffle,
     "store": matrices,
     "sum_blocks": multiply_block,
     "weighted_sum": weighted_sum,

@@ -38,7 +38,7 @@ CHOICES = {
     ),
     "depthwise": Choice(DEPTHWISE, "avx512_vnni", "conv2d_depthwise_dot_u8s8_3x3_64__avx512_vnni"),
     "depthwise, narrower vectors": Choice(DEPTHWISE, "avx_vnni", "conv2d_depthwise_dot_u8s8_3x3_64__avx_vnni"),
-    "depthwise, no dot product of lanes": Choice(DEPTHWISE, "avx512", "conv2d_depthwise_u8s8_3x3_64__avx512"),
+    "depthwise, neither": Choice(DEPTHWISE, "portable", "conv2d_depthwise_u8s8_3x3_64__portable"),
     "depthwise, too few channels": Choice(FEW, "avx512_vnni", "conv2d_depthwise_u8s8_3x3s2_8__avx512_vnni"),
     "grouped": Choice(
         Convolution(1, 8, 8, 4, 8, (3, 1), (1, 2), groups=8), "avx2", "conv2d_u8s8_3x1s1x2_32x64g8__avx2"

@@ -112,14 +112,14 @@ class _Nest:
             # which isn't aligned to vectors. It can't, if the output might overlap it.
             T.func_attr({"tirx.noalias": self.constants_are_kept, "op_pattern": 8})
             self.x = T.arg("x", T.buffer((g.batch * g.height * self.in_stride,), "uint8"))
-            self.weights = T.arg("weights", T.buffer((blocks * self.block_weights,), "int8"))
+            self.weights = T.arg("weights", T.buffer((blocks * self.block_weights,), plan.isa.weight_dtype))
             self.bias = T.arg("bias", T.buffer((blocks * plan.vector,), "int32"))
             self.scaling = T.arg("scaling", T.buffer((blocks * plan.vector * self.epilogue.constants,), "float32"))
             self.y = T.arg("y", T.buffer((g.batch * g.out_height * self.out_stride,), "uint8"))
             with loop(g.batch * self.chunks * self.parts) as p:
                 self.acc = register_buffer(plan.live * plan.vector, "int32")
                 self.taps = register_buffer(DEPTH * plan.vector, "uint8")
-                self.kept = register_buffer(self.block_weights, "int8")
+                self.kept = register_buffer(self.block_weights, plan.isa.weight_dtype)
                 image = p // (self.chunks * self.parts)
                 row = tails.start(p // self.parts % self.chunks, self.rows, g.out_height)
                 x = (image * g.height + row * g.strides[0]) * self.in_stride

@@ -211,9 +211,9 @@ def pack_channels(plan: Plan, *values: Array) -> Array:
 
 
 def pack_weights(plan: Plan, weight: Array) -> Array:
-    """Return weights [C,KH,KW,1] as [blocks of all bands][products][DEPTH][lanes][DEPTH], flat."""
+    """Return weights [C,KH,KW,1] as [blocks of all bands][products][DEPTH][lanes * DEPTH], flat."""
     zeros = np.zeros(len(weight), weight.dtype)
     factors = [weight[:, tap[0], tap[1], 0] if tap else zeros for product in plan.products() for tap in product.taps]
     products = np.stack(factors, axis=1).reshape(len(weight), -1, DEPTH)
-    chosen = [products[band.channel_order()].transpose(0, 3, 1, 2, 4).reshape(-1) for band in plan.bands]
-    return np.concatenate(chosen)
+    chosen = [products[band.channel_order()].transpose(0, 3, 1, 2, 4) for band in plan.bands]
+    return np.concatenate([plan.isa.arrange(weights).reshape(-1) for weights in chosen]).astype(plan.isa.weight_dtype)

@@ -88,22 +88,20 @@ class Nest:
         self.bands = -(-g.out_height // plan.tile.lines)
         self.tiles = -(-g.out_width // plan.tile.columns)
         self.all_tiles = g.batch * self.bands * self.tiles
-        rows, columns = g.segments
-        self.block_channels = plan.block_channels
-        self.block_weights = rows * columns * plan.steps * self.block_channels * plan.depth
+        self.block_channels, self.block_weights = plan.block_channels, plan.block_weights
         self.line_values = CACHE_LINE // np.dtype(dtypes[1]).itemsize
         self.blocks = g.groups * plan.blocks
         self.chunks, self.runs = chunks_and_runs(
             self.all_tiles, self.blocks, outweighed=self._outweighed(), most_chunks=self.most_chunks()
         )
         self.per_chunk = -(-self.all_tiles // self.chunks)
-        self.total_steps = rows * columns * plan.steps
+        self.total_steps = plan.total_steps
         # All tiles of a chunk together prefetch as many lines of the next block as they read of this one.
         step_lines = -(-self.block_channels * plan.depth // self.line_values)
         self.steps_per_prefetch = max(1, self.per_chunk // step_lines)
         self.lines_per_prefetch = -(-step_lines // self.per_chunk)
         self.prefetched_values = self.lines_per_prefetch * self.line_values
-        self.tile_prefetch = -(-plan.steps * rows * columns // self.steps_per_prefetch) * self.prefetched_values
+        self.tile_prefetch = -(-self.total_steps // self.steps_per_prefetch) * self.prefetched_values
         self.halo = Halo(g.out_height, g.out_width, self.channels_out, *g.halo)
         self.added_halo = Halo(g.out_height, g.out_width, self.channels_out, *g.added_halo)
 

@@ -36,20 +36,32 @@ def pack_weights(plan: Plan, weight: Array) -> Array:
         plan: what to pack for.
         weight: [O,KH,KW,I] or [O,I]. If groups were merged, I is that of the original groups.
     """
-    g, depth = plan.geometry, plan.depth
+    cut = cut_weights(plan, weight, plan.depth)
+    lanes = cut.reshape(len(cut), plan.tile.nv, plan.isa.lanes, -1, plan.depth)
+    ordered = lanes.transpose(0, 3, 1, 2, 4)
+    return np.ascontiguousarray(plan.isa.arrange(ordered) if plan.depth > 1 else ordered).reshape(-1)
+
+
+def cut_weights(plan: Plan, weight: Array, size: int) -> Array:
+    """Return weights by channel block, and their segments in pieces: [all blocks, block_channels, pieces, size].
+
+    Args:
+        plan: what to pack for.
+        weight: as of `pack_weights`.
+        size: values in each piece. The last one of a segment overlaps the one before, with zeros for its values.
+    """
+    g = plan.geometry
     weight = _block_diagonal(weight, g.group_in // weight.shape[-1], g.group_out)
     rows, columns = g.segments
     length = g.segment_length
     runs = weight.reshape(g.groups, g.group_out, rows * columns, length)
-    index = tails.starts(depth, length)[:, None] + np.arange(depth)
-    # A step that overlaps the one before must not count its values again.
-    stepped = np.where(tails.fresh(depth, length), runs[..., np.minimum(index, length - 1)], 0).astype(weight.dtype)
+    index = tails.starts(size, length)[:, None] + np.arange(size)
+    # A piece that overlaps the one before must not count its values again.
+    pieces = np.where(tails.fresh(size, length), runs[..., np.minimum(index, length - 1)], 0).astype(weight.dtype)
     channels = plan.channels()
     valid = channels < g.group_out
-    picked = stepped[:, np.where(valid, channels, 0)] * valid[:, None, None, None].astype(weight.dtype)
-    lanes = picked.reshape(g.groups, plan.blocks, plan.tile.nv, plan.isa.lanes, rows * columns, plan.steps, depth)
-    ordered = lanes.transpose(0, 1, 4, 5, 2, 3, 6)
-    return np.ascontiguousarray(plan.isa.arrange(ordered) if depth > 1 else ordered).reshape(-1)
+    picked = pieces[:, np.where(valid, channels, 0)] * valid[:, None, None, None].astype(weight.dtype)
+    return np.asarray(picked).reshape(g.groups * plan.blocks, plan.block_channels, -1, size)
 
 
 def _block_diagonal(weight: Array, merged: int, group_out: int) -> Array:

@@ -62,6 +62,16 @@ class Plan:
         return -(-self.geometry.segment_length // self.depth)
 
     @property
+    def total_steps(self) -> int:
+        """Number of steps in all segments."""
+        return self.geometry.segments[0] * self.geometry.segments[1] * self.steps
+
+    @property
+    def block_weights(self) -> int:
+        """Number of packed values of a channel block."""
+        return self.total_steps * self.block_channels * self.depth
+
+    @property
     def block_channels(self) -> int:
         """Number of output channels in a block, if it is full."""
         return self.tile.nv * self.isa.lanes

@@ -133,14 +133,22 @@ class Workload:
         return max(products, loads, fetched) + 1
 
     def _epilogue(self, tile: RegisterTile) -> float:
-        item = 4 if self.dtype == "float32" else 1
+        partial = self.partial_lines(tile)
+        whole = 0.0 if partial else tile.mr * tile.nv * self.machine.isa.lanes * self._item_bytes / CACHE_LINE
+        return EPILOGUE_CYCLES * tile.mr * tile.nv + whole * STORE_CYCLES + partial * PARTIAL_STORE_CYCLES
+
+    def partial_lines(self, tile: RegisterTile) -> int:
+        """Return how many cache lines of the output a tile fills in part; none, if it fills all that it touches."""
         block = tile.nv * self.machine.isa.lanes
-        in_whole_lines = block * item % CACHE_LINE == 0 and self.channels % block == 0
+        in_whole_lines = block * self._item_bytes % CACHE_LINE == 0 and self.channels % block == 0
         if self.all_channels == block or in_whole_lines:
-            stores = tile.mr * block * item / CACHE_LINE * STORE_CYCLES
-        else:
-            stores = tile.mr * -(-block * item // CACHE_LINE) * PARTIAL_STORE_CYCLES
-        return EPILOGUE_CYCLES * tile.mr * tile.nv + stores
+            return 0
+        return tile.mr * -(-block * self._item_bytes // CACHE_LINE)
+
+    @property
+    def _item_bytes(self) -> int:
+        """Bytes of an output."""
+        return 4 if self.dtype == "float32" else 1
 
     def _spills(self, tile: RegisterTile) -> float:
         if self.steps > UNROLLED_STEPS:

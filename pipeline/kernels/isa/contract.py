@@ -147,7 +147,7 @@ class InstructionSet:
         Args:
             acc: int32 vector of `lanes`.
             activations: vector of `lanes * dot_depth`; see `activations`.
-            weights: vector of `lanes * dot_depth` in `weight_dtype`, for each lane its `dot_depth` values together.
+            weights: as of `dot`.
         """
         raise NotImplementedError(f"{self.name} has no dot product of {self.dot_depth} values in each lane")
 

@@ -57,6 +57,19 @@ def sum_blocks(sums: Sequence[Array]) -> Array:
     return _int32(np.concatenate([s.astype("int64").sum(axis=-1) for s in sums], axis=-1))
 
 
+def dot_bytes(acc: Array, activations: Array, weights: Array) -> Array:
+    """Activations are [4], weights [lanes, 4]; no sum of two neighbouring products may leave int16, no sum int32."""
+    products = activations[..., np.newaxis, :].astype("int64") * weights
+    pairs = _narrowed(products[..., 0::2] + products[..., 1::2], "int16")
+    return _int32(acc + pairs.astype("int64").sum(axis=-1))
+
+
+def shuffle(values: Array, order: Array) -> Array:
+    """Each 16 bytes in the order that 16 numbers below 16 give."""
+    blocks, places = (x.reshape(*x.shape[:-1], -1, 16) for x in (values, order))
+    return np.take_along_axis(blocks, places.astype("int64"), axis=-1).reshape(values.shape)
+
+
 def multiply_add(acc: Array, activation: Array, weights: Array) -> tuple[Array, Array]:
     """Either of two: product and sum rounded to float32 each, or the sum alone, which is exact here if float64 is."""
     exact = acc.astype("float64") + activation.astype("float64") * weights
@@ -127,7 +140,11 @@ def store(register: Array, memory: Array, stride: int) -> Array:
 
 
 def _int32(value: Array) -> Array:
-    narrow = value.astype("int32")
+    return _narrowed(value, "int32")
+
+
+def _narrowed(value: Array, dtype: str) -> Array:
+    narrow = value.astype(dtype)
     if not np.array_equal(narrow, value):
-        raise OverflowError("The operands' sum isn't an int32: no instruction set says what it becomes")
+        raise OverflowError(f"The operands' sum isn't an {dtype}: no instruction set says what it becomes")
     return narrow

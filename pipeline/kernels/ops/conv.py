@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tvm import tirx
 
 from pipeline.kernels.gemm.block_nest import BlockNest
@@ -16,6 +18,8 @@ from pipeline.kernels.gemm.matrix_nest import make_matrix_function
 from pipeline.kernels.gemm.matrix_plan import fits_matrices, make_matrix_plan
 from pipeline.kernels.gemm.nest import Nest
 from pipeline.kernels.gemm.packing import pack_channels, pack_scaling, pack_weights
+from pipeline.kernels.gemm.pair_nest import make_pair_function
+from pipeline.kernels.gemm.pair_plan import make_pair_plan, make_pair_workload, pack_paired_weights
 from pipeline.kernels.gemm.plan import (
     Plan,
     fits_blocks,
@@ -30,6 +34,8 @@ from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.ops import Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QDense
 
+Array = npt.NDArray[Any]
+
 
 def workload(operation: Operation, machine: Machine) -> Workload | None:
     """Return what an operation's register tile is chosen for; None if its kernel has another way."""
@@ -42,7 +48,8 @@ def workload(operation: Operation, machine: Machine) -> Workload | None:
         return None
     if machine.isa.has(Capability.BLOCK_PRODUCTS) and fills_blocks(operation):
         return make_block_workload(geometry_of(operation), machine)
-    return make_workload(geometry_of(operation), machine, machine.isa.dot_depth, "int8")
+    pairs = make_pair_workload(geometry_of(operation), machine, operation.constants[1])
+    return pairs or make_workload(geometry_of(operation), machine, machine.isa.dot_depth, "int8")
 
 
 def product_cycles(operation: Operation, machine: Machine) -> float:
@@ -64,11 +71,20 @@ def _has_matrices_for(operation: Operation, machine: Machine) -> bool:
 
 
 def integer(operation: Operation, machine: Machine) -> Kernel:
-    """Sum `isa.dot_depth` products with each `isa.dot`."""
-    isa = machine.isa
-    plan = make_plan(geometry_of(operation), machine, isa.dot_depth, "int8")
+    """Sum `isa.dot_depth` products with each `isa.dot`, or four with each `isa.dot_bytes` where that's quicker."""
+    isa, geometry, weight = machine.isa, geometry_of(operation), operation.constants[1]
+    pairs = make_pair_workload(geometry, machine, weight)
+    if pairs is not None:
+        pair_plan, pairing = make_pair_plan(pairs)
+        packed = pack_paired_weights(pair_plan, pairing, weight)
+        return _with_constants(pair_plan, operation, packed, lambda epilogue: make_pair_function(pair_plan, epilogue))
+    plan = make_plan(geometry, machine, isa.dot_depth, "int8")
+    packed = pack_weights(plan, weight.astype(isa.weight_dtype))
     return _with_constants(
-        plan, operation, lambda epilogue: _nest(plan)(plan, ("uint8", isa.weight_dtype, "int32"), epilogue).build()
+        plan,
+        operation,
+        packed,
+        lambda epilogue: _nest(plan)(plan, ("uint8", isa.weight_dtype, "int32"), epilogue).build(),
     )
 
 
@@ -84,7 +100,8 @@ def fills_matrices(operation: Operation) -> bool:
 def matrix_integer(operation: Operation, machine: Machine) -> Kernel:
     """Multiply matrices of 16 pixels by 64 values with `isa.multiply`."""
     plan = make_matrix_plan(geometry_of(operation), machine)
-    return _with_constants(plan, operation, lambda epilogue: make_matrix_function(plan, epilogue))
+    packed = pack_weights(plan, operation.constants[1])
+    return _with_constants(plan, operation, packed, lambda epilogue: make_matrix_function(plan, epilogue))
 
 
 def fills_blocks(operation: Operation) -> bool:
@@ -95,19 +112,22 @@ def fills_blocks(operation: Operation) -> bool:
 def block_integer(operation: Operation, machine: Machine) -> Kernel:
     """Multiply blocks of pixels and channels with `isa.multiply_block`."""
     plan = make_block_plan(geometry_of(operation), machine)
+    packed = pack_weights(plan, operation.constants[1])
     return _with_constants(
-        plan, operation, lambda epilogue: BlockNest(plan, ("uint8", "int8", "int32"), epilogue).build()
+        plan, operation, packed, lambda epilogue: BlockNest(plan, ("uint8", "int8", "int32"), epilogue).build()
     )
 
 
-def _with_constants(plan: Plan, operation: Operation, make: Callable[[Epilogue], tirx.PrimFunc]) -> Kernel:
-    """Return an integer kernel with its packed weights, bias and multipliers."""
+def _with_constants(
+    plan: Plan, operation: Operation, weights: Array, make: Callable[[Epilogue], tirx.PrimFunc]
+) -> Kernel:
+    """Return an integer kernel with its packed weights, and with its bias and multipliers."""
     isa = plan.isa
     constants = IntegerConstants.of(
         operation, as_floats=isa.has(Capability.FUSED_MULTIPLY_ADD), activation_offset=isa.activation_offset
     )
     packed = (
-        pack_weights(plan, constants.weight.astype(isa.weight_dtype)),
+        weights,
         pack_channels(plan, constants.start, 0),
         pack_scaling(plan, constants.scaling),
     )

@@ -1,7 +1,7 @@
 """Vectors of x86, of all widths.
 
 `vpmaddwd` multiplies 16-bit values and sums neighbouring products into int32, exactly. `vpmaddubsw`, which takes bytes,
-saturates its sums to 16 bits and so isn't exact.
+saturates its sums to 16 bits: it is exact for weights that were chosen for it (`gemm/pairing.py`).
 """
 
 from __future__ import annotations
@@ -124,12 +124,17 @@ class X86InstructionSet(InstructionSet):
         return part(functools.reduce(T.bitwise_xor, entries), 0, lanes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PairwiseInstructionSet(X86InstructionSet):
-    """x86 without VNNI: four values are multiplied as two pairs of 16-bit values.
+    """x86 without VNNI: four values are multiplied as two pairs, of 16-bit values or, where that's exact, of bytes.
 
-    The pairs are the even and the odd bytes, as those are quickest to widen: by a mask and by a shift.
+    16-bit pairs are the even and the odd bytes, as those are quickest to widen: by a mask and by a shift.
+
+    Attributes:
+        vpmaddubsw: LLVM's name of the instruction for this width.
     """
+
+    vpmaddubsw: str
 
     def arrange(self, weights: Array) -> Array:
         """Return the weights of even values first, and then those of odd ones; see the base class."""
@@ -138,14 +143,40 @@ class PairwiseInstructionSet(X86InstructionSet):
 
     def dot(self, acc: Any, activations: Any, weights: Any) -> Any:
         """Return `acc` plus the sums of four products; see the base class."""
+        return self.dot_lanes(acc, T.broadcast(T.reinterpret("int32", activations), self.lanes), weights)
+
+    def dot_lanes(self, acc: Any, activations: Any, weights: Any) -> Any:
+        """Return `acc` plus the sums of four products in each lane; see the base class."""
         words = 2 * self.lanes
-        four = T.reinterpret(f"uint16x{words}", T.broadcast(T.reinterpret("int32", activations), self.lanes))
+        four = T.reinterpret(f"uint16x{words}", activations)
         even = T.bitwise_and(four, T.broadcast(T.uint16(255), words))
         odd = T.shift_right(four, T.broadcast(T.uint16(8), words))
         for half, pairs in enumerate((even, odd)):
             operands = T.reinterpret(f"int16x{words}", pairs), part(weights, half * words, words)
             acc = self.dot_pairs(acc, *operands)
         return acc
+
+    def dot_bytes(self, acc: Any, activations: Any, weights: Any) -> Any:
+        """Return what `dot` returns, in half of the instructions, if no sum of two neighbouring products leaves int16.
+
+        Args:
+            acc: int32 vector of `lanes`.
+            activations: uint8 vector of four neighbouring values of one pixel, the same for all lanes.
+            weights: int8 vector of `lanes * 4`, for each lane its four values together.
+        """
+        words, octets = f"int16x{2 * self.lanes}", f"uint8x{4 * self.lanes}"
+        four = T.reinterpret(octets, T.broadcast(T.reinterpret("int32", activations), self.lanes))
+        pairs = T.call_llvm_pure_intrin(words, self.vpmaddubsw, four, weights)
+        return self.dot_pairs(acc, pairs, T.broadcast(T.int16(1), 2 * self.lanes))
+
+    def shuffle(self, values: Any, order: Any) -> Any:
+        """Return bytes in another order, within each 16.
+
+        Args:
+            values: uint8 vector of `lanes * 4`.
+            order: uint8 vector of the same length: which of its 16 bytes stands in each place.
+        """
+        return T.call_llvm_pure_intrin(f"uint8x{4 * self.lanes}", self.vpshufb, values, order)
 
 
 @dataclass(frozen=True, kw_only=True)

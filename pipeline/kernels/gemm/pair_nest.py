@@ -1,0 +1,123 @@
+"""The loop nest of `nest` with products of pairs of bytes, whose order depends on the weights.
+
+Before a tile's products, its activations are put into the order that its channel block wants (`pairing`), in memory
+that stays in the first-level cache:
+
+    for window of 16 inputs:                   as many at once as a vector holds
+        for pixel of mr:                       unrolled: load, shuffle, store
+    for extra step:
+        for pixel of mr:                       unrolled: load, shuffle, store four
+    for step:
+        register tile, from the arranged activations
+
+In front of a block's weights stand the order of its inputs, as shuffles take it, and where extra steps find theirs:
+
+    [windows][16] [extra steps][16] [extra steps] int32 [step][nv][lanes][4]
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from pipeline.kernels.gemm.epilogue import Epilogue
+from pipeline.kernels.gemm.micro_kernel import accumulate
+from pipeline.kernels.gemm.nest import PREFETCH_DISTANCE, Nest, Place
+from pipeline.kernels.gemm.pair_plan import OFFSET_BYTES, PairPlan
+from pipeline.kernels.gemm.pairing import STEP, WINDOW
+from pipeline.kernels.isa.x86.vectors import PairwiseInstructionSet
+from pipeline.kernels.lib import tails
+from pipeline.kernels.lib.buffers import prefetch, stack_buffer
+from pipeline.kernels.lib.vectors import part, repeated, span
+
+
+def make_pair_function(plan: PairPlan, epilogue: Epilogue) -> tirx.PrimFunc:
+    """Return the loop nest for (x, weights, bias, scaling, and what the epilogue adds) -> y, all flat."""
+    return PairNest(plan, epilogue).build()
+
+
+class PairNest(Nest):
+    """The nest, with a tile's activations in an order of their own."""
+
+    def __init__(self, plan: PairPlan, epilogue: Epilogue) -> None:
+        super().__init__(plan, ("uint8", "int8", "int32"), epilogue)
+        if not isinstance(plan.isa, PairwiseInstructionSet):
+            raise TypeError(f"Expected an instruction set that multiplies pairs of bytes, got {plan.isa.name}")
+        self.pair_plan, self.isa = plan, plan.isa
+        self.pixel_bytes = self.total_steps * STEP
+
+    def allocate(self) -> None:
+        """Declare the accumulators, and room for a tile's activations."""
+        super().allocate()
+        self.arranged = stack_buffer(self.plan.tile.mr * self.pixel_bytes, "uint8")
+
+    def reduce(self, place: Place) -> None:
+        """Arrange a tile's activations, then add all products to its accumulators."""
+        self._arrange(place)
+        several = self.blocks > 1
+        run = min(self.total_steps, self.steps_per_prefetch) if several else self.total_steps
+        with T.serial(-(-self.total_steps // run)) as r:
+            if several:
+                start = place.next_weights + r * self.prefetched_values
+                for line in range(self.lines_per_prefetch):
+                    prefetch(self.weights, start + line * self.line_values, level=2)
+            with T.serial(T.min(run, self.total_steps - r * run)) as k:
+                self._multiply(place, r * run + k)
+
+    def _multiply(self, place: Place, number: Any) -> None:
+        """Add the products of a step."""
+        plan = self.plan
+        width = self.isa.lanes * STEP
+        weights = place.weights + self.pair_plan.order_bytes
+        if self.block_weights > plan.machine.resident_bytes:
+            for v in range(plan.tile.nv):
+                ahead = weights + ((number + PREFETCH_DISTANCE) * plan.tile.nv + v) * width
+                prefetch(self.weights, ahead, level=1)
+        accumulate(
+            self.acc,
+            plan.tile.mr,
+            plan.tile.nv,
+            functools.partial(self.register, place),
+            self.isa.dot_bytes,
+            lambda i: self.arranged[span(i * self.pixel_bytes + number * STEP, STEP)],
+            lambda v: self.weights[span(weights + (number * plan.tile.nv + v) * width, width)],
+        )
+
+    def _arrange(self, place: Place) -> None:
+        plan, g = self.pair_plan, self.plan.geometry
+        rows, columns = g.segments
+        whole, together = g.segment_length // WINDOW, STEP * self.isa.lanes // WINDOW
+        with T.serial(rows) as ky, T.serial(columns) as kx:
+            first = (ky * columns + kx) * plan.windows
+            x = place.x + self.segment(ky, kx)
+            if whole >= together:
+                with T.serial(-(-whole // together)) as c:
+                    window = tails.start(c, together, whole)
+                    self._shuffle(place, first + window, x + window * WINDOW, together)
+            else:
+                with T.serial(whole) as window:
+                    self._shuffle(place, first + window, x + window * WINDOW, 1)
+            if whole < plan.windows:
+                self._shuffle(place, first + whole, x + g.segment_length - WINDOW, 1)
+        if plan.extra > 0:
+            with T.serial(plan.extra) as e:
+                orders = place.weights + plan.all_windows * WINDOW
+                at = orders + plan.extra * WINDOW + e * OFFSET_BYTES
+                offset = T.reinterpret("int32", self.weights[span(at, OFFSET_BYTES)])
+                step = plan.all_windows * (WINDOW // STEP) + e
+                self._store_shuffled(orders + e * WINDOW, place.x + offset, step * STEP, WINDOW, STEP)
+
+    def _shuffle(self, place: Place, window: Any, x: Any, count: int) -> None:
+        """Arrange `count` neighbouring windows of all pixels."""
+        self._store_shuffled(place.weights + window * WINDOW, x, window * WINDOW, count * WINDOW, count * WINDOW)
+
+    def _store_shuffled(self, order: Any, x: Any, at: Any, taken: int, stored: int) -> None:
+        vector = STEP * self.isa.lanes
+        order = repeated(T.reinterpret(f"uint8x{taken}", self.weights[span(order, taken)]), vector)
+        for i in range(self.plan.tile.mr):
+            values = repeated(self.x[span(x + self.input_offset(i), taken)], vector)
+            shuffled = part(self.isa.shuffle(values, order), 0, stored)
+            T.buffer_store(self.arranged, shuffled, [span(i * self.pixel_bytes + at, stored)])

@@ -1,0 +1,185 @@
+"""How a product is cut where an instruction multiplies pairs of bytes; `pair_nest` has the loops, `pairing` the pairs.
+
+The cost model adds up what a tile's products, loads, arranging and epilogue take, in cycles. The constants were fitted
+to the times of some 450 tiles of 24 layers of mobile networks and ResNets on a CPU with AVX2 (`vpmaddubsw` and
+`vpmaddwd` start two in a cycle): with them, layers take 3 % longer than with the quickest tile of each, by measurement.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.kernels.gemm.geometry import Geometry
+from pipeline.kernels.gemm.packing import cut_weights
+from pipeline.kernels.gemm.pairing import STEP, WINDOW, Array, Pairing, pair
+from pipeline.kernels.gemm.plan import Plan, make_workload
+from pipeline.kernels.gemm.register_tile import MAX_NV, RegisterTile, Workload
+from pipeline.kernels.isa.x86.vectors import PairwiseInstructionSet
+from pipeline.kernels.lib import tails
+from pipeline.kernels.machine import CACHE_LINE, Machine
+
+OFFSET_BYTES = 4
+"""Of an int32 in front of the weights."""
+
+MOST_ARRANGED = 16 * 1024
+"""Bytes of a tile's activations that stay in the first-level cache beside weights."""
+
+TEMPORARIES = 3
+"""Registers beside accumulators and weights: ones, a pixel's values, and their products."""
+
+DOT_CYCLES, LOAD_CYCLES = 1.0, 0.06
+"""For a dot product, and for each vector of weights or pixel's values that a step loads."""
+
+WINDOW_CYCLES = 0.56
+"""To arrange a window of a pixel."""
+
+FINISH_CYCLES, PARTIAL_LINE_CYCLES, TILE_CYCLES = 0.7, 2.5, 12
+"""To finish a vector of accumulators, to store a cache line in part, and for each tile."""
+
+WIDENED_DOT_CYCLES, WIDENED_FINISH_CYCLES = 1.45, 1.5
+"""The same of values that are widened to 16 bits, with all that comes with it."""
+
+WORTHWHILE = 1.05
+"""Weights of 16 bits are twice as long, so they have to save some time."""
+
+TRIED_BLOCKS = 8
+"""Channel blocks that are paired to choose a tile."""
+
+
+@dataclass(frozen=True)
+class PairPlan(Plan):
+    """A plan for pairs of bytes.
+
+    Attributes:
+        extra: how many extra steps a channel block has.
+    """
+
+    extra: int
+
+    @property
+    def windows(self) -> int:
+        """Number of windows in a segment."""
+        return -(-self.geometry.segment_length // WINDOW)
+
+    @property
+    def all_windows(self) -> int:
+        """Number of windows in all segments."""
+        return self.geometry.segments[0] * self.geometry.segments[1] * self.windows
+
+    @property
+    def total_steps(self) -> int:
+        """Number of steps in all segments, and extra ones."""
+        return self.all_windows * (WINDOW // STEP) + self.extra
+
+    @property
+    def order_bytes(self) -> int:
+        """Bytes in front of a block's weights: the order of each window and extra step, and where extra steps are."""
+        size = (self.all_windows + self.extra) * WINDOW + self.extra * OFFSET_BYTES
+        return -(-size // CACHE_LINE) * CACHE_LINE
+
+    @property
+    def block_weights(self) -> int:
+        """Bytes of a channel block, with the order of its inputs."""
+        return self.order_bytes + super().block_weights
+
+    def window_offsets(self) -> Array:
+        """Return where each window begins, from a pixel's first value in x: [all_windows] int32."""
+        g = self.geometry
+        rows, columns = (np.arange(count) for count in g.segments)
+        segments = np.add.outer(rows * g.dilation[0] * g.width, columns * g.dilation[1]).reshape(-1)
+        starts = tails.starts(WINDOW, g.segment_length)
+        return np.asarray(np.add.outer(segments * g.groups * g.group_in, starts), "int32").reshape(-1)
+
+
+@dataclass(frozen=True)
+class PairWorkload(Workload):
+    """What tiles of pairs of bytes are chosen for.
+
+    Attributes:
+        weight: OHWI, of the whole layer.
+        geometry: of the layer, with groups merged.
+    """
+
+    weight: Array = field(compare=False)
+    geometry: Geometry
+
+    def fits(self, tile: RegisterTile) -> bool:
+        """Return whether a tile fits the registers, and its activations the first-level cache."""
+        needed = tile.mr * tile.nv + tile.nv + TEMPORARIES
+        arranged = tile.mr * self.plan(tile).total_steps * STEP
+        return needed <= self.machine.isa.registers and (tile.mr == 1 or arranged <= MOST_ARRANGED)
+
+    def cycles(self, tile: RegisterTile) -> float:
+        """Return about how long a row takes with a tile."""
+        plan = self.plan(tile)
+        steps = plan.total_steps + self.extra_steps[tile.nv]
+        products = steps * (DOT_CYCLES * tile.mr * tile.nv + LOAD_CYCLES * (tile.mr + tile.nv))
+        arranging = WINDOW_CYCLES * tile.mr * plan.all_windows
+        epilogue = FINISH_CYCLES * tile.mr * tile.nv + PARTIAL_LINE_CYCLES * self.partial_lines(tile)
+        tiles = -(-self.pixels // tile.mr) * -(-self.vectors // tile.nv)
+        return tiles * (products + arranging + epilogue + TILE_CYCLES)
+
+    def widened_cycles(self) -> float:
+        """Return about how long a row takes if all values are widened to 16 bits."""
+        g = self.geometry
+        steps = g.segments[0] * g.segments[1] * -(-g.segment_length // STEP)
+        return self.pixels * self.vectors * (WIDENED_DOT_CYCLES * steps + WIDENED_FINISH_CYCLES)
+
+    def plan(self, tile: RegisterTile) -> PairPlan:
+        """Return the plan for a tile, without extra steps."""
+        return PairPlan(self.geometry, self.machine, STEP, tile, self.vectors, steps_per_load=1, extra=0)
+
+    @functools.cached_property
+    def extra_steps(self) -> dict[int, int]:
+        """About how many extra steps there are, by the number of vectors in a channel block: those of some blocks."""
+        found = {}
+        for nv in range(1, min(MAX_NV, self.vectors) + 1):
+            cut = cut_weights(self.plan(RegisterTile(1, nv)), self.weight, WINDOW)
+            found[nv] = pair(cut[:: -(-len(cut) // TRIED_BLOCKS)]).extra
+        return found
+
+
+def make_pair_workload(geometry: Geometry, machine: Machine, weight: Array) -> PairWorkload | None:
+    """Return what a tile of pairs of bytes is chosen for.
+
+    None if the instruction set doesn't multiply them, segments are too short, or widened values are quicker: where
+    there are few inputs, many find no partner.
+    """
+    work = make_workload(geometry, machine, STEP, "int8")
+    g = geometry.flattened().merged(machine.isa.lanes)
+    if not isinstance(machine.isa, PairwiseInstructionSet) or g.segment_length < WINDOW:
+        return None
+    fields = {each.name: getattr(work, each.name) for each in dataclasses.fields(work)}
+    pairs = PairWorkload(**fields, weight=weight, geometry=g)
+    return pairs if pairs.cycles(pairs.candidates()[0]) < pairs.widened_cycles() * WORTHWHILE else None
+
+
+def make_pair_plan(workload: PairWorkload) -> tuple[PairPlan, Pairing]:
+    """Return the plan, and how inputs are paired."""
+    plan = workload.plan(workload.choose())
+    pairing = pair(cut_weights(plan, workload.weight, WINDOW))
+    return dataclasses.replace(plan, extra=pairing.extra), pairing
+
+
+def pack_paired_weights(plan: PairPlan, pairing: Pairing, weight: Array) -> Array:
+    """Return weights, and the order of their inputs, as the nest reads them: see `pair_nest`."""
+    cut = cut_weights(plan, weight, WINDOW)
+    blocks = np.arange(len(cut))[:, np.newaxis]
+    ordered = (
+        np.take_along_axis(cut, pairing.order[:, np.newaxis].astype("int64"), axis=-1) * pairing.used[:, np.newaxis]
+    )
+    extra = cut[blocks, :, pairing.extra_windows]
+    extra = np.take_along_axis(extra, pairing.extra_order[:, :, np.newaxis].astype("int64"), axis=-1)
+    extra = (extra * pairing.extra_used[:, :, np.newaxis]).transpose(0, 2, 1, 3)
+    steps = np.concatenate([ordered.reshape(*cut.shape[:2], -1, STEP), extra], axis=2)
+    offsets = np.ascontiguousarray(plan.window_offsets()[pairing.extra_windows])
+    whole = np.zeros((*pairing.extra_windows.shape, WINDOW), "uint8")
+    whole[..., :STEP] = pairing.extra_order
+    front = np.concatenate([x.reshape(len(cut), -1).view("uint8") for x in (pairing.order, whole, offsets)], axis=1)
+    front = np.pad(front, ((0, 0), (0, plan.order_bytes - front.shape[1])))
+    packed = steps.transpose(0, 2, 1, 3).astype("int8").reshape(len(cut), -1)
+    return np.concatenate([front.view("int8"), packed], axis=1).reshape(-1)

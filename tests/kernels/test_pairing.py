@@ -1,0 +1,118 @@
+"""Pairs of inputs: what is multiplied together fits 16 bits for all activations, and every input counts once."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.kernels.gemm import pair_plan
+from pipeline.kernels.gemm.pairing import STEP, WINDOW, Pairing, pair
+from pipeline.kernels.isa import instruction_set
+from pipeline.kernels.isa.x86.vectors import PairwiseInstructionSet
+from tests.kernels.convolutions import Convolution
+from tests.kernels.harness import generate, make_operation
+from tests.kernels.instruction_sets import distinct
+from tests.kernels.tensors import SEEDS, assert_exact
+
+Array = npt.NDArray[np.int8]
+
+PAIRING = [
+    name
+    for name in distinct(lambda isa: (isa.lanes, isa.registers, type(isa).dot))
+    if isinstance(instruction_set(name), PairwiseInstructionSet)
+]
+"""Instruction sets that multiply pairs of bytes."""
+
+
+def drawn_weights(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Return weights of one of several kinds: as networks have them, all alike, or extremes of either sign."""
+    normal = np.clip(np.rint(random.normal(0, random.uniform(10, 100), shape)), -128, 127)
+    extreme = random.choice([-128, -127, -64, 0, 1, 64, 65, 127], shape)
+    kind = random.integers(0, 4)
+    same = np.full(shape, random.choice([-128, -65, -64, 0, 64, 65, 127]))
+    return (normal, extreme, np.where(random.random(shape) < 0.2, extreme, normal), same)[kind].astype("int8")
+
+
+def steps(weights: Array, pairing: Pairing) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return weights in pairs, [blocks, lanes, pairs, 2], and which input each place takes, [blocks, pairs, 2]."""
+    blocks, lanes, windows, _ = weights.shape
+    regular = np.arange(windows)[:, np.newaxis] * WINDOW + pairing.order.astype("int64")
+    extra = pairing.extra_windows[..., np.newaxis] * WINDOW + pairing.extra_order
+    inputs = np.concatenate([regular.reshape(blocks, -1), extra.reshape(blocks, -1)], axis=1)
+    used = np.concatenate([pairing.used.reshape(blocks, -1), pairing.extra_used.reshape(blocks, -1)], axis=1)
+    flat = weights.reshape(blocks, lanes, -1).astype("int64")
+    placed = np.take_along_axis(flat, np.broadcast_to(inputs[:, np.newaxis], (blocks, lanes, inputs.shape[1])), axis=2)
+    return (placed * used[:, np.newaxis]).reshape(blocks, lanes, -1, 2), np.where(used, inputs, -1)
+
+
+@given(seed=SEEDS, blocks=st.integers(1, 3), lanes=st.integers(1, 24), windows=st.integers(1, 5))
+@settings(max_examples=50)
+def test_pairs_fit_16_bits_and_every_input_counts_once(seed: int, blocks: int, lanes: int, windows: int) -> None:
+    weights = drawn_weights(np.random.default_rng(seed), (blocks, lanes, windows, WINDOW))
+    pairs, inputs = steps(weights, pair(weights))
+    assert (255 * np.maximum(pairs, 0).sum(axis=-1) < 2**15).all()
+    assert (255 * np.minimum(pairs, 0).sum(axis=-1) >= -(2**15)).all()
+    for row in inputs:
+        assert sorted(row[row >= 0]) == list(range(windows * WINDOW))
+
+
+def test_inputs_that_find_partners_need_no_extra_steps() -> None:
+    weights = np.tile(np.array([127, -127], "int8").repeat(WINDOW // 2), (1, 8, 2, 1))
+    assert pair(weights).extra == 0
+
+
+def test_inputs_that_find_none_are_alone_in_their_pairs() -> None:
+    pairing = pair(np.full((1, 8, 1, WINDOW), 127, "int8"))
+    assert pairing.extra == WINDOW // STEP
+
+
+def test_weights_of_large_layers_are_nearly_all_paired() -> None:
+    weights = np.random.default_rng(0).standard_normal((8, 24, 72, WINDOW))
+    largest = np.abs(weights).max(axis=(2, 3), keepdims=True)
+    assert pair(np.rint(weights / largest * 127).astype("int8")).extra <= 72 * WINDOW // STEP * 0.02
+
+
+@pytest.mark.parametrize("isa_name", PAIRING)
+@given(
+    seed=SEEDS,
+    channels=st.tuples(st.integers(16, 150), st.integers(1, 70)),
+    kernel=st.sampled_from([1, 1, 2, 3]),
+    groups=st.sampled_from([1, 1, 2]),
+    width=st.integers(1, 15),
+)
+@settings(max_examples=6)
+def test_convolutions_by_pairs_are_exact_for_extreme_weights_and_activations(
+    isa_name: str, seed: int, channels: tuple[int, int], kernel: int, groups: int, width: int
+) -> None:
+    random = np.random.default_rng(seed)
+    shape = Convolution(1, 2 + kernel, width + kernel - 1, *channels, (kernel, kernel), groups=groups)
+    operator, (x, weight, bias, multiplier) = shape.integer(seed, "float32")
+    weight = np.maximum(drawn_weights(random, weight.shape), -127).astype("int8")
+    x = random.choice(np.array([0, 255], "uint8"), x.shape) if random.random() < 0.7 else x
+    # Also where many inputs are without a partner, and kernels that widen values would be quicker.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pair_plan, "WORTHWHILE", float("inf"))
+        assert_exact(isa_name, operator, x, weight, bias, multiplier)
+
+
+@pytest.mark.parametrize("isa_name", PAIRING)
+def test_large_layers_are_computed_by_pairs_and_their_weights_have_8_bits(isa_name: str) -> None:
+    random = np.random.default_rng(0)
+    operator, (x, weight, bias, multiplier) = Convolution(1, 9, 9, 128, 128, (3, 3)).integer(seed=0)
+    weight = np.clip(np.rint(random.normal(0, 35, weight.shape)), -127, 127).astype("int8")
+    operation = make_operation(operator, x, weight, bias, multiplier)
+    packed = generate(operation, instruction_set(isa_name)).arguments[1]
+    assert isinstance(packed, np.ndarray)
+    assert packed.nbytes <= 1.1 * weight.nbytes
+
+
+@pytest.mark.parametrize("isa_name", PAIRING)
+def test_layers_whose_inputs_find_no_partners_are_not(isa_name: str) -> None:
+    operator, (x, weight, bias, multiplier) = Convolution(1, 8, 8, 64, 64).integer(seed=0)
+    operation = make_operation(operator, x, np.full_like(weight, 127), bias, multiplier)
+    packed = generate(operation, instruction_set(isa_name)).arguments[1]
+    assert isinstance(packed, np.ndarray)
+    assert packed.dtype == "int16"
