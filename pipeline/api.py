@@ -21,6 +21,7 @@ from pipeline.ir.program import Program, summary_of
 from pipeline.library.metadata import FloatOperator, QuantizationSummary
 from pipeline.quantization.annotate import Annotation
 from pipeline.quantization.calibrate import CalibrationTable
+from pipeline.quantization.state import CorrectionOutcome
 from pipeline.quantization.steps import run, steps
 from pipeline.samples import Samples, preprocessing_of, with_image_options
 from pipeline.samples.images import resolve_preprocessing
@@ -38,7 +39,7 @@ class Quantized:
         annotation: what became int8, and why the rest didn't.
         table: scales and zero points.
         realized: the float program that integers were made of: the source, as corrections have left it.
-        corrections: names of the corrections that were applied, in order, such as "bias_correction".
+        corrections: what became of the corrections that were wanted, in order.
     """
 
     program: Program
@@ -46,13 +47,13 @@ class Quantized:
     annotation: Annotation
     table: CalibrationTable
     realized: Program
-    corrections: tuple[str, ...] = ()
+    corrections: tuple[CorrectionOutcome, ...] = ()
 
     def __repr__(self) -> str:
         """Return what became int8, and with what inputs and outputs."""
         p, samples = self.program, self.table.samples
         summary = f"{self.annotation.summary()}, calibrated with {samples} sample{'s' * (samples != 1)}"
-        summary += "".join(f", {name}" for name in self.corrections)
+        summary += "".join(f", {outcome.name}" for outcome in self.corrections if outcome.kept)
         return f"<Quantized {p.name}: {summary}\n{summary_of(p.inputs, p.outputs)}>"
 
     def build(
@@ -163,9 +164,8 @@ def quantize_with(
     samples = with_image_options(samples, options.images)
     program = replace(program, preprocessing=_preprocessing(program, samples, options.images))
     state = run(program, steps(samples, options, annotation, table, progress))
-    corrections = tuple(correction.name for correction in state.corrections)
     realized = state.realized or program
-    return Quantized(state.program, program, state.annotation, state.calibrated(), realized, corrections)
+    return Quantized(state.program, program, state.annotation, state.calibrated(), realized, state.corrections)
 
 
 def _preprocessing(program: Program, samples: Samples | None, options: ImageOptions) -> ImagePreprocessing | None:

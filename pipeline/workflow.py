@@ -184,7 +184,7 @@ def _given(samples: Samples | None, options: ModelOptions) -> tuple[CalibrationT
         SampleError: neither samples nor a table is given, or there are no samples where they should be.
         TableError: a file is wrong.
     """
-    check_options(options.quantize, table_given=options.calibration is not None)
+    check_options(options.quantize, options.calibration is not None, samples is not None)
     if options.calibration is None and samples is None:
         raise SampleError("Neither samples nor a calibration table is given. Add --samples or --calibration.")
     if samples is not None:

@@ -54,7 +54,10 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "samples": "config conversion errors files ir",
         "quantization.spec": "ir schema",
         "quantization.observers": "errors quantization.spec schema",
-        "quantization": "compiler config errors files ir ops quantization.observers quantization.spec samples schema",
+        "quantization": (
+            "compiler config distances errors files ir ops quantization.observers quantization.spec reference samples "
+            "schema"
+        ),
         # What puts them together.
         "exporter": "errors ir ops quantization quantization.spec",
         "api": "compiler config errors exporter files importer ir library quantization samples targets",

@@ -18,6 +18,10 @@ def _targets() -> Iterable[str]:
     return ("host", *(target.name for target in list_targets()))
 
 
+EFFORTS = ("none", "fast", "balanced", "best")
+"""How much time corrections may take; `quantization.corrections` says which ones that are."""
+
+
 @dataclass(frozen=True)
 class AnnotateOptions(Options):
     """What is quantized; see `quantization.selection` for how operators are named.
@@ -144,10 +148,29 @@ class CorrectionOptions(Options):
     """Corrections that make the error of the int8 model smaller, and calibration a little longer.
 
     Attributes:
+        effort: which corrections are on where their own switches don't say it; one of `EFFORTS`.
         bias_correction: see `quantization.corrections.bias_correction`.
+        layerwise_bias_correction: see `quantization.corrections.layerwise_bias_correction`.
     """
 
-    bias_correction: bool = option(False, "Subtract the mean error that quantized weights cause from biases.")
+    effort: str = option(
+        "none",
+        "How much time to spend on corrections, each of which is kept only where held-back samples agree.",
+        choices=EFFORTS,
+        metavar="NAME",
+    )
+    bias_correction: bool | None = option(
+        None,
+        "Take the mean error of quantized weights from biases.",
+        flag="--bias-correction/--no-bias-correction",
+        unset="as --effort says",
+    )
+    layerwise_bias_correction: bool | None = option(
+        None,
+        "Take the mean error of each layer from biases, with the real outputs of the quantized layers before it.",
+        flag="--layerwise-bias-correction/--no-layerwise-bias-correction",
+        unset="as --effort says",
+    )
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def calibrate_with_statistics(
     options = options or CalibrateOptions()
     specs = {name: _decided(spec, options) for name, spec in annotation.specs().items()}
     observers = {name: make_observer(observer) for name, (_, observer) in specs.items()}
-    statistics = {need: need.statistic() for need in needs}
+    statistics = {need: need.make() for need in needs}
     watchers: dict[str, list[Watcher]] = {name: [observer] for name, observer in observers.items()}
     for need, statistic in statistics.items():
         watchers.setdefault(need.tensor, []).append(statistic)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from pipeline.errors import SampleError
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.quantization.input_range import range_warnings
+from pipeline.quantization.statistics import Need, Statistic
 from pipeline.samples import Samples, batch_of, hold_back_filter, named_feeds
 from pipeline.samples.statistics import SampleStatistics
 
@@ -30,7 +31,7 @@ class Watcher(Protocol):
     """An observer or a statistic, which sees a tensor's values batch by batch."""
 
     def update(self, values: Array) -> None:
-        """Take in a tensor's values for one batch: float32, finite."""
+        """Take in a tensor's values for one batch: float32, finite unless it is a statistic that takes all values."""
 
 
 def collect(
@@ -59,11 +60,12 @@ def collect(
     """
     batches, batch = 0, batch_of(program.inputs)
     statistics, kept = SampleStatistics(program.inputs), []
+    finite = {name for name, own in watchers.items() if any(not isinstance(w, Statistic) or w.finite for w in own)}
     for sample, feed, activations in _activations(program, list(watchers), samples, options):
         statistics.update(sample, feed, batch)
         kept += [feed] if batches < RANGE_BATCHES else []
         for name, values in activations.items():
-            if not np.isfinite(values).all():
+            if name in finite and not np.isfinite(values).all():
                 raise SampleError(
                     f"Tensor {_computed(program, name)!r} is NaN or infinite for {sample}: the float model itself "
                     "overflows on it. Check the sample's preprocessing."
@@ -76,6 +78,22 @@ def collect(
     for text in (*statistics.warnings(), *range_warnings(program, kept)):
         _logger.warning(text)
     return batches * batch
+
+
+def collect_statistics(
+    program: Program,
+    needs: Iterable[Need],
+    samples: Samples,
+    options: CalibrateOptions,
+    progress: Callable[[int], None] | None = None,
+) -> dict[Need, Statistic]:
+    """Return the statistics that are needed, in one pass over the samples; see `collect`."""
+    statistics = {need: need.make() for need in needs}
+    watchers: dict[str, list[Watcher]] = {}
+    for need, statistic in statistics.items():
+        watchers.setdefault(need.tensor, []).append(statistic)
+    collect(program, watchers, samples, options, progress)
+    return statistics
 
 
 def _activations(

@@ -26,7 +26,9 @@ __all__ = ["realize"]
 _log = logging.getLogger(__name__)
 
 
-def realize(program: Program, annotation: Annotation, table: CalibrationTable) -> tuple[Program, Annotation]:
+def realize(
+    program: Program, annotation: Annotation, table: CalibrationTable, warn: bool = True
+) -> tuple[Program, Annotation]:
     """Return the int8 program, and the annotation that is true of it.
 
     Consecutive int8 operators pass quantized values to one another; a `qnn.quantize` stands before them and a
@@ -37,11 +39,17 @@ def realize(program: Program, annotation: Annotation, table: CalibrationTable) -
         program: the float program.
         annotation: what becomes int8.
         table: scales and zero points, for every tensor that `annotation.calibrated()` names.
+        warn: whether to log what stays in float.
 
     Raises:
         TableError: annotation or table don't fit the program.
     """
-    return _Realizer(program, with_names(annotation, program), table).run()
+    realizer = _Realizer(program, with_names(annotation, program), table)
+    result = realizer.run()
+    if warn:
+        for name, reason in realizer.left_in_float.items():
+            _log.warning("%s stays in float: %s", name, reason)
+    return result
 
 
 class _Realizer:
@@ -91,7 +99,6 @@ class _Realizer:
         try:
             value = rule.write(binding, context)
         except NotQuantizable as reason:
-            _log.warning("%s stays in float: %s", binding.var.name, reason)
             self.left_in_float[binding.var.name] = str(reason)
             return False
         result = self.builder.emit(value, binding.var.name)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.config.options import AnnotateOptions, CalibrateOptions, QuantizeOptions
@@ -18,45 +18,17 @@ from pipeline.ir.program import Program
 from pipeline.quantization.annotate import annotate
 from pipeline.quantization.annotation import Annotation
 from pipeline.quantization.calibrate import calibrate_with_statistics, check_algorithm
-from pipeline.quantization.corrections import Correction, wanted_corrections
+from pipeline.quantization.collect import collect_statistics
+from pipeline.quantization.corrections import CannotCorrect, Correction, demanded_corrections, wanted_corrections
+from pipeline.quantization.corrections.kept import finite, held_back_sqnr, kept_needs
 from pipeline.quantization.realize import realize
 from pipeline.quantization.selection import with_names
-from pipeline.quantization.statistics import Need, Statistic
+from pipeline.quantization.state import CorrectionOutcome, State
+from pipeline.quantization.statistics import Need
 from pipeline.quantization.table import CalibrationTable
 from pipeline.samples import Samples
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class State:
-    """A model on its way from float to int8.
-
-    Attributes:
-        program: the float program, as corrections have left it; after realization the int8 one.
-        annotation: what becomes int8; once it is realized, what did.
-        table: scales and zero points.
-        statistics: what calibration has collected for corrections.
-        corrections: those that have been applied to the program, in order.
-        realized: the float program that realization made integers of; None before.
-    """
-
-    program: Program
-    annotation: Annotation = field(default_factory=lambda: Annotation(operators=(), tensors=()))
-    table: CalibrationTable | None = None
-    statistics: Mapping[Need, Statistic] = field(default_factory=dict)
-    corrections: tuple[Correction, ...] = ()
-    realized: Program | None = None
-
-    def calibrated(self) -> CalibrationTable:
-        """Return the table.
-
-        Raises:
-            TypeError: the step that asks for it comes before calibration.
-        """
-        if self.table is None:
-            raise TypeError("A step that needs the calibration table comes before calibration")
-        return self.table
 
 
 class Step(Protocol):
@@ -91,11 +63,11 @@ class Calibrate:
 
     def __call__(self, state: State) -> State:
         """See `calibrate`."""
-        needs = [need for c in self.corrections for need in c.needs(state.program, state.annotation)]
+        needs = _needs(state, self.corrections)
         found = calibrate_with_statistics(
             state.program, state.annotation, self.samples, self.options, self.progress, needs
         )
-        return dataclasses.replace(state, table=found.table, statistics=found.statistics)
+        return dataclasses.replace(state, table=found.table, statistics=found.statistics, original=state.program)
 
 
 @dataclass(frozen=True)
@@ -116,19 +88,56 @@ class TakeTable:
                 f"The calibration table was made for another model: its model_sha256 is {own[:12]}..., this one's "
                 f"{wanted[:12]}.... Calibrate again, or write this model's into the table."
             )
-        return dataclasses.replace(state, table=self.given)
+        return dataclasses.replace(state, table=self.given, original=state.program)
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Collects what corrections need, in one pass over the samples, where the scales are known already."""
+
+    samples: Samples
+    options: CalibrateOptions
+    corrections: Sequence[Correction]
+    progress: Callable[[int], None] | None = None
+
+    def __call__(self, state: State) -> State:
+        """See `collect.collect_statistics`."""
+        needs = _needs(state, self.corrections)
+        statistics = collect_statistics(state.program, needs, self.samples, self.options, self.progress)
+        return dataclasses.replace(state, statistics=statistics)
+
+
+def _needs(state: State, corrections: Sequence[Correction]) -> Iterable[Need]:
+    """Return what corrections need, and the samples that they are checked on."""
+    own = [need for c in corrections for need in c.needs(state.program, state.annotation)]
+    return dict.fromkeys([*(kept_needs(state.program) if corrections else ()), *own])
 
 
 @dataclass(frozen=True)
 class Correct:
-    """Applies one correction."""
+    """Applies one correction, if samples that it hasn't seen say that it is one."""
 
     correction: Correction
 
     def __call__(self, state: State) -> State:
-        """See `corrections.Correction`."""
-        program = self.correction.apply(state.program, state.annotation, state.calibrated(), state.statistics)
-        return dataclasses.replace(state, program=program, corrections=(*state.corrections, self.correction))
+        """See `corrections.Correction`; the state says what became of it."""
+        name, before, corrected, after = self.correction.name, state.sqnr_db, state, None
+        try:
+            before = _measured(state) if before is None else before
+            corrected = self.correction.apply(state)
+            after = _measured(corrected)
+        except CannotCorrect as reason:
+            outcome = CorrectionOutcome(name, kept=False, note=str(reason))
+        else:
+            outcome = CorrectionOutcome(name, after > before, finite(before), finite(after))
+        _log.info("%s: %s", name, outcome)
+        kept, sqnr = (corrected, after) if outcome.kept else (state, before)
+        return dataclasses.replace(kept, sqnr_db=sqnr, corrections=(*state.corrections, outcome))
+
+
+def _measured(state: State) -> float:
+    """Return the signal to quantization noise on held-back samples that the state's program would have in int8."""
+    return held_back_sqnr(state, realize(state.program, state.annotation, state.calibrated(), warn=False)[0])
 
 
 class Realize:
@@ -140,24 +149,25 @@ class Realize:
         return dataclasses.replace(state, program=program, annotation=annotation, realized=state.program)
 
 
-def check_options(options: QuantizeOptions, table_given: bool) -> None:
+def check_options(options: QuantizeOptions, table_given: bool, samples_given: bool) -> None:
     """Refuse options that no quantization could follow, before anything is run.
 
     Args:
         options: what the user wants.
         table_given: whether scales come from a calibration table, so that calibration doesn't run.
+        samples_given: whether there are samples.
 
     Raises:
-        OptionError: the calibration algorithm, or an option of it, is unknown or wrong; or a correction is wanted that
-            needs statistics of samples, and a given table has none.
+        OptionError: the calibration algorithm, or an option of it, is unknown or wrong; or a correction is switched on
+            that needs statistics of samples, and there are none.
     """
     check_algorithm(options.calibrate)
-    corrections = wanted_corrections(options.corrections)
-    if table_given and corrections:
+    corrections = demanded_corrections(options.corrections)
+    if table_given and not samples_given and corrections:
         names = " and ".join(f"{c.name} (--{c.name.replace('_', '-')})" for c in corrections)
         raise OptionError(
-            f"{names}: corrections need statistics of the samples, which only calibration collects. "
-            "Leave the calibration table (--calibration) out, or the corrections."
+            f"{names}: corrections need statistics of samples, which a calibration table doesn't hold. "
+            "Give samples (--samples), too, or leave the corrections out."
         )
 
 
@@ -175,18 +185,26 @@ def steps(
         options: what the user wants.
         annotation: decisions to take as they are.
         table: scales to take as they are.
-        progress: called after each batch of calibration with the number of batches so far.
+        progress: called after each batch of samples with the number of batches so far.
 
     Raises:
         OptionError: see `check_options`.
     """
-    check_options(options, table_given=table is not None)
+    check_options(options, table_given=table is not None, samples_given=samples is not None)
     corrections = wanted_corrections(options.corrections)
     if table is None:
-        calibration: Step = Calibrate(samples if samples is not None else (), options.calibrate, corrections, progress)
+        given = samples if samples is not None else ()
+        ranges: tuple[Step, ...] = (Calibrate(given, options.calibrate, corrections, progress),)
+    elif samples is not None and corrections:
+        ranges = (TakeTable(table), Collect(samples, options.calibrate, corrections, progress))
     else:
-        calibration = TakeTable(table)
-    return (Annotate(options.annotate, annotation), calibration, *map(Correct, corrections), Realize())
+        if corrections:
+            _log.warning(
+                "A calibration table holds scales only: without samples, biases aren't corrected. Give samples, too, "
+                "or --effort none."
+            )
+        ranges, corrections = (TakeTable(table),), ()
+    return (Annotate(options.annotate, annotation), *ranges, *map(Correct, corrections), Realize())
 
 
 def run(program: Program, chosen: Sequence[Step]) -> State:

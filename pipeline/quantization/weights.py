@@ -33,6 +33,10 @@ class QuantizedWeights:
     bias: Array
     scale: Array
 
+    def values(self) -> Array:
+        """Return what the quantized weights stand for: float64, of their shape."""
+        return np.asarray(self.weight * self.scale.reshape(-1, *(1,) * (self.weight.ndim - 1)))
+
 
 def quantize_weights(weight: Array, bias: Array, input_scale: float, spec: QuantizationSpec) -> QuantizedWeights:
     """Quantize weights so that the largest magnitude, per output channel or per tensor, becomes 127.

@@ -14,6 +14,7 @@ from pipeline.importer.verify import ImportCheck
 from pipeline.ir.preprocessing import ImagePreprocessing
 from pipeline.ir.program import TensorSpec
 from pipeline.quantization.annotate import Annotation
+from pipeline.quantization.state import CorrectionOutcome
 from pipeline.report.agreement import Agreement
 
 
@@ -71,8 +72,7 @@ class BuildReport:
         inputs: the libraries' inputs.
         preprocessing: how pictures become the input; None if nobody has said so.
         missed: in sentences, what is less than was asked for; see `require`.
-        corrections: names of the corrections that were applied after calibration, in order (keys of
-            `quantization.corrections.CORRECTIONS`).
+        corrections: what became of the corrections that were wanted after calibration, in order.
     """
 
     model: str
@@ -89,7 +89,7 @@ class BuildReport:
     inputs: tuple[TensorSpec, ...] = ()
     preprocessing: ImagePreprocessing | None = None
     missed: tuple[str, ...] = ()
-    corrections: tuple[str, ...] = ()
+    corrections: tuple[CorrectionOutcome, ...] = ()
 
     def require(self) -> None:
         """Refuse a model that isn't as near to float as was asked for.

@@ -8,7 +8,6 @@ from rich.table import Table
 
 from pipeline.importer.verify import ImportCheck
 from pipeline.quantization.annotation import Annotation
-from pipeline.quantization.corrections import CORRECTIONS
 from pipeline.report.build_report import BuildReport
 
 
@@ -22,8 +21,8 @@ def build_tables(report: BuildReport) -> list[Table]:
         summary.add_row("pictures", str(report.preprocessing))
     count = report.calibration_samples
     summary.add_row("calibrated", f"{report.algorithm}, {count} sample{'s' * (count != 1)}")
-    for name in report.corrections:
-        summary.add_row("corrected", f"{name}: {CORRECTIONS[name].changes}")
+    for outcome in report.corrections:
+        summary.add_row(outcome.name, str(outcome))
     if report.agreement is not None:
         summary.add_row("compared with float on", report.agreement.where())
         summary.add_row("same answer as float", f"{report.agreement.same_argmax:.4f}")

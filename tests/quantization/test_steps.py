@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tvm_ffi
 
-from pipeline.config.options import CorrectionOptions, QuantizeOptions
+from pipeline.config.options import EFFORTS, AnnotateOptions, CalibrateOptions, CorrectionOptions, QuantizeOptions
 from pipeline.config.schema import options_of
 from pipeline.errors import OptionError
 from pipeline.ir.program import Program
 from pipeline.quantization.annotate import annotate
+from pipeline.quantization.annotation import Annotation
 from pipeline.quantization.calibrate import calibrate
-from pipeline.quantization.corrections import CORRECTIONS
+from pipeline.quantization.corrections import CORRECTIONS, CannotCorrect, Correction, wanted_corrections
+from pipeline.quantization.corrections.layers import int8_layers, with_biases
 from pipeline.quantization.realize import realize
-from pipeline.quantization.steps import Annotate, Calibrate, Correct, Realize, State, TakeTable, run, steps
+from pipeline.quantization.state import State
+from pipeline.quantization.statistics import Need
+from pipeline.quantization.steps import Annotate, Calibrate, Correct, Realize, TakeTable, run, steps
 from tests.models import import_test_model, small_network
 
 random = np.random.default_rng(0)
-samples = [random.standard_normal((1, 3, 12, 12)).astype("float32") for _ in range(3)]
-corrected = QuantizeOptions(corrections=CorrectionOptions(bias_correction=True))
+samples = [random.standard_normal((1, 3, 12, 12)).astype("float32") for _ in range(8)]
+plain = QuantizeOptions(corrections=CorrectionOptions(effort="none"))
+corrected = QuantizeOptions(corrections=CorrectionOptions(effort="none", bias_correction=True))
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +37,14 @@ def program() -> Program:
 def test_steps_come_in_their_order() -> None:
     kinds = [type(step) for step in steps(samples, corrected)]
     assert kinds == [Annotate, Calibrate, Correct, Realize]
-    assert [type(step) for step in steps(samples, QuantizeOptions())] == [Annotate, Calibrate, Realize]
+    assert [type(step) for step in steps(samples, plain)] == [Annotate, Calibrate, Realize]
 
 
 def test_steps_are_what_the_stages_do_one_by_one(program: Program) -> None:
     annotation = annotate(program)
     table = calibrate(program, annotation, samples)
     expected, outcome = realize(program, annotation, table)
-    state = run(program, steps(samples, QuantizeOptions()))
+    state = run(program, steps(samples, plain))
     assert (state.annotation, state.table) == (outcome, table)
     assert tvm_ffi.structural_equal(state.program.module, expected.module, map_free_vars=True)
 
@@ -50,10 +57,9 @@ def test_a_table_that_is_given_is_taken(program: Program) -> None:
 
 
 def test_a_correction_does_not_change_the_table(program: Program) -> None:
-    plain, other = (run(program, steps(samples, options)) for options in (QuantizeOptions(), corrected))
-    assert plain.table == other.table
-    assert [[c.name for c in state.corrections] for state in (plain, other)] == [[], ["bias_correction"]]
-    assert not tvm_ffi.structural_equal(plain.program.module, other.program.module, map_free_vars=True)
+    without, other = (run(program, steps(samples, options)) for options in (plain, corrected))
+    assert without.table == other.table
+    assert [[c.name for c in state.corrections] for state in (without, other)] == [[], ["bias_correction"]]
 
 
 def test_a_correction_without_samples_is_an_error(program: Program) -> None:
@@ -67,5 +73,92 @@ def test_a_step_in_the_wrong_place_is_a_defect(program: Program) -> None:
         Realize()(State(program))
 
 
-def test_every_correction_has_a_switch_that_is_off() -> None:
-    assert {o.key: o.default for o in options_of(CorrectionOptions)} == dict.fromkeys(CORRECTIONS, False)
+def test_a_table_and_samples_can_be_corrected(program: Program) -> None:
+    table = calibrate(program, annotate(program), samples)
+    given, own = run(program, steps(samples, corrected, table=table)), run(program, steps(samples, corrected))
+    assert tvm_ffi.structural_equal(given.program.module, own.program.module, map_free_vars=True)
+    assert given.corrections == own.corrections
+
+
+def test_a_table_without_samples_is_warned_of_where_corrections_are_wanted(
+    program: Program, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = calibrate(program, annotate(program), samples)
+    options = QuantizeOptions(corrections=CorrectionOptions(effort="balanced"))
+    kinds = [type(step) for step in steps(None, options, table=table)]
+    assert kinds == [Annotate, TakeTable, Realize]
+    assert "without samples, biases aren't corrected" in caplog.text
+
+
+class Biases(Correction):
+    """Adds the same to every bias."""
+
+    name = "biases"
+    changes = "biases"
+
+    def __init__(self, added: float) -> None:
+        self.added = added
+
+    def needs(self, program: Program, annotation: Annotation) -> tuple[Need, ...]:
+        return ()
+
+    def apply(self, state: State) -> State:
+        layers = int8_layers(state.program, state.annotation).values()
+        biases = {layer.name: layer.bias + self.added for layer in layers}
+        return dataclasses.replace(state, program=with_biases(state.program, biases))
+
+
+class Impossible(Biases):
+    def apply(self, state: State) -> State:
+        raise CannotCorrect("it can't be done")
+
+
+def calibrated(program: Program, correction: Correction, count: int = 8) -> State:
+    options = CalibrateOptions(algorithm="abs_max")
+    return run(program, [Annotate(AnnotateOptions()), Calibrate(samples[:count], options, [correction])])
+
+
+def test_a_correction_that_makes_held_back_samples_worse_is_dropped(program: Program) -> None:
+    correction = Biases(1.0)
+    before = calibrated(program, correction)
+    after = Correct(correction)(before)
+    (outcome,) = after.corrections
+    assert (outcome.name, outcome.kept) == ("biases", False)
+    assert outcome.before_db is not None
+    assert outcome.after_db is not None
+    assert outcome.after_db < outcome.before_db
+    assert after.program is before.program
+
+
+def test_a_correction_that_makes_held_back_samples_better_is_kept(program: Program) -> None:
+    worse = dataclasses.replace(before := calibrated(program, Biases(0)), program=Biases(1.0).apply(before).program)
+    (outcome,) = Correct(Biases(-1.0))(worse).corrections
+    assert outcome.kept
+    assert str(outcome).startswith("applied, ")
+
+
+def test_too_few_samples_to_check_a_correction_on_drop_it(program: Program) -> None:
+    correction = Biases(0)
+    (outcome,) = Correct(correction)(calibrated(program, correction, count=3)).corrections
+    assert str(outcome) == "dropped: there are fewer than 4 batches of samples, so none to check it on"
+
+
+def test_a_correction_that_can_not_be_done_says_why(program: Program) -> None:
+    correction = Impossible(0)
+    (outcome,) = Correct(correction)(calibrated(program, correction)).corrections
+    assert (outcome.kept, outcome.note) == (False, "it can't be done")
+
+
+def test_every_correction_has_a_switch_that_leaves_it_to_the_effort() -> None:
+    defaults = {o.key: o.default for o in options_of(CorrectionOptions)}
+    assert {key: value for key, value in defaults.items() if key != "effort"} == dict.fromkeys(CORRECTIONS)
+
+
+def test_every_effort_switches_on_known_corrections_and_each_switch_overrules_it() -> None:
+    for effort in EFFORTS:
+        names = {c.name for c in wanted_corrections(CorrectionOptions(effort=effort))}
+        assert names <= CORRECTIONS.keys()
+        for name in CORRECTIONS:
+            for value in (True, False):
+                own = {c.name for c in wanted_corrections(CorrectionOptions(effort=effort, **{name: value}))}
+                assert own == (names | {name} if value else names - {name})

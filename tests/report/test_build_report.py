@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.quantization.annotate import Annotation
+from pipeline.quantization.state import CorrectionOutcome
 from pipeline.report.agreement import compare
 from pipeline.report.build_report import BuildReport
 from pipeline.report.build_tables import build_tables
@@ -26,14 +28,13 @@ def test_agreement_with_the_float_model_names_its_samples(described: str) -> Non
     assert lines[start + 1 :][:2] == ["same answer as float 1.0000", "signal to noise (SQNR) inf dB"]
 
 
-def test_corrections_are_named_with_what_they_changed() -> None:
-    report = BuildReport(
-        "model", "kl", 3, Annotation(operators=(), tensors=()), (), {}, corrections=("bias_correction",)
-    )
+def test_corrections_are_named_with_what_they_gained() -> None:
+    outcome = CorrectionOutcome("bias_correction", True, 10.0, 12.5)
+    report = BuildReport("model", "kl", 3, Annotation(operators=(), tensors=()), (), {}, corrections=(outcome,))
     text = io.StringIO()
     Console(file=text, width=200).print(build_tables(report)[0])
-    assert "bias_correction: biases of int8 convolutions and dense layers" in text.getvalue()
-    assert report.to_dict()["corrections"] == ("bias_correction",)
+    assert "applied, 10.0 -> 12.5 dB on held-back samples" in text.getvalue()
+    assert report.to_dict()["corrections"] == (dataclasses.asdict(outcome),)
 
 
 @pytest.mark.parametrize(

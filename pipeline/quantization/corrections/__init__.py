@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pipeline.config.options import CorrectionOptions
 from pipeline.quantization.corrections.bias_correction import BiasCorrection
-from pipeline.quantization.corrections.correction import Correction
+from pipeline.quantization.corrections.correction import CannotCorrect, Correction
+from pipeline.quantization.corrections.layerwise_bias_correction import LayerwiseBiasCorrection
 
-__all__ = ["CORRECTIONS", "Correction", "wanted_corrections"]
+__all__ = ["CORRECTIONS", "CannotCorrect", "Correction", "demanded_corrections", "wanted_corrections"]
 
-CORRECTIONS: dict[str, Correction] = {correction.name: correction for correction in (BiasCorrection(),)}
+CORRECTIONS: dict[str, Correction] = {
+    correction.name: correction for correction in (BiasCorrection(), LayerwiseBiasCorrection())
+}
 """All corrections by the names of their options, in the order in which they are applied."""
+
+BY_EFFORT: Mapping[str, frozenset[str]] = {
+    "none": frozenset(),
+    "fast": frozenset({"bias_correction"}),
+    "balanced": frozenset({"layerwise_bias_correction"}),
+    "best": frozenset({"layerwise_bias_correction"}),
+}
+"""The corrections that each effort switches on, by its name."""
 
 
 def wanted_corrections(options: CorrectionOptions) -> tuple[Correction, ...]:
-    """Return the corrections that are switched on, in their order."""
+    """Return the corrections that are switched on, by their own switches or by the effort, in their order."""
+    by_effort = BY_EFFORT[options.effort]
+    return tuple(
+        correction
+        for name, correction in CORRECTIONS.items()
+        if (name in by_effort if getattr(options, name) is None else getattr(options, name))
+    )
+
+
+def demanded_corrections(options: CorrectionOptions) -> tuple[Correction, ...]:
+    """Return the corrections that are switched on by their own switches."""
     return tuple(correction for name, correction in CORRECTIONS.items() if getattr(options, name))

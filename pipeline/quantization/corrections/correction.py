@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import ClassVar
 
 from pipeline.ir.program import Program
 from pipeline.quantization.annotation import Annotation
-from pipeline.quantization.statistics import Need, Statistic
-from pipeline.quantization.table import CalibrationTable
+from pipeline.quantization.state import State
+from pipeline.quantization.statistics import Need
+
+
+class CannotCorrect(Exception):
+    """A correction isn't possible for a model; the message says why."""
 
 
 class Correction(ABC):
@@ -28,18 +31,12 @@ class Correction(ABC):
         """Return the statistics that it needs; they are collected while calibration runs."""
 
     @abstractmethod
-    def apply(
-        self,
-        program: Program,
-        annotation: Annotation,
-        table: CalibrationTable,
-        statistics: Mapping[Need, Statistic],
-    ) -> Program:
-        """Return the float program corrected; the one that was given isn't changed.
+    def apply(self, state: State) -> State:
+        """Return the state with the float program corrected.
 
-        Args:
-            program: the float program.
-            annotation: what becomes int8.
-            table: scale and zero point of its tensors.
-            statistics: all that `needs` has asked for.
+        What is corrected is the whole error of the program in `state`, which corrections before this one may have
+        changed, towards `state.uncorrected`; so no correction counts twice.
+
+        Raises:
+            CannotCorrect: it can't be done for this model.
         """

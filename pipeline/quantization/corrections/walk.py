@@ -1,0 +1,45 @@
+"""Executes an int8 program in NumPy, layer by layer, for all samples at once, so that layers can still be changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from tvm import relax
+
+from pipeline.ir.dataflow import Binding, Dataflow, variables
+from pipeline.ir.operator import Array
+from pipeline.ir.program import Program
+from pipeline.reference import evaluate_binding
+
+Visit: TypeAlias = "Callable[[Binding, Sequence[Array]], Binding]"
+"""Given a binding of one of our operators and its first operand for each sample, returns the binding to execute."""
+
+
+def walk(program: Program, feeds: Sequence[Mapping[str, Array]], visit: Visit) -> None:
+    """Execute a program, each binding for all samples before the next.
+
+    Memory holds, for all samples, the tensors that are still to be read.
+
+    Args:
+        program: the int8 program.
+        feeds: inputs by name, for each sample.
+        visit: called with each binding; what it returns is executed in its place.
+
+    Raises:
+        NotImplementedError: the program holds an operator that has no NumPy reference.
+    """
+    flow = Dataflow.of(program.module)
+    last: dict[relax.Var, Binding] = {v: b for b in flow.bindings for v in variables(b.value)}
+    samples: list[dict[relax.Var, Any]] = [
+        {p: feed[i.name] for p, i in zip(flow.params, program.inputs, strict=True)} for feed in feeds
+    ]
+    for binding in flow.bindings:
+        chosen, read = binding, variables(binding.value)
+        if isinstance(binding.value, relax.Call) and read:
+            chosen = visit(binding, [values[read[0]] for values in samples])
+        for values in samples:
+            values[binding.var] = evaluate_binding(chosen, values)
+            for v in set(read):
+                if last[v] is binding:
+                    del values[v]
