@@ -5,15 +5,13 @@ that is less than 2**15. So taps are summed in pairs: two multiplications give 1
 one addition takes them to int32.
 
     for row of the output, in parallel:
-        for block of 4 * lanes channels:              weights stay in registers, if the kernel is small
-            for tile of pixels:                       unrolled, from here on
-                for group of them:                    their sums are in registers
-                    for pair of taps, for pixel:      multiply twice, add
-                    for pixel:                        requantize, store 4 * lanes bytes
+        for block of 4 * lanes channels:
+            for tile of pixels:                       unrolled, from here on: their sums are in registers
+                for pair of taps, for pixel:          multiply twice, add
+                for pixel:                            requantize, store 4 * lanes bytes
 
-The input's vectors are loaded when they are first needed. Those of a small kernel stay while it moves along the row, so
-that each pixel loads one column of them; with a large one, all pixels of a tile take turns with each pair of taps. As
-everywhere (`lib/tails.py`), what doesn't divide overlaps.
+The input's vectors are loaded when they are first needed, and shared by the pixels of a tile. As everywhere
+(`lib/tails.py`), what doesn't divide overlaps.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.depthwise.lanes import is_depthwise
-from pipeline.kernels.gemm.constants import IntegerConstants, folded_bias
+from pipeline.kernels.gemm.constants import IntegerConstants
 from pipeline.kernels.gemm.epilogue import Epilogue, requantize
 from pipeline.kernels.gemm.geometry import Geometry, geometry_of
 from pipeline.kernels.gemm.parallel import TASKS, worth_threads
@@ -51,14 +49,11 @@ MIDDLE = 128
 MIN_CHANNELS = 16
 """Fewer don't fill a vector of bytes."""
 
-MOST_KEPT = 9
-"""Weights of kernels with so many taps stay in registers, beside as many values of the input and the sums."""
-
 MOST_TAPS = 49
 """Of larger kernels, the unrolled loops would be too long."""
 
-MOST_PIXELS, MOST_PIXELS_TOGETHER = 14, 3
-"""In a tile of a small kernel, and in one of a large kernel, whose sums are in registers at the same time."""
+MOST_PIXELS = 4
+"""In a tile: their sums are in half of 32 registers, beside activations, weights, and products in 16 bits."""
 
 
 def fits_pairs(operation: Operation) -> bool:
@@ -73,10 +68,9 @@ def fits_pairs(operation: Operation) -> bool:
 def depthwise_pairs(operation: Operation, machine: Machine) -> Kernel:
     """Multiply bytes, add 16 bits; the zero point and 128 are in the bias."""
     plan = Plan.choose(geometry_of(operation), machine.isa)
-    constants = IntegerConstants.of(operation, as_floats=False)
-    start = folded_bias(constants.start, constants.weight, -MIDDLE)
+    constants = IntegerConstants.of(operation, as_floats=False, activation_offset=MIDDLE)
     nest = _Nest(plan, requantize(constants, machine.isa))
-    packed = pack_channels(plan, start), *(pack_channels(plan, values) for values in constants.scaling)
+    packed = pack_channels(plan, constants.start), *(pack_channels(plan, values) for values in constants.scaling)
     return Kernel(nest.build(), (0, pack_weights(plan, constants.weight), *packed))
 
 
@@ -96,9 +90,8 @@ class Plan:
 
     @classmethod
     def choose(cls, geometry: Geometry, isa: InstructionSet) -> Plan:
-        """Return the plan: tiles of one size, as large as registers and code allow."""
-        small = geometry.kernel[0] * geometry.kernel[1] <= MOST_KEPT
-        tiles = -(-geometry.out_width // (MOST_PIXELS if small else MOST_PIXELS_TOGETHER))
+        """Return the plan: tiles of one size, as large as registers allow."""
+        tiles = -(-geometry.out_width // MOST_PIXELS)
         return cls(geometry, isa, -(-geometry.out_width // tiles))
 
     @property
@@ -116,16 +109,6 @@ class Plan:
         """(row, column) of each tap in the kernel."""
         rows, columns = self.geometry.kernel
         return [(row, column) for row in range(rows) for column in range(columns)]
-
-    @property
-    def weights_are_kept(self) -> bool:
-        """Whether a block's weights are loaded once for a row."""
-        return len(self.taps) <= MOST_KEPT
-
-    @property
-    def groups(self) -> list[range]:
-        """Pixels of a tile whose sums are in registers at the same time."""
-        return [range(i, i + 1) for i in range(self.pixels)] if self.weights_are_kept else [range(self.pixels)]
 
 
 def pack_channels(plan: Plan, values: Array) -> Array:
@@ -151,9 +134,7 @@ class _Nest:
         lines = g.batch * g.out_height
         tasks = min(TASKS, lines) if worth_threads(g, plan.isa, 1) else 1
         with IRBuilder() as builder, T.prim_func():
-            # Constants are for LLVM to read where they are used: it can't read them before the loops, and keep them on
-            # the stack, if the output might overlap them.
-            T.func_attr({"op_pattern": 8})
+            T.func_attr({"tirx.noalias": True, "op_pattern": 8})
             self.x = T.arg("x", T.buffer((g.batch * g.height * self.in_stride,), "uint8"))
             self.weights = T.arg("weights", T.buffer((plan.blocks * len(plan.taps) * plan.vector,), "int8"))
             self.bias = T.arg("bias", T.buffer((plan.blocks * plan.vector,), "int32"))
@@ -174,10 +155,6 @@ class _Nest:
         self.block_bias, self.block_multiplier = (
             view(constants, block * vector, vector) for constants in (self.bias, self.multiplier)
         )
-        if plan.weights_are_kept:
-            self.kept = register_buffer(taps * vector, "int8")
-            for number in range(taps):
-                T.buffer_store(self.kept, self.block_weights[self._bytes(number)], [self._bytes(number)])
         with T.serial(-(-g.out_width // plan.pixels)) as t:
             column = tails.start(t, plan.pixels, g.out_width)
             x = top * self.in_stride + column * (g.strides[1] * g.groups) + channel
@@ -194,17 +171,18 @@ class _Nest:
                 window[row, column] = self._activations(x + row * self.in_stride + column * g.groups)
             return window[row, column]
 
-        for group in plan.groups:
-            acc = register_buffer(len(group) * plan.vector, "int32")
-            for i in range(len(group)):
-                for v in range(VECTORS):
-                    T.buffer_store(acc, self.block_bias[self._lanes(v)], [self._lanes(i * VECTORS + v)])
-            for first in range(0, len(plan.taps), 2):
-                pair = range(first, min(first + 2, len(plan.taps)))
-                for i, pixel in enumerate(group):
-                    self._add(acc, i, [(value(pixel, plan.taps[n]), self._weights(n)) for n in pair])
-            for i, pixel in enumerate(group):
-                T.buffer_store(self.y, self._finished(acc, i), [T.ramp(y + pixel * g.groups, 1, plan.vector)])
+        acc = register_buffer(plan.pixels * plan.vector, "int32")
+        for pixel in range(plan.pixels):
+            for v in range(VECTORS):
+                T.buffer_store(acc, self.block_bias[self._lanes(v)], [self._lanes(pixel * VECTORS + v)])
+        for first in range(0, len(plan.taps), 2):
+            pair = range(first, min(first + 2, len(plan.taps)))
+            weights = [self.block_weights[self._bytes(number)] for number in pair]
+            for pixel in range(plan.pixels):
+                values = [value(pixel, plan.taps[number]) for number in pair]
+                self._add(acc, pixel, list(zip(values, weights, strict=True)))
+        for pixel in range(plan.pixels):
+            T.buffer_store(self.y, self._finished(acc, pixel), [T.ramp(y + pixel * g.groups, 1, plan.vector)])
 
     def _activations(self, start: Any) -> Any:
         """Load a vector of the input, as it is multiplied, into a register."""
@@ -229,9 +207,6 @@ class _Nest:
         sums = [acc[self._lanes(number * VECTORS + v)] for v in range(VECTORS)]
         multipliers = [self.block_multiplier[self._lanes(v)] for v in range(VECTORS)]
         return self.epilogue.finish(sums, multipliers)
-
-    def _weights(self, number: int) -> Any:
-        return (self.kept if self.plan.weights_are_kept else self.block_weights)[self._bytes(number)]
 
     def _bytes(self, number: Any) -> Any:
         return T.ramp(number * self.plan.vector, 1, self.plan.vector)
