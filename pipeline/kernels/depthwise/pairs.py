@@ -4,9 +4,9 @@ Activations are taken minus 128, and weights are at least -127: a product's magn
 that is less than 2**15. So taps are summed in pairs: two multiplications give 16 bits for each channel, exactly, and
 one addition takes them to int32.
 
-    for row of the output, in parallel:
+    for band of rows of the output, in parallel:
         for block of 4 * lanes channels:
-            for tile of pixels:                       unrolled, from here on: their sums are in registers
+            for tile of the band:                       unrolled, from here on: their sums are in registers
                 for pair of taps, for pixel:          multiply twice, add
                 for pixel:                            requantize, store 4 * lanes bytes
 
@@ -55,6 +55,9 @@ MOST_TAPS = 49
 MOST_PIXELS = 4
 """In a tile: their sums are in half of 32 registers, beside activations, weights, and products in 16 bits."""
 
+REQUANTIZATION, OTHERS = 20, 12
+"""Instructions that finish a pixel's sums, and what a tile takes beside that: constants, addresses and the loop."""
+
 
 def fits_pairs(operation: Operation) -> bool:
     """Return whether a depthwise convolution can be summed in pairs, and has channels enough."""
@@ -81,18 +84,52 @@ class Plan:
     Attributes:
         geometry: the convolution; `groups` is the number of channels.
         isa: the instruction set.
-        pixels: neighbouring outputs in a tile.
+        rows, columns: pixels of the output in a tile.
     """
 
     geometry: Geometry
     isa: InstructionSet
-    pixels: int
+    rows: int
+    columns: int
 
     @classmethod
     def choose(cls, geometry: Geometry, isa: InstructionSet) -> Plan:
-        """Return the plan: tiles of one size, as large as registers allow."""
-        tiles = -(-geometry.out_width // MOST_PIXELS)
-        return cls(geometry, isa, -(-geometry.out_width // tiles))
+        """Return the plan with the fewest instructions."""
+        plans = [
+            cls(geometry, isa, rows, columns)
+            for rows in range(1, min(MOST_PIXELS, geometry.out_height) + 1)
+            for columns in range(1, min(MOST_PIXELS // rows, geometry.out_width) + 1)
+        ]
+        return min(plans, key=Plan._instructions)
+
+    def _instructions(self) -> int:
+        """Count those of a block of an image's channels."""
+        g, taps = self.geometry, len(self.taps)
+        pairs = -(-taps // 2)
+        pixel = 2 * taps + VECTORS * pairs + REQUANTIZATION
+        tile = self.pixels * pixel + 2 * len(self._inputs()) + pairs + OTHERS
+        return -(-g.out_height // self.rows) * -(-g.out_width // self.columns) * tile
+
+    def _inputs(self) -> set[tuple[int, int]]:
+        """Return (row, column) of all pixels of the input that a tile reads, from its first one."""
+        return {self.input_pixel(pixel, tap) for pixel in range(self.pixels) for tap in self.taps}
+
+    def input_pixel(self, pixel: int, tap: tuple[int, int]) -> tuple[int, int]:
+        """Return (row, column) of what a tap of a tile's pixel is multiplied with, from the tile's first one."""
+        g, (row, column) = self.geometry, self.output_pixel(pixel)
+        return (
+            row * g.strides[0] + tap[0] * g.dilation[0],
+            column * g.strides[1] + tap[1] * g.dilation[1],
+        )
+
+    def output_pixel(self, pixel: int) -> tuple[int, int]:
+        """Return (row, column) of a pixel in a tile."""
+        return divmod(pixel, self.columns)
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels in a tile."""
+        return self.rows * self.columns
 
     @property
     def vector(self) -> int:
@@ -128,11 +165,12 @@ class _Nest:
         self.plan, self.epilogue = plan, epilogue
         g = plan.geometry
         self.in_stride, self.out_stride = g.width * g.groups, g.out_width * g.groups
+        self.bands = -(-g.out_height // plan.rows)
 
     def build(self) -> tirx.PrimFunc:
         plan, g = self.plan, self.plan.geometry
-        lines = g.batch * g.out_height
-        tasks = min(TASKS, lines) if worth_threads(g, plan.isa, 1) else 1
+        bands = g.batch * self.bands
+        tasks = min(TASKS, bands) if worth_threads(g, plan.isa, 1) else 1
         with IRBuilder() as builder, T.prim_func():
             T.func_attr({"tirx.noalias": True, "op_pattern": 8})
             self.x = T.arg("x", T.buffer((g.batch * g.height * self.in_stride,), "uint8"))
@@ -141,24 +179,25 @@ class _Nest:
             self.multiplier = T.arg("multiplier", T.buffer((plan.blocks * plan.vector,), "float32"))
             self.y = T.arg("y", T.buffer((g.batch * g.out_height * self.out_stride,), "uint8"))
             with (T.parallel if tasks > 1 else T.serial)(tasks) as p:
-                first, behind = (task * lines // tasks for task in (p, p + 1))
+                first, behind = (task * bands // tasks for task in (p, p + 1))
                 with T.serial(behind - first) as r, T.serial(plan.blocks) as block:
-                    self._line(first + r, block)
+                    self._band(first + r, block)
         return builder.get()
 
-    def _line(self, line: Any, block: Any) -> None:
-        """Compute a block of the channels of a row of the output."""
+    def _band(self, band: Any, block: Any) -> None:
+        """Compute a block of the channels of a band."""
         plan, g, vector, taps = self.plan, self.plan.geometry, self.plan.vector, len(self.plan.taps)
         channel = tails.start(block, vector, g.groups)
-        top = line // g.out_height * g.height + line % g.out_height * g.strides[0]
+        image, row = band // self.bands, tails.start(band % self.bands, plan.rows, g.out_height)
+        x = (image * g.height + row * g.strides[0]) * self.in_stride + channel
+        y = (image * g.out_height + row) * self.out_stride + channel
         self.block_weights = view(self.weights, block * (taps * vector), taps * vector)
         self.block_bias, self.block_multiplier = (
             view(constants, block * vector, vector) for constants in (self.bias, self.multiplier)
         )
-        with T.serial(-(-g.out_width // plan.pixels)) as t:
-            column = tails.start(t, plan.pixels, g.out_width)
-            x = top * self.in_stride + column * (g.strides[1] * g.groups) + channel
-            self._tile(x, line * self.out_stride + column * g.groups + channel)
+        with T.serial(-(-g.out_width // plan.columns)) as t:
+            column = tails.start(t, plan.columns, g.out_width)
+            self._tile(x + column * (g.strides[1] * g.groups), y + column * g.groups)
 
     def _tile(self, x: Any, y: Any) -> None:
         plan, g = self.plan, self.plan.geometry
@@ -166,10 +205,10 @@ class _Nest:
 
         def value(pixel: int, tap: tuple[int, int]) -> Any:
             """Return a pixel's vector of activations for a tap, loaded if none before has needed it."""
-            row, column = tap[0] * g.dilation[0], pixel * g.strides[1] + tap[1] * g.dilation[1]
-            if (row, column) not in window:
-                window[row, column] = self._activations(x + row * self.in_stride + column * g.groups)
-            return window[row, column]
+            row, column = place = plan.input_pixel(pixel, tap)
+            if place not in window:
+                window[place] = self._activations(x + row * self.in_stride + column * g.groups)
+            return window[place]
 
         acc = register_buffer(plan.pixels * plan.vector, "int32")
         for pixel in range(plan.pixels):
@@ -182,7 +221,9 @@ class _Nest:
                 values = [value(pixel, plan.taps[number]) for number in pair]
                 self._add(acc, pixel, list(zip(values, weights, strict=True)))
         for pixel in range(plan.pixels):
-            T.buffer_store(self.y, self._finished(acc, pixel), [T.ramp(y + pixel * g.groups, 1, plan.vector)])
+            row, column = plan.output_pixel(pixel)
+            at = y + row * self.out_stride + column * g.groups
+            T.buffer_store(self.y, self._finished(acc, pixel), [T.ramp(at, 1, plan.vector)])
 
     def _activations(self, start: Any) -> Any:
         """Load a vector of the input, as it is multiplied, into a register."""
