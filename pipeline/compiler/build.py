@@ -1,4 +1,4 @@
-"""Compile: a program and a target become one shared library."""
+"""Compiles a program for a target and writes it as a shared library."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def compile_program(
         program: float, or int8 as `realize` returns it.
         target: what to build for.
         path: the library to write.
-        quantized: what quantization did, recorded in the library; None for a float program.
-        dump: folder for the program after each phase, and the assembly.
-        tuned: register tiles that were measured; see `tuning`.
+        quantized: what quantization did, which the library records; None for a float program.
+        dump: folder for the program after each phase, and the assembly; None writes neither.
+        tuned: measured register tiles to use, see `tuning`; None leaves the choice to the cost model.
 
     Returns:
         `path`.
 
     Raises:
-        TableError: a measured tile can't be one.
+        TableError: the tuning database names a tile that isn't possible for its layer.
         TargetError: the target names an unknown instruction set.
         BuildError: linking failed.
         OptionError: the output can't be written.
@@ -67,7 +67,7 @@ def compile_program(
 def library_metadata(
     program: Program, target: Target, quantized: QuantizationSummary | None, operators: tuple[OperatorRecord, ...]
 ) -> ArtifactMetadata:
-    """Return what the library will say about itself. There is no date and no path in it: same input, same bytes."""
+    """Return the metadata of a library. It contains no date and no path, so that equal inputs give equal bytes."""
     versions = {name: version(name) for name in ("onnx-int8-pipeline", "apache-tvm", "onnx", "numpy")}
     return ArtifactMetadata(
         model=program.name,
@@ -85,5 +85,5 @@ def library_metadata(
 
 
 def _without_commit(version: str) -> str:
-    """Return a version without what tells commits apart: a commit that changes no code changes no library either."""
+    """Return a version without its suffix for the commit, so that a commit alone doesn't change libraries."""
     return re.split(r"[^0-9.]|\.(?![0-9])", version, maxsplit=1)[0]

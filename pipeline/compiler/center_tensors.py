@@ -1,12 +1,14 @@
-"""CenterTensors: tensors that share a storage lie around its middle.
+"""CenterTensors: tensors that share a storage are placed in its middle.
 
-Threads share a tensor's rows, so that the first of two threads works on its first half. Where tensors of several sizes
-begin at the same place, much of what a thread writes lies where the other one has just written, and comes from the
-other core's cache, slower than from anywhere else: that was up to a third of the time of a MobileNet's first layers.
-Around a common middle, each thread stays on its side.
+The threads of a kernel divide a tensor's rows among them: of two threads, the first works on the first half. If tensors
+of several sizes all begin at the start of a storage, a thread often writes to memory that the other thread has written
+last. That memory is in the other core's cache, from where it comes slowest: this took up to a third of the time of a
+MobileNet's first layers. With all tensors in the middle of the storage, each thread keeps to its own half of the
+memory.
 
-Before -> after: `alloc_tensor(storage, 0, ...)` becomes `alloc_tensor(storage, (storage size - tensor size) / 2, ...)`,
-for tensors that only kernels read and write: these take tensors that begin at any multiple of `ALIGNMENT`.
+Before -> after: `alloc_tensor(storage, 0, ...)` becomes `alloc_tensor(storage, (storage size - tensor size) / 2, ...)`.
+Only tensors that kernels alone read and write are moved: kernels accept tensors that begin at any multiple of
+`ALIGNMENT`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from pipeline.library.constants import ALIGNMENT
 
 
 def center_tensors(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module, whose memory has been planned, with tensors in the middle of their storage."""
+    """Return the module with tensors in the middle of their storage. Its memory must have been planned."""
     flow = Dataflow.of(module)
     offsets: dict[relax.Var, int] = {}
     for binding in flow.bindings:
@@ -42,14 +44,14 @@ def center_tensors(module: tvm.IRModule) -> tvm.IRModule:
 
 @mutator
 class _OffsetMutator(PyExprMutator):  # type: ignore[misc]
-    """Sets where some tensors begin in their storage, in bytes."""
+    """Sets the offsets, in bytes, at which some tensors begin in their storage."""
 
     def __init__(self, offsets: dict[relax.Var, int]) -> None:
         super().__init__()
         self._offsets = offsets
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
-        """Copy a binding, or one with another offset."""
+        """Copy a binding, with the new offset if there is one."""
         if (offset := self._offsets.get(binding.var)) is not None:
             call = binding.value
             storage, _, *others = call.args

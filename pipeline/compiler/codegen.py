@@ -1,7 +1,7 @@
-"""Code generation: from a lowered module to machine code and VM instructions.
+"""Code generation: from a lowered module to machine code and instructions for the virtual machine (VM).
 
-The kernels are cut into parts, which are compiled at the same time on as many threads as there are CPUs; neither TVM
-nor LLVM holds a lock of Python's meanwhile. How kernels are cut does not depend on the machine, nor does the result.
+The kernels are divided into parts, which are compiled in parallel on as many threads as there are CPUs; TVM and LLVM
+don't hold Python's lock meanwhile. The division doesn't depend on the machine, so the result doesn't either.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from tvm import relax, tirx
 from pipeline.ir.tvm_private.relax import vm_instructions, vm_link
 
 PARTS = 8
-"""Into how many parts kernels are cut: enough to keep some CPUs busy to the end, and few enough to cost nothing."""
+"""How many parts kernels are divided into: enough to keep several CPUs busy, and few enough to cost no time."""
 
 S = TypeVar("S")
 R = TypeVar("R")
 
 
 def code_generation() -> tvm.transform.PassContext:
-    """Return the context in which kernels are to be compiled.
+    """Return the context in which kernels are compiled.
 
-    Storage rewriting forgets what kernels say of their buffers, and these would come from the heap, not from registers.
-    What TVM's elimination of common subexpressions finds, LLVM finds, too, and sooner. Kernels don't check their
-    arguments, which would be half of a small one's code: the VM checks a program's inputs, and plans all other tensors.
+    Three of TVM's passes are off. Storage rewriting drops the annotations of kernels' buffers, which would then be on
+    the heap instead of in registers. Elimination of common subexpressions takes time, and LLVM does it anyway. Checks
+    of arguments would be half the code of a small kernel; the VM checks a program's inputs, and all other tensors have
+    the shapes that it has planned.
     """
     config = {"tirx.disable_storage_rewrite": True, "tirx.disable_cse_tir": True, "tirx.disable_assert": True}
     return tvm.transform.PassContext(opt_level=3, config=config)
@@ -42,11 +43,11 @@ class Code:
     """A program's code.
 
     Attributes:
-        target: what it is for.
-        instructions: the VM's.
-        constants: what the VM looks up by name.
-        kernels: LLVM modules, each of some of the program's kernels.
-        names: the kernels in each of the modules.
+        target: what the code is for.
+        instructions: the VM's instructions.
+        constants: the VM's constants by name.
+        kernels: LLVM modules, each with some of the program's kernels.
+        names: names of the kernels in each of these modules.
     """
 
     target: tvm.target.Target
@@ -56,11 +57,11 @@ class Code:
     names: tuple[tuple[str, ...], ...]
 
     def executable(self) -> relax.VMExecutable:
-        """Return what runs in this process."""
+        """Return an executable that this process can run."""
         return self._linked(self.kernels)
 
     def exportable(self) -> relax.VMExecutable:
-        """Return what a linker makes a library of; it holds object code."""
+        """Return an executable with object code, for a linker."""
         with tempfile.TemporaryDirectory(prefix="pipeline-objects-") as folder:
 
             def emit(part: int) -> tvm.runtime.Module:
@@ -71,7 +72,7 @@ class Code:
             return self._linked(concurrently(emit, range(len(self.kernels))))
 
     def assembly(self) -> str:
-        """Return the machine code as text."""
+        """Return the assembly of all kernels."""
         return "\n".join(module.inspect_source("s") for module in self.kernels)
 
     def _linked(self, modules: tuple[tvm.runtime.Module, ...]) -> relax.VMExecutable:
@@ -79,10 +80,10 @@ class Code:
 
 
 def generate_code(module: tvm.IRModule, target: tvm.target.Target) -> Code:
-    """Return the code of a module.
+    """Generate the code of a module.
 
     Args:
-        module: after all phases of `lower`.
+        module: a module after all phases of `lower`.
         target: what to compile for.
     """
     instructions, remaining = vm_instructions(module)
@@ -90,7 +91,7 @@ def generate_code(module: tvm.IRModule, target: tvm.target.Target) -> Code:
     parts = [functions[i::PARTS] for i in range(min(PARTS, len(functions)))]
 
     def compile_part(part: list[tuple[tvm.ir.GlobalVar, tirx.PrimFunc]]) -> tvm.runtime.Module:
-        # Contexts belong to threads.
+        # Each thread has its own context.
         with code_generation():
             return tvm.tirx.build(tvm.IRModule(dict(part)), target=target)
 

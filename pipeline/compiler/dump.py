@@ -1,4 +1,4 @@
-"""Writes what the compiler sees, for people who want to see it too."""
+"""Writes the compiler's intermediate results to files, for people who want to read them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Dump:
     """Writes the program after each phase as NN-phase.py, and the assembly.
 
     Args:
-        folder: made if it doesn't exist.
+        folder: where to write; made if it doesn't exist.
 
     Raises:
         OptionError: the folder can't be made.

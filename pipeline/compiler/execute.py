@@ -1,4 +1,4 @@
-"""Runs a program on this machine, in this process, without an artifact in between."""
+"""Runs a program in this process, without writing a library."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ Array = npt.NDArray[Any]
 
 
 class Executor:
-    """A program compiled for this machine.
+    """A program, compiled for this machine.
 
     Args:
-        program: any program, float or int8.
+        program: a float or int8 program.
+
+    Raises:
+        ModelError: a tensor of the program can't be computed; see `legalize`.
+        TargetError: this machine can run none of the package's targets.
     """
 
     def __init__(self, program: Program) -> None:

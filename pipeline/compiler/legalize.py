@@ -1,8 +1,8 @@
-"""Legalize: TVM's own operators become calls of TIR functions, and nothing is left that a library couldn't run.
+"""Legalize: TVM's own operators become calls of TIR functions, and what a library couldn't run is refused.
 
-A library has its kernels and TVM's small runtime, nothing of the compiler. Operators that TVM has no function for, and
-those whose function calls others that only the compiler has, are refused here, with the tensor that they compute,
-instead of failing on a device.
+A library consists of its kernels and needs TVM's small runtime; it has no functions of the compiler. Operators that TVM
+has no TIR function for, and those whose TIR function calls functions of the compiler, are refused here, with the name
+of the tensor that they compute, as they would fail on a device.
 
 Precondition: our operators stay as they are; `select_kernels` replaces them.
 """
@@ -23,7 +23,7 @@ from pipeline.ir.bridge import operator_of, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant
 
 _RUNNABLE = frozenset({"relax.call_tir", "relax.reshape"})
-"""Operators that later phases make calls of kernels and of the runtime, as they do of ours."""
+"""Operators of Relax that later phases turn into calls of kernels or of the runtime."""
 
 _PACKED_CALL = re.compile(r'call_c?packed\("([^"]+)"')
 
@@ -32,7 +32,7 @@ def legalize(module: tvm.IRModule) -> tvm.IRModule:
     """Return the module with TVM's operators as TIR functions.
 
     Raises:
-        ModelError: a tensor is computed by something that libraries don't hold.
+        ModelError: a tensor is computed by an operator for which libraries have no function.
     """
     legalized = transform.LegalizeOps(_LEGALIZATIONS)(_with_empty_outputs_computed(module))
     named = [b.var.name for b in Dataflow.of(module).bindings]
@@ -40,7 +40,7 @@ def legalize(module: tvm.IRModule) -> tvm.IRModule:
     for binding in Dataflow.of(legalized).bindings:
         missing = _missing_function(legalized, binding)
         if missing is not None:
-            # What legalization adds is on the way to the next tensor that has a name.
+            # A tensor that legalization added has no name of the model's: the next tensor with such a name is named.
             name = binding.var.name if binding.var.name in named else named[min(done, len(named) - 1)]
             raise ModelError(
                 f"Tensor {name!r} can't be computed by a library: there is no kernel for {missing}. "
@@ -52,7 +52,7 @@ def legalize(module: tvm.IRModule) -> tvm.IRModule:
 
 
 def _with_empty_outputs_computed(module: tvm.IRModule) -> tvm.IRModule:
-    """Return the module without outputs that are constants of no elements, which TVM's runtime can't read."""
+    """Return the module with outputs computed that are constants without elements, which the runtime can't load."""
     flow = Dataflow.of(module)
     empty = {i: value for i, o in enumerate(flow.outputs) if (value := constant(o)) is not None and value.size == 0}
     if not empty:
@@ -78,7 +78,7 @@ def _scan_legalizer(function: Callable[..., Any]) -> Callable[[relax.BlockBuilde
 def _extreme_legalizer(
     whole: Callable[..., Any], combine: Callable[..., Any], start: float
 ) -> Callable[..., relax.Expr]:
-    """Return how a maximum or minimum is legalized: of floats from infinity, not from the outermost finite number."""
+    """Return a legalizer for maxima or minima that starts from infinity; TVM's starts from the largest finite float."""
 
     def reduced(x: te.Tensor, axes: list[int], keepdims: bool) -> te.Tensor:
         along = {a: te.reduce_axis((0, x.shape[a]), name=f"k{a}") for a in axes}
@@ -109,7 +109,7 @@ def _extreme_legalizer(
 
 def _limit_legalizer(function: Callable[..., Any]) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
     def keeping_nan(a: Any, b: Any) -> Any:
-        """TVM's own functions give b where a is NaN."""
+        """Return NaN where a is NaN; TVM's own functions return b there."""
         return topi.where(topi.isnan(a), a, function(a, b))
 
     def legalize_limit(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
@@ -127,11 +127,11 @@ _LEGALIZATIONS = {
     "relax.cumsum": _scan_legalizer(topi.cumsum),
     "relax.cumprod": _scan_legalizer(topi.cumprod),
 }
-"""What TVM doesn't legalize, though it has functions for it, or not as the standard says."""
+"""Legalizers for operators that TVM doesn't legalize itself, or not as the ONNX standard says."""
 
 
 def _missing_function(module: tvm.IRModule, binding: Binding) -> str | None:
-    """Return what a binding needs that libraries don't have; None if there is nothing."""
+    """Return the name of a function that a binding needs and libraries don't have; None if there is none."""
     value = binding.value
     if not isinstance(value, relax.Call):
         return None

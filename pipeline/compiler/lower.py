@@ -1,7 +1,7 @@
-"""Lower: from a program to a module of kernels and VM calls, as one list of named phases.
+"""Lower: turns a program into a module of kernels and VM calls, by a list of named phases.
 
-TVM's own operators are legalized and fused first, while ours are still opaque calls: its passes expect every TIR
-function to have the block structure of a schedule, which hand-written kernels don't.
+TVM's own operators are legalized and fused while ours are still opaque calls, as TVM's passes expect the block
+structure of a schedule in every TIR function, and hand-written kernels don't have it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def machine_of(target: Target) -> Machine:
     """Return what kernels for a target are generated for: its instruction set and its cache sizes.
 
     Raises:
-        TargetError: the target names an unknown one.
+        TargetError: the target names an unknown instruction set.
     """
     known = instruction_sets()
     if target.instruction_set not in known:
@@ -50,7 +50,7 @@ Phase = tuple[str, Callable[[tvm.IRModule], tvm.IRModule]]
 
 
 def phases(machine: Machine, pool: ConstantPool | None) -> tuple[Phase, ...]:
-    """Return the steps from a program to what the VM's code generator takes, in order, each with its name."""
+    """Return the phases from a program to the input of the VM's code generator, in order, each with its name."""
     return (
         ("split_transposed_convolutions", split_transposed_convolutions),
         ("pick_strided_pixels", lambda module: pick_strided_pixels(module, machine.isa)),
@@ -96,16 +96,16 @@ def lower(
 
     Args:
         module: a program's module.
-        target: what the phases that are TVM's own choose by.
+        target: TVM's target, for the phases that are TVM's own.
         machine: what kernels are generated for.
-        pool: takes the constants of a library; see `select_kernels`.
+        pool: collects the constants of a library; None if no library is made. See `select_kernels`.
         dump: called with each phase's name and result.
     """
     return _apply(phases(machine, pool), module, target, dump)
 
 
 def lower_until_kernels(module: tvm.IRModule, target: tvm.target.Target, machine: Machine) -> tvm.IRModule:
-    """Return the module as `select_kernels` finds it, with all operators that will be kernels; see `lower`."""
+    """Return the module as it is before `select_kernels`: with all operators that will become kernels; see `lower`."""
     steps = phases(machine, None)
     names = [name for name, _ in steps]
     return _apply(steps[: names.index("select_kernels")], module, target, None)

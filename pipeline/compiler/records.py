@@ -1,4 +1,4 @@
-"""Notes which kernels a program calls, in which order and for which tensors, for the library's metadata."""
+"""Records which kernels a program calls, in which order and for which tensors, for the library's metadata."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MULTIPLY_ADDS = "pipeline.multiply_adds"
 _CONSTANT_BYTES = "pipeline.constant_bytes"
 
 _RECORDED_PHASE = "remove_dead_code"
-"""The phase after which every call is there that will be made, still with the names of tensors."""
+"""The phase after which all kernel calls are in the program, and tensors still have their names."""
 
 
 def kernel_attributes(operation: Operation, constant_bytes: int) -> dict[str, Any]:
@@ -38,11 +38,11 @@ def is_kernel(function: tvm.ir.BaseFunc) -> bool:
 
 
 class KernelRecorder:
-    """Called after each phase of lowering; passes each call on.
+    """Records the kernel calls of a program while it is lowered. To be called after each phase, as `lower`'s `dump`.
 
     Args:
-        outputs: names of the program's outputs, in order, which their variables may have lost.
-        dump: what else to call.
+        outputs: names of the program's outputs, in order; lowering may have renamed their variables.
+        dump: called after each phase, too; None if nothing is.
 
     Attributes:
         operators: the program's kernel calls, in order.
@@ -53,7 +53,7 @@ class KernelRecorder:
         self.operators: tuple[OperatorRecord, ...] = ()
 
     def __call__(self, phase: str, module: tvm.IRModule) -> None:
-        """See what a phase has made of the program."""
+        """Take the result of a phase."""
         if phase == _RECORDED_PHASE:
             self.operators = kernel_calls(module, self._outputs)
         if self._dump is not None:
@@ -64,8 +64,9 @@ def kernel_calls(module: tvm.IRModule, outputs: Sequence[str]) -> tuple[Operator
     """Return the calls of TIR functions that a module's `main` makes, in order.
 
     Args:
-        module: after `_RECORDED_PHASE`.
-        outputs: names for what `main` returns, unless another tensor has the name (an output before its transposition).
+        module: the module after `_RECORDED_PHASE`.
+        outputs: names for the tensors that `main` returns. A name that another tensor has already isn't used: the one
+            before an output is transposed, for example.
     """
     flow = Dataflow.of(module)
     taken = {b.var.name for b in flow.bindings}
@@ -81,7 +82,7 @@ def kernel_calls(module: tvm.IRModule, outputs: Sequence[str]) -> tuple[Operator
 def _record(module: tvm.IRModule, call: relax.Call, name: str, output: TensorType) -> OperatorRecord:
     kernel, arguments = call.args[0], call.args[1].fields
     attrs = module[kernel].attrs
-    # Kernels of Relax's operators have their constants as arguments; offsets into the pool are no tensors.
+    # Kernels of Relax's operators get constants as arguments. An integer is an offset into the pool, not a tensor.
     tensors = [a for a in arguments if not isinstance(a, tirx.IntImm)]
     constant_bytes = sum(tensor_type(a).nbytes for a in tensors if constant(a) is not None)
     return OperatorRecord(

@@ -1,8 +1,8 @@
 """SelectKernels: each of our operators becomes a call of a TIR kernel.
 
-Before -> after: `y = qnn.conv2d(x, w, b, m)` becomes `y = call_tir(conv2d_u8s8_3x3_64x64__avx2, (x, packed w, ...))`,
-where offsets in the library's constants stand for packed constants, if a library is made. Equal operators share one
-kernel.
+Before -> after: `y = qnn.conv2d(x, w, b, m)` becomes `y = call_tir(conv2d_u8s8_3x3_64x64__avx2, (x, packed w, ...))`.
+If a library is made, the kernel gets the offsets of packed constants in the library instead of the constants. Equal
+operators share one kernel.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def select_kernels(module: tvm.IRModule, machine: Machine, pool: ConstantPool | 
     Args:
         module: the program, with constants as arguments of operators.
         machine: what kernels are generated for.
-        pool: takes the kernels' constants, of which they get the offsets. None leaves them arguments, as they have to
-            be where no library is made.
+        pool: collects the kernels' constants, for a library; kernels get their offsets in it. If it is None, constants
+            stay arguments, as for programs that run in this process.
     """
     flow = Dataflow.of(module)
     builder = DataflowBuilder(module)
-    # Recurrent layers and attention have many operators that are alike; generating a kernel takes some milliseconds.
+    # Generating a kernel takes some milliseconds, and recurrent layers and attention have many equal operators.
     made: dict[tuple[Operator, tuple[TensorType, ...]], Kernel] = {}
     for binding in flow.bindings:
         operation = as_operation(binding)
@@ -68,7 +68,7 @@ def select_kernels(module: tvm.IRModule, machine: Machine, pool: ConstantPool | 
 
 
 def as_operation(binding: Binding) -> Operation | None:
-    """Return what a binding asks of a kernel; None if it isn't one of our operators."""
+    """Return the operation that a kernel has to do for a binding; None if it isn't one of our operators."""
     operator = operator_of(binding.value)
     if operator is None:
         return None
@@ -82,9 +82,9 @@ def as_operation(binding: Binding) -> Operation | None:
 
 
 def _with_shapes(func: tirx.PrimFunc, types: Sequence[TensorType], pooled: Set[int]) -> tirx.PrimFunc:
-    """Return a kernel whose parameters have their tensors' shapes; its flat buffers become views of them.
+    """Return a kernel whose parameters have the shapes of their tensors, and whose flat buffers are views of these.
 
-    Those of `pooled`, by index, become offsets in the pool of constants.
+    Parameters in `pooled`, by index, become offsets into the pool of constants.
     """
     params: list[tirx.Var] = []
     views: list[tirx.Stmt] = []
@@ -103,6 +103,6 @@ def _with_shapes(func: tirx.PrimFunc, types: Sequence[TensorType], pooled: Set[i
 
 
 def _at_any_offset(type_: TensorType, name: str) -> tirx.Buffer:
-    """Return a parameter for tensors that begin at any multiple of `ALIGNMENT` in their storage."""
+    """Return a parameter that accepts tensors at any multiple of `ALIGNMENT` in their storage."""
     start, unit = tirx.Var(f"{name}_start", "int32"), ALIGNMENT // np.dtype(type_.dtype).itemsize
     return tirx.decl_buffer(type_.shape, type_.dtype, name, elem_offset=start, offset_factor=unit)

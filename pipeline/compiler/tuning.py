@@ -1,7 +1,7 @@
-"""Tuning: the cost model's best register tiles of each layer are tried on this machine, and the quickest is kept.
+"""Tuning: measures the most promising register tiles of each layer on this machine, and keeps the quickest.
 
-Nothing depends on it: without a database, the cost model chooses (`kernels.gemm.register_tile`). With one, builds are
-as repeatable as without: what was measured is in the file.
+Tuning is optional: without a database, the cost model chooses tiles (`kernels.gemm.register_tile`). Builds with a
+database are repeatable, as all measurements are in its file.
 """
 
 from __future__ import annotations
@@ -35,28 +35,29 @@ from pipeline.schema import Record, read_json, to_json
 from pipeline.targets import Target
 
 CANDIDATES = 8
-"""How many tiles are tried for each layer: the best by the cost model."""
+"""How many tiles are measured for each layer: those that the cost model ranks highest."""
 
 ROUNDS = 12
-"""How often candidates take turns; the shortest time of each counts."""
+"""How often each candidate is measured, in turns; the shortest time of each counts."""
 
 TURN_SECONDS = 1e-3
+"""About how long one measurement takes, by repeating the layer."""
 
 WORTHWHILE = 0.97
-"""A tile that takes more than this share of the cost model's own choice doesn't take its place."""
+"""The cost model's choice is kept unless another tile takes less than this share of its time."""
 
 Count = Annotated[int, Meta(ge=1, le=64)]
 Microseconds = Annotated[float, Meta(gt=0)]
 
 
 class TunedTile(Record, frozen=True, kw_only=True):
-    """What was measured for a layer.
+    """The measurements of a layer.
 
     Attributes:
-        mr, nv: the tile to use.
-        microseconds: what the layer takes with it.
-        model_mr, model_nv: the cost model's own choice.
-        model_microseconds: what the layer takes with that.
+        mr, nv: rows and vectors of the quickest tile, which is used.
+        microseconds: time of the layer with it.
+        model_mr, model_nv: rows and vectors of the cost model's choice.
+        model_microseconds: time of the layer with that.
     """
 
     mr: Count
@@ -68,14 +69,14 @@ class TunedTile(Record, frozen=True, kw_only=True):
 
 
 class TuningDatabase(Record, frozen=True, kw_only=True):
-    """Measured tiles by `Workload.key`, which names the instruction set, too."""
+    """Measured tiles by `Workload.key`, which contains the instruction set."""
 
     schema_version: Literal[1] = 1
     tiles: dict[str, TunedTile] = msgspec.field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> TuningDatabase:
-        """Read a database; a file that doesn't exist yet is an empty one.
+        """Read a database. A file that doesn't exist counts as an empty database.
 
         Raises:
             TableError: it can't be read, isn't JSON, or doesn't fit the schema.
@@ -89,13 +90,13 @@ class TuningDatabase(Record, frozen=True, kw_only=True):
         write_text(path, to_json(msgspec.structs.replace(self, tiles=dict(sorted(self.tiles.items())))))
 
     def choices(self) -> Mapping[str, tuple[int, int]]:
-        """Return (mr, nv) by key, as a machine takes them."""
+        """Return (mr, nv) by key, as `Machine.tuned` takes them."""
         return {key: (tile.mr, tile.nv) for key, tile in self.tiles.items()}
 
 
 @dataclass(frozen=True)
 class TunedLayer:
-    """A layer of a program that was built with a measured tile; see `TunedTile`."""
+    """The name of a layer that was built with a measured tile, and the measurements."""
 
     layer: str
     tile: TunedTile
@@ -104,21 +105,21 @@ class TunedLayer:
 def tune(
     program: Program, target: Target, database: TuningDatabase, progress: Callable[[int], None] = lambda _: None
 ) -> tuple[TuningDatabase, tuple[TunedLayer, ...]]:
-    """Measure the layers of a program that a database doesn't know.
+    """Measure those layers of a program that aren't in a database yet.
 
-    Convolutions and matrix products with constant weights are tuned, where they run on vector registers.
+    Layers are convolutions and matrix products with constant weights whose kernels use vector registers.
 
     Args:
         program: float or int8.
-        target: what the program will be built for; this machine has to be able to run it.
-        database: what is known.
-        progress: called with how many layers have been measured.
+        target: what the program will be built for. This machine must be able to run code for it.
+        database: earlier measurements.
+        progress: called with the number of layers measured so far.
 
     Returns:
-        The database with what was measured, and the program's layers in it.
+        the database with the new measurements, and the program's layers with their measurements.
 
     Raises:
-        OptionError: this machine can't run what is built for the target.
+        OptionError: this machine can't run code for the target.
     """
     if missing := missing_features(target.architecture, target.required_features):
         raise OptionError(
@@ -132,7 +133,7 @@ def tune(
         lambda pair: _CompiledCandidates(*pair, machine, target.tvm_target()), list(unknown.values())
     )
     tiles = dict(database.tiles)
-    # A thread of its own, as the number of threads that kernels use belongs to the thread that calls them.
+    # TVM keeps the number of threads that kernels use per calling thread; a new thread leaves the caller's unchanged.
     with ThreadPoolExecutor(1, initializer=_use_one_thread) as pool:
         for done, (key, trial) in enumerate(zip(unknown, compiled, strict=True), 1):
             tiles[key] = pool.submit(trial.measure).result()
@@ -146,7 +147,7 @@ def _use_one_thread() -> None:
 
 
 def tunable_layers(program: Program, target: Target, machine: Machine) -> list[tuple[str, Workload, Operation]]:
-    """Return the program's layers that have a choice of tiles, in order of execution."""
+    """Return name, workload and operation of each layer that can be tuned, in order of execution."""
     module = lower_until_kernels(program.module, target.tvm_target(), machine)
     found = []
     for binding in Dataflow.of(module).bindings:
@@ -158,7 +159,7 @@ def tunable_layers(program: Program, target: Target, machine: Machine) -> list[t
 
 
 class _CompiledCandidates:
-    """A layer, compiled with each tile that is to be tried."""
+    """A layer, compiled with each tile that is to be measured."""
 
     def __init__(self, layer: Workload, operation: Operation, machine: Machine, target: tvm.target.Target) -> None:
         self.tiles = layer.candidates()[:CANDIDATES]
@@ -173,7 +174,7 @@ class _CompiledCandidates:
         self.arguments = [_arguments(kernel) for kernel in kernels]
 
     def measure(self) -> TunedTile:
-        """Time all tiles in turns."""
+        """Measure all tiles, in turns, and return the result."""
         shortest = [float("inf")] * len(self.tiles)
         for _ in range(ROUNDS):
             for i, arguments in enumerate(self.arguments):
@@ -195,7 +196,7 @@ class _CompiledCandidates:
 
 
 def _arguments(kernel: Kernel) -> list[Any]:
-    """Return tensors for a kernel: its constants, and noise for the rest."""
+    """Return arguments for a kernel: its constants, and random numbers for all other tensors."""
     random = np.random.default_rng(0)
     arguments = []
     constants = {i: a for i, a in enumerate(kernel.arguments) if not isinstance(a, int)}

@@ -1,9 +1,9 @@
-"""The constants of a library: in a section of its own, which kernels read where the system has mapped it.
+"""The constants of a library, which are in an ELF section of their own that kernels read directly.
 
-Constants of the virtual machine would be in memory twice, in the library and in the machine's copies, and copying them
-would be most of a large model's start. Instead a kernel is given a constant's offset in the section, and asks a
-function of the library for the address. Pages are read from the file when they are first used, and processes share
-them.
+If they were constants of TVM's virtual machine, they would be in memory twice, in the library and as the machine's
+copies, and making the copies would take most of the time to load a large model. Instead, a kernel gets the offset of a
+constant in the section, and asks a function of the library for the address. The system reads pages of the section from
+the file when they are first used, and processes share them.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ import tvm
 from tvm import tirx
 
 CONSTANTS_SECTION = ".pipeline.constants"
-"""The ELF section that holds them."""
+"""Name of the ELF section."""
 
 ADDRESS_FUNCTION = "pipeline_constant"
-"""The function that returns the address of a constant, given its offset; it isn't visible outside of the library."""
+"""The function that returns the address of a constant for its offset. It isn't visible outside of the library."""
 
 ALIGNMENT = 64
-"""Bytes; kernels load whole vectors."""
+"""Alignment of constants and tensors in bytes: kernels load and store whole vectors."""
 
 
 class ConstantPool:
-    """Constants one after another, each at a multiple of `ALIGNMENT`. Equal ones are stored once."""
+    """Collects constants, one after another, each at a multiple of `ALIGNMENT`. Equal constants are stored once."""
 
     def __init__(self) -> None:
         self._offsets: dict[bytes, int] = {}
         self._size = 0
 
     def add(self, value: npt.NDArray[Any]) -> int:
-        """Return the offset of a constant, in bytes."""
+        """Add a constant, unless an equal one is there, and return its offset in bytes."""
         data = np.ascontiguousarray(value).tobytes()
         if data not in self._offsets:
             self._offsets[data] = self._size
@@ -49,9 +49,9 @@ def constant_pointer(name: str, dtype: str, offset: tirx.Var) -> tirx.Bind:
     """Return the definition of a variable that points to a constant.
 
     Args:
-        name: of the variable.
-        dtype: of the constant's values.
-        offset: int64, as `ConstantPool.add` returns it.
+        name: name of the variable.
+        dtype: dtype of the constant's values.
+        offset: int64; the offset that `ConstantPool.add` has returned.
     """
     type_ = tvm.ir.PointerType(tvm.ir.PrimType(dtype), "global")
     return tirx.Bind(tirx.Var(name, type_), tirx.call_pure_extern(type_, ADDRESS_FUNCTION, offset))

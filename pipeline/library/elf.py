@@ -1,8 +1,8 @@
-"""Finds sections and undefined symbols of an ELF file without trusting it: what leads out of the file isn't followed.
+"""Finds sections and undefined symbols of an ELF file. Offsets are checked, so that damaged files do no harm.
 
-Of the format (System V ABI, "Object Files"), this knows no more, in files of either word size and byte order. Whoever
-runs a library waits for this module: pyelftools would take 21 ms to import (`python -X importtime`), as long as all
-else that a runner imports beside NumPy. The tests compare the two.
+The format is described in the System V ABI, chapter "Object Files"; both word sizes and byte orders are supported.
+Every process that runs a library imports this module. pyelftools would take 21 ms to import (`python -X importtime`),
+as long as all other modules that a runner imports, NumPy left aside. Tests compare the two.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import BinaryIO
 
 _MAGIC = b"\x7fELF"
 _IDENTIFICATION = 16
-"""Bytes at the file's beginning that have the same meaning in every file."""
+"""Number of bytes at the beginning of a file that have the same meaning in every ELF file."""
 
 _BYTE_ORDERS = {1: "<", 2: ">"}
 _EXTENDED_COUNT = 0
 _EXTENDED_NAMES_INDEX = 0xFFFF
-"""What the header holds in place of the section count and the index of the names if they don't fit it."""
+"""Values of the header's section count and index of names which mean that the real ones are elsewhere."""
 
 _NO_BITS = 8
 """Type of a section that occupies no space in the file."""
 
 
 class ElfError(ValueError):
-    """The bytes aren't an ELF file, or its headers lead outside of it."""
+    """The bytes aren't an ELF file, or an offset in it is outside of the file."""
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Of the headers, by word size.
+    """Layouts of headers for a word size, as formats of `struct`.
 
     Attributes:
         file_header: behind the identification: e_shoff, e_shentsize, e_shnum, e_shstrndx; other fields are skipped.
@@ -47,7 +47,7 @@ class _Layout:
 _LAYOUTS = {1: _Layout("16xI10xHHH", "II8xII", "I10xH"), 2: _Layout("24xQ10xHHH", "II16xQQ", "I2xH16x")}
 
 _UNDEFINED = 0
-"""The section of symbols that are elsewhere."""
+"""Section index of undefined symbols, which are defined in another library."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +59,20 @@ class Section:
 
 
 def find_section(file: BinaryIO, name: str) -> Section | None:
-    """Return the first section of a name; None if there is none.
+    """Return the first section with a name; None if there is none.
 
     Args:
         file: an open ELF file.
-        name: of the section.
+        name: the section's name.
 
     Raises:
-        ElfError: it isn't an ELF file, or is damaged.
+        ElfError: the file isn't an ELF file, or is damaged.
     """
     return _ElfFile(file).section(name)
 
 
 def undefined_symbols(file: BinaryIO) -> set[str]:
-    """Return the names of what a shared library takes from elsewhere; see `find_section`."""
+    """Return the names of the symbols that a shared library needs from other libraries; see `find_section`."""
     return _ElfFile(file).undefined_symbols()
 
 

@@ -1,11 +1,11 @@
 """Links a compiled program into one shared library that carries its metadata and a checksum of its content.
 
-The default linker is `zig cc` from the ziglang package, so that no compiler is needed, whatever the target. The
-library asks for no other library: what LLVM calls (`expf`, `memcpy`, ...) comes from zig's compiler runtime, the same
-code on every target, and TVM's functions from the runtime that loads it. Equal inputs give equal bytes.
+The default linker is `zig cc` from the ziglang package, so that no compiler has to be installed for any target. The
+library needs no other library: the functions that LLVM calls (`expf`, `memcpy`, ...) come from zig's compiler runtime,
+which has the same code on every target, and TVM's functions from the runtime that loads the library. Equal inputs give
+equal bytes.
 
-Another compiler driver is used where the environment names one; then the library takes `expf` and the like from that
-compiler's C library:
+Environment variables choose another compiler driver, whose C library then provides `expf` and the like:
     PIPELINE_LINKER      a command, such as "aarch64-linux-gnu-gcc".
     ANDROID_NDK_HOME     an Android NDK; only for targets with `linker.ndk_target`.
 """
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _RUNTIME_PREFIXES = ("TVMFFI", "TVMBackend")
-"""What the names of TVM's runtime functions begin with."""
+"""Prefixes of the names of TVM's runtime functions."""
 
 _LIBM_FUNCTIONS = frozenset(
     f"{name}f"
@@ -47,7 +47,7 @@ _LIBM_FUNCTIONS = frozenset(
         *("erf", "nearbyint", "pow", "rint"),
     )
 )
-"""Functions that LLVM or TVM may call and that zig's compiler runtime doesn't have."""
+"""Functions of libm that LLVM or TVM may call and that zig's compiler runtime doesn't have."""
 
 _SYSTEM_LIBRARIES = ("-Wl,--as-needed", "-lm", "-lc")
 
@@ -57,9 +57,9 @@ class _Driver:
     """A compiler driver that links.
 
     Attributes:
-        command: the command, with what selects the target.
-        libraries: arguments that resolve what LLVM calls.
-        self_contained: whether `libraries` are linked statically.
+        command: the command, with the arguments that select the target.
+        libraries: arguments that link the functions that LLVM calls.
+        self_contained: whether `libraries` are linked statically, so that no other library is needed.
     """
 
     command: tuple[str, ...]
@@ -68,11 +68,11 @@ class _Driver:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse an output path that can't be written, before the work begins.
+    """Refuse an output path that can't be written, before any work is done.
 
     Raises:
-        OptionError: the name doesn't end with ".so", by which TVM knows how to load it; the folder doesn't exist, isn't
-            a folder, or isn't writable; or the path is a folder.
+        OptionError: the name doesn't end with ".so", which TVM needs to load it; the folder doesn't exist or isn't
+            writable; or the path is a folder.
     """
     folder = path.parent
     if path.suffix != ".so":
@@ -90,11 +90,11 @@ def check_writable(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Sections:
-    """What a library holds beside its code.
+    """What a library contains beside its code.
 
     Attributes:
-        metadata: JSON, put into `METADATA_SECTION`.
-        constants: put into `CONSTANTS_SECTION`.
+        metadata: JSON, for `METADATA_SECTION`.
+        constants: for `CONSTANTS_SECTION`.
     """
 
     metadata: bytes
@@ -106,12 +106,12 @@ def link(executable: relax.VMExecutable, target: Target, sections: Sections, pat
 
     Args:
         executable: code, compiled for `target.tvm_target()`.
-        target: says what to link for.
-        sections: what it holds beside it.
-        path: the library; it appears there complete or not at all. Its file name becomes the soname.
+        target: what to link for.
+        sections: what the library contains beside the code.
+        path: the library. It is written completely or not at all. Its file name becomes the soname.
 
     Raises:
-        BuildError: the linker failed; its own message is included. Or the program calls a function that no library on
+        BuildError: the linker failed (its own message is included), or the program calls a function that no library on
             the target is known to have.
         OptionError: the output can't be written, or the environment names a linker that doesn't exist.
     """
@@ -134,7 +134,7 @@ def link(executable: relax.VMExecutable, target: Target, sections: Sections, pat
 
         link_objects.output_format = "so"  # type: ignore[attr-defined]
         link_objects.get_target_triple = lambda: target.triple  # type: ignore[attr-defined]
-        # A folder of its own: the objects beside it have names that the library may have, too.
+        # In a folder of its own, as an object file could have the same name as the library.
         linked = folder / "linked" / path.name
         linked.parent.mkdir()
         executable.export_library(str(linked), fcompile=link_objects, workspace_dir=name)
@@ -157,7 +157,7 @@ constants:
     .incbin "constants.bin"
     .section .note.GNU-stack, "", %progbits
 """
-"""Assembly for every architecture. Metadata and checksum are loaded and retained, so that no stripping drops them."""
+"""Assembly for every architecture. Metadata and checksum have flags that keep `strip` from dropping them."""
 
 _LIBRARY_SOURCE = Path(__file__).with_name("library.c")
 
@@ -176,12 +176,12 @@ request_tiles:
     .section .note.GNU-stack, "", %progbits
 """,
 }
-"""What a library does when it's loaded, by the feature that it requires: whoever loads it, Linux has to be asked."""
+"""Code that runs when a library is loaded, by required feature: Linux grants AMX's tiles only to those who ask."""
 
 
 @dataclass(frozen=True)
 class _Linker:
-    """Links in a folder, which is the working directory of all commands so that no path gets into the library."""
+    """Links in a folder, which is the working directory of all commands, so that no path gets into the library."""
 
     driver: _Driver
     target: Target
@@ -191,7 +191,7 @@ class _Linker:
         """Link the model's library.
 
         Raises:
-            BuildError: the linker failed, or symbols stay undefined that the target may not have.
+            BuildError: the linker failed, or a symbol is undefined that the target may not have.
         """
         self._run(output, output.name, inputs)
         if not self.driver.self_contained:
@@ -204,12 +204,12 @@ class _Linker:
                 f"{', '.join(sorted(unknown))}. Link with a compiler that has them: set PIPELINE_LINKER."
             )
         if undefined and self.target.linker.ndk_target is not None:
-            # Android's loader searches only the libraries that are asked for by name; glibc's finds libm's functions
-            # in the process, where TVM's runtime has loaded it.
+            # Android's loader searches only the libraries that a library names. glibc's loader finds libm's functions
+            # in the process, as TVM's runtime has loaded libm.
             self._run(output, output.name, [*inputs, self._link_stub("libm.so", undefined)])
 
     def _link_stub(self, soname: str, symbols: Iterable[str]) -> str:
-        """Make a library that defines `symbols` without any code, to link against in place of the device's."""
+        """Link a library that defines `symbols` without any code. It takes the place of the device's when linking."""
         lines = [".text", *(f".globl {s}\n.type {s}, %function\n{s}:" for s in sorted(symbols)), ".long 0\n"]
         (self.folder / "stub.s").write_text("\n".join(lines), encoding="ascii")
         folder = self.folder / "stub"
@@ -223,7 +223,7 @@ class _Linker:
             *self.driver.command,
             *("-shared", "-nostdlib", "-O2", "-g0", "-s"),
             *("-Wl,-z,now", "-Wl,-z,noexecstack", f"-Wl,-z,max-page-size={page_size}"),
-            # Unlike -Wl, -Xlinker leaves commas in the name alone.
+            # -Wl would split a name that contains commas; -Xlinker doesn't.
             *("-Xlinker", "-soname", "-Xlinker", soname),
             *inputs,
             *self.driver.libraries,
@@ -259,20 +259,20 @@ def _driver(target: Target) -> _Driver:
 
 
 def _zig_cache(fallback: Path) -> Path:
-    """Return the folder for zig's compiled runtimes: the user's cache, or `fallback` where that can't be written."""
+    """Return the folder for zig's compiled runtimes: in the user's cache, or `fallback` if that isn't writable."""
     cache = platformdirs.user_cache_path("onnx-int8-pipeline") / "zig"
     try:
         if not cache.exists():
-            _log.info("Linking for an architecture takes some seconds the first time; zig's cache is %s.", cache)
+            _log.info("The first link for an architecture takes some seconds; zig's cache is %s.", cache)
             cache.mkdir(parents=True)
         with tempfile.TemporaryFile(dir=cache):
             return cache
     except OSError as error:
-        _log.info("%s can't be written to (%s), so that each link takes some seconds.", cache, error.strerror)
+        _log.info("%s isn't writable (%s), so each link takes some seconds.", cache, error.strerror)
         return fallback
 
 
 def _undefined_symbols(library: Path) -> set[str]:
-    """Return the functions that a library takes from elsewhere, TVM's runtime left out."""
+    """Return the functions that a library needs from other libraries than TVM's runtime."""
     with library.open("rb") as file:
         return {name for name in undefined_symbols(file) if not name.startswith(_RUNTIME_PREFIXES)}

@@ -1,4 +1,4 @@
-"""What a library says about itself: written when it is built, readable without running it."""
+"""The metadata of a library: written when it is built, and read without running it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from pipeline.library.elf import ElfError, find_section
 from pipeline.schema import Record
 
 METADATA_SECTION = ".pipeline.metadata"
-"""The ELF section of a library that holds its metadata, JSON."""
+"""The ELF section of a library that contains its metadata, as JSON."""
 
 CHECKSUM_SECTION = ".pipeline.checksum"
-"""The ELF section of a library that holds the CRC-32 of all bytes of the file but its own, little-endian.
+"""The ELF section of a library that contains the CRC-32 of all other bytes of the file, little-endian.
 
-A CRC, as it finds any few bits that have changed, not just most; and as it is quick: every process that loads a library
-reads all of it. It isn't a signature: who changes a library on purpose can write a checksum that fits.
+A CRC detects every change of a few bits, and is quick, which matters as every process that loads a library computes it.
+It isn't a signature: someone who changes a library on purpose can write a matching checksum.
 """
 
 SCHEMA_VERSION = 4
-"""The newest of the metadata's fields: a change that older readers would misunderstand raises it. A library has the
-oldest version whose readers understand it."""
+"""The newest version of the metadata. It is raised by a change that older readers would misunderstand. A library has
+the oldest version whose readers understand its metadata."""
 
 _FIRST_WITH_CHECKSUM = 3
 
@@ -39,7 +39,7 @@ _CHECKSUM_BYTES = 4
 _READ_BYTES = 256 * 1024
 
 _DTYPES = {"bool", "float16", "float32", "float64"} | {f"{t}{n}" for t in ("int", "uint") for n in (8, 16, 32, 64)}
-"""Of the tensors that programs have."""
+"""All dtypes that tensors of programs may have."""
 
 _MAX_RANK = 64
 """NumPy's own limit."""
@@ -48,7 +48,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class TargetSummary(Record, frozen=True, kw_only=True):
-    """What the library was built for; see `targets.Target`."""
+    """The target that the library was built for; see `targets.Target`."""
 
     name: str
     architecture: str
@@ -68,13 +68,13 @@ class FloatOperator(Record, frozen=True, kw_only=True):
 
 
 class QuantizationSummary(Record, frozen=True, kw_only=True):
-    """What quantization did to a model; the part of the metadata that a float library lacks.
+    """What quantization did to a model: the part of the metadata that float libraries don't have.
 
     Attributes:
         quantization: scale and zero point of every 8-bit tensor by name.
-        table_sha256: the calibration table.
+        table_sha256: SHA-256 of the calibration table.
         int8_operators: how many operators are computed in int8.
-        float_operators: those that aren't.
+        float_operators: the operators that aren't.
     """
 
     quantization: dict[str, QuantizationParameters]
@@ -87,14 +87,14 @@ class OperatorRecord(Record, frozen=True, kw_only=True):
     """One kernel call of a library.
 
     Attributes:
-        name: the tensor that it computes. Those that the compiler made have the name of a tensor of the model, with
-            what was done to it.
-        operator: what is computed, such as `qnn.conv2d`; for TVM's own operators, the kernel's name.
-        kernel: the function that computes it.
-        multiply_adds: of our convolutions and matrix products, by their definition; else 0.
+        name: name of the tensor that it computes. A tensor that the compiler made has the name of one of the model with
+            a suffix for what was done to it.
+        operator: what it computes, such as `qnn.conv2d`; for TVM's own operators, the kernel's name.
+        kernel: name of the kernel.
+        multiply_adds: how many multiply-adds convolutions and matrix products have by their definition; else 0.
         inputs: types of the tensors that it reads, without constants.
-        constant_bytes: what it reads of weights and other constants, as they are packed.
-        output: type of the tensor.
+        constant_bytes: bytes of packed weights and other constants that it reads.
+        output: type of the tensor that it computes.
     """
 
     name: str
@@ -106,18 +106,18 @@ class OperatorRecord(Record, frozen=True, kw_only=True):
     output: TensorType
 
     def __post_init__(self) -> None:
-        """Refuse tensors that can't be; when metadata is read, this is an error of decoding it."""
+        """Refuse impossible tensor types; while metadata is read, msgspec reports this as a validation error."""
         for tensor in (*self.inputs, self.output):
             _check_type(f"what operator {self.name!r} reads and writes", tensor)
 
     @property
     def moved_bytes(self) -> int:
-        """Bytes that it reads and writes if each is read and written once."""
+        """How many bytes it reads and writes, each counted once."""
         return self.constant_bytes + sum(t.nbytes for t in (*self.inputs, self.output))
 
     @property
     def in_float(self) -> bool:
-        """Whether it neither reads nor writes an integer tensor."""
+        """Whether all tensors that it reads and writes are floats."""
         return all(t.dtype.startswith("float") for t in (*self.inputs, self.output))
 
 
@@ -125,20 +125,20 @@ class ArtifactMetadata(Record, frozen=True, kw_only=True):
     """Everything a library says about itself.
 
     Attributes:
-        schema_version: of this format.
+        schema_version: version of the metadata.
         model: the model's name.
-        kind: what the library computes in.
-        inputs: in order, with ONNX names.
-        outputs: in order, with ONNX names.
+        kind: "int8" for a quantized program, else "float32".
+        inputs: name, shape and dtype of each input, in order; names are ONNX's.
+        outputs: name, shape and dtype of each output, in order; names are ONNX's.
         quantization: scale and zero point of every 8-bit tensor by name; empty in a float library.
         target: what it was built for.
-        versions: of the packages that made it.
-        model_sha256: the ONNX file.
-        table_sha256: the calibration table; None in a float library.
+        versions: versions of the packages that built it.
+        model_sha256: SHA-256 of the ONNX file.
+        table_sha256: SHA-256 of the calibration table; None in a float library.
         int8_operators: how many operators are computed in int8.
-        float_operators: those that aren't; in a float library, empty.
+        float_operators: the operators that aren't; empty in a float library.
         operators: every kernel call, in order; empty in a library of schema version 1.
-        preprocessing: how pictures become the input, from schema version 4 on; unset if nobody has said so.
+        preprocessing: how pictures become the input, from schema version 4 on; unset if it wasn't built with pictures.
     """
 
     schema_version: Literal[1, 2, 3, 4] = 3
@@ -157,7 +157,7 @@ class ArtifactMetadata(Record, frozen=True, kw_only=True):
     preprocessing: ImagePreprocessing | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
-        """Refuse inputs and outputs that can't be; when metadata is read, this is an error of decoding it."""
+        """Refuse impossible inputs and outputs; while metadata is read, msgspec reports this as a validation error."""
         for kind, specs in (("input", self.inputs), ("output", self.outputs)):
             names = {spec.name for spec in specs}
             if len(names) != len(specs):
@@ -178,10 +178,10 @@ def _check_type(what: str, tensor: TensorType) -> None:
 
 
 def read_metadata(path: str | Path) -> ArtifactMetadata:
-    """Return what a library says about itself, if its content is as it was built; nothing of it is run.
+    """Return the metadata of a library, after comparing the file with its checksum. No code of the library is run.
 
-    All of the file is read for that. Libraries of schema versions 1 and 2 have no checksum: of these, only the metadata
-    is checked.
+    The whole file is read for the checksum. Libraries of schema versions 1 and 2 have none; only their metadata is
+    checked.
 
     Raises:
         ArtifactError: the file is missing, isn't a library of this pipeline, is damaged, or was built by a newer
@@ -210,7 +210,7 @@ def read_metadata(path: str | Path) -> ArtifactMetadata:
         if intact is None and written >= _FIRST_WITH_CHECKSUM:
             raise ArtifactError(f"{path} is damaged: it has lost its section {CHECKSUM_SECTION}. Build it again.")
         return msgspec.json.decode(stored, type=ArtifactMetadata)
-    # What isn't UTF-8 is a ValueError of Python's; what is nested too deeply, a RecursionError.
+    # Text that isn't UTF-8 raises a UnicodeDecodeError, JSON that is nested too deeply a RecursionError.
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(f"{path} has damaged metadata. Build it again. {error}.") from error
 
@@ -219,10 +219,10 @@ def with_checksum(library: bytes) -> bytes:
     """Return a linked library with its checksum filled in.
 
     Args:
-        library: an ELF file with a section `CHECKSUM_SECTION` of four bytes, whatever is in them.
+        library: an ELF file with a section `CHECKSUM_SECTION` of four bytes, whose content doesn't matter.
 
     Raises:
-        ArtifactError: it is no such file.
+        ArtifactError: the bytes aren't an ELF file, or it doesn't have the section.
     """
     try:
         section = find_section(io.BytesIO(library), CHECKSUM_SECTION)
@@ -243,13 +243,13 @@ def _read_section(path: Path, file: BinaryIO) -> bytes:
         raise ArtifactError(
             f"{path} is damaged: its metadata claims {section.size} bytes; the limit is {MAX_METADATA_BYTES}."
         )
-    # As stored, whatever the section says of compression.
+    # The bytes are read as they are stored, even if the section's flags say that it is compressed.
     file.seek(section.offset)
     return file.read(section.size)
 
 
 def _is_intact(file: BinaryIO) -> bool | None:
-    """Return whether a library's content has its checksum; None if there is none."""
+    """Return whether a library's content matches its checksum; None if it has no checksum."""
     section = find_section(file, CHECKSUM_SECTION)
     if section is None:
         return None
@@ -261,7 +261,7 @@ def _is_intact(file: BinaryIO) -> bool | None:
 
 
 def _crc32(file: BinaryIO, size: int, checksum: int) -> int:
-    """Return the checksum of what came before and of the next `size` bytes of a file, or what is left of it."""
+    """Continue a checksum with the next `size` bytes of a file, or with all that are left if there are fewer."""
     while data := file.read(min(size, _READ_BYTES)):
         checksum = zlib.crc32(data, checksum)
         size -= len(data)
@@ -269,6 +269,6 @@ def _crc32(file: BinaryIO, size: int, checksum: int) -> int:
 
 
 class _Version(msgspec.Struct):
-    """The one field that every version of the metadata has."""
+    """The only field that all versions of the metadata, newer ones included, are known to have."""
 
     schema_version: int
