@@ -1,4 +1,4 @@
-"""Profile: how long each operator of a library takes here, next to what this machine can do at most."""
+"""Profiles: how long each operator of a library takes, compared with the limits of the machine."""
 
 from pipeline.profiling.profile import OperatorProfile, Profile, profile
 

@@ -1,6 +1,7 @@
-"""What a machine can do at most, measured: multiply-adds each second, and bytes by the size of the working set.
+"""Measures the limits of a machine: multiply-adds each second, and bytes each second by the size of the working set.
 
-Together they are the roofline (S. Williams, A. Waterman, D. Patterson, 2009) that operators are compared with.
+Both together are the roofline model, with which operators are compared: S. Williams, A. Waterman, D. Patterson,
+"Roofline: An Insightful Visual Performance Model for Multicore Architectures", 2009.
 """
 
 from __future__ import annotations
@@ -23,29 +24,29 @@ if TYPE_CHECKING:
     from pipeline.runtime.library_runner import LibraryRunner
 
 COPY_BUFFER_BYTES = 32 * 1024**2
-"""Of each of the two buffers of the copy: beyond most caches."""
+"""Size of each of the two buffers of the largest copy: more than most caches."""
 
 SMALLEST_COPY_BYTES = 8 * 1024
-"""Read and written by the smallest copy that is timed; each next one is twice as large."""
+"""How many bytes the smallest copy reads and writes. Each next copy is twice as large."""
 
 COPIED_BYTES = 16 * 1024**2
-"""How much small copies move in one measurement, by repetition."""
+"""How many bytes a measurement moves at least; smaller copies are repeated."""
 
 REPEATS = 8
-"""Measurements of each kind; the shortest counts."""
+"""How often each is measured; the shortest time counts."""
 
 
 CANNOT_BUILD = 3
-"""What the process that builds the probes ends with if that can't be done, and it has said why."""
+"""Exit code of the process that builds the probes if that isn't possible; it has printed the reason then."""
 
 
 class ProbeSizes(Record, frozen=True, kw_only=True):
-    """What the library of probes expects.
+    """The arguments that the functions in the library of probes expect.
 
     Attributes:
-        vector_bytes: of one step of the copy.
-        buffers: (elements, dtype) of the peak's buffers, by "int8" and "float32".
-        multiply_adds: that one task of the peak does, by "int8" and "float32".
+        vector_bytes: how many bytes one step of `copy` copies.
+        buffers: (elements, dtype) of the buffers of `peak_int8` and `peak_float32`, by "int8" and "float32".
+        multiply_adds: how many multiply-adds one task of these does, by "int8" and "float32".
     """
 
     vector_bytes: int
@@ -55,11 +56,11 @@ class ProbeSizes(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a machine does at most, with the instruction set and the number of threads of a library's run.
+    """The limits of a machine, for the instruction set of a library and the number of threads of a run.
 
     Attributes:
-        int8, float32: multiply-adds each second, from registers.
-        copies: (bytes read and written, bytes each second), by increasing size.
+        int8, float32: multiply-adds each second, with operands in registers.
+        copies: (bytes read and written, bytes each second) of copies, by increasing size.
     """
 
     int8: float
@@ -67,29 +68,30 @@ class Limits:
     copies: tuple[tuple[int, float], ...]
 
     def peak(self, in_float: bool) -> float:
-        """Return multiply-adds each second."""
+        """Return the limit of multiply-adds each second, for float32 or int8."""
         return self.float32 if in_float else self.int8
 
     def bandwidth(self, moved: int) -> float:
-        """Return the bytes each second of a copy that reads and writes `moved` bytes in all, over and over."""
+        """Return the bytes each second of a copy that repeatedly reads and writes `moved` bytes in all."""
         sizes, speeds = zip(*self.copies, strict=True)
         return float(np.interp(np.log2(max(moved, 1)), np.log2(sizes), speeds))
 
     def seconds(self, multiply_adds: int, moved: int, in_float: bool) -> float:
-        """Return the shortest time in which an operator could be done: the longer one of computing and moving."""
+        """Return the shortest possible time of an operator: of its multiply-adds or of its bytes, whichever is longer."""
         return max(multiply_adds / self.peak(in_float), moved / self.bandwidth(moved))
 
 
 def measure_limits(runner: LibraryRunner, library: Path) -> Limits:
-    """Measure a runner's machine, in its thread and with its threads.
+    """Measure the limits of the machine that a runner uses, in the runner's thread and with as many threads.
+
+    The loops that are measured are built by the compiler, in a process of its own.
 
     Args:
-        runner: of the library.
-        library: tells which instruction set to use.
+        runner: a runner of the library.
+        library: the library, whose instruction set the loops use.
 
     Raises:
-        BuildError: the probes can't be built, for the library's target, say, as it is linked in an unknown way. That
-            needs the compiler, which runs in a process of its own.
+        BuildError: the loops can't be built: for example, as it isn't known how to link for the library's target.
     """
     with tempfile.TemporaryDirectory(prefix="pipeline-probe-") as folder:
         probes = Path(folder) / "probes.so"

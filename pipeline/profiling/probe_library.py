@@ -1,6 +1,7 @@
-"""Builds the library of probes that `limits` measures: `python -m pipeline.profiling.probe_library LIBRARY OUTPUT`.
+"""Builds the library of loops (probes) that `limits` measures.
 
-A process of its own, as the one that profiles doesn't load the compiler.
+It runs as a process of its own, `python -m pipeline.profiling.probe_library LIBRARY OUTPUT`, as the process that
+profiles doesn't load the compiler.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from pipeline.targets import Target, list_targets, load_target
 
 
 def build_probes(summary: TargetSummary, path: Path) -> ProbeSizes:
-    """Write a library with the functions `peak_int8`, `peak_float32` and `copy`, built as a model's kernels are.
+    """Write a library with the functions `peak_int8`, `peak_float32` and `copy`, compiled like a model's kernels.
 
     Args:
         summary: what the model's library was built for.
         path: the library to write.
 
     Raises:
-        ArtifactError: the library's kernels are for an unknown instruction set.
-        TargetError: it isn't known how to link for its target.
+        ArtifactError: the model's library was built for an unknown instruction set.
+        TargetError: it isn't known how to link for the library's target.
         BuildError: linking failed.
     """
     target = _target(summary)
@@ -55,7 +56,7 @@ def build_probes(summary: TargetSummary, path: Path) -> ProbeSizes:
 
 
 def _target(summary: TargetSummary) -> Target:
-    """Return the target of a library, which doesn't say how it was linked: as for a target of the same triple."""
+    """Return a library's target. Linker settings, which aren't recorded, are those of a target with the same triple."""
     names = Target.__struct_fields__
     fields = {key: value for key, value in msgspec.structs.asdict(summary).items() if key in names}
     listed = [load_target(target.name) for target in list_targets() if target.name != "host"]

@@ -1,4 +1,4 @@
-"""The profile of a library: every operator's time and traffic, what it could be, and what to look at."""
+"""The profile of a library: time and bytes of each operator, and how close these are to the machine's limits."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pipeline.runtime.tensors import Array, random_feeds
 from pipeline.runtime.trace import KernelTime, Trace
 
 SLOW = 0.5
-"""An operator that reaches a smaller share of its limit is remarked on."""
+"""An operator that reaches less than this share of its limit gets a note."""
 
 NOTABLE_SHARE = 0.01
-"""An operator that takes a smaller share of the time isn't remarked on for its speed."""
+"""An operator that takes less than this share of the time gets no note on its speed."""
 
 NOTABLE_SECONDS = 2e-6
-"""Nor is one that takes less time: calling it costs as much as computing."""
+"""An operator that takes less time than this gets none either, as calling it takes as long as computing."""
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,20 @@ class OperatorProfile:
     """One operator of a library.
 
     Attributes:
-        name: the tensor that it computes.
-        operator: what is computed, such as `qnn.conv2d`.
-        kernel: the function that computes it.
-        shape, dtype: of the output.
-        minimum_us, median_us: time of one call.
-        share: of the time of all operators; by the shortest times.
-        multiply_adds: how many it does; 0 if it is no convolution or matrix product.
+        name: name of the tensor that it computes.
+        operator: what it computes, such as `qnn.conv2d`.
+        kernel: name of the kernel that computes it.
+        shape, dtype: shape and dtype of its output.
+        minimum_us, median_us: shortest and median time of one call, microseconds.
+        share: its share of the time of all operators, by the shortest times.
+        multiply_adds: how many multiply-adds it does; 0 unless it is a convolution or a matrix product.
         gmac_per_second: 10^9 multiply-adds each second, in the shortest time.
-        of_peak: share of what the machine can do in registers; None if that wasn't measured.
-        bytes: read and written: inputs, constants, output.
-        gbyte_per_second: 10^9 of them each second, in the shortest time.
-        of_limit: share of its roofline limit, by multiply-adds or bytes, whichever takes longer; None if that wasn't
-            measured.
-        note: what to look at; empty if there is nothing.
+        of_peak: its multiply-adds each second as a share of the machine's limit; None if that wasn't measured.
+        bytes: how many bytes it reads and writes: inputs, constants and output, each once.
+        gbyte_per_second: 10^9 bytes each second, in the shortest time.
+        of_limit: the shortest time that the machine's limits allow, as a share of its shortest time; None if the limits
+            weren't measured.
+        note: a remark in sentences, if it is slow or computed in float32; else "".
     """
 
     name: str
@@ -65,17 +65,17 @@ class OperatorProfile:
 
 @dataclass(frozen=True)
 class Profile:
-    """How long a library takes on a machine, and where.
+    """How long a library takes on a machine, operator by operator.
 
     Attributes:
         model: the model's name.
         kind: "int8" or "float32".
-        target: what it was built for.
-        threads: of a run.
-        repeats: how many runs, and passes over the operators, were timed.
-        limits: what the machine can do; None if that wasn't measured.
-        run_minimum_us, run_median_us: time of a whole run.
-        operators_minimum_us, operators_median_us: time of a pass over all operators.
+        target: name of the target that the library was built for.
+        threads: how many threads a run used.
+        repeats: how many runs, and how many passes over the operators, were timed.
+        limits: the machine's limits; None if they weren't measured.
+        run_minimum_us, run_median_us: shortest and median time of a whole run, microseconds.
+        operators_minimum_us, operators_median_us: shortest and median time of a pass over all operators, microseconds.
         overhead: share of a run that isn't spent in operators; see `runtime.trace.Trace.overhead`.
         operators: in order of execution.
     """
@@ -112,20 +112,21 @@ def profile(
 
     Args:
         library: the library.
-        feeds: inputs by name; None means seeded noise.
-        threads: of a run; None means one for each physical core, or the device's default.
-        repeats: how many runs, and passes over the operators, are timed.
-        limits: whether to measure what the machine can do. That needs the compiler, in a process of its own.
+        feeds: inputs by name; None means random ones, the same each time.
+        threads: how many threads a run uses; None means one for each physical core, or the device's default.
+        repeats: how many runs, and how many passes over the operators, are timed.
+        limits: whether to measure the machine's limits. That needs the compiler, in a process of its own.
         rpc: address of the device's RPC server, as `RemoteRunner` takes it.
-        tracker: address of a tracker, instead. Without either it is this machine that runs the library.
+        tracker: address of a tracker, in place of `rpc`. With neither, this machine runs the library.
 
     Raises:
-        ArtifactError: the file isn't a library of this pipeline, is damaged, or an older pipeline built it.
-        TargetError: this machine can't run it.
-        DeviceError: the device can't be reached, or can't run it.
+        ArtifactError: the file isn't a library of this pipeline, is damaged, or was built by an older pipeline that
+            didn't record operators.
+        TargetError: this machine can't run the library.
+        DeviceError: the device can't be reached, or can't run the library.
         SampleError: an input is missing, unknown, or of the wrong shape or dtype.
-        OptionError: there aren't as many CPUs as `threads`, `repeats` is below 1, or an address is wrong.
-        BuildError: what measures the limits can't be built.
+        OptionError: there are fewer CPUs than `threads`, `repeats` is below 1, or an address is wrong.
+        BuildError: the loops that measure the limits can't be built.
     """
     if repeats < 1:
         raise OptionError(f"repeats is {repeats}; it must be at least 1.")
@@ -195,7 +196,7 @@ def _operator(
 
 
 def _float_note(record: OperatorRecord, reasons: Mapping[str, str]) -> str:
-    """Return the remark on an operator of an int8 library that is computed in float32; empty for the others."""
+    """Return the note on an operator of an int8 library that is computed in float32; "" for other operators."""
     if not record.in_float:
         return ""
     reason = reasons.get(record.name)

@@ -1,4 +1,4 @@
-"""Run libraries, here or on a device over RPC."""
+"""Runs libraries, on this machine or on a device over RPC."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def open_runner(library: Path, threads: int | None, rpc: str | None, tracker: str | None) -> Iterator[LibraryRunner]:
-    """Give the block a runner for a library: on this machine, or on a device; see `RemoteRunner`.
+    """Open a runner for a library, on this machine or on a device, and close it after the block.
+
+    Args:
+        library: the library.
+        threads: how many threads one run may use; None leaves it to the runner.
+        rpc: address of the device's RPC server, as `RemoteRunner` takes it.
+        tracker: address of a tracker, as `RemoteRunner` takes it. With neither address, this machine runs the library.
 
     Raises:
-        OptionError: both `rpc` and `tracker` are given.
+        PipelineError: see `Runner` and `RemoteRunner`; an OptionError if both `rpc` and `tracker` are given.
     """
     if rpc is None and tracker is None:
         from pipeline.runtime.local import Runner

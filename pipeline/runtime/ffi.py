@@ -1,7 +1,7 @@
-"""Calls TVM's runtime through its C interface (tvm/ffi/c_api.h), as far as running a library needs it.
+"""Calls TVM's runtime through the part of its C interface (tvm/ffi/c_api.h) that running a library needs.
 
-The package `tvm_ffi` does this and far more, but importing it takes a third of the time from starting Python to the
-first result. Both may be used in one process: they share TVM's libraries.
+The package `tvm_ffi` does this and far more, but importing it would take a third of the time from starting Python to
+the first result. Both may be used in one process, as they share TVM's libraries.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pipeline.errors import ArtifactError
 
 _NONE, _INT, _BOOL, _RAW_TEXT = 0, 1, 2, 8
 _FIRST_OBJECT, _BYTES, _ERROR, _FUNCTION, _TENSOR, _ARRAY, _MODULE = 64, 66, 67, 68, 70, 71, 73
-"""Types of values: TVMFFITypeIndex."""
+"""Values of TVMFFITypeIndex, the types of values."""
 
 _OBJECT_HEADER_BYTES = 24
-"""Of every object; its own fields follow."""
+"""Size of the header that every object begins with; its own fields follow."""
 
 _CAPSULE, _USED_CAPSULE = b"dltensor", b"used_dltensor"
-"""DLPack's names for a capsule that holds a tensor, and for one whose tensor was taken out."""
+"""DLPack's names for a capsule that contains a tensor, and for one whose tensor has been taken."""
 
 _PARAMETERS: dict[str, list[Any]] = {
     "TVMFFIErrorMoveFromRaised": [ctypes.c_void_p],
@@ -35,42 +35,42 @@ _PARAMETERS: dict[str, list[Any]] = {
     "TVMFFITensorFromDLPack": [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p],
     "TVMFFITensorToDLPack": [ctypes.c_void_p, ctypes.c_void_p],
 }
-"""Types of the parameters of the functions that are used; all but the first return a status, 0 for success."""
+"""Parameter types of the C functions that are called. All but the first return a status, 0 for success."""
 
 Value: TypeAlias = "Object | int | str | Sequence[str] | None"
 
 
 class RuntimeCallError(RuntimeError):
-    """TVM's runtime refused a call; the message is its own."""
+    """A call of TVM's runtime failed; the message is TVM's."""
 
 
 class _Bytes(ctypes.Structure):
-    """TVMFFIByteArray."""
+    """TVM's struct TVMFFIByteArray."""
 
     _fields_ = (("data", ctypes.c_void_p), ("size", ctypes.c_size_t))
 
     def content(self) -> bytes:
-        """Return what it holds."""
+        """Return the bytes."""
         return ctypes.string_at(self.data, self.size)
 
     def text(self) -> str:
-        """Return what it holds, as text."""
+        """Return the bytes as text."""
         return self.content().decode(errors="replace")
 
 
 class _Error(ctypes.Structure):
-    """The beginning of TVMFFIErrorCell."""
+    """The first fields of TVM's struct TVMFFIErrorCell."""
 
     _fields_ = (("kind", _Bytes), ("message", _Bytes))
 
 
 class Object:
-    """A reference to an object of the runtime, released with the last use of this one.
+    """A reference to an object of TVM's runtime. It is released when this Python object is deleted.
 
     Args:
-        runtime: that it belongs to.
-        handle: address of the object; the reference becomes this object's.
-        type_: of the object.
+        runtime: the runtime that the object belongs to.
+        handle: address of the object. This Python object takes over the reference.
+        type_: type of the object, a value of TVMFFITypeIndex.
     """
 
     def __init__(self, runtime: Runtime, handle: int, type_: int) -> None:
@@ -81,13 +81,13 @@ class Object:
 
 
 class Function(Object):
-    """A function."""
+    """A function of TVM's runtime or of a module."""
 
     def __call__(self, *arguments: Value) -> Any:
-        """Return what the function returns: None, an integer, bytes, or an object.
+        """Call the function and return its result: None, an integer, bytes, or an object.
 
         Raises:
-            RuntimeCallError: it failed.
+            RuntimeCallError: the call failed.
         """
         return self.runtime.call(self, arguments)
 
@@ -96,10 +96,10 @@ class Module(Object):
     """A module: a library, an executable, or a virtual machine."""
 
     def __getitem__(self, name: str) -> Function:
-        """Return a function of the module or of what it imports.
+        """Return a function of the module or of the modules that it imports, by name.
 
         Raises:
-            RuntimeCallError: there is none of this name.
+            RuntimeCallError: there is no such function.
         """
         function = self.runtime.function("ffi.ModuleGetFunction")(self, name, True)
         if not isinstance(function, Function):
@@ -108,10 +108,10 @@ class Module(Object):
 
 
 class Array(Object):
-    """An array of values."""
+    """An array of values of TVM's runtime."""
 
     def __iter__(self) -> Iterator[Any]:
-        """Go through the values; see `Function` for what they may be."""
+        """Iterate over the values; they have the types that `Function` returns."""
         item, size = (self.runtime.function(name) for name in ("ffi.ArrayGetItem", "ffi.ArraySize"))
         return (item(self, i) for i in range(size(self)))
 
@@ -120,21 +120,21 @@ class Tensor(Object):
     """A tensor in this machine's memory."""
 
     def __dlpack__(self, **_options: Any) -> Any:
-        """Return the tensor, as DLPack asks for it."""
+        """Return a DLPack capsule with the tensor."""
         managed = ctypes.c_void_p()
         self.runtime.check(self.runtime.interface.TVMFFITensorToDLPack(self.handle, ctypes.byref(managed)))
         return _new_capsule(managed, _CAPSULE, None)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        """Return the device, as DLPack asks for it: the CPU."""
+        """Return DLPack's number of the device: the CPU."""
         return (1, 0)
 
 
 class Runtime:
-    """TVM's runtime in this process: the small library, unless the compiler is there already.
+    """TVM's runtime in this process: that of the compiler if it is loaded already, else the small runtime library.
 
     Raises:
-        ArtifactError: it isn't installed.
+        ArtifactError: the runtime isn't installed.
     """
 
     def __init__(self) -> None:
@@ -146,10 +146,10 @@ class Runtime:
             ctypes.CDLL(str(_library("tvm", "apache-tvm")), ctypes.RTLD_GLOBAL)
 
     def function(self, name: str) -> Function:
-        """Return a global function.
+        """Return a global function by name.
 
         Raises:
-            RuntimeCallError: there is none of this name.
+            RuntimeCallError: there is no such function.
         """
         found = self._functions.get(name) or self._find(name)
         if found is None:
@@ -158,16 +158,16 @@ class Runtime:
         return found
 
     def load_module(self, path: str) -> Module:
-        """Return a library as a module.
+        """Load a library and return it as a module.
 
         Raises:
-            RuntimeCallError: it can't be loaded.
+            RuntimeCallError: the library can't be loaded.
         """
         module: Module = self.function("ffi.ModuleLoadFromFile")(path)
         return module
 
     def tensor(self, array: np.ndarray[Any, Any]) -> Tensor:
-        """Return an array as a tensor, in the same memory."""
+        """Return a tensor that shares an array's memory."""
         capsule, handle = array.__dlpack__(), ctypes.c_void_p()
         managed = _capsule_pointer(capsule, _CAPSULE)
         self.check(self.interface.TVMFFITensorFromDLPack(managed, 0, 0, ctypes.byref(handle)))
@@ -175,19 +175,19 @@ class Runtime:
         return Tensor(self, handle.value or 0, _TENSOR)
 
     def call(self, function: Function, arguments: Sequence[Value]) -> Any:
-        """Return what a function returns; see `Function`."""
-        # TVMFFIAny, a type and a value of 8 bytes each, for each argument and for the result.
+        """Call a function and return its result; see `Function`."""
+        # Each argument, and the result, is a TVMFFIAny: a type and a value of 8 bytes each.
         words: list[int] = []
         kept: list[Any] = []
         for value in arguments:
             words += (value.type, value.handle) if isinstance(value, Object) else self._pack(value, kept)
         packed, result = (ctypes.c_int64 * len(words))(*words), (ctypes.c_int64 * 2)()
         self.check(self.interface.TVMFFIFunctionCall(function.handle, packed, len(arguments), result))
-        # A type has 4 bytes; the others are of no use here.
+        # Only 4 of the 8 bytes are the type.
         return self._unpack(result[0] & 0xFFFFFFFF, result[1])
 
     def check(self, status: int) -> None:
-        """Raise the runtime's error if a call of its C interface returned another status than zero."""
+        """Raise the runtime's error as a RuntimeCallError if a C function has returned another status than zero."""
         if status == 0:
             return
         handle = ctypes.c_void_p()
@@ -203,7 +203,7 @@ class Runtime:
         return None if handle.value is None else Function(self, handle.value, _FUNCTION)
 
     def _pack(self, value: Value, kept: list[Any]) -> tuple[int, int]:
-        """Return an argument's type and value; what must live until the call is over goes to `kept`."""
+        """Return an argument's type and value. Objects that must live until the call is over are appended to `kept`."""
         if value is None:
             return _NONE, 0
         if isinstance(value, bool):
@@ -234,15 +234,17 @@ _CLASSES: dict[int, type[Object]] = {_FUNCTION: Function, _TENSOR: Tensor, _ARRA
 
 @functools.cache
 def runtime() -> Runtime:
-    """Return the process's one runtime."""
+    """Return the runtime of this process."""
     return Runtime()
 
 
 def _library(package: str, distribution: str) -> Path:
-    """Return a package's library, without importing the package; the runner's own distribution has TVM's beside this.
+    """Return the path of a package's library, without importing the package.
+
+    The distribution onnx-int8-runner contains TVM's libraries itself, in a folder beside this module.
 
     Raises:
-        ArtifactError: it isn't installed.
+        ArtifactError: the package isn't installed.
     """
     name = {"tvm_ffi": "libtvm_ffi.so", "tvm": "libtvm_runtime.so"}[package]
     folders = [Path(__file__).parent]

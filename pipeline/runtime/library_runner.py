@@ -51,7 +51,7 @@ class LibraryRunner(ABC):
 
     @abstractmethod
     def trace(self, feeds: Mapping[str, Tensor], repeats: int = 30) -> Trace:
-        """Return how long each kernel takes, and the whole run; `repeats` runs of each kind are timed.
+        """Return how long each kernel takes, and how long whole runs take; `repeats` runs of each kind are timed.
 
         Raises:
             ArtifactError: the library can't time its kernels, as an older pipeline built it, or isn't what it says.
@@ -66,11 +66,11 @@ class LibraryRunner(ABC):
 
         Args:
             library: the library, on this machine; it stays loaded as long as the process or the session lives.
-            name: the function.
-            buffers: its first arguments, aligned and writable.
-            numbers: its other arguments; the function is timed with each of these tuples.
-            repeats: measurements with each.
+            name: name of the function.
+            buffers: its first arguments: contiguous, writable, aligned to 64 bytes.
+            numbers: tuples of its other arguments; the function is timed with each tuple.
+            repeats: how often it is timed with each.
 
         Returns:
-            for each tuple of numbers, the seconds of each call.
+            for each tuple of numbers, the time of each call in seconds.
         """

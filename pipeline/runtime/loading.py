@@ -1,4 +1,4 @@
-"""Loads a library into a thread that makes all calls into it."""
+"""Loads a library, and provides a thread that makes all calls into it."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from pipeline.runtime import ffi
 from pipeline.runtime.worker import Worker
 
 CPU = 1
-"""TVM's number for the device."""
+"""TVM's number for the CPU as a device."""
 
 _POOLED_ALLOCATOR = 2
 _THREADS_SHARE_CORES = -3
 
 _IDLE: dict[tuple[int, ...], queue.SimpleQueue[Worker]] = {}
-"""Threads that no library uses, by the CPUs that they and TVM's threads are bound to.
+"""Threads that no library uses at present, by the CPUs that they and TVM's threads are bound to.
 
-They are kept for the next library: TVM starts threads for each thread that calls it, and these outlive that one for
-seconds, so that a process that opens and drops runners would gather thousands.
+They are kept for the next library. For each thread that calls it, TVM starts threads of its own, which go on for
+seconds after the calling thread has ended: a process that opens and drops many runners would have thousands of them.
 """
 
 
 class LoadedLibrary:
-    """A library, ready in a thread.
+    """A loaded library, and the thread that runs it.
 
     Args:
-        executable: the library.
-        cpus: that the thread, and those that help it, may use.
+        executable: the library as a module of TVM.
+        cpus: numbers of the CPUs that the thread, and the threads that TVM starts for it, may use.
 
     Attributes:
         executable, cpus: as given.
         worker: the thread, in which all calls have to be made.
-        main: the library's function.
+        main: the library's function `main`.
 
     Raises:
-        RuntimeCallError: it has no such function, or can't run.
+        RuntimeCallError: the library has no function `main`, or TVM can't run it.
     """
 
     def __init__(self, executable: ffi.Module, cpus: tuple[int, ...]) -> None:
@@ -51,7 +51,7 @@ class LoadedLibrary:
         self.main: ffi.Function = self.worker.call(lambda: new_virtual_machine(executable)["main"])
 
     def seconds(self, arguments: Sequence[ffi.Tensor]) -> float:
-        """Return how long a run takes; to be called in the thread."""
+        """Run the library once and return how many seconds that takes. To be called in the worker's thread."""
         start = time.perf_counter()
         self.main(*arguments)
         return time.perf_counter() - start
@@ -61,7 +61,7 @@ class LoadedLibrary:
         """Load a library.
 
         Raises:
-            ArtifactError: it can't be loaded.
+            ArtifactError: the library can't be loaded.
         """
         try:
             return cls(ffi.runtime().load_module(_unique_path(path)), cpus)
@@ -75,10 +75,10 @@ class LoadedLibrary:
 
 
 def _unique_path(path: Path) -> str:
-    """Return a file's path, written as no other file's is that is or was at the same place.
+    """Return a path of a file that differs from those of all files that had the same name before.
 
-    Where a library is built anew while the former one is in use, the system's loader would give the former one for the
-    same path. Steps into the same folder, of which there may be any number, spell the number of the file.
+    If a library is built again while the old one is in use, the system's loader would return the old one for the same
+    path. So the path contains the file's inode number in binary: "./" for a 1 and "/" for a 0, which lead nowhere else.
     """
     resolved = path.resolve(strict=True)
     steps = "".join("./" if bit == "1" else "/" for bit in f"{resolved.stat().st_ino:b}")
@@ -86,11 +86,11 @@ def _unique_path(path: Path) -> str:
 
 
 def _take_worker(idle: queue.SimpleQueue[Worker], cpus: tuple[int, ...]) -> Worker:
-    """Return a thread whose calls of TVM use the given CPUs: an idle one, or else a new one."""
+    """Return an idle thread whose calls of TVM use the given CPUs, or else a new one."""
     allowed = os.sched_getaffinity(0)
     worker = None
     with contextlib.suppress(queue.Empty):
-        # In a process that was forked, the parent's threads are still listed.
+        # In a forked process, the list still contains the parent's threads, which don't exist here.
         while worker is None or not worker.is_in_this_process:
             worker = idle.get_nowait()
     if worker is None or not worker.is_in_this_process:
@@ -98,13 +98,13 @@ def _take_worker(idle: queue.SimpleQueue[Worker], cpus: tuple[int, ...]) -> Work
         configure = ffi.runtime().function("runtime.config_threadpool")
         worker.call(lambda: configure(_THREADS_SHARE_CORES, len(cpus), [str(cpu) for cpu in cpus]))
     if len(cpus) == 1:
-        # A single thread needs no core of its own; several runners would all be bound to the same.
+        # TVM has bound the thread to one CPU. A single thread needs none of its own, and all runners would share one.
         worker.call(lambda: os.sched_setaffinity(0, allowed))
     return worker
 
 
 def new_virtual_machine(executable: Any) -> Any:
-    """Return a virtual machine for an executable; both are modules of `pipeline.runtime.ffi`, or of `tvm_ffi`."""
+    """Return a new virtual machine for an executable; both are modules of `pipeline.runtime.ffi`, or of `tvm_ffi`."""
     machine = executable["vm_load_executable"]()
     machine["vm_initialization"](CPU, 0, _POOLED_ALLOCATOR)
     return machine

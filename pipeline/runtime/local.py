@@ -1,4 +1,4 @@
-"""Runs a library on this machine, with TVM's small runtime only; the compiler isn't loaded."""
+"""Runs a library on this machine with TVM's small runtime, without loading the compiler."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _NO_EXTRAS = (0, 1, 0, 1, 0, "")
-"""For TVM's time evaluator: no least time, no pause between measurements, no flushing of caches."""
+"""Arguments of TVM's time evaluator: no minimum duration, no pause between measurements, no flushing of caches."""
 
 
 class Runner(LibraryRunner):
-    """A library, loaded and ready. Calls from several threads are safe; they wait for one another.
+    """A library that is loaded on this machine. Calls from several threads are safe: they wait for one another.
 
     Args:
         path: the library.
         num_threads: how many threads one run may use; None means one for each physical core that the process may use.
-            Several threads share as many cores, the same for all runners of the process.
+            Each thread has a CPU; all runners of the process use the same CPUs.
 
     Attributes:
         metadata: what the library says about itself.
@@ -57,25 +57,27 @@ class Runner(LibraryRunner):
         self._last_inputs: _InputsInPlace | None = None
 
     def __repr__(self) -> str:
-        """Return what the library computes, how, and with what inputs and outputs."""
+        """Return the model's name, type, target and threads, and its inputs and outputs."""
         m, threads = self.metadata, "1 thread" if self.num_threads == 1 else f"{self.num_threads} threads"
         return f"<Runner {m.model}: {m.kind}, for {m.target.name}, {threads}\n{summary_of(m.inputs, m.outputs)}>"
 
     def input_buffers(self) -> dict[str, Array]:
-        """Return an array of zeros for each input, by name: filled and given to `run`, they aren't copied."""
+        """Return an array of zeros for each input, by name. `run` uses such arrays without copying them."""
         return {spec.name: aligned_zeros(spec.shape, spec.dtype) for spec in self.inputs}
 
     def run(self, feeds: Mapping[str, Tensor], *, copy: bool = True) -> dict[str, Array]:
-        """Return the outputs by name for inputs by name.
+        """Run the library and return the outputs by name.
 
-        Inputs that are contiguous, writable and aligned to 64 bytes are used where they are; others are copied. The
-        caller must not write to them before `run` returns. Arrays of the last run stay alive until the next one.
+        Inputs that are contiguous, writable and aligned to 64 bytes aren't copied, and must not be changed before `run`
+        returns. The runner keeps a reference to the inputs of the last run until the next one.
 
         Args:
-            feeds: arrays, or tensors with `__dlpack__`.
-            copy: whether outputs are copied, and so the caller's own. Without it they are read-only, and in the memory
-                that the program wrote them to. A later run never writes there, but an output that the program doesn't
-                compute, because it is an input, say, shows what its caller writes to that input.
+            feeds: arrays, or tensors with `__dlpack__`, by input name. Their shapes and dtypes are those of `inputs`.
+                The batch axis of a batch of one may be missing, and values of another dtype are converted unless
+                information would be lost; see `conversion`.
+            copy: whether outputs are copied, so that they belong to the caller. If not, they are read-only and share
+                the memory that the program wrote them to. A later run doesn't write there; but an output that is just
+                an input of the program shares that input's memory.
 
         Raises:
             SampleError: an input is missing, unknown, or of the wrong shape or dtype.
@@ -90,7 +92,7 @@ class Runner(LibraryRunner):
         return self._call("run", lambda loaded: [loaded.seconds(arguments) for _ in range(warmup + repeats)][warmup:])
 
     def trace(self, feeds: Mapping[str, Tensor], repeats: int = 30) -> Trace:
-        """Return how long each kernel takes, and the whole run.
+        """Return how long each kernel takes, and how long whole runs take.
 
         Args:
             feeds: inputs by name.
@@ -124,7 +126,7 @@ class Runner(LibraryRunner):
     def time_function(
         self, library: Path, name: str, buffers: Sequence[Array], numbers: Sequence[tuple[int, ...]], repeats: int
     ) -> list[list[float]]:
-        """Time a function of any TVM library, in this runner's thread and on its CPUs; see `LibraryRunner`."""
+        """Time a function of any TVM library, in this runner's thread and with its CPUs; see `LibraryRunner`."""
 
         def measure() -> list[list[float]]:
             evaluator = self._runtime.function("runtime.RPCTimeEvaluator")
@@ -136,16 +138,16 @@ class Runner(LibraryRunner):
         return self._usable_library().worker.call(measure)
 
     def _usable_library(self) -> LoadedLibrary:
-        """Return the library in a thread of this process: one that was forked from the one that opened it has none."""
+        """Return the library with a thread of this process. A forked process doesn't have its parent's threads."""
         if not self._loaded.worker.is_in_this_process:
             self._loaded = LoadedLibrary(self._loaded.executable, self._loaded.cpus)
         return self._loaded
 
     def _call(self, done: str, function: Callable[[LoadedLibrary], T]) -> T:
-        """Return what a function returns, called in the library's thread.
+        """Call a function in the library's thread and return its result.
 
         Raises:
-            ArtifactError: the library isn't what its metadata says, so that it can't be `done`.
+            ArtifactError: the call failed, as the library isn't what its metadata says. The message contains `done`.
         """
         loaded = self._usable_library()
         try:
@@ -170,7 +172,7 @@ class Runner(LibraryRunner):
             raise ArtifactError(
                 f"{self._path} has {len(values)} outputs, its metadata lists {len(self.outputs)}. Build it again."
             )
-        # An output may be a constant of the library, or an input: only a copy is the caller's own.
+        # An output may share memory with a constant of the library, or with an input.
         views = [np.from_dlpack(v) for v in values]
         for spec, view in zip(self.outputs, views, strict=True):
             if view.shape != spec.shape or view.dtype != spec.dtype:
@@ -184,13 +186,14 @@ class Runner(LibraryRunner):
 
 @dataclass(frozen=True)
 class _InputsInPlace:
-    """Arrays that a run has used where they are: the next run needn't look at them, as most give the same ones again.
+    """The inputs of the last run, if it used all of them without a copy.
 
-    A run evicts Python from the caches, so that what takes 5 us in a loop takes 30 before the next run.
+    Most callers give the same arrays again, and then the next run needn't check them. This saves about 30 us for each
+    run: a run evicts Python's own data from the caches, so that checks that take 5 us in a loop take 30 us after it.
 
     Attributes:
-        arrays: each input's name and array, with its shape, strides and dtype, which can be assigned to.
-        tensors: the same in the runtime's form.
+        arrays: name and array of each input, and its shape, strides and dtype, which the caller may have changed since.
+        tensors: the arrays as tensors of the runtime.
     """
 
     arrays: tuple[tuple[str, Array, tuple[Any, ...]], ...]
@@ -198,12 +201,12 @@ class _InputsInPlace:
 
     @classmethod
     def of(cls, specs: Sequence[TensorSpec], arrays: Sequence[Array], tensors: Sequence[ffi.Tensor]) -> _InputsInPlace:
-        """Keep checked arrays and their tensors, in the order of the inputs."""
+        """Return an object for arrays that have been checked, and their tensors, in the order of the inputs."""
         named = zip(specs, arrays, strict=True)
         return cls(tuple((s.name, a, (a.shape, a.strides, a.dtype)) for s, a in named), tensors)
 
     def match(self, feeds: Mapping[str, Tensor]) -> bool:
-        """Return whether these are the very arrays, as they were."""
+        """Return whether these are the same array objects, with the same shapes, strides and dtypes."""
         return len(feeds) == len(self.arrays) and all(
             feeds.get(name) is array and (array.shape, array.strides, array.dtype) == form
             for name, array, form in self.arrays
@@ -224,7 +227,7 @@ def _choose_cpus(num_threads: int | None) -> tuple[int, ...]:
     cores = usable_cores()
     if num_threads is None:
         return tuple(core[0] for core in cores)
-    # Another core for each thread as long as there are some, then the cores' second hardware threads.
+    # Each thread gets a core of its own as long as there are cores; then the cores' second hardware threads are used.
     cpus = sorted((rank, cpu) for core in cores for rank, cpu in enumerate(core))
     if not 1 <= num_threads <= len(cpus):
         raise OptionError(f"num_threads is {num_threads}; this process may use 1 to {len(cpus)}.")

@@ -1,7 +1,7 @@
-"""Runs a library on another device, through TVM's RPC: `python -m tvm.exec.rpc_server` there, directly or by a tracker.
+"""Runs a library on another device through TVM's RPC. The device runs `python -m tvm.exec.rpc_server`.
 
-RPC has no encryption and no passwords, and whoever reaches a server runs code on it: use it in trusted networks only.
-This module only connects; it never listens.
+RPC has no encryption and no passwords, and anyone who reaches a server can run code on it: use it in trusted networks
+only. This module only connects to servers and trackers; it never listens itself.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _ADDRESS = re.compile(
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server or tracker listens.
+    """Address of a server or tracker.
 
     Attributes:
         host: name, IPv4 address, or IPv6 address without brackets.
         port: TCP port.
-        key: what the server registered as; may be empty for a server that is reached directly.
+        key: name under which servers have registered; may be empty for a server that isn't reached through a tracker.
     """
 
     host: str
@@ -75,18 +75,18 @@ class Address:
 
 
 class RemoteRunner(LibraryRunner):
-    """A library, loaded on a device and ready; used like `Runner`. Close it, or use it in a `with` statement.
+    """A library that is loaded on a device; it is used like `Runner`. Close it, or use it in a `with` statement.
 
-    The CPU features of the device can't be asked for: a library that it can't run ends the session, and the error says
-    which features the library needs.
+    RPC can't tell which features the device's CPU has. A library that the CPU can't run ends the session, and the error
+    says which features the library needs.
 
     Args:
         path: the library. It is uploaded into the server's working directory.
-        rpc: "HOST:PORT" or "HOST:PORT/KEY" of a server.
-        tracker: "HOST:PORT/KEY" of a tracker, and of the devices of which one is wanted. Give this or `rpc`.
-        num_threads: how many threads one run may use; None leaves the device's default. A device with fewer cores uses
-            fewer.
-        timeout: seconds that connecting, and then each call, may take.
+        rpc: address of a server: "HOST:PORT" or "HOST:PORT/KEY". Give this or `tracker`.
+        tracker: address of a tracker and key of the devices, one of which is used: "HOST:PORT/KEY".
+        num_threads: how many threads one run may use; None means the device's default. A device with fewer cores uses
+            fewer threads.
+        timeout: how many seconds connecting, and then each call, may take.
 
     Attributes:
         metadata: what the library says about itself.
@@ -94,7 +94,7 @@ class RemoteRunner(LibraryRunner):
 
     Raises:
         ArtifactError: the file isn't a library of this pipeline, or is damaged.
-        OptionError: an address is wrong, or not exactly one is given.
+        OptionError: an address is wrong, not exactly one of them is given, or `num_threads` is below 1.
         DeviceError: the server or tracker can't be reached, or refuses, or can't load the library.
     """
 
@@ -130,7 +130,7 @@ class RemoteRunner(LibraryRunner):
             raise
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Array]:
-        """Return the outputs by name for inputs by name, computed on the device.
+        """Run the library on the device and return the outputs by name; see `LibraryRunner`.
 
         Raises:
             SampleError: an input is missing, unknown, or of the wrong shape or dtype.
@@ -147,9 +147,13 @@ class RemoteRunner(LibraryRunner):
         return self._call("running the model", run)
 
     def benchmark(self, feeds: Mapping[str, Tensor], repeats: int = 30, warmup: int = 3) -> list[float]:
-        """Return the time of each of `repeats` runs, in seconds, measured on the device, without transfers.
+        """Return the time of each of `repeats` runs in seconds, measured on the device, so without transfers.
 
-        `warmup` runs, that aren't counted, come first.
+        Before these, there are `warmup` runs that aren't counted.
+
+        Raises:
+            SampleError: an input is missing, unknown, or of the wrong shape or dtype.
+            DeviceError: the session failed or took too long.
         """
         arrays = prepare_feeds(feeds, self.inputs)
 
@@ -160,7 +164,7 @@ class RemoteRunner(LibraryRunner):
         return self._call("benchmarking", measure)
 
     def trace(self, feeds: Mapping[str, Tensor], repeats: int = 30) -> Trace:
-        """Return how long each kernel takes, and the whole run, measured on the device; see `Runner.trace`.
+        """Return how long kernels and whole runs take, measured on the device; see `Runner.trace`.
 
         Raises:
             ArtifactError: the library can't time its kernels, as an older pipeline built it.
@@ -215,7 +219,7 @@ class RemoteRunner(LibraryRunner):
         """End the session."""
 
         def release() -> None:
-            # TVM closes the connection when nothing refers to the session any more.
+            # TVM closes the connection when the last reference to the session is gone.
             self._machine = self._library = self._device = self._session = None
             self._libraries.clear()
 
@@ -236,7 +240,7 @@ class RemoteRunner(LibraryRunner):
         host, port, key = self.address.host, self.address.port, self.address.key
         with _reading_answers():
             if self._through_tracker:
-                # Tries again by itself when the tracker offers a device that has registered anew since.
+                # TVM tries again if the tracker offers a device whose server has been restarted since it registered.
                 return rpc.connect_tracker(host, port).request(key)
             return rpc.connect(host, port, key=key)
 
@@ -253,10 +257,11 @@ class RemoteRunner(LibraryRunner):
             self._machine = relax.VirtualMachine(self._library, self._device)
 
     def _upload(self, path: Path) -> Any:
-        """Return a library, loaded on the device."""
-        # The name tells libraries apart: a server may keep its directory, and loaded libraries, between sessions.
+        """Upload a library, unless that was done before, and return it as a module of the device."""
+        # A server may keep its folder, and libraries that it has loaded, after a session, so different libraries must
+        # have different names.
         name = f"{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.so"
-        # A file that is loaded must not be written to.
+        # A file must not be overwritten while it is loaded.
         if name not in self._libraries:
             with _reading_answers():
                 self._session.upload(str(path), target=name)
@@ -282,7 +287,7 @@ class RemoteRunner(LibraryRunner):
         with _reading_answers():
             values = [get_output("main", *(() if arity == -1 else (i,))) for i in range(len(self.outputs))]
         for spec, value in zip(self.outputs, values, strict=True):
-            # Before memory is taken for it.
+            # Checked before the output is copied, as a wrong size could need any amount of memory.
             if not isinstance(value, runtime.Tensor) or (value.shape, value.dtype) != (spec.shape, spec.dtype):
                 raise _AnswerError(f"output {spec.name!r} isn't {spec.dtype} of the shape {list(spec.shape)}.")
         with _reading_answers():
@@ -305,11 +310,11 @@ class RemoteRunner(LibraryRunner):
             )
         try:
             return self._worker.call(function, self._timeout)
-        # What TVM raises itself, where the session ends or the device reports an error, is a RuntimeError. Whatever
-        # else a function raises is our own mistake.
+        # TVM raises a RuntimeError if the session ends or the device reports an error. Any other exception of the
+        # function is a bug of this package.
         except (TimeoutError, RuntimeError, OSError) as error:
-            # What the frames of the failed call hold would keep the session open, and so the server busy, for as long
-            # as anybody keeps the exception.
+            # Local variables in the frames of the failed call refer to the session. They would keep it open, and the
+            # server busy, as long as the exception exists.
             traceback.clear_frames(error.__traceback__)
             raise self._as_device_error(doing, error) from error
 
@@ -336,7 +341,7 @@ _OPEN: weakref.WeakSet[RemoteRunner] = weakref.WeakSet()
 
 
 def _keep_inherited_sessions() -> None:
-    """Keep what a forked process inherits of its parent's sessions, for ever: TVM ends a session with its last use."""
+    """Keep references to sessions that a forked process has from its parent: TVM would end them with the last one."""
     for runner in _OPEN:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(vars(runner)))
 
@@ -345,15 +350,15 @@ os.register_at_fork(after_in_child=_keep_inherited_sessions)
 
 
 class _AnswerError(RuntimeError):
-    """A server or tracker, which anybody may run, answered something that TVM's client doesn't expect."""
+    """A server or tracker has sent an answer that it shouldn't."""
 
 
 @contextlib.contextmanager
 def _reading_answers() -> Iterator[None]:
-    """Turn what is raised over unexpected answers into `_AnswerError`; the block holds nothing but TVM's calls."""
+    """Turn exceptions of TVM's client about unexpected answers into `_AnswerError`. The block must only call TVM."""
     try:
         yield
-    # The last one is raised by TVM's client for a function that the server doesn't have.
+    # TVM's client raises an AttributeError for a function that the server doesn't have.
     except (ValueError, TypeError, LookupError, struct.error, AttributeError) as error:
         raise _AnswerError(f"TVM's client can't read an answer: {_last_line(error)}") from error
 
@@ -370,10 +375,10 @@ def _address(rpc: str | None, tracker: str | None) -> Address:
 
 
 def _check_reachable(address: Address, role: str, timeout: float) -> None:
-    """Open a connection and close it: TVM's own connecting neither has a timeout nor says what is wrong.
+    """Open a connection and close it again, as TVM's own connecting has no timeout and doesn't say what is wrong.
 
     Raises:
-        DeviceError: nothing listens there.
+        DeviceError: no connection is possible.
     """
     try:
         socket.create_connection((address.host, address.port), timeout).close()
@@ -385,7 +390,7 @@ def _check_reachable(address: Address, role: str, timeout: float) -> None:
 
 
 def _last_line(error: BaseException) -> str:
-    """Return the line of TVM's many that says what happened, as a sentence."""
+    """Return the last line of an error message of TVM, which says what happened, as a sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[-1] if lines else type(error).__name__
     return text if text.endswith(".") else f"{text}."

@@ -1,4 +1,4 @@
-"""Inputs as a library takes them: checked against its metadata, converted, contiguous and aligned."""
+"""Prepares inputs for a library: checks them against its metadata, converts and aligns them."""
 
 from __future__ import annotations
 
@@ -15,31 +15,35 @@ from pipeline.ir.types import TensorType
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 Tensor: TypeAlias = Any
-"""An array, anything that NumPy makes an array of, or a tensor in this machine's memory that has `__dlpack__`."""
+"""An array, anything that NumPy can make an array of, or a tensor with `__dlpack__` in this machine's memory."""
 
 ALIGNMENT = 64
-"""Bytes; kernels load whole vectors."""
+"""Alignment of inputs in bytes: kernels load whole vectors."""
 
 
 class HasShapeAndDtype(Protocol):
-    """What has a shape and a dtype as NumPy's arrays do, such as an array in a file."""
+    """An array whose values needn't be in memory, such as an array in a file."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Sizes."""
+        """Its shape."""
         ...
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the elements."""
+        """Its dtype."""
         ...
 
 
 def prepare_feeds(feeds: Mapping[str, Tensor], inputs: Sequence[TensorSpec]) -> list[Array]:
-    """Return the inputs in order, contiguous and aligned to 64 bytes, as kernels need them; others are copied.
+    """Return the inputs in the model's order, contiguous and aligned to 64 bytes, as kernels need them.
 
-    The batch axis of a batch of one may be missing, and values of another dtype are converted where nothing is lost;
-    see `conversion`.
+    Arrays that are so already are returned as they are; others are copied. The batch axis of a batch of one may be
+    missing, and values of another dtype are converted unless information would be lost; see `conversion`.
+
+    Args:
+        feeds: arrays, or tensors with `__dlpack__`, by input name.
+        inputs: the model's inputs.
 
     Raises:
         SampleError: an input is missing, unknown, or of the wrong shape, dtype or value.
@@ -49,7 +53,7 @@ def prepare_feeds(feeds: Mapping[str, Tensor], inputs: Sequence[TensorSpec]) -> 
 
 
 def check_feed_types(arrays: Mapping[str, HasShapeAndDtype], inputs: Sequence[TensorSpec]) -> None:
-    """Check names, shapes and dtypes as `prepare_feeds` does, of arrays whose values needn't be there.
+    """Check names, shapes and dtypes of inputs, as `prepare_feeds` does, without reading values.
 
     Raises:
         SampleError: see `prepare_feeds`.
@@ -71,16 +75,16 @@ def _check_names(feeds: Mapping[str, Any], inputs: Sequence[TensorSpec]) -> None
 
 
 def random_feeds(inputs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """Return seeded noise as inputs by name: for measuring times, which don't depend on it."""
+    """Return random inputs by name, the same each time; for measuring times, which don't depend on values."""
     random = np.random.default_rng(0)
     return {i.name: random.standard_normal(i.shape).astype(i.dtype) for i in inputs}
 
 
 def _as_array(spec: TensorSpec, value: Tensor) -> Array:
-    """Return a tensor as an array: the same memory if it has `__dlpack__`.
+    """Return a tensor as an array, which shares its memory if the tensor has `__dlpack__`.
 
     Raises:
-        SampleError: it is on another device, or has a dtype that NumPy lacks.
+        SampleError: the tensor is on another device, or NumPy doesn't have its dtype.
     """
     if isinstance(value, np.ndarray) or not hasattr(value, "__dlpack__"):
         return np.asarray(value)
@@ -102,14 +106,14 @@ def _check_type(spec: TensorSpec, value: HasShapeAndDtype) -> None:
 
 
 def _shapes(spec: TensorSpec) -> tuple[tuple[int, ...], ...]:
-    """Return the shapes that fit an input: its own and, if that is a batch of one, the one without the batch axis."""
+    """Return the shapes that an array for an input may have: the input's, and without its batch axis if that is 1."""
     return (spec.shape, spec.shape[1:]) if spec.shape[:1] == (1,) else (spec.shape,)
 
 
 def _aligned_input(spec: TensorSpec, value: Array) -> Array:
     if value.shape != spec.shape or value.dtype != np.dtype(spec.dtype):
         value = _converted(spec, value)
-    # DLPack can't hand over memory that must not be written to.
+    # DLPack can't export read-only memory.
     if value.flags.c_contiguous and value.flags.writeable and value.ctypes.data % ALIGNMENT == 0:
         return value
     return aligned(value)
@@ -131,7 +135,7 @@ def aligned(value: Array) -> Array:
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: str) -> Array:
-    """Return an array of zeros that is contiguous and aligned to 64 bytes, as runners take inputs without a copy."""
+    """Return an array of zeros that is contiguous and aligned to 64 bytes."""
     nbytes = TensorType(shape, dtype).nbytes
     memory = np.zeros(nbytes + ALIGNMENT, "uint8")
     start = -memory.ctypes.data % ALIGNMENT

@@ -1,4 +1,4 @@
-"""One thread that makes all calls into a library or a session, in order."""
+"""A thread that makes all calls into a library, or into a session with a device, in order."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from typing import Any, TypeAlias, TypeVar
 T = TypeVar("T")
 
 _Answer: TypeAlias = "queue.SimpleQueue[tuple[Any, BaseException | None]]"
-"""Takes what a function returns, or raises. concurrent.futures has more to offer, and takes longer to import."""
+"""A queue for the result of a function, or its exception. concurrent.futures would take longer to import."""
 
 
 class Worker:
     """A thread that runs functions one after another, for callers in any thread.
 
-    TVM's runtime keeps its thread pool per calling thread and binds that thread to CPUs, so a runner has a thread of
-    its own. It also can't interrupt a call that waits for a device; here the caller goes on, and the thread, which
-    doesn't keep the process alive, is left waiting.
+    There are two reasons for it. TVM's runtime has a thread pool for each calling thread, which it binds to CPUs; so a
+    runner has a thread of its own, and the caller's isn't bound. And TVM can't interrupt a call that waits for a
+    device; with a thread of its own for the call, the caller can go on after a timeout. The thread doesn't keep the
+    process alive.
     """
 
     def __init__(self, name: str) -> None:
@@ -29,18 +30,18 @@ class Worker:
 
     @property
     def is_in_this_process(self) -> bool:
-        """Whether the thread is one of this process; a process that was forked has none of its parent's."""
+        """Whether the thread belongs to this process. A forked process doesn't have its parent's threads."""
         return self._process == os.getpid()
 
     def call(self, function: Callable[[], T], timeout: float | None = None) -> T:
-        """Return what `function` returns, or raise what it raises.
+        """Run a function in the thread, and return what it returns or raise what it raises.
 
         Args:
-            function: what to run in the thread.
-            timeout: seconds to wait, earlier calls included; None waits for ever.
+            function: what to run.
+            timeout: how many seconds to wait, for earlier calls, too; None means without limit.
 
         Raises:
-            TimeoutError: the call hasn't ended in time. It goes on, and so do those after it when it ends.
+            TimeoutError: the function hasn't ended in time. It still goes on, and later calls run after it.
         """
         answer: _Answer = queue.SimpleQueue()
         self._tasks.put((function, answer))
@@ -54,15 +55,16 @@ class Worker:
         try:
             raise error
         finally:
-            # The error's traceback holds this frame: without the reference back, it goes when its handler is done.
+            # The traceback refers to this frame, so a reference from the frame to the error would be a cycle, and the
+            # error would live on after it has been handled.
             del error, answer
 
     def post(self, function: Callable[[], None]) -> None:
-        """Run `function` in the thread after the calls that were made before, without waiting."""
+        """Run a function in the thread after all earlier calls, without waiting for it."""
         self._tasks.put((function, queue.SimpleQueue()))
 
     def close(self) -> None:
-        """End the thread after the calls that were made before."""
+        """End the thread after all earlier calls."""
         self._tasks.put(None)
 
 
@@ -72,6 +74,6 @@ def _work(tasks: queue.SimpleQueue[tuple[Callable[[], Any], _Answer] | None]) ->
         try:
             answer.put((function(), None))
         except BaseException as error:
-            # Belongs to the caller.
+            # Raised again in the caller's thread.
             answer.put((None, error))
         del task, function, answer
