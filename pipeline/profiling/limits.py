@@ -77,7 +77,7 @@ class Limits:
         return float(np.interp(np.log2(max(moved, 1)), np.log2(sizes), speeds))
 
     def seconds(self, multiply_adds: int, moved: int, in_float: bool) -> float:
-        """Return the shortest possible time of an operator: of its multiply-adds or of its bytes, whichever is longer."""
+        """Return the shortest possible time of an operator: that of its multiply-adds, or of its bytes if longer."""
         return max(multiply_adds / self.peak(in_float), moved / self.bandwidth(moved))
 
 
