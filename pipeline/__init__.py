@@ -7,11 +7,11 @@
     quantized.build("host", "model.host.so")
     outputs = pipeline.Runner("model.host.so").run({"x": x})
 
-`build` does all that the command line's does, and returns its report:
+`build` does all that `pipeline build` does on the command line, and returns its report:
 
     report = pipeline.build("model.onnx", samples, targets=["host", "android-arm64"], output="out")
 
-The stages can be called one by one, each with the former one's result: `import_model`, `annotate`, `calibrate`,
+The stages can be called one by one, each with the result of the one before: `import_model`, `annotate`, `calibrate`,
 `realize`, `compile_program`. Names are imported when they are first used, so that running a library doesn't load the
 compiler.
 """

@@ -1,4 +1,4 @@
-"""The pipeline in three calls: load, quantize, build."""
+"""The pipeline as three calls: `load`, `quantize` and `Quantized.build`."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Quantized:
 
     Attributes:
         program: the int8 program.
-        source: the float program that it came from.
+        source: the float program that it was made from.
         annotation: what became int8, and why the rest didn't.
-        table: scales and zero points.
+        table: scales and zero points of the 8-bit tensors.
         realized: the float program that integers were made of: the source, as corrections have left it.
         corrections: what became of the corrections that were wanted, in order.
     """
@@ -50,7 +50,7 @@ class Quantized:
     corrections: tuple[CorrectionOutcome, ...] = ()
 
     def __repr__(self) -> str:
-        """Return what became int8, and with what inputs and outputs."""
+        """Return the model's name, how much became int8, and its inputs and outputs."""
         p, samples = self.program, self.table.samples
         summary = f"{self.annotation.summary()}, calibrated with {samples} sample{'s' * (samples != 1)}"
         summary += "".join(f", {outcome.name}" for outcome in self.corrections if outcome.kept)
@@ -68,8 +68,8 @@ class Quantized:
         Args:
             target: name of a target, path of a target file, or a target.
             path: the library to write; its folder is made if it doesn't exist.
-            dump: folder for the program after each compiler phase, and the assembly.
-            tuned: register tiles that were measured; see `compiler.tuning.tune`.
+            dump: folder for the program after each compiler phase, and the assembly; None writes neither.
+            tuned: measured register tiles to use; see `compiler.tuning.tune`.
         """
         chosen = target if isinstance(target, Target) else load_target(target)
         folder = None if dump is None else Path(dump)
@@ -93,7 +93,7 @@ class Quantized:
         return written
 
     def summary(self) -> QuantizationSummary:
-        """Return what a library records of the quantization."""
+        """Return what a library's metadata says about the quantization."""
         sources = {t.name: self.annotation.source(t.name) for t in self.annotation.tensors}
         operators = self.annotation.operators
         return QuantizationSummary(
@@ -114,7 +114,7 @@ def load(path: str | Path, shapes: Shapes | None = None, samples: Samples | None
     Args:
         path: the .onnx file.
         shapes: input name -> shape, for inputs whose shape the file leaves open.
-        samples: what is open and not in `shapes` is taken from the first one; see `samples.shapes`.
+        samples: open shapes that aren't in `shapes` are taken from the first sample; see `samples.shapes`.
     """
     return import_model(path, shapes, lambda declared, given: open_shapes(declared, given, samples))
 
@@ -135,10 +135,10 @@ def quantize(
     Args:
         program: the float program.
         samples: 100 to 500 typical inputs: a folder of .npy or .npz files or of pictures, an iterable, or a function
-            that returns one. Each item is a sample, or a whole batch of them; a label beside it isn't used. What
-            PaddleSlim calls sample_generator, batch_generator or data_loader goes here. Not needed with `table`.
-        annotation: decisions to use as they are, for example edited ones.
-        table: a calibration table to use as it is; nothing is run.
+            that returns one. Each item is a sample or a batch of samples; a label beside it isn't used. PaddleSlim's
+            sample_generator, batch_generator and data_loader are given here. Not needed with `table`.
+        annotation: what becomes int8, if it isn't to be decided; for example an edited annotation.
+        table: a calibration table to use as it is; then the model isn't run.
         progress: called after each batch with the number of batches so far.
         options: `operators`, `skip` and `per_channel` as one object.
         **keys: {options}
@@ -169,10 +169,10 @@ def quantize_with(
 
 
 def _preprocessing(program: Program, samples: Samples | None, options: ImageOptions) -> ImagePreprocessing | None:
-    """Return how pictures become the program's input; None if nobody says so.
+    """Return how pictures become the program's input; None if neither samples nor options say so.
 
     Raises:
-        OptionError: they can't.
+        OptionError: pictures can't become the input.
     """
     if samples is None and options != ImageOptions():
         return resolve_preprocessing(options, program.inputs[0])

@@ -1,4 +1,4 @@
-"""The main job as one function: a model and samples in, libraries and a report out."""
+"""The whole pipeline as one function: from a model and samples to libraries and a report."""
 
 from __future__ import annotations
 
@@ -42,24 +42,23 @@ _log = logging.getLogger(__name__)
 AnyModelOptions = TypeVar("AnyModelOptions", bound=ModelOptions)
 
 CHECK_SAMPLES = 16
-"""How many samples the agreement with the float model is measured on."""
+"""On how many calibration samples int8 is compared with float, if nothing is required of the result."""
 
 MAX_REASONS = 5
-"""How many reasons are given why nothing is int8."""
+"""How many reasons a message gives for why no operator is int8."""
 
 FLOAT_LIBRARY = "float32 library for host"
-"""What the report calls the float library."""
+"""What reports call the float library, among `BuildReport.files`."""
 
 GIVEN_TABLE = "given table"
-"""What the report calls the algorithm of a calibration table that was given."""
+"""What reports give as the algorithm if a calibration table was given."""
 
 _QUANTIZED = re.compile("DynamicQuantize.*|(Dequantize|Quantize)Linear|QLinear.*|.*Integer")
-"""ONNX types of nodes of models that are quantized."""
+"""ONNX types of nodes that only quantized models have."""
 
 Progress = Callable[[str, int, "int | None"], Any]
-"""Called with what is being done, how many steps of it (batches, say) are done, and how many there are, if known.
-
-`print` is one.
+"""A function that is called with what is being done, how many steps of that (such as batches) are done, and how many
+steps there are, or None if that isn't known. `print` may be used.
 """
 
 
@@ -71,13 +70,13 @@ def build(
 
     Args:
         model: an ONNX file, or a recipe (.toml), which has its own samples and shapes.
-        samples: 100 to 500 typical inputs, see `pipeline.quantize`. Not needed with `calibration`. They are read twice
+        samples: 100 to 500 typical inputs; see `pipeline.quantize`. Not needed with `calibration`. They are read twice
             if `check` is set.
         progress: see `Progress`.
         **keys: {options}
 
     Raises:
-        PipelineError: see `errors`; nothing half-written is left.
+        PipelineError: one of its subclasses; see `errors`. No incomplete file is left.
     """
     path, samples, chosen = with_recipe(model, samples, BuildOptions.from_values(keys))
     return build_model(path, samples, chosen, progress)
@@ -188,14 +187,14 @@ def _given(samples: Samples | None, options: ModelOptions) -> tuple[CalibrationT
     if options.calibration is None and samples is None:
         raise SampleError("Neither samples nor a calibration table is given. Add --samples or --calibration.")
     if samples is not None:
-        # A folder that isn't there should be known of before a large model is imported.
+        # A missing folder is reported before a large model is imported.
         sample_count(samples)
     table = None if options.calibration is None else CalibrationTable.load(options.calibration)
     return table, None if options.annotation is None else Annotation.load(options.annotation)
 
 
 def _check_measurable(samples: Samples | None, options: BuildOptions) -> None:
-    """Refuse to begin with what can't be measured in the end.
+    """Refuse requirements that couldn't be checked at the end.
 
     Raises:
         OptionError: there are no samples to measure on, or they can be read only once.
@@ -210,15 +209,15 @@ def _check_measurable(samples: Samples | None, options: BuildOptions) -> None:
 
 
 def check_reusable(samples: Samples | None, options: MeasuredOptions, otherwise: str = "") -> None:
-    """Refuse samples that can be read only once, and are calibrated with and measured on.
+    """Refuse samples that can be read only once, if they are needed both for calibration and for measuring.
 
     Args:
         samples: the samples.
-        options: which others may be measured on.
-        otherwise: what else can be done about it, after a comma.
+        options: say whether other samples are measured on.
+        otherwise: what else the user can do, as the end of a sentence, with a comma in front.
 
     Raises:
-        OptionError: they are such.
+        OptionError: the samples are an iterator, and are needed twice.
     """
     if options.check_samples is None and isinstance(samples, Iterator):
         raise OptionError(
@@ -246,10 +245,11 @@ def _libraries(
 
 
 def _decided(program: Program, annotation: Annotation | None, options: ModelOptions) -> Annotation:
-    """Return what becomes int8: what a file says, or what the options do. What is wrong with them is known soon.
+    """Return what becomes int8: what the annotation file says, if there is one, else what annotate decides.
 
     Raises:
-        OptionError, TableError: an option or the file names what isn't in the program.
+        OptionError: an option names an operator that the program doesn't have.
+        TableError: the annotation file does.
     """
     wanted = options.quantize.annotate
     return annotate(program, wanted) if annotation is None else with_names(annotation, program)
@@ -263,7 +263,7 @@ def _quantized(
     table: CalibrationTable | None,
     tell: Progress,
 ) -> Quantized:
-    """Quantize, and show progress; see `quantize_with`."""
+    """Quantize, and report progress; see `quantize_with`."""
     calibration = options.quantize.calibrate
     total = None
     if table is None and samples is not None:
@@ -277,10 +277,10 @@ def _quantized(
 
 
 def _check_int8(annotation: Annotation, program: Program, options: BuildOptions) -> None:
-    """Refuse to go on with a model of which nothing is int8; warn where a float library is asked for.
+    """Refuse a model none of whose operators is int8, unless the options allow it; `float_library` makes it a warning.
 
     Raises:
-        QuantizationError: nothing is; the message says why.
+        QuantizationError: no operator is int8; the message says why.
     """
     message = _why_float(annotation, program)
     if options.allow_float or not message:
@@ -291,23 +291,23 @@ def _check_int8(annotation: Annotation, program: Program, options: BuildOptions)
 
 
 def _require_int8(annotation: Annotation, program: Program) -> None:
-    """Refuse a model of which nothing is int8.
+    """Refuse a model none of whose operators is int8.
 
     Raises:
-        QuantizationError: nothing is; the message says why.
+        QuantizationError: no operator is int8; the message says why.
     """
     if message := _why_float(annotation, program):
         raise QuantizationError(message.rstrip())
 
 
 def _why_float(annotation: Annotation, program: Program) -> str:
-    """Return in lines why nothing is int8; "" if something is."""
+    """Return the lines of a message that say why no operator is int8; "" if one is."""
     if _holds_int8(annotation):
         return ""
     reasons = collections.Counter(f"{o.operator}: {o.reason}" for o in annotation.operators).most_common(MAX_REASONS)
     listed = "".join(f"\n  {count} x {reason}" for reason, count in reasons)
     return (
-        f"{annotation.summary()}: the library would gain nothing. Why, most frequent first:{listed}\n"
+        f"{annotation.summary()}, so int8 would gain nothing. The reasons, most frequent first:{listed}\n"
         f"{quantized_already(program)}"
     )
 
@@ -317,19 +317,19 @@ def _holds_int8(annotation: Annotation) -> bool:
 
 
 def quantized_already(program: Program) -> str:
-    """Return what is to be said of a model that is quantized before it comes here, a line; "" if it isn't."""
+    """Return a line that warns of a model which is quantized already; "" if it isn't."""
     found = collections.Counter(n.operator for n in program.nodes if _QUANTIZED.fullmatch(n.operator))
     if not found:
         return ""
     listed = ", ".join(f"{count} x {operator}" for operator, count in sorted(found.items()))
     return (
-        f"The model is quantized already ({listed}). What that rounds stays rounded; give the float model that it was "
-        "made from.\n"
+        f"The model is quantized already ({listed}), and its rounding errors remain. Use the float model that it was "
+        "made from, if there is one.\n"
     )
 
 
 def warn_if_quantized(program: Program) -> None:
-    """Warn of a model that is quantized before it comes here."""
+    """Warn of a model that is quantized already."""
     if already := quantized_already(program):
         _log.warning(already.rstrip())
 
@@ -339,11 +339,12 @@ def verify(model: Path, program: Program, samples: Samples | None = None) -> Imp
 
     Args:
         model: the ONNX file.
-        program: what it was imported as.
-        samples: the first one is compared; without any, or where they can be read only once, an invented one.
+        program: the program that it was imported as.
+        samples: both are evaluated on the first sample; without samples, or if they can be read only once, on a
+            generated one.
 
     Raises:
-        ModelError: the two differ.
+        ModelError: the results differ.
     """
     reusable = samples is not None and not isinstance(samples, Iterator)
     given = next(feeds(samples, program.inputs)) if samples is not None and reusable else example_feeds(program.inputs)
@@ -354,8 +355,8 @@ def measure(report: BuildReport, evaluation: Callable[[], Iterable[LabelledSampl
     """Return a report with accuracy, agreement and latency of the float and int8 libraries for this machine.
 
     Args:
-        report: of a build for `host` with the float library.
-        evaluation: yields evaluation samples anew each time it is called.
+        report: report of a build for `host` with the float library.
+        evaluation: returns a new iterable of evaluation samples each time it is called.
     """
     float_path = Path(report.files[FLOAT_LIBRARY])
     int8_path = Path(next(library.path for library in report.libraries if library.target == "host"))
@@ -371,12 +372,12 @@ def measure(report: BuildReport, evaluation: Callable[[], Iterable[LabelledSampl
 
 
 def time_libraries(float_library: Path, int8_library: Path, inputs: Mapping[str, Any], threads: int = 1) -> Timing:
-    """Time a float and an int8 library in turn, so that a change of the machine's speed meets both.
+    """Time a float and an int8 library in turn, so that a change of the machine's speed affects both.
 
     Args:
-        float_library: for this machine.
-        int8_library: for this machine.
-        inputs: one batch.
+        float_library: a library for this machine.
+        int8_library: a library for this machine.
+        inputs: one batch, by input name.
         threads: how many threads a run may use.
     """
     runners = Runner(float_library, threads), Runner(int8_library, threads)
@@ -391,7 +392,7 @@ def time_libraries(float_library: Path, int8_library: Path, inputs: Mapping[str,
 def _tuned(
     program: Program, targets: Mapping[str, Target], path: Path | None, progress: Progress
 ) -> tuple[TuningDatabase | None, tuple[TunedLayer, ...]]:
-    """Measure what a database doesn't know, for all targets, and write it."""
+    """Measure the layers that the tuning database doesn't have, for all targets, and write the database."""
     if path is None:
         return None, ()
     database = TuningDatabase.load(path)
@@ -405,7 +406,7 @@ def _tuned(
 
 
 def _written(quantized: Quantized, folder: Path, libraries: tuple[Library, ...], options: BuildOptions) -> BuildReport:
-    """Write the table and the annotation, and return the report so far."""
+    """Write the calibration table and the annotation, and return the report without measurements."""
     name = quantized.program.name
     table, annotation = folder / f"{name}.calibration.json", folder / f"{name}.annotation.json"
     quantized.table.save(table)
@@ -430,14 +431,14 @@ def _check(
     samples: Samples | None,
     options: BuildOptions,
 ) -> Agreement:
-    """Compare int8 and float on samples; with a library that was just built, if one runs here."""
+    """Compare int8 and float on samples. If this machine can run one of the built libraries, that is used for int8."""
     runnable = [
         library.path
         for library in report.libraries
         if not missing_features(targets[library.target].architecture, targets[library.target].required_features)
     ]
     int8 = Runner(runnable[0]).run if runnable else Executor(quantized.program).run
-    # Of the calibration samples, some are enough unless something is asked of the result.
+    # If nothing is required of the result, a few calibration samples are enough.
     limit = CHECK_SAMPLES if options.min_sqnr is None and options.min_agreement is None else None
     stream, described = measured_on(samples, options, quantized.program, limit)
     return compare(Executor(quantized.source).run, int8, (feed for _, feed in stream), described)
@@ -446,13 +447,13 @@ def _check(
 def measured_on(
     samples: Samples | None, options: MeasuredOptions, program: Program, limit: int | None = None
 ) -> tuple[Iterator[tuple[str, dict[str, Any]]], str]:
-    """Return the feeds that an int8 model is measured on, each after its name, and what they are.
+    """Return the (name, feed) pairs that an int8 model is measured on, and what they are, in words.
 
     Args:
-        samples: those that are calibrated with.
-        options: which others are to be measured on; see `BuildOptions.check`.
+        samples: the samples that calibration uses.
+        options: say which samples to measure on; see `BuildOptions.check`.
         program: the model.
-        limit: how many calibration samples are enough; None if all are wanted.
+        limit: how many samples to use, if they are calibration samples; None means all.
     """
     if options.check_samples is not None:
         chosen = with_image_options(options.check_samples, options.quantize.images)
@@ -468,15 +469,15 @@ def measured_on(
 
 
 def _file_part(name: str, target: Target) -> str:
-    """Return how a target is called in a file name: as the user named it, or, for a file, by its own name."""
+    """Return a target's part of file names: the name that the user gave, or for a target file, the name in it."""
     return target.name if name.endswith(".toml") or "/" in name else name
 
 
 def _check_file_names(targets: Mapping[str, Target]) -> None:
-    """Refuse targets whose libraries would be one file.
+    """Refuse targets whose libraries would have the same file name.
 
     Raises:
-        OptionError: there are such.
+        OptionError: two targets have the same name.
     """
     known: dict[str, str] = {}
     for name, target in targets.items():

@@ -1,8 +1,8 @@
 """The command line: `pipeline build`, `quantize`, `run`, `bench` and all that `_COMMANDS` lists.
 
-Results go to standard output, all else to standard error. With `--json`, standard output is one JSON object: the
+Results go to standard output, everything else to standard error. With `--json`, standard output is one JSON object: the
 result, or `{"error": {"kind": ..., "message": ..., "exit_code": ...}}`. The kind is the name of a class of `errors`, or
-`UsageError`, `Interrupted` or `InternalError`. The message is the one that people get on standard error all the same.
+`UsageError`, `Interrupted` or `InternalError`. The message is printed on standard error as well.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _COMMANDS = {
     "bench": "Time a library, here or on a device.",
     "build": "Quantize an ONNX model and build it for one or more targets.",
     "compare": "Compare a model's tensors in int8, one by one, with those in float.",
-    "demo": "Run the whole pipeline on a real model and show what it costs and gains.",
+    "demo": "Run the whole pipeline on a real model and show accuracy and speed.",
     "inspect": "Show what is in an ONNX model or in a library.",
     "models": "List the models that have a recipe.",
     "profile": "Show where a library spends its time on this machine.",
@@ -38,14 +38,14 @@ _COMMANDS = {
 
 
 _SOFTWARE_FAULT = 70
-"""Exit code, as BSD's sysexits.h has it."""
+"""Exit code for a bug of this package: EX_SOFTWARE of BSD's sysexits.h."""
 
 _INTERRUPTED = 128 + signal.SIGINT
-"""Exit code, as shells have it."""
+"""Exit code after Ctrl-C, as shells report it."""
 
 
 class _Commands(click.Group):
-    """Commands by name, each in a module of its own that is imported when it is used: `run` needs no compiler."""
+    """Imports the module of a command only when the command is used: `run`, for example, doesn't need the compiler."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)
@@ -81,8 +81,8 @@ def cli() -> None:
 def main() -> None:
     """Run the command line.
 
-    A user's mistake ends in one message and exit code 2, a failure of the work in 1, an interrupt in 130, a fault of
-    this package in its traceback and 70.
+    The process ends with exit code 2 and a message after a user's mistake, 1 and a message if the work failed, 130
+    after an interrupt, and 70 with a traceback after a bug of this package.
     """
     from pipeline.cli.console import log_to_console
 
@@ -100,9 +100,10 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """Give the block a list that grows by each interrupt (Ctrl-C).
+    """Give the block a list to which each interrupt (Ctrl-C) is appended.
 
-    One that meets a Python function which TVM calls comes back from TVM as a RuntimeError, whatever it was.
+    If an interrupt arrives while TVM calls a Python function, TVM turns its KeyboardInterrupt into a RuntimeError. With
+    the list, `main` still knows that there was an interrupt.
     """
     seen: list[int] = []
 
@@ -139,21 +140,21 @@ def _end(error: Exception) -> NoReturn:
 
     traceback.print_exception(error)
     click.echo(
-        "\nThis is a fault of onnx-int8-pipeline, not of what you gave it. Please report it, with the lines above, "
-        "what `pip list` prints, and the model if you can.",
+        "\nThis is a bug of onnx-int8-pipeline, not your mistake. Please report it, with the lines above, what "
+        "`pip list` prints, and the model if you can.",
         err=True,
     )
     _exit("InternalError", f"{type(error).__name__}: {error}", _SOFTWARE_FAULT)
 
 
 def _exit(kind: str, message: str, exit_code: int) -> NoReturn:
-    """End with an exit code; where JSON is asked for, print the error as such."""
+    """End the process with an exit code; with `--json`, print the error as JSON before."""
     arguments = list(itertools.takewhile(lambda argument: argument != "--", sys.argv[1:]))
     if "--json" in arguments:
         from pipeline.cli.console import describe_error
 
         text = json.dumps(describe_error(message, exit_code, kind), indent=2)
-        # The error may be that nothing can be written there.
+        # The error may be that standard output can't be written.
         with contextlib.suppress(OSError):
             click.echo(text)
     sys.exit(exit_code)

@@ -19,9 +19,9 @@ from pipeline.runtime.tensors import random_feeds
 @new_command("bench")
 @click.argument("library", type=click.Path(path_type=Path))
 @click.option(
-    "--input", "source", type=click.Path(path_type=Path), help=".npz, .npy or a picture [default: seeded noise]."
+    "--input", "source", type=click.Path(path_type=Path), help=".npz, .npy or a picture [default: random numbers]."
 )
-@click.option("--repeats", type=click.IntRange(min=1), default=30, show_default=True, help="Runs that are timed.")
+@click.option("--repeats", type=click.IntRange(min=1), default=30, show_default=True, help="How many runs are timed.")
 @threads_option
 @rpc_option
 @tracker_option
@@ -34,7 +34,7 @@ def command(
     tracker: str | None,
     as_json: bool,
 ) -> None:
-    """Time LIBRARY, here or on a device; times are milliseconds a run."""
+    """Measure how many milliseconds a run of LIBRARY takes, on this machine or on a device."""
     metadata = read_metadata(library)
     feeds = random_feeds(metadata.inputs) if source is None else read_inputs(source, metadata)
     with open_runner(library, threads, rpc, tracker) as runner:

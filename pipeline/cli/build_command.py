@@ -20,7 +20,7 @@ from pipeline.errors import QuantizationError
 def command(model: str, samples: Path | None, as_json: bool, **values: Any) -> None:
     """Quantize MODEL, an .onnx file or a recipe (.toml), and build it for each target."""
     chosen = given(values)
-    # Only here: help should be there at once.
+    # Imported here so that --help doesn't wait for it.
     from pipeline.report.build_tables import build_tables
     from pipeline.workflow import build
 

@@ -1,4 +1,4 @@
-"""What every command prints through: tables and progress for people, JSON for scripts."""
+"""Prints results and progress for all commands: tables for people, JSON for scripts."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from rich.text import Text
 from pipeline.errors import OptionError
 
 messages = Console(stderr=True)
-"""Progress and warnings; results go to standard output."""
+"""The console for progress and warnings, on standard error; results go to standard output."""
 
 
 UNLIMITED_COLUMNS = 200
-"""Of tables that aren't for a terminal: enough for nothing in them to be wrapped."""
+"""Width of tables that aren't printed to a terminal: wide enough that nothing has to be wrapped."""
 
 SECONDS_BETWEEN_LINES = 10
-"""How often progress is printed where there is no terminal."""
+"""How often progress is printed if standard error isn't a terminal."""
 
 ShowProgress = Callable[[str, int, "int | None"], None]
 """See `progress`."""
 
 
 def show(data: dict[str, Any], table: Callable[[], Table | list[Table]], as_json: bool) -> None:
-    """Print a result: `data` as JSON, or the table or tables made by `table`.
+    """Print a result: with `as_json`, `data` as JSON, else the table or tables that `table` returns.
 
     Raises:
         OptionError: standard output can't be written.
@@ -49,36 +49,36 @@ def show(data: dict[str, Any], table: Callable[[], Table | list[Table]], as_json
         with _printing():
             click.echo(text)
         return
-    # Models' names may look like markup.
+    # Names of tensors may look like rich's markup.
     console = Console(width=line_width(), markup=False, emoji=False)
     made = table()
     with _printing():
         for item in made if isinstance(made, list) else [made]:
             for column in item.columns:
-                # Names and paths are of no use cut off.
+                # Names and paths are wrapped rather than cut off.
                 column.overflow = "fold"
             console.print(item)
 
 
 def describe_error(error: Exception | str, exit_code: int, kind: str = "") -> dict[str, Any]:
-    """Return an error as JSON has it, alone or beside a result.
+    """Return the object that describes an error in JSON, alone or beside a result.
 
     Args:
         error: the error, or its message.
-        exit_code: what the process ends with.
-        kind: what kind of error it is; by default, its class.
+        exit_code: the process's exit code.
+        kind: the kind of error; by default, the name of its class.
     """
     return {"error": {"kind": kind or type(error).__name__, "message": str(error), "exit_code": exit_code}}
 
 
 def line_width() -> int:
-    """Return how many characters a line of the result can have: a file or a pipe has no width of its own."""
+    """Return how many characters a line of the result can have: the terminal's width, if there is a terminal."""
     console = Console()
     return console.width if console.is_terminal or "COLUMNS" in os.environ else UNLIMITED_COLUMNS
 
 
 def _without_infinities(value: Any) -> Any:
-    """Return a value with null for numbers that JSON doesn't have: infinities and NaN."""
+    """Return a value in which None, JSON's null, replaces infinities and NaN, which JSON doesn't have."""
     if isinstance(value, dict):
         return {key: _without_infinities(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
@@ -88,7 +88,7 @@ def _without_infinities(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _printing() -> Iterator[None]:
-    """Print what standard output's encoding lacks by its number, as standard error does.
+    """Within the block, print characters that standard output's encoding lacks as escapes, as standard error does.
 
     Raises:
         OptionError: standard output can't be written.
@@ -98,21 +98,21 @@ def _printing() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        # Whoever reads it has seen enough; click ends for that.
+        # The reader of a pipe has closed it; click ends the process.
         raise
     except OSError as error:
         raise OptionError(f"Standard output can't be written: {error.strerror}.") from error
 
 
 class Verbosity(Enum):
-    """How much a command says on standard error beside errors."""
+    """How much a command prints on standard error, errors aside."""
 
     QUIET = "quiet"
     """Nothing."""
     NORMAL = "normal"
     """Progress and warnings."""
     VERBOSE = "verbose"
-    """How long each step took, and what the package logs, too."""
+    """Progress, warnings, how long each step took, and informative log messages."""
 
 
 _LEVELS = {Verbosity.QUIET: logging.ERROR, Verbosity.NORMAL: logging.WARNING, Verbosity.VERBOSE: logging.INFO}
@@ -120,14 +120,14 @@ _VERBOSITY = f"{__name__}.verbosity"
 
 
 def log_to_console() -> None:
-    """Send the package's warnings to standard error."""
+    """Print log messages on standard error, warnings and worse by default."""
     handler = RichHandler(console=messages, show_time=False, show_path=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger().setLevel(logging.WARNING)
 
 
 def set_verbosity(verbosity: Verbosity) -> None:
-    """Say as much as that for the rest of the command."""
+    """Set how much the current command prints from now on."""
     click.get_current_context().find_root().meta[_VERBOSITY] = verbosity
     logging.getLogger().setLevel(_LEVELS[verbosity])
 
@@ -139,7 +139,7 @@ def _verbosity() -> Verbosity:
 
 
 class _Bar:
-    """Progress on a terminal: a line that changes, with the rate and the time left where steps are counted."""
+    """Shows progress on a terminal: one line that changes, with rate and time left if the number of steps is known."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
@@ -155,7 +155,7 @@ class _Bar:
 
 
 class _Lines:
-    """Progress where there is no terminal: a line when something begins, and every few seconds while it goes on."""
+    """Shows progress without a terminal: a line when something begins, and every few seconds while it goes on."""
 
     def __init__(self) -> None:
         self._what = ""
@@ -172,17 +172,17 @@ class _Lines:
 
 
 class _StepsColumn(ProgressColumn):
-    """How far a task of a bar is."""
+    """Shows how many steps of a task are done, the rate, and the time left."""
 
     def render(self, task: Task) -> Text:
-        """Return it as text; nothing for a task without steps."""
+        """Return the text; empty for a task without steps."""
         if not task.completed and not task.total:
             return Text("")
         return Text(steps_text(int(task.completed), None if task.total is None else int(task.total), task.elapsed or 0))
 
 
 def steps_text(done: int, total: int | None, seconds: float) -> str:
-    """Return how far something is, its rate, and how long it will take: `30 of 300, 12.3/s, 0:00:22 left`."""
+    """Return how many steps are done, the rate, and the time left, such as `30 of 300, 12.3/s, 0:00:22 left`."""
     rate = done / seconds if seconds > 0 else 0.0
     parts = [str(done) if total is None else f"{done} of {total}"]
     if rate > 0:
@@ -193,7 +193,7 @@ def steps_text(done: int, total: int | None, seconds: float) -> str:
 
 
 class _StepTimer:
-    """Says how long each step took, beside what shows progress."""
+    """Passes progress on, and prints how long each step took."""
 
     def __init__(self, shown: ShowProgress) -> None:
         self._shown = shown
@@ -207,17 +207,17 @@ class _StepTimer:
         self._shown(what, done, total)
 
     def end(self) -> None:
-        """Say how long the last step took."""
+        """Print how long the last step took."""
         if self._what:
             messages.print(f"{self._what}: {time.monotonic() - self._began:.1f} s", markup=False, highlight=False)
 
 
 @contextlib.contextmanager
 def progress() -> Iterator[ShowProgress]:
-    """Show what is being done while the block runs.
+    """Show progress while the block runs.
 
-    The block calls the given function with what it does, how many steps of that are done, and how many there are, None
-    if that isn't known.
+    The block gets a function to call with what it is doing, how many steps of that are done, and how many there are in
+    all, or None if that isn't known.
     """
     if _verbosity() is Verbosity.QUIET:
         yield lambda what, done, total: None
@@ -243,7 +243,7 @@ def _shown() -> Iterator[ShowProgress]:
 
 @contextlib.contextmanager
 def working(what: str) -> Iterator[None]:
-    """Show that something is being done while the block runs. Terminals only."""
+    """On a terminal, show what is being done while the block runs."""
     if not messages.is_terminal or _verbosity() is Verbosity.QUIET:
         yield
         return

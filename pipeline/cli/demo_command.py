@@ -14,12 +14,12 @@ from pipeline.cli.options import given, new_command, options
 @click.option("--model", default="digits", show_default=True, help="A recipe, see `pipeline models`.")
 @options(only=("targets", "algorithm", "output"))
 def command(model: str, as_json: bool, **values: Any) -> None:
-    """Quantize a real model with real samples, build it, and show what that costs and gains.
+    """Quantize a real model with real samples, build it, and compare accuracy and speed of float and int8.
 
-    It is built for this machine, and for the targets that are given; for android-arm64 if none is.
+    It is built for this machine and for the given targets; without --target, for this machine and android-arm64.
     """
     chosen = given(values)
-    # Only here: help should be there at once.
+    # Imported here so that --help doesn't wait for it.
     from pipeline.recipes import load_recipe, prepare
     from pipeline.report.build_tables import build_tables
     from pipeline.workflow import build, measure

@@ -1,4 +1,4 @@
-"""Inputs for a library, from a file."""
+"""Reads the inputs for a library from a file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from pipeline.samples.images import is_picture, preprocess
 
 
 def read_inputs(file: Path, metadata: ArtifactMetadata) -> dict[str, Array]:
-    """Return the arrays of an .npz file by name, or that of an .npy file or a picture as the only input.
+    """Return the arrays of an .npz file by name, or the array of an .npy file or a picture as the only input.
 
     Args:
         file: the file.
-        metadata: of the library that the inputs are for.
+        metadata: metadata of the library that the inputs are for.
 
     Raises:
-        SampleError: the file can't be read, or doesn't hold the inputs; no values are read before that is known.
+        SampleError: the file can't be read, or doesn't contain the inputs. Names, shapes and dtypes are checked before
+            values are read.
         OptionError: the library doesn't say how pictures become inputs.
     """
     inputs = metadata.inputs

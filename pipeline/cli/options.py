@@ -1,4 +1,4 @@
-"""Options on the command line: those of `config`, and those that several commands share."""
+"""Command line options: those that `config` declares, and others that several commands share."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Decorator = Callable[[Any], Any]
 
 
 def new_command(name: str) -> Decorator:
-    """Return a decorator that makes a command, with the options that all commands have; `--json` as `as_json`."""
+    """Return a decorator that makes a command and adds the options of all commands; `--json` is `as_json`."""
 
     def decorate(function: Any) -> click.Command:
         made = click.command(name=name)(function)
-        said = "Print one JSON object, the result or an error, instead of tables."
+        said = "Print one JSON object, with the result or an error, instead of tables."
         made.params.append(click.Option(["--json", "as_json"], is_flag=True, help=said))
         for flags, verbosity, help_text in (
             (["-q", "--quiet"], Verbosity.QUIET, "No progress, no warnings."),
@@ -41,23 +41,26 @@ def _verbosity_callback(verbosity: Verbosity) -> Callable[[click.Context, click.
     return callback
 
 
-threads_option: Decorator = click.option("--threads", type=int, help="How many threads a run may use [default: all].")
+threads_option: Decorator = click.option(
+    "--threads", type=int, help="How many threads a run may use [default: one for each core]."
+)
 
 rpc_option: Decorator = click.option("--rpc", metavar="HOST:PORT[/KEY]", help="Run on a TVM RPC server.")
 
 tracker_option: Decorator = click.option(
-    "--tracker", metavar="HOST:PORT/KEY", help="Run on a device that an RPC tracker hands out."
+    "--tracker", metavar="HOST:PORT/KEY", help="Run on a device that an RPC tracker assigns."
 )
 
 
 def options(kind: type[Options] = BuildOptions, only: Iterable[str] | None = None) -> Decorator:
-    """Return a decorator that gives a command the options of a class.
+    """Return a decorator that adds the options of a class to a command.
 
-    The command gets each as a parameter named as its key, None where it isn't given; `given` makes values of these.
+    Each option becomes a parameter of the command's function with the name of its key; it is None if the option isn't
+    given. `given` turns these parameters into values.
 
     Args:
-        kind: the class.
-        only: keys; all if None.
+        kind: the class of options.
+        only: keys of the options to add; None means all.
     """
     known = {o.key: o for o in options_of(kind)}
     chosen = list(known) if only is None else list(only)
@@ -71,11 +74,11 @@ def options(kind: type[Options] = BuildOptions, only: Iterable[str] | None = Non
 
 
 def given(values: Mapping[str, Any], kind: type[Options] = BuildOptions) -> dict[str, Any]:
-    """Return the values of the options that were given, by key, as `Options.from_values` takes them.
+    """Return the values of the options that were given on the command line, by key, for `Options.from_values`.
 
     Args:
-        values: a command's parameters.
-        kind: the class of the options.
+        values: the parameters of a command's function.
+        kind: the class of options.
     """
     known = {o.key: o for o in options_of(kind)}
     return {key: _value(known[key], value) for key, value in values.items() if value is not None and value != ()}
@@ -118,7 +121,7 @@ def _completion(option: Option) -> Callable[..., list[CompletionItem]] | None:
     def complete(context: click.Context, parameter: click.Parameter, text: str) -> list[CompletionItem]:
         known = option.choices or (suggestions() if suggestions is not None else ())
         found = [CompletionItem(name) for name in known if name.lower().startswith(text.lower())]
-        # A target may be a file as well.
+        # Where other values are allowed, the value may be a file.
         return found or ([] if option.choices else [CompletionItem(text, type="file")])
 
     return complete

@@ -17,9 +17,9 @@ from pipeline.report.profile_tables import ORDERS, profile_tables
 @new_command("profile")
 @click.argument("library", type=click.Path(path_type=Path))
 @click.option(
-    "--input", "source", type=click.Path(path_type=Path), help=".npz, .npy or a picture [default: seeded noise]."
+    "--input", "source", type=click.Path(path_type=Path), help=".npz, .npy or a picture [default: random numbers]."
 )
-@click.option("--repeats", type=click.IntRange(min=1), default=30, show_default=True, help="Runs that are timed.")
+@click.option("--repeats", type=click.IntRange(min=1), default=30, show_default=True, help="How many runs are timed.")
 @click.option(
     "--sort",
     type=click.Choice(list(ORDERS)),
@@ -27,7 +27,9 @@ from pipeline.report.profile_tables import ORDERS, profile_tables
     show_default=True,
     help="By order of execution, by time, or by the time beyond what the machine's limits allow.",
 )
-@click.option("--limits/--no-limits", default=True, help="Measure what the machine can do; needs the compiler.")
+@click.option(
+    "--limits/--no-limits", default=True, help="Measure the machine's limits, for comparison; needs the compiler."
+)
 @threads_option
 @rpc_option
 @tracker_option
@@ -42,7 +44,7 @@ def command(
     tracker: str | None,
     as_json: bool,
 ) -> None:
-    """Show how long each operator of LIBRARY takes, here or on a device, and how long it could take."""
+    """Show how long each operator of LIBRARY takes, here or on a device, and how close it is to the machine's limit."""
     feeds = None if source is None else read_inputs(source, read_metadata(library))
     with working("measuring"):
         result = profile(library, feeds, threads=threads, repeats=repeats, limits=limits, rpc=rpc, tracker=tracker)

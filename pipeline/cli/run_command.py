@@ -23,7 +23,7 @@ from pipeline.runtime import open_runner
 @click.option(
     "--input", "source", type=click.Path(path_type=Path), required=True, help=".npz by input name, .npy, or a picture."
 )
-@click.option("--output", type=click.Path(path_type=Path), help=".npz to write the outputs to, by output name.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write the outputs, by name, to this .npz file.")
 @threads_option
 @rpc_option
 @tracker_option

@@ -22,10 +22,10 @@ class Agreement:
 
     Attributes:
         samples: how many inputs were run.
-        same_argmax: share of the inputs for which the largest value of the first output stands in the same place.
+        same_argmax: share of the inputs for which the largest value of the first output has the same index, 0 to 1.
         sqnr_db: signal to quantization noise of all outputs, decibels; infinity if they are equal, minus infinity if
             there is no signal, or a value is finite in one model only.
-        inputs: which inputs these were, after a number of them: "calibration samples", for example.
+        inputs: what the inputs were, in words that follow their number: "of the calibration samples".
     """
 
     samples: int
@@ -34,24 +34,24 @@ class Agreement:
     inputs: str
 
     def where(self) -> str:
-        """Return what was measured on, for people."""
+        """Return how many inputs were run and which, in words: "16 of the calibration samples"."""
         return f"{self.samples} {self.inputs}"
 
 
 def shortfalls(agreement: Agreement, min_sqnr: float | None, min_agreement: float | None) -> tuple[str, ...]:
-    """Return in sentences what is less than was asked for.
+    """Return a sentence for each measurement that is below its required minimum.
 
     Args:
-        agreement: what was measured.
-        min_sqnr: decibels; None if any will do.
-        min_agreement: share of the same answers; None if any will do.
+        agreement: the measurements.
+        min_sqnr: smallest SQNR that is required, decibels; None if there is no requirement.
+        min_agreement: smallest `same_argmax` that is required; None if there is no requirement.
     """
     where = agreement.where()
     missed = []
     if min_sqnr is not None and not agreement.sqnr_db >= min_sqnr:
         missed.append(
-            f"The signal to quantization noise is {agreement.sqnr_db:.2f} dB on {where}; {min_sqnr:g} dB were asked "
-            "for."
+            f"The signal to quantization noise ratio is {agreement.sqnr_db:.2f} dB on {where}; {min_sqnr:g} dB were "
+            "asked for."
         )
     if min_agreement is not None and not agreement.same_argmax >= min_agreement:
         missed.append(
@@ -68,7 +68,7 @@ def compare(float_run: Run, int8_run: Run, inputs: Iterable[Feeds], described: s
         float_run: runs the float model on one batch.
         int8_run: runs the int8 model on one batch.
         inputs: at least one batch.
-        described: what the inputs are, see `Agreement.inputs`.
+        described: what the inputs are; see `Agreement.inputs`.
     """
     samples = same = 0
     distance = Distance()
@@ -85,9 +85,9 @@ def compare(float_run: Run, int8_run: Run, inputs: Iterable[Feeds], described: s
 
 
 def _argmax_per_sample(output: Array, batch: int = 1) -> Array:
-    """Return where the largest value of the output for each input of a batch stands; 0 where there are no values.
+    """Return for each input of a batch the index of the output's largest value [batch]; 0 if there are no values.
 
-    An output whose first axis isn't the batch's holds one answer for all.
+    If the output's first axis isn't the batch axis, it is one answer for the whole batch.
     """
     if output.size == 0:
         return np.zeros(batch, "int64")

@@ -23,10 +23,10 @@ class Library:
     """One library that was written.
 
     Attributes:
-        target: as the user named it.
+        target: the target as the user gave it, such as "host".
         resolved: the target's own name.
-        path: the file.
-        size: bytes.
+        path: the library's path.
+        size: its size in bytes.
     """
 
     target: str
@@ -37,7 +37,12 @@ class Library:
 
 @dataclass(frozen=True)
 class Timing:
-    """Latency of one run on this machine, milliseconds: median over the runs of both models in turn."""
+    """Latency of the float and the int8 model on this machine: the median of runs made in turn.
+
+    Attributes:
+        float32_ms, int8_ms: milliseconds a run.
+        threads: how many threads a run used.
+    """
 
     float32_ms: float
     int8_ms: float
@@ -46,7 +51,12 @@ class Timing:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Accuracy on labelled samples."""
+    """Accuracy of the float and the int8 model on labelled samples.
+
+    Attributes:
+        samples: how many samples there were.
+        float32, int8: share of samples with the right answer, 0 to 1.
+    """
 
     samples: int
     float32: float
@@ -55,24 +65,24 @@ class Accuracy:
 
 @dataclass(frozen=True, repr=False)
 class BuildReport:
-    """What a build did.
+    """What a build did, and how near the result is to the float model.
 
     Attributes:
         model: the model's name.
-        algorithm: of the calibration table.
-        calibration_samples: how many samples the table rests on.
+        algorithm: the calibration algorithm, or "given table" if a table was given.
+        calibration_samples: how many samples the calibration table was made from.
         annotation: what became int8, and why the rest didn't.
         libraries: the int8 libraries.
-        files: other files that were written, by what they are.
+        files: paths of other files that were written, by what they are.
         agreement: how far int8 is from float; None if it wasn't measured.
         accuracy: on labelled samples; None if there are none.
         timing: on this machine; None if it wasn't measured.
         tuned: the layers whose register tiles were measured.
         import_check: how the import was verified; None if that was switched off.
         inputs: the libraries' inputs.
-        preprocessing: how pictures become the input; None if nobody has said so.
-        missed: in sentences, what is less than was asked for; see `require`.
-        corrections: what became of the corrections that were wanted after calibration, in order.
+        preprocessing: how pictures become the input; None if samples weren't pictures and no option says so.
+        missed: a sentence for each requirement, such as `min_sqnr`, that wasn't met; see `require`.
+        corrections: what each correction that was switched on has done after calibration, in order.
     """
 
     model: str
@@ -92,25 +102,25 @@ class BuildReport:
     corrections: tuple[CorrectionOutcome, ...] = ()
 
     def require(self) -> None:
-        """Refuse a model that isn't as near to float as was asked for.
+        """Raise an error if a requirement (`min_sqnr`, `min_agreement`) wasn't met.
 
         Raises:
-            QuantizationError: it isn't.
+            QuantizationError: the sentences of `missed`, and what to try.
         """
         if self.missed:
             raise QuantizationError(
                 f"{' '.join(self.missed)} The libraries were written all the same. Try more, and more typical, "
-                "samples, another --algorithm, or --skip for operators that lose most."
+                "samples, another --algorithm, or --skip for the operators that lose most."
             )
 
     def __repr__(self) -> str:
-        """Return what became int8, how near that is to float, and what was written."""
+        """Return how much became int8, the SQNR, and the paths of the libraries."""
         agreement = "" if self.agreement is None else f", {self.agreement.sqnr_db:.1f} dB"
         files = "".join(f"\n  {library.path}" for library in self.libraries)
         return f"<BuildReport {self.model}: {self.annotation.summary()}{agreement}{files}>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain values, for JSON; an infinite ratio is null."""
+        """Return the report as plain values, for JSON; an infinite SQNR becomes None."""
         tuned = [{"layer": layer.layer, **msgspec.structs.asdict(layer.tile)} for layer in self.tuned]
         values = asdict(self) | {"annotation": msgspec.to_builtins(self.annotation), "tuned": tuned}
         if self.agreement is not None and math.isinf(self.agreement.sqnr_db):

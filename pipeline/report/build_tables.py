@@ -1,4 +1,4 @@
-"""Reports as tables, for people."""
+"""The report of a build as tables, for people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.report.build_report import BuildReport
 
 
 def build_tables(report: BuildReport) -> list[Table]:
-    """Return the report of a build for people."""
+    """Return a summary, measurements, files, operators in float and tuned layers, as far as there are any."""
     summary = Table("", "", title=f"{report.model}: {report.annotation.summary()}", show_header=False)
     summary.add_row("import verified", describe_import_check(report.import_check))
     for spec in report.inputs:
@@ -81,7 +81,7 @@ def left_in_float(annotation: Annotation) -> list[Table]:
 
 
 def describe_import_check(check: ImportCheck | None) -> str:
-    """Return in words how an import was verified."""
+    """Return in words how an import was verified; None means that it wasn't."""
     if check is None:
         return "no, switched off"
     if check.evaluator is None or check.largest_error is None:
