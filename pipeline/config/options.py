@@ -69,7 +69,12 @@ class CalibrateOptions(Options):
     """
 
     algorithm: str = option(
-        "kl", "How thresholds are chosen.", choices=("abs_max", "kl"), extensible=True, metavar="NAME", paddle="algo"
+        "kl",
+        "How thresholds are chosen.",
+        choices=("abs_max", "avg", "emd", "hist", "kl", "min_max", "moving_average", "mse"),
+        extensible=True,
+        metavar="NAME",
+        paddle="algo",
     )
     algorithm_options: Mapping[str, int | float] = option(
         {},
