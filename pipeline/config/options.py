@@ -154,6 +154,7 @@ class CorrectionOptions(Options):
 
     Attributes:
         effort: which corrections are on where their own switches don't say it; one of `EFFORTS`.
+        weight_rounding: see `quantization.corrections.weight_rounding`.
         bias_correction: see `quantization.corrections.bias_correction`.
         layerwise_bias_correction: see `quantization.corrections.layerwise_bias_correction`.
     """
@@ -163,6 +164,12 @@ class CorrectionOptions(Options):
         "How much time to spend on corrections, each of which is kept only where held-back samples agree.",
         choices=EFFORTS,
         metavar="NAME",
+    )
+    weight_rounding: bool | None = option(
+        None,
+        "Round weights so that their errors cancel out, by the second moments of what they are multiplied with.",
+        flag="--weight-rounding/--no-weight-rounding",
+        unset="as --effort says",
     )
     bias_correction: bool | None = option(
         None,

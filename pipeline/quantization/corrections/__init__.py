@@ -8,19 +8,20 @@ from pipeline.config.options import CorrectionOptions
 from pipeline.quantization.corrections.bias_correction import BiasCorrection
 from pipeline.quantization.corrections.correction import CannotCorrect, Correction
 from pipeline.quantization.corrections.layerwise_bias_correction import LayerwiseBiasCorrection
+from pipeline.quantization.corrections.weight_rounding import WeightRounding
 
 __all__ = ["CORRECTIONS", "CannotCorrect", "Correction", "demanded_corrections", "wanted_corrections"]
 
 CORRECTIONS: dict[str, Correction] = {
-    correction.name: correction for correction in (BiasCorrection(), LayerwiseBiasCorrection())
+    correction.name: correction for correction in (WeightRounding(), BiasCorrection(), LayerwiseBiasCorrection())
 }
 """All corrections by the names of their options, in the order in which they are applied."""
 
 BY_EFFORT: Mapping[str, frozenset[str]] = {
     "none": frozenset(),
     "fast": frozenset({"bias_correction"}),
-    "balanced": frozenset({"layerwise_bias_correction"}),
-    "best": frozenset({"layerwise_bias_correction"}),
+    "balanced": frozenset({"weight_rounding", "bias_correction", "layerwise_bias_correction"}),
+    "best": frozenset({"weight_rounding", "bias_correction", "layerwise_bias_correction"}),
 }
 """The corrections that each effort switches on, by its name."""
 

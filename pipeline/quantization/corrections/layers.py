@@ -90,13 +90,19 @@ def int8_layers(program: Program, annotation: Annotation) -> dict[str, Layer]:
 
 def with_biases(program: Program, biases: Mapping[str, Array]) -> Program:
     """Return a program in which the named layers have other biases, [O] each."""
+    return with_parameters(program, {name: (None, bias) for name, bias in biases.items()})
+
+
+def with_parameters(program: Program, parameters: Mapping[str, tuple[Array | None, Array]]) -> Program:
+    """Return a program in which the named layers have other weights, None leaving them as they are, and biases."""
 
     def visit(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:
-        bias = biases.get(str(binding.var.name))
-        if bias is None:
+        changed = parameters.get(str(binding.var.name))
+        if changed is None:
             return None
-        x, weight, _ = binding.value.args
-        return with_arguments(binding.value, [builder.replaced(x), weight, make_constant(bias.astype("float32"))])
+        (x, before, _), (weight, bias) = binding.value.args, changed
+        weights = before if weight is None else make_constant(weight.astype("float32"))
+        return with_arguments(binding.value, [builder.replaced(x), weights, make_constant(bias.astype("float32"))])
 
     return dataclasses.replace(program, module=rewrite_bindings(program.module, visit))
 

@@ -1,0 +1,213 @@
+"""Second moments of what a layer's weights are multiplied with, collected while the float program runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import ops
+from pipeline.ops.arrays import pad_image, window_positions
+from pipeline.quantization.statistics import Statistic, is_held_back
+
+Array = npt.NDArray[Any]
+
+ROWS = 64
+"""Positions of a convolution, or rows of a dense layer's input, that are looked at in a batch, spread evenly."""
+
+GATHERED = 512
+"""How many rows are added to the moments at once, at the most."""
+
+BITS = 7
+"""To how many bits values are rounded, so that sums of `GATHERED` products are exact in float32 in any order."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How a layer's weights [O,...] are cut into blocks, within which moments are known.
+
+    A channel of the result multiplies its weights with the columns of one group. These are cut into blocks of equal
+    size, filled up with zeros; one input channel's steps of the kernel stand side by side.
+
+    Attributes:
+        operator: what the layer computes.
+        shape: of the weights: [O,KH,KW,C/groups], or [O,C].
+        width: the most columns that a block may have.
+    """
+
+    operator: ops.Conv2d | ops.Dense
+    shape: tuple[int, ...]
+    width: int
+
+    @property
+    def groups(self) -> int:
+        """Of a convolution's channels; 1 for a dense layer."""
+        return self.operator.groups if isinstance(self.operator, ops.Conv2d) else 1
+
+    @property
+    def count(self) -> int:
+        """How many columns a group has."""
+        return int(np.prod(self.shape[1:]))
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks a group has."""
+        return -(-self.count // self.width)
+
+    @property
+    def block_width(self) -> int:
+        """How many columns a block has."""
+        return -(-self.count // self.blocks)
+
+    def cut(self, weight: Array) -> Array:
+        """Return weights of the layer's shape as [groups * blocks, O/groups, block_width]."""
+        rows = np.moveaxis(weight, -1, 1).reshape(self.groups, -1, self.count)
+        return np.ascontiguousarray(self._split(rows).transpose(0, 2, 1, 3)).reshape(
+            -1, rows.shape[1], self.block_width
+        )
+
+    def joined(self, blocks: Array) -> Array:
+        """Return weights of the layer's shape, of which `cut` makes these."""
+        rows = blocks.reshape(self.groups, self.blocks, -1, self.block_width).transpose(0, 2, 1, 3)
+        rows = rows.reshape(*rows.shape[:2], -1)[:, :, : self.count]
+        return np.moveaxis(rows.reshape(self.shape[0], self.shape[-1], *self.shape[1:-1]), 1, -1)
+
+    def rows(self, values: Array) -> Array:
+        """Return what the weights are multiplied with at some positions: [groups * blocks, positions, block_width].
+
+        Args:
+            values: the layer's input: [N,H,W,C], or [...,C].
+        """
+        if not isinstance(self.operator, ops.Conv2d):
+            flat = values.reshape(-1, values.shape[-1])
+            found = flat[_spread(len(flat))][None]
+        else:
+            found = self._windows(self.operator, values)
+        return np.ascontiguousarray(self._split(found).transpose(0, 2, 1, 3)).reshape(
+            -1, found.shape[1], self.block_width
+        )
+
+    def _windows(self, convolution: ops.Conv2d, image: Array) -> Array:
+        """Return [groups, positions, count]."""
+        _, kernel_h, kernel_w, per_group = self.shape
+        top, left, bottom, right = convolution.padding
+        (dilation_h, dilation_w), (stride_h, stride_w) = convolution.dilation, convolution.strides
+        batch, height, width, _ = image.shape
+        out_h = window_positions(height, top, bottom, kernel_h, dilation_h, stride_h)
+        out_w = window_positions(width, left, right, kernel_w, dilation_w, stride_w)
+        place = _spread(batch * out_h * out_w)
+        n, h, w = place // (out_h * out_w), place // out_w % out_h * stride_h, place % out_w * stride_w
+        padded = pad_image(image, convolution.padding, 0)
+        steps = [padded[n, h + i * dilation_h, w + j * dilation_w] for i in range(kernel_h) for j in range(kernel_w)]
+        grouped = np.stack(steps, axis=-1).reshape(len(place), self.groups, per_group * len(steps))
+        return grouped.transpose(1, 0, 2)
+
+    def _split(self, rows: Array) -> Array:
+        """Return [groups, rows, blocks, block_width] for [groups, rows, count]."""
+        missing = self.blocks * self.block_width - self.count
+        filled = np.pad(rows, ((0, 0), (0, 0), (0, missing)))
+        return filled.reshape(*rows.shape[:2], self.blocks, self.block_width)
+
+
+def _spread(count: int) -> Array:
+    """Return at most `ROWS` of so many numbers, spread evenly."""
+    return np.arange(count) if count <= ROWS else np.arange(ROWS) * count // ROWS
+
+
+@dataclass
+class Moments:
+    """Sums over the rows that were seen.
+
+    Attributes:
+        count: how many rows.
+        sums: of each column: [B,K] float64.
+        products: of each two columns of a block: [B,K,K] float64.
+    """
+
+    count: int
+    sums: Array
+    products: Array
+
+    @classmethod
+    def none(cls, columns: Columns) -> Moments:
+        """Return the moments of no rows."""
+        blocks, width = columns.groups * columns.blocks, columns.block_width
+        return cls(0, np.zeros((blocks, width)), np.zeros((blocks, width, width)))
+
+    def add(self, rows: Array) -> None:
+        """Take in rows [B,R,K] float32, at most `GATHERED`; see `SecondMoments`."""
+        _, exponents = np.frexp(np.abs(rows).max(axis=1, initial=0))
+        whole = np.rint(np.ldexp(rows, BITS - exponents[:, None, :]))
+        unit = np.ldexp(1.0, exponents - BITS)
+        self.count += rows.shape[1]
+        self.sums += whole.sum(axis=1, dtype="float64") * unit
+        products = (whole.transpose(0, 2, 1) @ whole).astype("float64")
+        products *= unit[:, :, None]
+        products *= unit[:, None, :]
+        self.products += products
+
+    def merge(self, other: Moments) -> None:
+        """Take in what others have seen."""
+        self.count += other.count
+        self.sums += other.sums
+        self.products += other.products
+
+    @property
+    def means(self) -> Array:
+        """The columns' means: [B,K]."""
+        return self.sums / max(self.count, 1)
+
+    def about(self, center: Array) -> Array:
+        """Return the mean products of the columns' differences from a center [B,K]: [B,K,K]."""
+        shift = center[:, :, None] * self.means[:, None, :]
+        product = center[:, :, None] * center[:, None, :]
+        return np.asarray(self.products / max(self.count, 1) - shift - shift.transpose(0, 2, 1) + product)
+
+
+class SecondMoments(Statistic):
+    """The first and second moments of a layer's columns, of batches to learn from and of those held back.
+
+    Values are rounded to `BITS` bits of each column's largest among `GATHERED` rows. So sums of products are exact, and
+    the same on any number of threads.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        self._columns = columns
+        self._batches = 0
+        self._moments = [Moments.none(columns) for _ in range(2)]
+        self._gathered: tuple[list[Array], list[Array]] = ([], [])
+
+    @property
+    def learned_from(self) -> Moments:
+        """Of batches to learn from."""
+        return self._complete(held_back=False)
+
+    @property
+    def held_back(self) -> Moments:
+        """Of the others."""
+        return self._complete(held_back=True)
+
+    def update(self, values: Array) -> None:
+        """See `Statistic`."""
+        held_back = is_held_back(self._batches)
+        self._batches += 1
+        gathered = self._gathered[held_back]
+        gathered.append(self._columns.rows(values))
+        if sum(rows.shape[1] for rows in gathered) > GATHERED - ROWS:
+            self._complete(held_back)
+
+    def merge(self, other: SecondMoments) -> None:
+        """See `Statistic`."""
+        self._batches += other._batches
+        for held_back in (False, True):
+            self._complete(held_back).merge(other._complete(held_back))
+
+    def _complete(self, held_back: bool) -> Moments:
+        """Return the moments, with all rows that were gathered."""
+        gathered = self._gathered[held_back]
+        if gathered:
+            self._moments[held_back].add(np.concatenate(gathered, axis=1))
+            gathered.clear()
+        return self._moments[held_back]
