@@ -105,7 +105,7 @@ def test_every_field_of_the_metadata_is_described() -> None:
 def test_every_field_of_the_calibration_table_is_described() -> None:
     first, _, second = TEXTS["calibration-table.md"].partition("An entry describes")
     assert set(table_below(first, "| field | type | meaning |")) == set(CalibrationTable.__struct_fields__)
-    second, _, third = second.partition("## One tensor otherwise")
+    second, _, third = second.partition("## Settings for a single tensor")
     assert set(table_below(second, "| field | type | meaning |")) == set(Calibrated.__struct_fields__)
     assert set(table_below(third, "| field | type | meaning |")) == set(QuantizationSpec.__struct_fields__)
 
