@@ -1,1 +1,1 @@
-"""TIR kernels for the operators of `ops`. Nothing here knows Relax. `registry` lists them."""
+"""TIR kernels for the operators of `ops`, listed in `registry`. Nothing here uses Relax."""

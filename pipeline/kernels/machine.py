@@ -1,4 +1,4 @@
-"""The machine that a kernel is generated for: its instruction set, and what was measured or is known beside that."""
+"""The machine that a kernel is generated for: an instruction set, cache sizes, and measured register tiles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Machine:
     Attributes:
         isa: the instruction set.
         l1d_bytes: size of a core's first-level data cache.
-        l2_bytes: the same of its second-level cache.
+        l2_bytes: size of a core's second-level cache.
         tuned: measured register tiles (mr, nv) by `register_tile.Workload.key`, which take the place of the cost
             model's choice.
     """
@@ -30,5 +30,5 @@ class Machine:
 
     @property
     def resident_bytes(self) -> int:
-        """How many bytes of weights stay in the first-level cache from tile to tile, beside the activations."""
+        """How many bytes of weights, beside activations, stay in the first-level cache from one tile to the next."""
         return self.l1d_bytes // 2

@@ -30,7 +30,7 @@ from pipeline.ops import Conv2d, Dense, MatMul, QConv2d, QDense, QMatMul
 
 
 def kernel_name(operation: Operation, variant: str, isa: InstructionSet) -> str:
-    """Return a kernel's name, but for its number; see the module's docstring."""
+    """Return a kernel's name without its number; see the module's docstring."""
     what = operation.operator.name.rpartition(".")[2]
     parts = [what, variant, _types(operation), _shape(operation)]
     return "_".join(part for part in parts if part) + f"__{isa.name}"

@@ -1,4 +1,4 @@
-"""What a kernel is asked for, and what it answers."""
+"""The operation that a kernel is generated for, and the kernel that is returned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.ops import Operator
 
 @dataclass(frozen=True)
 class Operation:
-    """One operator of a program, as a kernel sees it.
+    """One operator of a program, as generators of kernels see it.
 
     Attributes:
         operator: which operator, with its attributes.

@@ -1,4 +1,4 @@
-"""Loops that find out what a machine can do at most: multiply-adds in registers, and bytes through its caches.
+"""Loops that measure the limits of a machine: multiply-adds with operands in registers, and bytes through its caches.
 
 Each takes the number of tasks that run at once, so that it can be measured for any number of threads.
 """
@@ -18,7 +18,7 @@ from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.vectors import span
 
 PEAK_ROUNDS = 50_000
-"""How often the peak's loop goes over its accumulators: long enough that waking threads doesn't count."""
+"""How many times the loop of `peak_probe` updates its accumulators: so often that starting threads takes no time."""
 
 PIXELS = 2
 """How many values of x are in use at once."""
@@ -29,7 +29,7 @@ OPERANDS = 64
 
 @dataclass(frozen=True)
 class PeakProbe:
-    """A loop of multiply-adds that has all it needs in registers, but for a few operands in the L1 cache.
+    """A loop of multiply-adds whose operands are in registers, except for a few in the first-level cache.
 
     Attributes:
         func: of (x, weights, result, tasks): flat buffers, and an int32.
@@ -72,7 +72,7 @@ def peak_probe(dtype: str, isa: InstructionSet) -> PeakProbe:
             for at in vectors:
                 T.buffer_store(acc, T.broadcast(tirx.const(0, acc_dtype), lanes), [at])
             with T.serial(PEAK_ROUNDS) as k:
-                # Other operands for each product, or LLVM would compute it only once.
+                # Each product has other operands, as LLVM would compute equal products only once.
                 for i, at in enumerate(vectors):
                     first = (k + i % PIXELS) % OPERANDS * depth
                     value = x[first] if depth == 1 else x[span(first, depth)]

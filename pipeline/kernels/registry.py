@@ -1,9 +1,9 @@
 """The table of kernels: which one computes an operator, and what it requires of the instruction set.
 
-A kernel is registered once. It is written in the primitives of the contract (`isa/contract.py`), so it runs on every
-instruction set, with vectors as long as that has them, if only the instruction set has the capabilities that the kernel
-is built around. `select` takes an operator's first kernel whose requirements are met and that accepts the operation, so
-special ones stand above general ones.
+A kernel is registered once. It is written with the primitives of `InstructionSet` (`isa/contract.py`), so it works on
+every instruction set that has the capabilities which the kernel requires, with vectors of that instruction set's
+length. `select` returns an operator's first kernel whose requirements are met and that accepts the operation, so
+special kernels are listed before general ones.
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ class Entry:
 
     Attributes:
         operator: what the kernel computes.
-        generate: makes it for an operation and a machine.
-        requires: capabilities without which the instruction set can't run it, or not well.
-        accepts: whether the kernel can compute this operation, and is good at it.
-        variant: what distinguishes the kernel from the operator's others in its name; "" for the most general one.
+        generate: generates the kernel for an operation and a machine.
+        requires: capabilities that an instruction set must have to run it at all, or to run it fast.
+        accepts: whether the kernel can compute an operation, and does it fast.
+        variant: the part of its name that distinguishes it from the operator's other kernels; "" for the most general.
     """
 
     operator: type[Operator]

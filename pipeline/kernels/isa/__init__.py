@@ -1,4 +1,4 @@
-"""Instruction sets: what a kernel may use.
+"""Instruction sets: the registers and operations that kernels may use.
 
 `contract` says what each has to offer, `meaning` what that computes; `portable`, `x86` and `arm` define them.
 """
@@ -27,7 +27,7 @@ _KNOWN: tuple[InstructionSet, ...] = (
     NEON_DOTPROD,
     NEON_I8MM,
 )
-"""Parents before their children."""
+"""All instruction sets; each comes after the one that it extends."""
 
 
 def instruction_sets() -> dict[str, InstructionSet]:
@@ -39,6 +39,6 @@ def instruction_set(name: str) -> InstructionSet:
     """Return the instruction set called `name`.
 
     Raises:
-        KeyError: there is none of that name.
+        KeyError: there is no instruction set of that name.
     """
     return instruction_sets()[name]

@@ -1,4 +1,4 @@
-"""What an instruction set offers to a kernel generator."""
+"""The interface of instruction sets for generators of kernels."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Derived = TypeVar("Derived", bound="InstructionSet")
 
 @unique
 class Capability(Enum):
-    """What only some instruction sets have; a kernel that is built around it requires it.
+    """Something that only some instruction sets have, so that kernels which use it have to require it.
 
-    Each but the first stands for the primitives that are named; whoever has it, doesn't refuse them.
+    All but the first stand for methods, which are named; an instruction set with the capability implements them.
     """
 
     FUSED_MULTIPLY_ADD = "multiply-adds of float32 that round once: see `requantize.sums_are_floats`"
@@ -37,11 +37,12 @@ class Capability(Enum):
 
 @dataclass(frozen=True)
 class InstructionSet:
-    """A micro-kernel's vocabulary: sizes, and the few operations that loops are built around.
+    """The sizes of an instruction set's registers, and the few operations that kernels consist of.
 
-    The base class says them in plain vector arithmetic, which LLVM turns into whatever the CPU has; a subclass with a
-    better instruction overrides the method. All expressions are TIR; `meaning.py` has in NumPy what they compute. A
-    method that belongs to a capability raises NotImplementedError where an instruction set lacks that.
+    The base class implements the operations by plain vector arithmetic, for which LLVM chooses instructions. A subclass
+    with a better instruction overrides the method. All values are TIR expressions; `meaning.py` shows in NumPy what
+    they compute. A method that belongs to a capability raises NotImplementedError if the instruction set doesn't have
+    it.
 
     Attributes:
         name: as in targets/*.toml.
@@ -81,7 +82,7 @@ class InstructionSet:
     def extending(
         cls: type[Derived], parent: InstructionSet, name: str, adding: Collection[Capability] = (), **changes: Any
     ) -> Derived:
-        """Return an instruction set of this class with all that its parent has, and more.
+        """Return an instruction set of this class that has everything its parent has, and more.
 
         Args:
             parent: gives all attributes but those in `changes`.
@@ -98,7 +99,7 @@ class InstructionSet:
 
     @property
     def activation_dtype(self) -> str:
-        """What `dot` takes activations as."""
+        """The dtype in which `dot` takes activations."""
         return "int8" if self.activation_offset else "uint8"
 
     def has(self, *capabilities: Capability) -> bool:

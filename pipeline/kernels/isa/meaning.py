@@ -1,4 +1,4 @@
-"""What each primitive of an instruction set means, in NumPy: the contract that every instruction set is held to.
+"""What each method of an instruction set computes, in NumPy; tests compare every instruction set with it.
 
 A function here has the name of the method that it describes (`contract.py`, for matrix registers `x86/amx.py`). It
 takes arrays where the method takes vectors: their lanes are the last axis, and any axes may come before it.

@@ -1,1 +1,1 @@
-"""What kernels are written with: loops, vectors, requantization, padding."""
+"""Building blocks of kernels: loops, vectors, requantization, padding."""

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Axis:
-    """One loop of a broadcast operation: its length, and how far each operand moves at a step."""
+    """One loop of a broadcast operation: its length, and by how many values each operand advances at a step."""
 
     size: int
     a_stride: int
@@ -16,7 +16,7 @@ class Axis:
 
 
 def axes(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[Axis, ...]:
-    """Return the loops of an operation on shapes `a` and `b`, outermost first; neighbours that can be are merged.
+    """Return the loops of an operation on shapes `a` and `b`, outermost first; adjacent loops are merged if possible.
 
     Example: [1,56,56,64] with [1,1,1,64] gives two loops, of 3136 and 64.
     """

@@ -1,4 +1,4 @@
-"""Buffers in registers and on the stack, and the ways to memory that are no plain load or store."""
+"""Buffers in registers and on the stack, and memory accesses that aren't plain loads or stores."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from pipeline.kernels.lib.vectors import span
 
 
 def register_buffer(size: int, dtype: str) -> Any:
-    """Declare a buffer that LLVM keeps in registers, if it's only accessed at constant indices.
+    """Declare a buffer that LLVM keeps in registers, if all accesses have constant indices.
 
-    Without the annotation, TVM takes buffers in parallel loops from the heap, in each iteration.
+    Without the annotation, TVM would allocate buffers in parallel loops on the heap, in each iteration.
     """
     return T.alloc_buffer((size,), dtype, scope="local", annotations={"disable_lower_builtin": True})
 
 
 def stack_buffer(size: int, dtype: str) -> Any:
-    """Declare a buffer for any indices, on the stack.
+    """Declare a buffer on the stack, for any indices.
 
-    By a second name, TVM doesn't look for what of it is used, to make it smaller, and sometimes fail.
+    The buffer is a second one that refers to the first. Otherwise TVM would try to make it smaller by analysing which
+    part is used, which sometimes fails.
     """
     return T.decl_buffer((size,), dtype, data=register_buffer(size, dtype).data)
 
@@ -28,15 +29,15 @@ def stack_buffer(size: int, dtype: str) -> Any:
 def view(buffer: Any, start: Any, size: int) -> Any:
     """Declare a part of a buffer as a buffer of its own.
 
-    Places in it that are constants become offsets in loads and stores. If LLVM sees one sum with `start`, whose lowest
-    bits are zero, it makes an `or` of that, computes each address, and loads no pairs.
+    Then constant indices become offsets in load and store instructions. If indices were sums with `start`, whose lowest
+    bits are zero, LLVM would turn each sum into an `or`, compute each address, and not load pairs of registers.
     """
     first = T.bind(T.address_of(buffer[start]))
     return T.decl_buffer((size,), str(buffer.dtype), data=first)
 
 
 def store_narrow(buffer: Any, start: Any, values: Any, lanes: int, count: int) -> None:
-    """Store the first `count` of a vector's lanes: where there is no room for all, and none to overlap."""
+    """Store the first `count` lanes of a vector, where the other lanes would overwrite something."""
     few = register_buffer(lanes, str(buffer.dtype))
     T.buffer_store(few, values, [span(0, lanes)])
     for lane in range(count):
@@ -44,7 +45,7 @@ def store_narrow(buffer: Any, start: Any, values: Any, lanes: int, count: int) -
 
 
 def prefetch(buffer: Any, offset: Any, level: int) -> None:
-    """Have a line brought into the first or second level of the caches."""
+    """Prefetch a cache line into the first-level or second-level cache."""
     for_reading, locality, data = T.int32(0), T.int32(4 - level), T.int32(1)
     at = buffer.access_ptr("r", offset=offset)
     T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", at, for_reading, locality, data))

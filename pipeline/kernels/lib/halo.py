@@ -49,7 +49,7 @@ class Halo:
         return (image * self.padded_height + self.top + row) * self.row_stride + self.left * self.channels
 
     def fill_part(self, y: Any, rows: int, part: Any, parts: int, value: float, width: int) -> None:
-        """Write what belongs to the halo in one of several parts of all rows; see `fill`."""
+        """Fill the halo of one of several parts of all rows; see `fill`."""
         if self.empty:
             return
         first, behind = (p * rows // parts for p in (part, part + 1))
@@ -57,7 +57,7 @@ class Halo:
             self.fill(y, first + r, value, width)
 
     def fill(self, y: Any, row: Any, value: float, width: int) -> None:
-        """Write what belongs to the halo in one row.
+        """Fill the halo of one row.
 
         Args:
             y: the buffer of padded images, flat.

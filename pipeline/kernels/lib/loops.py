@@ -1,4 +1,4 @@
-"""How element-wise kernels walk over their tensors: vectors with an overlapping last one, shared out to threads."""
+"""Loops over tensors for element-wise kernels: whole vectors, of which the last may overlap, divided among threads."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 from tvm.script import tirx as T
 
 PARALLEL_ELEMENTS = 65_536
-"""Smaller tensors are done on the calling thread: waking the pool costs more than it saves."""
+"""Tensors with fewer elements are computed by the calling thread, as waking other threads costs more than it saves."""
 
 MAX_UNROLLED_TAPS = 16
-"""Windows, and rows of depthwise kernels, of more taps are loops, even where all taps are inside the image."""
+"""Windows and rows of depthwise kernels with more taps than this are loops, even if all taps are inside the image."""
 
 MAX_TASKS = 64
-"""Into how many pieces a long run of elements is cut for the threads."""
+"""How many parts a long run of elements is divided into for the threads."""
 
 
 def loop_for(elements: int, iterations: int) -> Any:
-    """Return the kind of the outer loop: parallel if there is enough to do."""
+    """Return the kind of the outer loop: parallel if there are enough elements, else serial."""
     return T.parallel if elements >= PARALLEL_ELEMENTS and iterations > 1 else T.serial
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of `length` neighbouring elements, done `width` at a time by `tasks` * `steps` iterations.
+    """A run of `length` neighbouring elements, computed in vectors of `width` by `tasks` * `steps` iterations.
 
-    The last vectors overlap, so every element is done at least once and none outside is touched.
+    The last vectors overlap, so that every element is computed at least once and none outside of the run is accessed.
     """
 
     length: int
@@ -36,7 +36,7 @@ class Run:
 
     @classmethod
     def of(cls, length: int, width: int, max_tasks: int = 1) -> Run:
-        """Cut a run into vectors, in up to `max_tasks` tasks.
+        """Divide a run into vectors, in up to `max_tasks` tasks.
 
         Args:
             length: number of elements.

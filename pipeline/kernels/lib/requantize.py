@@ -25,10 +25,10 @@ from pipeline.kernels.lib.vectors import lanes_of, vector_type
 Array = npt.NDArray[Any]
 
 FLOAT_OFFSET = 1.5 * 2.0**23
-"""What accumulators that are taken for float32 begin with."""
+"""Initial value of accumulators whose bits are used as a float32."""
 
 FLOAT_OFFSET_BITS = 0x4B400000
-"""Its bits, as an integer."""
+"""The bits of `FLOAT_OFFSET` as an integer."""
 
 MOST_FLOAT_SUM = 2**22
 """Sums below it, of either sign, keep an accumulator that begins with `FLOAT_OFFSET` between 2**23 and 2**24."""
@@ -50,7 +50,7 @@ def sums_are_floats(weight: Array, bias: Array, multiplier: Array) -> bool:
 
 
 def float_offsets(multiplier: Array) -> Array:
-    """Return what takes `FLOAT_OFFSET` back after it was multiplied, float32 of the multipliers' shape."""
+    """Return `-FLOAT_OFFSET * multiplier`, which removes the offset from products; float32, shaped as multipliers."""
     return np.asarray(-FLOAT_OFFSET * multiplier.astype("float64"), "float32")
 
 

@@ -2,7 +2,8 @@
 
     10 values in pieces of 4:    0 1 2 3   4 5 6 7   6 7 8 9
 
-What is computed twice comes out the same twice; where sums would count it twice, `fresh` tells what is new in a piece.
+Values that are computed twice get the same result twice. Where a sum would count them twice, `fresh` says which values
+of a piece are new.
 """
 
 from __future__ import annotations

@@ -19,10 +19,10 @@ LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4
 """ln 2 in two parts; multiples of the first up to 2**8 are exact."""
 
 EXP_LOWEST, EXP_HIGHEST = -104.0, 89.0
-"""Below and above, the result is 0 and infinity in float32."""
+"""Below the first, the result is 0 in float32; above the second, it is infinity."""
 
 LOWEST_NORMAL = -87.0
-"""Well above the logarithm of the least normal float32, so that an exponent rounded down is one of a normal, too."""
+"""Above the logarithm of the smallest normal float32, so that a rounded exponent still gives a normal one."""
 
 EXP_POLYNOMIAL = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 """`(exp(r) - 1 - r) / r**2` for |r| <= ln(2) / 2; S. L. Moshier, Cephes (expf)."""

@@ -1,4 +1,4 @@
-"""Small words for TIR vector expressions, in which one lane is a scalar."""
+"""Functions that make TIR vector expressions; a vector of one lane is a scalar."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def clip(value: Any, low: float | None, high: float | None) -> Any:
 def larger(value: Any, limit: Any) -> Any:
     """Return the larger one of two float32 TIR expressions, `value` if that is NaN.
 
-    It is a comparison that is false for NaN, and a choice, which CPUs have one instruction for.
+    It is a comparison, which is false for NaN, and a selection; CPUs have one instruction for both together.
     """
     return T.Select(limit > value, limit, value)
 
@@ -59,7 +59,7 @@ def fused_multiply_add(a: Any, b: Any, c: Any) -> Any:
 def part(value: Any, start: int, length: int) -> Any:
     """Return `length` neighbouring lanes of a TIR expression.
 
-    Four bytes are taken as one lane of 32 bits, as LLVM widens vectors that are shorter than a register.
+    Four bytes are extracted as one lane of 32 bits, as LLVM would widen vectors that are shorter than a register.
     """
     lanes = lanes_of(value)
     if length == lanes:
@@ -83,7 +83,7 @@ def repeated(value: Any, length: int) -> Any:
 
 
 def folded(value: Any, combine: Callable[[Any, Any], Any]) -> Any:
-    """Return all lanes of a vector combined to one value, halves first; their number is a power of two."""
+    """Return all lanes of a vector combined to one value, half with half at each step; there are 2**n lanes."""
     while (lanes := lanes_of(value)) > 1:
         value = combine(part(value, 0, lanes // 2), part(value, lanes // 2, lanes // 2))
     return value

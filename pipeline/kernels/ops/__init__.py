@@ -1,1 +1,1 @@
-"""One module for each operator or family of them: what it asks of loops and vectors."""
+"""Kernels of operators, one module for each family."""

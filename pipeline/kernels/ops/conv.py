@@ -1,4 +1,4 @@
-"""`nn.conv2d`, `qnn.conv2d`, `nn.dense` and `qnn.dense`: what they ask of the loop nests in `gemm`."""
+"""`nn.conv2d`, `qnn.conv2d`, `nn.dense` and `qnn.dense`: kernels with the loop nests of `gemm`."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def workload(operation: Operation, machine: Machine) -> Workload | None:
 
 
 def product_cycles(operation: Operation, machine: Machine) -> float:
-    """Return about how many cycles the multiply-adds of a convolution take, without all that comes with them.
+    """Return about how many cycles the multiply-adds of a convolution take, loads and stores left aside.
 
-    Two dot products start in a cycle, and matrix registers multiply a pixel's step in one.
+    Two dot products start in a cycle; matrix registers do the products of a step for one pixel in a cycle.
     """
     g = geometry_of(operation)
     pixels = g.batch * g.out_height * g.out_width * g.groups
@@ -93,7 +93,7 @@ def _nest(plan: Plan) -> type[Nest]:
 
 
 def fills_matrices(operation: Operation) -> bool:
-    """Return whether matrix registers are worth their while."""
+    """Return whether a kernel with matrix registers is faster."""
     return fits_matrices(geometry_of(operation))
 
 
@@ -105,7 +105,7 @@ def matrix_integer(operation: Operation, machine: Machine) -> Kernel:
 
 
 def fills_blocks(operation: Operation) -> bool:
-    """Return whether products of blocks are worth their while."""
+    """Return whether a kernel with products of blocks is faster."""
     return fits_blocks(geometry_of(operation))
 
 
@@ -136,7 +136,7 @@ def _with_constants(
 
 
 def floating(operation: Operation, machine: Machine) -> Kernel:
-    """The same loops in float32."""
+    """The same loops, in float32."""
     operator = operation.operator
     if not isinstance(operator, Conv2d | Dense):
         raise TypeError(f"Expected nn.conv2d or nn.dense, got {operator}")

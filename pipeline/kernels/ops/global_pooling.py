@@ -27,10 +27,10 @@ from pipeline.kernels.ops.pooling import Reduction, float_mean, integer_mean
 from pipeline.ops import QAvgPool2d
 
 PARTS = 8
-"""Into how many parts an image's pixels are cut."""
+"""How many parts an image's pixels are divided into for the threads."""
 
 BLOCK = 8
-"""Most vectors of channels that are summed together: as many chains of additions keep the ports busy."""
+"""How many vectors of channels are summed together at most: so many independent sums keep the CPU's ports busy."""
 
 
 def floating(operation: Operation, machine: Machine) -> Kernel:

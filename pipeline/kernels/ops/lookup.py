@@ -15,19 +15,19 @@ from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
 
 UNROLLED_LOADS = 16
-"""Elements of one step where each is a load."""
+"""How many elements a step looks up, if each needs a load of its own."""
 
 MIN_VECTORS = 256
-"""Shorter tensors aren't worth loading the table into vectors."""
+"""For tensors with fewer elements, loading the table into vectors takes more time than it saves."""
 
 
 def is_long(operation: Operation) -> bool:
-    """Return whether a tensor is worth loading the table into vectors."""
+    """Return whether a tensor is so long that loading the table into vectors pays off."""
     return operation.output.size >= MIN_VECTORS
 
 
 def loaded(operation: Operation, machine: Machine) -> Kernel:
-    """One load from the table for each element."""
+    """Load each element's result from a table in memory."""
     del machine
     run = Run.of(operation.output.size, UNROLLED_LOADS, MAX_TASKS)
 
@@ -40,7 +40,7 @@ def loaded(operation: Operation, machine: Machine) -> Kernel:
 
 
 def in_vectors(operation: Operation, machine: Machine) -> Kernel:
-    """The instruction set looks a vector up."""
+    """Look vectors of elements up in a table that is in vector registers."""
     isa = machine.isa
     run = Run.of(operation.output.size, 4 * isa.lanes, MAX_TASKS)
     table = isa.arrange_table(operation.constants[1])

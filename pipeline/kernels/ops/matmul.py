@@ -1,4 +1,4 @@
-"""`nn.matmul` and `qnn.matmul`: what they ask of the loop nest of two activations."""
+"""`nn.matmul` and `qnn.matmul`: kernels with the loop nest for products of two activations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.ops import QMatMul
 
 
 def floating(operation: Operation, machine: Machine) -> Kernel:
-    """Float32, summed in the order of K."""
+    """Multiply float32 matrices; the products of a sum are added in the order of the inner axis."""
     isa = machine.isa
 
     def same(values: Any) -> Any:

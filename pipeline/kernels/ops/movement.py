@@ -34,10 +34,10 @@ from pipeline.kernels.operation import Kernel, Operation
 from pipeline.ops import DepthToSpace, Pad, SortOrder
 
 VECTORS = 4
-"""Vectors of 32-bit values that are moved by one step."""
+"""How many vectors of 32-bit values one step moves."""
 
 MIN_VECTOR = 8
-"""Shorter pieces are copied value by value, in a loop that LLVM makes vectors of."""
+"""Pieces with fewer values are copied one by one, in a loop that LLVM vectorizes."""
 
 
 def pad(operation: Operation, machine: Machine) -> Kernel:
@@ -65,7 +65,7 @@ def pad(operation: Operation, machine: Machine) -> Kernel:
 
 
 def stack(operation: Operation, machine: Machine) -> Kernel:
-    """All tensors have one size, so each task copies the same place of each."""
+    """Copy tensors one after another. All have the same size, so each task copies the same part of every tensor."""
     isa = machine.isa
     images, target = operation.inputs, operation.output
     run = Run.of(images[0].size, isa.lanes * VECTORS, MAX_TASKS)
@@ -82,7 +82,7 @@ def stack(operation: Operation, machine: Machine) -> Kernel:
 
 
 def depth_to_space(operation: Operation, machine: Machine) -> Kernel:
-    """x: [N,H,W,C] -> [N,H*bh,W*bw,C/(bh*bw)], less what is cut off."""
+    """Rearrange x: [N,H,W,C] -> [N,H*bh,W*bw,C/(bh*bw)], without the pixels that are cropped."""
     isa = machine.isa
     operator, source, target = operation.operator, operation.inputs[0], operation.output
     if not isinstance(operator, DepthToSpace):
@@ -122,7 +122,7 @@ def depth_to_space(operation: Operation, machine: Machine) -> Kernel:
 
 
 def sort_order(operation: Operation, machine: Machine) -> Kernel:
-    """Of two runs' next values the left one goes first, unless the right one comes before it: so the sort is stable."""
+    """Sort by merging runs. The left run's next value is taken unless the right one's comes before it: it is stable."""
     del machine
     operator, size = operation.operator, operation.inputs[0].size
     if not isinstance(operator, SortOrder):

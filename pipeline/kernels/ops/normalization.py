@@ -37,7 +37,7 @@ from pipeline.kernels.operation import Kernel, Operation
 from pipeline.ops import LayerNorm, QSoftmax
 
 VECTORS = 4
-"""Vectors that are computed together: while one waits for a result, the others go on."""
+"""How many vectors are computed at the same time: while one waits for a result, the CPU works on the others."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class _Row:
 
 
 def softmax(operation: Operation, machine: Machine) -> Kernel:
-    """Exponentials are written to the result, and divided there."""
+    """Write the exponentials to the result, and then divide them there."""
     isa = machine.isa
     rows, run = _cut(operation, isa)
     size = operation.output.size
@@ -122,7 +122,7 @@ def softmax(operation: Operation, machine: Machine) -> Kernel:
 
 
 def layer_norm(operation: Operation, machine: Machine) -> Kernel:
-    """Two passes for mean and variance, as one pass would lose digits where the mean is large."""
+    """Compute mean and variance in two passes: a single pass would lose precision if the mean is large."""
     isa = machine.isa
     operator = operation.operator
     if not isinstance(operator, LayerNorm):
@@ -155,7 +155,7 @@ def layer_norm(operation: Operation, machine: Machine) -> Kernel:
 
 
 def qsoftmax(operation: Operation, machine: Machine) -> Kernel:
-    """The exponentials of one row wait in memory for their sum."""
+    """Store a row's exponentials until their sum is known."""
     isa = machine.isa
     operator, size = operation.operator, operation.output.size
     if not isinstance(operator, QSoftmax):

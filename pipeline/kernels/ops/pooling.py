@@ -33,7 +33,7 @@ from pipeline.ops import AvgPool2d, MaxPool2d, QAvgPool2d
 NO_HALO = (0, 0, 0, 0)
 
 MAX_UINT16_TAPS = 257
-"""As many values of 8 bits as can be summed in 16 bits, which takes half the instructions: 257 * 255 = 65535."""
+"""How many 8-bit values fit a 16-bit sum, which takes half the instructions of a 32-bit sum: 257 * 255 = 65535."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Taps:
 
 @dataclass(frozen=True)
 class Reduction:
-    """What happens to the pixels of a window.
+    """How the pixels of a window are combined.
 
     Attributes:
         dtype: of the accumulator.
@@ -97,7 +97,7 @@ class Reduction:
 
 
 def max_pool2d(operation: Operation, machine: Machine) -> Kernel:
-    """Largest value of each window."""
+    """Compute the largest value of each window."""
     isa = machine.isa
     operator = operation.operator
     if not isinstance(operator, MaxPool2d):
@@ -122,7 +122,7 @@ def _not_whole_image(operation: Operation) -> bool:
 
 
 def float_avg_pool2d(operation: Operation, machine: Machine) -> Kernel:
-    """Sum of each window, times the position's own multiplier."""
+    """Sum each window and multiply by the position's own multiplier."""
     isa = machine.isa
     operator = operation.operator
     if not isinstance(operator, AvgPool2d):
@@ -132,7 +132,7 @@ def float_avg_pool2d(operation: Operation, machine: Machine) -> Kernel:
 
 
 def avg_pool2d(operation: Operation, machine: Machine) -> Kernel:
-    """Sum of each window, requantized with the position's own multiplier."""
+    """Sum each window and requantize with the position's own multiplier."""
     isa = machine.isa
     operator = operation.operator
     if not isinstance(operator, QAvgPool2d):

@@ -19,7 +19,7 @@ from pipeline.ops import Dequantize, Quantize, Requantized
 
 
 def quantize(operation: Operation, machine: Machine) -> Kernel:
-    """float32 -> uint8."""
+    """Quantize float32 to uint8."""
     isa = machine.isa
     operator = operation.operator
     if not isinstance(operator, Quantize):
@@ -46,7 +46,7 @@ def clamped(x: Any, operator: Quantize) -> Any:
 
 
 def dequantize(operation: Operation, machine: Machine) -> Kernel:
-    """uint8 -> float32."""
+    """Convert uint8 to float32."""
     isa = machine.isa
     operator = operation.operator
     if not isinstance(operator, Dequantize):

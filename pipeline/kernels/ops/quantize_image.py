@@ -29,17 +29,17 @@ from pipeline.kernels.ops.quantize import clamped
 from pipeline.ops import QuantizeImage
 
 CHUNKS = 8
-"""Into how many chunks the lines of an image are cut for the threads."""
+"""How many chunks the lines of an image are divided into for the threads."""
 
 SHUFFLED_BYTES = 16
-"""What shuffles of bytes choose from, for each part of a vector that is as long."""
+"""Length in bytes of the parts of a vector within which shuffles move bytes."""
 
 CYCLES_PER_SHUFFLE = 0.75
-"""To take the bytes of one row for a vector of a line: one or two shuffles start in a cycle."""
+"""Cycles for the bytes of one row in a vector of a line: one or two shuffles start in a cycle."""
 
 
 def unfolding_cycles(operator: QuantizeImage, output: TensorType, isa: InstructionSet) -> float:
-    """Return about how many cycles it takes to put rows side by side."""
+    """Return about how many cycles it takes to interleave the rows of a line."""
     _, _, width, pixel_bytes = output.shape
     if operator.rows == 1:
         return 0

@@ -1,4 +1,4 @@
-"""Images made larger or smaller.
+"""Resizing of images.
 
 `nn.resize_bilinear` and `qnn.resize_bilinear`:
 
@@ -37,7 +37,7 @@ from pipeline.ops import ResizeBilinear, UpsampleConcat
 Mix = Callable[[Any, Any, Any], Any]
 
 COMPUTED_VECTORS, MOVED_VECTORS = 2, 4
-"""Vectors of 32-bit values that are computed together, and those that are moved by one step."""
+"""How many vectors of 32-bit values are computed together, and how many one step moves."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _places(
 
 
 def upsample_concat(operation: Operation, machine: Machine) -> Kernel:
-    """A pixel's copies are few and short, so an image of one pixel a row is written as fast as memory takes it."""
+    """Concatenate enlarged images; a pixel's copies are few and short, so memory limits the speed."""
     isa = machine.isa
     operator, target, images = operation.operator, operation.output, operation.inputs
     if not isinstance(operator, UpsampleConcat):

@@ -47,7 +47,7 @@ _SCALAR = frozenset({"cos", "log", "power", "sin"})
 """Functions that call libm for each value."""
 
 VECTORS = 2
-"""Vectors that are computed together: while one waits for a result, the other goes on."""
+"""How many vectors are computed at the same time: while one waits for a result, the CPU works on the other."""
 
 
 def unary(operation: Operation, machine: Machine) -> Kernel:
@@ -76,9 +76,9 @@ def unary(operation: Operation, machine: Machine) -> Kernel:
 
 
 def _kept(value: Any) -> Any:
-    """Return a value from a register of its own, so that it is computed, and written down, once.
+    """Return a value through a buffer in a register, so that it is computed once.
 
-    What is bound to a name, TVM's simplification looks into, which takes exponential time.
+    If it were bound to a variable, TVM's simplifier would substitute it everywhere, which takes exponential time.
     """
     register = register_buffer(lanes_of(value), "float32")
     everything = span(0, lanes_of(value))
