@@ -1,6 +1,6 @@
-"""Executes a whole program in NumPy, one operator after the other: the oracle that compiled libraries are held against.
+"""Executes a whole program in NumPy, operator by operator: the reference that compiled libraries are tested by.
 
-Each operator computes by its own definition, `Traits.evaluate`.
+Each operator is computed by its own definition, `Traits.evaluate`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def execute(program: Program, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """Return a program's outputs by name.
 
     Args:
-        program: float or int8.
-        feeds: inputs by name, of the program's shapes and dtypes.
+        program: a float or int8 program.
+        feeds: an array for each input, by name, of the program's shapes and dtypes.
 
     Raises:
-        NotImplementedError: the program holds an operator that has no NumPy reference.
+        NotImplementedError: an operator of the program has no NumPy reference.
     """
     values = execute_all(program, feeds)
     outputs = Dataflow.of(program.module).outputs
@@ -42,7 +42,7 @@ def execute_all(program: Program, feeds: Mapping[str, Array]) -> dict[relax.Var,
 
 
 def evaluate_binding(binding: Binding, values: Mapping[relax.Var, Any]) -> Any:
-    """Return the value of one binding, given those of the variables that it reads; see `execute`."""
+    """Return the value of one binding, given the values of the variables that it reads; see `execute`."""
     value = binding.value
     if isinstance(value, relax.Tuple):
         return _value(value, values)

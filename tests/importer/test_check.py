@@ -1,4 +1,4 @@
-"""A model that can't be is refused with one sentence that says where and why; one that can is let through."""
+"""An invalid model is refused with one sentence that says where and why; a valid one is accepted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def plain() -> ModelProto:
 
 
 def with_branches(body: GraphProto | None = None) -> ModelProto:
-    """Return a model with an If whose branches read the Relu of x from around them, unless `body` is given."""
+    """Return a model with an If, whose branches are `body`, or by default read the Relu of x of the outer graph."""
     inner = helper.make_graph([helper.make_node("Neg", ["r"], ["n"])], "inner", [], [_value("n")])
     nodes = [
         helper.make_node("Relu", ["x"], ["r"]),
@@ -37,7 +37,7 @@ def with_branches(body: GraphProto | None = None) -> ModelProto:
 
 
 def with_function(calls: dict[str, list[str]], main: str) -> ModelProto:
-    """Return a model that calls the function `main`; functions call each other in a row, and Relu if nobody."""
+    """Return a model that calls the function `main`; a function calls others one after the other, or if none, Relu."""
     opset = [helper.make_opsetid("", 17), helper.make_opsetid("ours", 1)]
     functions = []
     for name, callees in calls.items():
@@ -401,7 +401,7 @@ def test_a_function_given_more_than_it_takes() -> None:
     assert "f 'y' has 2 inputs; at most 1 are allowed" in message(model)
 
 
-# Tensors: what they say, and what they hold.
+# Tensors: shapes, element types and data.
 
 
 def _weight(**fields: object) -> ModelProto:

@@ -1,6 +1,6 @@
-"""Imported operators compute what the standard says, whatever their attributes.
+"""Imported operators compute what the ONNX standard defines, for all attributes.
 
-The oracle is ONNX's reference implementation, or ONNX Runtime where that has none.
+They are compared with ONNX's reference implementation, or with ONNX Runtime where that lacks an operator.
 
 All nodes of a family are one model, which is compiled once.
 """
@@ -35,11 +35,11 @@ class Node:
     """A node under test.
 
     Attributes:
-        name: of the test.
-        op_type: ONNX's operator.
-        inputs: names of the model's inputs, constants, and None for what isn't given.
-        attributes: the node's.
-        results: how many results it has.
+        name: the test's name.
+        op_type: the ONNX operator.
+        inputs: names of the model's inputs, constants, and None for missing optional inputs.
+        attributes: the node's attributes.
+        results: number of its outputs.
     """
 
     name: str

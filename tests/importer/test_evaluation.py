@@ -1,4 +1,4 @@
-"""Models evaluated with ONNX's reference implementation, as it is corrected here, give what ONNX Runtime gives."""
+"""Models evaluated by ONNX's reference implementation, with our corrections, compute what ONNX Runtime computes."""
 
 from __future__ import annotations
 

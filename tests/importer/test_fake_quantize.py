@@ -1,4 +1,4 @@
-"""Models quantized by pairs of QuantizeLinear and DequantizeLinear are imported with exactly their own results."""
+"""Models quantized by pairs of QuantizeLinear and DequantizeLinear compute exactly the same when imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors that can't be meant are refused before memory is taken for them."""
+"""Tensors that are too large are refused before memory is allocated for them."""
 
 from __future__ import annotations
 

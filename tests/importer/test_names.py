@@ -1,4 +1,4 @@
-"""Tensors keep the names that the model gives them, whatever these are."""
+"""Tensors keep their names in the ONNX model, whatever these are."""
 
 from __future__ import annotations
 

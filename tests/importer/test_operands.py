@@ -1,4 +1,4 @@
-"""Operands that don't fit each other are refused by the node's name, before anything is made of them."""
+"""Operands that don't fit each other are refused, by an error that names the node."""
 
 from __future__ import annotations
 

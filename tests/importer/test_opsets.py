@@ -1,4 +1,4 @@
-"""Models of old operator sets are imported with what ONNX Runtime, or the standard's text, makes of them."""
+"""Imported models of old operator sets compute what ONNX Runtime computes, or what the standard defines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.models import import_test_model, run_exactly
 
 @dataclass(frozen=True)
 class Old:
-    """A node on x, float32 [2,3,4,5] if nothing else is said, with constants behind it."""
+    """A node that reads x, float32 [2,3,4,5] by default, and then constants."""
 
     op_type: str
     opset: int

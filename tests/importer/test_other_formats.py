@@ -1,4 +1,4 @@
-"""Models in other formats: what they are, and how to get an ONNX file, is said in one sentence."""
+"""For models in other formats, the error says what they are, and how to get an ONNX file."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
 
 
 def _external(tmp_path: Path, location: str, **entries: str) -> Path:
-    """Write a model whose only weight, float32 of the shape [3, 2], is said to lie in another file."""
+    """Write a model whose only weight, float32 of the shape [3, 2], is declared as stored in another file."""
     b = ModelBuilder()
     model = b.model({"x": (1, 3)}, b.node("Gemm", "x", b.constant(np.ones((3, 2), "float32"))))
     _move(model.graph.initializer[0], location, **entries)

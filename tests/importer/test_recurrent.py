@@ -1,4 +1,4 @@
-"""Recurrent layers are imported step by step, with the results of ONNX Runtime."""
+"""Recurrent layers are unrolled, and compute what ONNX Runtime computes."""
 
 from __future__ import annotations
 

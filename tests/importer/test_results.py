@@ -1,4 +1,4 @@
-"""Nodes of several results, of which some are of no use, and those of several that have one."""
+"""Nodes some of whose outputs aren't used, and operators with optional outputs."""
 
 from __future__ import annotations
 

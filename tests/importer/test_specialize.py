@@ -1,4 +1,4 @@
-"""For fixed shapes, what follows from shapes alone is computed at import; what remains computes the same."""
+"""Specialization folds what follows from fixed shapes, and what remains computes the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def node_types(model: onnx.ModelProto) -> list[str]:
 
 
 def specialized(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> onnx.ModelProto:
-    """Return the model as the importer sees it, after comparing it with the given one in ONNX Runtime."""
+    """Return the specialized model, after comparing it with the given one in ONNX Runtime."""
     result = normalize(model, {k: v.shape for k, v in feeds.items()}, CONVERTIBLE)
     onnx.checker.check_model(result, full_check=True)
     for actual, expected in zip(run_exactly(result, feeds), run_exactly(model, feeds), strict=True):
@@ -236,7 +236,7 @@ def test_loops_within_loops_that_add_no_nodes_are_bounded(monkeypatch: pytest.Mo
         ]
         nodes = [helper.make_node("Identity", [names["going"]], [names["on"]]), inner]
         body = helper.make_graph(nodes, names["turn"], values, results)
-        # The sum that this loop starts from, and the one that it ends with, are those of the loop around it.
+        # This loop continues the sum of the outer loop.
         around = ("zero", "total") if i == 2 else (f"sum{i + 1}", f"next{i + 1}")
         outer = helper.make_node("Loop", ["count", "", around[0]], [around[1]], body=body)
     b = ModelBuilder()

@@ -1,4 +1,4 @@
-"""An import that computes something else than its ONNX file is refused, by name of the tensor."""
+"""An import that computes something else than its ONNX file is refused; the error names the first such tensor."""
 
 from __future__ import annotations
 

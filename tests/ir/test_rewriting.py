@@ -1,4 +1,4 @@
-"""Rules: what patterns match, when a rule declines and why, and what becomes of names and of what nobody reads."""
+"""Rewriting: what patterns match, when and why rules decline, names of results, and removal of dead code."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ EXP_OF_SUM = program(("a", lambda x: relax.op.add(x, number(1))), ("y", lambda a
 
 
 def to_abs(pattern: Pattern, check: Callable[[Match], str | None] = lambda _: None) -> Rule:
-    """Return a rule that makes `abs(x)` of a pattern."""
+    """Return a rule that replaces a pattern by `abs(x)`."""
     return Rule("to_abs", pattern, lambda match: relax.op.abs(match["x"]), check)
 
 

@@ -1,4 +1,4 @@
-"""Formulas: functions of one value, each of whose steps is computed once."""
+"""Formulas of functions of one value, in which equal steps are computed once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference itself, held against loops and ONNX's own reference, which are exact on every CPU."""
+"""Operators' references equal plain loops and ONNX's reference implementation, which are exact on every CPU."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_integer_convolution_is_onnx_s_in_whole_numbers(
     x = random.integers(0, 256, (1, 7, 8, groups * 4), "uint8")
     weight = random.integers(-127, 128, (groups * 3, 3, 3, 4), "int8")
     bias = random.integers(-1000, 1000, groups * 3, "int32")
-    # Powers of two are exact, and make halves, on which the two have to agree.
+    # With powers of two, results are exact, and some are halves, which both must round in the same way.
     scales = np.exp2(random.integers(-12, -8, groups * 3)).astype("float32")
     geometry = {"pads": [pad] * 4, "strides": [stride] * 2, "group": groups}
     nodes = [
@@ -173,7 +173,7 @@ def test_a_mean_is_the_rounded_sum_over_the_window(zero_point: int, output_zero_
     for _, h, w, c in np.ndindex(result.shape):
         taps = [(2 * h - 1 + i, w - 1 + j) for i, j in itertools.product(range(3), range(2))]
         total = sum(int(x[0, r, k, c]) - zero_point for r, k in taps if 0 <= r < 5 and 0 <= k < 6)
-        # Python's own rounding of fractions is half to even, too.
+        # Python, too, rounds halves to even.
         mean = round(total * Fraction(float(multiplier[h, w])))
         assert result[0, h, w, c] == min(max(mean + output_zero_point, 3), 250)
 

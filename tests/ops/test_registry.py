@@ -1,4 +1,4 @@
-"""Every operator is complete: a specification, a reference, a kernel, an example for it, and a quantization rule."""
+"""Every operator has a specification, a reference, a kernel with an example, and a quantization rule."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FLOAT_ONLY = {
 
 
 def missing(operator: type[Operator]) -> list[str]:
-    """Return what an operator still needs, and where."""
+    """Return what an operator lacks, and the file where it belongs."""
     computed = {entry.operator for entry in registry.KERNELS}
     shown = {type(example.operator) for example in examples().values()}
     name, rewritten, family = operator.name, operator.name in REWRITTEN, inspect.getfile(operator)
@@ -52,7 +52,7 @@ def test_what_is_missing_is_named_with_its_place() -> None:
     class Nothing(Operator):
         """Says nothing of itself."""
 
-    # Afterwards, so that nobody else gets to know it.
+    # Unregister it, so that other tests don't see it.
     Nothing.name = "nn.nothing"
     found = missing(Nothing)
     for part in ("docstring", "`infer`", "`evaluate`", "a kernel", "an example", "a quantization rule"):

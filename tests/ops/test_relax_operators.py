@@ -1,4 +1,4 @@
-"""Relax's own operators: references give what TVM computes, and traits hold."""
+"""Descriptions of Relax's operators: the references compute what TVM computes, and the traits hold."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def last(program: Program) -> Binding:
 
 
 def feeds(least: float = 0.125) -> dict[str, np.ndarray]:
-    """Return values all different from each other, 0.125 and more, in a random order."""
+    """Return distinct values, at least 0.125, in random order."""
     values = least + np.arange(np.prod(SHAPE)) / 64
     return {"x": np.random.default_rng(0).permutation(values).reshape(SHAPE).astype("float32")}
 

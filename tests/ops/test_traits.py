@@ -1,4 +1,4 @@
-"""What operators say of themselves, held against their references: a trait that doesn't hold makes passes go wrong."""
+"""Operators' traits hold for their references: otherwise passes would change what programs compute."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def types_of(values: Sequence[Array]) -> list[TensorType]:
 
 
 def chosen(trait: str) -> Any:
-    """Parametrize a test with the examples of operators that say to have a trait."""
+    """Parametrize a test with the examples of operators that declare a trait."""
     found = {name: e for name, e in EXAMPLES.items() if getattr(e.operator, trait)}
     return pytest.mark.parametrize("example", found.values(), ids=found)
 
@@ -91,7 +91,7 @@ def test_moved_values_lie_between_those_they_come_from(example: Example) -> None
 
 
 def bounded() -> dict[str, Example]:
-    """Return examples, and the same with a halo where there can be one."""
+    """Return all examples, and those whose operators can write a halo also with one."""
     with_halo = {
         f"{name}, with a halo": dataclasses.replace(e, operator=e.operator.with_halo((1, 0, 2, 1), 1.0))
         for name, e in EXAMPLES.items()
@@ -104,7 +104,7 @@ def bounded() -> dict[str, Example]:
 @pytest.mark.parametrize("example", bounded().values(), ids=bounded())
 def test_no_result_is_below_its_bound(example: Example, least: float) -> None:
     raised = [np.maximum(a, least).astype(a.dtype) for a in activations(example)]
-    # Bounds of constants are known, too, but nobody asks.
+    # Only the bounds of activations are used.
     bounds = [float(a.min()) for a in raised]
     known = iter(bounds)
     everywhere = [next(known) if i in example.activations else -math.inf for i in range(len(example.arguments))]

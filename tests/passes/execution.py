@@ -1,4 +1,4 @@
-"""Programs before and after a pass: executed on the same random inputs, they give the same values."""
+"""Executes programs before and after a pass on the same random inputs, and compares their outputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Example:
     """A program that a pass changes.
 
     Attributes:
-        make: returns the program, as it is before any pass.
+        make: returns the program before the pass.
         tolerance: how far floats may be from one another, where a pass changes in what order they are summed or
             rounded. Integers have to be the same.
     """
@@ -37,7 +37,7 @@ class Example:
 
 
 def random_feeds(program: Program, seed: int) -> dict[str, Array]:
-    """Return random inputs: a few of them large, so that quantized values saturate."""
+    """Return random inputs, with a few large values, so that quantized values saturate."""
     random = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for spec in program.inputs:
@@ -50,7 +50,7 @@ def random_feeds(program: Program, seed: int) -> dict[str, Array]:
 
 
 def run(program: Program, feeds: dict[str, Array]) -> dict[str, Array]:
-    """Return a program's outputs: by NumPy, or compiled where there is an operator that has no NumPy form."""
+    """Return a program's outputs, computed by NumPy, or compiled if an operator has no NumPy reference."""
     try:
         return execute(program, feeds)
     except NotImplementedError:
@@ -62,7 +62,7 @@ def assert_changed(before: tvm.IRModule, after: tvm.IRModule) -> None:
 
 
 def assert_same_values(before: Program, after: Program, tolerance: float = 0.0) -> None:
-    """Assert that two programs give the same outputs on random inputs, but for `Example.tolerance`."""
+    """Assert that two programs compute the same outputs for random inputs, within `Example.tolerance`."""
     for seed in range(INPUTS):
         feeds = random_feeds(before, seed)
         assert_close(run(after, feeds), run(before, feeds), tolerance)
@@ -80,7 +80,7 @@ def assert_close(actual: dict[str, Array], expected: dict[str, Array], tolerance
 
 
 def assert_sound(step: Pass, before: Program, tolerance: float = 0.0) -> None:
-    """Assert that a pass changes a program, and none of its values."""
+    """Assert that a pass changes a program, but not what it computes."""
     module = step(before.module)
     assert_changed(before.module, module)
     assert_same_values(before, replace(before, module=module), tolerance)

@@ -1,4 +1,4 @@
-"""Every pass of the importer changes programs, and none of their values."""
+"""Each pass over float programs changes these programs, but not what they compute."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def example(name: str, build: Build, shape: Sequence[int] = SHAPE, tolerance: fl
 
 
 def relax_example(*outputs: Callable[[relax.Var], relax.Expr], shape: Sequence[int] = (2, 3, 4)) -> Example:
-    """Return an example that is written in Relax: the importer's own way to it leaves nothing to do."""
+    """Return an example written in Relax, for what the importer's earlier steps would already have removed."""
 
     def make() -> Program:
         builder, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType(shape, "float32"))
@@ -122,13 +122,13 @@ def enlarged(m: Model) -> str:
 
 
 def sequence(m: Model) -> str:
-    """An image becomes a sequence, and attends to itself."""
+    """An image is reshaped to a sequence, which attends to itself."""
     rows = m.node("Transpose", m.node("Reshape", m.conv("x"), m.shape(2, 4, 30)), perm=[0, 2, 1])
     return m.node("MatMul", m.node("Softmax", rows, axis=-1), m.node("Transpose", rows, perm=[0, 2, 1]))
 
 
 def with_another_order(m: Model) -> str:
-    """A sum of an image whose axes are permuted, and one whose aren't."""
+    """A sum of an image with permuted axes and one without."""
     return m.node("Add", m.conv("x"), m.node("Exp", "x"))
 
 
@@ -192,24 +192,24 @@ def wrapped(m: Model) -> str:
     return m.node("Reshape", m.node("Sigmoid", m.node("Gemm", y, m.weight(8, 6))), m.shape(2, 9, 6))
 
 
-def nothing(x: relax.Expr) -> relax.Expr:
-    """Return a part of a tensor [2,3,4] that has no elements: [2,3,0]."""
+def empty_slice(x: relax.Expr) -> relax.Expr:
+    """Return an empty slice [2,3,0] of a tensor [2,3,4]."""
     return relax.op.strided_slice(x, axes=[2], begin=[1], end=[1])
 
 
 def sum_of_products(x: relax.Expr) -> relax.Expr:
-    return relax.op.matmul(nothing(x), relax.op.permute_dims(nothing(x), [0, 2, 1]))
+    return relax.op.matmul(empty_slice(x), relax.op.permute_dims(empty_slice(x), [0, 2, 1]))
 
 
-def dense_of_nothing(x: relax.Expr) -> relax.Expr:
-    return make_call(ops.Dense(), nothing(x), numbers(5, 0), numbers(5))
+def dense_of_empty(x: relax.Expr) -> relax.Expr:
+    return make_call(ops.Dense(), empty_slice(x), numbers(5, 0), numbers(5))
 
 
 EXAMPLES: Mapping[str, Mapping[str, Example]] = {
     "replace_empty_tensors": {
-        "concatenation": relax_example(lambda x: relax.op.concat([x, nothing(x)], 2)),
+        "concatenation": relax_example(lambda x: relax.op.concat([x, empty_slice(x)], 2)),
         "product": relax_example(sum_of_products),
-        "dense": relax_example(dense_of_nothing),
+        "dense": relax_example(dense_of_empty),
     },
     "fold_constants": {
         "sum": relax_example(lambda x: relax.op.add(x, relax.op.add(numbers(3, 1), numbers(4)))),

@@ -18,7 +18,7 @@ from pipeline.reference import execute
 
 
 class Network:
-    """A program of quantized tensors, written down binding by binding."""
+    """A program of quantized tensors, written binding by binding."""
 
     def __init__(self, *shapes: Sequence[int]) -> None:
         self.inputs = [relax.Var(f"x{i}", relax.TensorType(shape, "uint8")) for i, shape in enumerate(shapes)]

@@ -1,4 +1,4 @@
-"""What the compiler makes part of a convolution, and what it leaves alone."""
+"""What the compiler fuses into convolutions, and what it doesn't."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.models import ModelBuilder, import_test_model, run_onnx
 
 
 class Network(ModelBuilder):
-    """8 channels everywhere; random weights."""
+    """A network with 8 channels everywhere, and random weights."""
 
     def conv(self, x: str, group: int = 1, kernel: int = 3) -> str:
         random = np.random.default_rng(len(self.nodes))
@@ -26,7 +26,7 @@ class Network(ModelBuilder):
         return self.node("Conv", x, self.constant(weight), pads=[kernel // 2] * 4, group=group)
 
     def quantized(self, output: str) -> Program:
-        """Return the int8 program; a last convolution gives floats, so that `output` needn't."""
+        """Return the int8 program, with a last convolution added whose result is float32, so that `output` is uint8."""
         program = import_test_model(self.model({"x": [1, 8, 6, 6]}, self.conv(output, kernel=1)))
         samples = [np.random.default_rng(0).standard_normal((1, 8, 6, 6)).astype("float32")]
         return quantize(program, samples).program

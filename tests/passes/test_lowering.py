@@ -1,4 +1,4 @@
-"""Every phase of the compiler changes programs, and none of their values."""
+"""Each phase of the compiler changes these programs, but not what they compute."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pipeline.reference import execute
 from pipeline.targets import load_target
 from tests.models import ModelBuilder, import_test_model, quantize_by_reference, residual_network, small_network
 from tests.passes.execution import INPUTS, Example, assert_changed, assert_close, assert_sound, random_feeds
-from tests.passes.tangles import tangle
+from tests.passes.fusion_networks import random_fusion_network
 from tests.passes.test_fuse_concatenations import Network, resized
 from tests.passes.test_split_transposed_convolutions import CASES
 from tests.properties import examples
@@ -102,7 +102,7 @@ def found_in_its_halo(m: Model) -> str:
 
 
 def found_in_a_later_halo(m: Model) -> str:
-    """A sum is padded before what it adds is."""
+    """A sum whose padding comes before that of its residual in the program."""
     y = m.conv("x", kernel=1)
     total = m.node("Add", m.conv(m.conv("x", kernel=1)), y)
     return m.node("Concat", m.conv(total), m.conv(y), axis=1)
@@ -169,7 +169,7 @@ def gated(m: Model) -> str:
 
 
 def best(axis: int, **attributes: Any) -> Example:
-    """Return an example of the largest or smallest three values along an axis, and where they are."""
+    """Return an example of a TopK: the largest or smallest three values along an axis, and their indices."""
 
     def make() -> Program:
         b = ModelBuilder()
@@ -296,12 +296,12 @@ def quantized_network(model: Any) -> Program:
 
 
 def own(steps: Sequence[Phase]) -> list[Phase]:
-    """Return the phases that are not TVM's own."""
+    """Return the phases that are passes of this package."""
     return [(name, step) for name, step in steps if not isinstance(step, tvm.transform.Pass)]
 
 
 def until(name: str, module: tvm.IRModule, steps: Sequence[Phase]) -> tvm.IRModule:
-    """Return the module as a phase finds it."""
+    """Return the module before a phase."""
     names = [n for n, _ in steps]
     return after(module, steps[: names.index(name)])
 
@@ -327,7 +327,7 @@ def test_a_phase_changes_no_value(name: str, example: str) -> None:
 
 
 def compiled(program: Program, steps: Sequence[Phase]) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
-    """Return a function that runs a program after some phases as machine code."""
+    """Return a function that runs a program, compiled from its form after some phases."""
     code = generate_code(after(program.module, steps), load_target("host").tvm_target())
     machine = relax.VirtualMachine(code.executable(), tvm.cpu())
 
@@ -361,7 +361,7 @@ def test_kernels_give_the_values_of_operators_wherever_their_tensors_lie(example
 @given(st.integers(0, 2**32 - 1), st.integers(6, 20), st.sampled_from([600, 1200, 2500, 5000]), st.booleans())
 @examples(6)
 def test_no_phase_changes_a_value_of_a_random_network(seed: int, length: int, l2_bytes: int, quantized: bool) -> None:
-    network = tangle(seed, length)
+    network = random_fusion_network(seed, length)
     program = quantized_network(network) if quantized else import_test_model(network)
     feeds = random_feeds(program, seed)
     expected = execute(program, feeds)

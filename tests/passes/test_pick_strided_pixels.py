@@ -1,4 +1,4 @@
-"""PickStridedPixels: 1x1 convolutions whose lines are short get their pixels picked before, with the same result."""
+"""PickStridedPixels: strided 1x1 convolutions on short lines read copied pixels, and compute the same."""
 
 from __future__ import annotations
 

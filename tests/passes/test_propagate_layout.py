@@ -1,4 +1,4 @@
-"""How permutations and reshapes are exchanged."""
+"""PropagateLayout: reshapes of deferred permutations."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_reshape_of_a_permutation_is_a_permutation_of_a_reshape(data: st.DataO
     x = np.arange(math.prod(base)).reshape(base)
     order = _reshaped_order(axes, base, target)
     if order is None:
-        # Then there is no such permutation: the order of the values isn't that of whole axes.
+        # In this case, no permutation of whole axes gives the order of the values.
         assert axes != tuple(range(len(base)))
         return
     reshaped = x.reshape([target[a] for a in order]).transpose(np.argsort(order))

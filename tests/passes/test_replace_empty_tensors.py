@@ -1,4 +1,4 @@
-"""Tensors of no elements, as exporters leave them, and what is computed from them."""
+"""ReplaceEmptyTensors: empty tensors, as exporters write them, and what is computed from them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ X = np.random.default_rng(0).standard_normal(SHAPE).astype("float32")
 
 
 class Model(ModelBuilder):
-    """x: [1,4,6,8]."""
+    """An ONNX model with the input x: [1,4,6,8]."""
 
     def ints(self, *values: int) -> str:
         return self.constant(np.array(values))
 
-    def nothing(self, axis: int) -> str:
-        """Return a part of x that has no elements: of this axis there is nothing."""
+    def empty_slice(self, axis: int) -> str:
+        """Return an empty slice of x along an axis."""
         return self.node("Slice", "x", self.ints(2), self.ints(2), self.ints(axis))
 
     def conv(self, x: str) -> str:
@@ -43,25 +43,25 @@ def models() -> dict[str, onnx.ModelProto]:
         found[name] = of.model({"x": SHAPE}, *outputs)
 
     m = Model()
-    add("an output", m.nothing(1), of=m)
+    add("an output", m.empty_slice(1), of=m)
     m = Model()
-    add("chain", m.node("Softmax", m.conv(m.nothing(0))), of=m)
+    add("chain", m.node("Softmax", m.conv(m.empty_slice(0))), of=m)
     m = Model()
-    add("beside another output", m.node("Relu", m.nothing(3)), m.conv("x"), of=m)
+    add("beside another output", m.node("Relu", m.empty_slice(3)), m.conv("x"), of=m)
     m = Model()
-    add("concatenation", m.node("Concat", m.conv("x"), m.nothing(2), "x", axis=2), of=m)
+    add("concatenation", m.node("Concat", m.conv("x"), m.empty_slice(2), "x", axis=2), of=m)
     m = Model()
-    add("sum", m.node("ReduceSum", m.nothing(3), m.ints(3)), of=m)
+    add("sum", m.node("ReduceSum", m.empty_slice(3), m.ints(3)), of=m)
     m = Model()
-    add("product of constants", m.node("MatMul", m.nothing(3), m.constant(np.ones((0, 3), "float32"))), of=m)
+    add("product of constants", m.node("MatMul", m.empty_slice(3), m.constant(np.ones((0, 3), "float32"))), of=m)
     m = Model()
-    turned = m.node("Transpose", m.nothing(3), perm=[0, 1, 3, 2])
-    add("product", m.node("MatMul", m.nothing(3), turned), of=m)
+    turned = m.node("Transpose", m.empty_slice(3), perm=[0, 1, 3, 2])
+    add("product", m.node("MatMul", m.empty_slice(3), turned), of=m)
     m = Model()
     value = m.constant(np.float32(3))
-    add("padding", m.node("Pad", m.nothing(2), m.ints(0, 0, 2, 0, 0, 0, 2, 0), value), of=m)
+    add("padding", m.node("Pad", m.empty_slice(2), m.ints(0, 0, 2, 0, 0, 0, 2, 0), value), of=m)
     m = Model()
-    add("reshape", m.node("Reshape", m.nothing(1), m.ints(0, 0, 48)), of=m)
+    add("reshape", m.node("Reshape", m.empty_slice(1), m.ints(0, 0, 48)), of=m)
     return found
 
 
@@ -75,7 +75,7 @@ def test_what_has_no_elements_is_no_obstacle(model: onnx.ModelProto) -> None:
 
 def test_a_library_may_have_nothing_to_compute(tmp_path: Path) -> None:
     m = Model()
-    model = m.model({"x": SHAPE}, m.nothing(2), m.node("Identity", m.ints(1, 2)), m.node("Identity", "x"))
+    model = m.model({"x": SHAPE}, m.empty_slice(2), m.node("Identity", m.ints(1, 2)), m.node("Identity", "x"))
     path = compile_program(import_test_model(model), load_target("host"), tmp_path / "model.so")
     nothing, ints, x = Runner(path).run({"x": X}).values()
     assert nothing.shape == (1, 4, 0, 8)
@@ -83,13 +83,13 @@ def test_a_library_may_have_nothing_to_compute(tmp_path: Path) -> None:
     np.testing.assert_array_equal(x, X)
 
 
-def test_what_follows_from_nothing_in_no_way_is_refused_by_name() -> None:
+def test_an_operator_without_result_on_empty_tensors_is_refused_by_name() -> None:
     m = Model()
     with pytest.raises(ModelError, match=r"tensor 'y' is computed by mean from 't0', of the shape \[1, 4, 0, 8\]"):
-        import_test_model(m.only(m.node("GlobalAveragePool", m.nothing(2), name="y")))
+        import_test_model(m.only(m.node("GlobalAveragePool", m.empty_slice(2), name="y")))
 
 
-def test_a_mean_of_nothing_is_refused_by_name() -> None:
+def test_a_mean_of_an_empty_axis_is_refused_by_name() -> None:
     m = Model()
-    with pytest.raises(ModelError, match="ReduceMean 'y': it reduces no elements"):
-        import_test_model(m.only(m.node("ReduceMean", m.nothing(2), axes=[2], name="y")))
+    with pytest.raises(ModelError, match="ReduceMean 'y': it reduces an axis without elements"):
+        import_test_model(m.only(m.node("ReduceMean", m.empty_slice(2), axes=[2], name="y")))

@@ -1,4 +1,4 @@
-"""Float operators of Relax that become ours, and compute the same."""
+"""ReplaceRelaxOperators: float operators of Relax become ours, and compute the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHAPE = [2, 6, 9, 7]
 
 
 def check(model: onnx.ModelProto, operator: str) -> None:
-    """Assert that a program holds `operator` in the end, and gives what ONNX Runtime gives."""
+    """Assert that a program has `operator` after the pass, and computes what ONNX Runtime computes."""
     program = import_test_model(model)
     assert operator in [b.operator for b in Dataflow.of(replace_relax_operators(program.module)).bindings]
     x = np.random.default_rng(0).standard_normal(SHAPE).astype("float32")

@@ -1,4 +1,4 @@
-"""Sorting, and what else TVM would leave to its compiler."""
+"""ReplaceSorts, and other operators whose implementation by TVM would need its compiler when it runs."""
 
 from __future__ import annotations
 

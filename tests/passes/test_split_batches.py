@@ -1,4 +1,4 @@
-"""Batches that run image by image compute the same, and do so where that saves memory traffic."""
+"""SplitBatches: layers run image by image where that saves memory traffic, and compute the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transposed convolutions become convolutions and a depth-to-space that compute the same."""
+"""SplitTransposedConvolutions: transposed convolutions become convolutions and depth-to-space, and compute the same."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.properties import examples
 
 
 def program_of(operator: ops.Operator, x: np.ndarray, *constants: np.ndarray) -> Program:
-    """Return a program of one operator, which only x's values aren't known to."""
+    """Return a program of one operator, whose arguments except for x are constant."""
     builder = relax.BlockBuilder()
     parameter = relax.Var("x", relax.TensorType(x.shape, str(x.dtype)))
     with builder.function("main", [parameter]):
@@ -36,7 +36,7 @@ def program_of(operator: ops.Operator, x: np.ndarray, *constants: np.ndarray) ->
 
 @dataclass(frozen=True)
 class Deconvolution:
-    """A transposed convolution of [batch,height,width,group_in * groups]."""
+    """A transposed convolution of x: [batch,height,width,group_in * groups]."""
 
     height: int
     width: int

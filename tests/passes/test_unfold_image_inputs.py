@@ -1,4 +1,4 @@
-"""Images whose rows are unfolded for their first convolution: when that is, and that nothing else changes."""
+"""UnfoldImageInputs: when the rows of an image are unfolded, and that the program computes the same."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def image_network(
     shared: bool = False,
     **attributes: object,
 ) -> tvm.IRModule:
-    """Return a convolution of a quantized image; if it's `shared`, the image is an output, too."""
+    """Return a program with a convolution of a quantized image; if `shared`, the image is an output, too."""
     random = np.random.default_rng(0)
     _, *constants = integer_arguments(random, (1,), (out, *kernel, shape[1] // int(str(attributes.get("groups", 1)))))
     builder, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType(shape, "float32"))
@@ -52,7 +52,7 @@ def image_network(
 
 
 def run(module: tvm.IRModule, x: Array) -> Array:
-    """Return what a module's last operator gives by its definition."""
+    """Return the result of a module's last operator, by the operators' definitions."""
     flow = Dataflow.of(module)
     values = {flow.params[0]: x}
     for binding in flow.bindings:
@@ -68,7 +68,7 @@ def operators(module: tvm.IRModule) -> list[Operator | None]:
 
 
 def unfolding(module: tvm.IRModule, isa_name: str) -> tuple[int, int]:
-    """Return how many rows an instruction set has in a line, and how far lines are apart."""
+    """Return (rows, row_step) that are chosen for an instruction set."""
     quantization = operators(unfold_image_inputs(module, Machine(instruction_set(isa_name))))[0]
     assert isinstance(quantization, QuantizeImage)
     return quantization.rows, quantization.row_step
@@ -104,7 +104,7 @@ def test_tile_registers_take_three_rows_of_a_large_kernel() -> None:
 
 @pytest.mark.parametrize("isa_name", ["portable", "avx512_vnni"])
 def test_what_fills_its_steps_stays_as_it_is(isa_name: str) -> None:
-    # Four channels, which are what a dot product takes.
+    # Four channels fill a dot-product instruction.
     assert unfolding(image_network((1, 4, 64, 64), 64, (3, 3), (2, 2)), isa_name) == (1, 1)
 
 

@@ -1,7 +1,7 @@
-"""Random networks in which convolutions, sums, pooling and concatenations read one another in every order.
+"""Random networks of convolutions, sums, pooling and concatenations, in which operators read any earlier results.
 
-All tensors have the same channels and one of two sizes, so that nearly everything can be joined: what one fusion makes,
-others find.
+All tensors have the same number of channels and one of two sizes, so that most operators can be fused, and many in
+several ways.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ CHANNELS = 8
 SIZE = 8
 
 
-class _Tangle(ModelBuilder):
+class _FusionNetwork(ModelBuilder):
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.random = np.random.default_rng(seed)
         self.batch = int(self.random.integers(1, 4))
         self.inputs = int(self.random.choice([1, 3, CHANNELS]))
-        # By how much each tensor is smaller than the image.
+        # The factor by which each tensor is smaller than the image.
         self.steps: dict[str, int] = {}
 
     def choose(self, *values: int) -> int:
@@ -78,6 +78,11 @@ class _Tangle(ModelBuilder):
         return self.model({"x": [self.batch, self.inputs, 2 * SIZE, 2 * SIZE]}, *outputs)
 
 
-def tangle(seed: int, length: int = 12) -> onnx.ModelProto:
-    """Return the network of a seed: x: [N,C,16,16], and as outputs all that nothing reads."""
-    return _Tangle(seed).network(length)
+def random_fusion_network(seed: int, length: int = 12) -> onnx.ModelProto:
+    """Return a network with the input x: [N,C,16,16]. Its outputs are all results that no operator reads.
+
+    Args:
+        seed: which network; each seed has another one.
+        length: number of steps, each of which adds an operator or a few.
+    """
+    return _FusionNetwork(seed).network(length)
