@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pipeline.config.options import CalibrateOptions as CalibrateOptions
     from pipeline.config.options import ImageOptions as ImageOptions
     from pipeline.diagnosis import compare as compare
+    from pipeline.diagnosis import sensitivity as sensitivity
     from pipeline.errors import PipelineError as PipelineError
     from pipeline.importer import import_model as import_model
     from pipeline.ir.program import Program as Program
@@ -81,6 +82,7 @@ _EXPORTS = {
     "quantize": "pipeline.api",
     "read_metadata": "pipeline.library.metadata",
     "realize": "pipeline.quantization.realize",
+    "sensitivity": "pipeline.diagnosis",
 }
 
 __all__ = sorted(_EXPORTS)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.analysis.comparison import Comparison, compare_tensors
-from pipeline.config.options import CompareOptions, StudyOptions
+from pipeline.analysis.metrics import BUILT_IN, load_metric, ranking_of
+from pipeline.analysis.sensitivity import Sensitivity, measure_sensitivity, value_of
+from pipeline.api import quantize_with
+from pipeline.config.options import CompareOptions, QuantizeOptions, SensitivityOptions, StudyOptions
 from pipeline.config.schema import keywords
+from pipeline.errors import OptionError
 from pipeline.ir.program import Program
-from pipeline.report.plots import check_plot, plot_comparison
+from pipeline.report.plots import check_plot, plot_comparison, plot_sensitivity
 from pipeline.samples import Samples, feed_count, hold_back_filter, with_image_options
 from pipeline.workflow import Progress, check_reusable, measured_on, quantize_model, with_recipe
 
@@ -47,6 +53,60 @@ def compare(
     if options.plot is not None:
         plot_comparison(result, options.plot)
     return result
+
+
+@keywords(SensitivityOptions)
+def sensitivity(
+    model: str | Path, samples: Samples | None = None, *, progress: Progress | None = None, **keys: Any
+) -> Sensitivity:
+    """Rank tensors and layers by what quantizing each alone costs: all that `pipeline sensitivity` does.
+
+    What is suggested is tried, if there are samples to calibrate with.
+
+    Args:
+        model: an ONNX file, or a recipe (.toml), which has its own samples and shapes.
+        samples: see `pipeline.build`. They are read several times.
+        progress: see `workflow.Progress`.
+        **keys: {options}
+
+    Raises:
+        PipelineError: see `errors`; a MetricError if the user's metric fails.
+    """
+    tell = progress or (lambda *_: None)
+    path, samples, options = with_recipe(model, samples, SensitivityOptions.from_values(keys))
+    if options.annotation is not None:
+        raise OptionError("A ranking ends with what to leave in float by --skip, which an annotation file overrides.")
+    if options.plot is not None:
+        check_plot(options.plot)
+    check_reusable(samples, options)
+    metric = options.metric if options.metric in BUILT_IN else load_metric(options.metric)
+    quantized = quantize_model(path, samples, options, tell)
+    given = with_image_options(samples, options.quantize.images)
+    described = measured_on(given, options, quantized.source)[1]
+    count = _count(given, options, quantized.source)
+
+    def stream() -> Iterator[tuple[str, dict[str, Any]]]:
+        return itertools.islice(measured_on(given, options, quantized.source)[0], options.measure)
+
+    def said(done: int, each: int) -> None:
+        tell("measuring parts alone", done, None if count is None else count * each)
+
+    tell("preparing to measure", 0, None)
+    result = measure_sensitivity(quantized, stream(), described, metric, options.state, said)
+    if result.suggestion.keep_float and given is not None and options.calibration is None:
+        tell("trying the suggestion", 0, None)
+        other = quantize_with(quantized.source, given, _keeping_float(options.quantize, result.suggestion.keep_float))
+        before, after = (value_of(q, stream(), metric) for q in (quantized, other))
+        helps = ranking_of(metric).better(after, before)
+        result = replace(result, suggestion=replace(result.suggestion, before=before, after=after, helps=helps))
+    if options.plot is not None:
+        plot_sensitivity(result, options.plot)
+    return result
+
+
+def _keeping_float(options: QuantizeOptions, names: Sequence[str]) -> QuantizeOptions:
+    """Return options that leave more operators in float."""
+    return replace(options, annotate=replace(options.annotate, skip=(*options.annotate.skip, *names)))
 
 
 def _count(samples: Samples | None, options: StudyOptions, program: Program) -> int | None:

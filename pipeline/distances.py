@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,23 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 
+@dataclass
 class Distance:
-    """Compares tensors with what they should be, batch by batch; it keeps sums only, in float64."""
+    """Compares tensors with what they should be, batch by batch; it keeps sums only, in float64.
 
-    def __init__(self) -> None:
-        self.signal = self.noise = 0.0
-        self._expected = self._actual = self._product = 0.0
+    Attributes:
+        signal: sum of squares of what the tensors should be, as far as that is finite.
+        noise: sum of squared differences; infinity if a value is finite in one only.
+        expected: as `signal`, where both are finite.
+        actual: the same of what the tensors are.
+        product: sum of products of both.
+    """
+
+    signal: float = 0.0
+    noise: float = 0.0
+    expected: float = 0.0
+    actual: float = 0.0
+    product: float = 0.0
 
     def update(self, expected: Array, actual: Array) -> None:
         """Take in one batch.
@@ -30,9 +42,9 @@ class Distance:
         self.noise += _noise(expected, actual)
         finite = np.isfinite(expected) & np.isfinite(actual)
         left, right = expected[finite], actual[finite]
-        self._expected += float(left @ left)
-        self._actual += float(right @ right)
-        self._product += float(left @ right)
+        self.expected += float(left @ left)
+        self.actual += float(right @ right)
+        self.product += float(left @ right)
 
     @property
     def sqnr_db(self) -> float:
@@ -49,10 +61,10 @@ class Distance:
     @property
     def cosine(self) -> float:
         """Cosine of the angle between the tensors, as vectors of their finite values; 1 if both are zero."""
-        if self._expected == 0 or self._actual == 0:
-            return float(self._expected == self._actual)
+        if self.expected == 0 or self.actual == 0:
+            return float(self.expected == self.actual)
         # The product of both would overflow where each of them doesn't.
-        return self._product / math.sqrt(self._expected) / math.sqrt(self._actual)
+        return self.product / math.sqrt(self.expected) / math.sqrt(self.actual)
 
 
 def _noise(expected: Array, actual: Array) -> float:

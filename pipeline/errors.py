@@ -4,6 +4,7 @@
     ├── ModelError                the ONNX file can't be read, or holds something that can't be imported
     ├── SampleError               a sample has a wrong name, shape, dtype or value, or there is none
     ├── TableError                a calibration table or an annotation file doesn't fit its schema or the model
+    ├── MetricError               a user's metric raised an exception, or what it returned is no number
     ├── OptionError               an option, configuration key, algorithm or target is unknown or out of range
     ├── TargetError               a target file is wrong, or this machine can't run a library built for it
     ├── QuantizationError         nothing became int8, or the int8 model isn't what was asked for
@@ -44,6 +45,10 @@ class TableError(PipelineError):
 
 class OptionError(PipelineError):
     """An option, configuration key, algorithm or name is unknown or out of range."""
+
+
+class MetricError(PipelineError):
+    """A user's metric raised an exception, or returned what is no finite number."""
 
 
 class TargetError(PipelineError):

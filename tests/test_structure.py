@@ -61,7 +61,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         # What puts them together.
         "exporter": "errors ir ops quantization quantization.spec",
         "api": "compiler config errors exporter files importer ir library quantization samples targets",
-        "analysis": "api compiler distances ir quantization",
+        "analysis": "api compiler distances errors files ir ops quantization quantization.spec schema",
         "profiling": "compiler errors kernels library runtime schema targets",
         "recipes": "data errors files ir samples schema",
         "report": "analysis compiler distances errors files importer ir library profiling quantization",
@@ -69,10 +69,10 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
             "api compiler config cpu errors files importer ir library quantization recipes report runtime samples "
             "targets"
         ),
-        "diagnosis": "analysis config ir report samples workflow",
+        "diagnosis": "analysis api config errors ir report samples workflow",
         "cli": (
-            "config diagnosis errors files importer ir library profiling quantization recipes report runtime samples "
-            "targets workflow"
+            "analysis config diagnosis errors files importer ir library profiling quantization recipes report runtime "
+            "samples targets workflow"
         ),
     }.items()
 }

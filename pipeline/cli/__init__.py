@@ -33,6 +33,7 @@ _COMMANDS = {
     "profile": "Show where a library spends its time on this machine.",
     "quantize": "Quantize an ONNX model and write it as ONNX again.",
     "run": "Run a library on inputs from a file.",
+    "sensitivity": "Rank tensors and layers by what quantizing each alone costs.",
     "targets": "List the targets that libraries can be built for.",
 }
 

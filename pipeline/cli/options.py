@@ -84,8 +84,28 @@ def given(values: Mapping[str, Any], kind: type[Options] = BuildOptions) -> dict
     return {key: _value(known[key], value) for key, value in values.items() if value is not None and value != ()}
 
 
+def spelled(values: Mapping[str, Any], kind: type[Options] = BuildOptions) -> list[str]:
+    """Return the options that were given as words of a command line; those that the class doesn't have are left out.
+
+    Args:
+        values: a command's parameters.
+        kind: the class of the options.
+    """
+    words: list[str] = []
+    for option in options_of(kind):
+        value = values.get(option.key)
+        if value is None or value == ():
+            continue
+        flags = option.flag.split("/")
+        if option.kind is bool:
+            words.append(flags[0 if value else -1])
+        else:
+            words += [word for item in (value if option.many else [value]) for word in (flags[0], str(item))]
+    return words
+
+
 def _decorator(option: Option) -> Decorator:
-    names = [*([option.short] if option.short else []), option.flag, option.key]
+    names = [*([option.short] if option.short else []), option.flag, *option.aliases, option.key]
     default = f"  [default: {option.default_text}]" if option.default_text else ""
     words = f"{description(option, default=False)}{' May be repeated.' if option.many else ''}{default}"
     return click.option(

@@ -43,6 +43,7 @@ class AnnotateOptions(Options):
     skip: Collection[str] = option(
         (),
         "Leave these operators in float: names of nodes or of their outputs, types, or patterns (*/head/*).",
+        aliases=("--keep-float",),
         metavar="WHICH",
         paddle="skip_tensor_list",
     )
@@ -287,6 +288,26 @@ class CompareOptions(StudyOptions):
 
     below: float = option(
         20.0, "Signal to quantization noise from which on down a tensor counts as poor.", metavar="DECIBELS"
+    )
+
+
+@dataclass(frozen=True)
+class SensitivityOptions(StudyOptions):
+    """What `pipeline sensitivity` takes.
+
+    Attributes:
+        metric: what the ranking is by: "sqnr", "cosine" or "kl" of the outputs, or a function in a Python file of the
+            user's, "user.py:function", of which more is better.
+        state: file that keeps what has been measured, so that an interrupted run can go on.
+    """
+
+    metric: str = option(
+        "sqnr",
+        "Rank by this: sqnr, cosine or kl of the outputs, or a function in a Python file of yours (more is better).",
+        metavar="sqnr|cosine|kl|FILE.py:FUNCTION",
+    )
+    state: Path | None = option(
+        None, "Keep what was measured in this file, and go on from there after an interruption.", metavar="FILE"
     )
 
 

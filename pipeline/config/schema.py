@@ -41,6 +41,7 @@ class Option:
         help: a sentence or two, without the default.
         flag: its name on the command line. A boolean that is true by default has two: `--check/--no-check`.
         short: a flag of one letter, or "".
+        aliases: other names on the command line.
         metavar: placeholder for the value in help texts, or "".
         unset: what it means to give no value, if the default is None, such as "all samples".
         choices: the values that are allowed, for a list the items that are; () if any value is. A value may be written
@@ -62,6 +63,7 @@ class Option:
     help: str
     flag: str
     short: str = ""
+    aliases: tuple[str, ...] = ()
     metavar: str = ""
     unset: str = ""
     choices: tuple[str, ...] = ()

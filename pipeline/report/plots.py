@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.analysis.comparison import Comparison
+from pipeline.analysis.sensitivity import Sensitivity
 from pipeline.errors import OptionError
 from pipeline.files import write_bytes
 
@@ -16,6 +17,11 @@ FORMATS = ("pdf", "png", "svg")
 
 _INCHES_A_ROW, _MARGIN = 0.22, 1.6
 """Height of a line of a picture, and of what is above and below all."""
+
+MOST_ROWS = 80
+"""Of a ranking."""
+
+_KINDS = {"tensor": "tab:blue", "weights": "tab:orange", "layer": "tab:gray"}
 
 _COLORS = {"int8": "tab:blue", "float32": "tab:gray"}
 
@@ -50,6 +56,30 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
     clipped.set_xlabel("clipped, %")
     _name_rows(quality, [t.name for t in tensors])
     figure.suptitle(f"{comparison.model}: int8 beside float on {comparison.samples} {comparison.inputs}")
+    _save(figure, path)
+
+
+def plot_sensitivity(sensitivity: Sensitivity, path: Path) -> None:
+    """Draw what quantizing each part alone costs, those that cost most.
+
+    Raises:
+        OptionError: see `check_plot`; or the file can't be written.
+    """
+    costs = sensitivity.costs[:MOST_ROWS]
+    figure, (shares, quality) = _panels(len(costs), 2, (3, 2))
+    places = range(len(costs))
+    shares.barh(places, [100 * c.share for c in costs], color=[_KINDS[c.kind] for c in costs])
+    shares.set_xlabel("share of the cost of all tensors and weights, %")
+    for kind, color in _KINDS.items():
+        shares.barh([], [], color=color, label=kind)
+    shares.legend(loc="lower right")
+    finite = [c.sqnr_db for c in costs if math.isfinite(c.sqnr_db)]
+    quality.plot([min(c.sqnr_db, max(finite, default=0.0)) for c in costs], places, ".", color="tab:gray")
+    quality.set_xlabel("SQNR of the outputs, dB")
+    _name_rows(shares, [f"{c.name}" for c in costs])
+    shown = "" if len(costs) == len(sensitivity.costs) else f" (the worst {len(costs)} of {len(sensitivity.costs)})"
+    where = f"{sensitivity.samples} {sensitivity.inputs}"
+    figure.suptitle(f"{sensitivity.model}: quantized alone, by {sensitivity.metric}, on {where}{shown}")
     _save(figure, path)
 
 

@@ -32,7 +32,11 @@ def test_every_option_is_a_sentence_and_has_a_valid_default(option: Option) -> N
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda o: o.key)
 def test_every_option_is_on_the_command_line_and_in_python(option: Option) -> None:
     parameter = next(p for p in command.params if p.name == option.key)
-    assert [*parameter.opts, *parameter.secondary_opts] == [*filter(None, [option.short]), *option.flag.split("/")]
+    assert [*parameter.opts, *parameter.secondary_opts] == [
+        *filter(None, [option.short]),
+        *option.flag.split("/"),
+        *option.aliases,
+    ]
     assert inspect.signature(pipeline.build).parameters[option.key].default == option.default
     assert f"{option.key}: {option.help}" in (pipeline.build.__doc__ or "")
 

@@ -1,0 +1,192 @@
+"""How good a model's outputs are: by their distance from the float model's, or by a metric of the user's."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.distances import Array, Distance
+from pipeline.errors import MetricError, unknown_name
+
+SMALLEST_SHARE = 1e-12
+"""Probabilities below count as this, so that no divergence is infinite."""
+
+
+@dataclass(frozen=True)
+class MeasuredSample:
+    """What a user's metric may know of the sample that outputs were computed for.
+
+    Attributes:
+        name: the sample's: "sample 3", or its file, "samples/0003.npy".
+        inputs: what the model was given, by name, with the batch axis.
+        float_outputs: what the float model gives for it, by name.
+    """
+
+    name: str
+    inputs: Mapping[str, Array]
+    float_outputs: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class UserMetric:
+    """A function of the user's, of outputs by name and a `MeasuredSample`; more is better.
+
+    Attributes:
+        name: as the user gives it: "user.py:function".
+        source: the file's bytes.
+        function: the function.
+    """
+
+    name: str
+    source: bytes
+    function: Callable[[dict[str, Array], MeasuredSample], Any]
+
+    def __call__(self, outputs: Mapping[str, Array], sample: MeasuredSample, quantized: str) -> float:
+        """Return what the function makes of a model's outputs.
+
+        Args:
+            outputs: by name.
+            sample: what they were computed for.
+            quantized: what of the model was quantized, for messages.
+
+        Raises:
+            MetricError: the function raised an exception, or what it returned is no finite number.
+        """
+        where = f"for {sample.name}, with {quantized}"
+        try:
+            value = self.function(dict(outputs), sample)
+        except Exception as error:  # Whatever a function of somebody else's raises is that one's.
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            raise MetricError(
+                f"The metric {self.name} raised {type(error).__name__} {where}: {error} ({place.filename}, line "
+                f"{place.lineno})."
+            ) from error
+        if not isinstance(value, int | float | np.number | np.bool_) or isinstance(value, complex | np.complexfloating):
+            kind = type(value).__name__
+            raise MetricError(f"The metric {self.name} returned {kind} {where}; it must return one number.")
+        if not math.isfinite(value):
+            raise MetricError(f"The metric {self.name} returned {value} {where}; it must return a finite number.")
+        return float(value)
+
+
+def load_metric(name: str) -> UserMetric:
+    """Return the function that `FILE.py:FUNCTION` names; the file is run, as Python runs any module it imports.
+
+    Raises:
+        MetricError: the file can't be read or raises an exception, or has no such function.
+    """
+    file, separator, function = name.rpartition(":")
+    path = Path(file)
+    if not separator or path.suffix != ".py":
+        raise MetricError(f"--metric {name}: expected {', '.join(BUILT_IN)}, or FILE.py:FUNCTION.")
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise MetricError(f"The metric's file {path} can't be read: {error.strerror}.") from error
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise MetricError(f"The metric's file {path} isn't Python.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # As above.
+        raise MetricError(f"The metric's file {path} raised {type(error).__name__}: {error}.") from error
+    functions = {key: value for key, value in vars(module).items() if callable(value) and not key.startswith("_")}
+    if function not in functions:
+        raise MetricError(f"{path}: {unknown_name('function', function, functions)}")
+    return UserMetric(name, source, functions[function])
+
+
+@dataclass
+class Tally:
+    """What was measured of one way to quantize a model, over all samples so far.
+
+    Attributes:
+        count: how many batches.
+        distance: of all outputs.
+        divergence: sum over batches of the outputs' Kullback-Leibler divergence from float's.
+        own: sum over batches of the user's metric.
+    """
+
+    count: int = 0
+    distance: Distance = field(default_factory=Distance)
+    divergence: float = 0.0
+    own: float = 0.0
+
+    def update(self, outputs: Mapping[str, Array], sample: MeasuredSample, own: float) -> None:
+        """Take in one batch."""
+        self.count += 1
+        self.own += own
+        for name, expected in sample.float_outputs.items():
+            self.distance.update(expected, outputs[name])
+            self.divergence += divergence(expected, outputs[name])
+
+
+def divergence(expected: Array, actual: Array) -> float:
+    """Return the mean Kullback-Leibler divergence, in nats, of rows along the last axis; 0 for other than floats.
+
+    Rows that aren't probabilities are made such by a softmax.
+    """
+    if not expected.size or not np.issubdtype(expected.dtype, np.floating):
+        return 0.0
+    rows = [np.nan_to_num(v.astype("float64")).reshape(-1, v.shape[-1] if v.ndim else 1) for v in (expected, actual)]
+    given = bool((rows[0] >= 0).all() and np.allclose(rows[0].sum(axis=1), 1, atol=1e-3))
+    p, q = (np.maximum(row if given else _softmax(row), SMALLEST_SHARE) for row in rows)
+    return float((p * np.log(p / q)).sum(axis=1).mean())
+
+
+def _softmax(rows: Array) -> Array:
+    exponentials = np.exp(rows - rows.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What tallies are ranked by.
+
+    Attributes:
+        title: what it is called, for people.
+        value: returns what a tally comes to.
+        cost: returns how much worse that is than the float model's tally; costs of independent roundings add up.
+        more_is_better: whether a larger value is.
+    """
+
+    title: str
+    value: Callable[[Tally], float]
+    cost: Callable[[Tally, Tally], float]
+    more_is_better: bool = True
+
+    def better(self, value: float, than: float) -> bool:
+        """Return whether a value is better than another."""
+        return value > than if self.more_is_better else value < than
+
+
+def _noise_share(tally: Tally, _: Tally) -> float:
+    distance = tally.distance
+    return distance.noise / distance.signal if distance.signal > 0 else (math.inf if distance.noise > 0 else 0.0)
+
+
+def _divergence(tally: Tally) -> float:
+    return tally.divergence / max(tally.count, 1)
+
+
+BUILT_IN: Mapping[str, Ranking] = {
+    "sqnr": Ranking("SQNR, dB", lambda t: t.distance.sqnr_db, _noise_share),
+    "cosine": Ranking("cosine", lambda t: t.distance.cosine, lambda t, _: 1 - t.distance.cosine),
+    "kl": Ranking("KL, nats", _divergence, lambda t, _: _divergence(t), more_is_better=False),
+}
+"""The metrics that there are without a user's own."""
+
+
+def ranking_of(metric: UserMetric | str) -> Ranking:
+    """Return what a metric ranks by: one of `BUILT_IN`, or the user's."""
+    if isinstance(metric, str):
+        return BUILT_IN[metric]
+    return Ranking(metric.name, lambda t: t.own / max(t.count, 1), lambda t, best: (best.own - t.own) / max(t.count, 1))

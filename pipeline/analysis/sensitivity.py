@@ -1,0 +1,367 @@
+"""What it costs to quantize each tensor and each layer of a model alone, all else in float.
+
+Independent roundings' noise adds up at the output, nearly, so what the single ones cost says which to leave in float.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.analysis.metrics import BUILT_IN, MeasuredSample, Ranking, Tally, UserMetric, ranking_of
+from pipeline.analysis.switches import LAYER, Part, SwitchedProgram, with_switches
+from pipeline.api import Quantized
+from pipeline.compiler.execute import Executor
+from pipeline.distances import Array, Distance
+from pipeline.errors import OptionError
+from pipeline.files import write_text
+from pipeline.schema import Record, read_json, to_json
+
+SECONDS_BETWEEN_SAVES = 5.0
+"""How much work an end without notice may cost."""
+
+ENOUGH, AT_MOST = 0.75, 5
+"""Share of the cost that a suggestion is to take away, and how many tensors and layers' weights it may take for it."""
+
+NOTHING = "nothing"
+"""What is quantized when the float model itself is measured, in messages and state files."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What quantizing one part alone costs.
+
+    Attributes:
+        kind: "tensor", "weights" or "layer"; see `switches.Part`.
+        name: its name.
+        operator: the operator's type.
+        cost: how much worse than float's the metric is, 0 for not at all: of SQNR noise by signal, of a user's metric
+            the difference.
+        share: of the cost of all tensors and weights; a layer's is that of what it consists of, which count as well.
+        value: of the metric that is ranked by.
+        sqnr_db: of the outputs, decibels.
+        cosine: of the outputs.
+        divergence: of the outputs, Kullback-Leibler, nats.
+        keep_float: operators that have to stay in float for this one to stay so.
+    """
+
+    kind: str
+    name: str
+    operator: str
+    cost: float
+    share: float
+    value: float
+    sqnr_db: float
+    cosine: float
+    divergence: float
+    keep_float: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What to leave in float.
+
+    Attributes:
+        keep_float: names of operators.
+        share: of the cost that this takes away, as far as costs add up.
+        before: value of the metric with all that can be in int8.
+        after: the same with these operators in float; None if that wasn't measured.
+        helps: whether that is better, or wasn't measured: costs that are next to nothing needn't add up.
+    """
+
+    keep_float: tuple[str, ...]
+    share: float
+    before: float | None = None
+    after: float | None = None
+    helps: bool = True
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """All parts of a model, those that cost most first.
+
+    Attributes:
+        model: the model's name.
+        metric: what they are ranked by.
+        samples: how many batches were run.
+        inputs: which these were, after their number.
+        float_value: of the metric, for the float model.
+        costs: of tensors, weights and layers.
+        suggestion: what to do about it.
+    """
+
+    model: str
+    metric: str
+    samples: int
+    inputs: str
+    float_value: float
+    costs: tuple[Cost, ...]
+    suggestion: Suggestion
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values, for JSON."""
+        return asdict(self)
+
+
+class _TallyRecord(Record, frozen=True, kw_only=True):
+    """A tally in a file.
+
+    Attributes:
+        count: see `Tally`.
+        distance: its sums, None for infinity, which JSON hasn't.
+        divergence: see `Tally`.
+        own: see `Tally`.
+    """
+
+    count: int
+    distance: tuple[float | None, ...]
+    divergence: float
+    own: float
+
+
+class SensitivityState(Record, frozen=True, kw_only=True):
+    """What was measured so far.
+
+    Attributes:
+        schema_version: of this format.
+        fingerprint: SHA-256 of model, scales, decisions and metric.
+        samples: SHA-256 of each sample that was run, or begun with.
+        tallies: by what was quantized.
+    """
+
+    schema_version: Literal[1] = 1
+    fingerprint: str
+    samples: tuple[str, ...]
+    tallies: dict[str, _TallyRecord]
+
+
+def measure_sensitivity(
+    quantized: Quantized,
+    feeds: Iterable[tuple[str, Mapping[str, Array]]],
+    described: str,
+    metric: UserMetric | str,
+    state: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, each: None,
+) -> Sensitivity:
+    """Run a model over samples, for each sample once with each part quantized, and rank the parts.
+
+    Memory holds one sample's activations and a few sums for each part.
+
+    Args:
+        quantized: the model; its float program is run.
+        feeds: at least one batch, each after what messages call it.
+        described: see `Sensitivity.inputs`.
+        metric: a key of `metrics.BUILT_IN`, or the user's.
+        state: file to keep what was measured in, and to go on from. A run that goes on gives the very result of
+            one that was never interrupted.
+        progress: called with the number of runs so far, and with how many each batch takes.
+
+    Raises:
+        MetricError: see `UserMetric`.
+        OptionError: the state is of another model, metric or samples, or can't be read or written.
+    """
+    switched = with_switches(quantized.source, quantized.annotation, quantized.table)
+    measured = _Measured(switched, metric, _fingerprint(quantized, metric), state)
+    run = Executor(switched.program).run
+    done = count = 0
+    try:
+        for name, feed in feeds:
+            index, count = count, count + 1
+            measured.begin(index, name, feed)
+            sample = MeasuredSample(name, feed, run(switched.feeds(feed)))
+            for part in (None, *switched.parts):
+                if not measured.has(part, index):
+                    outputs = sample.float_outputs if part is None else run(switched.feeds(feed, part))
+                    measured.update(part, outputs, sample)
+                done += 1
+                progress(done, len(measured.tallies))
+    finally:
+        measured.save()
+    measured.check_complete(count)
+    return _result(quantized, measured, described)
+
+
+class _Measured:
+    """The tallies, in memory and in a file."""
+
+    def __init__(
+        self, switched: SwitchedProgram, metric: UserMetric | str, fingerprint: str, path: Path | None
+    ) -> None:
+        self.metric, self.path = metric, path
+        self.tallies: dict[Part | None, Tally] = {part: Tally() for part in (None, *switched.parts)}
+        self._fingerprint, self._samples, self._saved = fingerprint, list[str](), time.monotonic()
+        if path is not None and path.exists():
+            self._load(path)
+
+    def begin(self, index: int, name: str, feed: Mapping[str, Array]) -> None:
+        """Note a sample.
+
+        Raises:
+            OptionError: at this place another one was measured.
+        """
+        hashed = hashlib.sha256()
+        for key, value in sorted(feed.items()):
+            hashed.update(f"{key} {value.dtype} {value.shape}".encode())
+            hashed.update(value.tobytes())
+        digest = hashed.hexdigest()
+        if index == len(self._samples):
+            self._samples.append(digest)
+        elif self._samples[index] != digest:
+            raise OptionError(
+                f"The state {self.path} was measured on other samples: {name} is another one. Delete it, or name "
+                "another file."
+            )
+
+    def has(self, part: Part | None, index: int) -> bool:
+        """Return whether a part was measured on a sample."""
+        return self.tallies[part].count > index
+
+    def update(self, part: Part | None, outputs: Mapping[str, Array], sample: MeasuredSample) -> None:
+        """Measure a part on a sample, and save now and then."""
+        own = 0.0
+        if isinstance(self.metric, UserMetric):
+            quantized = NOTHING if part is None else f"{part} alone"
+            own = self.metric(outputs, sample, f"{quantized} quantized")
+        self.tallies[part].update(outputs, sample, own)
+        if time.monotonic() - self._saved > SECONDS_BETWEEN_SAVES:
+            self.save()
+
+    def check_complete(self, count: int) -> None:
+        """Refuse a state of more samples than were asked for: not all parts may have been measured on the last.
+
+        Raises:
+            OptionError: the state holds more.
+        """
+        if count < len(self._samples):
+            raise OptionError(
+                f"The state {self.path} holds {len(self._samples)} samples, and {count} are asked for. Measure as "
+                "many, or name another file."
+            )
+
+    def save(self) -> None:
+        """Write the state, if there is a file for it."""
+        self._saved = time.monotonic()
+        if self.path is None:
+            return
+        tallies = {_key(part): _to_record(tally) for part, tally in self.tallies.items()}
+        state = SensitivityState(fingerprint=self._fingerprint, samples=tuple(self._samples), tallies=tallies)
+        write_text(self.path, to_json(state))
+
+    def _load(self, path: Path) -> None:
+        state = read_json(path, SensitivityState, "state of a sensitivity run", OptionError)
+        if state.fingerprint != self._fingerprint or set(state.tallies) != {_key(part) for part in self.tallies}:
+            raise OptionError(
+                f"The state {path} was measured with another model, calibration, metric or other options. Delete it, "
+                "or name another file."
+            )
+        self._samples = list(state.samples)
+        self.tallies = {part: _from_record(state.tallies[_key(part)]) for part in self.tallies}
+
+
+def _key(part: Part | None) -> str:
+    return NOTHING if part is None else f"{part.kind} {part.name}"
+
+
+def _to_record(tally: Tally) -> _TallyRecord:
+    sums = tuple(None if math.isinf(v) else v for v in dataclasses.astuple(tally.distance))
+    return _TallyRecord(count=tally.count, distance=sums, divergence=tally.divergence, own=tally.own)
+
+
+def _from_record(record: _TallyRecord) -> Tally:
+    distance = Distance(*(math.inf if v is None else v for v in record.distance))
+    return Tally(record.count, distance, record.divergence, record.own)
+
+
+def _fingerprint(quantized: Quantized, metric: UserMetric | str) -> str:
+    """Return the SHA-256 of all that a measurement depends on, but for the samples."""
+    hashed = hashlib.sha256(quantized.source.source_sha256.encode())
+    hashed.update(quantized.table.to_json().encode())
+    hashed.update(to_json(quantized.annotation).encode())
+    # Sums of all metrics that there are without a user's are kept, so these may change.
+    hashed.update(metric.name.encode() + metric.source if isinstance(metric, UserMetric) else b"")
+    return hashed.hexdigest()
+
+
+def _result(quantized: Quantized, measured: _Measured, described: str) -> Sensitivity:
+    ranking, best = ranking_of(measured.metric), measured.tallies[None]
+    costs = {p: _at_least_0(ranking.cost(t, best)) for p, t in measured.tallies.items() if p is not None}
+    total = sum(cost for part, cost in costs.items() if part.kind != LAYER)
+    parts = sorted(costs, key=lambda part: -costs[part])
+    return Sensitivity(
+        model=quantized.program.name,
+        metric=ranking.title,
+        samples=best.count,
+        inputs=described,
+        float_value=ranking.value(best),
+        costs=tuple(_cost(p, measured.tallies[p], ranking, costs[p], _share(costs[p], total)) for p in parts),
+        suggestion=_suggestion([p for p in parts if p.kind != LAYER], costs, total),
+    )
+
+
+def value_of(quantized: Quantized, feeds: Iterable[tuple[str, Mapping[str, Array]]], metric: UserMetric | str) -> float:
+    """Return the value of a metric for an int8 model.
+
+    Args:
+        quantized: the model.
+        feeds: at least one batch, each after what messages call it.
+        metric: see `measure_sensitivity`.
+
+    Raises:
+        MetricError: see `UserMetric`.
+    """
+    float_run, int8_run, tally = Executor(quantized.source).run, Executor(quantized.program).run, Tally()
+    for name, feed in feeds:
+        sample, outputs = MeasuredSample(name, feed, float_run(feed)), int8_run(feed)
+        own = metric(outputs, sample, "all of the model quantized") if isinstance(metric, UserMetric) else 0.0
+        tally.update(outputs, sample, own)
+    return ranking_of(metric).value(tally)
+
+
+def _at_least_0(cost: float) -> float:
+    """Return a cost; where rounding made things better by chance, none."""
+    return max(cost, 0.0)
+
+
+def _share(cost: float, total: float) -> float:
+    if math.isinf(total):
+        return 1.0 if math.isinf(cost) else 0.0
+    return cost / total if total > 0 else 0.0
+
+
+def _cost(part: Part, tally: Tally, ranking: Ranking, cost: float, share: float) -> Cost:
+    return Cost(
+        kind=part.kind,
+        name=part.name,
+        operator=part.operator,
+        cost=cost,
+        share=share,
+        value=ranking.value(tally),
+        sqnr_db=tally.distance.sqnr_db,
+        cosine=tally.distance.cosine,
+        divergence=BUILT_IN["kl"].value(tally),
+        keep_float=part.readers,
+    )
+
+
+def _suggestion(parts: list[Part], costs: Mapping[Part, float], total: float) -> Suggestion:
+    """Return what keeps the worst parts in float, until most of the cost is gone.
+
+    Args:
+        parts: tensors and weights, those that cost most first.
+        costs: of each.
+        total: of all of them.
+    """
+    kept: dict[str, None] = {}
+    removed = 0.0
+    for part in parts[:AT_MOST]:
+        if removed >= ENOUGH or costs[part] <= 0:
+            break
+        kept |= dict.fromkeys(part.readers)
+        removed = sum(_share(costs[p], total) for p in parts if set(p.readers) <= set(kept))
+    return Suggestion(tuple(kept), removed)
