@@ -30,6 +30,7 @@ class AnnotateOptions(Options):
         operators: operators that may become int8; None means all.
         skip: operators that stay in float.
         per_channel: whether weights have a scale for each output channel, or one for all.
+        weight_algorithm: what chooses these scales; a key of `quantization.spec.WEIGHT_ALGORITHMS`.
     """
 
     operators: Collection[str] | None = option(
@@ -52,6 +53,12 @@ class AnnotateOptions(Options):
         "One weight scale per output channel instead of one per tensor.",
         flag="--per-channel/--per-tensor",
         paddle="weight_quantize_type",
+    )
+    weight_algorithm: str = option(
+        "abs_max",
+        "How the scales of weights are chosen: by the largest weight, or by the smallest squared error.",
+        choices=("abs_max", "mse"),
+        metavar="NAME",
     )
 
 

@@ -101,7 +101,7 @@ def _operator(binding: Binding, reason_for_float: str | None, options: AnnotateO
         name=str(binding.var.name),
         operator=kind_of(binding),
         precision="int8" if reason_for_float is None else "float32",
-        weights=weight_spec(options.per_channel) if weighted else None,
+        weights=weight_spec(options.per_channel, options.weight_algorithm) if weighted else None,
         reason=reason_for_float or REASONS[role_of(binding)],
     )
 

@@ -36,6 +36,15 @@ class ObserverSpec(Record, frozen=True, kw_only=True):
     algorithm: str
     options: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
 
+    @classmethod
+    def of(cls, algorithm: str) -> ObserverSpec:
+        """Return the specification of an algorithm with its default options."""
+        return cls(algorithm=algorithm)
+
+
+WEIGHT_ALGORITHMS = ("abs_max", "mse")
+"""What can choose the scales of weights: the largest magnitude, or the threshold with the smallest squared error."""
+
 
 class QuantizationSpec(Record, frozen=True, kw_only=True):
     """How a tensor is to be quantized.
@@ -80,15 +89,25 @@ class QuantizationSpec(Record, frozen=True, kw_only=True):
             return "weights are signed int8; nothing else is computed yet"
         if self.symmetric is False:
             return "weights are symmetric; zero points of weights aren't computed yet"
-        if self.observer is not None and self.observer != ObserverSpec(algorithm="abs_max"):
-            return f"weights have the scale of their largest magnitude (abs_max); not {self.observer.algorithm} yet"
+        if self.observer is not None and self.observer not in map(ObserverSpec.of, WEIGHT_ALGORITHMS):
+            algorithms = " or ".join(WEIGHT_ALGORITHMS)
+            return f"what chooses the scales of weights is {algorithms}, without options; not {self.observer.algorithm}"
         return None
 
 
-def weight_spec(per_channel: bool) -> QuantizationSpec:
-    """Return how weights are quantized: int8, symmetric, with one scale per output channel or one per tensor."""
+def weight_spec(per_channel: bool, algorithm: str = "abs_max") -> QuantizationSpec:
+    """Return how weights are quantized: int8, symmetric, with one scale per output channel or one per tensor.
+
+    Args:
+        per_channel: whether each output channel has a scale of its own.
+        algorithm: what chooses the scale, one of `WEIGHT_ALGORITHMS`.
+    """
     return QuantizationSpec(
-        dtype="int8", signed=True, symmetric=True, granularity="per_channel" if per_channel else "per_tensor"
+        dtype="int8",
+        signed=True,
+        symmetric=True,
+        granularity="per_channel" if per_channel else "per_tensor",
+        observer=None if algorithm == "abs_max" else ObserverSpec.of(algorithm),
     )
 
 

@@ -13,6 +13,7 @@ from pipeline.config.options import BuildOptions, QuantizeOptions
 from pipeline.config.schema import Option, options_of
 from pipeline.errors import OptionError
 from pipeline.quantization.observers import ALGORITHMS
+from pipeline.quantization.spec import WEIGHT_ALGORITHMS
 
 OPTIONS = options_of(BuildOptions)
 
@@ -51,6 +52,10 @@ def test_algorithms_are_those_that_there_are() -> None:
     option = next(o for o in OPTIONS if o.key == "algorithm")
     assert option.choices == tuple(sorted(ALGORITHMS))
     assert BuildOptions.from_values({"algorithm": "KL"}).quantize.calibrate.algorithm == "kl"
+
+
+def test_algorithms_of_weights_are_those_that_there_are() -> None:
+    assert next(o for o in OPTIONS if o.key == "weight_algorithm").choices == WEIGHT_ALGORITHMS
 
 
 @pytest.mark.parametrize("option", [o for o in OPTIONS if o.paddle], ids=lambda o: o.key)

@@ -70,7 +70,10 @@ def test_a_range_that_is_too_large_for_any_scale_is_an_error(symmetric: bool) ->
     [
         (QuantizationSpec(dtype="uint8"), "signed int8"),
         (QuantizationSpec(dtype="int8", symmetric=False), "zero points of weights"),
-        (QuantizationSpec(dtype="int8", observer=ObserverSpec(algorithm="kl")), "not kl yet"),
+        (
+            QuantizationSpec(dtype="int8", observer=ObserverSpec(algorithm="kl")),
+            "abs_max or mse, without options; not kl",
+        ),
     ],
     ids=["dtype", "asymmetric", "observer"],
 )

@@ -34,6 +34,29 @@ def test_a_small_channel_keeps_its_precision_only_per_channel() -> None:
     assert errors[0] < 0.005 < 0.5 < errors[1]
 
 
+@given(weights, st.booleans())
+@examples(50)
+def test_mse_chooses_the_threshold_with_the_smallest_squared_error(weight: np.ndarray, per_channel: bool) -> None:
+    rows = weight.astype("float64") if per_channel else weight.reshape(1, -1).astype("float64")
+
+    def errors(scale: np.ndarray) -> np.ndarray:
+        return ((np.clip(np.rint(rows / scale[:, None]), -127, 127) * scale[:, None] - rows) ** 2).sum(axis=1)
+
+    made = quantize_weights(weight, np.zeros(len(weight), "float32"), 1.0, weight_spec(per_channel, "mse"))
+    plain = quantize_weights(weight, np.zeros(len(weight), "float32"), 1.0, weight_spec(per_channel))
+    found = errors(made.scale[: len(rows)])
+    for share in np.arange(0.4, 1.001, 0.01):
+        assert (found <= errors(plain.scale[: len(rows)] * share) * (1 + 1e-6) + 1e-30).all()
+
+
+def test_an_outlier_among_weights_is_clipped_by_mse_alone() -> None:
+    weight = np.concatenate([np.random.default_rng(0).normal(size=100_000), [8.0]]).astype("float32")[None]
+    bias = np.zeros(1, "float32")
+    thresholds = [quantize_weights(weight, bias, 1.0, weight_spec(True, a)).scale[0] * 127 for a in ("abs_max", "mse")]
+    assert thresholds[0] == 8
+    assert 4 < thresholds[1] < 7
+
+
 def test_an_all_zero_channel_gets_scale_one() -> None:
     made = quantize_weights(np.zeros((2, 3), "float32"), np.array([0, 5], "float32"), 0.1, weight_spec(True))
     np.testing.assert_array_equal(made.scale, [1, 1])
