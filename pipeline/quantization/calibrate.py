@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,12 +17,17 @@ from pipeline.quantization.collect import Watcher, collect
 from pipeline.quantization.observers import ALGORITHMS, Observer, make_observer
 from pipeline.quantization.observers.readers import AS_IT_IS, Reader
 from pipeline.quantization.readers import readers_of
-from pipeline.quantization.spec import ObserverSpec, QuantizationSpec, ScaleTooLargeError
+from pipeline.quantization.spec import SCALES_ABOVE, ObserverSpec, QuantizationSpec, ScaleTooLargeError
 from pipeline.quantization.statistics import Need, Statistic
 from pipeline.quantization.table import Calibrated, CalibrationTable
 from pipeline.samples import Samples
 
 __all__ = ["ALGORITHMS", "CalibrateOptions", "Calibrated", "CalibrationTable", "calibrate"]
+
+LISTED = 5
+"""How many tensors a warning names."""
+
+_log = logging.getLogger(__name__)
 
 
 def calibrate(
@@ -91,6 +97,8 @@ def calibrate_with_statistics(
     flow = Dataflow.of(program.module)
     readers = {str(var.name): readers_of(flow, var) for var in flow.users if var.name in specs}
     entries = {name: make_entry(name, observers[name], spec, readers[name]) for name, (spec, _) in specs.items()}
+    for text in _odd_tensors(entries, specs):
+        _log.warning(text)
     table = CalibrationTable(model_sha256=program.source_sha256, samples=count, tensors=entries)
     return Calibration(table, statistics)
 
@@ -139,6 +147,33 @@ def check_algorithm(options: CalibrateOptions) -> None:
 
 def _observer(options: CalibrateOptions) -> ObserverSpec:
     return ObserverSpec(algorithm=options.algorithm, options=dict(options.algorithm_options))
+
+
+def _odd_tensors(entries: Mapping[str, Calibrated], specs: Mapping[str, tuple[QuantizationSpec, object]]) -> list[str]:
+    """Return what to tell the user about tensors of whose values 8 bits can't keep, or samples don't show, anything."""
+    constant = [f"{name} ({entry.minimum:g})" for name, entry in entries.items() if entry.minimum == entry.maximum]
+    tiny = [
+        f"{name} ({entry.threshold:g})"
+        for name, entry in entries.items()
+        if 0 < entry.threshold <= SCALES_ABOVE * specs[name][0].steps
+    ]
+    found = []
+    if constant:
+        found.append(
+            f"Tensors that have one value in all samples: {_listed(constant)}. Other inputs' values are clipped to it, "
+            "or to nothing; if they aren't constant by design, more or other samples are needed."
+        )
+    if tiny:
+        found.append(
+            f"Tensors whose values are so small that most become 0, with the largest magnitude: {_listed(tiny)}. Check "
+            "the samples and the model, or leave them in float: --skip NAME."
+        )
+    return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
 
 
 def _decided(spec: QuantizationSpec, options: CalibrateOptions) -> tuple[QuantizationSpec, ObserverSpec]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from pipeline.errors import SampleError, TableError
+from pipeline.ir.program import Program
 from pipeline.quantization.annotate import Annotation, annotate
 from pipeline.quantization.calibrate import CalibrateOptions, CalibrationTable, calibrate
 from pipeline.quantization.spec import ObserverSpec
@@ -113,6 +115,36 @@ def test_a_tensor_that_is_too_large_for_its_scale_is_named() -> None:
     program = import_test_model(b.model({"x": (1, 1, 2, 2)}, y))
     with pytest.raises(TableError, match=r"Tensor 'large' has values so large .*--skip large"):
         calibrate(program, annotate(program), [np.ones((1, 1, 2, 2), "float32")])
+
+
+def scaled_twice(first: float) -> Program:
+    """Return a program that multiplies x by `first`, and has another convolution after that."""
+    b = ModelBuilder()
+    weights = [b.constant(np.full((1, 1, 1, 1), v, "float32")) for v in (first, 1.0)]
+    y = b.node("Conv", b.node("Conv", "x", weights[0], name="scaled"), weights[1])
+    return import_test_model(b.model({"x": (1, 1, 2, 2)}, y))
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [
+        (0.0, r"one value in all samples: .*scaled \(0\)"),
+        (1e-33, r"so small that most become 0, .*: scaled \(1e-33\)"),
+    ],
+    ids=["zero", "tiny"],
+)
+def test_tensors_of_which_nothing_can_be_kept_are_named(
+    factor: float, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = scaled_twice(factor)
+    calibrate(program, annotate(program), [np.linspace(0, 1, 4, dtype="float32").reshape(1, 1, 2, 2)])
+    assert any(re.search(message, text) for text in caplog.messages)
+
+
+def test_a_tensor_that_is_constant_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    program = scaled_twice(1.0)
+    calibrate(program, annotate(program), [np.full((1, 1, 2, 2), 3, "float32")])
+    assert any("one value in all samples: x.permuted (3), scaled (3)" in text for text in caplog.messages)
 
 
 def test_options_of_the_algorithm_reach_it() -> None:

@@ -64,6 +64,21 @@ def test_an_observer_that_has_seen_nothing_chooses_scale_one(algorithm: str) -> 
 
 
 @every_algorithm
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(
+    "values",
+    [[0.0], [5.0], [-5.0, -5.0], [1e-38], [1e-30, -1e-30], [1e30, 1.0], [-1e30, 1e-30], [1e-45, 1e31]],
+    ids=str,
+)
+def test_any_range_that_scales_can_have_is_covered(algorithm: str, values: list[float], symmetric: bool) -> None:
+    with np.errstate(divide="raise", over="raise", invalid="raise"):
+        choice = observed(algorithm, np.array(values, "float32")).choose(QuantizationSpec(symmetric=symmetric))
+    assert np.isfinite(choice.threshold)
+    assert 1e-30 < choice.parameters.scale < 1e30
+    assert 0 <= choice.parameters.zero_point <= 255
+
+
+@every_algorithm
 def test_an_unknown_option_is_an_error(algorithm: str) -> None:
     with pytest.raises(
         OptionError, match=f"algorithm {algorithm}.*'keptt'|'keptt'.*algorithm {algorithm}|{algorithm} 'keptt'"
