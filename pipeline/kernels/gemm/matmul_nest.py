@@ -32,7 +32,7 @@ from tvm.script.ir_builder import tirx as T
 from pipeline.kernels.gemm.geometry import Geometry
 from pipeline.kernels.gemm.micro_kernel import Register, accumulate, begin, step_values
 from pipeline.kernels.gemm.parallel import worth_threads
-from pipeline.kernels.gemm.register_tile import Workload
+from pipeline.kernels.gemm.widened_tile import make_vector_workload
 from pipeline.kernels.lib import tails
 from pipeline.kernels.lib.broadcast import axes, offsets
 from pipeline.kernels.lib.buffers import register_buffer, store_narrow
@@ -93,7 +93,7 @@ class MatMulNest:
         self.steps = -(-self.depth // arithmetic.depth)
         vectors = -(-self.columns // self.isa.lanes)
         dtype = "float32" if arithmetic.accumulator == "float32" else "int8"
-        self.tile = Workload(self.rows, self.columns, self.columns, self.steps, dtype, machine).choose()
+        self.tile = make_vector_workload(self.rows, self.columns, self.columns, self.steps, dtype, machine).choose()
         self.blocks = -(-vectors // self.tile.nv)
         self.width = self.isa.lanes * arithmetic.depth
 

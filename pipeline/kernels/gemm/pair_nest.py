@@ -10,9 +10,10 @@ that stays in the first-level cache:
     for step:
         register tile, from the arranged activations
 
-In front of a block's weights stand the order of its inputs, as shuffles take it, and where extra steps find theirs:
+In front of a block's weights stand the order of its inputs, as shuffles take it, where extra steps find theirs, and the
+number of its steps:
 
-    [windows][16] [extra steps][16] [extra steps] int32 [step][nv][lanes][4]
+    [windows][16] [extra steps][16] [extra steps] int32 [1] int32 [step][nv][lanes][4]
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from tvm.script.ir_builder import tirx as T
 from pipeline.kernels.gemm.epilogue import Epilogue
 from pipeline.kernels.gemm.micro_kernel import accumulate
 from pipeline.kernels.gemm.nest import PREFETCH_DISTANCE, Nest, Place
-from pipeline.kernels.gemm.pair_plan import OFFSET_BYTES, PairPlan
+from pipeline.kernels.gemm.pair_plan import INT_BYTES, PairPlan
 from pipeline.kernels.gemm.pairing import STEP, WINDOW
 from pipeline.kernels.isa.x86.vectors import PairwiseInstructionSet
 from pipeline.kernels.lib import tails
 from pipeline.kernels.lib.buffers import prefetch, stack_buffer
 from pipeline.kernels.lib.vectors import part, repeated, span
+from pipeline.kernels.machine import CACHE_LINE
 
 
 def make_pair_function(plan: PairPlan, epilogue: Epilogue) -> tirx.PrimFunc:
@@ -57,15 +59,23 @@ class PairNest(Nest):
     def reduce(self, place: Place) -> None:
         """Arrange a tile's activations, then add all products to its accumulators."""
         self._arrange(place)
-        several = self.blocks > 1
-        run = min(self.total_steps, self.steps_per_prefetch) if several else self.total_steps
-        with T.serial(-(-self.total_steps // run)) as r:
-            if several:
-                start = place.next_weights + r * self.prefetched_values
-                for line in range(self.lines_per_prefetch):
-                    prefetch(self.weights, start + line * self.line_values, level=2)
-            with T.serial(T.min(run, self.total_steps - r * run)) as k:
+        # A constant number of steps, LLVM would unroll, and run out of registers.
+        steps = self._read_int(place.weights + self.pair_plan.order_bytes - INT_BYTES)
+        if self.blocks == 1:
+            with T.serial(steps) as k:
+                self._multiply(place, k)
+            return
+        run = self.steps_per_prefetch
+        with T.serial((steps + (run - 1)) // run) as r:
+            start = place.next_weights + r * self.prefetched_values
+            for line in range(self.lines_per_prefetch):
+                prefetch(self.weights, start + line * self.line_values, level=2)
+            with T.serial(T.min(run, steps - r * run)) as k:
                 self._multiply(place, r * run + k)
+
+    def _read_int(self, at: Any) -> Any:
+        """Return an int32 that stands in front of a block's weights."""
+        return T.reinterpret("int32", self.weights[span(at, INT_BYTES)])
 
     def _multiply(self, place: Place, number: Any) -> None:
         """Add the products of a step."""
@@ -73,9 +83,9 @@ class PairNest(Nest):
         width = self.isa.lanes * STEP
         weights = place.weights + self.pair_plan.order_bytes
         if self.block_weights > plan.machine.resident_bytes:
-            for v in range(plan.tile.nv):
-                ahead = weights + ((number + PREFETCH_DISTANCE) * plan.tile.nv + v) * width
-                prefetch(self.weights, ahead, level=1)
+            ahead = weights + (number + PREFETCH_DISTANCE) * plan.tile.nv * width
+            for line in range(0, plan.tile.nv * width, CACHE_LINE):
+                prefetch(self.weights, ahead + line, level=1)
         accumulate(
             self.acc,
             plan.tile.mr,
@@ -105,8 +115,7 @@ class PairNest(Nest):
         if plan.extra > 0:
             with T.serial(plan.extra) as e:
                 orders = place.weights + plan.all_windows * WINDOW
-                at = orders + plan.extra * WINDOW + e * OFFSET_BYTES
-                offset = T.reinterpret("int32", self.weights[span(at, OFFSET_BYTES)])
+                offset = self._read_int(orders + plan.extra * WINDOW + e * INT_BYTES)
                 step = plan.all_windows * (WINDOW // STEP) + e
                 self._store_shuffled(orders + e * WINDOW, place.x + offset, step * STEP, WINDOW, STEP)
 

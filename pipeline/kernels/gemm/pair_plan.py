@@ -22,7 +22,7 @@ from pipeline.kernels.isa.x86.vectors import PairwiseInstructionSet
 from pipeline.kernels.lib import tails
 from pipeline.kernels.machine import CACHE_LINE, Machine
 
-OFFSET_BYTES = 4
+INT_BYTES = 4
 """Of an int32 in front of the weights."""
 
 MOST_ARRANGED = 16 * 1024
@@ -39,9 +39,6 @@ WINDOW_CYCLES = 0.56
 
 FINISH_CYCLES, PARTIAL_LINE_CYCLES, TILE_CYCLES = 0.7, 2.5, 12
 """To finish a vector of accumulators, to store a cache line in part, and for each tile."""
-
-WIDENED_DOT_CYCLES, WIDENED_FINISH_CYCLES = 1.45, 1.5
-"""The same of values that are widened to 16 bits, with all that comes with it."""
 
 WORTHWHILE = 1.05
 """Weights of 16 bits are twice as long, so they have to save some time."""
@@ -77,8 +74,8 @@ class PairPlan(Plan):
 
     @property
     def order_bytes(self) -> int:
-        """Bytes in front of a block's weights: the order of each window and extra step, and where extra steps are."""
-        size = (self.all_windows + self.extra) * WINDOW + self.extra * OFFSET_BYTES
+        """Bytes in front of a block's weights; see `pair_nest`."""
+        size = (self.all_windows + self.extra) * WINDOW + (self.extra + 1) * INT_BYTES
         return -(-size // CACHE_LINE) * CACHE_LINE
 
     @property
@@ -123,12 +120,6 @@ class PairWorkload(Workload):
         tiles = -(-self.pixels // tile.mr) * -(-self.vectors // tile.nv)
         return tiles * (products + arranging + epilogue + TILE_CYCLES)
 
-    def widened_cycles(self) -> float:
-        """Return about how long a row takes if all values are widened to 16 bits."""
-        g = self.geometry
-        steps = g.segments[0] * g.segments[1] * -(-g.segment_length // STEP)
-        return self.pixels * self.vectors * (WIDENED_DOT_CYCLES * steps + WIDENED_FINISH_CYCLES)
-
     def plan(self, tile: RegisterTile) -> PairPlan:
         """Return the plan for a tile, without extra steps."""
         return PairPlan(self.geometry, self.machine, STEP, tile, self.vectors, steps_per_load=1, extra=0)
@@ -155,7 +146,8 @@ def make_pair_workload(geometry: Geometry, machine: Machine, weight: Array) -> P
         return None
     fields = {each.name: getattr(work, each.name) for each in dataclasses.fields(work)}
     pairs = PairWorkload(**fields, weight=weight, geometry=g)
-    return pairs if pairs.cycles(pairs.candidates()[0]) < pairs.widened_cycles() * WORTHWHILE else None
+    pair_cycles, widened_cycles = (each.cycles(each.candidates()[0]) for each in (pairs, work))
+    return pairs if pair_cycles < WORTHWHILE * widened_cycles else None
 
 
 def make_pair_plan(workload: PairWorkload) -> tuple[PairPlan, Pairing]:
@@ -180,6 +172,8 @@ def pack_paired_weights(plan: PairPlan, pairing: Pairing, weight: Array) -> Arra
     whole = np.zeros((*pairing.extra_windows.shape, WINDOW), "uint8")
     whole[..., :STEP] = pairing.extra_order
     front = np.concatenate([x.reshape(len(cut), -1).view("uint8") for x in (pairing.order, whole, offsets)], axis=1)
-    front = np.pad(front, ((0, 0), (0, plan.order_bytes - front.shape[1])))
+    counts = (plan.total_steps - plan.extra + pairing.extra_used.any(axis=-1).sum(axis=-1)).astype("int32")
+    front = np.pad(front, ((0, 0), (0, plan.order_bytes - INT_BYTES - front.shape[1])))
+    front = np.concatenate([front, counts[:, np.newaxis].view("uint8")], axis=1)
     packed = steps.transpose(0, 2, 1, 3).astype("int8").reshape(len(cut), -1)
     return np.concatenate([front.view("int8"), packed], axis=1).reshape(-1)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pipeline.kernels.gemm.geometry import Geometry
 from pipeline.kernels.gemm.lane_tile import BlockWorkload, LaneWorkload
 from pipeline.kernels.gemm.register_tile import RegisterTile, Workload
+from pipeline.kernels.gemm.widened_tile import make_vector_workload
 from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.lib import tails
 from pipeline.kernels.machine import Machine
@@ -111,7 +112,7 @@ def make_workload(geometry: Geometry, machine: Machine, depth: int, dtype: str) 
     together = _steps_per_load(g, machine.isa, dtype)
     if together > 1:
         return LaneWorkload(*shape, together)
-    return Workload(*shape)
+    return make_vector_workload(*shape)
 
 
 def _steps_per_load(geometry: Geometry, isa: InstructionSet, dtype: str) -> int:
