@@ -158,8 +158,12 @@ class Nest:
         return worth_threads(self.plan.geometry, self.plan.isa, self.plan.depth)
 
     def weights_may_be_kept(self) -> bool:
-        """Return whether LLVM may read weights once for all tiles, as the output doesn't overlap them."""
-        return True
+        """Return whether LLVM may read weights once for all tiles, as the output doesn't overlap them.
+
+        It would, if it unrolls a reduction, and put on the stack what doesn't fit the registers.
+        """
+        tile = self.plan.tile
+        return tile.mr * tile.nv + self.total_steps * tile.nv < self.plan.isa.registers
 
     def allocate(self) -> None:
         """Declare the accumulators."""

@@ -14,7 +14,7 @@ from pipeline.kernels.machine import Machine
 TEMPORARIES = 4
 """Registers beside accumulators and weights: a mask, both halves of a pixel's values, and a product."""
 
-SLOWDOWN = 1.15
+SLOWDOWN = 1.25
 """How much longer a step takes than its instructions."""
 
 FINISH_CYCLES, PARTIAL_LINE_CYCLES, TILE_CYCLES = 1.2, 2, 2
