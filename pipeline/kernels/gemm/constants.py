@@ -1,4 +1,4 @@
-"""What an integer product is computed with, before it is packed for one nest or another."""
+"""The constants of integer convolutions and dense layers, before they are packed for a loop nest."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class IntegerConstants:
 
 
 def folded_bias(bias: Array, weight: Array, zero_point: int) -> Array:
-    """Return the int32 bias that lets a kernel take x as it is, so that the zero point costs nothing at run time.
+    """Return an int32 bias that includes the zero point, so that kernels needn't subtract it from x at run time.
 
     `sum((x - zero_point) * w) = sum(x * w) - zero_point * sum(w)`.
     """

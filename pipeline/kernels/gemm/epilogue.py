@@ -1,4 +1,4 @@
-"""What happens to finished accumulators, before they are stored: requantization, or an activation in float32."""
+"""The epilogue of a kernel, applied to finished accumulators before they are stored: requantization or activation."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def requantize(constants: IntegerConstants, isa: InstructionSet, *, interleaved:
 
 
 def activate(operator: Conv2d | Dense) -> Epilogue:
-    """Return the last step of a float32 operator: its activation. Multipliers aren't looked at."""
+    """Return the last step of a float32 operator: its activation, without any multiplier."""
 
     def finish(accumulators: Sequence[Any], _: Sequence[Any]) -> Any:
         return clip(accumulators[0], operator.clip_min, operator.clip_max)
@@ -86,7 +86,7 @@ def activate(operator: Conv2d | Dense) -> Epilogue:
 
 
 def _constant_vectors(table: npt.NDArray[np.uint8], count: int) -> list[Any]:
-    """Return a table in vectors: constants, which LLVM loads where it needs them, so that they cost no registers."""
+    """Return a table as constant vectors, which LLVM loads where they are used, so that they occupy no registers."""
     return [T.Shuffle([T.uint8(int(v)) for v in row], list(range(len(row)))) for row in table.reshape(count, -1)]
 
 

@@ -19,7 +19,7 @@ class Geometry:
         kernel, strides, dilation: (height, width).
         out_height, out_width: of the output.
         halo: (top, left, bottom, right) of the output.
-        added_halo: the same of what is added to it.
+        added_halo: the halo, in the same order, of the tensor that is added to the output.
     """
 
     batch: int
@@ -77,7 +77,7 @@ class Geometry:
 
     @property
     def readable_beyond(self) -> int:
-        """Number of values that lie behind the last segment in the input: each segment has so many behind it."""
+        """How many values of the input follow the last segment. At least as many follow every other segment."""
         rows = (self.out_height - 1) * self.strides[0] + (self.kernel[0] - 1) * self.dilation[0]
         columns = (self.out_width - 1) * self.strides[1] + (self.kernel[1] - 1) * self.dilation[1]
         pixels_behind = self.height * self.width - (rows * self.width + columns) - 1

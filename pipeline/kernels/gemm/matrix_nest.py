@@ -43,10 +43,10 @@ from pipeline.kernels.lib.buffers import prefetch, register_buffer
 from pipeline.kernels.machine import CACHE_LINE
 
 MOST_UNROLLED = 24
-"""Products of matrix registers for which a reduction is unrolled as a whole."""
+"""A reduction with at most this many products of matrix registers is unrolled completely."""
 
 MOST_PRODUCTS = 32
-"""Of matrix registers, until one of sums is stored. After some 2200 cycles without, storing takes 800 cycles longer."""
+"""How many products are done before sums are stored. After 2200 cycles without a store, it takes 800 cycles longer."""
 
 MOST_TURNS = 4
 """Of products and epilogue: more turns are more code, not less time."""
@@ -55,7 +55,7 @@ FEW_CHUNKS = 2
 """Of tiles, where weights don't stay in the first-level cache."""
 
 LEAST_PREFETCHED_LINES = 128
-"""Blocks of weights of fewer lines aren't prefetched."""
+"""Blocks of weights with fewer cache lines aren't prefetched."""
 
 PRODUCTS_PER_LANE = 16
 """As many as vectors sum in the time that waking another thread has to be worth: a quarter of a full tile's."""

@@ -1,4 +1,4 @@
-"""How a product is cut for matrix registers, and what that costs; `matrix_nest` has the loops.
+"""How a product is divided for matrix registers, and how long that takes; `matrix_nest` has the loops.
 
 A matrix register holds 16 pixels by 64 values of a segment, which are loaded from the NHWC input as they lie there: its
 rows begin as far apart as neighbouring pixels do. Where a line of the output has few pixels, a matrix register may span
@@ -19,25 +19,25 @@ from pipeline.kernels.isa.x86.amx import MatrixInstructionSet
 from pipeline.kernels.machine import CACHE_LINE, Machine
 
 VALUES_PER_ROW = 4
-"""How many values of a pixel each row of a matrix of weights is for."""
+"""How many values of a pixel are multiplied with each row of a matrix of weights."""
 
 MIN_SEGMENT = 16
-"""Shorter segments leave most of a matrix register empty: vectors are as quick."""
+"""Segments with fewer values leave most of a matrix register empty, so that vectors are as fast."""
 
 MIN_PIXELS = 4
-"""Fewer pixels have nothing to share the loading of weights with."""
+"""With fewer pixels, loading weights takes longer than multiplying them."""
 
 MIN_PRODUCT_CYCLES = 10
-"""What a product of matrix registers takes at least."""
+"""Smallest number of cycles of a product of matrix registers."""
 
 STEP_CYCLES, TILE_CYCLES = 2, 30
-"""For each step, and each tile, on top."""
+"""Additional cycles for each step, and for each tile."""
 
 VECTORS_TOGETHER, WHOLE_CYCLES, LEFT_CYCLES = 4, 12, 4
-"""How many vectors of sums are finished together best; what so many take, and each of those left over."""
+"""How many vectors of sums are best finished together; cycles for these, and for each vector that is left over."""
 
 CROWDING_CYCLES = 4
-"""For the square of the number of matrix registers that hold sums."""
+"""Cycles times the square of the number of matrix registers that hold sums, which crowd the first-level cache."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class MatrixPlan(Plan):
 
 
 def fits_matrices(geometry: Geometry) -> bool:
-    """Return whether matrix registers are worth their while."""
+    """Return whether matrix registers are faster than vectors."""
     g = geometry.flattened()
     return g.segment_length >= MIN_SEGMENT and g.out_width >= MIN_PIXELS
 

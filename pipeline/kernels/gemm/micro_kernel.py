@@ -3,7 +3,7 @@
     for pixel i of mr:                             unrolled: `depth` values of it, from memory
         for vector v of nv:                        unrolled: accumulator (i, v) += values of i * weights of v
 
-Where accumulators are, and where values and weights come from, is for the nest around it to say.
+The loop nest around it decides where accumulators are, and where values and weights come from.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tvm.script.ir_builder import tirx as T
 from pipeline.kernels.lib.vectors import span
 
 Register = Callable[[int, int], Any]
-"""From pixel and vector of a tile to the accumulator's place in its buffer."""
+"""Returns the index of an accumulator in its buffer for a pixel and a vector of a tile."""
 
 
 def begin(acc: Any, mr: int, nv: int, register: Register, value: Callable[[int], Any]) -> None:

@@ -1,4 +1,4 @@
-"""Lays a product's constants out at compile time, in the order in which its loops read them."""
+"""Packs the constants of a product at compile time, in the order in which the loops read them."""
 
 from __future__ import annotations
 

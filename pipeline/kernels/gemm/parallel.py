@@ -1,7 +1,7 @@
-"""How threads share a product: whether they do, and how it is cut into tasks.
+"""How a product is divided into tasks for several threads, and when a single thread is faster.
 
-Each of two threads gets half of the tasks, in order, so that what it reads and writes lies together, and is what it has
-read and written in the layer before.
+Of two threads, each gets half of the tasks, in order. So the memory that a thread reads and writes is contiguous, and
+it is the memory that the same thread has read and written in the layer before.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from pipeline.kernels.gemm.geometry import Geometry
 from pipeline.kernels.isa.contract import InstructionSet
 
 PARALLEL_CYCLES = 10_000
-"""Shorter operations run on the calling thread: calling another one takes some 3,000 cycles."""
+"""Operations that take fewer cycles run on the calling thread, as waking another one takes some 3,000 cycles."""
 
 OUTPUTS_PER_CYCLE, BYTES_PER_CYCLE = 6, 8
-"""How many outputs are finished, and how many bytes of weights come from afar, in a cycle."""
+"""How many outputs the epilogue finishes in a cycle, and how many bytes of weights arrive from the distant caches."""
 
 TASKS = 8
-"""Into how many tasks a product is cut, so that few threads get equal shares; a power of two, for two threads."""
+"""How many tasks a product is divided into: enough for equal shares; a power of two, as for two threads."""
 
 LEAST_TILES = 2
-"""In a chunk, to share the next block's coming."""
+"""Smallest number of tiles in a chunk, among which prefetching the next block's weights is divided."""
 
 OUTWEIGHED = 4
-"""By how much weights have to outweigh activations for threads to share channel blocks, not tiles.
+"""If there are this many times as many weights as activations, threads share channel blocks instead of tiles.
 
 Each thread then reads all activations, half of which are in another core's cache.
 """
@@ -38,7 +38,7 @@ def worth_threads(geometry: Geometry, isa: InstructionSet, depth: int) -> bool:
 
 
 def chunks_and_runs(tiles: int, blocks: int, *, outweighed: float, most_chunks: int) -> tuple[int, int]:
-    """Return into how many chunks tiles, and into how many runs channel blocks are cut: a task is one of each.
+    """Return how many chunks tiles and how many runs channel blocks are divided into; a task is a chunk and a run.
 
     Args:
         tiles: how many there are.

@@ -1,4 +1,4 @@
-"""How convolutions and matrix products are cut into register tiles."""
+"""How convolutions and matrix products are divided into register tiles."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MIN_BLOCK_SEGMENT, MIN_BLOCK_PIXELS = 16, 2
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything the loop nest depends on.
+    """Everything that the loop nest depends on.
 
     Attributes:
         geometry: what to compute.

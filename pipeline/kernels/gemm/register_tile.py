@@ -23,25 +23,25 @@ MAX_MR = 28
 MAX_NV = 8
 
 MIN_ACCUMULATORS = 10
-"""A multiply-add takes four or five cycles and two start in each, so fewer chains leave the ports idle."""
+"""A multiply-add takes four or five cycles and two start in each cycle: fewer independent sums leave ports idle."""
 
 CYCLES_PER_LOAD = {"int8": 0.9, "float32": 0.95}
 """By what is computed: float32 has four times the bytes."""
 
 BYTES_PER_CYCLE = 24
-"""What the second-level cache delivers."""
+"""Bytes each cycle from the second-level cache."""
 
 EPILOGUE_CYCLES = 3
-"""To finish a vector of accumulators."""
+"""Cycles to finish a vector of accumulators."""
 
 STORE_CYCLES, PARTIAL_STORE_CYCLES = 1, 4
-"""To store a cache line, and a part of one: that will be loaded again for the other part."""
+"""Cycles to store a whole cache line, and a part of one, which is loaded again to store the other part."""
 
 UNROLLED_STEPS = 9
-"""LLVM unrolls shorter reductions, or those of this length, completely."""
+"""LLVM completely unrolls reductions of at most this many steps."""
 
 SPILL_CYCLES = 2
-"""For each value that doesn't fit the registers of an unrolled reduction."""
+"""Cycles for each value of an unrolled reduction that doesn't fit the registers."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class RegisterTile:
 
 @dataclass(frozen=True)
 class Workload:
-    """What tiles are chosen for.
+    """What the choice of a tile depends on.
 
     Attributes:
         pixels: output pixels in a row.
@@ -111,7 +111,7 @@ class Workload:
 
     @property
     def key(self) -> str:
-        """What a tuning database knows this by."""
+        """The key of this workload in tuning databases."""
         shape = f"pixels={self.pixels} channels={self.channels}/{self.all_channels} steps={self.steps}"
         return f"{self.machine.isa.name} l1d_bytes={self.machine.l1d_bytes} {self.dtype} {shape}"
 
