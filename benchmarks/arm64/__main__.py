@@ -187,9 +187,10 @@ def main(
                 of_peers = measure_peers(bench, name, precision, chosen)
                 for result, target in zip(results[-len(chosen) :], chosen, strict=True):
                     result["peers"] = of_peers[target]
+            if json_path is not None:
+                text = json.dumps({"machine": machine, "results": results}, indent=2)
+                json_path.write_text(text + "\n", encoding="utf-8")
     console.print(classes_table(results), kinds_table(results), peers_table(results))
-    if json_path is not None:
-        json_path.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.arm64 import mnn_model, ncnn_model, tflite_model
 from benchmarks.arm64.counting import Emulator, executed
 from benchmarks.arm64.instructions import by_class, disassemble
 from benchmarks.peers import quantize_onnxruntime
@@ -62,7 +63,24 @@ def _quantized(activations: Literal["QUInt8", "QInt8"]) -> Callable[[Path, Seque
     return make
 
 
+def _written(write: Callable[[Path, str, Path], Path]) -> tuple[Variant, ...]:
+    """Return the variants of an engine whose models are written by a function of model, precision and folder."""
+
+    def make(precision: str) -> Callable[[Path, Sequence[Array], Path], Path]:
+        return lambda model, samples, folder: write(model, precision, folder)
+
+    return tuple(Variant("", precision, make(precision)) for precision in ("int8", "float32"))
+
+
 PEERS = (
+    Peer(
+        "TFLite",
+        "tflite",
+        ("ai-edge-litert==2.3.0", "backports.strenum", "flatbuffers", "protobuf", "tqdm"),
+        _written(tflite_model.write),
+    ),
+    Peer("MNN", "mnn", ("MNN==3.6.1",), _written(mnn_model.write)),
+    Peer("ncnn", "ncnn", ("ncnn==1.0.20261020",), _written(ncnn_model.write)),
     Peer(
         "ONNX Runtime",
         "onnxruntime",
