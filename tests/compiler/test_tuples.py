@@ -42,5 +42,5 @@ def test_statistics_of_training_are_refused() -> None:
     weights = [b.constant(np.ones(4, "float32")) for _ in range(4)]
     node = onnx.helper.make_node("BatchNormalization", ["x", *weights], ["y", "mean", "variance"], training_mode=1)
     b.nodes.append(node)
-    with pytest.raises(ModelError, match=r"BatchNormalization 'y' is that of training .* model\.eval\(\)"):
+    with pytest.raises(ModelError, match=r"BatchNormalization 'y' is in training mode .* model\.eval\(\)"):
         import_test_model(b.model({"x": [2, 4, 6, 8]}, "y", "mean", "variance"))
