@@ -43,8 +43,9 @@ def command(model: str, samples: Path | None, as_json: bool, **values: Any) -> N
     }
 
     def tables() -> list[Table]:
-        summary = Table("file", "bytes", title=f"{data['model']}: {annotation.summary()}")
-        summary.add_row(data["file"], str(data["size"]))
+        summary = Table(show_header=False, title=str(data["model"]))
+        summary.add_row("int8", annotation.summary())
+        summary.add_row("file", f"{data['file']}, {data['size']} bytes")
         return [summary, *left_in_float(annotation)]
 
     show(data, tables, as_json)

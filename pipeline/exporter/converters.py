@@ -369,6 +369,16 @@ def reduction(graph: Graph) -> Written:
     return Written(_reduced(graph, name, graph.as_is(x), axes, keepdims))
 
 
+@_converts("variance")
+def variance(graph: Graph) -> Written:
+    """The mean squared difference from the mean."""
+    (x,), attrs = _tensors(graph), graph.binding.value.attrs
+    rank, name = len(_shape(x)), graph.as_is(x)
+    axes = list(range(rank)) if attrs["axis"] is None else [int(a) % rank for a in attrs["axis"]]
+    centred = graph.node("Sub", name, _reduced(graph, "mean", name, axes, keepdims=1))
+    return Written(_reduced(graph, "mean", graph.node("Mul", centred, centred), axes, int(bool(attrs["keepdims"]))))
+
+
 def _reduced(graph: Graph, name: str, x: str, axes: list[int], keepdims: int) -> str:
     if name == "sum":
         return graph.node("ReduceSum", x, graph.integers(axes), keepdims=keepdims)
@@ -509,6 +519,17 @@ def pad(graph: Graph) -> Written:
     sides = graph.integers([0, 0, top, left, 0, 0, bottom, right])
     value = graph.constant(np.array(operator.value, tensor_type(graph.binding.var).dtype))
     return Written(graph.node("Pad", graph.channels_first(_tensors(graph)[0]), sides, value), channels_first=True)
+
+
+@_converts("nn.pad")
+def pad_any(graph: Graph) -> Written:
+    """Constant values around a tensor of any number of axes."""
+    x, attrs = _tensors(graph)[0], graph.binding.value.attrs
+    if str(attrs["pad_mode"]) != "constant":
+        raise graph.unsupported(f"there is no form of nn.pad with mode {attrs['pad_mode']} yet")
+    sides = [int(v) for v in attrs["pad_width"]]
+    value = graph.constant(np.array(float(attrs["pad_value"]), tensor_type(graph.binding.var).dtype))
+    return Written(graph.node("Pad", graph.as_is(x), graph.integers([*sides[::2], *sides[1::2]]), value))
 
 
 @_converts(ops.DepthToSpace)

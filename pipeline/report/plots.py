@@ -70,16 +70,15 @@ def plot_sensitivity(sensitivity: Sensitivity, path: Path) -> None:
     places = range(len(costs))
     shares.barh(places, [100 * c.share for c in costs], color=[_KINDS[c.kind] for c in costs])
     shares.set_xlabel("share of the cost of all tensors and weights, %")
-    for kind, color in _KINDS.items():
-        shares.barh([], [], color=color, label=kind)
-    shares.legend(loc="lower right")
+    patch = _matplotlib().patches.Patch
+    shares.legend(handles=[patch(color=color, label=kind) for kind, color in _KINDS.items()], loc="lower right")
     finite = [c.sqnr_db for c in costs if math.isfinite(c.sqnr_db)]
     quality.plot([min(c.sqnr_db, max(finite, default=0.0)) for c in costs], places, ".", color="tab:gray")
     quality.set_xlabel("SQNR of the outputs, dB")
     _name_rows(shares, [f"{c.name}" for c in costs])
     shown = "" if len(costs) == len(sensitivity.costs) else f" (the worst {len(costs)} of {len(sensitivity.costs)})"
     where = f"{sensitivity.samples} {sensitivity.inputs}"
-    figure.suptitle(f"{sensitivity.model}: quantized alone, by {sensitivity.metric}, on {where}{shown}")
+    figure.suptitle(f"{sensitivity.model}: quantized alone, on {where}{shown}")
     _save(figure, path)
 
 
@@ -92,6 +91,7 @@ def _matplotlib() -> Any:
     try:
         import matplotlib
         import matplotlib.figure
+        import matplotlib.patches
     except ModuleNotFoundError as error:
         raise OptionError("--plot needs matplotlib: pip install 'onnx-int8-pipeline[plot]'.") from error
     return matplotlib

@@ -159,6 +159,54 @@ def test_operators(name: str, per_channel: bool) -> None:
     assert np.abs(theirs - expected).max() <= 0.05 * np.abs(expected).max()
 
 
+def first_values(b: ModelBuilder) -> str:
+    b.nodes.append(helper.make_node("TopK", ["x", b.constant(np.array([3]))], ["values", "places"], axis=1))
+    return b.node("Add", "values", b.node("Cast", "places", to=onnx.TensorProto.FLOAT))
+
+
+def chosen(b: ModelBuilder) -> str:
+    return b.node("Where", b.node("Greater", "x", b.constant(np.float32(0.5))), "x", b.constant(np.float32(-1)))
+
+
+def as_number(b: ModelBuilder, y: str) -> str:
+    return b.node("Cast", y, to=onnx.TensorProto.FLOAT)
+
+
+FLOAT_OPERATORS: dict[str, Nodes] = {
+    "ArgMax": lambda b: as_number(b, b.node("ArgMax", "x", axis=1)),
+    "Cast": lambda b: as_number(b, b.node("Cast", "x", to=onnx.TensorProto.INT64)),
+    "CumSum": lambda b: b.node("CumSum", "x", b.constant(np.array(2)), exclusive=1),
+    "Elu": lambda b: b.node("Elu", "x", alpha=0.5),
+    "Expand": lambda b: b.node("Expand", b.node("ReduceMax", "x", axes=[2, 3]), b.constant(np.array([1, 6, 10, 8]))),
+    "GatherElements": lambda b: b.node("GatherElements", "x", b.constant(np.array([[[[1, 0]]]])), axis=3),
+    "GatherND": lambda b: b.node("GatherND", "x", b.constant(np.array([[0, 1], [0, 5]]))),
+    "InstanceNormalization": lambda b: b.node(
+        "InstanceNormalization", "x", b.constant(weights(6)), b.constant(weights(6))
+    ),
+    "IsNaN": lambda b: as_number(b, b.node("IsNaN", b.node("Log", "x"))),
+    "Pad": lambda b: b.node("Pad", "x", b.constant(np.array([0, 1, 0, 0, 0, 2, 0, 3])), b.constant(np.float32(7))),
+    "ReduceL2": lambda b: b.node("ReduceL2", "x", axes=[1], keepdims=0),
+    "ReduceSum": lambda b: b.node("ReduceSum", "x", b.constant(np.array([1, 3])), keepdims=0),
+    "Reciprocal": lambda b: b.node("Reciprocal", "x"),
+    "Slice": lambda b: b.node("Slice", "x", *(b.constant(np.array([v])) for v in (-1, -9, 2, -2))),
+    "Softmax": lambda b: b.node("Softmax", "x", axis=1),
+    "TopK": first_values,
+    "Where": chosen,
+}
+
+
+@pytest.mark.parametrize("name", FLOAT_OPERATORS)
+def test_float_operators_come_out_as_they_went_in(name: str) -> None:
+    b = ModelBuilder()
+    y = FLOAT_OPERATORS[name](b)
+    # A model of which nothing is int8 isn't exported.
+    model = b.model({"x": [1, 6, 10, 8]}, y, conv(b, "x", 8, 6, 1, 1))
+    feeds = inputs((1, 6, 10, 8))[0]
+    expected = run_exactly(model, feeds)[0]
+    (found, *_) = run_exactly(exported(quantized(model, inputs((1, 6, 10, 8)))), feeds)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_random_networks(seed: int) -> None:
     network = random_network(seed)
