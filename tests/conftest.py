@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""Hooks for all tests: the seed of property tests, and a summary of skips."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """With PIPELINE_NO_SKIPS set, as in CI, a test that was skipped for want of a tool is a failure.
+    """With PIPELINE_NO_SKIPS set, as in CI, let the run fail if a test was skipped because a tool isn't installed.
 
-    What the CPU lacks can't be installed; such skips remain.
+    Tests that need features of another CPU may be skipped.
     """
     if os.environ.get("PIPELINE_NO_SKIPS") and _avoidable():
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -62,5 +62,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _avoidable() -> list[_Skip]:
-    """Return the skips for want of what can be installed; what a CPU lacks can't be."""
+    """Return the skips that installing a tool would have avoided: all but those that need another CPU."""
     return [s for s in _SKIPS if "CPU" not in s.reason]

@@ -55,7 +55,7 @@ def import_test_model(model: onnx.ModelProto, **shapes: Sequence[int]) -> Progra
 
 
 def run_exactly(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
-    """Return what ONNX Runtime gives without its optimizer, which saturates and reorders."""
+    """Return ONNX Runtime's outputs, computed without its optimizer, which saturates and reorders."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -74,7 +74,7 @@ def run_onnx(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
 
 
 def quantize_by_reference(program: Program, *samples: dict[str, Array]) -> Program:
-    """Return a program as int8, calibrated on what its reference gives for the samples: nothing is compiled."""
+    """Return a program as int8, calibrated with the NumPy reference, so that nothing is compiled."""
     annotation = annotate(program)
     seen = [{v.name: value for v, value in execute_all(program, feeds).items()} for feeds in samples]
     entries = {}

@@ -1,4 +1,4 @@
-"""Arrays in files: read as NumPy reads them, and nothing that a file claims is believed before it has been checked."""
+"""Arrays in files: they are read as by NumPy, and everything that a file claims is checked first."""
 
 from __future__ import annotations
 

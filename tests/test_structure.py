@@ -1,4 +1,4 @@
-"""Imports between packages go one way, nothing undeclared is imported, and the error family is one family."""
+"""Imports between packages go one way, only declared packages are imported, and all errors have one base class."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
     part: frozenset(others.split())
     for part, others in {
-        # What everything stands on.
+        # Used by all others.
         "errors": "",
         "data": "",
         "files": "errors",
@@ -37,7 +37,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "targets": "cpu data errors schema",
         # What users may set.
         "config": "errors targets",
-        # Programs, and what can be made of them; kernels know nothing of Relax.
+        # Programs, operators, kernels and passes; kernels don't use Relax.
         "ir": "",
         "ops": "ir",
         "reference": "ir ops",
@@ -58,7 +58,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
             "compiler config distances errors files ir ops quantization.observers quantization.spec reference samples "
             "schema"
         ),
-        # What puts them together.
+        # Whatever combines the stages.
         "exporter": "errors ir ops quantization quantization.spec",
         "api": "compiler config errors exporter files importer ir library quantization samples targets",
         "analysis": "api compiler distances errors files ir ops quantization quantization.spec schema",

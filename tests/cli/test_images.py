@@ -36,7 +36,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def by_hand(file: Path) -> np.ndarray:
-    """Return what the options make of a picture."""
+    """Return the array that the options make of a picture."""
     image = Image.open(file)
     image = image.resize((14, int(14 * image.height / image.width)), Image.Resampling.BILINEAR)
     top = round((image.height - 12) / 2)

@@ -1,4 +1,4 @@
-"""What people see: progress, errors, suggestions, completion, tables; and how soon."""
+"""What users see: progress, errors, suggestions, completion, tables; and that help doesn't load the compiler."""
 
 from __future__ import annotations
 

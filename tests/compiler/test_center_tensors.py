@@ -17,7 +17,7 @@ from tests.models import ModelBuilder, import_test_model
 
 
 def placed(model: ModelBuilder, output: str, shape: list[int]) -> list[tuple[int, int, int]]:
-    """Return size, offset and its storage's size of each tensor, in the order of their making."""
+    """Return size, offset and size of the storage of each tensor, in the order of their allocation."""
     program = quantize(
         import_test_model(model.model({"x": shape}, output)),
         [np.random.default_rng(0).standard_normal(shape).astype("float32")],

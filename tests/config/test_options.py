@@ -1,4 +1,4 @@
-"""The options there are: each is one thing under one name, on the command line and in Python."""
+"""All options: each has one name and one meaning, on the command line and in Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options: what follows from the one place that says them."""
+"""Options: all that follows from their declaration."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""What the listings take as given: models, samples and pictures.
+"""The files that the listings of the docs expect: models, samples and pictures.
 
-Run as a script by a venv that holds the wheel alone, `given.py README.md HEADING`, it makes them in the working folder
-and runs the listings below a heading there. So it imports nothing of the tests, and Pillow only for pictures.
+As a script, `given.py README.md HEADING`, it writes them to the working folder and runs the listings below a heading
+there. It is run in an environment in which only the wheel is installed, so it doesn't import the tests, and Pillow only
+for pictures.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What README and docs show can be done: their listings are run, in order, in a folder with a model and samples."""
+"""The listings of README and docs work: they are run, in order, in a folder with a model and samples."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def found(table: dict[tuple[str, str], object], document: str, line: str) -> obj
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the models that the listings take as given; with `x` samples and pictures, too."""
+    """A folder with the models that the listings expect; the fixture `x` adds samples and pictures."""
     write_models(tmp_path)
-    # What a listing adds is gone afterwards.
+    # Algorithms that a listing adds are removed after the test.
     monkeypatch.setattr(observers, "ALGORITHMS", dict(observers.ALGORITHMS))
     monkeypatch.chdir(tmp_path)
     return tmp_path

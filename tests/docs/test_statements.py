@@ -1,4 +1,4 @@
-"""What README and docs name exists: files, links, options, targets, fields, and all places of an operator."""
+"""Whatever README and docs name exists: files, links, options, targets, fields, and all places of an operator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same libraries as the runtime's tests have."""
+"""Fixtures of the runtime's tests, which these tests use as well."""
 
 from tests.runtime.conftest import aarch64_python, library, library_for
 

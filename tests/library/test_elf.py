@@ -1,4 +1,4 @@
-"""Sections are found as pyelftools finds them, in any ELF file; damage never leads out of the file."""
+"""Sections are found as pyelftools finds them, in any ELF file; damaged files are errors."""
 
 from __future__ import annotations
 

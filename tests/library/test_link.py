@@ -1,4 +1,4 @@
-"""What a linked library asks of the system that loads it, and what stays out of it."""
+"""What a linked library needs from the system that loads it, and what it doesn't contain."""
 
 from __future__ import annotations
 

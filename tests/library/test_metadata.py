@@ -61,7 +61,7 @@ Tamper = Callable[[bytes], bytes]
 
 
 def tampered(library: Path, folder: Path, change: Tamper) -> Path:
-    """Write a library that was changed on purpose: with a checksum that fits, if it has one."""
+    """Write a library with changed content, and with a checksum that matches it, if it has one."""
     path = folder / "tampered.so"
     path.write_bytes(with_checksum(change(library.read_bytes())))
     return path
@@ -157,7 +157,7 @@ def test_deeply_nested_json_is_refused(library: Path, tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Metadata:
-    """A change of the metadata, and what is said of it."""
+    """A change of the metadata, and the error that follows."""
 
     name: str
     change: Callable[[dict[str, Any]], Any]

@@ -1,4 +1,4 @@
-"""What the compiler has fused in a program, counted."""
+"""Counts what the compiler has fused in a program."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def _batches(images: Iterator[Feeds], size: int) -> Iterator[Feeds]:
 def _text_network(file: str) -> tuple[Program, Callable[[], Iterator[Feeds]]]:
     """Return another network of the package that the text direction classifier comes from, on the same lines of text.
 
-    It sees lines in a frame, as it halves an image's sides five times.
+    The lines have a border, as the network halves an image's sides five times.
     """
     recipe = load_recipe("text-direction")
     assert isinstance(recipe.source, PackageSource)
@@ -104,7 +104,7 @@ MAKERS: Mapping[str, Callable[[], tuple[Program, Callable[[], Iterator[Feeds]]]]
     "efficientnet-lite0 in pairs": lambda: _recipe("efficientnet-lite0", batch=2),
     "residual blocks": _residual_network,
 }
-"""Real networks, and a made-up one for what none of them has."""
+"""Real networks, and an artificial one with everything that none of them has."""
 
 
 @functools.cache

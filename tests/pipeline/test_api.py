@@ -1,4 +1,4 @@
-"""Three lines of Python, from a model to an answer."""
+"""The three calls of the Python interface."""
 
 from __future__ import annotations
 

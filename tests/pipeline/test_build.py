@@ -1,4 +1,4 @@
-"""One call that does what `pipeline build` does, and what its objects say of themselves."""
+"""`pipeline.build`, which does what `pipeline build` does, and how its results print."""
 
 from __future__ import annotations
 

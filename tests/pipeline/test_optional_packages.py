@@ -1,4 +1,4 @@
-"""What is built depends on the model and on declared dependencies alone: no package that is optional has a say."""
+"""What is built depends on the model and on declared dependencies alone, not on optional packages."""
 
 from __future__ import annotations
 

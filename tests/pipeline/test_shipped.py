@@ -1,4 +1,4 @@
-"""What ships is what is proven: libraries, with all that the compiler has fused, give the reference's bytes.
+"""Libraries as they are shipped, with all that the compiler fuses, give the reference's bytes.
 
 Every network is built as `pipeline build` builds it, for the instruction sets of this machine, with the tiles of the
 cost model and with others that tuning might choose, and run by one thread and by two.
@@ -49,7 +49,7 @@ WITH_TABLES: Mapping[str, Mapping[str, int]] = {
     "text-detection": {LOOKUP: 24, PADDING: 13},
     "text-recognition": {LOOKUP: 31, PADDING: 16},
 }
-"""What is more where vectors look tables up."""
+"""Additional fusions for instruction sets that look tables up in vectors."""
 
 WITH_MATRICES: Mapping[str, Mapping[str, int]] = {
     "text-direction": {UNFOLDED: 1},
@@ -59,12 +59,12 @@ WITH_MATRICES: Mapping[str, Mapping[str, int]] = {
     "efficientnet-lite0 in pairs": {UNFOLDED: 1},
     "residual blocks": {UNFOLDED: 1, PICKED: 1},
 }
-"""What is more on matrix registers."""
+"""Additional fusions for matrix registers."""
 
 THREADS = (1, 2)
 
 SMALL = ("digits", "residual blocks")
-"""Networks that are built in no time."""
+"""Networks that are built in a few seconds."""
 
 
 def shipped_targets() -> Mapping[str, Target]:

@@ -1,4 +1,4 @@
-"""The profile of a library. How long anything takes is never asserted: only what is said about it."""
+"""The profile of a library. No test asserts how long anything takes, only how times are reported."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_the_longer_one_of_computing_and_moving_is_the_limit() -> None:
 
 
 def operator_profile(library: Path, name: str, seconds: Sequence[float]) -> OperatorProfile:
-    """Return what is said of one operator that takes `seconds`, while all others take nothing to speak of."""
+    """Return the note on an operator that takes `seconds`, while all others take almost no time."""
     metadata = read_metadata(library)
     times = tuple(
         KernelTime(o.kernel, tuple(seconds) if o.name == name else (1e-9,) * len(seconds)) for o in metadata.operators

@@ -1,4 +1,4 @@
-"""What a library records of its operators, and how much work they are."""
+"""What a library records about its operators: multiply-adds, bytes and types."""
 
 from __future__ import annotations
 

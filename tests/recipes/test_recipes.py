@@ -1,4 +1,4 @@
-"""Recipes: what they may say, and that nothing but what they name is used."""
+"""Recipes: what they may contain, and that only the files that they name are used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is less than was asked for is said, and no more than that."""
+"""A sentence for each requirement that isn't met, and none for the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a build prints says what it was measured on."""
+"""The report of a build says what was measured, and on which samples."""
 
 from __future__ import annotations
 

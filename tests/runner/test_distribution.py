@@ -1,4 +1,4 @@
-"""The runner's own distribution holds what running a library imports, and depends on what that depends on."""
+"""The runner's own distribution contains the modules that running a library imports, and their dependencies."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ def test_it_asks_for_no_package_that_the_whole_one_does_without() -> None:
         tomllib.loads((ROOT / place).read_text(encoding="utf-8"))["project"]["dependencies"]
         for place in ("pyproject.toml", "runner/pyproject.toml")
     )
-    # TVM's own dependency stands for TVM.
+    # apache-tvm-ffi, which TVM depends on, takes the place of TVM.
     assert set(runner) - {"apache-tvm-ffi>=0.1.14.post0"} <= set(whole)

@@ -34,7 +34,7 @@ def library(library_for: LibraryFor) -> Path:
 
 @pytest.fixture(scope="session")
 def aarch64_python(tmp_path_factory: pytest.TempPathFactory) -> Aarch64Python:
-    """An emulated arm64 Python; skips where there is none."""
+    """An emulated arm64 Python; tests that use it are skipped if there is none."""
     if reason := why_missing():
         pytest.skip(reason)
     return Aarch64Python(Path(os.environ[SYSROOT_VARIABLE]).resolve(), tmp_path_factory.mktemp("aarch64"))

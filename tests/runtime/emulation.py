@@ -19,11 +19,11 @@ SYSROOT_VARIABLE = "PIPELINE_AARCH64_SYSROOT"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 EVERYTHING = "max,pauth-impdef=on"
-"""A CPU with all of arm64's instructions; QEMU's usual pointer authentication is slow."""
+"""QEMU's name for a CPU with all instructions of arm64, with a faster emulation of pointer authentication."""
 
 
 def why_missing() -> str | None:
-    """Return what the emulation lacks on this machine; None if it can be used."""
+    """Return what this machine lacks for the emulation; None if it can be used."""
     if shutil.which("qemu-aarch64") is None:
         return "qemu-aarch64 isn't installed"
     if not Path(os.environ.get(SYSROOT_VARIABLE, "/nonexistent")).is_dir():
@@ -72,7 +72,7 @@ class Aarch64Python:
     def run_library(
         self, library: Path, batches: Sequence[Mapping[str, Array]], cpu: str = EVERYTHING
     ) -> list[dict[str, Array]]:
-        """Run a library with our `Runner` on each of some inputs and return the outputs; Python starts once, slowly."""
+        """Run a library on several inputs and return the outputs, in a single process, as Python starts slowly."""
         inputs, outputs = self.scratch / "inputs.npz", self.scratch / "outputs.npz"
         np.savez(inputs, **{f"{i}/{name}": value for i, feeds in enumerate(batches) for name, value in feeds.items()})
         outputs.unlink(missing_ok=True)

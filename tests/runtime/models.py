@@ -20,7 +20,7 @@ LARGE_SHAPE = (1, 3, 64, 64)
 
 
 def sample(seed: int) -> dict[str, np.ndarray]:
-    """Return one input by name, the same for the same seed."""
+    """Return an input by name, which the seed determines."""
     return {"x": np.random.default_rng(seed).normal(size=SHAPE).astype("float32")}
 
 
@@ -66,7 +66,7 @@ def quantized_model() -> Quantized:
 
 
 def large_network() -> onnx.ModelProto:
-    """Return a network whose layers are large enough for threads to share, of every kind that is shared."""
+    """Return a network with a layer of every kind that threads share, each large enough for that."""
     random, b = np.random.default_rng(0), ModelBuilder()
 
     def weight(*shape: int) -> str:

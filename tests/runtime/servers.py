@@ -30,7 +30,7 @@ def free_port() -> int:
 def process(
     command: Sequence[str], port: int, environment: Mapping[str, str] | None = None, seconds: float = 60
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a server, wait until it listens, and end it with all that it started."""
+    """Start a server, wait until it listens, and in the end stop it and all processes that it has started."""
     server = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     )
@@ -62,7 +62,7 @@ def rpc_tracker() -> Iterator[int]:
 
 @contextmanager
 def peer(serve: Callable[[socket.socket], object]) -> Iterator[int]:
-    """Listen, do something with each connection and close it, and give the port."""
+    """Listen on a port, which the block gets; do something with each connection, and close it."""
 
     def handle(connection: socket.socket) -> None:
         with connection, suppress(OSError):

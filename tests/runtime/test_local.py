@@ -183,7 +183,7 @@ def test_outputs_that_are_not_copied_outlive_their_runner(library: Path) -> None
 
 @dataclass(frozen=True)
 class Exported:
-    """A tensor of another library: it has nothing but the DLPack protocol."""
+    """A tensor of another library, which only has the DLPack protocol."""
 
     array: np.ndarray
     device: tuple[int, int] = (1, 0)
@@ -274,7 +274,7 @@ def test_a_library_without_a_program_is_refused(library: Path, tmp_path: Path) -
 
 @dataclass(frozen=True)
 class Untrue:
-    """A change of metadata that then describes another program, and what a run says of it."""
+    """A change of metadata, after which it describes another program, and the error of a run."""
 
     name: str
     change: Callable[[dict[str, Any]], Any]

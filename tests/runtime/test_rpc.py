@@ -288,7 +288,7 @@ def greet(connection: socket.socket, answer: bytes) -> None:
 
 @dataclass(frozen=True)
 class Server:
-    """What a server does with a connection, and what is said of it."""
+    """What a server does with a connection, and the error that follows."""
 
     name: str
     serve: Callable[[socket.socket], object]

@@ -1,4 +1,4 @@
-"""How many feeds samples will make, as far as that is known before."""
+"""How many feeds there will be, if that is known before samples are read."""
 
 from __future__ import annotations
 

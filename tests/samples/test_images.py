@@ -1,4 +1,4 @@
-"""Pictures as inputs: the same pixels give the same numbers, those that torchvision's transforms give."""
+"""Pictures as inputs: the same pixels give the same numbers, namely those of torchvision's transforms."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_options_that_do_not_fit(options: dict[str, Any], shape: tuple[int, ...]
 
 
 def png_header(width: int, height: int) -> bytes:
-    """Return a PNG file that claims a size and holds next to nothing."""
+    """Return a PNG file whose header claims a size, and that contains no pixels of that size."""
     chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(bytes(100)))
     written = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks)
     return b"\x89PNG\r\n\x1a\n" + b"".join(written)
@@ -263,7 +263,7 @@ def test_a_thin_picture_does_not_become_a_huge_one(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_damaged_files_are_refused_as_such(tmp_path: Path) -> None:
-    """Whatever bytes are wrong, the message is about the file; no other error comes through."""
+    """Whatever bytes are wrong, the error is a SampleError that names the file."""
     random = np.random.default_rng(0)
     for name in ("a.png", "a.jpg", "a.gif", "a.bmp", "a.tiff", "a.webp"):
         good = saved(tmp_path / name, pixels(8, 8)).read_bytes()

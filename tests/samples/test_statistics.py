@@ -1,4 +1,4 @@
-"""What is odd about samples as such is told, and nothing else is."""
+"""Warnings of unusual samples, and none for usual ones."""
 
 from __future__ import annotations
 
