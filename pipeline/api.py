@@ -165,7 +165,9 @@ def quantize_with(
     program = replace(program, preprocessing=_preprocessing(program, samples, options.images))
     state = run(program, steps(samples, options, annotation, table, progress))
     realized = state.realized or program
-    return Quantized(state.program, program, state.annotation, state.calibrated(), realized, state.corrections)
+    return Quantized(
+        state.program, state.uncorrected, state.annotation, state.calibrated(), realized, state.corrections
+    )
 
 
 def _preprocessing(program: Program, samples: Samples | None, options: ImageOptions) -> ImagePreprocessing | None:

@@ -162,6 +162,7 @@ class CorrectionOptions(Options):
 
     Attributes:
         effort: which corrections are on where their own switches don't say it; one of `EFFORTS`.
+        equalization: see `quantization.equalization`.
         weight_rounding: see `quantization.corrections.weight_rounding`.
         bias_correction: see `quantization.corrections.bias_correction`.
         layerwise_bias_correction: see `quantization.corrections.layerwise_bias_correction`.
@@ -172,6 +173,12 @@ class CorrectionOptions(Options):
         "How much time to spend on corrections, each of which is kept only where held-back samples agree.",
         choices=EFFORTS,
         metavar="NAME",
+    )
+    equalization: bool | None = option(
+        None,
+        "Even out the channels of tensors between layers, so that one scale fits them all; calibrates twice.",
+        flag="--equalization/--no-equalization",
+        unset="as --effort says",
     )
     weight_rounding: bool | None = option(
         None,

@@ -40,6 +40,7 @@ def collect(
     samples: Samples,
     options: CalibrateOptions,
     progress: Callable[[int], None] | None = None,
+    warn: bool = True,
 ) -> int:
     """Run the program once over the samples, update each tensor's watchers, and return how many samples there were.
 
@@ -54,6 +55,7 @@ def collect(
         samples: a folder, an iterable or a generator function; see `samples`.
         options: how many samples to take, and how many at once.
         progress: called after each batch with the number of batches so far.
+        warn: whether to look at the samples, and warn.
 
     Raises:
         SampleError: there is no sample, one doesn't fit the model, or the model's values for it aren't finite.
@@ -75,7 +77,7 @@ def collect(
         batches += 1
         if progress is not None:
             progress(batches)
-    for text in (*statistics.warnings(), *range_warnings(program, kept)):
+    for text in (*statistics.warnings(), *range_warnings(program, kept)) if warn else ():
         _logger.warning(text)
     return batches * batch
 
@@ -86,13 +88,14 @@ def collect_statistics(
     samples: Samples,
     options: CalibrateOptions,
     progress: Callable[[int], None] | None = None,
+    warn: bool = True,
 ) -> dict[Need, Statistic]:
     """Return the statistics that are needed, in one pass over the samples; see `collect`."""
     statistics = {need: need.make() for need in needs}
     watchers: dict[str, list[Watcher]] = {}
     for need, statistic in statistics.items():
         watchers.setdefault(need.tensor, []).append(statistic)
-    collect(program, watchers, samples, options, progress)
+    collect(program, watchers, samples, options, progress, warn)
     return statistics
 
 

@@ -92,6 +92,22 @@ class ChannelMeans(Statistic):
             self._count += count
 
 
+class ChannelMaxima(Statistic):
+    """The largest magnitude of each channel, the last axis; float64."""
+
+    def __init__(self) -> None:
+        self.maxima: Array = np.zeros(1)
+
+    def update(self, values: Array) -> None:
+        """See `Statistic`."""
+        rows = np.abs(values.reshape(-1, values.shape[-1]))
+        self.maxima = np.maximum(self.maxima, rows.max(axis=0, initial=0))
+
+    def merge(self, other: ChannelMaxima) -> None:
+        """See `Statistic`."""
+        self.maxima = np.maximum(self.maxima, other.maxima)
+
+
 class KeptBatches(Statistic):
     """A tensor's values for some batches, the same batches of every tensor, chosen evenly from all.
 

@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
+from msgspec import UNSET
 
 from pipeline.config.options import AnnotateOptions, CalibrateOptions, QuantizeOptions
 from pipeline.errors import OptionError, TableError
 from pipeline.ir.program import Program
+from pipeline.quantization import equalization
 from pipeline.quantization.annotate import annotate
 from pipeline.quantization.annotation import Annotation
 from pipeline.quantization.calibrate import calibrate_with_statistics, check_algorithm
 from pipeline.quantization.collect import collect_statistics
-from pipeline.quantization.corrections import CannotCorrect, Correction, demanded_corrections, wanted_corrections
+from pipeline.quantization.corrections import (
+    CannotCorrect,
+    Correction,
+    demanded_corrections,
+    wanted_corrections,
+    wants_equalization,
+)
 from pipeline.quantization.corrections.kept import finite, held_back_sqnr, kept_needs
 from pipeline.quantization.realize import realize
 from pipeline.quantization.selection import with_names
@@ -27,6 +37,9 @@ from pipeline.quantization.state import CorrectionOutcome, State
 from pipeline.quantization.statistics import Need
 from pipeline.quantization.table import CalibrationTable
 from pipeline.samples import Samples
+
+EQUALIZATION_BATCHES = 32
+"""Of how many batches the channels' ranges are looked at, to even them out."""
 
 _log = logging.getLogger(__name__)
 
@@ -60,10 +73,11 @@ class Calibrate:
     options: CalibrateOptions
     corrections: Sequence[Correction] = ()
     progress: Callable[[int], None] | None = None
+    keep_samples: bool = False
 
     def __call__(self, state: State) -> State:
         """See `calibrate`."""
-        needs = _needs(state, self.corrections)
+        needs = _needs(state, self.corrections, self.keep_samples)
         found = calibrate_with_statistics(
             state.program, state.annotation, self.samples, self.options, self.progress, needs
         )
@@ -80,7 +94,7 @@ class TakeTable:
         """Return the state with the table.
 
         Raises:
-            TableError: it was made for another model.
+            TableError: it was made for another model, or for one with other channels.
         """
         wanted, own = state.program.source_sha256, self.given.model_sha256
         if own != wanted:
@@ -88,7 +102,9 @@ class TakeTable:
                 f"The calibration table was made for another model: its model_sha256 is {own[:12]}..., this one's "
                 f"{wanted[:12]}.... Calibrate again, or write this model's into the table."
             )
-        return dataclasses.replace(state, table=self.given, original=state.program)
+        exponents = {} if self.given.equalization is UNSET else self.given.equalization
+        program = equalization.equalized(state.program, state.annotation, exponents) if exponents else state.program
+        return dataclasses.replace(state, program=program, table=self.given, original=program)
 
 
 @dataclass(frozen=True)
@@ -102,15 +118,62 @@ class Collect:
 
     def __call__(self, state: State) -> State:
         """See `collect.collect_statistics`."""
-        needs = _needs(state, self.corrections)
+        needs = _needs(state, self.corrections, keep_samples=True)
         statistics = collect_statistics(state.program, needs, self.samples, self.options, self.progress)
         return dataclasses.replace(state, statistics=statistics)
 
 
-def _needs(state: State, corrections: Sequence[Correction]) -> Iterable[Need]:
-    """Return what corrections need, and the samples that they are checked on."""
+def _needs(state: State, corrections: Sequence[Correction], keep_samples: bool) -> Iterable[Need]:
+    """Return what corrections need, and the samples that what is done is checked on."""
     own = [need for c in corrections for need in c.needs(state.program, state.annotation)]
-    return dict.fromkeys([*(kept_needs(state.program) if corrections else ()), *own])
+    return dict.fromkeys([*(kept_needs(state.program) if keep_samples else ()), *own])
+
+
+@dataclass(frozen=True)
+class CalibrateEqualized:
+    """Calibrates the program as it is, and with its channels evened out, and takes what is better on held-back samples.
+
+    Attributes:
+        calibrate: chooses scales; it keeps samples.
+    """
+
+    calibrate: Calibrate
+
+    def __call__(self, state: State) -> State:
+        """See `equalization`; the state says what became of it."""
+        calibrated = self.calibrate(state)
+        try:
+            program, exponents = self._equalized(state)
+            before = _measured(calibrated)
+            other = self.calibrate(dataclasses.replace(state, program=program))
+            table = msgspec.structs.replace(other.calibrated(), equalization=exponents)
+            other = dataclasses.replace(other, table=table)
+            after = _measured(other)
+        except CannotCorrect as reason:
+            return _with_outcome(calibrated, CorrectionOutcome("equalization", kept=False, note=str(reason)))
+        outcome = CorrectionOutcome("equalization", after > before, finite(before), finite(after))
+        kept, sqnr = (other, after) if outcome.kept else (calibrated, before)
+        return _with_outcome(dataclasses.replace(kept, sqnr_db=sqnr), outcome)
+
+    def _equalized(self, state: State) -> tuple[Program, dict[str, tuple[int, ...]]]:
+        """Return the program with its channels evened out, and by what powers of two.
+
+        Raises:
+            CannotCorrect: there is nothing to even out, or samples can't be read another time.
+        """
+        samples, options = self.calibrate.samples, self.calibrate.options
+        needs = equalization.needs(state.program, state.annotation)
+        if not needs:
+            raise CannotCorrect("no tensor stands between layers alone, with a rectifier or nothing on its way")
+        if isinstance(samples, Iterator):
+            raise CannotCorrect("it reads the samples more than once, and they are an iterator")
+        limit = min(options.batch_nums or EQUALIZATION_BATCHES, EQUALIZATION_BATCHES)
+        few = dataclasses.replace(options, batch_nums=limit)
+        statistics = collect_statistics(state.program, needs, samples, few, warn=False)
+        exponents = equalization.choose_exponents(state.program, state.annotation, statistics)
+        if not exponents:
+            raise CannotCorrect("the channels are even already")
+        return equalization.equalized(state.program, state.annotation, exponents), exponents
 
 
 @dataclass(frozen=True)
@@ -130,9 +193,13 @@ class Correct:
             outcome = CorrectionOutcome(name, kept=False, note=str(reason))
         else:
             outcome = CorrectionOutcome(name, after > before, finite(before), finite(after))
-        _log.info("%s: %s", name, outcome)
         kept, sqnr = (corrected, after) if outcome.kept else (state, before)
-        return dataclasses.replace(kept, sqnr_db=sqnr, corrections=(*state.corrections, outcome))
+        return _with_outcome(dataclasses.replace(kept, sqnr_db=sqnr), outcome)
+
+
+def _with_outcome(state: State, outcome: CorrectionOutcome) -> State:
+    _log.info("%s: %s", outcome.name, outcome)
+    return dataclasses.replace(state, corrections=(*state.corrections, outcome))
 
 
 def _measured(state: State) -> float:
@@ -193,8 +260,9 @@ def steps(
     check_options(options, table_given=table is not None, samples_given=samples is not None)
     corrections = wanted_corrections(options.corrections)
     if table is None:
-        given = samples if samples is not None else ()
-        ranges: tuple[Step, ...] = (Calibrate(given, options.calibrate, corrections, progress),)
+        given, equalize = samples if samples is not None else (), wants_equalization(options.corrections)
+        calibrate = Calibrate(given, options.calibrate, corrections, progress, equalize or bool(corrections))
+        ranges: tuple[Step, ...] = (CalibrateEqualized(calibrate) if equalize else calibrate,)
     elif samples is not None and corrections:
         ranges = (TakeTable(table), Collect(samples, options.calibrate, corrections, progress))
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from pipeline.errors import TableError
 from pipeline.files import write_text
@@ -53,12 +53,15 @@ class CalibrationTable(Record, frozen=True, kw_only=True):
         model_sha256: the ONNX file that was calibrated.
         samples: how many samples were run.
         tensors: entries by tensor name, in order of execution.
+        equalization: exponents by tensor name, one for each channel: the scales are those of a program in which the
+            channel is divided by this power of two; see `quantization.equalization`. Left out if there are none.
     """
 
     schema_version: Literal[1] = 1
     model_sha256: str
     samples: Annotated[int, Meta(ge=1)]
     tensors: dict[str, Calibrated]
+    equalization: dict[str, tuple[int, ...]] | UnsetType = UNSET
 
     def save(self, path: Path) -> None:
         """Write the table as JSON; see `files.write_text`."""

@@ -10,7 +10,14 @@ from pipeline.quantization.corrections.correction import CannotCorrect, Correcti
 from pipeline.quantization.corrections.layerwise_bias_correction import LayerwiseBiasCorrection
 from pipeline.quantization.corrections.weight_rounding import WeightRounding
 
-__all__ = ["CORRECTIONS", "CannotCorrect", "Correction", "demanded_corrections", "wanted_corrections"]
+__all__ = [
+    "CORRECTIONS",
+    "CannotCorrect",
+    "Correction",
+    "demanded_corrections",
+    "wanted_corrections",
+    "wants_equalization",
+]
 
 CORRECTIONS: dict[str, Correction] = {
     correction.name: correction for correction in (WeightRounding(), BiasCorrection(), LayerwiseBiasCorrection())
@@ -34,6 +41,11 @@ def wanted_corrections(options: CorrectionOptions) -> tuple[Correction, ...]:
         for name, correction in CORRECTIONS.items()
         if (name in by_effort if getattr(options, name) is None else getattr(options, name))
     )
+
+
+def wants_equalization(options: CorrectionOptions) -> bool:
+    """Return whether channels are to be evened out before calibration, which is no correction of its outcome."""
+    return options.effort == "best" if options.equalization is None else options.equalization
 
 
 def demanded_corrections(options: CorrectionOptions) -> tuple[Correction, ...]:
