@@ -31,7 +31,7 @@ only_equalization = QuantizeOptions(corrections=CorrectionOptions(effort="none",
 
 
 def constant(b: ModelBuilder, *shape: int, rows: np.ndarray | None = None) -> str:
-    value = np.random.default_rng(shape).standard_normal(shape)
+    value = np.random.default_rng((1, *shape)).standard_normal(shape)
     return b.constant((value if rows is None else value * rows.reshape(-1, *(1,) * (len(shape) - 1))).astype("float32"))
 
 
