@@ -18,8 +18,8 @@ from pipeline.kernels.machine import Machine
 
 Array = npt.NDArray[Any]
 
-MIN_BLOCK_SEGMENT, MIN_BLOCK_PIXELS = 16, 2
-"""Shorter segments don't fill a load, and one pixel no block of several."""
+MIN_BLOCK_SEGMENT = 16
+"""Shorter segments don't fill a load."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,7 @@ def _steps_per_load(geometry: Geometry, isa: InstructionSet, dtype: str) -> int:
 
 def fits_blocks(geometry: Geometry) -> bool:
     """Return whether products of blocks are worth their while."""
-    g = geometry.flattened()
-    return g.out_width >= MIN_BLOCK_PIXELS and g.segment_length >= MIN_BLOCK_SEGMENT
+    return geometry.flattened().segment_length >= MIN_BLOCK_SEGMENT
 
 
 def make_block_plan(geometry: Geometry, machine: Machine) -> Plan:

@@ -50,6 +50,7 @@ class InstructionSet:
         lanes: how many int32 or float32 values one vector register holds.
         registers: how many vector registers there are.
         dot_depth: how many 8-bit products `dot` sums into each int32 lane.
+        dot_instructions: about how many instructions `dot` takes where its operands lie in memory.
         activation_offset: what `activations` subtracts for `dot`: 0 where that takes them as uint8, 128 where as int8.
         load_bytes: how many bytes of a pixel are best loaded at once, as instructions take a step's values from any
             place in a register; 0 where each step's values are best loaded by themselves.
@@ -67,6 +68,7 @@ class InstructionSet:
     lanes: int
     registers: int
     dot_depth: int = 1
+    dot_instructions: int = 1
     activation_offset: int = 0
     load_bytes: int = 0
     block_pixels: int = 0

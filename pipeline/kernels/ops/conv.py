@@ -46,7 +46,7 @@ def workload(operation: Operation, machine: Machine) -> Workload | None:
         return make_workload(geometry_of(operation), machine, 1, "float32")
     if _has_matrices_for(operation, machine):
         return None
-    if machine.isa.has(Capability.BLOCK_PRODUCTS) and fills_blocks(operation):
+    if _has_blocks_for(operation, machine):
         return make_block_workload(geometry_of(operation), machine)
     pairs = make_pair_workload(geometry_of(operation), machine, operation.constants[1])
     return pairs or make_workload(geometry_of(operation), machine, machine.isa.dot_depth, "int8")
@@ -55,19 +55,27 @@ def workload(operation: Operation, machine: Machine) -> Workload | None:
 def product_cycles(operation: Operation, machine: Machine) -> float:
     """Return about how many cycles the multiply-adds of a convolution take, loads and stores left aside.
 
-    Two dot products start in a cycle; matrix registers do the products of a step for one pixel in a cycle.
+    Two dot products start in a cycle, and matrix registers multiply a pixel's step in one. Where products are those of
+    blocks, all instructions count, as these are what limits such CPUs.
     """
     g = geometry_of(operation)
     pixels = g.batch * g.out_height * g.out_width * g.groups
     if _has_matrices_for(operation, machine):
         plan = make_matrix_plan(g, machine)
         return pixels * plan.vectors * plan.steps * plan.geometry.segments[0] * plan.geometry.segments[1]
+    if _has_blocks_for(operation, machine):
+        blocks = make_block_workload(g, machine)
+        return g.batch * g.out_height * blocks.cycles(blocks.choose()) / 2
     workload = make_workload(g, machine, machine.isa.dot_depth, "int8")
-    return pixels * workload.vectors * workload.steps / 2
+    return pixels * workload.vectors * workload.steps * machine.isa.dot_instructions / 2
 
 
 def _has_matrices_for(operation: Operation, machine: Machine) -> bool:
     return machine.isa.has(Capability.MATRIX_REGISTERS) and fills_matrices(operation)
+
+
+def _has_blocks_for(operation: Operation, machine: Machine) -> bool:
+    return machine.isa.has(Capability.BLOCK_PRODUCTS) and fills_blocks(operation)
 
 
 def integer(operation: Operation, machine: Machine) -> Kernel:
@@ -111,7 +119,10 @@ def fills_blocks(operation: Operation) -> bool:
 
 def block_integer(operation: Operation, machine: Machine) -> Kernel:
     """Multiply blocks of pixels and channels with `isa.multiply_block`."""
-    plan = make_block_plan(geometry_of(operation), machine)
+    geometry = geometry_of(operation)
+    if geometry.flattened().out_width < machine.isa.block_pixels:
+        return integer(operation, machine)
+    plan = make_block_plan(geometry, machine)
     packed = pack_weights(plan, operation.constants[1])
     return _with_constants(
         plan, operation, packed, lambda epilogue: BlockNest(plan, ("uint8", "int8", "int32"), epilogue).build()

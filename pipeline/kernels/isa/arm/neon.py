@@ -157,6 +157,7 @@ NEON = NeonInstructionSet.extending(
     "neon",
     adding=[Capability.BLOCK_PRODUCTS, Capability.TABLE_LOOKUP, Capability.WIDE_PRODUCTS],
     registers=32,
+    dot_instructions=4,
     activation_offset=128,
     load_bytes=16,
     block_pixels=1,
