@@ -27,6 +27,9 @@ from pipeline.kernels.lib.vectors import lanes_of, span
 MOST_UNROLLED_LOADS = 6
 """Of a pixel, in reductions that LLVM may unroll completely."""
 
+LEAST_UNROLLED = 4
+"""Loads of a pixel in a segment, from which on several are together in the loop's body."""
+
 
 class LaneNest(Nest):
     """The nest, with a pixel's values for several steps in one register."""
@@ -42,9 +45,18 @@ class LaneNest(Nest):
         groups = plan.geometry.segment_length // (together * plan.depth)
         with T.serial(rows) as ky, T.serial(columns) as kx:
             first = (ky * columns + kx) * plan.steps
-            with T.serial(groups) as k:
-                self._steps(place, ky, kx, k * together * plan.depth, first + k * together, range(together))
+            unrolled = plan.loads_together if groups >= LEAST_UNROLLED else 1
+            with T.serial(groups // unrolled) as k:
+                for load in range(unrolled):
+                    self._group(place, ky, kx, first, k * unrolled + load)
+            for group in range(groups // unrolled * unrolled, groups):
+                self._group(place, ky, kx, first, group)
             self._rest(place, ky, kx, first, range(groups * together, plan.steps))
+
+    def _group(self, place: Place, ky: Any, kx: Any, first: Any, group: Any) -> None:
+        """Add the products of all steps that one load brings."""
+        together = self.plan.steps_per_load
+        self._steps(place, ky, kx, group * together * self.plan.depth, first + group * together, range(together))
 
     def _rest(self, place: Place, ky: Any, kx: Any, first: Any, steps: Sequence[int]) -> None:
         """Add the products of a segment's last steps, which are fewer than one load brings."""

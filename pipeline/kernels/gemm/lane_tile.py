@@ -31,18 +31,27 @@ class LaneWorkload(Workload):
     steps_per_load: int
 
     def fits(self, tile: RegisterTile) -> bool:
-        """Return whether accumulators, values and two vectors of weights have a register each, and one is to spare."""
-        return tile.mr * tile.nv + tile.mr + 3 <= self.machine.isa.registers
+        """Return whether all that lives at once has a register."""
+        return self._live(tile) <= self.machine.isa.registers
+
+    def loads_together(self, tile: RegisterTile) -> int:
+        """Return 2 if there are registers for two loads of each pixel, which may be one instruction then, else 1."""
+        return 2 if self._live(tile) + tile.mr <= self.machine.isa.registers else 1
+
+    def _live(self, tile: RegisterTile) -> int:
+        """Return how many registers accumulators, values, two vectors of weights, and one to spare take."""
+        return tile.mr * tile.nv + tile.mr + 3
 
     def cycles(self, tile: RegisterTile) -> float:
         """Return about how many instructions a row takes with a tile."""
         tiles = -(-self.pixels // tile.mr) * -(-self.vectors // tile.nv)
-        values = self.steps / self.steps_per_load * (self._values(tile) + ADDRESS_INSTRUCTIONS)
+        per_load = (tile.mr + ADDRESS_INSTRUCTIONS) / self.loads_together(tile) + self._prepare(tile)
+        values = self.steps / self.steps_per_load * per_load
         finish = TILE_INSTRUCTIONS + self._finish(tile)
         return tiles * (self.steps * (self._products(tile) + self._weights(tile)) + values + finish)
 
-    def _values(self, tile: RegisterTile) -> int:
-        return tile.mr
+    def _prepare(self, tile: RegisterTile) -> int:
+        return 0
 
     def _products(self, tile: RegisterTile) -> int:
         return tile.mr * tile.nv
@@ -69,13 +78,14 @@ class BlockWorkload(LaneWorkload):
     def fits(self, tile: RegisterTile) -> bool:
         """Return whether pixels fill their blocks, and whether all that lives at once has a register."""
         isa = self.machine.isa
-        temporaries = SHARED_SUM_TEMPORARIES if self._lanes_per_sum > 1 else 1
-        live = tile.mr * tile.nv * self._lanes_per_sum + tile.mr + 2 + temporaries
-        return tile.mr % isa.block_pixels == 0 and live <= isa.registers
+        return tile.mr % isa.block_pixels == 0 and super().fits(tile)
 
-    def _values(self, tile: RegisterTile) -> int:
-        isa = self.machine.isa
-        return tile.mr * (1 + (isa.activation_offset > 0) + (isa.block_pixels > 1))
+    def _live(self, tile: RegisterTile) -> int:
+        temporaries = SHARED_SUM_TEMPORARIES if self._lanes_per_sum > 1 else 1
+        return tile.mr * tile.nv * self._lanes_per_sum + tile.mr + 2 + temporaries
+
+    def _prepare(self, tile: RegisterTile) -> int:
+        return tile.mr * ((self.machine.isa.activation_offset > 0) + (self.machine.isa.block_pixels > 1))
 
     def _products(self, tile: RegisterTile) -> int:
         sums = tile.mr * tile.nv * self._lanes_per_sum

@@ -134,7 +134,7 @@ def matrix_plans(geometry: Geometry, machine: Machine) -> Iterator[MatrixPlan]:
         depth = length // VALUES_PER_ROW * VALUES_PER_ROW
 
     def plan(tile: RegisterTile, rows: int, pitch: int) -> MatrixPlan:
-        return MatrixPlan(g, machine, depth, tile, vectors, 1, rows, pitch, isa.matrix_registers)
+        return MatrixPlan(g, machine, depth, tile, vectors, 1, 1, rows, pitch, isa.matrix_registers)
 
     pitch, broken = divmod(g.strides[0] * g.width, g.strides[1])
     most_sums = isa.matrix_registers - 2

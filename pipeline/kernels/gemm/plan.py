@@ -33,6 +33,7 @@ class Plan:
         tile: the register tile.
         vectors: vectors of output channels in a group.
         steps_per_load: how many steps' values of a pixel are loaded at once.
+        loads_together: how many of these loads there are in the body of a loop.
     """
 
     geometry: Geometry
@@ -41,6 +42,7 @@ class Plan:
     tile: RegisterTile
     vectors: int
     steps_per_load: int
+    loads_together: int
 
     @property
     def isa(self) -> InstructionSet:
@@ -101,7 +103,8 @@ def make_plan(geometry: Geometry, machine: Machine, depth: int, dtype: str) -> P
     workload = make_workload(geometry, machine, depth, dtype)
     g = geometry.flattened().merged(machine.isa.lanes)
     together = _steps_per_load(g, machine.isa, dtype)
-    return Plan(g, machine, depth, workload.choose(), workload.vectors, together)
+    tile = workload.choose()
+    return Plan(g, machine, depth, tile, workload.vectors, together, workload.loads_together(tile))
 
 
 def make_workload(geometry: Geometry, machine: Machine, depth: int, dtype: str) -> Workload:
@@ -131,7 +134,8 @@ def make_block_plan(geometry: Geometry, machine: Machine) -> Plan:
     workload = make_block_workload(geometry, machine)
     depth, together = machine.isa.block_depth, workload.steps_per_load
     g = geometry.flattened().merged(machine.isa.lanes)
-    return Plan(g, machine, depth, workload.choose(), workload.vectors, together)
+    tile = workload.choose()
+    return Plan(g, machine, depth, tile, workload.vectors, together, workload.loads_together(tile))
 
 
 def make_block_workload(geometry: Geometry, machine: Machine) -> BlockWorkload:

@@ -109,6 +109,10 @@ class Workload:
         """Return whether accumulators, weights, a broadcast value and one to spare have a register each."""
         return tile.mr * tile.nv + tile.nv + 2 <= self.machine.isa.registers
 
+    def loads_together(self, tile: RegisterTile) -> int:
+        """Return how many loads of a pixel's values there are best in the body of a loop."""
+        return 1
+
     @property
     def key(self) -> str:
         """The key of this workload in tuning databases."""

@@ -56,7 +56,6 @@ NEON_DOTPROD = DotProductInstructionSet.extending(
     NEON,
     "neon_dotprod",
     dot_depth=4,
-    dot_instructions=1,
     block_channels=4,
     block_depth=4,
     multiply="llvm.aarch64.neon.sdot.v4i32.v16i8",
