@@ -122,7 +122,7 @@ class PairWorkload(Workload):
 
     def plan(self, tile: RegisterTile) -> PairPlan:
         """Return the plan for a tile, without extra steps."""
-        return PairPlan(self.geometry, self.machine, STEP, tile, self.vectors, steps_per_load=1, extra=0)
+        return PairPlan(self.geometry, self.machine, STEP, tile, self.vectors, 1, 1, extra=0)
 
     @functools.cached_property
     def extra_steps(self) -> dict[int, int]:
