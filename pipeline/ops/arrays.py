@@ -61,14 +61,14 @@ def windows(x: Array, kernel: tuple[int, int], strides: tuple[int, int], dilatio
 
 
 def sum_dtype(x: Array, weight: Array) -> str:
-    """Return the dtype in which sums of products x * weight are computed.
+    """Return the dtype in which a reference sums the products of x and weight.
 
-    Of integers that is float32 where no sum of a channel's products can leave what float32 holds exactly, which takes
-    half the time; otherwise, and of floats, float64.
+    It is float64, except for integers whose sums stay below 2**24: these are exact in float32, too, which takes half
+    the time.
 
     Args:
-        x: any shape.
-        weight: [O,...]; one sum goes over all weights of a channel, or some of them.
+        x: the activations, of any shape.
+        weight: [O,...]; each sum is over all weights of an output channel, or some of them.
     """
     if x.dtype.kind == "f" or weight.dtype.kind == "f":
         return "float64"

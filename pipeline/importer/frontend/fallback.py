@@ -13,23 +13,23 @@ from pipeline.ir.tvm_private.onnx_frontend import tvm_converter
 
 
 def convert_by_tvm(
-    op_type: str, bb: Any, inputs: Sequence[relax.Expr | None], attr: Mapping[str, Any], params: Any
+    op_type: str, builder: Any, inputs: Sequence[relax.Expr | None], attributes: Mapping[str, Any], scope: Any
 ) -> relax.Expr:
     """Return the Relax expression that TVM's own converter makes of a node, with its type inferred.
 
     Args:
         op_type: the ONNX operator.
-        bb: the BlockBuilder that the converter writes to.
+        builder: the BlockBuilder that the converter writes to.
         inputs: the node's inputs; None for missing optional ones.
-        attr: the node's attributes by name, as TVM's importer reads them.
-        params: the graph's tensors, see `GraphImporter.scope`.
+        attributes: the node's attributes by name, as TVM's importer reads them.
+        scope: the graph's tensors, see `GraphImporter.scope`.
 
     Raises:
         ModelError: TVM can't convert the node.
     """
-    converter = tvm_converter(op_type, attr["tvm_custom"]["opset"])
+    converter = tvm_converter(op_type, attributes["tvm_custom"]["opset"])
     try:
-        return bb.normalize(converter(bb, inputs, attr, params))
+        return builder.normalize(converter(builder, inputs, attributes, scope))
     except ModelError:
         raise
     except Exception as error:  # TVM's converters raise anything from KeyError to InternalError for unsupported nodes.

@@ -46,35 +46,37 @@ Rule = Callable[[Specializer, NodeProto, Results, Scope, int], "Results | None"]
 
 
 def _constant_node(
-    s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
+    graph: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
 ) -> Sequence[Tensor] | None:
     del inputs, scope
     (attribute,) = node.attribute
     if attribute.name == "value":
-        return [s.constant(numpy_helper.to_array(attribute.t), node.output[0], attribute.t.data_type)]
+        return [graph.constant(numpy_helper.to_array(attribute.t), node.output[0], attribute.t.data_type)]
     if attribute.name == "sparse_value":
-        return [s.constant(dense(attribute.sparse_tensor), node.output[0])]
+        return [graph.constant(dense(attribute.sparse_tensor), node.output[0])]
     values = evaluate(node, {}, opset)
-    return None if values is None or values[0] is None else [s.constant(values[0], node.output[0])]
+    return None if values is None or values[0] is None else [graph.constant(values[0], node.output[0])]
 
 
-def _shape(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Sequence[Tensor] | None:
+def _shape(graph: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Sequence[Tensor] | None:
     del scope, opset
     x = inputs[0]
     if x is None or x.shape is None:
         return None
     if node.op_type == "Size":
-        return [s.constant(np.array(int(np.prod(x.shape, dtype="int64")), "int64"), node.output[0])]
+        return [graph.constant(np.array(int(np.prod(x.shape, dtype="int64")), "int64"), node.output[0])]
     begin, end = attribute_of(node, "start", 0), attribute_of(node, "end", len(x.shape))
-    return [s.constant(np.array(x.shape[begin:end], "int64"), node.output[0])]
+    return [graph.constant(np.array(x.shape[begin:end], "int64"), node.output[0])]
 
 
-def _identity(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Sequence[Tensor | None]:
-    del s, node, scope, opset
+def _identity(
+    graph: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
+) -> Sequence[Tensor | None]:
+    del graph, node, scope, opset
     return inputs[:1]
 
 
-def _dropout(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
+def _dropout(graph: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     """Dropout at inference returns its input, and a mask of ones.
 
     Raises:
@@ -91,16 +93,18 @@ def _dropout(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, ops
         return inputs[:1]
     if x.shape is None:
         return None
-    return [x, s.constant(np.ones(x.shape, "bool"), node.output[1])]
+    return [x, graph.constant(np.ones(x.shape, "bool"), node.output[1])]
 
 
-def _batch_normalization(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
+def _batch_normalization(
+    graph: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int
+) -> Results | None:
     """Refuse training mode, in which the statistics are those of each batch.
 
     Raises:
         ModelError: the node is in training mode.
     """
-    del s, inputs, scope, opset
+    del graph, inputs, scope, opset
     if any(a.name == "training_mode" and a.i for a in node.attribute):
         raise ModelError(
             f"BatchNormalization {node_name(node)!r} is in training mode (training_mode is set). Export the model for "
@@ -109,64 +113,64 @@ def _batch_normalization(s: Specializer, node: NodeProto, inputs: Results, scope
     return None
 
 
-def _cast(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
-    del s, scope, opset
+def _cast(graph: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
+    del graph, scope, opset
     x = inputs[0]
     return inputs[:1] if x is not None and x.dtype == attribute_of(node, "to", 0) else None
 
 
-def _cast_like(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
+def _cast_like(graph: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     like = inputs[1]
     if like is None or not like.dtype:
         return None
     cast = helper.make_node("Cast", node.input[:1], node.output, node.name, to=like.dtype)
-    return s.node(cast, set(node.output), scope, opset)
+    return graph.node(cast, set(node.output), scope, opset)
 
 
-def _reshaping(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
+def _reshaping(graph: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     """Reshaping to the same shape is removed; the target shape of any other Reshape becomes a constant."""
     del scope
     x = inputs[0]
     if x is None or x.shape is None:
         return None
-    ((dtype, shape),) = s.infer(with_names(node, inputs), inputs, opset)
+    ((dtype, shape),) = graph.infer(with_names(node, inputs), inputs, opset)
     if shape is None:
         return None
     if shape == x.shape:
         return [x]
     if node.op_type != "Reshape" or x.value is not None:
         return None
-    target = s.constant(np.array(shape, "int64"), f"{node.output[0]}.shape")
-    return s.emit(helper.make_node("Reshape", [x.name, target.name], node.output, node.name), [(dtype, shape)])
+    target = graph.constant(np.array(shape, "int64"), f"{node.output[0]}.shape")
+    return graph.emit(helper.make_node("Reshape", [x.name, target.name], node.output, node.name), [(dtype, shape)])
 
 
-def _slice(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
+def _slice(graph: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     del scope
     x, steps = inputs[0], inputs[4] if len(inputs) > 4 else None
     forward = steps is None or (steps.value is not None and (steps.value > 0).all())
     if x is None or x.shape is None or not forward:
         return None
-    ((_, shape),) = s.infer(with_names(node, inputs), inputs, opset)
+    ((_, shape),) = graph.infer(with_names(node, inputs), inputs, opset)
     return [x] if shape == x.shape else None
 
 
-def _split(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
+def _split(graph: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     """Splitting into one part is removed."""
     del scope
     x = inputs[0]
     if x is None or x.shape is None or len(node.output) > 1:
         return None
-    ((_, shape),) = s.infer(with_names(node, inputs), inputs, opset)
+    ((_, shape),) = graph.infer(with_names(node, inputs), inputs, opset)
     return [x] if shape == x.shape else None
 
 
-def _pad(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
-    del s, node, scope, opset
+def _pad(graph: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
+    del graph, node, scope, opset
     pads = inputs[1]
     return inputs[:1] if pads is not None and pads.value is not None and not pads.value.any() else None
 
 
-def _concat(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
+def _concat(graph: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     """Parts without elements are left out of a concatenation; one of a single part is removed."""
     filled = [t for t in inputs if t is None or t.shape is None or 0 not in t.shape]
     if (len(filled) == len(inputs) and len(inputs) > 1) or not filled:
@@ -176,10 +180,10 @@ def _concat(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opse
     inner: Scope = scope | {t.name: t for t in filled if t is not None}
     shorter = helper.make_node("Concat", [t.name for t in filled if t is not None], node.output, node.name)
     shorter.attribute.extend(node.attribute)
-    return s.node(shorter, set(node.output), inner, opset)
+    return graph.node(shorter, set(node.output), inner, opset)
 
 
-def _compress(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
+def _compress(graph: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     """Compress with a constant condition becomes Gather."""
     x, chosen = inputs
     if x is None or x.shape is None or chosen is None or chosen.value is None:
@@ -189,28 +193,28 @@ def _compress(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, op
     inner: Scope = scope | {x.name: x}
     flat = helper.make_node("Reshape", [x.name, ""], [f"{node_name(node)}.flat"])
     if axis is None:
-        shape = s.constant(np.array([-1], "int64"), f"{node_name(node)}.shape")
+        shape = graph.constant(np.array([-1], "int64"), f"{node_name(node)}.shape")
         flat.input[1], inner[shape.name] = shape.name, shape
-        (inner[flat.output[0]],) = s.node(flat, set(flat.output), inner, opset)
-    indices = s.constant(np.flatnonzero(chosen.value.reshape(-1)[:count]), f"{node_name(node)}.indices")
+        (inner[flat.output[0]],) = graph.node(flat, set(flat.output), inner, opset)
+    indices = graph.constant(np.flatnonzero(chosen.value.reshape(-1)[:count]), f"{node_name(node)}.indices")
     inner[indices.name] = indices
     source = flat.output[0] if axis is None else x.name
     gather = helper.make_node("Gather", [source, indices.name], node.output, node.name, axis=axis or 0)
-    return s.node(gather, set(node.output), inner, opset)
+    return graph.node(gather, set(node.output), inner, opset)
 
 
-def _if(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
+def _if(graph: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     condition = inputs[0]
     if condition is None or condition.value is None:
         return None
     branch = attribute_of(node, "then_branch" if condition.value.any() else "else_branch", None)
-    return s.subgraph(branch, scope, opset)
+    return graph.subgraph(branch, scope, opset)
 
 
 _MAX_TURNS = 1024
 
 
-def _loop(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
+def _loop(graph: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     """A loop whose number of iterations is constant is unrolled.
 
     Raises:
@@ -224,17 +228,17 @@ def _loop(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset:
     values = [t for t in carried if t is not None]
     scanned: list[list[Tensor]] = [[] for _ in range(len(body.output) - 1 - len(values))]
     going = condition is None or (condition.value is not None and bool(condition.value.any()))
-    before = len(s.nodes)
+    before = len(graph.nodes)
     turn = 0
     while going and turn < turns:
         if turn == _MAX_TURNS:
             raise ModelError(f"Loop {node_name(node)!r} has more than {_MAX_TURNS} iterations, too many to unroll.")
-        number = s.constant(np.array(turn, "int64"), f"{node_name(node)}.turn")
-        more, *results = s.subgraph(body, scope, opset, [number, s.constant(np.array(True), "going"), *values])
+        number = graph.constant(np.array(turn, "int64"), f"{node_name(node)}.turn")
+        more, *results = graph.subgraph(body, scope, opset, [number, graph.constant(np.array(True), "going"), *values])
         if more.value is None:
             # The loop can't be unrolled: take back the nodes of the iterations so far.
-            del s.nodes[before:]
-            s.made.clear()
+            del graph.nodes[before:]
+            graph.made.clear()
             return None
         going, turn = bool(more.value.any()), turn + 1
         values = results[: len(values)]
@@ -242,20 +246,20 @@ def _loop(s: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset:
             parts.append(part)
     if not all(scanned):
         return None
-    return [*values, *(_stacked(s, parts, node_name(node), max(opset, MIN_OPSET)) for parts in scanned)]
+    return [*values, *(_stacked(graph, parts, node_name(node), max(opset, MIN_OPSET)) for parts in scanned)]
 
 
-def _stacked(s: Specializer, parts: list[Tensor], title: str, opset: int) -> Tensor:
+def _stacked(graph: Specializer, parts: list[Tensor], title: str, opset: int) -> Tensor:
     scope: Scope = {"": None} | {t.name: t for t in parts}
-    axis = s.constant(np.array([0], "int64"), f"{title}.axis")
+    axis = graph.constant(np.array([0], "int64"), f"{title}.axis")
     scope[axis.name] = axis
     rows = []
     for k, part in enumerate(parts):
         row = helper.make_node("Unsqueeze", [part.name, axis.name], [f"{title}.row{k}"])
-        (scope[row.output[0]],) = s.node(row, set(row.output), scope, opset)
+        (scope[row.output[0]],) = graph.node(row, set(row.output), scope, opset)
         rows.append(row.output[0])
     concat = helper.make_node("Concat", rows, [f"{title}.rows"], axis=0)
-    (result,) = s.node(concat, set(concat.output), scope, opset)
+    (result,) = graph.node(concat, set(concat.output), scope, opset)
     if result is None:
         raise AssertionError("a concatenation has a result")
     return result
