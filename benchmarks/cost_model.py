@@ -219,7 +219,8 @@ class Constant:
     def value(self) -> float:
         """Its value, which can be set."""
         found: Any = getattr(self.module, self.name)
-        return float(found if self.key is None else found[self.key])
+        value: float = found if self.key is None else found[self.key]
+        return value
 
     def set(self, value: float) -> None:
         """Change it, for this process."""
@@ -316,6 +317,7 @@ def measure(
 ) -> None:
     """Measure the layers of the networks NAMES with different tiles, and write what they take to PATH."""
     layers: dict[str, LayerData] = {}
+    machine = {"apache-tvm": version("apache-tvm")} | ({"cpu": cpu_name()} if core is None else {"core": core})
     for name in names or DEFAULT_NETWORKS:
         with tempfile.TemporaryDirectory() as folder:
             trials = Trials.build(name, precision, target, tiles, Path(folder))
@@ -327,10 +329,9 @@ def measure(
                     cost, name_of_tile = by_operator[operator], f"{tile.mr} x {tile.nv}"
                     layer.costs[name_of_tile] = min(cost, layer.costs.get(name_of_tile, float("inf")))
         click.echo(f"{name}: {len(layers)} layers", err=True)
-    machine = {"apache-tvm": version("apache-tvm")} | ({"cpu": cpu_name()} if core is None else {"core": core})
-    data = Data(machine, "microseconds" if core is None else "cycles", layers)
-    rounded = json.loads(msgspec.json.encode(data), parse_float=lambda text: float(f"{float(text):.4g}"))
-    path.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
+        data = Data(machine, "microseconds" if core is None else "cycles", layers)
+        rounded = json.loads(msgspec.json.encode(data), parse_float=lambda text: float(f"{float(text):.4g}"))
+        path.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
 
 
 def _without_costs(workload: Workload, target: str) -> LayerData:

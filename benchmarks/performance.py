@@ -99,6 +99,16 @@ def depth_first_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return one report of counted libraries; of a library that is in several, the last one, beside all peers."""
+    results: dict[tuple[str, ...], dict[str, Any]] = {}
+    for result in (result for report in reports for result in report["results"]):
+        key = tuple(result[name] for name in ("network", "precision", "target"))
+        earlier = results.get(key, {"peers": {}})
+        results[key] = {**result, "peers": {**earlier["peers"], **result["peers"]}}
+    return {"machine": reports[-1]["machine"], "results": list(results.values())}
+
+
 def arm64_tables(report: dict[str, Any]) -> str:
     """Return the instructions of arm64 libraries, beside the peers' and by kind of layer, as Markdown tables."""
     results = report["results"]
@@ -120,7 +130,22 @@ def arm64_tables(report: dict[str, Any]) -> str:
         for layer in result["layers"]:
             sums[layer["kind"]] += sum(layer["instructions"].values())
         by_kind.append(f"| {what} | {' | '.join(f'{n / 1e6:.1f}' for n in sums.values())} |")
-    return "\n".join([*beside, "", *by_kind, "", _machine(report)])
+    return "\n".join([*beside, "", *by_kind, *_cycles_rows(results), "", _machine(report)])
+
+
+def _cycles_rows(results: list[dict[str, Any]]) -> list[str]:
+    """Return the lines of a table of estimated cycles."""
+    cores = list(dict.fromkeys(core for r in results for layer in r["layers"] for core in layer["costs"]))
+    if not cores:
+        return []
+    lines = ["", f"| network | precision | target | {' | '.join(cores)} |", "|---|---|---|" + "---|" * len(cores)]
+    for result in results:
+        costs = [layer["costs"] for layer in result["layers"] if layer["costs"]]
+        if costs:
+            what = " | ".join(result[key] for key in ("network", "precision", "target"))
+            sums = (sum(cost[core]["cycles"] for cost in costs) for core in cores)
+            lines.append(f"| {what} | {' | '.join(f'{total / 1e6:.1f}' for total in sums)} |")
+    return lines
 
 
 def draw_arm64(report: dict[str, Any], path: Path) -> None:
@@ -223,9 +248,13 @@ _FILE = click.Path(path_type=Path, exists=True)
 @click.option("--build", type=_FILE)
 @click.option("--kernels", type=_FILE)
 @click.option("--depth-first", type=_FILE)
-@click.option("--arm64", type=_FILE)
+@click.option("--arm64", type=_FILE, multiple=True, help="May be repeated: later files add to the earlier ones.")
 def main(
-    latency: tuple[Path, ...], build: Path | None, kernels: Path | None, depth_first: Path | None, arm64: Path | None
+    latency: tuple[Path, ...],
+    build: Path | None,
+    kernels: Path | None,
+    depth_first: Path | None,
+    arm64: tuple[Path, ...],
 ) -> None:
     """Write the page's tables and its pictures from what the other benchmarks wrote; what isn't given stays."""
     latencies = [_read(path) for path in latency]
@@ -241,9 +270,10 @@ def main(
         draw_roofline(_read(kernels), ROOFLINE)
     if depth_first is not None:
         blocks["depth_first"] = depth_first_table(_read(depth_first))
-    if arm64 is not None:
-        blocks["arm64"] = arm64_tables(_read(arm64))
-        draw_arm64(_read(arm64), ARM64)
+    if arm64:
+        counted = merged([_read(path) for path in arm64])
+        blocks["arm64"] = arm64_tables(counted)
+        draw_arm64(counted, ARM64)
     page = PAGE.read_text(encoding="utf-8")
     for name, content in blocks.items():
         page = replace_block(page, name, content)

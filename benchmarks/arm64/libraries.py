@@ -173,10 +173,11 @@ def _kind_of(kernel: str) -> str:
     if kernel.startswith("conv2d"):
         if "depthwise" in kernel:
             return "depthwise"
-        shape = re.search(r"_(\d+)x(\d+)(?:s\d+)?_(\d+)x\d+", kernel)
+        shape = re.search(r"_(\d+)x(\d+)(?:s\d+(?:x\d+)?)?_(\d+)x\d+", kernel)
         if shape is None:
             return "convolution"
-        if int(shape[3]) <= 4:
+        # Channels of an image, or the values of some of its pixels that are neighbours in a row.
+        if int(shape[3]) % 8 != 0:
             return "first convolution"
         return f"{shape[1]}x{shape[2]} convolution"
     if kernel.startswith(("dense", "matmul")):
