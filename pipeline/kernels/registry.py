@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pipeline.kernels.depthwise import dot as depthwise_dot
 from pipeline.kernels.depthwise import lanes as depthwise_lanes
 from pipeline.kernels.depthwise import pairs as depthwise_pairs
+from pipeline.kernels.depthwise import quads as depthwise_quads
 from pipeline.kernels.isa.contract import Capability, InstructionSet
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
@@ -104,6 +105,7 @@ _TABLE_LOOKUP = (Capability.TABLE_LOOKUP,)
 
 KERNELS: tuple[Entry, ...] = (
     Entry(QConv2d, conv.matrix_integer, _MATRICES, conv.fills_matrices, "matrix"),
+    Entry(QConv2d, depthwise_quads.depthwise_quads, _LANE_DOTS + _WIDE, depthwise_quads.fits_quads, "depthwise_quads"),
     Entry(QConv2d, depthwise_dot.depthwise_dot, _LANE_DOTS, depthwise_dot.fills_vectors, "depthwise_dot"),
     Entry(QConv2d, depthwise_pairs.depthwise_pairs, _WIDE, depthwise_pairs.fits_pairs, "depthwise_pairs"),
     Entry(QConv2d, depthwise_lanes.integer_depthwise, (), depthwise_lanes.is_depthwise, "depthwise"),

@@ -81,7 +81,9 @@ def depthwise_dot(operation: Operation, machine: Machine) -> Kernel:
         raise TypeError(
             f"Expected a depthwise qnn.conv2d of at least {MIN_CHANNELS} channels, got {operation.operator}"
         )
-    constants = IntegerConstants.of(operation, as_floats=isa.has(Capability.FUSED_MULTIPLY_ADD))
+    constants = IntegerConstants.of(
+        operation, as_floats=isa.has(Capability.FUSED_MULTIPLY_ADD), activation_offset=isa.activation_offset
+    )
     nest = _Nest(plan, requantize(constants, isa, interleaved=True))
     packed = pack_channels(plan, constants.start), pack_channels(plan, *constants.scaling)
     return Kernel(nest.build(), (0, pack_weights(plan, constants.weight), *packed))
@@ -118,7 +120,7 @@ class _Nest:
             self.y = T.arg("y", T.buffer((g.batch * g.out_height * self.out_stride,), "uint8"))
             with loop(g.batch * self.chunks * self.parts) as p:
                 self.acc = register_buffer(plan.live * plan.vector, "int32")
-                self.taps = register_buffer(DEPTH * plan.vector, "uint8")
+                self.taps = register_buffer(DEPTH * plan.vector, plan.isa.activation_dtype)
                 self.kept = register_buffer(self.block_weights, plan.isa.weight_dtype)
                 image = p // (self.chunks * self.parts)
                 row = tails.start(p // self.parts % self.chunks, self.rows, g.out_height)
@@ -198,14 +200,15 @@ class _Nest:
         start = x + row * g.dilation[0] * self.in_stride + column * g.dilation[1] * g.groups
         pieces = plan.pieces(band)
         length, distance = plan.vector // pieces, g.strides[1] * g.groups
-        return joined([self.x[T.ramp(start + i * distance, 1, length)] for i in range(pieces)])
+        return plan.isa.activations(joined([self.x[T.ramp(start + i * distance, 1, length)] for i in range(pieces)]))
 
     def _interleave(self, vectors: list[Any], half: int) -> None:
         """Put the upper or lower halves of each 128 bits, interleaved, into two of the four vectors of taps."""
         size = self.plan.vector
         first, second = (interleave(vectors[i], vectors[i + 1], "uint8", size)[half] for i in (0, 2))
+        values = f"{self.plan.isa.activation_dtype}x{size}"
         for i, taps in enumerate(interleave(first, second, "uint16", size // 2)):
-            T.buffer_store(self.taps, T.reinterpret(f"uint8x{size}", taps), [self._bytes(2 * half + i)])
+            T.buffer_store(self.taps, T.reinterpret(values, taps), [self._bytes(2 * half + i)])
 
     def _finish(self, band: Band, y: Any, block: Any) -> None:
         """Store the uppermost output row's vector, and move the other rows' sums up."""

@@ -59,20 +59,24 @@ REQUANTIZATION, OTHERS = 20, 12
 """Instructions that finish a pixel's sums, and what a tile takes beside that: constants, addresses and the loop."""
 
 
-def fits_pairs(operation: Operation) -> bool:
-    """Return whether a depthwise convolution can be summed in pairs, and has channels enough."""
+def fits_tiles(operation: Operation) -> bool:
+    """Return whether a depthwise convolution has channels enough, and a kernel that can be unrolled."""
     operator, g = operation.operator, geometry_of(operation)
     if not is_depthwise(operation) or not isinstance(operator, QConv2d) or operator.output_dtype != "uint8":
         return False
-    fits = g.groups >= MIN_CHANNELS and 1 < g.kernel[0] * g.kernel[1] <= MOST_TAPS
-    return fits and bool(operation.constants[1].min() > -MIDDLE)
+    return g.groups >= MIN_CHANNELS and 1 < g.kernel[0] * g.kernel[1] <= MOST_TAPS
+
+
+def fits_pairs(operation: Operation) -> bool:
+    """Return whether, beside that, sums of two products fit 16 bits."""
+    return fits_tiles(operation) and bool(operation.constants[1].min() > -MIDDLE)
 
 
 def depthwise_pairs(operation: Operation, machine: Machine) -> Kernel:
     """Multiply bytes, add 16 bits; the zero point and 128 are in the bias."""
     plan = Plan.choose(geometry_of(operation), machine.isa)
     constants = IntegerConstants.of(operation, as_floats=False, activation_offset=MIDDLE)
-    nest = _Nest(plan, requantize(constants, machine.isa))
+    nest = TileNest(plan, len(plan.taps), requantize(constants, machine.isa))
     packed = pack_channels(plan, constants.start), *(pack_channels(plan, values) for values in constants.scaling)
     return Kernel(nest.build(), (0, pack_weights(plan, constants.weight), *packed))
 
@@ -160,21 +164,30 @@ def pack_weights(plan: Plan, weight: Array) -> Array:
     return np.ascontiguousarray(packed.transpose(0, 2, 1)).reshape(-1)
 
 
-class _Nest:
-    def __init__(self, plan: Plan, epilogue: Epilogue) -> None:
-        self.plan, self.epilogue = plan, epilogue
+class TileNest:
+    """The loops, unrolled within a tile; a subclass may sum otherwise.
+
+    Args:
+        plan: geometry and tile.
+        weight_vectors: how many vectors of weights a block of channels has.
+        epilogue: what happens to the sums.
+    """
+
+    def __init__(self, plan: Plan, weight_vectors: int, epilogue: Epilogue) -> None:
+        self.plan, self.weight_vectors, self.epilogue = plan, weight_vectors, epilogue
         g = plan.geometry
         self.in_stride, self.out_stride = g.width * g.groups, g.out_width * g.groups
         self.bands = -(-g.out_height // plan.rows)
 
     def build(self) -> tirx.PrimFunc:
+        """Return the function (x, weights, bias, multiplier) -> y, all flat."""
         plan, g = self.plan, self.plan.geometry
         bands = g.batch * self.bands
         tasks = min(TASKS, bands) if worth_threads(g, plan.isa, 1) else 1
         with IRBuilder() as builder, T.prim_func():
             T.func_attr({"tirx.noalias": True, "op_pattern": 8})
             self.x = T.arg("x", T.buffer((g.batch * g.height * self.in_stride,), "uint8"))
-            self.weights = T.arg("weights", T.buffer((plan.blocks * len(plan.taps) * plan.vector,), "int8"))
+            self.weights = T.arg("weights", T.buffer((plan.blocks * self.weight_vectors * plan.vector,), "int8"))
             self.bias = T.arg("bias", T.buffer((plan.blocks * plan.vector,), "int32"))
             self.multiplier = T.arg("multiplier", T.buffer((plan.blocks * plan.vector,), "float32"))
             self.y = T.arg("y", T.buffer((g.batch * g.out_height * self.out_stride,), "uint8"))
@@ -186,12 +199,12 @@ class _Nest:
 
     def _band(self, band: Any, block: Any) -> None:
         """Compute a block of the channels of a band."""
-        plan, g, vector, taps = self.plan, self.plan.geometry, self.plan.vector, len(self.plan.taps)
+        plan, g, vector, weights = self.plan, self.plan.geometry, self.plan.vector, self.weight_vectors
         channel = tails.start(block, vector, g.groups)
         image, row = band // self.bands, tails.start(band % self.bands, plan.rows, g.out_height)
         x = (image * g.height + row * g.strides[0]) * self.in_stride + channel
         y = (image * g.out_height + row) * self.out_stride + channel
-        self.block_weights = view(self.weights, block * (taps * vector), taps * vector)
+        self.block_weights = view(self.weights, block * (weights * vector), weights * vector)
         self.block_bias, self.block_multiplier = (
             view(constants, block * vector, vector) for constants in (self.bias, self.multiplier)
         )
@@ -200,6 +213,24 @@ class _Nest:
             self._tile(x + column * (g.strides[1] * g.groups), y + column * g.groups)
 
     def _tile(self, x: Any, y: Any) -> None:
+        plan, g = self.plan, self.plan.geometry
+        acc = register_buffer(plan.pixels * plan.vector, "int32")
+        for pixel in range(plan.pixels):
+            for v in range(VECTORS):
+                T.buffer_store(acc, self.block_bias[self.lanes(v)], [self.lanes(pixel * VECTORS + v)])
+        self.add_products(acc, x)
+        for pixel in range(plan.pixels):
+            row, column = plan.output_pixel(pixel)
+            at = y + row * self.out_stride + column * g.groups
+            T.buffer_store(self.y, self._finished(acc, pixel), [T.ramp(at, 1, plan.vector)])
+
+    def add_products(self, acc: Any, x: Any) -> None:
+        """Add all products of a tile to its sums.
+
+        Args:
+            acc: for each pixel its `VECTORS` vectors.
+            x: offset of the first pixel that the tile reads.
+        """
         plan, g = self.plan, self.plan.geometry
         window: dict[tuple[int, int], Any] = {}
 
@@ -210,28 +241,20 @@ class _Nest:
                 window[place] = self._activations(x + row * self.in_stride + column * g.groups)
             return window[place]
 
-        acc = register_buffer(plan.pixels * plan.vector, "int32")
-        for pixel in range(plan.pixels):
-            for v in range(VECTORS):
-                T.buffer_store(acc, self.block_bias[self._lanes(v)], [self._lanes(pixel * VECTORS + v)])
         for first in range(0, len(plan.taps), 2):
             pair = range(first, min(first + 2, len(plan.taps)))
-            weights = [self.block_weights[self._bytes(number)] for number in pair]
+            weights = [self.block_weights[self.bytes_of(number)] for number in pair]
             for pixel in range(plan.pixels):
                 values = [value(pixel, plan.taps[number]) for number in pair]
                 self._add(acc, pixel, list(zip(values, weights, strict=True)))
-        for pixel in range(plan.pixels):
-            row, column = plan.output_pixel(pixel)
-            at = y + row * self.out_stride + column * g.groups
-            T.buffer_store(self.y, self._finished(acc, pixel), [T.ramp(at, 1, plan.vector)])
 
     def _activations(self, start: Any) -> Any:
         """Load a vector of the input, as it is multiplied, into a register."""
         vector = self.plan.vector
         flipped = T.bitwise_xor(self.x[T.ramp(start, 1, vector)], T.broadcast(T.uint8(MIDDLE), vector))
         loaded = register_buffer(vector, "int8")
-        T.buffer_store(loaded, T.reinterpret(f"int8x{vector}", flipped), [self._bytes(0)])
-        return loaded[self._bytes(0)]
+        T.buffer_store(loaded, T.reinterpret(f"int8x{vector}", flipped), [self.bytes_of(0)])
+        return loaded[self.bytes_of(0)]
 
     def _add(self, acc: Any, number: int, factors: list[tuple[Any, Any]]) -> None:
         """Add the products of one or two vectors of activations and weights to a pixel's sums."""
@@ -240,17 +263,19 @@ class _Nest:
         for half, terms in enumerate(zip(*products, strict=True)):
             total = terms[0] if len(terms) == 1 else terms[0] + terms[1]
             for quarter in range(2):
-                at = self._lanes(number * VECTORS + 2 * half + quarter)
+                at = self.lanes(number * VECTORS + 2 * half + quarter)
                 wide = T.cast(part(total, quarter * isa.lanes, isa.lanes), f"int32x{isa.lanes}")
                 T.buffer_store(acc, acc[at] + wide, [at])
 
     def _finished(self, acc: Any, number: int) -> Any:
-        sums = [acc[self._lanes(number * VECTORS + v)] for v in range(VECTORS)]
-        multipliers = [self.block_multiplier[self._lanes(v)] for v in range(VECTORS)]
+        sums = [acc[self.lanes(number * VECTORS + v)] for v in range(VECTORS)]
+        multipliers = [self.block_multiplier[self.lanes(v)] for v in range(VECTORS)]
         return self.epilogue.finish(sums, multipliers)
 
-    def _bytes(self, number: Any) -> Any:
+    def bytes_of(self, number: Any) -> Any:
+        """Return the index of a vector of bytes."""
         return T.ramp(number * self.plan.vector, 1, self.plan.vector)
 
-    def _lanes(self, number: Any) -> Any:
+    def lanes(self, number: Any) -> Any:
+        """Return the index of a vector of sums, or of what goes with them."""
         return T.ramp(number * self.plan.isa.lanes, 1, self.plan.isa.lanes)

@@ -9,6 +9,7 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa.arm.neon import NEON, NeonInstructionSet
+from pipeline.kernels.isa.contract import Capability
 from pipeline.kernels.lib.vectors import lanes_of
 
 
@@ -55,6 +56,7 @@ class DotProductInstructionSet(NeonInstructionSet):
 NEON_DOTPROD = DotProductInstructionSet.extending(
     NEON,
     "neon_dotprod",
+    adding=[Capability.LANE_DOT_PRODUCTS],
     dot_depth=4,
     block_channels=4,
     block_depth=4,

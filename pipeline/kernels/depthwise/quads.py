@@ -1,0 +1,100 @@
+"""Depthwise convolution three columns wide by four-fold dot products: two pixels share what was interleaved for them.
+
+Four neighbouring pixels of the input, interleaved, hold the row's three taps of one pixel of the output, and those of
+the next: only weights are shifted by a byte.
+
+    pixel 0:  w0 w1 w2 0        pixel 1:  0 w0 w1 w2
+
+Tiles are two of these pixels in each of two rows, and loops those of `pairs`. Vectors have 128 bits, so what
+interleaving them gives is in the channels' order. `dot` does the same for all vectors and kernels, down the rows, with
+sums that wait for further rows, for which registers have to be moved.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm.script.ir_builder import tirx as T
+
+from pipeline.kernels.depthwise.pairs import VECTORS, Plan, TileNest, fits_tiles, pack_channels
+from pipeline.kernels.gemm.constants import IntegerConstants
+from pipeline.kernels.gemm.epilogue import requantize
+from pipeline.kernels.gemm.geometry import geometry_of
+from pipeline.kernels.lib.buffers import register_buffer
+from pipeline.kernels.lib.vectors import interleave
+from pipeline.kernels.machine import Machine
+from pipeline.kernels.operation import Kernel, Operation
+
+Array = npt.NDArray[Any]
+
+QUAD = 4
+"""Pixels that are interleaved, and products that a dot product sums."""
+
+WIDTH, COLUMNS, ROWS = 3, 2, 2
+"""Columns of a kernel; columns and rows of a tile."""
+
+
+def fits_quads(operation: Operation) -> bool:
+    """Return whether a depthwise convolution has a kernel of three columns, and neighbouring pixels."""
+    g = geometry_of(operation)
+    dense = g.strides == g.dilation == (1, 1)
+    return fits_tiles(operation) and dense and g.kernel[1] == WIDTH and g.out_width >= COLUMNS
+
+
+def depthwise_quads(operation: Operation, machine: Machine) -> Kernel:
+    """Sum three taps with one dot product; the zero point is in the bias."""
+    g, isa = geometry_of(operation), machine.isa
+    plan = Plan(g, isa, min(ROWS, g.out_height), COLUMNS)
+    constants = IntegerConstants.of(operation, as_floats=False, activation_offset=isa.activation_offset)
+    nest = _Nest(plan, VECTORS * g.kernel[0], requantize(constants, isa))
+    packed = pack_channels(plan, constants.start), *(pack_channels(plan, values) for values in constants.scaling)
+    return Kernel(nest.build(), (0, _pack_weights(plan, constants.weight), *packed))
+
+
+def _pack_weights(plan: Plan, weight: Array) -> Array:
+    """Return weights [C,KH,3,1] as [blocks][KH][VECTORS][lanes][4], flat; the fourth is zero."""
+    padded = np.pad(weight[..., 0], ((0, 0), (0, 0), (0, QUAD - WIDTH)))
+    channels = pack_channels(plan, padded).reshape(plan.blocks, VECTORS, plan.isa.lanes, -1, QUAD)
+    return np.ascontiguousarray(channels.transpose(0, 3, 1, 2, 4)).reshape(-1)
+
+
+class _Nest(TileNest):
+    def add_products(self, acc: Any, x: Any) -> None:
+        """Add dot products, kernel row by kernel row; see the base class."""
+        plan = self.plan
+        quads = [self._quads(x, row) for row in range(plan.rows)]
+        for kernel_row in range(plan.geometry.kernel[0]):
+            if kernel_row + plan.rows > len(quads):
+                quads.append(self._quads(x, kernel_row + plan.rows - 1))
+            for v in range(VECTORS):
+                weights = self.block_weights[self.bytes_of(kernel_row * VECTORS + v)]
+                for column in range(COLUMNS):
+                    for row in range(plan.rows):
+                        at = self.lanes((row * COLUMNS + column) * VECTORS + v)
+                        taps = quads[row + kernel_row][self.bytes_of(v)]
+                        T.buffer_store(acc, plan.isa.dot_lanes(acc[at], taps, self._shifted(weights, column)), [at])
+
+    def _quads(self, x: Any, row: int) -> Any:
+        """Return four interleaved pixels of a row, in registers."""
+        plan, isa, size = self.plan, self.plan.isa, self.plan.vector
+        pixels = []
+        for column in range(QUAD):
+            start = x + row * self.in_stride + column * plan.geometry.groups
+            pixels.append(isa.activations(self.x[T.ramp(start, 1, size)]))
+        pairs = [interleave(pixels[i], pixels[i + 1], "uint8", size) for i in (0, 2)]
+        quads = register_buffer(QUAD * size, isa.activation_dtype)
+        for half, (first, second) in enumerate(zip(*pairs, strict=True)):
+            for i, taps in enumerate(interleave(first, second, "uint16", size // 2)):
+                values = T.reinterpret(f"{isa.activation_dtype}x{size}", taps)
+                T.buffer_store(quads, values, [self.bytes_of(2 * half + i)])
+        return quads
+
+    def _shifted(self, weights: Any, column: int) -> Any:
+        """Return weights for a column of the tile: as many bytes later."""
+        if column == 0:
+            return weights
+        lanes = self.plan.isa.lanes
+        moved = T.shift_left(T.reinterpret(f"int32x{lanes}", weights), T.broadcast(T.int32(8 * column), lanes))
+        return T.reinterpret(f"int8x{self.plan.vector}", moved)
