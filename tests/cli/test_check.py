@@ -143,17 +143,17 @@ def test_a_part_that_is_empty_is_an_error_before_the_work(model: Path, tmp_path:
         ({"algorithm": "kll"}, "Unknown calibration algorithm 'kll'.*Did you mean 'kl'"),
         ({"algorithm_options": {"kepd": 0.9}}, "Unknown option of the calibration algorithm kl 'kepd'"),
         (
-            {"bias_correction": True, "calibration": "table.json"},
+            {"bias_correction": True, "calibration": "table.json", "samples": None},
             r"bias_correction \(--bias-correction\): .*statistics",
         ),
     ],
-    ids=["algorithm", "option", "correction with a table"],
+    ids=["algorithm", "option", "correction with a table alone"],
 )
 def test_options_that_calibration_cannot_follow_are_refused_before_the_import(
     tmp_path: Path, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(OptionError, match=message):
-        pipeline.build(tmp_path / "no.onnx", arrays(2), output=tmp_path / "out", **options)
+        pipeline.build(tmp_path / "no.onnx", **{"samples": arrays(2), "output": tmp_path / "out", **options})
 
 
 def test_odd_samples_are_warned_of(model: Path, caplog: pytest.LogCaptureFixture) -> None:
