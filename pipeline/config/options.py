@@ -79,7 +79,7 @@ class CalibrateOptions(Options):
     algorithm: str = option(
         "kl",
         "How thresholds are chosen.",
-        choices=("abs_max", "avg", "emd", "hist", "kl", "min_max", "moving_average", "mse"),
+        choices=("abs_max", "auto", "avg", "emd", "hist", "kl", "min_max", "moving_average", "mse"),
         extensible=True,
         metavar="NAME",
         paddle="algo",

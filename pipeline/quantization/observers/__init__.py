@@ -12,6 +12,7 @@ import msgspec
 
 from pipeline.errors import OptionError, unknown_name
 from pipeline.quantization.observers.abs_max import AbsMax
+from pipeline.quantization.observers.auto import Auto
 from pipeline.quantization.observers.averages import AverageMaximum, MovingAverage
 from pipeline.quantization.observers.emd import EarthMover
 from pipeline.quantization.observers.kl import KL
@@ -25,7 +26,7 @@ __all__ = ["ALGORITHMS", "Observer", "make_observer"]
 
 ALGORITHMS: dict[str, type[Observer]] = {
     observer.algorithm: observer
-    for observer in (AbsMax, AverageMaximum, EarthMover, KL, MeanSquaredError, MinMax, MovingAverage, Percentile)
+    for observer in (AbsMax, Auto, AverageMaximum, EarthMover, KL, MeanSquaredError, MinMax, MovingAverage, Percentile)
 }
 """Every calibration algorithm by name."""
 

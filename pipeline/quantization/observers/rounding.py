@@ -29,7 +29,8 @@ class SquaredErrors:
     """
 
     def __init__(self, histogram: Histogram, readers: Sequence[Reader], steps: int) -> None:
-        self.width, self.bins, self.steps = histogram.width, histogram.bins, steps
+        # The width is 0 where nothing but zeros was seen, which all cost nothing.
+        self.width, self.bins, self.steps = histogram.width or 1.0, histogram.bins, steps
         centres = (np.arange(2 * self.bins) - self.bins + 0.5) * self.width
         counts = histogram.signed_counts.astype("float64")
         self.mass = _running(counts)

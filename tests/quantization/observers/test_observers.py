@@ -138,6 +138,20 @@ def test_emd_chooses_a_smaller_absolute_error_than_mse_and_mse_a_smaller_squared
     assert (errors["mse"] ** 2).mean() < (errors["emd"] ** 2).mean()
 
 
+@pytest.mark.parametrize(
+    ("outliers", "chosen"),
+    [(np.array([9.0]), "kl"), (np.full(50, 60.0), "mse")],
+    ids=["cheap_to_clip", "dear"],
+)
+def test_auto_chooses_kl_unless_its_error_is_much_larger(outliers: np.ndarray, chosen: str) -> None:
+    values = np.concatenate([np.random.default_rng(0).normal(size=1_000_000), outliers]).astype("float32")
+    spec = QuantizationSpec(symmetric=False)
+    choices = {algorithm: observed(algorithm, values).choose(spec) for algorithm in ("auto", "kl", "mse")}
+    assert choices["kl"] != choices["mse"]
+    assert choices["auto"] == choices[chosen]
+    assert observed("auto", values, tolerance=0).choose(spec) == choices["mse"]
+
+
 def test_a_moving_average_forgets() -> None:
     samples = [np.array([[-v, 2 * v]], "float32") for v in (1.0, 1.0, 3.0)]
     observer = observed("moving_average", *samples, momentum=0.5)

@@ -1,0 +1,56 @@
+"""Of several algorithms, for each tensor the one whose range has the smallest error where the tensor is read.
+
+Errors are squared ones, after the functions that read the tensor (`rounding`). Ranges of `mse` have the smallest by
+definition, but errors don't all count alike: a few large values make most of the squared error, while the finer steps
+of a range that clips them serve all channels, small ones included, which the next layer, a depthwise one say, may scale
+up. That is what `kl` is good at. So its range is taken unless its error is much larger than the smallest; where it is,
+as with the few large values after a layer normalization, on which all depends, that of `mse` is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+import numpy as np
+
+from pipeline.quantization.observers.histogram import Histogram
+from pipeline.quantization.observers.kl import kl_range
+from pipeline.quantization.observers.observer import Observer
+from pipeline.quantization.observers.readers import AS_IT_IS, Reader
+from pipeline.quantization.observers.rounding import SquaredErrors
+from pipeline.quantization.observers.search import best_range
+from pipeline.quantization.spec import Choice, QuantizationSpec, spread
+from pipeline.schema import Record
+
+
+class AutoOptions(Record, frozen=True, kw_only=True):
+    """Options of `Auto`.
+
+    Attributes:
+        tolerance: how many times as large as the smallest squared error that of `kl` may be; below 1, it isn't chosen.
+    """
+
+    tolerance: Annotated[float, msgspec.Meta(ge=0)] = 4.0
+
+
+class Auto(Histogram, Observer):
+    """Chooses the range of `kl`, or that of `mse` where the error of the former is much larger."""
+
+    algorithm = "auto"
+    options = AutoOptions
+
+    def __init__(self, options: AutoOptions) -> None:
+        """See `Observer`."""
+        super().__init__()
+        self.tolerance = options.tolerance
+
+    def choose(self, spec: QuantizationSpec, readers: Sequence[Reader] = AS_IT_IS) -> Choice:
+        """See `Observer`."""
+        errors = SquaredErrors(self, readers, spec.steps)
+        most_informative = spread(*kl_range(self, spec, readers), spec)
+        smallest_error = spread(*best_range(self, spec, errors), spec)
+        choices = [choice.parameters for choice in (most_informative, smallest_error)]
+        kl, mse = errors(np.array([c.scale for c in choices]), np.array([float(c.zero_point) for c in choices]))
+        return most_informative if kl <= self.tolerance * mse else smallest_error
