@@ -23,6 +23,7 @@ from pipeline.ir.operator import operators as operators
 from pipeline.ops import relax_operators as relax_operators
 from pipeline.ops.bases import *
 from pipeline.ops.conv import *
+from pipeline.ops.conv_transpose import *
 from pipeline.ops.elementwise import *
 from pipeline.ops.matmul import *
 from pipeline.ops.movement import *

@@ -15,6 +15,9 @@ from pipeline.ir.dataflow import make_constant
 MAX_SAMPLES = 256
 """Largest sampling ratio: samples of each part of a region, along each axis."""
 
+Neighbours = tuple[tuple[Any, Any], tuple[Any, Any]]
+"""Two neighbouring pixels along an axis, each with its index and its weight."""
+
 
 def affine_grid(node: Node) -> relax.Expr:
     """AffineGrid for a constant size: the normalized coordinates (-1 to 1) of all pixels, transformed."""
@@ -88,45 +91,14 @@ class _Sampling:
             regions: [regions, 4], the corners (x1, y1, x2, y2).
             images: [regions], indices of the images that the regions are in.
         """
-        _, channels, height, width = (int(d) for d in x.shape)
-        shape = (int(regions.shape[0]), channels, self.rows, self.columns)
-
-        def geometry(region: Any, axis: int) -> tuple[Any, Any, Any]:
-            """Return a region's start along an axis (0: x, 1: y), the size of its parts, and the samples in each."""
-            shift = 0.5 if self.half_pixel else 0.0
-            start = regions[region, axis] * _float(self.scale) - _float(shift)
-            extent = regions[region, axis + 2] * _float(self.scale) - _float(shift) - start
-            extent = extent if self.half_pixel else te.max(extent, _float(1.0))
-            part = extent / _float((self.columns, self.rows)[axis])
-            count = tirx.const(self.samples, "int32") if self.samples else te.ceil(part).astype("int32")
-            return start, part, count
-
-        def sample(region: Any, channel: Any, row: Any, column: Any, down: Any, across: Any) -> list[Any]:
-            corners = []
-            for axis, position, index, size in ((1, row, down, height), (0, column, across, width)):
-                start, part, count = geometry(region, axis)
-                p = start + _cast(position) * part + (_cast(index) + _float(0.5)) * part / _cast(count)
-                outside = tirx.any(p < _float(-1.0), p > _float(size))
-                p = te.min(te.max(p, _float(0.0)), _float(size - 1))
-                low = te.min(te.floor(p).astype("int32"), tirx.const(max(size - 2, 0), "int32"))
-                high = te.min(low + 1, tirx.const(size - 1, "int32"))
-                far = p - _cast(low)
-                corners.append((outside, ((low, _float(1.0) - far), (high, far))))
-            (above, vertical), (left, horizontal) = corners
-            # An invalid index must not read outside of x.
-            last = tirx.const(int(x.shape[0]) - 1, "int32")
-            image = te.max(te.min(images[region].astype("int32"), last), tirx.const(0, "int32"))
-            beside = tirx.any(above, left)
-            return [
-                tirx.if_then_else(beside, _float(0.0), x[image, channel, r, c] * (by_row * by_column))
-                for r, by_row in vertical
-                for c, by_column in horizontal
-            ]
+        shape = (int(regions.shape[0]), int(x.shape[1]), self.rows, self.columns)
 
         def pooled(region: Any, channel: Any, row: Any, column: Any) -> Any:
-            down = te.reduce_axis((0, geometry(region, 1)[2]), name="down")
-            across = te.reduce_axis((0, geometry(region, 0)[2]), name="across")
-            a, b, c, d = sample(region, channel, row, column, down, across)
+            down = te.reduce_axis((0, self._geometry(regions, region, 1)[2]), name="down")
+            across = te.reduce_axis((0, self._geometry(regions, region, 0)[2]), name="across")
+            vertical = self._neighbours(regions, region, 1, row, down, int(x.shape[2]))
+            horizontal = self._neighbours(regions, region, 0, column, across, int(x.shape[3]))
+            a, b, c, d = _weighted_pixels(x, images[region], channel, vertical, horizontal)
             if self.largest:
                 return te.max(te.max(te.max(a, b), te.max(c, d)), axis=[down, across])
             return te.sum(a + b + c + d, axis=[down, across])
@@ -134,12 +106,60 @@ class _Sampling:
         reduced = te.compute(shape, pooled, name="samples")
 
         def finished(region: Any, channel: Any, row: Any, column: Any) -> Any:
-            count = geometry(region, 0)[2] * geometry(region, 1)[2]
+            count = self._geometry(regions, region, 0)[2] * self._geometry(regions, region, 1)[2]
             value = reduced[region, channel, row, column]
             value = value if self.largest else value / _cast(te.max(count, tirx.const(1, "int32")))
             return tirx.if_then_else(count > 0, value, _float(0.0))
 
         return te.compute(shape, finished, name="roi_align")
+
+    def _geometry(self, regions: te.Tensor, region: Any, axis: int) -> tuple[Any, Any, Any]:
+        """Return a region's start along an axis (0: x, 1: y), the size of its parts, and the samples in each."""
+        shift = 0.5 if self.half_pixel else 0.0
+        start = regions[region, axis] * _float(self.scale) - _float(shift)
+        extent = regions[region, axis + 2] * _float(self.scale) - _float(shift) - start
+        extent = extent if self.half_pixel else te.max(extent, _float(1.0))
+        part = extent / _float((self.columns, self.rows)[axis])
+        count = tirx.const(self.samples, "int32") if self.samples else te.ceil(part).astype("int32")
+        return start, part, count
+
+    def _neighbours(
+        self, regions: te.Tensor, region: Any, axis: int, position: Any, index: Any, size: int
+    ) -> tuple[Any, Neighbours]:
+        """Return whether a sample is outside of the image along an axis, and its two neighbours there.
+
+        Args:
+            regions: see `compute`.
+            region: index of the region.
+            axis: 0 for x, 1 for y.
+            position: index of the part along the axis.
+            index: index of the sample in its part.
+            size: pixels of the image along the axis.
+        """
+        start, part, count = self._geometry(regions, region, axis)
+        p = start + _cast(position) * part + (_cast(index) + _float(0.5)) * part / _cast(count)
+        outside = tirx.any(p < _float(-1.0), p > _float(size))
+        p = te.min(te.max(p, _float(0.0)), _float(size - 1))
+        low = te.min(te.floor(p).astype("int32"), tirx.const(max(size - 2, 0), "int32"))
+        high = te.min(low + 1, tirx.const(size - 1, "int32"))
+        far = p - _cast(low)
+        return outside, ((low, _float(1.0) - far), (high, far))
+
+
+def _weighted_pixels(
+    x: te.Tensor, image: Any, channel: Any, vertical: tuple[Any, Neighbours], horizontal: tuple[Any, Neighbours]
+) -> list[Any]:
+    """Return the four pixels around a sample, multiplied by their weights in bilinear interpolation."""
+    (above, rows), (left, columns) = vertical, horizontal
+    # An invalid index must not read outside of x.
+    last = tirx.const(int(x.shape[0]) - 1, "int32")
+    image = te.max(te.min(image.astype("int32"), last), tirx.const(0, "int32"))
+    outside = tirx.any(above, left)
+    return [
+        tirx.if_then_else(outside, _float(0.0), x[image, channel, r, c] * (by_row * by_column))
+        for r, by_row in rows
+        for c, by_column in columns
+    ]
 
 
 def _float(value: float) -> Any:
