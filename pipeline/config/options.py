@@ -170,7 +170,7 @@ class CorrectionOptions(Options):
 
     effort: str = option(
         "none",
-        "How much time to spend on corrections, each of which is kept only where held-back samples agree.",
+        "How much time to spend on corrections; each is kept only if it helps on samples that it hasn't seen.",
         choices=EFFORTS,
         metavar="NAME",
     )
@@ -188,13 +188,13 @@ class CorrectionOptions(Options):
     )
     bias_correction: bool | None = option(
         None,
-        "Take the mean error of quantized weights from biases.",
+        "Subtract the mean error that quantized weights cause from biases.",
         flag="--bias-correction/--no-bias-correction",
         unset="as --effort says",
     )
     layerwise_bias_correction: bool | None = option(
         None,
-        "Take the mean error of each layer from biases, with the real outputs of the quantized layers before it.",
+        "Subtract each layer's mean error, measured with the quantized layers before it, from its bias.",
         flag="--layerwise-bias-correction/--no-layerwise-bias-correction",
         unset="as --effort says",
     )
