@@ -599,11 +599,13 @@ def resize_nearest(graph: Graph) -> Written:
     """Nearest neighbours -> Resize."""
     attrs, shape = graph.binding.value.attrs, _shape(graph.binding.var)
     mode = str(attrs["coordinate_transformation_mode"])
-    if attrs["method"] != "nearest_neighbor" or mode not in ("asymmetric", "half_pixel") or attrs["layout"] != "NHWC":
-        raise graph.unsupported("it interpolates in a way that ONNX hasn't")
-    sizes = graph.integers((shape[0], shape[3], *shape[1:3]))
-    image, rounding = graph.channels_first(_tensors(graph)[0]), _ROUNDING[str(attrs["rounding_method"]) or "round"]
+    if attrs["method"] != "nearest_neighbor" or mode not in ("asymmetric", "half_pixel"):
+        raise graph.unsupported(f"there is no form of image.resize2d with {attrs['method']} and {mode} yet")
+    channels_last, x = str(attrs["layout"]) == "NHWC", _tensors(graph)[0]
+    image = graph.channels_first(x) if channels_last else graph.as_is(x)
+    sizes = graph.integers((shape[0], shape[3], *shape[1:3]) if channels_last else shape)
+    rounding = _ROUNDING[str(attrs["rounding_method"]) or "round"]
     y = graph.node(
         "Resize", image, "", "", sizes, mode="nearest", coordinate_transformation_mode=mode, nearest_mode=rounding
     )
-    return Written(y, channels_first=True)
+    return Written(y, channels_first=channels_last)
