@@ -110,7 +110,8 @@ class BuildReport:
         if self.missed:
             raise QuantizationError(
                 f"{' '.join(self.missed)} The libraries were written all the same. Try more, and more typical, "
-                "samples, another --algorithm, or --skip for the operators that lose most."
+                "samples, another --algorithm, or --skip for the operators that lose most, which `pipeline "
+                "sensitivity` finds."
             )
 
     def __repr__(self) -> str:
