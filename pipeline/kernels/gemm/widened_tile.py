@@ -17,6 +17,9 @@ TEMPORARIES = 4
 SLOWDOWN = 1.25
 """How much longer a step takes than its instructions."""
 
+WEIGHT_BYTES, BYTES_PER_CYCLE = 8, 12
+"""Of weights in a lane of a step; and what comes in a cycle where they don't stay in the first-level cache."""
+
 FINISH_CYCLES, PARTIAL_LINE_CYCLES, TILE_CYCLES = 1.2, 2, 2
 """To finish a vector of accumulators, to store a cache line in part, and for each tile."""
 
@@ -31,7 +34,9 @@ class WidenedWorkload(Workload):
     def cycles(self, tile: RegisterTile) -> float:
         """Return about how long a row takes with a tile."""
         tiles = -(-self.pixels // tile.mr) * -(-self.vectors // tile.nv)
-        step = max((4 * tile.mr * tile.nv + 2 * tile.mr) / 4, (tile.mr + 2 * tile.nv) / 2)
+        step_bytes = tile.nv * self.machine.isa.lanes * WEIGHT_BYTES
+        fetched = step_bytes / BYTES_PER_CYCLE if self.steps * step_bytes > self.machine.resident_bytes else 0
+        step = max((4 * tile.mr * tile.nv + 2 * tile.mr) / 4, (tile.mr + 2 * tile.nv) / 2, fetched)
         epilogue = FINISH_CYCLES * tile.mr * tile.nv + PARTIAL_LINE_CYCLES * self.partial_lines(tile)
         return tiles * (SLOWDOWN * step * self.steps + epilogue + TILE_CYCLES)
 
