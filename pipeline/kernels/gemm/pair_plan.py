@@ -43,7 +43,7 @@ FINISH_CYCLES, PARTIAL_LINE_CYCLES, TILE_CYCLES = 0.7, 2.5, 12
 WORTHWHILE = 1.05
 """Weights of 16 bits are twice as long, so they have to save some time."""
 
-TRIED_BLOCKS = 8
+TRIED_BLOCKS = 4
 """Channel blocks that are paired to choose a tile."""
 
 
@@ -106,9 +106,8 @@ class PairWorkload(Workload):
 
     def fits(self, tile: RegisterTile) -> bool:
         """Return whether a tile fits the registers, and its activations the first-level cache."""
-        needed = tile.mr * tile.nv + tile.nv + TEMPORARIES
         arranged = tile.mr * self.plan(tile).total_steps * STEP
-        return needed <= self.machine.isa.registers and (tile.mr == 1 or arranged <= MOST_ARRANGED)
+        return self._registers(tile) and (tile.mr == 1 or arranged <= MOST_ARRANGED)
 
     def cycles(self, tile: RegisterTile) -> float:
         """Return about how long a row takes with a tile."""
@@ -127,11 +126,20 @@ class PairWorkload(Workload):
     @functools.cached_property
     def extra_steps(self) -> dict[int, int]:
         """About how many extra steps there are, by the number of vectors in a channel block: those of some blocks."""
-        found = {}
-        for nv in range(1, min(MAX_NV, self.vectors) + 1):
-            cut = cut_weights(self.plan(RegisterTile(1, nv)), self.weight, WINDOW)
-            found[nv] = pair(cut[:: -(-len(cut) // TRIED_BLOCKS)]).extra
-        return found
+        vectors = cut_weights(self.plan(RegisterTile(1, 1)), self.weight, WINDOW)
+        most = max(nv for nv in range(1, min(MAX_NV, self.vectors) + 1) if self._registers(RegisterTile(1, nv)))
+        return {nv: pair(_some_blocks(vectors, nv)).extra for nv in range(1, most + 1)}
+
+    def _registers(self, tile: RegisterTile) -> bool:
+        """Return whether a tile fits the registers."""
+        return tile.mr * tile.nv + tile.nv + TEMPORARIES <= self.machine.isa.registers
+
+
+def _some_blocks(vectors: Array, nv: int) -> Array:
+    """Return some blocks of `nv` vectors of channels each, evenly distributed: [blocks, channels, windows, WINDOW]."""
+    last = len(vectors) - nv
+    starts = np.unique(np.linspace(0, last, min(TRIED_BLOCKS, last + 1)).astype("int64"))
+    return np.stack([vectors[start : start + nv].reshape(-1, *vectors.shape[2:]) for start in starts])
 
 
 def make_pair_workload(geometry: Geometry, machine: Machine, weight: Array) -> PairWorkload | None:
