@@ -115,7 +115,7 @@ class PairWorkload(Workload):
         steps = plan.total_steps + self.extra_steps[tile.nv]
         products = steps * (DOT_CYCLES * tile.mr * tile.nv + LOAD_CYCLES * (tile.mr + tile.nv))
         arranging = WINDOW_CYCLES * tile.mr * plan.all_windows
-        epilogue = FINISH_CYCLES * tile.mr * tile.nv + PARTIAL_LINE_CYCLES * self.partial_lines(tile)
+        epilogue = FINISH_CYCLES * self.finished_vectors(tile) + PARTIAL_LINE_CYCLES * self.partial_lines(tile)
         tiles = -(-self.pixels // tile.mr) * -(-self.vectors // tile.nv)
         return tiles * (products + arranging + epilogue + TILE_CYCLES)
 

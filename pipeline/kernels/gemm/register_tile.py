@@ -149,6 +149,15 @@ class Workload:
             return 0
         return tile.mr * -(-block * self._item_bytes // CACHE_LINE)
 
+    def finished_vectors(self, tile: RegisterTile) -> int:
+        """Return how many vectors a tile finishes, with those that are missing where fewer are finished together."""
+        together = self.machine.isa.saturate_vectors
+        if self.all_channels == tile.nv * self.machine.isa.lanes:
+            return -(-tile.mr * tile.nv // together) * together
+        left = tile.nv % together
+        groups = -(-tile.mr // (together // left)) if left else 0
+        return tile.mr * (tile.nv - left) + groups * together
+
     @property
     def _item_bytes(self) -> int:
         """Bytes of an output."""

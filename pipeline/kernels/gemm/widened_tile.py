@@ -37,7 +37,8 @@ class WidenedWorkload(Workload):
         step_bytes = tile.nv * self.machine.isa.lanes * WEIGHT_BYTES
         fetched = step_bytes / BYTES_PER_CYCLE if self.steps * step_bytes > self.machine.resident_bytes else 0
         step = max((4 * tile.mr * tile.nv + 2 * tile.mr) / 4, (tile.mr + 2 * tile.nv) / 2, fetched)
-        epilogue = FINISH_CYCLES * tile.mr * tile.nv + PARTIAL_LINE_CYCLES * self.partial_lines(tile)
+        stores = tile.nv.bit_count()  # Of three vectors, say, two and one are stored.
+        epilogue = FINISH_CYCLES * self.finished_vectors(tile) + PARTIAL_LINE_CYCLES * self.partial_lines(tile) * stores
         return tiles * (SLOWDOWN * step * self.steps + epilogue + TILE_CYCLES)
 
 
