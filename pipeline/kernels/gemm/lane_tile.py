@@ -19,6 +19,9 @@ TILE_INSTRUCTIONS, FINISH_INSTRUCTIONS = 30, 4
 SHARED_SUM_TEMPORARIES, SHARED_SUM_INSTRUCTIONS = 6, 3
 """Registers and instructions that products of blocks need where several lanes hold a sum together."""
 
+MOST_LINES = 2
+"""Rows of pixels in a tile: where a row is short, two of them are divided with less that is computed twice."""
+
 
 @dataclass(frozen=True)
 class LaneWorkload(Workload):
@@ -44,11 +47,14 @@ class LaneWorkload(Workload):
 
     def cycles(self, tile: RegisterTile) -> float:
         """Return about how many instructions a row takes with a tile."""
-        tiles = -(-self.pixels // tile.mr) * -(-self.vectors // tile.nv)
+        tiles = self._tiles(tile)
         per_load = (tile.mr + ADDRESS_INSTRUCTIONS) / self.loads_together(tile) + self._prepare(tile)
         values = self.steps / self.steps_per_load * per_load
         finish = TILE_INSTRUCTIONS + self._finish(tile)
         return tiles * (self.steps * (self._products(tile) + self._weights(tile)) + values + finish)
+
+    def _tiles(self, tile: RegisterTile) -> float:
+        return -(-self.pixels // tile.mr) * -(-self.vectors // tile.nv)
 
     def _prepare(self, tile: RegisterTile) -> int:
         return 0
@@ -65,7 +71,30 @@ class LaneWorkload(Workload):
 
 @dataclass(frozen=True)
 class BlockWorkload(LaneWorkload):
-    """What tiles are chosen for where products are those of blocks."""
+    """What tiles are chosen for where products are those of blocks.
+
+    Attributes:
+        rows: how many rows of pixels there are.
+    """
+
+    rows: int
+
+    def choose(self) -> RegisterTile:
+        """Return the tile that was measured to be the quickest, or the cheapest one, of pixels in one or two rows.
+
+        Raises:
+            TableError: what was measured can't be a tile for this.
+        """
+        tile = super().choose()
+        if self.key in self.machine.tuned or self.rows < MOST_LINES:
+            return tile
+        doubled = (RegisterTile(t.mr * MOST_LINES, t.nv, MOST_LINES) for t in self.tiles())
+        fitting = [t for t in doubled if self.fits(t)]
+        return min([tile, *fitting], key=lambda t: (self.cycles(t), t.lines, t.mr, t.nv))
+
+    def _tiles(self, tile: RegisterTile) -> float:
+        rows = -(-self.rows // tile.lines) / self.rows
+        return rows * -(-self.pixels // tile.columns) * -(-self.vectors // tile.nv)
 
     @property
     def _blocks_per_vector(self) -> int:

@@ -150,4 +150,5 @@ def make_block_workload(geometry: Geometry, machine: Machine) -> BlockWorkload:
         "int8",
         machine,
         isa.load_bytes // isa.block_depth,
+        g.out_height,
     )

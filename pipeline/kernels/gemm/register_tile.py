@@ -97,13 +97,13 @@ class Workload:
 
     def candidates(self) -> list[RegisterTile]:
         """Return all tiles that fit the registers, the cheapest first."""
-        tiles = [
-            RegisterTile(mr, nv)
-            for nv in range(1, min(MAX_NV, self.vectors) + 1)
-            for mr in range(1, min(MAX_MR, self.pixels) + 1)
-            if self.fits(RegisterTile(mr, nv))
-        ]
-        return sorted(tiles, key=lambda tile: (self.cycles(tile), tile.mr, tile.nv))
+        fitting = (tile for tile in self.tiles() if self.fits(tile))
+        return sorted(fitting, key=lambda tile: (self.cycles(tile), tile.mr, tile.nv))
+
+    def tiles(self) -> list[RegisterTile]:
+        """Return all tiles of pixels in one row, whether or not they fit the registers."""
+        vectors, pixels = range(1, min(MAX_NV, self.vectors) + 1), range(1, min(MAX_MR, self.pixels) + 1)
+        return [RegisterTile(mr, nv) for nv in vectors for mr in pixels]
 
     def fits(self, tile: RegisterTile) -> bool:
         """Return whether accumulators, weights, a broadcast value and one to spare have a register each."""
