@@ -17,7 +17,6 @@ The data that the code's constants stand on are in benchmarks/data.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 import re
@@ -64,27 +63,11 @@ PREFIX = "pipeline.kernels.gemm."
 FITTED_SUFFIXES = ("CYCLES", "CYCLES_PER_LOAD", "BYTES_PER_CYCLE", "INSTRUCTIONS", "ACCUMULATORS")
 """What the names of constants that are fitted end with."""
 
-FACTORS = (0.25, 0.5, 0.7, 0.85, 0.95, 1.05, 1.2, 1.4, 2.0, 4.0)
-"""A constant is tried with its value times these."""
+FACTORS = (0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0)
+"""A constant is tried with its value in the code times these: what is far from it fits the noise."""
 
-WORTHWHILE = 1e-4
+WORTHWHILE = 1e-3
 """A smaller gain isn't one."""
-
-
-class LayerData(msgspec.Struct, frozen=True):
-    """What tiles take for a layer.
-
-    Attributes:
-        kind: module and name of the workload's class, in `pipeline.kernels.gemm`.
-        workload: its fields, without the machine.
-        target: what was built for.
-        costs: by tile, as "mr x nv": microseconds or cycles.
-    """
-
-    kind: str
-    workload: dict[str, Any]
-    target: str
-    costs: dict[str, float]
 
 
 class Data(msgspec.Struct, frozen=True):
@@ -93,12 +76,28 @@ class Data(msgspec.Struct, frozen=True):
     Attributes:
         machine: on what.
         unit: of the costs.
-        layers: by the key that tuning databases have, too.
+        target: what was built for.
+        precision: of the networks, "int8" or "float32".
+        networks: whose layers were measured.
+        costs: by the layer's key, which tuning databases have, too, and by tile, as "mr x nv".
     """
 
     machine: dict[str, str]
     unit: str
-    layers: dict[str, LayerData]
+    target: str
+    precision: str
+    networks: list[str]
+    costs: dict[str, dict[str, float]]
+
+
+def lower(
+    name: str, precision: str, target: Target, folder: Path
+) -> tuple[pipeline.Program, pipeline.Quantized | None, list[tuple[Workload, Operation]]]:
+    """Return a network, quantized unless it is to be float32, and its layers that have a choice of tiles."""
+    program = pipeline.load(NETWORKS[name].write(folder / f"{name}.onnx"))
+    model = pipeline.quantize(program, NETWORKS[name].samples(SAMPLES)) if precision == "int8" else None
+    layers = tunable_layers(program if model is None else model.program, target, machine_of(target))
+    return program, model, [(workload, operation) for _, workload, operation in layers]
 
 
 @dataclass(frozen=True)
@@ -122,10 +121,8 @@ class Trials:
     def build(cls, name: str, precision: str, target: str, most: int, folder: Path) -> Trials:
         """Build a network with each layer's first tile, second, and so on, as the cost model has them."""
         description = pipeline.load_target(target)
-        program = pipeline.load(NETWORKS[name].write(folder / f"{name}.onnx"))
-        model = pipeline.quantize(program, NETWORKS[name].samples(SAMPLES)) if precision == "int8" else None
-        lowered = tunable_layers(program if model is None else model.program, description, machine_of(description))
-        layers = {workload.key: workload for _, workload, _ in lowered}
+        program, model, lowered = lower(name, precision, description, folder)
+        layers = {workload.key: workload for workload, _ in lowered}
 
         def write(path: Path, where: str, tuned: TuningDatabase | None) -> Path:
             if model is None:
@@ -137,7 +134,7 @@ class Trials:
             tiles = {key: _at(workload.candidates(), rank) for key, workload in layers.items()}
             database = TuningDatabase(tiles={key: _forced(tile) for key, tile in tiles.items()})
             trials.append(Trial(write(folder / f"{name}.{rank}.so", target, database), tiles))
-        kernels = [(_kernel(operation, description), workload.key) for _, workload, operation in lowered]
+        kernels = [(_kernel(operation, description), workload.key) for workload, operation in lowered]
         keys = _keys(read_metadata(trials[0].library).operators, kernels)
         return cls(trials, layers, keys, write(folder / f"{name}.host.so", "host", None))
 
@@ -230,11 +227,12 @@ class Constant:
             getattr(self.module, self.name)[self.key] = value
 
 
-def constants_of(kinds: set[str], dtypes: set[str]) -> list[Constant]:
+def constants_of(workloads: Sequence[Workload]) -> list[Constant]:
     """Return the constants of cost models, those of their base classes included."""
-    classes = {base for kind in kinds for base in _class(kind).__mro__ if base.__module__.startswith(PREFIX)}
+    modules = {base.__module__ for workload in workloads for base in type(workload).__mro__}
+    dtypes = {workload.dtype for workload in workloads}
     found = []
-    for module in sorted({base.__module__ for base in classes}):
+    for module in sorted(module for module in modules if module.startswith(PREFIX)):
         loaded = importlib.import_module(module)
         for name, value in vars(loaded).items():
             if not name.endswith(FITTED_SUFFIXES) or not name.isupper():
@@ -246,12 +244,6 @@ def constants_of(kinds: set[str], dtypes: set[str]) -> list[Constant]:
     return found
 
 
-def _class(kind: str) -> type[Workload]:
-    module, _, name = kind.rpartition(".")
-    found: type[Workload] = getattr(importlib.import_module(PREFIX + module), name)
-    return found
-
-
 @dataclass(frozen=True)
 class Layer:
     """A layer whose tiles' costs are known."""
@@ -260,10 +252,9 @@ class Layer:
     costs: dict[RegisterTile, float]
 
     @classmethod
-    def of(cls, data: LayerData) -> Layer:
-        """Return a layer as it was written to a file."""
-        workload = _class(data.kind)(machine=machine_of(pipeline.load_target(data.target)), **data.workload)
-        sizes = {tuple(map(int, tile.split(" x "))): cost for tile, cost in data.costs.items()}
+    def of(cls, workload: Workload, costs: Mapping[str, float]) -> Layer:
+        """Return a layer, given its costs as they were written to a file."""
+        sizes = {tuple(map(int, tile.split(" x "))): cost for tile, cost in costs.items()}
         return cls(workload, {RegisterTile(mr, nv): cost for (mr, nv), cost in sizes.items()})
 
     @property
@@ -287,12 +278,15 @@ def fitted(layers: Sequence[Layer], constants: Sequence[Constant]) -> dict[Const
         improved = False
         for constant in constants:
             here = constant.value
+            losses = {}
             for factor in FACTORS:
-                constant.set(here * factor)
-                if (tried := loss(layers)) < best - WORTHWHILE:
-                    best, improved = tried, True
-                    break
-                constant.set(here)
+                constant.set(before[constant] * factor)
+                losses[factor] = loss(layers)
+            factor = min(losses, key=losses.__getitem__)
+            if losses[factor] < best - WORTHWHILE:
+                best, improved = losses[factor], True
+                here = before[constant] * factor
+            constant.set(here)
     found = {constant: constant.value for constant in constants}
     for constant, value in before.items():
         constant.set(value)
@@ -316,29 +310,35 @@ def measure(
     path: Path, names: tuple[str, ...], target: str, core: str | None, precision: str, tiles: int, rounds: int
 ) -> None:
     """Measure the layers of the networks NAMES with different tiles, and write what they take to PATH."""
-    layers: dict[str, LayerData] = {}
+    costs: dict[str, dict[str, float]] = {}
     machine = {"apache-tvm": version("apache-tvm")} | ({"cpu": cpu_name()} if core is None else {"core": core})
+    done: list[str] = []
     for name in names or DEFAULT_NETWORKS:
         with tempfile.TemporaryDirectory() as folder:
             trials = Trials.build(name, precision, target, tiles, Path(folder))
-            costs = timed(trials, rounds) if core is None else simulated(trials, target, core, Path(folder))
-            for trial, by_operator in costs:
+            measured = timed(trials, rounds) if core is None else simulated(trials, target, core, Path(folder))
+            for trial, by_operator in measured:
                 for operator, key in trials.keys.items():
-                    workload, tile = trials.layers[key], trial.tiles[key]
-                    layer = layers.setdefault(key, _without_costs(workload, pipeline.load_target(target).name))
-                    cost, name_of_tile = by_operator[operator], f"{tile.mr} x {tile.nv}"
-                    layer.costs[name_of_tile] = min(cost, layer.costs.get(name_of_tile, float("inf")))
-        click.echo(f"{name}: {len(layers)} layers", err=True)
-        data = Data(machine, "microseconds" if core is None else "cycles", layers)
+                    tile = f"{trial.tiles[key].mr} x {trial.tiles[key].nv}"
+                    known = costs.setdefault(key, {})
+                    known[tile] = min(by_operator[operator], known.get(tile, float("inf")))
+        done.append(name)
+        click.echo(f"{name}: {len(costs)} layers", err=True)
+        unit = "microseconds" if core is None else "cycles"
+        data = Data(machine, unit, pipeline.load_target(target).name, precision, done, costs)
         rounded = json.loads(msgspec.json.encode(data), parse_float=lambda text: float(f"{float(text):.4g}"))
         path.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
 
 
-def _without_costs(workload: Workload, target: str) -> LayerData:
-    fields = {field.name: getattr(workload, field.name) for field in dataclasses.fields(workload)}
-    del fields["machine"]
-    kind = f"{type(workload).__module__.removeprefix(PREFIX)}.{type(workload).__name__}"
-    return LayerData(kind, fields, target, {})
+def layers_of(data: Data) -> list[Layer]:
+    """Return the layers of a file: its networks are read and lowered again."""
+    workloads: dict[str, Workload] = {}
+    for name in data.networks:
+        with tempfile.TemporaryDirectory() as folder:
+            _, _, layers = lower(name, data.precision, pipeline.load_target(data.target), Path(folder))
+        workloads |= {workload.key: workload for workload, _ in layers}
+    known = [(workloads[key], costs) for key, costs in data.costs.items() if key in workloads and len(costs) > 1]
+    return [Layer.of(workload, costs) for workload, costs in known]
 
 
 @main.command()
@@ -346,9 +346,8 @@ def _without_costs(workload: Workload, target: str) -> LayerData:
 def fit(paths: tuple[Path, ...]) -> None:
     """Fit the cost models' constants to what PATHS hold."""
     data = [msgspec.json.decode(path.read_bytes(), type=Data) for path in paths]
-    layers = [layer for part in data for layer in part.layers.values() if len(layer.costs) > 1]
-    known = [Layer.of(layer) for layer in layers]
-    constants = constants_of({layer.kind for layer in layers}, {layer.workload["dtype"] for layer in layers})
+    known = [layer for part in data for layer in layers_of(part)]
+    constants = constants_of([layer.workload for layer in known])
     found = fitted(known, constants)
     before = loss(known)
     table = Table("constant", "in the code", "fitted", title=f"{len(known)} layers")

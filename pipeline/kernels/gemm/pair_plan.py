@@ -3,6 +3,7 @@
 The cost model adds up what a tile's products, loads, arranging and epilogue take, in cycles. The constants were fitted
 to the times of some 450 tiles of 24 layers of mobile networks and ResNets on a CPU with AVX2 (`vpmaddubsw` and
 `vpmaddwd` start two in a cycle): with them, layers take 3 % longer than with the quickest tile of each, by measurement.
+`benchmarks/cost_model.py` measures tiles and fits the constants, too.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 A dot product is then two multiplications and two additions, a pixel's values take two instructions to be widened, and
 weights are two vectors. Four of these instructions start in a cycle, and two loads. The constants were fitted to the
-times of some 300 tiles of 26 layers of mobile networks and ResNets on a CPU with AVX2.
+times of some 300 tiles of 26 layers of mobile networks and ResNets on a CPU with AVX2; `benchmarks/cost_model.py`
+measures tiles and fits the constants, too.
 """
 
 from __future__ import annotations
