@@ -9,8 +9,7 @@ to the times of some 450 tiles of 24 layers of mobile networks and ResNets on a 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from pipeline.kernels.gemm.geometry import Geometry
 from pipeline.kernels.gemm.packing import cut_weights
 from pipeline.kernels.gemm.pairing import STEP, WINDOW, Array, Pairing, pair
 from pipeline.kernels.gemm.plan import Plan, make_workload
-from pipeline.kernels.gemm.register_tile import MAX_NV, RegisterTile, Workload
+from pipeline.kernels.gemm.register_tile import RegisterTile, Workload
 from pipeline.kernels.isa.x86.vectors import PairwiseInstructionSet
 from pipeline.kernels.lib import tails
 from pipeline.kernels.machine import CACHE_LINE, Machine
@@ -98,49 +97,26 @@ class PairWorkload(Workload):
     """What tiles of pairs of bytes are chosen for.
 
     Attributes:
-        weight: OHWI, of the whole layer.
-        geometry: of the layer, with groups merged.
+        windows: in all segments.
+        extra_steps: about how many there are if a channel block has one vector, two, and so on, as far as these fit.
     """
 
-    weight: Array = field(compare=False)
-    geometry: Geometry
+    windows: int
+    extra_steps: tuple[int, ...]
 
     def fits(self, tile: RegisterTile) -> bool:
         """Return whether a tile fits the registers, and its activations the first-level cache."""
-        arranged = tile.mr * self.plan(tile).total_steps * STEP
-        return self._registers(tile) and (tile.mr == 1 or arranged <= MOST_ARRANGED)
+        arranged = tile.mr * self.windows * WINDOW
+        return _fits_registers(tile, self.machine) and (tile.mr == 1 or arranged <= MOST_ARRANGED)
 
     def cycles(self, tile: RegisterTile) -> float:
         """Return about how long a row takes with a tile."""
-        plan = self.plan(tile)
-        steps = plan.total_steps + self.extra_steps[tile.nv]
+        steps = self.windows * (WINDOW // STEP) + self.extra_steps[tile.nv - 1]
         products = steps * (DOT_CYCLES * tile.mr * tile.nv + LOAD_CYCLES * (tile.mr + tile.nv))
-        arranging = WINDOW_CYCLES * tile.mr * plan.all_windows
+        arranging = WINDOW_CYCLES * tile.mr * self.windows
         epilogue = FINISH_CYCLES * self.finished_vectors(tile) + PARTIAL_LINE_CYCLES * self.partial_lines(tile)
         tiles = -(-self.pixels // tile.mr) * -(-self.vectors // tile.nv)
         return tiles * (products + arranging + epilogue + TILE_CYCLES)
-
-    def plan(self, tile: RegisterTile) -> PairPlan:
-        """Return the plan for a tile, without extra steps."""
-        return PairPlan(self.geometry, self.machine, STEP, tile, self.vectors, 1, 1, extra=0)
-
-    @functools.cached_property
-    def extra_steps(self) -> dict[int, int]:
-        """About how many extra steps there are, by the number of vectors in a channel block: those of some blocks."""
-        vectors = cut_weights(self.plan(RegisterTile(1, 1)), self.weight, WINDOW)
-        most = max(nv for nv in range(1, min(MAX_NV, self.vectors) + 1) if self._registers(RegisterTile(1, nv)))
-        return {nv: pair(_some_blocks(vectors, nv)).extra for nv in range(1, most + 1)}
-
-    def _registers(self, tile: RegisterTile) -> bool:
-        """Return whether a tile fits the registers."""
-        return tile.mr * tile.nv + tile.nv + TEMPORARIES <= self.machine.isa.registers
-
-
-def _some_blocks(vectors: Array, nv: int) -> Array:
-    """Return some blocks of `nv` vectors of channels each, evenly distributed: [blocks, channels, windows, WINDOW]."""
-    last = len(vectors) - nv
-    starts = np.unique(np.linspace(0, last, min(TRIED_BLOCKS, last + 1)).astype("int64"))
-    return np.stack([vectors[start : start + nv].reshape(-1, *vectors.shape[2:]) for start in starts])
 
 
 def make_pair_workload(geometry: Geometry, machine: Machine, weight: Array) -> PairWorkload | None:
@@ -148,22 +124,51 @@ def make_pair_workload(geometry: Geometry, machine: Machine, weight: Array) -> P
 
     None if the instruction set doesn't multiply them, segments are too short, or widened values are quicker: where
     there are few inputs, many find no partner.
+
+    Args:
+        geometry: of the layer.
+        machine: has the instruction set.
+        weight: OHWI or OI int8, of the whole layer.
     """
-    work = make_workload(geometry, machine, STEP, "int8")
-    g = geometry.flattened().merged(machine.isa.lanes)
-    if not isinstance(machine.isa, PairwiseInstructionSet) or g.segment_length < WINDOW:
+    if not isinstance(machine.isa, PairwiseInstructionSet):
         return None
-    fields = {each.name: getattr(work, each.name) for each in dataclasses.fields(work)}
-    pairs = PairWorkload(**fields, weight=weight, geometry=g)
+    work = make_workload(geometry, machine, STEP, "int8")
+    single = _plan(geometry, machine, RegisterTile(1, 1), work.vectors)
+    if single.geometry.segment_length < WINDOW:
+        return None
+    vectors = cut_weights(single, weight, WINDOW)
+    fitting = [nv for nv in range(1, work.vectors + 1) if _fits_registers(RegisterTile(1, nv), machine)]
+    extra = tuple(pair(_some_blocks(vectors, nv)).extra for nv in fitting)
+    fields = {field.name: getattr(work, field.name) for field in dataclasses.fields(work)}
+    pairs = PairWorkload(**fields, windows=single.all_windows, extra_steps=extra)
     pair_cycles, widened_cycles = (each.cycles(each.candidates()[0]) for each in (pairs, work))
     return pairs if pair_cycles < WORTHWHILE * widened_cycles else None
 
 
-def make_pair_plan(workload: PairWorkload) -> tuple[PairPlan, Pairing]:
-    """Return the plan, and how inputs are paired."""
-    plan = workload.plan(workload.choose())
-    pairing = pair(cut_weights(plan, workload.weight, WINDOW))
+def make_pair_plan(
+    geometry: Geometry, machine: Machine, weight: Array, workload: PairWorkload
+) -> tuple[PairPlan, Pairing]:
+    """Return the plan, and how inputs are paired; the arguments are those of `make_pair_workload`, and its result."""
+    plan = _plan(geometry, machine, workload.choose(), workload.vectors)
+    pairing = pair(cut_weights(plan, weight, WINDOW))
     return dataclasses.replace(plan, extra=pairing.extra), pairing
+
+
+def _plan(geometry: Geometry, machine: Machine, tile: RegisterTile, vectors: int) -> PairPlan:
+    """Return a plan without extra steps."""
+    g = geometry.flattened().merged(machine.isa.lanes)
+    return PairPlan(g, machine, STEP, tile, vectors, steps_per_load=1, loads_together=1, extra=0)
+
+
+def _fits_registers(tile: RegisterTile, machine: Machine) -> bool:
+    return tile.mr * tile.nv + tile.nv + TEMPORARIES <= machine.isa.registers
+
+
+def _some_blocks(vectors: Array, nv: int) -> Array:
+    """Return some blocks of `nv` vectors of channels each, evenly distributed: [blocks, channels, windows, WINDOW]."""
+    last = max(len(vectors) - nv, 0)
+    starts = np.unique(np.linspace(0, last, min(TRIED_BLOCKS, last + 1)).astype("int64"))
+    return np.stack([vectors[start : start + nv].reshape(-1, *vectors.shape[2:]) for start in starts])
 
 
 def pack_paired_weights(plan: PairPlan, pairing: Pairing, weight: Array) -> Array:

@@ -15,8 +15,8 @@ from pipeline.kernels.machine import Machine
 TEMPORARIES = 4
 """Registers beside accumulators and weights: a mask, both halves of a pixel's values, and a product."""
 
-SLOWDOWN = 1.25
-"""How much longer a step takes than its instructions."""
+INSTRUCTION_CYCLES = 0.31
+"""Four instructions start in a cycle, or nearly."""
 
 WEIGHT_BYTES, BYTES_PER_CYCLE = 8, 12
 """Of weights in a lane of a step; and what comes in a cycle where they don't stay in the first-level cache."""
@@ -37,10 +37,11 @@ class WidenedWorkload(Workload):
         tiles = -(-self.pixels // tile.mr) * -(-self.vectors // tile.nv)
         step_bytes = tile.nv * self.machine.isa.lanes * WEIGHT_BYTES
         fetched = step_bytes / BYTES_PER_CYCLE if self.steps * step_bytes > self.machine.resident_bytes else 0
-        step = max((4 * tile.mr * tile.nv + 2 * tile.mr) / 4, (tile.mr + 2 * tile.nv) / 2, fetched)
+        instructions = 4 * tile.mr * tile.nv + 2 * tile.mr
+        step = max(INSTRUCTION_CYCLES * instructions, (tile.mr + 2 * tile.nv) / 2, fetched)
         stores = tile.nv.bit_count()  # Of three vectors, say, two and one are stored.
         epilogue = FINISH_CYCLES * self.finished_vectors(tile) + PARTIAL_LINE_CYCLES * self.partial_lines(tile) * stores
-        return tiles * (SLOWDOWN * step * self.steps + epilogue + TILE_CYCLES)
+        return tiles * (step * self.steps + epilogue + TILE_CYCLES)
 
 
 def make_vector_workload(

@@ -83,7 +83,7 @@ def integer(operation: Operation, machine: Machine) -> Kernel:
     isa, geometry, weight = machine.isa, geometry_of(operation), operation.constants[1]
     pairs = make_pair_workload(geometry, machine, weight)
     if pairs is not None:
-        pair_plan, pairing = make_pair_plan(pairs)
+        pair_plan, pairing = make_pair_plan(geometry, machine, weight, pairs)
         packed = pack_paired_weights(pair_plan, pairing, weight)
         return _with_constants(pair_plan, operation, packed, lambda epilogue: make_pair_function(pair_plan, epilogue))
     plan = make_plan(geometry, machine, isa.dot_depth, "int8")
