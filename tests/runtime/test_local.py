@@ -374,14 +374,14 @@ FORK = """
 import os, sys
 import numpy as np
 from pipeline.runtime.local import Runner
-from pipeline.runtime.tensors import noise
+from pipeline.runtime.tensors import random_feeds
 def check(runner):
     for _ in range(2):
         for name, value in runner.run(feeds).items():
             np.testing.assert_array_equal(value, expected[name])
 library, threads = sys.argv[1], int(sys.argv[2])
 runner = Runner(library, threads)
-feeds = noise(runner.inputs)
+feeds = random_feeds(runner.inputs)
 expected = runner.run(feeds)
 os.unlink(library)  # what is loaded is there to stay
 children = []
