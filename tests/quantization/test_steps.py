@@ -15,13 +15,19 @@ from pipeline.ir.program import Program
 from pipeline.quantization.annotate import annotate
 from pipeline.quantization.annotation import Annotation
 from pipeline.quantization.calibrate import calibrate
-from pipeline.quantization.corrections import CORRECTIONS, CannotCorrect, Correction, wanted_corrections
+from pipeline.quantization.corrections import (
+    CORRECTIONS,
+    CannotCorrect,
+    Correction,
+    wanted_corrections,
+    wants_equalization,
+)
 from pipeline.quantization.corrections.layers import int8_layers, with_biases
 from pipeline.quantization.realize import realize
 from pipeline.quantization.state import State
 from pipeline.quantization.statistics import Need
 from pipeline.quantization.steps import Annotate, Calibrate, Correct, Realize, TakeTable, run, steps
-from tests.models import import_test_model, small_network
+from tests.models import ModelBuilder, import_test_model, small_network
 
 random = np.random.default_rng(0)
 samples = [random.standard_normal((1, 3, 12, 12)).astype("float32") for _ in range(8)]
@@ -115,7 +121,9 @@ class Impossible(Biases):
 
 def calibrated(program: Program, correction: Correction, count: int = 8) -> State:
     options = CalibrateOptions(algorithm="abs_max")
-    return run(program, [Annotate(AnnotateOptions()), Calibrate(samples[:count], options, [correction])])
+    return run(
+        program, [Annotate(AnnotateOptions()), Calibrate(samples[:count], options, [correction], keep_samples=True)]
+    )
 
 
 def test_a_correction_that_makes_held_back_samples_worse_is_dropped(program: Program) -> None:
@@ -137,6 +145,24 @@ def test_a_correction_that_makes_held_back_samples_better_is_kept(program: Progr
     assert str(outcome).startswith("applied, ")
 
 
+def softmax_network() -> Program:
+    b = ModelBuilder()
+    weight = b.constant(random.standard_normal((12, 5)).astype("float32"))
+    return import_test_model(
+        b.model({"x": (1, 12)}, b.node("Softmax", b.node("MatMul", "x", weight, name="z"), axis=-1))
+    )
+
+
+def test_a_softmax_is_judged_by_its_logits() -> None:
+    """Biases that are larger by the same make no difference; noise that the softmax hides does."""
+    program, correction = softmax_network(), Biases(1.0)
+    rows = [random.standard_normal((1, 12)).astype("float32") for _ in range(8)]
+    state = run(program, [Annotate(AnnotateOptions()), Calibrate(rows, CalibrateOptions(), keep_samples=True)])
+    (outcome,) = Correct(correction)(state).corrections
+    assert outcome.before_db is not None
+    assert outcome.before_db == pytest.approx(outcome.after_db, abs=0.1)
+
+
 def test_too_few_samples_to_check_a_correction_on_drop_it(program: Program) -> None:
     correction = Biases(0)
     (outcome,) = Correct(correction)(calibrated(program, correction, count=3)).corrections
@@ -151,7 +177,16 @@ def test_a_correction_that_can_not_be_done_says_why(program: Program) -> None:
 
 def test_every_correction_has_a_switch_that_leaves_it_to_the_effort() -> None:
     defaults = {o.key: o.default for o in options_of(CorrectionOptions)}
-    assert {key: value for key, value in defaults.items() if key != "effort"} == dict.fromkeys(CORRECTIONS)
+    assert {key: value for key, value in defaults.items() if key != "effort"} == dict.fromkeys(
+        ["equalization", *CORRECTIONS]
+    )
+
+
+def test_the_best_effort_evens_out_channels_too() -> None:
+    for effort in EFFORTS:
+        assert wants_equalization(CorrectionOptions(effort=effort)) is (effort == "best")
+        assert wants_equalization(CorrectionOptions(effort=effort, equalization=True))
+        assert not wants_equalization(CorrectionOptions(effort=effort, equalization=False))
 
 
 def test_every_effort_switches_on_known_corrections_and_each_switch_overrules_it() -> None:

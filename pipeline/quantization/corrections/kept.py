@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+import numpy as np
 from tvm import relax
 
+from pipeline import ops
 from pipeline.compiler.execute import Executor
 from pipeline.distances import Distance
-from pipeline.ir.bridge import tensor_operands, tensor_type
+from pipeline.ir.bridge import operator_of, tensor_operands, tensor_type
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.operator import Array
-from pipeline.ir.program import Program
+from pipeline.ir.program import Program, TensorSpec
 from pipeline.ops import traits_of
 from pipeline.quantization.corrections.correction import CannotCorrect
 from pipeline.quantization.state import State
 from pipeline.quantization.statistics import HELD_BACK_EVERY, KeptBatches, Need
 from pipeline.reference import execute
 
-MOST, FEWEST = 24, 4
+MOST, FEWEST = 16, 4
 """Batches to learn from, if a batch is small, and if it is large; half as many more are held back."""
 
 MEMORY = 128 * 2**20
@@ -45,10 +48,11 @@ def kept_limit(program: Program) -> int:
 
 
 def kept_needs(program: Program) -> tuple[Need, ...]:
-    """Return what has to be kept: the inputs, and what the float program gives for them."""
-    flow, limit = Dataflow.of(program.module), kept_limit(program)
-    names = (str(v.name) for v in (*flow.params, *flow.outputs) if isinstance(v, relax.Var))
-    return tuple(dict.fromkeys(Need(name, KeptBatches, (limit,)) for name in names))
+    """Return what has to be kept: the inputs, and the float program's tensors that are compared for them."""
+    limit, outputs = kept_limit(program), [var for _, var in _outputs(program)]
+    logits = (_logits(program, var) for var in outputs)
+    kept = [v for v in (*Dataflow.of(program.module).params, *outputs, *logits) if isinstance(v, relax.Var)]
+    return tuple(dict.fromkeys(Need(str(v.name), KeptBatches, (limit,)) for v in kept))
 
 
 def kept_feeds(state: State) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
@@ -69,20 +73,66 @@ def kept_feeds(state: State) -> tuple[list[dict[str, Array]], list[dict[str, Arr
 def held_back_sqnr(state: State, int8_program: Program) -> float:
     """Return the signal to quantization noise of an int8 program's outputs on held-back samples, in decibels.
 
+    In place of a softmax, what it is computed from is compared, less each row's mean, which makes no difference to a
+    softmax: probabilities are nearly all 0 or 1, so a few samples would decide.
+
     Raises:
         CannotCorrect: there are too few samples.
     """
-    runner, distance, program = _Runner(int8_program), Distance(), state.uncorrected
-    outputs = {
-        spec.name: _kept(state, v).held_back
-        for spec, v in zip(program.outputs, Dataflow.of(program.module).outputs, strict=True)
-        if isinstance(v, relax.Var) and spec.dtype.startswith("float")
-    }
+    pairs, distance = _pairs(state.uncorrected, int8_program), Distance()
+    runner = _Runner(int8_program.with_outputs([pair.name for pair in pairs]))
     for number, feed in enumerate(kept_feeds(state)[1]):
         found = runner.run(feed)
-        for name, expected in outputs.items():
-            distance.update(expected[number], found[name])
+        for pair in pairs:
+            distance.update(pair.compared(_kept(state, pair.tensor).held_back[number]), pair.compared(found[pair.name]))
     return distance.sqnr_db
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two tensors that should be the same.
+
+    Attributes:
+        tensor: of the float program.
+        name: of the int8 program's.
+        logits: whether a softmax is computed from them.
+    """
+
+    tensor: relax.Var
+    name: str
+    logits: bool
+
+    def compared(self, values: Array) -> Array:
+        """Return what is compared of their values."""
+        return np.asarray(values - values.mean(axis=-1, keepdims=True)) if self.logits else values
+
+
+def _pairs(program: Program, int8_program: Program) -> list[_Pair]:
+    """Return what is compared of a float and an int8 program: for each output of floats, it or its logits."""
+    by_name = {str(b.var.name): b.var for b in Dataflow.of(int8_program.module).bindings}
+    outputs = {spec.name: str(var.name) for spec, var in _outputs(int8_program)}
+    found = []
+    for spec, var in _outputs(program):
+        logits = _logits(program, var)
+        counterpart = None if logits is None else by_name.get(str(logits.name))
+        if logits is not None and counterpart is not None and tensor_type(counterpart).dtype == "float32":
+            found.append(_Pair(logits, str(counterpart.name), True))
+        elif spec.dtype == "float32" and spec.name in outputs:
+            found.append(_Pair(var, outputs[spec.name], False))
+    return found
+
+
+def _logits(program: Program, var: relax.Var) -> relax.Var | None:
+    """Return what a tensor is the softmax of; None if it isn't one."""
+    producer = Dataflow.of(program.module).producers.get(var)
+    softmax = producer is not None and isinstance(operator_of(producer.value), ops.Softmax)
+    return producer.value.args[0] if producer is not None and softmax else None
+
+
+def _outputs(program: Program) -> list[tuple[TensorSpec, relax.Var]]:
+    """Return a program's outputs that aren't constant, and what holds them."""
+    outputs = Dataflow.of(program.module).outputs
+    return [(s, v) for s, v in zip(program.outputs, outputs, strict=True) if isinstance(v, relax.Var)]
 
 
 def finite(decibels: float) -> float | None:
