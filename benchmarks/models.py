@@ -1,6 +1,6 @@
 """Accuracy and latency of the real models, float32 and int8: the table in README.md.
 
-python -m benchmarks.models [MODEL ...] [--algorithm kl] [--json FILE]
+python -m benchmarks.models [MODEL ...] [--algorithm auto] [--json FILE]
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def row(report: BuildReport) -> str:
 
 @click.command()
 @click.argument("models", nargs=-1)
-@click.option("--algorithm", default="kl", show_default=True)
+@click.option("--algorithm", default="auto", show_default=True)
 @click.option("--json", "target", type=click.Path(path_type=Path))
 def main(models: tuple[str, ...], algorithm: str, target: Path | None) -> None:
     """Measure MODELS, by default all that have a recipe."""

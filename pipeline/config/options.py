@@ -77,8 +77,8 @@ class CalibrateOptions(Options):
     """
 
     algorithm: str = option(
-        "kl",
-        "How thresholds are chosen.",
+        "auto",
+        "How ranges are chosen.",
         choices=("abs_max", "auto", "avg", "emd", "hist", "kl", "min_max", "moving_average", "mse"),
         extensible=True,
         metavar="NAME",

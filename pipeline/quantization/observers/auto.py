@@ -16,17 +16,16 @@ import msgspec
 import numpy as np
 
 from pipeline.quantization.observers.histogram import Histogram
-from pipeline.quantization.observers.kl import kl_range
+from pipeline.quantization.observers.kl import KLOptions, kl_range
 from pipeline.quantization.observers.observer import Observer
 from pipeline.quantization.observers.readers import AS_IT_IS, Reader
 from pipeline.quantization.observers.rounding import SquaredErrors
 from pipeline.quantization.observers.search import best_range
 from pipeline.quantization.spec import Choice, QuantizationSpec, spread
-from pipeline.schema import Record
 
 
-class AutoOptions(Record, frozen=True, kw_only=True):
-    """Options of `Auto`.
+class AutoOptions(KLOptions, frozen=True, kw_only=True):
+    """Options of `Auto`: those of `KL`, and how it is compared.
 
     Attributes:
         tolerance: how many times as large as the smallest squared error that of `kl` may be; below 1, it isn't chosen.
@@ -43,13 +42,14 @@ class Auto(Histogram, Observer):
 
     def __init__(self, options: AutoOptions) -> None:
         """See `Observer`."""
-        super().__init__()
+        super().__init__(options.bins)
+        self.kept = options.kept
         self.tolerance = options.tolerance
 
     def choose(self, spec: QuantizationSpec, readers: Sequence[Reader] = AS_IT_IS) -> Choice:
         """See `Observer`."""
         errors = SquaredErrors(self, readers, spec.steps)
-        most_informative = spread(*kl_range(self, spec, readers), spec)
+        most_informative = spread(*kl_range(self, spec, readers, self.kept), spec)
         smallest_error = spread(*best_range(self, spec, errors), spec)
         choices = [choice.parameters for choice in (most_informative, smallest_error)]
         kl, mse = errors(np.array([c.scale for c in choices]), np.array([float(c.zero_point) for c in choices]))
