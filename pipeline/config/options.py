@@ -30,7 +30,7 @@ class AnnotateOptions(Options):
         operators: operators that may become int8; None means all.
         skip: operators that stay in float.
         per_channel: whether weights have a scale for each output channel, or one for all.
-        weight_algorithm: what chooses these scales; a key of `quantization.spec.WEIGHT_ALGORITHMS`.
+        weight_algorithm: what chooses these scales; one of `quantization.spec.WEIGHT_ALGORITHMS`.
     """
 
     operators: Collection[str] | None = option(
@@ -86,9 +86,10 @@ class CalibrateOptions(Options):
     )
     algorithm_options: Mapping[str, int | float] = option(
         {},
-        "Set an option of the algorithm, for example kept=0.999 for kl.",
+        "Set an option of the algorithm, for example kept=0.999 for kl, or hist_percent=0.9999 for hist.",
         flag="--algorithm-option",
         metavar="NAME=VALUE",
+        paddle="hist_percent",
         parse=parse_number,
     )
     symmetric: bool = option(False, "Make the range of tensors that can be negative symmetric around zero.")
