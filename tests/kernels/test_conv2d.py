@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.ir.types import TensorType
-from pipeline.kernels.isa import instruction_set
+from pipeline.kernels.isa import Capability, InstructionSet, instruction_set, instruction_sets
+from pipeline.kernels.isa.x86.vectors import X86InstructionSet
 from pipeline.ops import Add, Conv2dAdd, Pad, QConv2dAdd
+from pipeline.quantization.weights import short_multipliers
 from tests.kernels.convolutions import Convolution, convolutions
 from tests.kernels.harness import assembly, generate, make_operation
 from tests.kernels.instruction_sets import compile_target
@@ -31,6 +33,10 @@ LAYERS = {
     "channel multiplier": Convolution(1, 9, 9, 1, 4, (3, 3), groups=8),
     "transformer patches": Convolution(1, 32, 32, 3, 48, (16, 16), (16, 16)),
 }
+
+
+def is_x86_with_multiply_adds(isa: InstructionSet) -> bool:
+    return isinstance(isa, X86InstructionSet) and isa.has(Capability.FUSED_MULTIPLY_ADD)
 
 
 @given(convolution=convolutions(), seed=st.integers(0, 2**32), output_dtype=st.sampled_from(["uint8", "float32"]))
@@ -118,6 +124,17 @@ def test_dot_products_are_single_instructions(isa_name: str, instruction: str) -
     operator, arguments = Convolution(1, 8, 8, 16, 32, (3, 3)).integer(seed=0)
     kernel = generate(make_operation(operator, *arguments), instruction_set(isa_name))
     assert instruction in assembly(kernel, compile_target(isa_name))
+
+
+@pytest.mark.parametrize(
+    "isa", [isa for isa in instruction_sets().values() if is_x86_with_multiply_adds(isa)], ids=lambda isa: isa.name
+)
+def test_sums_that_are_bits_of_floats_are_not_converted(isa: InstructionSet) -> None:
+    operator, (x, weight, bias, multiplier) = Convolution(1, 8, 8, 16, 32, (3, 3)).integer(seed=0)
+    operation = make_operation(operator, x, weight, bias, short_multipliers(multiplier))
+    text = assembly(generate(operation, isa), compile_target(isa.name))
+    assert "vfmadd" in text
+    assert "cvtdq2ps" not in text
 
 
 def test_avx_vnni_needs_no_avx512() -> None:
