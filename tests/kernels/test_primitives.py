@@ -159,6 +159,14 @@ def multiply_block(isa: InstructionSet, random: np.random.Generator) -> Iterator
             yield trial("multiply_block", product, (start, activations, weights), added[:, pixel])
 
 
+def dot_even_lanes(isa: PairwiseInstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    activations, weights = (numbers(random, dtype, isa.lanes * 4) for dtype in ("uint8", "int8"))
+    lanes = [x.reshape(ROWS, isa.lanes, 4) for x in (activations, weights)]
+    acc = accumulators(random, lanes[0].astype("int64") * lanes[1])
+    operands = acc, activations, isa.arrange(lanes[1].astype(isa.weight_dtype))
+    yield trial("dot_even_lanes", isa.dot_even_lanes, operands, meaning.dot_even_lanes(acc, *lanes))
+
+
 def dot_bytes(isa: PairwiseInstructionSet, random: np.random.Generator) -> Iterator[Trial]:
     activations, weights = numbers(random, "uint8", 4), numbers(random, "int8", isa.lanes * 4).astype("int64")
     # As large as two weights may be together: 255 times 128 is an int16.
@@ -291,6 +299,7 @@ TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
     "configure": matrices,
     "dot": dot,
     "dot_bytes": dot_bytes,
+    "dot_even_lanes": dot_even_lanes,
     "dot_lanes": dot_lanes,
     "dot_pairs": dot_pairs,
     "load": matrices,

@@ -25,6 +25,7 @@ Threads get chunks of rows, as those of other layers do, so that they find their
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tvm import tirx
@@ -37,6 +38,7 @@ from pipeline.kernels.gemm.epilogue import Epilogue, requantize
 from pipeline.kernels.gemm.geometry import geometry_of
 from pipeline.kernels.gemm.parallel import TASKS, worth_threads
 from pipeline.kernels.isa.contract import Capability
+from pipeline.kernels.isa.x86.vectors import PairwiseInstructionSet
 from pipeline.kernels.lib import tails
 from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.vectors import interleave, joined, part
@@ -176,7 +178,6 @@ class _Nest:
             T.buffer_store(self.acc, self.bias[self._lanes(block * DEPTH + v)], [self._sums(output, v)])
 
     def _input_row(self, band: Band, x: Any, block: Any, uses: list[Use]) -> None:
-        plan = self.plan
         for use in uses:
             # Any vector will do where the weight is zero.
             some = next(tap for tap in use.taps if tap)
@@ -187,7 +188,13 @@ class _Nest:
                     for v in (2 * half, 2 * half + 1):
                         at, taps = self._sums(output, v), self.taps[self._bytes(v)]
                         weights = self._weights(block, number * DEPTH + v)
-                        T.buffer_store(self.acc, plan.isa.dot_lanes(self.acc[at], taps, weights), [at])
+                        T.buffer_store(self.acc, self._dot(number)(self.acc[at], taps, weights), [at])
+
+    def _dot(self, number: int) -> Callable[[Any, Any, Any], Any]:
+        """Return what multiplies the taps of a product."""
+        isa, taps = self.plan.isa, self.plan.products()[number].taps
+        odd_ones_are_zero = not any(taps[1::2])
+        return isa.dot_even_lanes if isinstance(isa, PairwiseInstructionSet) and odd_ones_are_zero else isa.dot_lanes
 
     def _weights(self, block: Any, number: int) -> Any:
         return self.kept[self._bytes(number)] if self.weights_are_kept else self._stored_weights(block, number)

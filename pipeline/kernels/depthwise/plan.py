@@ -5,6 +5,7 @@ A dot product sums four taps. Those of a kernel's row are cut into fours, and th
     3 columns:  a a a 0        5 columns:  a a a a c        7 columns:  a a a a b b b 0
 
 A single column that remains (c) is cut into fours from the top down, so that a 5x5 kernel has 5 + 2 dot products.
+Where a dot product is two of pairs, three columns of two rows are three pairs: see `_paired_taps`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from pipeline.kernels.gemm.geometry import Geometry
 from pipeline.kernels.isa.contract import InstructionSet
+from pipeline.kernels.isa.x86.vectors import PairwiseInstructionSet
 from pipeline.kernels.lib import tails
 from pipeline.kernels.machine import Machine
 
@@ -24,6 +26,9 @@ Array = npt.NDArray[Any]
 
 DEPTH = 4
 """Products that a dot product sums, and vectors that an interleaving of bytes gives."""
+
+PAIRED_COLUMNS = 3
+"""Of a kernel, where a dot product is two of pairs, of which the second has one column only."""
 
 MAX_PIXELS = 8
 """Most neighbouring pixels in a place."""
@@ -42,7 +47,7 @@ class Product:
     Attributes:
         group: of two output rows, products of one group may take the same vectors of the input.
         taps: of its `DEPTH` factors.
-        row: the lowest one of the kernel that it takes.
+        row: with which row of the kernel it is computed; most of its taps are in it, and none two rows below.
     """
 
     group: int
@@ -176,7 +181,10 @@ class Plan:
         for quad in range(quads):
             quad_columns = range(quad * DEPTH, (quad + 1) * DEPTH)
             for row in range(rows):
-                products.append(Product(quad, tuple((row, c) if c < columns else None for c in quad_columns), row))
+                taps: tuple[Tap, ...] = tuple((row, c) if c < columns else None for c in quad_columns)
+                if columns == PAIRED_COLUMNS and isinstance(self.isa, PairwiseInstructionSet):
+                    taps = _paired_taps(row, rows)
+                products.append(Product(quad, taps, row))
         for first in range(0, rows if single else 0, DEPTH):
             last = min(first + DEPTH, rows) - 1
             taps = tuple((row, columns - 1) if row >= first else None for row in range(last - DEPTH + 1, last + 1))
@@ -202,6 +210,17 @@ class Plan:
                         (top + t[0], t[1]) if t else k for t, k in zip(product.taps, known, strict=True)
                     ]
         return [Use(tuple(taps[group]), tuple(products[group])) for group in taps]
+
+
+def _paired_taps(row: int, rows: int) -> tuple[Tap, ...]:
+    """Return the taps of a row of three where even and odd ones are multiplied apart: two rows need three products.
+
+    A row's odd pair holds the middle tap of the next row, too, of which only the even pair is left then.
+    """
+    left, middle, right = ((row, column) for column in range(PAIRED_COLUMNS))
+    if row % 2:
+        return left, None, right, None
+    return left, middle, right, (row + 1, 1) if row + 1 < rows else None
 
 
 def pack_channels(plan: Plan, *values: Array) -> Array:
