@@ -132,6 +132,8 @@ def dot_lanes(isa: InstructionSet, random: np.random.Generator) -> Iterator[Tria
 
 
 def multiply_block(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    if not isa.has(Capability.BLOCK_PRODUCTS):
+        isa.sum_blocks([])  # Refused, before there is a block without channels.
     pixels, channels, depth = isa.block_pixels, isa.block_channels, isa.block_depth
     steps = isa.load_bytes // max(depth, 1)
     activations = numbers(random, isa.activation_dtype, pixels * steps * depth)
