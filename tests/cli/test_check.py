@@ -141,7 +141,7 @@ def test_a_part_that_is_empty_is_an_error_before_the_work(model: Path, tmp_path:
     ("options", "message"),
     [
         ({"algorithm": "kll"}, "Unknown calibration algorithm 'kll'.*Did you mean 'kl'"),
-        ({"algorithm_options": {"kepd": 0.9}}, "Unknown option of the calibration algorithm kl 'kepd'"),
+        ({"algorithm_options": {"kepd": 0.9}}, "Unknown option of the calibration algorithm auto 'kepd'"),
         (
             {"bias_correction": True, "calibration": "table.json", "samples": None},
             r"bias_correction \(--bias-correction\): .*statistics",

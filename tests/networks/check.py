@@ -86,7 +86,7 @@ def check(network: Network, way: str) -> Checked:
     program = import_proto(network.model, {}, f"network{network.seed}", "0" * 64)
     _compare_float(program, network, feeds, execute)
     random = np.random.default_rng(network.seed)
-    algorithm, symmetric = str(random.choice(["kl", "abs_max"])), bool(random.random() < 0.3)
+    algorithm, symmetric = str(random.choice(["auto", "kl", "abs_max"])), bool(random.random() < 0.3)
     options = AnnotateOptions(per_channel=bool(random.random() < 0.7))
     quantized = quantize(program, samples, algorithm=algorithm, symmetric=symmetric, options=options)
     int8_operators = sum(o.precision == "int8" for o in quantized.annotation.operators)
