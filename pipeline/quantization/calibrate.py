@@ -130,7 +130,7 @@ def make_entry(
         scale=choice.parameters.scale,
         zero_point=choice.parameters.zero_point,
         signed=spec.signed,
-        algorithm=observer.algorithm,
+        algorithm=choice.algorithm or observer.algorithm,
         minimum=observer.minimum if seen else 0.0,
         maximum=observer.maximum if seen else 0.0,
     )

@@ -118,10 +118,12 @@ class Choice:
     Attributes:
         parameters: scale and zero point.
         threshold: the largest magnitude that isn't clipped.
+        algorithm: which algorithm's choice it is, where the observer compares several; "" if it is the observer's own.
     """
 
     parameters: QuantizationParameters
     threshold: float
+    algorithm: str = ""
 
 
 class ScaleTooLargeError(ValueError):

@@ -36,6 +36,10 @@ def test_every_tensor_that_needs_a_scale_gets_one(table: CalibrationTable) -> No
     assert table.samples == 4
 
 
+def test_the_table_says_which_algorithm_auto_chose(table: CalibrationTable) -> None:
+    assert {entry.algorithm for entry in table.tensors.values()} <= {"kl", "mse"}
+
+
 def test_the_range_seen_is_that_of_the_data(table: CalibrationTable) -> None:
     everything = np.concatenate(list(samples()))
     entry = next(iter(table.tensors.values()))

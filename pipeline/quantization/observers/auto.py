@@ -10,13 +10,15 @@ as with the few large values after a layer normalization, on which all depends, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import msgspec
 import numpy as np
 
 from pipeline.quantization.observers.histogram import Histogram
-from pipeline.quantization.observers.kl import KLOptions, kl_range
+from pipeline.quantization.observers.kl import KL, KLOptions, kl_range
+from pipeline.quantization.observers.mse import MeanSquaredError
 from pipeline.quantization.observers.observer import Observer
 from pipeline.quantization.observers.readers import AS_IT_IS, Reader
 from pipeline.quantization.observers.rounding import SquaredErrors
@@ -49,8 +51,8 @@ class Auto(Histogram, Observer):
     def choose(self, spec: QuantizationSpec, readers: Sequence[Reader] = AS_IT_IS) -> Choice:
         """See `Observer`."""
         errors = SquaredErrors(self, readers, spec.steps)
-        most_informative = spread(*kl_range(self, spec, readers, self.kept), spec)
-        smallest_error = spread(*best_range(self, spec, errors), spec)
-        choices = [choice.parameters for choice in (most_informative, smallest_error)]
-        kl, mse = errors(np.array([c.scale for c in choices]), np.array([float(c.zero_point) for c in choices]))
-        return most_informative if kl <= self.tolerance * mse else smallest_error
+        kl = replace(spread(*kl_range(self, spec, readers, self.kept), spec), algorithm=KL.algorithm)
+        mse = replace(spread(*best_range(self, spec, errors), spec), algorithm=MeanSquaredError.algorithm)
+        scales, zero_points = zip(*((c.parameters.scale, c.parameters.zero_point) for c in (kl, mse)), strict=True)
+        kl_error, mse_error = errors(np.array(scales), np.array(zero_points))
+        return kl if kl_error <= self.tolerance * mse_error else mse
