@@ -227,6 +227,13 @@ def saturate(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial
             value[: ROWS // 2] = random.integers(-300, 600, (ROWS // 2, value.shape[1]))
         expected = meaning.saturate(values, zero_point, low, high)
         yield trial("saturate", lambda *v, b=(zero_point, low, high): isa.saturate(v, *b), values, expected)
+        short = [numbers(random, "int16", n).astype("int32") for n in lanes]
+        yield trial(
+            "saturate",
+            lambda *v, b=(zero_point, low, high): isa.saturate(v, *b, short=True),
+            short,
+            meaning.saturate(short, zero_point, low, high),
+        )
 
 
 def saturate_interleaved(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:

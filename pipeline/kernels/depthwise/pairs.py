@@ -6,7 +6,7 @@ one addition takes them to int32.
 
     for band of rows of the output, in parallel:
         for block of 4 * lanes channels:
-            for tile of the band:                       unrolled, from here on: their sums are in registers
+            for tile of the band:                     unrolled, from here on: their sums are in registers
                 for pair of taps, for pixel:          multiply twice, add
                 for pixel:                            requantize, store 4 * lanes bytes
 
@@ -16,6 +16,7 @@ The input's vectors are loaded when they are first needed, and shared by the pix
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.depthwise.lanes import is_depthwise
 from pipeline.kernels.gemm.constants import IntegerConstants
-from pipeline.kernels.gemm.epilogue import Epilogue, requantize
+from pipeline.kernels.gemm.epilogue import requantize
 from pipeline.kernels.gemm.geometry import Geometry, geometry_of
 from pipeline.kernels.gemm.parallel import TASKS, worth_threads
 from pipeline.kernels.isa.contract import InstructionSet
@@ -76,7 +77,7 @@ def depthwise_pairs(operation: Operation, machine: Machine) -> Kernel:
     """Multiply bytes, add 16 bits; the zero point and 128 are in the bias."""
     plan = Plan.choose(geometry_of(operation), machine.isa)
     constants = IntegerConstants.of(operation, as_floats=False, activation_offset=MIDDLE)
-    nest = TileNest(plan, len(plan.taps), requantize(constants, machine.isa))
+    nest = TileNest(plan, len(plan.taps), constants)
     packed = pack_channels(plan, constants.start), *(pack_channels(plan, values) for values in constants.scaling)
     return Kernel(nest.build(), (0, pack_weights(plan, constants.weight), *packed))
 
@@ -170,11 +171,16 @@ class TileNest:
     Args:
         plan: geometry and tile.
         weight_vectors: how many vectors of weights a block of channels has.
-        epilogue: what happens to the sums.
+        constants: of the operator.
     """
 
-    def __init__(self, plan: Plan, weight_vectors: int, epilogue: Epilogue) -> None:
-        self.plan, self.weight_vectors, self.epilogue = plan, weight_vectors, epilogue
+    reads_ahead = True
+    """Whether LLVM may read what a tile needs before the results of the one before are stored."""
+
+    def __init__(self, plan: Plan, weight_vectors: int, constants: IntegerConstants) -> None:
+        self.plan, self.weight_vectors = plan, weight_vectors
+        # Lower halves would be joined by one instruction less, but LLVM then orders instructions so that it spills.
+        self.epilogue = requantize(dataclasses.replace(constants, short=False), plan.isa)
         g = plan.geometry
         self.in_stride, self.out_stride = g.width * g.groups, g.out_width * g.groups
         self.bands = -(-g.out_height // plan.rows)
@@ -185,7 +191,7 @@ class TileNest:
         bands = g.batch * self.bands
         tasks = min(TASKS, bands) if worth_threads(g, plan.isa, 1) else 1
         with IRBuilder() as builder, T.prim_func():
-            T.func_attr({"tirx.noalias": True, "op_pattern": 8})
+            T.func_attr({"op_pattern": 8} | ({"tirx.noalias": True} if self.reads_ahead else {}))
             self.x = T.arg("x", T.buffer((g.batch * g.height * self.in_stride,), "uint8"))
             self.weights = T.arg("weights", T.buffer((plan.blocks * self.weight_vectors * plan.vector,), "int8"))
             self.bias = T.arg("bias", T.buffer((plan.blocks * plan.vector,), "int32"))

@@ -20,7 +20,6 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.depthwise.pairs import VECTORS, Plan, TileNest, fits_tiles, pack_channels
 from pipeline.kernels.gemm.constants import IntegerConstants
-from pipeline.kernels.gemm.epilogue import requantize
 from pipeline.kernels.gemm.geometry import geometry_of
 from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.vectors import interleave
@@ -48,7 +47,7 @@ def depthwise_quads(operation: Operation, machine: Machine) -> Kernel:
     g, isa = geometry_of(operation), machine.isa
     plan = Plan(g, isa, min(ROWS, g.out_height), COLUMNS)
     constants = IntegerConstants.of(operation, as_floats=False, activation_offset=isa.activation_offset)
-    nest = _Nest(plan, VECTORS * g.kernel[0], requantize(constants, isa))
+    nest = _Nest(plan, VECTORS * g.kernel[0], constants)
     packed = pack_channels(plan, constants.start), *(pack_channels(plan, values) for values in constants.scaling)
     return Kernel(nest.build(), (0, _pack_weights(plan, constants.weight), *packed))
 
@@ -61,6 +60,9 @@ def _pack_weights(plan: Plan, weight: Array) -> Array:
 
 
 class _Nest(TileNest):
+    reads_ahead = False
+    """Else LLVM reads constants before the loops, and spills them."""
+
     def add_products(self, acc: Any, x: Any) -> None:
         """Add dot products, kernel row by kernel row; see the base class."""
         plan = self.plan

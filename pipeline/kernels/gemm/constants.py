@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.lib.requantize import FLOAT_OFFSET_BITS, float_offsets, sums_are_floats
+from pipeline.kernels.lib.requantize import FLOAT_OFFSET_BITS, float_offsets, results_are_short, sums_are_floats
 from pipeline.kernels.operation import Operation
 from pipeline.ops import QConv2d, QConv2dLookup, QDense
 
@@ -26,6 +26,7 @@ class IntegerConstants:
         scaling: float32 numbers for each channel, [O] each: the multiplier, and where accumulators are the bits of
             float32, the offset; see `requantize.sums_are_floats`.
         table: [256] uint8, which results are looked up in; None if they aren't.
+        short: whether all sums fit int16 once they are scaled and rounded.
     """
 
     operator: QConv2d | QDense
@@ -33,6 +34,7 @@ class IntegerConstants:
     start: Array
     scaling: tuple[Array, ...]
     table: Array | None
+    short: bool = False
 
     @classmethod
     def of(cls, operation: Operation, *, as_floats: bool, activation_offset: int = 0) -> IntegerConstants:
@@ -50,12 +52,13 @@ class IntegerConstants:
         start = folded_bias(bias, weight, operator.input_zero_point)
         table = operation.constants[4] if isinstance(operator, QConv2dLookup) else None
         scaling: tuple[Array, ...] = (multiplier,)
+        short = results_are_short(weight, start, multiplier)
         if as_floats and sums_are_floats(weight, start, multiplier):
             start = start + np.int32(FLOAT_OFFSET_BITS)
             scaling = multiplier, float_offsets(multiplier)
         if activation_offset:
             start = folded_bias(start, weight, -activation_offset)
-        return cls(operator, weight, start, scaling, table)
+        return cls(operator, weight, start, scaling, table, short)
 
     @property
     def floats(self) -> bool:

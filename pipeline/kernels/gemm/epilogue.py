@@ -60,7 +60,10 @@ def requantize(constants: IntegerConstants, isa: InstructionSet, *, interleaved:
     def finish(accumulators: Sequence[Any], *scaling: Sequence[Any]) -> Any:
         values = [isa.rounded(scaled(*vectors)) for vectors in zip(accumulators, *scaling, strict=True)]
         bounds = (operator.output_zero_point, operator.output_min, operator.output_max)
-        result = isa.saturate_interleaved(values, *bounds) if interleaved else isa.saturate(values, *bounds)
+        if interleaved:
+            result = isa.saturate_interleaved(values, *bounds)
+        else:
+            result = isa.saturate(values, *bounds, short=constants.short)
         if table is not None:
             result = isa.lookup(result, _constant_vectors(isa.arrange_table(table), isa.table_vectors))
         return result

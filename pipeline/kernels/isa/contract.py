@@ -202,7 +202,7 @@ class InstructionSet:
         """
         return requantize.rounded(value)
 
-    def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
+    def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int, *, short: bool = False) -> Any:
         """Return `uint8(clamp(values + zero_point, low, high))` as one vector.
 
         Args:
@@ -210,6 +210,7 @@ class InstructionSet:
             zero_point: added to each value.
             low: least result, at least 0.
             high: largest result, at most 255.
+            short: whether all values are known to fit int16.
         """
         (value,) = values
         return shift_and_clamp(value, zero_point, low, high)

@@ -34,6 +34,17 @@ MOST_FLOAT_SUM = 2**22
 """Sums below it, of either sign, keep an accumulator that begins with `FLOAT_OFFSET` between 2**23 and 2**24."""
 
 
+def sum_bounds(weight: Array, bias: Array) -> tuple[Array, Array]:
+    """Return the least and the largest sum that uint8 inputs can give: [O] int64 each.
+
+    Args:
+        weight: [O, ...] int8.
+        bias: [O] int32, with the input's zero point folded in.
+    """
+    rows = weight.reshape(weight.shape[0], -1).astype("int64")
+    return bias + 255 * np.minimum(rows, 0).sum(axis=1), bias + 255 * np.maximum(rows, 0).sum(axis=1)
+
+
 def sums_are_floats(weight: Array, bias: Array, multiplier: Array) -> bool:
     """Return whether every sum that uint8 inputs can give may be accumulated as a float32's bits.
 
@@ -42,11 +53,22 @@ def sums_are_floats(weight: Array, bias: Array, multiplier: Array) -> bool:
         bias: [O] int32, with the input's zero point folded in.
         multiplier: [O] float32.
     """
-    rows = weight.reshape(weight.shape[0], -1).astype("int64")
-    lowest = bias + 255 * np.minimum(rows, 0).sum(axis=1)
-    highest = bias + 255 * np.maximum(rows, 0).sum(axis=1)
+    lowest, highest = sum_bounds(weight, bias)
     exact = float_offsets(multiplier).astype("float64") == -FLOAT_OFFSET * multiplier.astype("float64")
     return bool(((lowest > -MOST_FLOAT_SUM) & (highest < MOST_FLOAT_SUM) & exact).all())
+
+
+def results_are_short(weight: Array, bias: Array, multiplier: Array) -> bool:
+    """Return whether every sum that uint8 inputs can give fits int16 once it is scaled and rounded.
+
+    Args:
+        weight: [O, ...] int8.
+        bias: [O] int32, with the input's zero point folded in.
+        multiplier: [O] float32.
+    """
+    largest = np.maximum(*(np.abs(bound) for bound in sum_bounds(weight, bias)))
+    # Rounding to float32 adds less than the one that is left.
+    return bool((largest * np.abs(multiplier.astype("float64")) < np.iinfo("int16").max - 1).all())
 
 
 def float_offsets(multiplier: Array) -> Array:

@@ -42,7 +42,7 @@ class NeonInstructionSet(InstructionSet):
         name = "llvm.aarch64.neon.fcvtns.v4i32.v4f32"
         return joined([T.call_llvm_pure_intrin("int32x4", name, v) for v in self._vectors(value)])
 
-    def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
+    def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int, *, short: bool = False) -> Any:
         """Return `uint8(clamp(values + zero_point, low, high))`, narrowed twice with saturation; see the base class.
 
         Saturating to 16 bits on the way changes nothing, as the result lies in 0..255 in any case.
@@ -50,7 +50,12 @@ class NeonInstructionSet(InstructionSet):
         if lanes_of(values[0]) % self.lanes:
             return super().saturate(values, zero_point, low, high)
         vectors = [v for value in values for v in self._vectors(value)]
-        return self._to_bytes([_narrowed("sqxtn.v4i16", "int16x4", v) for v in vectors], zero_point, low, high)
+        if short:
+            # LLVM makes one instruction of two vectors' lower halves: `uzp1`.
+            narrow = [T.Shuffle([T.reinterpret("int16x8", v)], [0, 2, 4, 6]) for v in vectors]
+        else:
+            narrow = [_narrowed("sqxtn.v4i16", "int16x4", v) for v in vectors]
+        return self._to_bytes(narrow, zero_point, low, high)
 
     def saturate_interleaved(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
         """Return four narrowed vectors, which interleaving 128 bits left in order; see the base class."""
