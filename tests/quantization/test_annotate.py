@@ -184,3 +184,11 @@ def test_a_spec_can_be_written_in_few_words(tmp_path: Path) -> None:
     path.write_text('{"operators": [], "tensors": [{"name": "a", "spec": {"observer": {"algorithm": "abs_max"}}}]}')
     spec = Annotation.load(path).specs()["a"]
     assert spec == QuantizationSpec(observer=ObserverSpec(algorithm="abs_max"))
+
+
+@pytest.mark.parametrize(("algorithm", "expected"), [("abs_max", None), ("mse", ObserverSpec(algorithm="mse"))])
+def test_how_weights_scales_are_chosen_is_part_of_the_annotation(algorithm: str, expected: ObserverSpec | None) -> None:
+    annotation = annotate(import_test_model(small_network()), AnnotateOptions(weight_algorithm=algorithm))
+    weights = [o.weights for o in annotation.operators if o.weights is not None]
+    assert weights
+    assert all(spec.observer == expected for spec in weights)
