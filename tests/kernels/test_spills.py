@@ -1,4 +1,4 @@
-"""Hot loops of products keep all they work with in registers: read from the assembly, for every x86 target."""
+"""Hot loops of products keep all they work with in registers: read from the assembly, for every target."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ LAYERS = {
     "dense": Convolution(1, 1, 1, 1024, 1000),
 }
 
-PRODUCTS = re.compile(r"\s+(\{vex\}\s+)?v?(pmaddubsw|pmaddwd|pdpbusd)\s")
+PRODUCTS = re.compile(r"\s+(\{vex\}\s+)?(v?(pmaddubsw|pmaddwd|pdpbusd)|sdot|sudot|usdot|usmmla|smull|smlal)\s")
 
-SPILL = re.compile(r"\s+v?mov\w+\s+(-?\d*\(%rsp\), %[xyz]mm\d+|%[xyz]mm\d+, -?\d*\(%rsp\))")
+SPILL = re.compile(
+    r"\s+(v?mov\w+\s+(-?\d*\(%rsp\), %[xyz]mm\d+|%[xyz]mm\d+, -?\d*\(%rsp\))|(ld|st)[rp]\s+q\d+, (q\d+, )?\[sp[],].*)"
+)
 """A vector at a constant place on the stack; arranged activations are on the stack, too, at places that vary."""
 
-TARGETS = [t.name for t in list_targets() if t.name.startswith("x86-64") and not t.name.endswith("-amx")]
+JUMP = re.compile(r"\s+(j\w+\s+|b(\.\w+)?\s+|cbn?z\s+\w+, |tbn?z\s+\w+, #\d+, )(\.L\w+)")
+
+TARGETS = [t.name for t in list_targets() if t.name != "host" and not t.name.endswith("-amx")]
 """Matrix registers aren't spilled; what they don't compute is as on AVX512-VBMI."""
 
 UNROLLED = {("x86-64-v3-vnni", "expanding")}
@@ -44,9 +48,9 @@ def loops(text: str) -> Iterator[list[str]]:
     labels = {match[1]: i for i, line in enumerate(lines) if (match := re.match(r"(\.L\w+):", line))}
     ends: dict[int, int] = {}
     for i, line in enumerate(lines):
-        jump = re.match(r"\s+j\w+\s+(\.L\w+)", line)
-        if jump and labels.get(jump[1], i) < i:
-            ends[labels[jump[1]]] = i
+        jump = JUMP.match(line)
+        if jump and labels.get(jump[3], i) < i:
+            ends[labels[jump[3]]] = i
     for first, last in ends.items():
         if not any(first < other and end <= last for other, end in ends.items()):
             yield lines[first : last + 1]
@@ -59,11 +63,28 @@ def spills(text: str) -> list[str]:
     return [line.strip() for loop in hot for line in loop if SPILL.match(line)]
 
 
-def test_spills_are_found() -> None:
-    step = ["\tvpmaddubsw\t%ymm1, %ymm2, %ymm3"] * MIN_PRODUCTS
-    moves = ["\tvmovdqu\t%ymm4, 32(%rsp)", "\tvmovdqa\t(%rsp), %ymm4", "\tvmovdqa\t32(%rsp,%rax), %ymm4"]
-    text = "\n".join([moves[0], ".LBB0_1:", *step, *moves, "\tjne\t.LBB0_1", moves[1]])
-    assert spills(text) == [move.strip() for move in moves[:2]]
+@pytest.mark.parametrize(
+    ("product", "spilled", "others", "jump"),
+    [
+        (
+            "vpmaddubsw\t%ymm1, %ymm2, %ymm3",
+            ["vmovdqu\t%ymm4, 32(%rsp)", "vmovdqa\t(%rsp), %ymm4"],
+            ["vmovdqa\t32(%rsp,%rax), %ymm4"],
+            "jne\t.LBB0_1",
+        ),
+        (
+            "sdot\tv0.4s, v1.16b, v2.4b[0]",
+            ["str\tq0, [sp, #32]", "ldr\tq0, [sp]", "stp\tq0, q1, [sp, #64]", "ldp\tq0, q1, [sp]"],
+            ["ldr\tq0, [x1]", "ldp\tq0, q1, [x2, #-32]", "ldr\tx1, [sp, #8]"],
+            "cbnz\tx3, .LBB0_1",
+        ),
+    ],
+    ids=["x86", "arm64"],
+)
+def test_spills_are_found(product: str, spilled: list[str], others: list[str], jump: str) -> None:
+    lines = [spilled[0], *[product] * MIN_PRODUCTS, *spilled, *others, jump, spilled[1]]
+    text = "\n".join(f"\t{line}" for line in lines)
+    assert spills(text.replace(f"\t{product}", f".LBB0_1:\n\t{product}", 1)) == spilled
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -19,6 +19,9 @@ TILE_INSTRUCTIONS, FINISH_INSTRUCTIONS = 30, 4
 SHARED_SUM_TEMPORARIES, SHARED_SUM_INSTRUCTIONS = 6, 3
 """Registers and instructions that products of blocks need where several lanes hold a sum together."""
 
+MOST_UNROLLED_INSTRUCTIONS, SPILL_INSTRUCTIONS = 300, 5
+"""LLVM unrolls shorter reductions completely, and then spills: so many instructions for each accumulator."""
+
 MOST_LINES = 2
 """Rows of pixels in a tile: where a row is short, two of them are divided with less that is computed twice."""
 
@@ -51,7 +54,9 @@ class LaneWorkload(Workload):
         per_load = (tile.mr + ADDRESS_INSTRUCTIONS) / self.loads_together(tile) + self._prepare(tile)
         values = self.steps / self.steps_per_load * per_load
         finish = TILE_INSTRUCTIONS + self._finish(tile)
-        return tiles * (self.steps * (self._products(tile) + self._weights(tile)) + values + finish)
+        reduction = self.steps * (self._products(tile) + self._weights(tile)) + values
+        spills = SPILL_INSTRUCTIONS * tile.mr * tile.nv if reduction < MOST_UNROLLED_INSTRUCTIONS else 0
+        return tiles * (reduction + spills + finish)
 
     def _tiles(self, tile: RegisterTile) -> float:
         return -(-self.pixels // tile.mr) * -(-self.vectors // tile.nv)

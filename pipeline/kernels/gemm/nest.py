@@ -318,6 +318,9 @@ class Nest:
             row = self.added_halo.row_stride
             added = [self._load(self.added, place.added + self._output(i, v, row), n) for i, v, n in runs]
             result = self.epilogue.add(result, joined(added))
+        if len(runs) > 1:
+            # Where the output may overlap the constants, LLVM would compute it again for each of the stores.
+            result = T.bind(result)
         first = 0
         for i, v, count in runs:
             start = place.y + self._output(i, v, self.halo.row_stride)
