@@ -170,7 +170,7 @@ class CorrectionOptions(Options):
     """
 
     effort: str = option(
-        "none",
+        "balanced",
         "How much time to spend on corrections; each is kept only if it helps on samples that it hasn't seen.",
         choices=EFFORTS,
         metavar="NAME",

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pipeline import ops
 from pipeline.ops.arrays import pad_image, window_positions
-from pipeline.quantization.statistics import Statistic, is_held_back
+from pipeline.quantization.statistics import HELD_BACK_EVERY, Statistic, is_held_back
 
 Array = npt.NDArray[Any]
 
@@ -19,6 +19,9 @@ ROWS = 64
 
 GATHERED = 512
 """How many rows are added to the moments at once, at the most."""
+
+ALL_UNTIL, EVERY = 64, 16
+"""So many batches are looked at; later, one to learn from and one that is held back of so many."""
 
 BITS = 7
 """To how many bits values are rounded, so that sums of `GATHERED` products are exact in float32 in any order."""
@@ -191,8 +194,10 @@ class SecondMoments(Statistic):
 
     def update(self, values: Array) -> None:
         """See `Statistic`."""
-        held_back = is_held_back(self._batches)
+        number, held_back = self._batches, is_held_back(self._batches)
         self._batches += 1
+        if number >= ALL_UNTIL and number % EVERY not in (0, HELD_BACK_EVERY - 1):
+            return
         gathered = self._gathered[held_back]
         gathered.append(self._columns.rows(values))
         if sum(rows.shape[1] for rows in gathered) > GATHERED - ROWS:

@@ -121,6 +121,14 @@ def test_moments_are_those_of_the_rows_nearly() -> None:
         assert (np.abs(moments.about(center[None])[0] - expected) <= allowed).all()
 
 
+def test_of_many_batches_some_are_looked_at_on_either_side() -> None:
+    columns = Columns(ops.Dense(), (6, 4), 512)
+    seen = SecondMoments(columns)
+    for _ in range(160):
+        seen.update(np.ones((1, 4), "float32"))
+    assert (seen.learned_from.count, seen.held_back.count) == (48 + 6, 16 + 6)
+
+
 def one_layer(groups: int) -> Program:
     b = ModelBuilder()
     weight, bias = (random.standard_normal(s).astype("float32") for s in ((8, 16 // groups, 3, 3), (8,)))
