@@ -209,6 +209,15 @@ def multiply_add(isa: InstructionSet, random: np.random.Generator) -> Iterator[T
     )
 
 
+def clipped(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    for lanes, (low, high) in zip(
+        (isa.lanes, 4 * isa.lanes, 1, 3), ((0.0, None), (0.0, 6.0), (None, 6.0), (-1.5, 2.5)), strict=True
+    ):
+        values = numbers(random, "int32", lanes, -30, 30).astype("float32") / 4
+        expected = meaning.clipped(values, low, high)
+        yield trial("clipped", lambda v, b=(low, high): isa.clipped(v, *b), (values,), expected)
+
+
 def rounded(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
     for lanes in (isa.lanes, 4 * isa.lanes, 1, 3):
         halves = numbers(random, "int32", lanes, -600, 600).astype("float32") / 2
@@ -305,6 +314,7 @@ TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
     "activations": activations,
     "arrange": dot,
     "arrange_table": lookup,
+    "clipped": clipped,
     "configure": matrices,
     "dot": dot,
     "dot_bytes": dot_bytes,
@@ -373,7 +383,7 @@ def test_every_primitive_has_a_meaning_and_is_tried(isa_name: str) -> None:
 
 @pytest.mark.parametrize("isa", instruction_sets().values(), ids=instruction_sets())
 def test_an_instruction_set_has_what_its_capabilities_say_and_what_every_kernel_may_use(isa: InstructionSet) -> None:
-    everywhere = {"activations", "arrange", "dot", "multiply_add", "rounded", "saturate", "weighted_sum"}
+    everywhere = {"activations", "arrange", "dot", "clipped", "multiply_add", "rounded", "saturate", "weighted_sum"}
     promised = everywhere.union(*(PRIMITIVES[capability] for capability in isa.capabilities))
     assert promised <= primitives(isa) - refused(isa)
     assert (isa.table_vectors > 0) == isa.has(Capability.TABLE_LOOKUP)

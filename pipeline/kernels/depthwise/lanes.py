@@ -60,7 +60,7 @@ def float_depthwise(operation: Operation, machine: Machine) -> Kernel:
     if not isinstance(operator, Conv2d):
         raise TypeError(f"Expected nn.conv2d, got {operator}")
     plan = Plan.choose(geometry_of(operation), isa)
-    func = make_function(plan, ("float32", "float32", "float32"), activate(operator))
+    func = make_function(plan, ("float32", "float32", "float32"), activate(operator, isa))
     bias = pack_channels(plan, operation.constants[2])
     return Kernel(func, (0, pack_weights(plan, operation.constants[1]), bias, np.zeros_like(bias)))
 

@@ -13,7 +13,7 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.gemm.constants import IntegerConstants
 from pipeline.kernels.isa.contract import InstructionSet
-from pipeline.kernels.lib.vectors import clip, fused_multiply_add, lanes_of, vector_type
+from pipeline.kernels.lib.vectors import fused_multiply_add, lanes_of, vector_type
 from pipeline.ops import Add, Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd
 
 
@@ -73,14 +73,14 @@ def requantize(constants: IntegerConstants, isa: InstructionSet, *, interleaved:
     return Epilogue("uint8", finish, isa.saturate_vectors, count, add, halo_value)
 
 
-def activate(operator: Conv2d | Dense) -> Epilogue:
+def activate(operator: Conv2d | Dense, isa: InstructionSet) -> Epilogue:
     """Return the last step of a float32 operator: its activation, without any multiplier."""
 
     def finish(accumulators: Sequence[Any], _: Sequence[Any]) -> Any:
-        return clip(accumulators[0], operator.clip_min, operator.clip_max)
+        return isa.clipped(accumulators[0], operator.clip_min, operator.clip_max)
 
     def add(result: Any, other: Any) -> Any:
-        return clip(result + other, total.clip_min, total.clip_max)
+        return isa.clipped(result + other, total.clip_min, total.clip_max)
 
     total = operator.addition if isinstance(operator, Conv2dAdd) else Add()
     halo_value = operator.halo_value if isinstance(operator, Conv2d) else 0.0

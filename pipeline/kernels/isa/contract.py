@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.lib import requantize
-from pipeline.kernels.lib.vectors import lanes_of, shift_and_clamp, splat, vector_type
+from pipeline.kernels.lib.vectors import clip, lanes_of, shift_and_clamp, splat, vector_type
 from pipeline.ops import QAdd
 
 Array = npt.NDArray[Any]
@@ -193,6 +193,16 @@ class InstructionSet:
             weights: float32 vector of `lanes`.
         """
         return acc + T.broadcast(activation, self.lanes) * weights
+
+    def clipped(self, value: Any, low: float | None, high: float | None) -> Any:
+        """Return float32 values limited to [low, high]; None is no limit, NaN stays NaN, and zeros have either sign.
+
+        Args:
+            value: float32 vector of any length, or a scalar.
+            low: least result.
+            high: largest result.
+        """
+        return clip(value, low, high)
 
     def rounded(self, value: Any) -> Any:
         """Return the int32 nearest to each float32, ties to even; it must fit.

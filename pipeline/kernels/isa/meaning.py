@@ -81,6 +81,11 @@ def multiply_add(acc: Array, activation: Array, weights: Array) -> tuple[Array, 
     return acc + activation * weights, exact.astype("float32")
 
 
+def clipped(value: Array, low: float | None, high: float | None) -> Array:
+    """NumPy's limits let NaN pass, too."""
+    return np.clip(value, low, high) if low is not None or high is not None else value
+
+
 def rounded(value: Array) -> Array:
     """Ties go to the even one of two integers."""
     return _int32(np.rint(value.astype("float64")))

@@ -153,7 +153,7 @@ def floating(operation: Operation, machine: Machine) -> Kernel:
         raise TypeError(f"Expected nn.conv2d or nn.dense, got {operator}")
     plan = make_plan(geometry_of(operation), machine, 1, "float32")
     weight, bias = operation.constants[1], operation.constants[2]
-    func = _nest(plan)(plan, ("float32", "float32", "float32"), activate(operator)).build()
+    func = _nest(plan)(plan, ("float32", "float32", "float32"), activate(operator, machine.isa)).build()
     packed_bias = pack_channels(plan, bias, 0.0)
     added = (3,) if isinstance(operator, Conv2dAdd) else ()
     return Kernel(func, (0, pack_weights(plan, weight), packed_bias, np.zeros_like(packed_bias), *added))

@@ -11,7 +11,7 @@ from tvm.script import tirx as T
 from pipeline.kernels.isa.narrowing import saturate
 from pipeline.kernels.lib.broadcast import Axis, axes, offsets
 from pipeline.kernels.lib.loops import MAX_TASKS, Run, loop_for
-from pipeline.kernels.lib.vectors import clip, lanes_of, span, splat, vector_type
+from pipeline.kernels.lib.vectors import lanes_of, span, splat, vector_type
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.ops import Add, QAdd, QMultiply, QPRelu
@@ -23,7 +23,7 @@ def add(operation: Operation, machine: Machine) -> Kernel:
     operator = operation.operator
     if not isinstance(operator, Add):
         raise TypeError(f"Expected nn.add, got {operator}")
-    return _binary(operation, 2 * isa.lanes, lambda a, b: clip(a + b, operator.clip_min, operator.clip_max))
+    return _binary(operation, 2 * isa.lanes, lambda a, b: isa.clipped(a + b, operator.clip_min, operator.clip_max))
 
 
 def multiply(operation: Operation, machine: Machine) -> Kernel:

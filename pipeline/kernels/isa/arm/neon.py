@@ -10,7 +10,7 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa.contract import Array, Capability, InstructionSet
 from pipeline.kernels.isa.portable import PORTABLE
-from pipeline.kernels.lib.vectors import joined, lanes_of, part, repeated
+from pipeline.kernels.lib.vectors import joined, lanes_of, part, repeated, splat, vector_type
 from pipeline.ops import QAdd
 
 MOST_NARROWING_SHIFT = 16
@@ -31,6 +31,16 @@ class NeonInstructionSet(InstructionSet):
         """
         halves = [(part(left, first, 8), part(right, first, 8)) for first in (0, 8)]
         return [T.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.smull.v8i16", *half) for half in halves]
+
+    def clipped(self, value: Any, low: float | None, high: float | None) -> Any:
+        """Return limited values, by `fmax` and `fmin`, which let NaN pass; see the base class."""
+        lanes = lanes_of(value)
+        suffix = "f32" if lanes == 1 else f"v{lanes}f32"
+        for name, limit in (("maximum", low), ("minimum", high)):
+            if limit is not None:
+                bound = splat(T.float32(limit), lanes)
+                value = T.call_llvm_pure_intrin(vector_type("float32", lanes), f"llvm.{name}.{suffix}", value, bound)
+        return value
 
     def rounded(self, value: Any) -> Any:
         """Return the nearest int32, by `fcvtns`; see the base class."""
