@@ -318,7 +318,7 @@ class Nest:
             row = self.added_halo.row_stride
             added = [self._load(self.added, place.added + self._output(i, v, row), n) for i, v, n in runs]
             result = self.epilogue.add(result, joined(added))
-        if len(runs) > 1:
+        if len(runs) > 1 and not self.weights_may_be_kept():
             # Where the output may overlap the constants, LLVM would compute it again for each of the stores.
             result = T.bind(result)
         first = 0
