@@ -9,7 +9,7 @@ all of its weights in registers: where they don't fit beside the accumulators, t
 divide the row or the channels cost what they compute twice.
 
 The constants were fitted to the times of all tiles of some 150 layers of mobile networks, ResNets and text detectors on
-a Xeon with AVX512-VNNI: with them, layers take 3 % longer there than with the quickest tile of each, by measurement.
+a CPU with AVX512-VNNI: with them, layers take 3 % longer than with the quickest tile of each, by measurement.
 `benchmarks/cost_model.py` measures tiles and fits the constants; benchmarks/data has what it measured elsewhere.
 """
 
