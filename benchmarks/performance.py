@@ -106,7 +106,7 @@ def merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
         key = tuple(result[name] for name in ("network", "precision", "target"))
         earlier = results.get(key, {"peers": {}})
         results[key] = {**result, "peers": {**earlier["peers"], **result["peers"]}}
-    return {"machine": reports[-1]["machine"], "results": list(results.values())}
+    return {"machine": reports[-1]["machine"], "results": [results[key] for key in sorted(results)]}
 
 
 def arm64_tables(report: dict[str, Any]) -> str:
