@@ -38,6 +38,7 @@ NOT_RUN = {
     ("deploy.md", "apt-get install"): "it installs packages; .ci/run does so",
     ("kernels.md", "pixel x:"): "a picture",
     ("performance.md", "pip install '.[bench]'"): "it takes an hour, and packages that tests don't have",
+    ("performance.md", "python -m benchmarks.cost_model measure"): "it takes minutes, and a quiet machine",
 }
 """Listings, and commands of listings, that this test can't run: document and beginning -> why."""
 

@@ -33,8 +33,12 @@ OTHERS_OPTIONS = {
     "--valid_targets",
     "--quant_model",
     "--count",
+    "--isa",
+    "--core",
+    "--kernel",
+    "--layers",
 }
-"""Options of TVM's servers, of compilers, of other tools, and of tests."""
+"""Options of TVM's servers, of compilers, of other tools, of tests, and of benchmarks."""
 
 
 def names_in(text: str, pattern: str) -> set[str]:
