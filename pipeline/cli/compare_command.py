@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.console import progress, show
+from pipeline.cli.console import line_width, progress, show
 from pipeline.cli.options import given, new_command, options
 from pipeline.config.options import CompareOptions
 
@@ -25,4 +25,4 @@ def command(model: str, samples: Path | None, as_json: bool, **values: Any) -> N
 
     with progress() as tell:
         result = compare(model, samples, progress=tell, **chosen)
-    show(result.to_dict(), lambda: comparison_tables(result), as_json)
+    show(result.to_dict(), lambda: comparison_tables(result, line_width()), as_json)

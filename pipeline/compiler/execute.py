@@ -41,5 +41,9 @@ class Executor:
         arguments = [tvm.runtime.tensor(np.asarray(feeds[i.name], order="C")) for i in self._program.inputs]
         result = self._machine["main"](*arguments)
         results = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
-        # No copies: calibration asks for all activations at once.
-        return {o.name: np.from_dlpack(r) for o, r in zip(self._program.outputs, results, strict=True)}
+        return {o.name: _array(r) for o, r in zip(self._program.outputs, results, strict=True)}
+
+
+def _array(tensor: tvm.runtime.Tensor) -> Array:
+    """Return a tensor's values, without a copy wherever NumPy has the type: calibration asks for all activations."""
+    return tensor.numpy() if str(tensor.dtype) == "bfloat16" else np.from_dlpack(tensor)

@@ -11,18 +11,29 @@ ROWS = 30
 """Of a ranking that are shown."""
 
 
-def comparison_tables(comparison: Comparison) -> list[Table]:
-    """Return how far int8 is from float, tensor by tensor."""
+ALL_COLUMNS_WIDTH = 100
+"""How many characters a line must hold to show all that is known of tensors."""
+
+
+def comparison_tables(comparison: Comparison, width: int) -> list[Table]:
+    """Return how far int8 is from float, tensor by tensor.
+
+    Args:
+        comparison: of a model's tensors.
+        width: how many characters a line can hold; with fewer than `ALL_COLUMNS_WIDTH`, some columns are left out.
+    """
+    narrow = width < ALL_COLUMNS_WIDTH
     where = f"{comparison.samples} {comparison.inputs}"
     table = Table(title=f"{comparison.model}: int8 beside float on {where}")
     for heading in ("tensor", "type", "precision"):
-        table.add_column(heading)
-    for heading in ("SQNR, dB", "fall, dB", "cosine", "clipped", "unused"):
+        table.add_column(heading, no_wrap=heading == "precision")
+    for heading in ("SQNR, dB", "clipped", "unused") + (() if narrow else ("fall, dB", "cosine")):
         table.add_column(heading, justify="right", no_wrap=True)
     for t in comparison.tensors:
         fall = "" if t.fall_db is None else f"{t.fall_db:.1f}"
         clipped, unused = ("" if share is None else f"{share:.2%}" for share in (t.clipped, t.unused))
-        table.add_row(t.name, t.operator, t.precision, f"{t.sqnr_db:.1f}", fall, f"{t.cosine:.5f}", clipped, unused)
+        more = () if narrow else (fall, f"{t.cosine:.5f}")
+        table.add_row(t.name, t.operator, t.precision, f"{t.sqnr_db:.1f}", clipped, unused, *more)
     summary = Table(show_header=False)
     summary.add_row(f"first below {comparison.below:g} dB", _first(comparison))
     return [table, summary]

@@ -75,7 +75,8 @@ def _has_matrices_for(operation: Operation, machine: Machine) -> bool:
 
 
 def _has_blocks_for(operation: Operation, machine: Machine) -> bool:
-    return machine.isa.has(Capability.BLOCK_PRODUCTS) and fills_blocks(operation)
+    isa, pixels = machine.isa, geometry_of(operation).flattened().out_width
+    return isa.has(Capability.BLOCK_PRODUCTS) and fills_blocks(operation) and pixels >= isa.block_pixels
 
 
 def integer(operation: Operation, machine: Machine) -> Kernel:
@@ -118,11 +119,10 @@ def fills_blocks(operation: Operation) -> bool:
 
 
 def block_integer(operation: Operation, machine: Machine) -> Kernel:
-    """Multiply blocks of pixels and channels with `isa.multiply_block`."""
-    geometry = geometry_of(operation)
-    if geometry.flattened().out_width < machine.isa.block_pixels:
+    """Multiply blocks of pixels and channels with `isa.multiply_block`, or as `integer` where a line is too short."""
+    if not _has_blocks_for(operation, machine):
         return integer(operation, machine)
-    plan = make_block_plan(geometry, machine)
+    plan = make_block_plan(geometry_of(operation), machine)
     packed = pack_weights(plan, operation.constants[1])
     return _with_constants(
         plan, operation, packed, lambda epilogue: BlockNest(plan, ("uint8", "int8", "int32"), epilogue).build()
