@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-import numpy as np
+import io
 
-from pipeline.quantization.statistics import ChannelMeans, KeptBatches, KeptMeans, is_held_back
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import ops
+from pipeline.quantization.corrections.moments import Columns, SecondMoments
+from pipeline.quantization.statistics import (
+    BLOCK,
+    ChannelMaxima,
+    ChannelMeans,
+    KeptBatches,
+    KeptMeans,
+    Need,
+    Statistic,
+    is_held_back,
+)
+from tests.properties import examples
 
 
 def test_means_are_of_each_channel_over_all_batches() -> None:
     batches = [np.random.default_rng(i).standard_normal((2, 3, 4, 5)).astype("float32") for i in range(3)]
-    seen, other = ChannelMeans(), ChannelMeans()
-    seen.update(batches[0])
-    for batch in batches[1:]:
-        other.update(batch)
-    seen.merge(other)
+    seen = ChannelMeans()
+    for batch in batches:
+        seen.update(batch)
     expected = np.concatenate(batches).astype("float64").mean(axis=(0, 1, 2))
     np.testing.assert_allclose(seen.means, expected, rtol=1e-12)
 
@@ -21,7 +36,6 @@ def test_means_are_of_each_channel_over_all_batches() -> None:
 def test_a_tensor_without_values_has_the_mean_zero() -> None:
     seen = ChannelMeans()
     seen.update(np.zeros((0, 3), "float32"))
-    seen.merge(ChannelMeans())
     assert seen.means.tolist() == [0.0]
 
 
@@ -67,9 +81,75 @@ def test_the_same_batches_of_every_tensor_are_kept() -> None:
     assert [m.tolist() for m in means.held_back] == [b[0].tolist() for b in batches.held_back]
 
 
-def test_two_parts_merged_keep_no_more_than_there_is_room_for() -> None:
-    first, second = kept(numbered(40), 6), kept(numbered(40, first=40), 6)
-    first.merge(second)
-    numbers = [int(b[0, 0]) for b in first.learned_from]
-    assert len(numbers) == 6
-    assert not any(map(is_held_back, numbers))
+NEEDS = [
+    Need("x", ChannelMeans),
+    Need("x", ChannelMaxima),
+    Need("x", KeptBatches, (6,)),
+    Need("x", KeptMeans, (3,)),
+    Need("x", SecondMoments, (Columns(ops.Dense(), (6, 3), 2),)),
+]
+every_statistic = pytest.mark.parametrize("need", NEEDS, ids=lambda need: need.statistic.__name__)
+counts = st.integers(1, 20 * BLOCK)
+
+
+def values(count: int) -> list[np.ndarray]:
+    """Return batches whose channels are of magnitudes so different that the order of additions shows."""
+    random = np.random.default_rng(count)
+    scales = 10 ** random.uniform(-9, 9, (count, 1, 3))
+    return list((random.standard_normal((count, 2, 3)) * scales).astype("float32"))
+
+
+def seen_of(need: Need, batches: list[np.ndarray], first: int = 0) -> Statistic:
+    statistic = need.make(first)
+    for batch in batches:
+        statistic.update(batch)
+    return statistic
+
+
+def stored(statistic: Statistic, need: Need) -> Statistic:
+    """Return a statistic after its state has been a file without pickled objects."""
+    file = io.BytesIO()
+    np.savez(file, **statistic.state())
+    file.seek(0)
+    other = need.make()
+    with np.load(file, allow_pickle=False) as state:
+        other.restore(dict(state))
+    return other
+
+
+def assert_equal(found: Statistic, expected: Statistic) -> None:
+    states = found.state(), expected.state()
+    assert states[0].keys() == states[1].keys()
+    for key, value in states[1].items():
+        assert states[0][key].dtype == value.dtype
+        assert states[0][key].tobytes() == value.tobytes(), key
+
+
+@every_statistic
+@given(count=counts)
+@examples(20)
+def test_blocks_merged_are_the_whole_to_the_last_bit(need: Need, count: int) -> None:
+    batches = values(count)
+    merged = need.make()
+    for first in range(0, count, BLOCK):
+        merged.merge(stored(seen_of(need, batches[first : first + BLOCK], first), need))
+    assert_equal(merged, seen_of(need, batches))
+
+
+@every_statistic
+@given(count=counts, at=st.integers(0, 20 * BLOCK))
+@examples(10)
+def test_what_is_stored_and_goes_on_is_as_one_that_never_stopped(need: Need, count: int, at: int) -> None:
+    batches = values(count)
+    resumed = stored(seen_of(need, batches[:at]), need)
+    for batch in batches[at:]:
+        resumed.update(batch)
+    assert_equal(resumed, seen_of(need, batches))
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 3), (BLOCK, 3), (3, 3), (3 * BLOCK, 1), (2 * BLOCK, BLOCK + 1)])
+def test_only_the_next_block_can_be_merged(first: int, count: int) -> None:
+    need = NEEDS[0]
+    seen = seen_of(need, values(2 * BLOCK))
+    with pytest.raises(ValueError, match="aren't the block after 32 batches"):
+        seen.merge(seen_of(need, values(count), first))

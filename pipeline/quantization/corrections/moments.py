@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,21 +11,22 @@ import numpy.typing as npt
 
 from pipeline import ops
 from pipeline.ops.arrays import pad_image, window_positions
-from pipeline.quantization.statistics import HELD_BACK_EVERY, Statistic, is_held_back
+from pipeline.quantization.statistics import BLOCK, HELD_BACK_EVERY, Statistic, is_held_back
 
 Array = npt.NDArray[Any]
 
 ROWS = 64
 """Positions of a convolution, or rows of a dense layer's input, that are looked at in a batch, spread evenly."""
 
-GATHERED = 512
-"""How many rows are added to the moments at once, at the most."""
-
 ALL_UNTIL, EVERY = 64, 16
 """So many batches are looked at; later, one to learn from and one that is held back of so many."""
 
+GROUP, LATER_GROUP = BLOCK, 8 * BLOCK
+"""Of how many batches the rows are added to the moments at once: while all are looked at, and later."""
+
 BITS = 7
-"""To how many bits values are rounded, so that sums of `GATHERED` products are exact in float32 in any order."""
+"""To how many bits values are rounded, so that sums over a group's rows, at most 768 (12 of 16 batches are learned
+from), are exact in float32 in any order: 768 products of 2**14 are less than 2**24."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class Moments:
         return cls(0, np.zeros((blocks, width)), np.zeros((blocks, width, width)))
 
     def add(self, rows: Array) -> None:
-        """Take in rows [B,R,K] float32, at most `GATHERED`; see `SecondMoments`."""
+        """Take in a group's rows [B,R,K] float32; see `SecondMoments`."""
         _, exponents = np.frexp(np.abs(rows).max(axis=1, initial=0))
         whole = np.rint(np.ldexp(rows, BITS - exponents[:, None, :]))
         unit = np.ldexp(1.0, exponents - BITS)
@@ -172,19 +174,19 @@ class Moments:
 class SecondMoments(Statistic):
     """The first and second moments of a layer's columns, of batches to learn from and of those held back.
 
-    Values are rounded to `BITS` bits of each column's largest among `GATHERED` rows. So sums of products are exact, and
-    the same on any number of threads.
+    Rows are added to the moments group by group. Values are rounded to `BITS` bits of each column's largest in the
+    group, so that a group's sums of products are exact, and the same on any number of threads.
     """
 
-    def __init__(self, columns: Columns) -> None:
+    def __init__(self, columns: Columns, first: int = 0) -> None:
+        super().__init__(first)
         self._columns = columns
-        self._batches = 0
-        self._moments = [Moments.none(columns) for _ in range(2)]
-        self._gathered: tuple[list[Array], list[Array]] = ([], [])
+        self._moments = {held_back: Moments.none(columns) for held_back in (False, True)}
+        self._gathered: dict[bool, list[Array]] = {held_back: [] for held_back in (False, True)}
 
     @property
     def learned_from(self) -> Moments:
-        """Of batches to learn from."""
+        """Of batches to learn from. Nothing may be added after this."""
         return self._complete(held_back=False)
 
     @property
@@ -192,22 +194,22 @@ class SecondMoments(Statistic):
         """Of the others."""
         return self._complete(held_back=True)
 
-    def update(self, values: Array) -> None:
-        """See `Statistic`."""
-        number, held_back = self._batches, is_held_back(self._batches)
-        self._batches += 1
-        if number >= ALL_UNTIL and number % EVERY not in (0, HELD_BACK_EVERY - 1):
-            return
-        gathered = self._gathered[held_back]
-        gathered.append(self._columns.rows(values))
-        if sum(rows.shape[1] for rows in gathered) > GATHERED - ROWS:
-            self._complete(held_back)
+    def _add(self, values: Array) -> None:
+        number = self.batches
+        if number < ALL_UNTIL or number % EVERY in (0, HELD_BACK_EVERY - 1):
+            self._gathered[is_held_back(number)].append(self._columns.rows(values))
 
-    def merge(self, other: SecondMoments) -> None:
-        """See `Statistic`."""
-        self._batches += other._batches
+    def _advance(self, batches: int) -> None:
+        super()._advance(batches)
+        length = GROUP if batches <= ALL_UNTIL else LATER_GROUP
+        # A part that hasn't seen the whole of a group leaves it to the one that it is merged into.
+        if batches % length == 0 and batches - length >= self.first:
+            self.learned_from, self.held_back  # noqa: B018 - completes both
+
+    def _take(self, other: SecondMoments) -> None:
         for held_back in (False, True):
-            self._complete(held_back).merge(other._complete(held_back))
+            self._moments[held_back].merge(other._moments[held_back])
+            self._gathered[held_back] += other._gathered[held_back]
 
     def _complete(self, held_back: bool) -> Moments:
         """Return the moments, with all rows that were gathered."""
@@ -216,3 +218,22 @@ class SecondMoments(Statistic):
             self._moments[held_back].add(np.concatenate(gathered, axis=1))
             gathered.clear()
         return self._moments[held_back]
+
+    def _own_state(self) -> dict[str, Array]:
+        found = {}
+        for held_back, name in ((False, "learned_from"), (True, "held_back")):
+            moments, gathered = self._moments[held_back], self._gathered[held_back]
+            if moments.count:
+                found[f"{name} count"] = np.array(moments.count)
+                found[f"{name} sums"], found[f"{name} products"] = moments.sums, moments.products
+            if gathered:
+                found[f"{name} rows"] = np.concatenate(gathered, axis=1)
+        return found
+
+    def _restore_own(self, state: Mapping[str, Array]) -> None:
+        for held_back, name in ((False, "learned_from"), (True, "held_back")):
+            moments = Moments.none(self._columns)
+            if f"{name} count" in state:
+                moments.merge(Moments(int(state[f"{name} count"]), state[f"{name} sums"], state[f"{name} products"]))
+            self._moments[held_back] = moments
+            self._gathered[held_back] = [state[f"{name} rows"]] if f"{name} rows" in state else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,14 @@ class AbsMax(Observer):
         """See `Observer`."""
         self.minimum = min(self.minimum, other.minimum)
         self.maximum = max(self.maximum, other.maximum)
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """See `Observer`."""
+        return {"range": np.array([self.minimum, self.maximum])}
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """See `Observer`."""
+        self.minimum, self.maximum = state["range"].tolist()
 
     def choose(self, spec: QuantizationSpec, readers: Sequence[Reader] = AS_IT_IS) -> Choice:
         """See `Observer`; what is read doesn't matter."""

@@ -5,7 +5,7 @@ The samples of a batch are those along a tensor's first axis.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any
 
@@ -48,6 +48,16 @@ class AverageMaximum(AbsMax):
         self.total += other.total
         self.samples += other.samples
 
+    def state(self) -> dict[str, Array]:
+        """See `Observer`; the sum is text, as no number of NumPy's holds it."""
+        exact = np.array([str(self.total.numerator), str(self.total.denominator)])
+        return super().state() | {"total": exact, "samples": np.array(self.samples)}
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """See `Observer`."""
+        super().restore(state)
+        self.total, self.samples = Fraction(*map(int, state["total"].tolist())), int(state["samples"])
+
     def choose(self, spec: QuantizationSpec, readers: Sequence[Reader] = AS_IT_IS) -> Choice:
         """See `Observer`; what is read doesn't matter."""
         del readers
@@ -83,6 +93,7 @@ class MovingAverage(AbsMax):
 
     algorithm = "moving_average"
     options = MovingAverageOptions
+    ordered = True
 
     def __init__(self, options: MovingAverageOptions) -> None:
         """See `Observer`."""
@@ -101,6 +112,17 @@ class MovingAverage(AbsMax):
         """See `Observer`."""
         super().merge(other)
         self._add(other.samples, other.weight, other.low, other.high)
+
+    def state(self) -> dict[str, Array]:
+        """See `Observer`."""
+        sums = np.array([self.weight, self.low, self.high])
+        return super().state() | {"sums": sums, "samples": np.array(self.samples)}
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """See `Observer`."""
+        super().restore(state)
+        self.weight, self.low, self.high = state["sums"].tolist()
+        self.samples = int(state["samples"])
 
     def _add(self, samples: int, weight: float, low: float, high: float) -> None:
         left = self.momentum**samples

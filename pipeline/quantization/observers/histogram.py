@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,21 @@ class Histogram:
         if other.limit > 0:
             self._grow(other.limit)
             self.signed_counts += _shrink(other.signed_counts, round(math.log2(self.limit / other.limit)))
+
+    def state(self) -> dict[str, Array]:
+        """Return all that it has seen: counts in as few bytes as they fit in, and limits."""
+        counts = self.signed_counts.astype(np.min_scalar_type(int(self.signed_counts.max())))
+        return {
+            "signed_counts": counts,
+            "zeros": np.array(self.zeros),
+            "range": np.array([self.limit, self.minimum, self.maximum]),
+        }
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Become what a histogram of as many bins was, whose state this is."""
+        self.signed_counts = state["signed_counts"].astype("int64")
+        self.zeros = int(state["zeros"])
+        self.limit, self.minimum, self.maximum = state["range"].tolist()
 
     def _grow(self, limit: float) -> None:
         if self.limit == 0.0:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy.typing as npt
 
-from pipeline.quantization.observers.readers import AS_IT_IS, Reader
+from pipeline.quantization.observers.readers import AS_IT_IS, Array, Reader
 from pipeline.quantization.spec import Choice, QuantizationSpec
 from pipeline.schema import Record
 
@@ -21,11 +21,12 @@ class Observer(ABC):
     """Sees each batch of a tensor's values once, and chooses scale and zero point.
 
     Its memory doesn't grow with the number of values. Neither their order nor how they are split among observers that
-    are merged changes the choice.
+    are merged changes the choice, not by a bit.
 
     Class attributes:
         algorithm: its name in options and tables.
         options: its options, a record with defaults; the class is made with one.
+        ordered: whether it is an exception: the values' order, and so merging, makes a difference.
 
     Attributes:
         minimum: smallest value seen; infinity before the first.
@@ -34,6 +35,7 @@ class Observer(ABC):
 
     algorithm: ClassVar[str]
     options: ClassVar[type[Record]] = NoOptions
+    ordered: ClassVar[bool] = False
 
     minimum: float
     maximum: float
@@ -49,6 +51,14 @@ class Observer(ABC):
     @abstractmethod
     def merge(self, other: Any) -> None:
         """Take in what an observer of the same class and options has seen."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Array]:
+        """Return all that it has seen, as arrays of numbers or text, for a file or another process."""
+
+    @abstractmethod
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Become what an observer of the same class and options was, whose state this is."""
 
     @abstractmethod
     def choose(self, spec: QuantizationSpec, readers: Sequence[Reader] = AS_IT_IS) -> Choice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +41,25 @@ def test_two_observers_merged_choose_as_one(
     whole = observed(algorithm, *left, *right)
     assert merged.choose(spec) == whole.choose(spec)
     assert (merged.minimum, merged.maximum) == (whole.minimum, whole.maximum)
+
+
+@every_algorithm
+@given(left=batches, right=batches, spec=specs)
+@examples(15)
+def test_an_observer_that_is_stored_goes_on_as_one_that_never_stopped(
+    algorithm: str, left: list[np.ndarray], right: list[np.ndarray], spec: QuantizationSpec
+) -> None:
+    file = io.BytesIO()
+    np.savez(file, **observed(algorithm, *left).state())
+    file.seek(0)
+    resumed = observed(algorithm)
+    with np.load(file, allow_pickle=False) as state:
+        resumed.restore(dict(state))
+    for array in right:
+        resumed.update(array)
+    whole = observed(algorithm, *left, *right)
+    assert resumed.choose(spec) == whole.choose(spec)
+    assert (resumed.minimum, resumed.maximum) == (whole.minimum, whole.maximum)
 
 
 @all_but_moving_averages
