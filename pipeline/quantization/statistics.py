@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -110,7 +110,8 @@ class Need:
 
     def make(self, first: int = 0) -> Statistic:
         """Return a new statistic, of the batches from a number on."""
-        return self.statistic(*self.arguments, first)
+        make: Callable[..., Statistic] = self.statistic
+        return make(*self.arguments, first=first)
 
 
 class ChannelMeans(Statistic):
