@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.kernels.gemm.constants import IntegerConstants
+from pipeline.kernels.lib.requantize import FLOAT_OFFSET
 from pipeline.ops import Add, QDense
 from pipeline.quantization.weights import short_multipliers
 from tests.kernels.harness import make_operation
@@ -40,10 +41,10 @@ def test_accumulators_that_are_bits_of_float32_scale_to_the_same_floats(seed: in
     found, x, sums = constants(seed, zero_point, as_floats=True)
     assert found.floats, "sums are below 2**22, and multipliers are short"
     accumulators = x.astype("int64") @ found.weight.astype("int64").T + found.start
-    multiplier, offset = (values.astype("float64") for values in found.scaling)
+    offset = found.multiplier * np.float32(-FLOAT_OFFSET)
     # float64 has product and sum of a fused multiply-add exactly.
-    fused = (accumulators.astype("int32").view("float32") * multiplier + offset).astype("float32")
-    np.testing.assert_array_equal(fused, sums.astype("float32") * found.scaling[0])
+    product = accumulators.astype("int32").view("float32") * found.multiplier.astype("float64")
+    np.testing.assert_array_equal((product + offset).astype("float32"), sums.astype("float32") * found.multiplier)
 
 
 def test_long_multipliers_and_large_sums_are_no_floats() -> None:

@@ -86,8 +86,8 @@ def depthwise_dot(operation: Operation, machine: Machine) -> Kernel:
     constants = IntegerConstants.of(
         operation, as_floats=isa.has(Capability.FUSED_MULTIPLY_ADD), activation_offset=isa.activation_offset
     )
-    nest = _Nest(plan, requantize(constants, isa, interleaved=True))
-    packed = pack_channels(plan, constants.start), pack_channels(plan, *constants.scaling)
+    nest = _Nest(plan, requantize(constants, isa, interleaved=True, kept=False))
+    packed = pack_channels(plan, constants.start), pack_channels(plan, constants.multiplier)
     return Kernel(nest.build(), (0, pack_weights(plan, constants.weight), *packed))
 
 
@@ -118,7 +118,7 @@ class _Nest:
             self.x = T.arg("x", T.buffer((g.batch * g.height * self.in_stride,), "uint8"))
             self.weights = T.arg("weights", T.buffer((blocks * self.block_weights,), plan.isa.weight_dtype))
             self.bias = T.arg("bias", T.buffer((blocks * plan.vector,), "int32"))
-            self.scaling = T.arg("scaling", T.buffer((blocks * plan.vector * self.epilogue.constants,), "float32"))
+            self.multiplier = T.arg("multiplier", T.buffer((blocks * plan.vector,), "float32"))
             self.y = T.arg("y", T.buffer((g.batch * g.out_height * self.out_stride,), "uint8"))
             with loop(g.batch * self.chunks * self.parts) as p:
                 self.acc = register_buffer(plan.live * plan.vector, "int32")
@@ -221,11 +221,8 @@ class _Nest:
         """Store the uppermost output row's vector, and move the other rows' sums up."""
         plan = self.plan
         sums = [self.acc[self._sums(0, v)] for v in range(DEPTH)]
-        count = self.epilogue.constants
-        scaling = [
-            [self.scaling[self._lanes((block * DEPTH + v) * count + c)] for v in range(DEPTH)] for c in range(count)
-        ]
-        result = self.epilogue.finish(sums, *scaling)
+        multipliers = [self.multiplier[self._lanes(block * DEPTH + v)] for v in range(DEPTH)]
+        result = self.epilogue.finish(sums, multipliers)
         pieces = plan.pieces(band)
         length = plan.vector // pieces
         for i in range(pieces):

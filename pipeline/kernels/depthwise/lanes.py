@@ -49,7 +49,7 @@ def integer_depthwise(operation: Operation, machine: Machine) -> Kernel:
     plan = Plan.choose(geometry_of(operation), machine.isa)
     constants = IntegerConstants.of(operation, as_floats=False)
     func = make_function(plan, ("uint8", "int8", "int32"), requantize(constants, machine.isa))
-    packed = pack_channels(plan, constants.start), *(pack_channels(plan, values) for values in constants.scaling)
+    packed = pack_channels(plan, constants.start), pack_channels(plan, constants.multiplier)
     return Kernel(func, (0, pack_weights(plan, constants.weight), *packed))
 
 

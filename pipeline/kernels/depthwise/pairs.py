@@ -78,7 +78,7 @@ def depthwise_pairs(operation: Operation, machine: Machine) -> Kernel:
     plan = Plan.choose(geometry_of(operation), machine.isa)
     constants = IntegerConstants.of(operation, as_floats=False, activation_offset=MIDDLE)
     nest = TileNest(plan, len(plan.taps), constants)
-    packed = pack_channels(plan, constants.start), *(pack_channels(plan, values) for values in constants.scaling)
+    packed = pack_channels(plan, constants.start), pack_channels(plan, constants.multiplier)
     return Kernel(nest.build(), (0, pack_weights(plan, constants.weight), *packed))
 
 

@@ -223,10 +223,9 @@ def _paired_taps(row: int, rows: int) -> tuple[Tap, ...]:
     return left, middle, right, (row + 1, 1) if row + 1 < rows else None
 
 
-def pack_channels(plan: Plan, *values: Array) -> Array:
-    """Return per-channel constants, each [C], as [blocks of all bands][DEPTH][constants][lanes], flat."""
-    stacked = np.stack(values)
-    return np.concatenate([np.moveaxis(stacked[:, band.channel_order()], 0, 2).reshape(-1) for band in plan.bands])
+def pack_channels(plan: Plan, values: Array) -> Array:
+    """Return per-channel constants, [C], as [blocks of all bands][DEPTH][lanes], flat."""
+    return np.concatenate([values[band.channel_order()].reshape(-1) for band in plan.bands])
 
 
 def pack_weights(plan: Plan, weight: Array) -> Array:

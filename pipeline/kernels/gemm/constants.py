@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.lib.requantize import FLOAT_OFFSET_BITS, float_offsets, results_are_short, sums_are_floats
+from pipeline.kernels.lib.requantize import FLOAT_OFFSET_BITS, results_are_short, sums_are_floats
 from pipeline.kernels.operation import Operation
 from pipeline.ops import QConv2d, QConv2dLookup, QDense
 
@@ -23,8 +23,8 @@ class IntegerConstants:
         operator: the operator.
         weight: [O, ...] int8.
         start: [O] int32, what accumulators begin with.
-        scaling: float32 numbers for each channel, [O] each: the multiplier, and where accumulators are the bits of
-            float32, the offset; see `requantize.sums_are_floats`.
+        multiplier: [O] float32.
+        floats: whether accumulators are the bits of float32; see `requantize.sums_are_floats`.
         table: [256] uint8, which results are looked up in; None if they aren't.
         short: whether all sums fit int16 once they are scaled and rounded.
     """
@@ -32,7 +32,8 @@ class IntegerConstants:
     operator: QConv2d | QDense
     weight: Array
     start: Array
-    scaling: tuple[Array, ...]
+    multiplier: Array
+    floats: bool
     table: Array | None
     short: bool = False
 
@@ -51,19 +52,13 @@ class IntegerConstants:
         weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
         start = folded_bias(bias, weight, operator.input_zero_point)
         table = operation.constants[4] if isinstance(operator, QConv2dLookup) else None
-        scaling: tuple[Array, ...] = (multiplier,)
         short = results_are_short(weight, start, multiplier)
-        if as_floats and sums_are_floats(weight, start, multiplier):
+        floats = as_floats and sums_are_floats(weight, start, multiplier)
+        if floats:
             start = start + np.int32(FLOAT_OFFSET_BITS)
-            scaling = multiplier, float_offsets(multiplier)
         if activation_offset:
             start = folded_bias(start, weight, -activation_offset)
-        return cls(operator, weight, start, scaling, table, short)
-
-    @property
-    def floats(self) -> bool:
-        """Whether accumulators are the bits of float32."""
-        return len(self.scaling) > 1
+        return cls(operator, weight, start, multiplier, floats, table, short)
 
 
 def folded_bias(bias: Array, weight: Array, zero_point: int) -> Array:

@@ -13,7 +13,8 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.gemm.constants import IntegerConstants
 from pipeline.kernels.isa.contract import InstructionSet
-from pipeline.kernels.lib.vectors import fused_multiply_add, lanes_of, vector_type
+from pipeline.kernels.lib.requantize import FLOAT_OFFSET
+from pipeline.kernels.lib.vectors import fused_multiply_add, lanes_of, splat, vector_type
 from pipeline.ops import Add, Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd
 
 
@@ -23,10 +24,9 @@ class Epilogue:
 
     Attributes:
         dtype: of the output.
-        finish: from vectors of accumulators, and for each of `constants` as many vectors, TIR expressions, to one
-            vector of outputs. It takes up to `together` vectors.
+        finish: from vectors of accumulators and as many of multipliers, TIR expressions, to one vector of outputs. It
+            takes up to `together` vectors.
         together: how many vectors are finished together best.
-        constants: how many numbers there are for each channel: its multiplier, and maybe its float offset.
         add: adds a vector of another tensor's outputs to one of this; None if there is nothing to add.
         halo_value: what a halo around the output is filled with.
     """
@@ -34,31 +34,34 @@ class Epilogue:
     dtype: str
     finish: Callable[..., Any]
     together: int = 1
-    constants: int = 1
     add: Callable[[Any, Any], Any] | None = None
     halo_value: float = 0
 
 
-def requantize(constants: IntegerConstants, isa: InstructionSet, *, interleaved: bool = False) -> Epilogue:
+def requantize(
+    constants: IntegerConstants, isa: InstructionSet, *, interleaved: bool = False, kept: bool = True
+) -> Epilogue:
     """Return the last step of an integer operator: to uint8, or to float32 if `output_dtype` says so.
 
     Args:
         constants: of the operator.
         isa: the instruction set.
         interleaved: accumulators come four vectors at a time, as for `InstructionSet.saturate_interleaved`.
+        kept: whether multipliers are in registers, where several vectors of accumulators share them.
     """
     operator, table = constants.operator, constants.table
-    scaled = _scaled_float if constants.floats else _scaled
-    count = len(constants.scaling)
+    scaled = _scaled
+    if constants.floats:
+        scaled = _scaled_float if kept else _scaled_difference
     if operator.output_dtype == "float32":
 
-        def scale(accumulators: Sequence[Any], *scaling: Sequence[Any]) -> Any:
-            return scaled(accumulators[0], *(s[0] for s in scaling))
+        def scale(accumulators: Sequence[Any], multipliers: Sequence[Any]) -> Any:
+            return scaled(accumulators[0], multipliers[0])
 
-        return Epilogue("float32", scale, constants=count)
+        return Epilogue("float32", scale)
 
-    def finish(accumulators: Sequence[Any], *scaling: Sequence[Any]) -> Any:
-        values = [isa.rounded(scaled(*vectors)) for vectors in zip(accumulators, *scaling, strict=True)]
+    def finish(accumulators: Sequence[Any], multipliers: Sequence[Any]) -> Any:
+        values = [isa.rounded(scaled(a, m)) for a, m in zip(accumulators, multipliers, strict=True)]
         bounds = (operator.output_zero_point, operator.output_min, operator.output_max)
         if interleaved:
             result = isa.saturate_interleaved(values, *bounds)
@@ -70,7 +73,7 @@ def requantize(constants: IntegerConstants, isa: InstructionSet, *, interleaved:
 
     halo_value = operator.halo_value if isinstance(operator, QConv2d) else 0
     add = functools.partial(isa.weighted_sum, operator=operator.addition) if isinstance(operator, QConv2dAdd) else None
-    return Epilogue("uint8", finish, isa.saturate_vectors, count, add, halo_value)
+    return Epilogue("uint8", finish, isa.saturate_vectors, add, halo_value)
 
 
 def activate(operator: Conv2d | Dense, isa: InstructionSet) -> Epilogue:
@@ -97,6 +100,17 @@ def _scaled(accumulator: Any, multiplier: Any) -> Any:
     return T.cast(accumulator, vector_type("float32", lanes_of(accumulator))) * multiplier
 
 
-def _scaled_float(accumulator: Any, multiplier: Any, offset: Any) -> Any:
-    value = T.reinterpret(vector_type("float32", lanes_of(accumulator)), accumulator)
+def _scaled_float(accumulator: Any, multiplier: Any) -> Any:
+    lanes = lanes_of(accumulator)
+    value = T.reinterpret(vector_type("float32", lanes), accumulator)
+    # Vectors that share a multiplier share the offset, too. Stored, it would take as much space as all multipliers.
+    offset = multiplier * splat(T.float32(-FLOAT_OFFSET), lanes)
     return fused_multiply_add(value, multiplier, offset)
+
+
+def _scaled_difference(accumulator: Any, multiplier: Any) -> Any:
+    lanes = lanes_of(accumulator)
+    value = T.reinterpret(vector_type("float32", lanes), accumulator)
+    # The difference is exact. Both instructions can take an operand from memory, so that they are no more than a load
+    # of the multiplier and a fused multiply-add with a stored offset.
+    return (value - splat(T.float32(FLOAT_OFFSET), lanes)) * multiplier

@@ -62,7 +62,7 @@ PRODUCTS_PER_LANE = 16
 
 
 def make_matrix_function(plan: MatrixPlan, epilogue: Epilogue) -> tirx.PrimFunc:
-    """Return the loop nest for (x, weights, bias, scaling, and what the epilogue adds) -> y, all flat."""
+    """Return the loop nest for (x, weights, bias, multiplier, and what the epilogue adds) -> y, all flat."""
     return MatrixNest(plan, epilogue).build()
 
 
@@ -140,6 +140,7 @@ class MatrixNest(Nest):
 
     def _finish_all(self, place: Place, groups: list[list[tuple[int, int]]]) -> None:
         """Finish some groups of (pixel, vector) pairs: in a loop, if they repeat at even distances."""
+        multipliers = self.multipliers(place)
         for period in range(1, len(groups) // 2 + 1):
             step = self._step_between(groups, period)
             if step is None:
@@ -147,10 +148,10 @@ class MatrixNest(Nest):
             with T.serial(len(groups) // period) as k:
                 moved = {name: getattr(place, name) + k * distance for name, distance in step.items()}
                 for group in groups[:period]:
-                    self.finish(dataclasses.replace(place, **moved), group)
+                    self.finish(dataclasses.replace(place, **moved), group, multipliers)
             return
         for group in groups:
-            self.finish(place, group)
+            self.finish(place, group, multipliers)
 
     def _step_between(self, groups: list[list[tuple[int, int]]], period: int) -> dict[str, int] | None:
         """Return how far apart each group and the one that is `period` behind it are; None if not all are alike."""

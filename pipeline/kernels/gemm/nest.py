@@ -117,7 +117,7 @@ class Nest:
         return TASKS
 
     def build(self) -> tirx.PrimFunc:
-        """Return the function (x, weights, bias, scaling, and what the epilogue adds) -> y, all flat."""
+        """Return the function (x, weights, bias, multiplier, and what the epilogue adds) -> y, all flat."""
         g, blocks, tasks = self.plan.geometry, self.blocks, self.chunks * self.runs
         loop = T.parallel if tasks > 1 and self.worth_threads() else T.serial
         with IRBuilder() as builder, T.prim_func():
@@ -125,7 +125,7 @@ class Nest:
             self.x = _argument("x", g.batch * g.height * g.width * self.channels_in, self.dtypes[0])
             self.weights = _argument("weights", blocks * self.block_weights, self.dtypes[1])
             self.bias = _argument("bias", blocks * self.block_channels, self.dtypes[2])
-            self.scaling = _argument("scaling", blocks * self.block_channels * self.epilogue.constants, "float32")
+            self.multiplier = _argument("multiplier", blocks * self.block_channels, "float32")
             if self.epilogue.add is not None:
                 size = g.batch * self.added_halo.padded_height * self.added_halo.row_stride
                 self.added = _argument("added", size, self.epilogue.dtype)
@@ -150,8 +150,10 @@ class Nest:
                 self.prefetch_added(place)
             self.start(place)
             self.reduce(place)
+            # Else LLVM would read them again after each store, which might have changed them.
+            multipliers = [T.bind(multiplier) for multiplier in self.multipliers(place)]
             for vectors in self.finished_together():
-                self.finish(place, vectors)
+                self.finish(place, vectors, multipliers)
 
     def worth_threads(self) -> bool:
         """Return whether this is large enough for several threads."""
@@ -306,11 +308,11 @@ class Nest:
             groups += [left[first : first + step] for first in range(0, len(left), max(step, 1))]
         return groups
 
-    def finish(self, place: Place, vectors: list[tuple[int, int]]) -> None:
-        """Finish and store the accumulators of some (pixel, vector) pairs."""
+    def finish(self, place: Place, vectors: list[tuple[int, int]], multipliers: list[Any]) -> None:
+        """Finish and store the accumulators of some (pixel, vector) pairs, with the block's multipliers."""
         plan, lanes = self.plan, self.plan.isa.lanes
         accumulators = [self.sums(place, i, v) for i, v in vectors]
-        result = self.epilogue.finish(accumulators, *self._scaling(place, [v for _, v in vectors]))
+        result = self.epilogue.finish(accumulators, [multipliers[v] for _, v in vectors])
         runs = [(i, v, count * lanes) for i, v, count in self._runs(vectors)]
         if plan.narrow:
             runs = [(*vectors[0], lanes)]
@@ -330,11 +332,10 @@ class Nest:
                 T.buffer_store(self.y, part(result, first, count), [span(start, count)])
             first += count
 
-    def _scaling(self, place: Place, vectors: list[int]) -> list[list[Any]]:
-        """Return each of the epilogue's constants for some vectors of channels."""
-        lanes, count = self.plan.isa.lanes, self.epilogue.constants
-        first = place.packed * count
-        return [[self.scaling[span(first + (v * count + k) * lanes, lanes)] for v in vectors] for k in range(count)]
+    def multipliers(self, place: Place) -> list[Any]:
+        """Return the multipliers of a block: as many vectors as it has."""
+        lanes = self.plan.isa.lanes
+        return [self.multiplier[span(place.packed + v * lanes, lanes)] for v in range(self.plan.tile.nv)]
 
     def _output(self, i: int, v: int, row_stride: int) -> int:
         """Return the offset of a pixel's vector from the first pixel's first value in the block."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,6 @@ def pack_channels(plan: Plan, values: Array, fill: Any) -> Array:
     valid = channels < plan.geometry.group_out
     packed = grouped[:, np.where(valid, channels, 0)]
     return np.where(valid, packed, np.asarray(fill, values.dtype)).astype(values.dtype).reshape(-1)
-
-
-def pack_scaling(plan: Plan, values: Sequence[Array]) -> Array:
-    """Return numbers per channel, [groups * group_out] each, in packed order: a vector of each of them in turn."""
-    vectors = [pack_channels(plan, value, 0.0).reshape(-1, plan.isa.lanes) for value in values]
-    return np.stack(vectors, axis=1).reshape(-1)
 
 
 def pack_weights(plan: Plan, weight: Array) -> Array:

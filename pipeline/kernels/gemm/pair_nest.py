@@ -37,7 +37,7 @@ from pipeline.kernels.machine import CACHE_LINE
 
 
 def make_pair_function(plan: PairPlan, epilogue: Epilogue) -> tirx.PrimFunc:
-    """Return the loop nest for (x, weights, bias, scaling, and what the epilogue adds) -> y, all flat."""
+    """Return the loop nest for (x, weights, bias, multiplier, and what the epilogue adds) -> y, all flat."""
     return PairNest(plan, epilogue).build()
 
 

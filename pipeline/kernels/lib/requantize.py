@@ -9,7 +9,8 @@ ones, so an accumulator that begins with the bits of `FLOAT_OFFSET` is, taken fo
     (FLOAT_OFFSET + sum) * multiplier - FLOAT_OFFSET * multiplier
 
 is `sum * multiplier`, rounded once, as the product alone would be: the same bits. It takes sums that are small enough,
-and multipliers whose product with the offset is exact, which `sums_are_floats` tells.
+and multipliers whose product with the offset is exact, which `sums_are_floats` tells. The difference of the accumulator
+and `FLOAT_OFFSET`, multiplied, is the same, in two instructions.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def sums_are_floats(weight: Array, bias: Array, multiplier: Array) -> bool:
         multiplier: [O] float32.
     """
     lowest, highest = sum_bounds(weight, bias)
-    exact = float_offsets(multiplier).astype("float64") == -FLOAT_OFFSET * multiplier.astype("float64")
+    offsets = -FLOAT_OFFSET * multiplier.astype("float64")
+    exact = offsets.astype("float32") == offsets
     return bool(((lowest > -MOST_FLOAT_SUM) & (highest < MOST_FLOAT_SUM) & exact).all())
 
 
@@ -69,11 +71,6 @@ def results_are_short(weight: Array, bias: Array, multiplier: Array) -> bool:
     largest = np.maximum(*(np.abs(bound) for bound in sum_bounds(weight, bias)))
     # Rounding to float32 adds less than the one that is left.
     return bool((largest * np.abs(multiplier.astype("float64")) < np.iinfo("int16").max - 1).all())
-
-
-def float_offsets(multiplier: Array) -> Array:
-    """Return `-FLOAT_OFFSET * multiplier`, which removes the offset from products; float32, shaped as multipliers."""
-    return np.asarray(-FLOAT_OFFSET * multiplier.astype("float64"), "float32")
 
 
 def rounded(value: Any) -> Any:

@@ -17,7 +17,7 @@ from pipeline.kernels.gemm.lane_nest import LaneNest
 from pipeline.kernels.gemm.matrix_nest import make_matrix_function
 from pipeline.kernels.gemm.matrix_plan import fits_matrices, make_matrix_plan
 from pipeline.kernels.gemm.nest import Nest
-from pipeline.kernels.gemm.packing import pack_channels, pack_scaling, pack_weights
+from pipeline.kernels.gemm.packing import pack_channels, pack_weights
 from pipeline.kernels.gemm.pair_nest import make_pair_function
 from pipeline.kernels.gemm.pair_plan import make_pair_plan, make_pair_workload, pack_paired_weights
 from pipeline.kernels.gemm.plan import (
@@ -110,7 +110,9 @@ def matrix_integer(operation: Operation, machine: Machine) -> Kernel:
     """Multiply matrices of 16 pixels by 64 values with `isa.multiply`."""
     plan = make_matrix_plan(geometry_of(operation), machine)
     packed = pack_weights(plan, operation.constants[1])
-    return _with_constants(plan, operation, packed, lambda epilogue: make_matrix_function(plan, epilogue))
+    return _with_constants(
+        plan, operation, packed, lambda epilogue: make_matrix_function(plan, epilogue), multipliers_are_kept=False
+    )
 
 
 def fills_blocks(operation: Operation) -> bool:
@@ -130,20 +132,21 @@ def block_integer(operation: Operation, machine: Machine) -> Kernel:
 
 
 def _with_constants(
-    plan: Plan, operation: Operation, weights: Array, make: Callable[[Epilogue], tirx.PrimFunc]
+    plan: Plan,
+    operation: Operation,
+    weights: Array,
+    make: Callable[[Epilogue], tirx.PrimFunc],
+    *,
+    multipliers_are_kept: bool = True,
 ) -> Kernel:
     """Return an integer kernel with its packed weights, and with its bias and multipliers."""
     isa = plan.isa
     constants = IntegerConstants.of(
         operation, as_floats=isa.has(Capability.FUSED_MULTIPLY_ADD), activation_offset=isa.activation_offset
     )
-    packed = (
-        weights,
-        pack_channels(plan, constants.start, 0),
-        pack_scaling(plan, constants.scaling),
-    )
+    packed = (weights, pack_channels(plan, constants.start, 0), pack_channels(plan, constants.multiplier, 0.0))
     added = (4,) if isinstance(operation.operator, QConv2dAdd) else ()
-    return Kernel(make(requantize(constants, isa)), (0, *packed, *added))
+    return Kernel(make(requantize(constants, isa, kept=multipliers_are_kept)), (0, *packed, *added))
 
 
 def floating(operation: Operation, machine: Machine) -> Kernel:
