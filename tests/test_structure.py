@@ -33,6 +33,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "schema": "errors files",
         "conversion": "",
         "cpu": "data errors",
+        "memory": "",
         "distances": "",
         "targets": "cpu data errors schema",
         # What users may set.
@@ -47,10 +48,10 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "passes.lowering": "errors ir kernels ops",
         # Libraries, written and read.
         "library": "errors files ir schema targets",
-        "compiler": "cpu errors files ir kernels library ops passes.lowering schema targets",
+        "compiler": "cpu errors files ir kernels library memory ops passes.lowering schema targets",
         "runtime": "conversion cpu errors ir library",
         # The stages before the compiler. Only calibration compiles.
-        "importer": "errors files ir ops passes.float",
+        "importer": "errors files ir memory ops passes.float",
         "samples": "config conversion errors files ir",
         "quantization.spec": "ir schema",
         "quantization.observers": "errors quantization.spec schema",

@@ -18,6 +18,7 @@ import tvm
 from tvm import relax, tirx
 
 from pipeline.ir.tvm_private.relax import vm_instructions, vm_link
+from pipeline.memory import release_memory
 
 PARTS = 8
 """How many parts kernels are divided into: enough to keep several CPUs busy, and few enough to cost no time."""
@@ -96,6 +97,7 @@ def generate_code(module: tvm.IRModule, target: tvm.target.Target) -> Code:
             return tvm.tirx.build(tvm.IRModule(dict(part)), target=target)
 
     kernels = concurrently(compile_part, parts)
+    release_memory()
     names = tuple(tuple(variable.name_hint for variable, _ in part) for part in parts)
     return Code(target, instructions, dict((module.attrs or {}).get("const_name_to_constant", {})), kernels, names)
 

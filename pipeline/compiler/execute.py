@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tvm
-from tvm import relax
 
-from pipeline.compiler.codegen import generate_code
+from pipeline.compiler.loaded_kernels import virtual_machine
 from pipeline.compiler.lower import lower, machine_of
 from pipeline.ir.program import Program
 from pipeline.targets import load_target
@@ -33,8 +32,7 @@ class Executor:
         self._program = program
         target = load_target("host")
         tvm_target = target.tvm_target()
-        code = generate_code(lower(program.module, tvm_target, machine_of(target)), tvm_target)
-        self._machine = relax.VirtualMachine(code.executable(), tvm.cpu())
+        self._machine = virtual_machine(lower(program.module, tvm_target, machine_of(target)), tvm_target)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs by name for one batch of inputs by name."""

@@ -22,6 +22,7 @@ from pipeline.importer.source_nodes import source_nodes
 from pipeline.ir.bridge import UnknownShapeError, UnsupportedProgramError, from_relax_type
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program, TensorSpec
+from pipeline.memory import release_memory
 from pipeline.passes.float import PASSES
 
 __all__ = ["import_model", "import_proto"]
@@ -48,7 +49,9 @@ def import_model(path: str | Path, shapes: Shapes | None = None, complete: Compl
     name = os.fsencode(path.name).decode("utf-8", "replace")
     given = shapes or {}
     chosen = given if complete is None else complete(declared_shapes(model), given)
-    return _import(model, chosen, name.removesuffix(".onnx"), digest)
+    program = _import(model, chosen, name.removesuffix(".onnx"), digest)
+    release_memory()
+    return program
 
 
 def import_proto(model: onnx.ModelProto, shapes: Shapes, name: str, source_sha256: str) -> Program:

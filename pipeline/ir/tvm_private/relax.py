@@ -1,4 +1,4 @@
-"""Internals of Relax: registering operators, the class of constants, and linking executables."""
+"""Internals of Relax and of TVM's runtime: operators, the class of constants, linking executables, and functions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import relax
 from tvm.ir import GenericConst, Op, make_node
 from tvm.ir import _ffi_api as ir_api
@@ -57,3 +58,23 @@ def vm_link(
     """
     first, *others = modules or (None,)
     return relax.VMExecutable(vm_build._ffi_api.VMLink(instructions, target, first, others, dict(constants)))
+
+
+def with_callees(function: relax.Function, variables: Mapping[str, tvm.ir.GlobalVar]) -> relax.Function:
+    """Return a function that calls others in place of those with these names."""
+    return tvm_ffi.structural_map(function, (tvm.ir.GlobalVar, lambda v: variables.get(v.name_hint, v)))
+
+
+def register_function(name: str, function: tvm_ffi.Function) -> None:
+    """Register a function with TVM's runtime, where virtual machines find it by its name."""
+    tvm_ffi.register_global_func(name, function, override=True)
+
+
+def forget_function(name: str) -> None:
+    """Undo what `register_function` has done; whoever holds the function can still call it."""
+    tvm_ffi.registry.remove_global_func(name)
+
+
+def hash_of(function: tvm.ir.BaseFunc) -> int:
+    """Return a hash, from 0 to 2**64 - 1, of all that a function says, names of its variables aside."""
+    return int(tvm_ffi.structural_hash(function)) % 2**64

@@ -1,0 +1,91 @@
+"""Kernels of programs that run in this process: compiled once, and kept for all later programs that call them.
+
+A model is run several times while it is quantized, with more or fewer of its tensors as outputs, or with other weights:
+most of the kernels are the same, and compiling them takes longer than all else. So kernels are named by what they are,
+and registered as functions of TVM's runtime under these names, where virtual machines look them up. (If machines
+imported them as modules, each name would be looked for in one module after another, which takes milliseconds for every
+module that doesn't have it.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import tvm
+from tvm import relax, tirx
+
+from pipeline.compiler.codegen import PARTS, code_generation, concurrently
+from pipeline.ir.tvm_private.relax import (
+    forget_function,
+    hash_of,
+    register_function,
+    vm_instructions,
+    vm_link,
+    with_callees,
+)
+from pipeline.memory import release_memory
+
+MOST = 256
+"""So many kernels are kept, those that were used last; one takes some hundred kilobytes."""
+
+_GLOBAL_SYMBOL = "global_symbol"
+
+_lock = threading.Lock()
+_loaded: dict[str, None] = {}
+"""Names of the kernels that are registered, the one that was used last at the end."""
+
+
+def virtual_machine(module: tvm.IRModule, target: tvm.target.Target) -> relax.VirtualMachine:
+    """Return a virtual machine that runs a program in this process.
+
+    Args:
+        module: a module after all phases of `lower`, without a pool of constants.
+        target: what kernels are compiled for; this machine.
+    """
+    kernels = {v.name_hint: f for v, f in module.functions.items() if isinstance(f, tirx.PrimFunc)}
+    names = {before: _name(before, kernel, target) for before, kernel in kernels.items()}
+    variables = {before: tvm.ir.GlobalVar(name) for before, name in names.items()}
+    rest = {v: with_callees(f, variables) for v, f in module.functions.items() if v.name_hint not in kernels}
+    instructions, _ = vm_instructions(tvm.IRModule(rest, attrs=module.attrs))
+    constants = dict((module.attrs or {}).get("const_name_to_constant", {}))
+    with _lock:
+        _load({names[before]: kernel for before, kernel in kernels.items()}, target)
+        # The machine holds the functions that it calls, so they may be forgotten later. It is given the executable's
+        # module, which runs as it is: `jit`, which finds that out, takes several times the constants' memory for it.
+        return relax.VirtualMachine(vm_link(instructions, target, (), constants).mod, tvm.cpu())
+
+
+def _name(name: str, kernel: tirx.PrimFunc, target: tvm.target.Target) -> str:
+    """Return a name that only equal kernels for the same target have."""
+    content = hash_of(kernel.without_attr(_GLOBAL_SYMBOL))
+    compiled_for = hashlib.sha256(str(target).encode("utf-8")).hexdigest()[:8]
+    return f"{name}__{content:016x}_{compiled_for}"
+
+
+def _load(kernels: Mapping[str, tirx.PrimFunc], target: tvm.target.Target) -> None:
+    """Register kernels by their names, those that aren't registered yet, and forget others if there are too many."""
+    missing = [(name, kernel) for name, kernel in kernels.items() if name not in _loaded]
+    parts = [missing[i::PARTS] for i in range(min(PARTS, len(missing)))]
+
+    def compile_part(part: list[tuple[str, tirx.PrimFunc]]) -> list[tuple[str, Any]]:
+        functions = {tvm.ir.GlobalVar(name): kernel.with_attr(_GLOBAL_SYMBOL, name) for name, kernel in part}
+        # Each thread has its own context.
+        with code_generation():
+            compiled = tvm.tirx.build(tvm.IRModule(functions), target=target)
+        # Asking for a function makes its module machine code.
+        return [(name, compiled[name]) for name, _ in part]
+
+    for part in concurrently(compile_part, parts) if parts else ():
+        for name, function in part:
+            register_function(name, function)
+    for name in kernels:
+        _loaded.pop(name, None)
+        _loaded[name] = None
+    if missing:
+        release_memory()
+    for name in list(_loaded)[: -max(MOST, len(kernels))]:
+        forget_function(name)
+        del _loaded[name]
