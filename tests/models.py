@@ -136,6 +136,19 @@ def tiny_network() -> onnx.ModelProto:
     return b.model({"x": [1, 3, 12, 12]}, b.node("MatMul", pooled, b.constant(weight), name="scores"))
 
 
+def wide_network() -> onnx.ModelProto:
+    """Return four convolutions in a row, the second of which gives one channel that leaves no steps for the others."""
+    random = np.random.default_rng(0)
+    weights = [random.standard_normal((8, channels, 1, 1)).astype("float32") for channels in (3, 8, 8, 8)]
+    weights[1][0] *= 300
+    weights[2][:, 0] = 0
+    b = ModelBuilder()
+    tensor = "x"
+    for name, weight in zip(("first", "wide", "third", "y"), weights, strict=True):
+        tensor = b.node("Conv", tensor, b.constant(weight), name=name)
+    return b.model({"x": [1, 3, 12, 12]}, tensor)
+
+
 def residual_network() -> onnx.ModelProto:
     """Return a ResNet's beginning, and two of its blocks; x: [2,3,40,40].
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.distances import Array, Distance
-from pipeline.errors import MetricError, unknown_name
+from pipeline.errors import MetricError, OptionError, unknown_name
 
 SMALLEST_SHARE = 1e-12
 """Probabilities below count as this, so that no divergence is infinite."""
@@ -156,12 +156,14 @@ class Ranking:
         value: returns what a tally comes to.
         cost: returns how much worse that is than the float model's tally; costs of independent roundings add up.
         more_is_better: whether a larger value is.
+        whole: returns for the float model's tally what a relative cost is a share of; 0 if there is no such thing.
     """
 
     title: str
     value: Callable[[Tally], float]
     cost: Callable[[Tally, Tally], float]
     more_is_better: bool = True
+    whole: Callable[[Tally], float] = lambda best: 1.0
 
     def better(self, value: float, than: float) -> bool:
         """Return whether a value is better than another."""
@@ -180,7 +182,7 @@ def _divergence(tally: Tally) -> float:
 BUILT_IN: Mapping[str, Ranking] = {
     "sqnr": Ranking("SQNR, dB", lambda t: t.distance.sqnr_db, _noise_share),
     "cosine": Ranking("cosine", lambda t: t.distance.cosine, lambda t, _: 1 - t.distance.cosine),
-    "kl": Ranking("KL, nats", _divergence, lambda t, _: _divergence(t), more_is_better=False),
+    "kl": Ranking("KL, nats", _divergence, lambda t, _: _divergence(t), more_is_better=False, whole=lambda best: 0.0),
 }
 """The metrics that there are without a user's own."""
 
@@ -189,4 +191,101 @@ def ranking_of(metric: UserMetric | str) -> Ranking:
     """Return what a metric ranks by: one of `BUILT_IN`, or the user's."""
     if isinstance(metric, str):
         return BUILT_IN[metric]
-    return Ranking(metric.name, lambda t: t.own / max(t.count, 1), lambda t, best: (best.own - t.own) / max(t.count, 1))
+    return Ranking(
+        metric.name,
+        value=_own_mean,
+        cost=lambda t, best: (best.own - t.own) / max(t.count, 1),
+        whole=lambda best: abs(_own_mean(best)),
+    )
+
+
+def _own_mean(tally: Tally) -> float:
+    return tally.own / max(tally.count, 1)
+
+
+def tally_of(
+    run: Callable[[MeasuredSample], Mapping[str, Array]],
+    samples: Iterable[MeasuredSample],
+    metric: UserMetric | str,
+    quantized: str,
+) -> Tally:
+    """Return what is measured of a way to quantize a model.
+
+    Args:
+        run: returns what the model gives for a sample, by name.
+        samples: at least one.
+        metric: a key of `BUILT_IN`, or the user's.
+        quantized: what of the model is quantized, for messages.
+
+    Raises:
+        MetricError: see `UserMetric`.
+    """
+    tally = Tally()
+    for sample in samples:
+        outputs = run(sample)
+        own = metric(outputs, sample, f"{quantized} quantized") if isinstance(metric, UserMetric) else 0.0
+        tally.update(outputs, sample, own)
+    return tally
+
+
+def share_of(cost: float, total: float) -> float:
+    """Return the share that one cost is of the sum of all, 0 to 1; an infinite one is all of it."""
+    if math.isinf(total):
+        return 1.0 if math.isinf(cost) else 0.0
+    return cost / total if total > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Drop:
+    """How much worse than the float model an int8 model may be, by the cost of a `Ranking`.
+
+    Attributes:
+        amount: 0 or more.
+        relative: whether it is a share of the float model's value, instead of a difference from it.
+    """
+
+    amount: float
+    relative: bool
+
+    @classmethod
+    def of(cls, value: float | str) -> Drop:
+        """Return what an option says: a number, or a text such as `0.005` or `0.5%`.
+
+        Raises:
+            OptionError: the text has another form, or the number is negative or not finite.
+        """
+        text = str(value).strip()
+        relative = text.endswith("%")
+        try:
+            amount = float(text.removesuffix("%")) / (100 if relative else 1)
+        except ValueError:
+            amount = math.nan
+        if not 0 <= amount < math.inf:
+            raise OptionError(
+                f"--max-drop is {text!r}; expected how much worse than float the model may be, as a difference (0.005) "
+                "or relative to float's value (0.5%)."
+            )
+        return cls(amount, relative)
+
+    def limit(self, ranking: Ranking, best: Tally) -> float:
+        """Return the largest cost that is allowed.
+
+        Args:
+            ranking: what costs are measured by.
+            best: the float model's tally.
+
+        Raises:
+            OptionError: the drop is relative, and there is nothing that it could be relative to.
+        """
+        if not self.relative:
+            return self.amount
+        if ranking.whole(best) == 0:
+            raise OptionError(
+                f"--max-drop {100 * self.amount:g}%: float's value of {ranking.title} is 0, and a share of that isn't "
+                "a limit. Give a difference, without the percent sign."
+            )
+        return self.amount * ranking.whole(best)
+
+    def __str__(self) -> str:
+        """Return it as the option has it."""
+        return f"{100 * self.amount:g}%" if self.relative else f"{self.amount:g}"

@@ -14,7 +14,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.analysis.metrics import BUILT_IN, MeasuredSample, Ranking, Tally, UserMetric, ranking_of
+from pipeline.analysis.metrics import (
+    BUILT_IN,
+    MeasuredSample,
+    Ranking,
+    Tally,
+    UserMetric,
+    ranking_of,
+    share_of,
+    tally_of,
+)
 from pipeline.analysis.switches import LAYER, Part, SwitchedProgram, with_switches
 from pipeline.api import Quantized
 from pipeline.compiler.execute import Executor
@@ -299,7 +308,7 @@ def _result(quantized: Quantized, measured: _Measured, described: str) -> Sensit
         samples=best.count,
         inputs=described,
         float_value=ranking.value(best),
-        costs=tuple(_cost(p, measured.tallies[p], ranking, costs[p], _share(costs[p], total)) for p in parts),
+        costs=tuple(_cost(p, measured.tallies[p], ranking, costs[p], share_of(costs[p], total)) for p in parts),
         suggestion=_suggestion([p for p in parts if p.kind != LAYER], costs, total),
     )
 
@@ -315,23 +324,15 @@ def value_of(quantized: Quantized, feeds: Iterable[tuple[str, Mapping[str, Array
     Raises:
         MetricError: see `UserMetric`.
     """
-    float_run, int8_run, tally = Executor(quantized.source).run, Executor(quantized.program).run, Tally()
-    for name, feed in feeds:
-        sample, outputs = MeasuredSample(name, feed, float_run(feed)), int8_run(feed)
-        own = metric(outputs, sample, "all of the model quantized") if isinstance(metric, UserMetric) else 0.0
-        tally.update(outputs, sample, own)
+    float_run, int8_run = Executor(quantized.source).run, Executor(quantized.program).run
+    samples = (MeasuredSample(name, feed, float_run(feed)) for name, feed in feeds)
+    tally = tally_of(lambda sample: int8_run(sample.inputs), samples, metric, "all of the model")
     return ranking_of(metric).value(tally)
 
 
 def _at_least_0(cost: float) -> float:
     """Return a cost; where rounding made things better by chance, none."""
     return max(cost, 0.0)
-
-
-def _share(cost: float, total: float) -> float:
-    if math.isinf(total):
-        return 1.0 if math.isinf(cost) else 0.0
-    return cost / total if total > 0 else 0.0
 
 
 def _cost(part: Part, tally: Tally, ranking: Ranking, cost: float, share: float) -> Cost:
@@ -363,5 +364,5 @@ def _suggestion(parts: list[Part], costs: Mapping[Part, float], total: float) ->
         if removed >= ENOUGH or costs[part] <= 0:
             break
         kept |= dict.fromkeys(part.readers)
-        removed = sum(_share(costs[p], total) for p in parts if set(p.readers) <= set(kept))
+        removed = sum(share_of(costs[p], total) for p in parts if set(p.readers) <= set(kept))
     return Suggestion(tuple(kept), removed)

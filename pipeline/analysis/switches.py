@@ -69,29 +69,34 @@ class SwitchedProgram:
     parts: Mapping[Part, tuple[str, ...]]
     switches: tuple[str, ...]
 
-    def feeds(self, inputs: Mapping[str, Any], part: Part | None = None) -> dict[str, Any]:
-        """Return the program's inputs with a part quantized, or nothing."""
-        on = self.parts[part] if part is not None else ()
+    def feeds(self, inputs: Mapping[str, Any], *parts: Part) -> dict[str, Any]:
+        """Return the program's inputs with some parts quantized, or nothing."""
+        on = {name for part in parts for name in self.parts[part]}
         return {**inputs, **{name: np.array(name in on) for name in self.switches}}
 
 
-def with_switches(program: Program, annotation: Annotation, table: CalibrationTable) -> SwitchedProgram:
+def with_switches(
+    program: Program, annotation: Annotation, table: CalibrationTable, realized: Program | None = None
+) -> SwitchedProgram:
     """Return a float program with switches.
 
     Args:
         program: the float program.
         annotation: what becomes int8.
         table: scales and zero points.
+        realized: the program as corrections have left it, of which layers have their weights where these are quantized;
+            None means the float program itself.
     """
-    return _Switching(program, annotation, table).run()
+    return _Switching(program, annotation, table, realized or program).run()
 
 
 class _Switching:
     """One walk over the program."""
 
-    def __init__(self, program: Program, annotation: Annotation, table: CalibrationTable) -> None:
+    def __init__(self, program: Program, annotation: Annotation, table: CalibrationTable, realized: Program) -> None:
         self.program = program
         self.flow = Dataflow.of(program.module)
+        self.corrected = {str(b.var.name): b for b in Dataflow.of(realized.module).bindings}
         self.decisions = {o.name: o for o in annotation.operators if o.precision == "int8"}
         self.sources = {t.name: annotation.source(t.name) for t in annotation.tensors}
         self.parameters = {name: table.tensors[source].parameters for name, source in self.sources.items()}
@@ -149,8 +154,7 @@ class _Switching:
 
     def rounded_weights(self, binding: Binding, decision: OperatorDecision) -> list[relax.Expr]:
         """Return weights and bias, quantized and back."""
-        x, weight, bias = (constant(a) for a in binding.value.args)
-        del x
+        _, weight, bias = (constant(a) for a in self.corrected[str(binding.var.name)].value.args)
         if weight is None or bias is None:
             raise TypeError("An int8 layer's weights aren't constant")
         input_scale = self.parameters[str(binding.value.args[0].name)].scale

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from pipeline.cli.console import Verbosity, set_verbosity
-from pipeline.config.options import BuildOptions
+from pipeline.config.options import BuildOptions, MixedPrecisionOptions
 from pipeline.config.schema import Option, Options, description, options_of
+
+_SEARCHED = frozenset(o.key for o in options_of(MixedPrecisionOptions))
+"""Keys of the options that a build without a search doesn't have."""
 
 Decorator = Callable[[Any], Any]
 
@@ -102,6 +107,21 @@ def spelled(values: Mapping[str, Any], kind: type[Options] = BuildOptions) -> li
         else:
             words += [word for item in (value if option.many else [value]) for word in (flags[0], str(item))]
     return words
+
+
+def build_command(model: str, samples: Path | None, values: Mapping[str, Any], keep_float: Iterable[str]) -> str:
+    """Return the command line that builds a model with some operators in float, without searching for them.
+
+    Args:
+        model: the model that was given.
+        samples: its samples.
+        values: the parameters of the command that has found these operators.
+        keep_float: the operators.
+    """
+    fixed = {key: value for key, value in values.items() if key not in _SEARCHED}
+    given_samples = [] if samples is None else ["--samples", str(samples)]
+    kept = (word for name in keep_float for word in ("--keep-float", name))
+    return shlex.join(["pipeline", "build", model, *given_samples, *spelled(fixed), *kept])
 
 
 def _decorator(option: Option) -> Decorator:

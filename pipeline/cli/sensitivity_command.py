@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from pipeline.cli.console import progress, show
-from pipeline.cli.options import given, new_command, options, spelled
+from pipeline.cli.options import build_command, given, new_command, options
 from pipeline.config.options import SensitivityOptions
-
-if TYPE_CHECKING:
-    # Only for the annotation: help should be there at once.
-    from pipeline.analysis.sensitivity import Suggestion
 
 
 @new_command("sensitivity")
@@ -31,14 +25,8 @@ def command(model: str, samples: Path | None, as_json: bool, **values: Any) -> N
 
     with progress() as tell:
         result = sensitivity(model, samples, progress=tell, **chosen)
-    line = _command(model, samples, values, result.suggestion)
+    suggestion = result.suggestion
+    line = None
+    if suggestion.keep_float and suggestion.helps:
+        line = build_command(model, samples, values, suggestion.keep_float)
     show(result.to_dict() | {"command": line}, lambda: sensitivity_tables(result, line), as_json)
-
-
-def _command(model: str, samples: Path | None, values: Mapping[str, Any], suggestion: Suggestion) -> str | None:
-    """Return the command line that builds the model as suggested, with these options; None if that is no use."""
-    if not suggestion.keep_float or not suggestion.helps:
-        return None
-    given_samples = [] if samples is None else ["--samples", str(samples)]
-    kept = (word for name in suggestion.keep_float for word in ("--keep-float", name))
-    return shlex.join(["pipeline", "build", model, *given_samples, *spelled(values), *kept])

@@ -327,10 +327,38 @@ class SensitivityOptions(StudyOptions):
 
 
 @dataclass(frozen=True)
+class MixedPrecisionOptions(Options):
+    """How good an int8 model has to be, for which operators are left in float.
+
+    Attributes:
+        max_drop: how much worse than float the model may be: a difference, or a text with a percent sign, relative to
+            float's value. None means that nothing is searched for.
+        metric: what that is measured by: "sqnr", "cosine" or "kl" of the outputs, or a function in a Python file of the
+            user's, "user.py:function", of which more is better.
+    """
+
+    max_drop: float | str | None = option(
+        None,
+        "Leave the fewest and cheapest operators in float with which the metric drops by no more than this: a "
+        "difference (0.005), or relative to float's value (0.5%).",
+        metavar="DROP|PERCENT",
+        unset="no limit",
+        parse=str,
+    )
+    metric: str = option(
+        "sqnr",
+        "Measure --max-drop by this: sqnr (noise by signal, 0.01 is 20 dB), cosine or kl of the outputs, or a function "
+        "in a Python file of yours (more is better).",
+        metavar="sqnr|cosine|kl|FILE.py:FUNCTION",
+    )
+
+
+@dataclass(frozen=True)
 class BuildOptions(MeasuredOptions):
     """What to build of a model, and how.
 
     Attributes:
+        mixed: how good it has to be, for which operators are left in float.
         targets: names of targets, or paths of target files.
         output: folder for everything that is written; made if it doesn't exist.
         check: whether to measure how far int8 is from float: on `check_samples` if they are given, else on samples that
@@ -344,6 +372,7 @@ class BuildOptions(MeasuredOptions):
         tune: file of a tuning database. Layers that aren't in it are measured on this machine and added.
     """
 
+    mixed: MixedPrecisionOptions = group(MixedPrecisionOptions)
     targets: Sequence[str] = option(
         ("host",),
         "What to build for: the name of a target (see `pipeline targets`), or a target file.",

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from pipeline.analysis.mixed_precision import MixedPrecision
 from pipeline.compiler.tuning import TunedLayer
 from pipeline.errors import QuantizationError
 from pipeline.importer.verify import ImportCheck
@@ -83,6 +84,7 @@ class BuildReport:
         preprocessing: how pictures become the input; None if samples weren't pictures and no option says so.
         missed: a sentence for each requirement, such as `min_sqnr`, that wasn't met; see `require`.
         corrections: what each correction that was switched on has done after calibration, in order.
+        mixed: what was left in float so that the model is good enough; None if `max_drop` wasn't given.
     """
 
     model: str
@@ -100,6 +102,7 @@ class BuildReport:
     preprocessing: ImagePreprocessing | None = None
     missed: tuple[str, ...] = ()
     corrections: tuple[CorrectionOutcome, ...] = ()
+    mixed: MixedPrecision | None = None
 
     def require(self) -> None:
         """Raise an error if a requirement (`min_sqnr`, `min_agreement`) wasn't met.
@@ -126,4 +129,4 @@ class BuildReport:
         values = asdict(self) | {"annotation": msgspec.to_builtins(self.annotation), "tuned": tuned}
         if self.agreement is not None and math.isinf(self.agreement.sqnr_db):
             values["agreement"]["sqnr_db"] = None
-        return values
+        return values if self.mixed is None else values | {"mixed": self.mixed.to_dict()}

@@ -9,10 +9,16 @@ from rich.table import Table
 from pipeline.importer.verify import ImportCheck
 from pipeline.quantization.annotation import Annotation
 from pipeline.report.build_report import BuildReport
+from pipeline.report.mixed_tables import mixed_tables
 
 
-def build_tables(report: BuildReport) -> list[Table]:
-    """Return a summary, measurements, files, operators in float and tuned layers, as far as there are any."""
+def build_tables(report: BuildReport, command: str | None = None) -> list[Table]:
+    """Return a summary, measurements, exceptions, files, operators in float and tuned layers, as far as there are any.
+
+    Args:
+        report: the report.
+        command: a command line that builds the same libraries without a search; None if there was no search.
+    """
     summary = Table("", "", title=f"{report.model}: {report.annotation.summary()}", show_header=False)
     summary.add_row("import verified", describe_import_check(report.import_check))
     for spec in report.inputs:
@@ -27,7 +33,14 @@ def build_tables(report: BuildReport) -> list[Table]:
         summary.add_row("compared with float on", report.agreement.where())
         summary.add_row("same answer as float", f"{report.agreement.same_argmax:.4f}")
         summary.add_row("signal to noise (SQNR)", f"{report.agreement.sqnr_db:.1f} dB")
-    return [summary, *_measured(report), _files(report), *left_in_float(report.annotation), *_tuned(report)]
+    return [
+        summary,
+        *_measured(report),
+        *mixed_tables(report.mixed, command),
+        _files(report),
+        *left_in_float(report.annotation),
+        *_tuned(report),
+    ]
 
 
 def _measured(report: BuildReport) -> list[Table]:

@@ -23,6 +23,7 @@ from pipeline.report.build_report import BuildReport, Library
 from pipeline.samples import Samples, with_image_options
 from pipeline.targets import Target, load_target
 from pipeline.workflow.measuring import FLOAT_LIBRARY, check_measurable, compare_libraries, measured_on
+from pipeline.workflow.mixing import check_mixable, mixed_with_progress, timed
 from pipeline.workflow.progress import Progress
 from pipeline.workflow.quantizing import (
     annotated,
@@ -67,6 +68,7 @@ def build_model(
     """Import, quantize and build a model, and report on it; see `build`."""
     tell = progress or (lambda *_: None)
     samples = with_image_options(samples, options.quantize.images)
+    options = check_mixable(samples, options)
     targets = {name: load_target(name) for name in options.targets}
     _check_file_names(targets)
     table, annotation = load_given(samples, options)
@@ -86,12 +88,19 @@ def build_model(
     if options.verify_import:
         tell("verifying the import", 0, None)
         check = verify(model, program, samples)
-    quantized = quantized_with_progress(program, samples, options, annotation, table, tell)
+    mixed = None
+    if options.mixed.max_drop is not None:
+        mixed = mixed_with_progress(program, samples, options, tell)
+        quantized = mixed.quantized
+    else:
+        quantized = quantized_with_progress(program, samples, options, annotation, table, tell)
     if has_int8(annotation):
         _check_int8(quantized.annotation, program, options)
     database, tuned = _tune(quantized.program, targets, options.tune, tell)
     libraries = _build_libraries(quantized, targets, folder, options.dump, database, tell)
     report = replace(_save_and_report(quantized, folder, libraries, options), tuned=tuned, import_check=check)
+    if mixed is not None:
+        report = replace(report, mixed=timed(mixed, libraries, targets, database, tell))
     if options.float_library:
         tell("building the float model", 0, None)
         path = compile_program(quantized.source, load_target("host"), folder / f"{program.name}.float32.host.so")

@@ -17,7 +17,7 @@ from pipeline.errors import OptionError
 from pipeline.ir.program import Program
 from pipeline.recipes.samples import LabelledSample
 from pipeline.report.agreement import Agreement, compare, top1
-from pipeline.report.build_report import Accuracy, BuildReport, Timing
+from pipeline.report.build_report import Accuracy, BuildReport, Library, Timing
 from pipeline.runtime.local import Runner
 from pipeline.samples import Samples, hold_back_filter, named_feeds, with_image_options
 from pipeline.targets import Target
@@ -104,16 +104,26 @@ def compare_libraries(
         samples: the calibration samples.
         options: the options of the build.
     """
-    runnable = [
-        library.path
-        for library in report.libraries
-        if not missing_features(targets[library.target].architecture, targets[library.target].required_features)
-    ]
-    int8 = Runner(runnable[0]).run if runnable else Executor(quantized.program).run
+    library = runnable_library(report.libraries, targets)
+    int8 = Executor(quantized.program).run if library is None else Runner(library.path).run
     # If nothing is required of the result, a few calibration samples are enough.
     limit = CHECK_SAMPLES if options.min_sqnr is None and options.min_agreement is None else None
     stream, described = measured_on(samples, options, quantized.program, limit)
     return compare(Executor(quantized.source).run, int8, (feed for _, feed in stream), described)
+
+
+def runnable_library(libraries: Iterable[Library], targets: Mapping[str, Target]) -> Library | None:
+    """Return the first library that this machine can run; None if there is none.
+
+    Args:
+        libraries: what was built.
+        targets: the targets that it was built for, by name.
+    """
+    for library in libraries:
+        target = targets[library.target]
+        if not missing_features(target.architecture, target.required_features):
+            return library
+    return None
 
 
 def measure(report: BuildReport, evaluation: Callable[[], Iterable[LabelledSample]]) -> BuildReport:

@@ -36,10 +36,10 @@ def switched(residual: Quantized) -> SwitchedProgram:
 
 
 @pytest.fixture(scope="module")
-def scores(switched: SwitchedProgram) -> Callable[[Part | None], Array]:
+def scores(switched: SwitchedProgram) -> Callable[..., Array]:
     """Runs the network with a part quantized."""
     executor = Executor(switched.program)
-    return lambda chosen: executor.run(switched.feeds(sample(), chosen))["scores"]
+    return lambda *chosen: executor.run(switched.feeds(sample(), *chosen))["scores"]
 
 
 def part(switched: SwitchedProgram, kind: str, name: str) -> Part:
@@ -61,8 +61,8 @@ def with_rounded(quantized: Quantized, name: str) -> Array:
     return values[flow.outputs[0]]
 
 
-def test_with_all_off_it_is_the_float_program(residual: Quantized, scores: Callable[[Part | None], Array]) -> None:
-    np.testing.assert_allclose(scores(None), execute(residual.source, sample())["scores"], rtol=1e-4, atol=1e-5)
+def test_with_all_off_it_is_the_float_program(residual: Quantized, scores: Callable[..., Array]) -> None:
+    np.testing.assert_allclose(scores(), execute(residual.source, sample())["scores"], rtol=1e-4, atol=1e-5)
 
 
 def test_every_calibrated_tensor_and_every_layer_is_a_part(residual: Quantized, switched: SwitchedProgram) -> None:
@@ -75,9 +75,9 @@ def test_every_calibrated_tensor_and_every_layer_is_a_part(residual: Quantized, 
 
 @pytest.mark.parametrize("name", ["x.permuted", "t1", "t4"])
 def test_a_tensor_alone_is_rounded_for_all_that_read_it(
-    residual: Quantized, switched: SwitchedProgram, scores: Callable[[Part | None], Array], name: str
+    residual: Quantized, switched: SwitchedProgram, scores: Callable[..., Array], name: str
 ) -> None:
-    alone, exact = scores(part(switched, TENSOR, name)), scores(None)
+    alone, exact = scores(part(switched, TENSOR, name)), scores()
     # A value halfway between two steps may go to either.
     distance = np.abs(alone - with_rounded(residual, name)).max()
     assert distance < 0.1 * np.abs(alone - exact).max()
@@ -85,7 +85,7 @@ def test_a_tensor_alone_is_rounded_for_all_that_read_it(
 
 @pytest.mark.parametrize("place", range(4))
 def test_a_layer_alone_is_what_a_model_with_this_one_in_int8_is(
-    residual: Quantized, switched: SwitchedProgram, scores: Callable[[Part | None], Array], place: int
+    residual: Quantized, switched: SwitchedProgram, scores: Callable[..., Array], place: int
 ) -> None:
     # Those that read a tensor which has a scale of its own in either model.
     producers = {str(v.name): b for v, b in Dataflow.of(residual.source.module).producers.items()}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from pipeline.analysis.mixed_precision import MixedPrecision, PrecisionException, Standing
 from pipeline.quantization.annotate import Annotation
 from pipeline.quantization.state import CorrectionOutcome
 from pipeline.report.agreement import compare
@@ -35,6 +37,42 @@ def test_corrections_are_named_with_what_they_gained() -> None:
     Console(file=text, width=200).print(build_tables(report)[0])
     assert "applied, 10.0 -> 12.5 dB on held-back samples" in text.getvalue()
     assert report.to_dict()["corrections"] == (dataclasses.asdict(outcome),)
+
+
+MIXED = MixedPrecision(
+    metric="SQNR, dB",
+    max_drop="1%",
+    inputs="samples that were held back",
+    searched_on=7,
+    checked_on=6,
+    float_value=math.inf,
+    int8=Standing(15.0, 0.0316, 0.01),
+    mixed=Standing(21.0, 0.0079, 0.01),
+    exceptions=(PrecisionException("float", ("head",), ("head", "tail"), 0.02, 16.5, 0.125, 0.25),),
+    evaluations=9,
+    quantizations=2,
+    int8_milliseconds=1.0,
+    mixed_milliseconds=1.25,
+)
+
+
+def test_exceptions_are_shown_with_what_they_gained_and_cost() -> None:
+    report = BuildReport("model", "kl", 3, Annotation(operators=(), tensors=()), (), {}, mixed=MIXED)
+    text = io.StringIO()
+    for table in build_tables(report, "pipeline build model.onnx --keep-float head"):
+        Console(file=text, width=200).print(table)
+    shown = [" ".join(line.replace("│", " ").split()) for line in text.getvalue().splitlines()]
+    expected = (
+        "all in int8 SQNR, dB 15, a drop of 0.0316",
+        "with exceptions SQNR, dB 21, a drop of 0.0079",
+        "measured on 6 samples that were held back, 7 others searched on",
+        "latency here, 1 thread 1.000 ms in int8, 1.250 ms with exceptions",
+        "the same without a search pipeline build model.onnx --keep-float head",
+        "float head and 1 that depend on it 16.5 0.02 12.5% +0.250",
+    )
+    assert set(expected) <= set(shown)
+    assert report.to_dict()["mixed"]["keep_float"] == ("head",)
+    assert dataclasses.replace(report, mixed=None).to_dict()["mixed"] is None
 
 
 @pytest.mark.parametrize(

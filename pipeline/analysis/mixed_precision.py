@@ -1,0 +1,419 @@
+"""Mixed precision: the few and cheap exceptions from int8 by which a model is good enough.
+
+Forward selection and backward elimination, by a simulation of the int8 model: the shortest beginning of the trial order
+that is good enough is found by doubling and bisection, and then each exception is given up again that turns out not to
+be needed. The model with these exceptions is quantized and measured. If it isn't good enough after all, the search goes
+on, with a limit that is lower by what the simulation was wrong.
+
+Nothing here depends on how fast the machine is, so that the same model, samples and options give the same exceptions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.analysis.candidates import (
+    Candidate,
+    candidates,
+    estimated_times,
+    trial_order,
+    with_exceptions,
+    without_idle,
+)
+from pipeline.analysis.metrics import Drop, MeasuredSample, Ranking, Tally, UserMetric, ranking_of, tally_of
+from pipeline.analysis.simulation import Simulation
+from pipeline.api import Quantized
+from pipeline.compiler.execute import Executor
+from pipeline.distances import Array
+from pipeline.errors import QuantizationError, SampleError
+from pipeline.quantization.annotate import AnnotateOptions, annotate
+
+MEMORY, MOST_SAMPLES = 256 * 2**20, 512
+"""Bytes that inputs and outputs of the samples may take that are measured on, and how many batches these may be."""
+
+RANKED_ON = 16
+"""On how many batches, at most, parts are quantized alone."""
+
+GIVEN_UP_AT_MOST = 32
+"""How many exceptions, the last ones of the trial order, are tried to be given up, one by one."""
+
+QUANTIZATIONS = 4
+"""How many times, at most, a model with exceptions is quantized to be measured."""
+
+LARGEST_CORRECTION = 2.0
+"""By how much, at most, the limit follows from what the simulation of the model without exceptions was wrong."""
+
+
+@dataclass(frozen=True)
+class PrecisionException:
+    """What was excepted from int8.
+
+    Attributes:
+        kind: "float".
+        names: of the operators to leave in float.
+        operators: names of all operators that are in float for it, `names` included, in order of execution.
+        gained: how much larger the drop would be without it, simulated; None if that wasn't tried.
+        value_without: of the metric without it, simulated; None if that wasn't tried.
+        estimated_time: what its operators take in float, as a share of the whole float model's time, estimated from
+            multiply-adds and bytes.
+        milliseconds: how much longer its operators, and conversions beside them, take on this machine than in int8;
+            None if that wasn't measured.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    operators: tuple[str, ...]
+    gained: float | None
+    value_without: float | None
+    estimated_time: float
+    milliseconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How good a model is on some samples.
+
+    Attributes:
+        value: of the metric.
+        drop: how much worse than the float model's that is.
+        limit: how large the drop may be.
+    """
+
+    value: float
+    drop: float
+    limit: float
+
+    @property
+    def excess(self) -> float:
+        """The drop as a multiple of the limit; at most 1 if it is good enough."""
+        if math.isnan(self.drop):
+            return math.inf
+        return 0.0 if self.drop <= 0 else self.drop / self.limit if self.limit > 0 else math.inf
+
+
+@dataclass(frozen=True)
+class MixedPrecision:
+    """What a search has found.
+
+    Attributes:
+        metric: what drops are measured by.
+        max_drop: how large the drop may be, as it was asked for.
+        inputs: which samples were measured on, in words.
+        searched_on: number of batches that the search used.
+        checked_on: number of other batches that the result was checked on.
+        float_value: of the metric, for the float model, on the latter.
+        int8: the model without exceptions, on the latter.
+        mixed: the model with them, on the latter.
+        exceptions: in the order in which they were chosen.
+        evaluations: how many models were simulated.
+        quantizations: how many were quantized.
+        int8_milliseconds: a run without exceptions on this machine; None if it wasn't measured.
+        mixed_milliseconds: a run with them.
+    """
+
+    metric: str
+    max_drop: str
+    inputs: str
+    searched_on: int
+    checked_on: int
+    float_value: float
+    int8: Standing
+    mixed: Standing
+    exceptions: tuple[PrecisionException, ...]
+    evaluations: int
+    quantizations: int
+    int8_milliseconds: float | None = None
+    mixed_milliseconds: float | None = None
+
+    @property
+    def keep_float(self) -> tuple[str, ...]:
+        """Names of the operators that are to be left in float for the same model without a search."""
+        return tuple(dict.fromkeys(name for exception in self.exceptions for name in exception.names))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values, for JSON."""
+        return asdict(self) | {"keep_float": self.keep_float}
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The models of a search.
+
+    Attributes:
+        quantized: with exceptions.
+        without: without any; the same if there are none.
+        found: what the search has found.
+    """
+
+    quantized: Quantized
+    without: Quantized
+    found: MixedPrecision
+
+
+Quantize = Callable[[AnnotateOptions], Quantized]
+Tell = Callable[[str, int, "int | None"], Any]
+
+
+def mix_precision(
+    quantize: Quantize,
+    options: AnnotateOptions,
+    feeds: Callable[[Quantized], Iterable[tuple[str, Mapping[str, Array]]]],
+    described: str,
+    metric: UserMetric | str,
+    max_drop: Drop,
+    progress: Tell = lambda what, done, total: None,
+) -> Mixed:
+    """Return an int8 model whose metric drops by no more than is allowed, with as few and cheap exceptions as possible.
+
+    Of the samples that are measured on, every other one is for the search, and those between them only say whether a
+    result is accepted.
+
+    Args:
+        quantize: returns the model for options of what is quantized.
+        options: what is quantized without exceptions.
+        feeds: returns the samples to measure on for a model, each after what messages call it; at least two.
+        described: see `MixedPrecision.inputs`.
+        metric: a key of `metrics.BUILT_IN`, or the user's.
+        max_drop: what is allowed.
+        progress: called with what is being done, how many steps of that are done, and how many there are.
+
+    Raises:
+        QuantizationError: the drop can't be met; the message says what was reached.
+        SampleError: there is only one sample to measure on.
+        MetricError: see `UserMetric`.
+        OptionError: see `Drop.limit`.
+    """
+    without = quantize(options)
+    progress("measuring the int8 model", 0, None)
+    samples = _measured_samples(Executor(without.source).run, feeds(without))
+    if len(samples) < 2:
+        raise SampleError(
+            f"--max-drop needs at least two batches of samples to measure on, one for the search and one to check its "
+            f"result on, and there is one among the {described}: give more samples, a larger --hold-back, or others "
+            "with --check-samples."
+        )
+    search = _Search(quantize, options, without, (samples[::2], samples[1::2]), metric, max_drop, progress)
+    return search.run(described)
+
+
+def _measured_samples(
+    run: Callable[[Mapping[str, Array]], dict[str, Array]], feeds: Iterable[tuple[str, Mapping[str, Array]]]
+) -> list[MeasuredSample]:
+    """Return the first samples with the float model's outputs: as many as memory is meant to hold, two at least."""
+    found: list[MeasuredSample] = []
+    size = 0
+    for name, feed in itertools.islice(feeds, MOST_SAMPLES):
+        sample = MeasuredSample(name, feed, run(feed))
+        size += sum(a.nbytes for a in (*feed.values(), *sample.float_outputs.values()))
+        if size > MEMORY and len(found) >= 2:
+            break
+        found.append(sample)
+    return found
+
+
+class _Search:
+    """One search.
+
+    Attributes:
+        evaluations, quantizations: see `MixedPrecision`.
+    """
+
+    def __init__(
+        self,
+        quantize: Quantize,
+        options: AnnotateOptions,
+        without: Quantized,
+        samples: tuple[Sequence[MeasuredSample], Sequence[MeasuredSample]],
+        metric: UserMetric | str,
+        max_drop: Drop,
+        progress: Tell,
+    ) -> None:
+        self.quantize, self.options, self.without, self.samples = quantize, options, without, samples
+        self.metric, self.max_drop, self.progress = metric, max_drop, progress
+        self.ranking: Ranking = ranking_of(metric)
+        self.best = tuple(tally_of(lambda s: s.float_outputs, own, metric, "nothing") for own in samples)
+        self.limits = tuple(max_drop.limit(self.ranking, best) for best in self.best)
+        self.quantizations = 1
+        self.simulated: dict[frozenset[str], Standing] = {}
+
+    @property
+    def evaluations(self) -> int:
+        return len(self.simulated)
+
+    def run(self, described: str) -> Mixed:
+        int8 = self.measured(self.without, "all of the model")
+        if _excess(int8) <= 1:
+            return self.result(described, int8, self.without, int8, ())
+        self.prepare()
+        simulated, measured = self.standing(()).drop, int8[0].drop
+        wrong = simulated / measured if simulated > 0 and 0 < measured < math.inf else 1.0
+        allowed = self.limits[0] * min(max(wrong, 1 / LARGEST_CORRECTION), LARGEST_CORRECTION)
+        tried, fewest = [(int8, tuple[Candidate, ...]())], 1
+        most = without_idle(self.order)
+        while fewest <= len(most) and self.quantizations <= QUANTIZATIONS:
+            chosen = self.few(allowed, fewest)
+            model = self.quantize(with_exceptions(self.options, chosen))
+            self.quantizations += 1
+            reached = self.measured(model, _described(chosen))
+            if _excess(reached) <= 1:
+                return self.result(described, int8, model, reached, chosen)
+            tried.append((reached, chosen))
+            if chosen == most:
+                break
+            simulated = self.standing(chosen).drop
+            if simulated > 0:
+                allowed, fewest = min(allowed, simulated / _excess(reached)), len(chosen) + 1
+            else:
+                # The simulation can't tell them apart: a metric that counts answers on few samples, for example.
+                fewest = 2 * len(chosen)
+        # Where nothing may be lost, all drops are infinitely too large.
+        raise self.failure(*min(tried, key=lambda t: (_excess(t[0]), max(standing.drop for standing in t[0]))))
+
+    def measured(self, model: Quantized, described: str) -> tuple[Standing, Standing]:
+        """Return how good a model is on both sets of samples."""
+        run = Executor(model.program).run
+        first, second = (
+            self.compared(tally_of(lambda s: run(s.inputs), own, self.metric, described), place)
+            for place, own in enumerate(self.samples)
+        )
+        return first, second
+
+    def compared(self, tally: Tally, place: int) -> Standing:
+        best = self.best[place]
+        return Standing(self.ranking.value(tally), self.ranking.cost(tally, best), self.limits[place])
+
+    def prepare(self) -> None:
+        """Find out in which order exceptions are to be tried."""
+        self.progress("preparing to measure parts alone", 0, None)
+        self.simulation = Simulation(self.without)
+        total = len(self.simulation.parts)
+        shares = self.simulation.shares(
+            self.samples[0][:RANKED_ON], self.metric, lambda done: self.progress("measuring parts alone", done, total)
+        )
+        self.progress("trying exceptions", 0, None)
+        self.times = estimated_times(self.without.source)
+        choices = candidates(self.without.source, self.options, self.without.annotation, self.simulation.parts)
+        self.order = trial_order(choices, shares, self.times)
+
+    def standing(self, chosen: Sequence[Candidate]) -> Standing:
+        """Return how good a model with exceptions is, simulated, on the samples of the search."""
+        key = frozenset(name for candidate in chosen for name in candidate.names)
+        if key not in self.simulated:
+            annotation = annotate(self.without.source, with_exceptions(self.options, chosen))
+            tally = self.simulation.tally(annotation, self.samples[0], self.metric, _described(chosen))
+            self.simulated[key] = self.compared(tally, 0)
+            self.progress("trying exceptions", self.evaluations, None)
+        return self.simulated[key]
+
+    def few(self, allowed: float, fewest: int) -> tuple[Candidate, ...]:
+        """Return as few candidates as possible, but not fewer than some, with which a simulated drop is allowed.
+
+        If no number of them is enough, these are all.
+        """
+
+        def enough(chosen: Sequence[Candidate]) -> bool:
+            return self.standing(chosen).drop <= allowed
+
+        beginnings = [without_idle(self.order[: count + 1]) for count in range(len(self.order))]
+        beginnings = [b for b in beginnings if len(b) >= fewest] or beginnings[-1:]
+        chosen = list(beginnings[smallest(lambda place: enough(beginnings[place]), 0, len(beginnings) - 1)])
+        if not enough(chosen):
+            return tuple(chosen)
+        for candidate in reversed(chosen[-GIVEN_UP_AT_MOST:]):
+            others = [c for c in chosen if c is not candidate]
+            if len(others) >= fewest and enough(others):
+                chosen = others
+        return tuple(chosen)
+
+    def result(
+        self,
+        described: str,
+        int8: tuple[Standing, Standing],
+        model: Quantized,
+        reached: tuple[Standing, Standing],
+        chosen: Sequence[Candidate],
+    ) -> Mixed:
+        exceptions = tuple(self.exception(candidate, chosen) for candidate in chosen)
+        found = MixedPrecision(
+            metric=self.ranking.title,
+            max_drop=str(self.max_drop),
+            inputs=described,
+            searched_on=len(self.samples[0]),
+            checked_on=len(self.samples[1]),
+            float_value=self.ranking.value(self.best[1]),
+            int8=int8[1],
+            mixed=reached[1],
+            exceptions=exceptions,
+            evaluations=self.evaluations,
+            quantizations=self.quantizations,
+        )
+        return Mixed(model, self.without, found)
+
+    def exception(self, candidate: Candidate, chosen: Sequence[Candidate]) -> PrecisionException:
+        """Return what a candidate has gained among those that were chosen."""
+        gained = value = None
+        if len(chosen) <= GIVEN_UP_AT_MOST:
+            other = self.standing([c for c in chosen if c is not candidate])
+            gained, value = other.drop - self.standing(chosen).drop, other.value
+        return PrecisionException(
+            kind=candidate.kind,
+            names=candidate.names,
+            operators=tuple(name for name in self.times if name in candidate.operators),
+            gained=gained,
+            value_without=value,
+            estimated_time=sum(self.times[name] for name in candidate.operators),
+        )
+
+    def failure(self, reached: tuple[Standing, Standing], chosen: Sequence[Candidate]) -> QuantizationError:
+        """Return the error that says what was reached at the best."""
+        worse = max(reached, key=lambda standing: standing.excess)
+        place = reached.index(worse)
+        names = list(dict.fromkeys(name for candidate in chosen for name in candidate.names))
+        kept = f"with {_listed(names)} in float" if names else "with all in int8"
+        return QuantizationError(
+            f"--max-drop {self.max_drop} can't be met: the best that was reached is {self.ranking.title} "
+            f"{worse.value:.5g}, where float has {self.ranking.value(self.best[place]):.5g}, which is a drop of "
+            f"{worse.drop:.4g}; {worse.limit:.4g} is allowed. That was {kept}. Nothing was written. Allow more, or try "
+            "more, and more typical, samples, or another --algorithm or --effort."
+        )
+
+
+def smallest(holds: Callable[[int], bool], low: int, high: int) -> int:
+    """Return the smallest number from `low` to `high` for which something holds, or `high`, if it holds for none.
+
+    Where it holds for a number, it should hold for all larger ones. Numbers are tried by doubling, then bisection.
+
+    Args:
+        holds: is asked for numbers below `high` only.
+        low: the smallest that is considered.
+        high: the largest.
+    """
+    step, failed = 1, low - 1
+    while failed + step < high and not holds(failed + step):
+        failed, step = failed + step, 2 * step
+    found = min(failed + step, high)
+    while found - failed > 1:
+        middle = (failed + found) // 2
+        if holds(middle):
+            found = middle
+        else:
+            failed = middle
+    return found
+
+
+def _excess(standings: tuple[Standing, Standing]) -> float:
+    return max(standing.excess for standing in standings)
+
+
+def _described(chosen: Sequence[Candidate]) -> str:
+    names = list(dict.fromkeys(name for candidate in chosen for name in candidate.names))
+    return f"all but {_listed(names)}" if names else "all of the model"
+
+
+def _listed(names: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
