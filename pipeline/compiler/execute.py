@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tvm
+from tvm import relax
 
 from pipeline.compiler.loaded_kernels import virtual_machine
 from pipeline.compiler.lower import lower, machine_of
-from pipeline.ir.program import Program
+from pipeline.ir.bridge import tensor_type
+from pipeline.ir.dataflow import Binding, substitute, variables
+from pipeline.ir.program import Program, TensorSpec
 from pipeline.targets import load_target
 
 Array = npt.NDArray[Any]
@@ -40,6 +43,27 @@ class Executor:
         result = self._machine["main"](*arguments)
         results = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
         return {o.name: _array(r) for o, r in zip(self._program.outputs, results, strict=True)}
+
+
+def operator_executor(binding: Binding) -> Executor:
+    """Return what executes one operator of a program, whose inputs are the variables that it reads, by their names.
+
+    Args:
+        binding: an operator whose result is one tensor.
+    """
+    read = {v: relax.Var(v.name, v.ty) for v in variables(binding.value)}
+    builder = relax.BlockBuilder()
+    with builder.function("main", list(read.values())):
+        with builder.dataflow():
+            result = builder.emit_output(builder.emit(substitute(binding.value, dict(read))))
+        builder.emit_func_output(result)
+    inputs, outputs = (tuple(map(_spec, values)) for values in (read, [binding.var]))
+    return Executor(Program(builder.get(), inputs, outputs, str(binding.var.name), source_sha256=""))
+
+
+def _spec(var: relax.Var) -> TensorSpec:
+    found = tensor_type(var)
+    return TensorSpec(str(var.name), found.shape, found.dtype)
 
 
 def _array(tensor: tvm.runtime.Tensor) -> Array:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from tvm import relax
 
 from pipeline import ops
-from pipeline.compiler.execute import Executor
 from pipeline.distances import Distance
-from pipeline.ir.bridge import operator_of, tensor_operands, tensor_type
+from pipeline.ir.bridge import operator_of, tensor_type
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.operator import Array
 from pipeline.ir.program import Program, TensorSpec
-from pipeline.ops import traits_of
 from pipeline.quantization.corrections.correction import CannotCorrect
+from pipeline.quantization.corrections.running import multiply_adds, runner
 from pipeline.quantization.state import State
 from pipeline.quantization.statistics import HELD_BACK_EVERY, KeptBatches, Need
-from pipeline.reference import execute
 
 MOST, FEWEST = 16, 4
 """Batches to learn from, if a batch is small, and if it is large; half as many more are held back."""
@@ -29,7 +26,7 @@ MEMORY = 128 * 2**20
 """Bytes that the batches and their activations may take, roughly."""
 
 MULTIPLY_ADDS = 30 * 10**9
-"""How many all batches may take, as they run in NumPy."""
+"""How many all batches may take."""
 
 
 def kept_limit(program: Program) -> int:
@@ -39,11 +36,7 @@ def kept_limit(program: Program) -> int:
     read = [tensor_type(v) for v in flow.params] + [tensor_type(o) for o in flow.outputs]
     # A few of the largest activations are held at the same time, a byte each.
     size = sum(t.size * 4 for t in read) + 4 * max((t.size for t in tensors), default=0)
-    work = sum(
-        traits_of(b).multiply_adds(*map(tensor_type, tensor_operands(b.value)))
-        for b in flow.bindings
-        if isinstance(b.value, relax.Call) and traits_of(b).sums_products
-    )
+    work = sum(map(multiply_adds, flow.bindings))
     return max(FEWEST, min(MOST, MEMORY // max(size, 1), MULTIPLY_ADDS // max(work, 1)))
 
 
@@ -80,9 +73,10 @@ def held_back_sqnr(state: State, int8_program: Program) -> float:
         CannotCorrect: there are too few samples.
     """
     pairs, distance = _pairs(state.uncorrected, int8_program), Distance()
-    runner = _Runner(int8_program.with_outputs([pair.name for pair in pairs]))
-    for number, feed in enumerate(kept_feeds(state)[1]):
-        found = runner.run(feed)
+    _, held_back = kept_feeds(state)
+    run = runner(int8_program.with_outputs([pair.name for pair in pairs]), len(held_back))
+    for number, feed in enumerate(held_back):
+        found = run(feed)
         for pair in pairs:
             distance.update(pair.compared(_kept(state, pair.tensor).held_back[number]), pair.compared(found[pair.name]))
     return distance.sqnr_db
@@ -138,22 +132,6 @@ def _outputs(program: Program) -> list[tuple[TensorSpec, relax.Var]]:
 def finite(decibels: float) -> float | None:
     """Return decibels; None if there is no noise, or no signal."""
     return decibels if math.isfinite(decibels) else None
-
-
-class _Runner:
-    """Runs a program in NumPy, or compiled if it has operators that NumPy can't do; compiling takes longer."""
-
-    def __init__(self, program: Program) -> None:
-        self._program = program
-        self._executor: Executor | None = None
-
-    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        if self._executor is None:
-            try:
-                return execute(self._program, feed)
-            except NotImplementedError:
-                self._executor = Executor(self._program)
-        return self._executor.run(feed)
 
 
 def _kept(state: State, var: relax.Var) -> KeptBatches:

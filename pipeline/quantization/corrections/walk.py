@@ -1,4 +1,4 @@
-"""Executes an int8 program in NumPy, layer by layer, for all samples at once, so that layers can still be changed."""
+"""Executes an int8 program layer by layer, for all samples at once, so that layers can still be changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tvm import relax
 from pipeline.ir.dataflow import Binding, Dataflow, variables
 from pipeline.ir.operator import Array
 from pipeline.ir.program import Program
-from pipeline.reference import evaluate_binding
+from pipeline.quantization.corrections.running import evaluate_all
 
 Visit: TypeAlias = "Callable[[Binding, Sequence[Array]], Binding]"
 """Given a binding of one of our operators and its first operand for each sample, returns the binding to execute."""
@@ -38,8 +38,8 @@ def walk(program: Program, feeds: Sequence[Mapping[str, Array]], visit: Visit) -
         chosen, read = binding, variables(binding.value)
         if isinstance(binding.value, relax.Call) and read:
             chosen = visit(binding, [values[read[0]] for values in samples])
-        for values in samples:
-            values[binding.var] = evaluate_binding(chosen, values)
+        for values, value in zip(samples, evaluate_all(chosen, samples), strict=True):
+            values[binding.var] = value
             for v in set(read):
                 if last[v] is binding:
                     del values[v]
