@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from pipeline.targets import list_targets as list_targets
     from pipeline.targets import load_target as load_target
     from pipeline.workflow import build as build
+    from pipeline.workflow import quantize_within as quantize_within
 
 _EXPORTS = {
     "AnnotateOptions": "pipeline.config.options",
@@ -80,6 +81,7 @@ _EXPORTS = {
     "load_target": "pipeline.targets",
     "profile": "pipeline.profiling",
     "quantize": "pipeline.api",
+    "quantize_within": "pipeline.workflow",
     "read_metadata": "pipeline.library.metadata",
     "realize": "pipeline.quantization.realize",
     "sensitivity": "pipeline.diagnosis",

@@ -67,8 +67,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "recipes": "data errors files ir samples schema",
         "report": "analysis compiler distances errors files importer ir library profiling quantization",
         "workflow": (
-            "analysis api compiler config cpu errors files importer ir library profiling quantization recipes report "
-            "runtime samples targets"
+            "analysis api compiler config cpu distances errors files importer ir library profiling quantization "
+            "recipes report runtime samples targets"
         ),
         "diagnosis": "analysis api config errors ir report samples workflow",
         "cli": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.workflow.building import build, build_model
 from pipeline.workflow.measuring import check_reusable, measure, measured_on, time_libraries
+from pipeline.workflow.mixing import quantize_within
 from pipeline.workflow.progress import Progress
 from pipeline.workflow.quantizing import quantize_model, quantized_already, verify, warn_if_quantized, with_recipe
 
@@ -15,6 +16,7 @@ __all__ = [
     "measure",
     "measured_on",
     "quantize_model",
+    "quantize_within",
     "quantized_already",
     "time_libraries",
     "verify",

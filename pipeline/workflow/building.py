@@ -23,7 +23,7 @@ from pipeline.report.build_report import BuildReport, Library
 from pipeline.samples import Samples, with_image_options
 from pipeline.targets import Target, load_target
 from pipeline.workflow.measuring import FLOAT_LIBRARY, check_measurable, compare_libraries, measured_on
-from pipeline.workflow.mixing import check_mixable, mixed_with_progress, timed
+from pipeline.workflow.mixing import build_mixed, check_mixable, timed
 from pipeline.workflow.progress import Progress
 from pipeline.workflow.quantizing import (
     annotated,
@@ -90,7 +90,7 @@ def build_model(
         check = verify(model, program, samples)
     mixed = None
     if options.mixed.max_drop is not None:
-        mixed = mixed_with_progress(program, samples, options, tell)
+        mixed = build_mixed(program, samples, options, tell)
         quantized = mixed.quantized
     else:
         quantized = quantized_with_progress(program, samples, options, annotation, table, tell)

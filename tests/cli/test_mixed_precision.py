@@ -11,6 +11,8 @@ import onnx
 import pytest
 
 import pipeline
+from pipeline.analysis.metrics import MeasuredSample
+from pipeline.distances import Array
 from pipeline.errors import MetricError, OptionError, SampleError
 from tests.cli.commands import run
 from tests.models import wide_network
@@ -68,7 +70,7 @@ def test_what_cannot_be_met_ends_with_code_1_and_writes_nothing(
     ("options", "error", "message"),
     [
         ({"max_drop": "half"}, OptionError, r"--max-drop is 'half'; expected how much worse"),
-        ({"metric": "cosine"}, OptionError, "--metric is what --max-drop limits"),
+        ({"metric": "cosine"}, OptionError, "--metric is about what --max-drop"),
         ({"max_drop": "1%", "annotation": "a.json"}, OptionError, "leave --annotation out"),
         ({"max_drop": "1%", "calibration": "c.json"}, OptionError, "leave --calibration out"),
         ({"max_drop": "1%", "metric": "user.py:none"}, MetricError, r"user\.py can't be read"),
@@ -83,6 +85,20 @@ def test_what_cannot_be_searched_for_is_refused_before_the_import(
     with pytest.raises(error, match=message):
         pipeline.build(tmp_path / "no.onnx", **{"samples": [], "output": tmp_path / "out", **options})
     assert not (tmp_path / "out").exists()
+
+
+def test_a_function_of_python_is_a_metric_and_programs_are_quantized(command: list[object]) -> None:
+    def close(outputs: dict[str, Array], sample: MeasuredSample) -> float:
+        return -float(np.abs(outputs["y"] - sample.float_outputs["y"]).mean())
+
+    made = pipeline.quantize_within(
+        pipeline.load("wide.onnx"), "samples.npy", 100.0, close, effort="none", hold_back=0.5
+    )
+    assert made.found.metric == "close"
+    assert (made.found.checked_on, made.quantized.table.samples) == (5, 10)
+    assert -100 < made.found.mixed.value < made.found.float_value == 0
+    with pytest.raises(OptionError, match="float's value of close is 0"):
+        pipeline.quantize_within(made.without.source, "samples.npy", "1%", close, effort="none")
 
 
 def test_a_share_that_holds_back_too_few_is_refused(command: list[object]) -> None:
