@@ -20,7 +20,7 @@ from tests.docs.listings import DOCUMENTS, ROOT
 
 TEXTS = {document.name: document.read_text(encoding="utf-8") for document in DOCUMENTS}
 
-WRITTEN = r"(model|order|interleave|\d\d-\w+)\.py|\w+\.json|(kernels/isa/)?NAME\..*"
+WRITTEN = r"(model|order|interleave|user|\d\d-\w+)\.py|\w+\.json|(kernels/isa/)?NAME\..*"
 """Files that commands in the docs write, and placeholders."""
 
 OTHERS_OPTIONS = {
