@@ -29,6 +29,21 @@ _RAPIDOCR = {
 }
 
 
+def with_fixed_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
+    """Return a model whose inputs have the given shapes, of an opset that peers can quantize per channel."""
+    for value in model.graph.input:
+        if value.name in shapes:
+            for dim, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
+                dim.ClearField("dim_param")
+                dim.dim_value = size
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    del model.graph.value_info[:]
+    if model.opset_import[0].version < PER_CHANNEL_OPSET:
+        model = onnx.version_converter.convert_version(model, PER_CHANNEL_OPSET)
+    return model
+
+
 @dataclass(frozen=True)
 class Network:
     """A float32 network with one input.
@@ -44,16 +59,9 @@ class Network:
     def write(self, path: Path, batch: int = 1) -> Path:
         """Write the model with its input's shape fixed, as every engine runs such models best."""
         model = self.load()
-        dims = model.graph.input[0].type.tensor_type.shape.dim
-        for dim, size in zip(dims, (self.shape[0] * batch, *self.shape[1:]), strict=True):
-            dim.ClearField("dim_param")
-            dim.dim_value = size
-        for output in model.graph.output:
-            output.type.tensor_type.ClearField("shape")
-        del model.graph.value_info[:]
-        if model.opset_import[0].version < PER_CHANNEL_OPSET:
-            model = onnx.version_converter.convert_version(model, PER_CHANNEL_OPSET)
-        path.write_bytes(model.SerializeToString(deterministic=True))
+        shape = (self.shape[0] * batch, *self.shape[1:])
+        fixed = with_fixed_shapes(model, {model.graph.input[0].name: shape})
+        path.write_bytes(fixed.SerializeToString(deterministic=True))
         return path
 
     def samples(self, count: int, batch: int = 1) -> list[Array]:
@@ -63,7 +71,8 @@ class Network:
         return [random.standard_normal(shape).astype("float32") for _ in range(count)]
 
 
-def _from_rapidocr(file: str) -> Callable[[], onnx.ModelProto]:
+def from_rapidocr(file: str) -> Callable[[], onnx.ModelProto]:
+    """Return what loads one of the models in the package rapidocr_onnxruntime."""
     source = PackageSource(**_RAPIDOCR, path=f"rapidocr_onnxruntime/models/{file}")
     return lambda: onnx.load_model_from_string(file_from_package(source))
 
@@ -73,7 +82,7 @@ NETWORKS: Mapping[str, Network] = {
     "efficientnet-lite0": Network(
         lambda: onnx.load(prepare(load_recipe("efficientnet-lite0")).model), (1, 3, 224, 224)
     ),
-    "pp-ocr-detection": Network(_from_rapidocr("ch_PP-OCRv4_det_infer.onnx"), (1, 3, 320, 320)),
-    "pp-ocr-recognition": Network(_from_rapidocr("ch_PP-OCRv4_rec_infer.onnx"), (1, 3, 48, 320)),
+    "pp-ocr-detection": Network(from_rapidocr("ch_PP-OCRv4_det_infer.onnx"), (1, 3, 320, 320)),
+    "pp-ocr-recognition": Network(from_rapidocr("ch_PP-OCRv4_rec_infer.onnx"), (1, 3, 48, 320)),
 }
 """Every network by name."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.resources
-import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from pipeline.errors import OptionError, SampleError
 from pipeline.ir.preprocessing import ImagePreprocessing
+from pipeline.recipes import text
 from pipeline.recipes.schema import Recipe
 from pipeline.samples.images import pillow, to_array
 
@@ -48,27 +48,12 @@ def digits(recipe: Recipe, purpose: str) -> Iterator[LabelledSample]:
 
 def text_lines(recipe: Recipe, purpose: str) -> Iterator[LabelledSample]:
     """Yield rendered lines of text, about half upside down: [1,3,48,192] float32; label 1 means upside down."""
-    pil = pillow()
-    image, draw, font = pil.Image, pil.ImageDraw, pil.ImageFont
     random = np.random.default_rng((recipe.samples.seed, purpose == "evaluation"))
-    letters = np.array(list(string.ascii_letters + string.digits + " .,-"))
     for _ in range(_count(recipe, purpose)):
-        text = "".join(random.choice(letters, random.integers(4, 14)))
-        background = tuple(int(v) for v in random.integers(150, 256, 3))
-        ink = tuple(int(v) for v in random.integers(0, 100, 3))
-        face = font.load_default(size=int(random.integers(24, 40)))
-        left, top, right, bottom = (int(v) for v in face.getbbox(text))
-        page = image.new("RGB", (right - left + 16, bottom - top + 16), background)
-        draw.Draw(page).text((8 - left, 8 - top), text, font=face, fill=ink)
-        noisy = np.asarray(page, "float32") + random.normal(0, 8, (page.height, page.width, 3))
-        page = image.fromarray(np.clip(noisy, 0, 255).astype("uint8"))
+        picture = text.line(text.words(random), random)
         upside_down = bool(random.integers(2))
-        page = page.rotate(180) if upside_down else page
-        width = min(192, -(-48 * page.width // page.height))
-        scaled = np.asarray(page.resize((width, 48), image.Resampling.BILINEAR), "float32")
-        value = np.zeros((1, 3, 48, 192), "float32")
-        value[0, :, :, :width] = (scaled[:, :, ::-1] / 127.5 - 1).transpose(2, 0, 1)
-        yield LabelledSample({"x": value}, int(upside_down))
+        picture = picture.rotate(180) if upside_down else picture
+        yield LabelledSample({"x": text.as_input(picture, 192)}, int(upside_down))
 
 
 CALIBRATION_PICTURES = ("astronaut", "coffee", "rocket", "ihc", "color", "hubble_deep_field")

@@ -1,0 +1,1 @@
+"""Accuracy beside ONNX Runtime and NNCF: see `benchmarks.accuracy.__main__`."""
