@@ -50,6 +50,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "library": "errors files ir schema targets",
         "compiler": "cpu errors files ir kernels library memory ops passes.lowering schema targets",
         "runtime": "conversion cpu errors ir library",
+        # Whoever runs programs over samples may do so in other processes.
+        "scale_out": "compiler config cpu data errors ir runtime targets",
         # The stages before the compiler. Only calibration compiles.
         "importer": "errors files ir memory ops passes.float",
         "samples": "config conversion errors files ir",
@@ -57,11 +59,11 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "quantization.observers": "errors quantization.spec schema",
         "quantization": (
             "compiler config distances errors files ir ops quantization.observers quantization.spec reference samples "
-            "schema"
+            "scale_out schema"
         ),
         # Whatever combines the stages.
         "exporter": "errors ir ops quantization quantization.spec",
-        "api": "compiler config errors exporter files importer ir library quantization samples targets",
+        "api": "compiler config errors exporter files importer ir library quantization samples scale_out targets",
         "analysis": "api compiler distances errors files ir ops quantization quantization.spec schema",
         "profiling": "compiler errors kernels library runtime schema targets",
         "recipes": "data errors files ir samples schema",
@@ -107,6 +109,7 @@ MODULES_OF: Mapping[str, tuple[str, ...]] = {
 
 OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "PIL": ("samples/images.py",),
+    "distributed": ("scale_out/dask.py",),
     "matplotlib": ("report/plots.py", "recipes/text.py"),
     "skimage": ("recipes/samples.py",),
     "onnxruntime": ("importer/verify.py",),

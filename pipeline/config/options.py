@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.config.schema import Options, group, option
 from pipeline.config.values import parse_number, parse_numbers, parse_shape, parse_size
+from pipeline.errors import OptionError
 
 
 def _targets() -> Iterable[str]:
@@ -202,6 +203,38 @@ class CorrectionOptions(Options):
 
 
 @dataclass(frozen=True)
+class ScaleOutOptions(Options):
+    """Who runs the model on samples; see `scale_out`. The results are the same.
+
+    Attributes:
+        workers: how many processes of this machine; None means this process.
+        cluster: address of a Dask cluster's scheduler, to use its workers.
+    """
+
+    workers: int | None = option(
+        None, "Run the model on samples in so many processes of this machine.", minimum=1, unset="in this process"
+    )
+    cluster: str | None = option(
+        None,
+        "Run the model on samples in the workers of this Dask cluster.",
+        metavar="ADDRESS",
+        unset="in this process",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse both at once.
+
+        Raises:
+            OptionError: both are given.
+        """
+        super().__post_init__()
+        if self.workers is not None and self.cluster is not None:
+            raise OptionError(
+                "--workers starts workers on this machine, --cluster uses running ones; give one of them."
+            )
+
+
+@dataclass(frozen=True)
 class QuantizeOptions(Options):
     """How a float program becomes an int8 one.
 
@@ -210,12 +243,14 @@ class QuantizeOptions(Options):
         calibrate: how the scales of activations are chosen.
         corrections: what makes the error smaller.
         images: how pictures among the samples become inputs.
+        scale_out: who runs the model on samples.
     """
 
     annotate: AnnotateOptions = group(AnnotateOptions)
     calibrate: CalibrateOptions = group(CalibrateOptions)
     corrections: CorrectionOptions = group(CorrectionOptions)
     images: ImageOptions = group(ImageOptions)
+    scale_out: ScaleOutOptions = group(ScaleOutOptions)
 
 
 @dataclass(frozen=True)

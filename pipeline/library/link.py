@@ -101,7 +101,9 @@ class Sections:
     constants: bytes = b""
 
 
-def link(executable: relax.VMExecutable, target: Target, sections: Sections, path: Path) -> None:
+def link(
+    executable: relax.VMExecutable, target: Target, sections: Sections, path: Path, with_functions: bool = True
+) -> None:
     """Write an executable as a shared library.
 
     Args:
@@ -109,6 +111,8 @@ def link(executable: relax.VMExecutable, target: Target, sections: Sections, pat
         target: what to link for.
         sections: what the library contains beside the code.
         path: the library. It is written completely or not at all. Its file name becomes the soname.
+        with_functions: whether the functions that LLVM calls are linked into it, rather than found in the process that
+            loads it.
 
     Raises:
         BuildError: the linker failed (its own message is included), or the program calls a function that no library on
@@ -127,7 +131,7 @@ def link(executable: relax.VMExecutable, target: Target, sections: Sections, pat
         sources |= {f"{f}.s": _START_UP_SOURCES[f] for f in target.required_features if f in _START_UP_SOURCES}
         for source, text in sources.items():
             (folder / source).write_text(text, encoding="ascii")
-        linker = _Linker(_driver(target), target, folder)
+        linker = _Linker(_driver(target, with_functions), target, folder)
 
         def link_objects(output: str, objects: Sequence[str], **_options: Any) -> None:
             linker.link(Path(output), [*objects, *sources])
@@ -244,7 +248,7 @@ class _Linker:
             raise BuildError(f"Linking for {self.target.name} failed:\n{result.stderr.strip()}")
 
 
-def _driver(target: Target) -> _Driver:
+def _driver(target: Target, with_functions: bool = True) -> _Driver:
     named = os.environ.get("PIPELINE_LINKER")
     if named:
         return _Driver(tuple(shlex.split(named)), _SYSTEM_LIBRARIES, self_contained=False)
@@ -255,7 +259,7 @@ def _driver(target: Target) -> _Driver:
             raise OptionError(f"ANDROID_NDK_HOME is {ndk}, which holds no toolchains/llvm/prebuilt/*/bin/clang.")
         return _Driver((str(found[0]), f"--target={target.linker.ndk_target}"), _SYSTEM_LIBRARIES, self_contained=False)
     zig = (sys.executable, "-m", "ziglang", "cc", "-target", target.linker.zig_target)
-    return _Driver(zig, ("-rtlib=compiler-rt",), self_contained=True)
+    return _Driver(zig, ("-rtlib=compiler-rt",) if with_functions else (), self_contained=with_functions)
 
 
 def _zig_cache(fallback: Path) -> Path:

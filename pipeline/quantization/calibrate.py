@@ -13,14 +13,15 @@ from pipeline.errors import TableError
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.quantization.annotation import Annotation
-from pipeline.quantization.collect import Watcher, collect
 from pipeline.quantization.observers import ALGORITHMS, Observer, make_observer
 from pipeline.quantization.observers.readers import AS_IT_IS, Reader
 from pipeline.quantization.readers import readers_of
+from pipeline.quantization.sharded import collect_with
 from pipeline.quantization.spec import SCALES_ABOVE, ObserverSpec, QuantizationSpec, ScaleTooLargeError
 from pipeline.quantization.statistics import Need, Statistic
 from pipeline.quantization.table import Calibrated, CalibrationTable
 from pipeline.samples import Samples
+from pipeline.scale_out import Engine, ThisProcess
 
 __all__ = ["ALGORITHMS", "CalibrateOptions", "Calibrated", "CalibrationTable", "calibrate"]
 
@@ -72,6 +73,7 @@ def calibrate_with_statistics(
     options: CalibrateOptions | None = None,
     progress: Callable[[int], None] | None = None,
     needs: Iterable[Need] = (),
+    engine: Engine | None = None,
 ) -> Calibration:
     """Calibrate, and collect statistics in the same pass over the samples.
 
@@ -82,25 +84,22 @@ def calibrate_with_statistics(
         options: how scales are chosen.
         progress: called after each batch with the number of batches so far.
         needs: the statistics to collect.
+        engine: runs the program; None means this process.
 
     Raises:
-        PipelineError: see `calibrate`.
+        PipelineError: see `calibrate`; an OptionError or DeviceError, see `sharded.collect_with`.
     """
     options = options or CalibrateOptions()
     specs = {name: _decided(spec, options) for name, spec in annotation.specs().items()}
-    observers = {name: make_observer(observer) for name, (_, observer) in specs.items()}
-    statistics = {need: need.make() for need in needs}
-    watchers: dict[str, list[Watcher]] = {name: [observer] for name, observer in observers.items()}
-    for need, statistic in statistics.items():
-        watchers.setdefault(need.tensor, []).append(statistic)
-    count = collect(program, watchers, samples, options, progress)
+    wanted = {name: observer for name, (_, observer) in specs.items()}
+    found = collect_with(engine or ThisProcess(), program, wanted, needs, samples, options, progress)
     flow = Dataflow.of(program.module)
     readers = {str(var.name): readers_of(flow, var) for var in flow.users if var.name in specs}
-    entries = {name: make_entry(name, observers[name], spec, readers[name]) for name, (spec, _) in specs.items()}
+    entries = {name: make_entry(name, found.observers[name], spec, readers[name]) for name, (spec, _) in specs.items()}
     for text in _odd_tensors(entries, specs):
         _log.warning(text)
-    table = CalibrationTable(model_sha256=program.source_sha256, samples=count, tensors=entries)
-    return Calibration(table, statistics)
+    table = CalibrationTable(model_sha256=program.source_sha256, samples=found.samples, tensors=entries)
+    return Calibration(table, found.statistics)
 
 
 def make_entry(

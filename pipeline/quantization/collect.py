@@ -15,7 +15,7 @@ from pipeline.errors import SampleError
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.quantization.input_range import range_warnings
-from pipeline.quantization.statistics import Need, Statistic
+from pipeline.quantization.statistics import Statistic
 from pipeline.samples import Samples, batch_of, hold_back_filter, named_feeds
 from pipeline.samples.statistics import SampleStatistics
 
@@ -61,42 +61,61 @@ def collect(
         SampleError: there is no sample, one doesn't fit the model, or the model's values for it aren't finite.
     """
     batches, batch = 0, batch_of(program.inputs)
-    statistics, kept = SampleStatistics(program.inputs), []
-    finite = {name for name, own in watchers.items() if any(not isinstance(w, Statistic) or w.finite for w in own)}
+    statistics, kept, names = (
+        SampleStatistics(program.inputs),
+        list[Mapping[str, Array]](),
+        known_names(program, watchers),
+    )
     for sample, feed, activations in _activations(program, list(watchers), samples, options):
         statistics.update(sample, feed, batch)
         kept += [feed] if batches < RANGE_BATCHES else []
-        for name, values in activations.items():
-            if name in finite and not np.isfinite(values).all():
-                raise SampleError(
-                    f"Tensor {_computed(program, name)!r} is NaN or infinite for {sample}: the float model itself "
-                    "overflows on it. Check the sample's preprocessing."
-                )
-            for watcher in watchers[name]:
-                watcher.update(values)
+        watch(watchers, activations, sample, names)
         batches += 1
         if progress is not None:
             progress(batches)
-    for text in (*statistics.warnings(), *range_warnings(program, kept)) if warn else ():
-        _logger.warning(text)
+    if warn:
+        warn_of_samples(program, statistics, kept)
     return batches * batch
 
 
-def collect_statistics(
-    program: Program,
-    needs: Iterable[Need],
-    samples: Samples,
-    options: CalibrateOptions,
-    progress: Callable[[int], None] | None = None,
-    warn: bool = True,
-) -> dict[Need, Statistic]:
-    """Return the statistics that are needed, in one pass over the samples; see `collect`."""
-    statistics = {need: need.make() for need in needs}
-    watchers: dict[str, list[Watcher]] = {}
-    for need, statistic in statistics.items():
-        watchers.setdefault(need.tensor, []).append(statistic)
-    collect(program, watchers, samples, options, progress, warn)
-    return statistics
+def watch(
+    watchers: Mapping[str, Sequence[Watcher]],
+    activations: Mapping[str, Array],
+    sample: str,
+    names: Mapping[str, str],
+) -> None:
+    """Update the watchers of all tensors for one batch.
+
+    Args:
+        watchers: by name of the tensor that they watch.
+        activations: the tensors' values.
+        sample: name of the batch in messages.
+        names: the names that users know for the tensors; see `known_names`.
+
+    Raises:
+        SampleError: a tensor has values that aren't finite, and a watcher that takes no others.
+    """
+    for name, values in activations.items():
+        finite = any(not isinstance(w, Statistic) or w.finite for w in watchers[name])
+        if finite and not np.isfinite(values).all():
+            raise SampleError(
+                f"Tensor {names[name]!r} is NaN or infinite for {sample}: the float model itself overflows on it. "
+                "Check the sample's preprocessing."
+            )
+        for watcher in watchers[name]:
+            watcher.update(values)
+
+
+def warn_of_samples(program: Program, statistics: SampleStatistics, feeds: Sequence[Mapping[str, Array]]) -> None:
+    """Log warnings of what is odd about samples.
+
+    Args:
+        program: the float program.
+        statistics: have seen all samples.
+        feeds: the first `RANGE_BATCHES` batches.
+    """
+    for text in (*statistics.warnings(), *range_warnings(program, feeds)):
+        _logger.warning(text)
 
 
 def _activations(
@@ -112,10 +131,15 @@ def _activations(
         yield name, feed, executor.run(feed)
 
 
-def _computed(program: Program, name: str) -> str:
-    """Return the name that the user knows for a tensor: for a transposed or reshaped one, that of the original."""
+def known_names(program: Program, names: Iterable[str]) -> dict[str, str]:
+    """Return the names that the user knows for tensors: for a transposed or reshaped one, that of the original."""
     flow = Dataflow.of(program.module)
-    var = next((b.var for b in flow.bindings if b.var.name == name), None)
-    while var in flow.producers and flow.producers[var].operator in ("relax.permute_dims", "relax.reshape"):
-        var = flow.producers[var].value.args[0]
-    return name if var is None else str(var.name)
+    by_name = {str(b.var.name): b.var for b in flow.bindings}
+
+    def known(name: str) -> str:
+        var = by_name.get(name)
+        while var in flow.producers and flow.producers[var].operator in ("relax.permute_dims", "relax.reshape"):
+            var = flow.producers[var].value.args[0]
+        return name if var is None else str(var.name)
+
+    return {name: known(name) for name in names}

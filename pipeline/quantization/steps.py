@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -22,7 +22,6 @@ from pipeline.quantization import equalization
 from pipeline.quantization.annotate import annotate
 from pipeline.quantization.annotation import Annotation
 from pipeline.quantization.calibrate import calibrate_with_statistics, check_algorithm
-from pipeline.quantization.collect import collect_statistics
 from pipeline.quantization.corrections import (
     CannotCorrect,
     Correction,
@@ -33,10 +32,12 @@ from pipeline.quantization.corrections import (
 from pipeline.quantization.corrections.kept import finite, held_back_sqnr, kept_needs
 from pipeline.quantization.realize import realize
 from pipeline.quantization.selection import with_names
+from pipeline.quantization.sharded import collect_with
 from pipeline.quantization.state import CorrectionOutcome, State
 from pipeline.quantization.statistics import Need
 from pipeline.quantization.table import CalibrationTable
 from pipeline.samples import Samples
+from pipeline.scale_out import Engine, ThisProcess
 
 EQUALIZATION_BATCHES = 32
 """Of how many batches the channels' ranges are looked at, to even them out."""
@@ -74,12 +75,13 @@ class Calibrate:
     corrections: Sequence[Correction] = ()
     progress: Callable[[int], None] | None = None
     keep_samples: bool = False
+    engine: Engine = field(default_factory=ThisProcess)
 
     def __call__(self, state: State) -> State:
         """See `calibrate`."""
         needs = _needs(state, self.corrections, self.keep_samples)
         found = calibrate_with_statistics(
-            state.program, state.annotation, self.samples, self.options, self.progress, needs
+            state.program, state.annotation, self.samples, self.options, self.progress, needs, self.engine
         )
         return dataclasses.replace(state, table=found.table, statistics=found.statistics, original=state.program)
 
@@ -115,12 +117,13 @@ class Collect:
     options: CalibrateOptions
     corrections: Sequence[Correction]
     progress: Callable[[int], None] | None = None
+    engine: Engine = field(default_factory=ThisProcess)
 
     def __call__(self, state: State) -> State:
-        """See `collect.collect_statistics`."""
+        """See `sharded.collect_with`."""
         needs = _needs(state, self.corrections, keep_samples=True)
-        statistics = collect_statistics(state.program, needs, self.samples, self.options, self.progress)
-        return dataclasses.replace(state, statistics=statistics)
+        found = collect_with(self.engine, state.program, {}, needs, self.samples, self.options, self.progress)
+        return dataclasses.replace(state, statistics=found.statistics)
 
 
 def _needs(state: State, corrections: Sequence[Correction], keep_samples: bool) -> Iterable[Need]:
@@ -169,8 +172,8 @@ class CalibrateEqualized:
             raise CannotCorrect("it reads the samples more than once, and they are an iterator")
         limit = min(options.batch_nums or EQUALIZATION_BATCHES, EQUALIZATION_BATCHES)
         few = dataclasses.replace(options, batch_nums=limit)
-        statistics = collect_statistics(state.program, needs, samples, few, warn=False)
-        exponents = equalization.choose_exponents(state.program, state.annotation, statistics)
+        found = collect_with(self.calibrate.engine, state.program, {}, needs, samples, few, warn=False)
+        exponents = equalization.choose_exponents(state.program, state.annotation, found.statistics)
         if not exponents:
             raise CannotCorrect("the channels are even already")
         return equalization.equalized(state.program, state.annotation, exponents), exponents
@@ -244,6 +247,7 @@ def steps(
     annotation: Annotation | None = None,
     table: CalibrationTable | None = None,
     progress: Callable[[int], None] | None = None,
+    engine: Engine | None = None,
 ) -> tuple[Step, ...]:
     """Return the steps that make an int8 program of a float one, in order.
 
@@ -253,18 +257,20 @@ def steps(
         annotation: decisions to take as they are.
         table: scales to take as they are.
         progress: called after each batch of samples with the number of batches so far.
+        engine: runs the program on samples; None means this process.
 
     Raises:
         OptionError: see `check_options`.
     """
+    engine = engine or ThisProcess()
     check_options(options, table_given=table is not None, samples_given=samples is not None)
     corrections = wanted_corrections(options.corrections)
     if table is None:
         given, equalize = samples if samples is not None else (), wants_equalization(options.corrections)
-        calibrate = Calibrate(given, options.calibrate, corrections, progress, equalize or bool(corrections))
+        calibrate = Calibrate(given, options.calibrate, corrections, progress, equalize or bool(corrections), engine)
         ranges: tuple[Step, ...] = (CalibrateEqualized(calibrate) if equalize else calibrate,)
     elif samples is not None and corrections:
-        ranges = (TakeTable(table), Collect(samples, options.calibrate, corrections, progress))
+        ranges = (TakeTable(table), Collect(samples, options.calibrate, corrections, progress, engine))
     else:
         if corrections:
             _log.warning(

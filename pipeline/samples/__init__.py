@@ -15,6 +15,7 @@ from pipeline.ir.program import TensorSpec
 from pipeline.samples.fitting import FittedSample, SampleFitter, capitalized
 from pipeline.samples.images import Images
 from pipeline.samples.reading import (
+    Files,
     Sample,
     Samples,
     describe,
@@ -34,6 +35,7 @@ __all__ = [
     "hold_back_filter",
     "named_feeds",
     "preprocessing_of",
+    "warn_of_rest",
     "with_image_options",
 ]
 
@@ -68,7 +70,7 @@ def feeds(
 
 
 def named_feeds(
-    samples: Samples,
+    samples: Samples | Files,
     inputs: Sequence[TensorSpec],
     batch_size: int | None = None,
     batch_nums: int | None = None,
@@ -100,11 +102,7 @@ def named_feeds(
                 left_out += 1
             pending = []
     if warn and pending and complete:
-        count, batch = len(pending), pending[0].batch
-        _log.warning(
-            f"The last {'sample' if count == 1 else f'{count} samples'} in {describe(samples)} "
-            f"{'is' if count == 1 else 'are'} left out: the model takes {batch} at once, and a batch must be full."
-        )
+        warn_of_rest(len(pending), pending[0].batch, samples)
     if complete == 0:
         if left_out:
             raise SampleError(
@@ -113,6 +111,21 @@ def named_feeds(
             )
         found = f"only {len(pending)} of the {pending[0].batch} that one batch takes" if pending else "none"
         raise SampleError(f"No samples to calibrate with: {found} in {describe(samples)}.")
+
+
+def warn_of_rest(count: int, batch: int, samples: Samples | Files) -> None:
+    """Log a warning if samples at the end don't fill a batch.
+
+    Args:
+        count: how many these are.
+        batch: how many samples a batch has.
+        samples: all samples.
+    """
+    if count:
+        _log.warning(
+            f"The last {'sample' if count == 1 else f'{count} samples'} in {describe(samples)} "
+            f"{'is' if count == 1 else 'are'} left out: the model takes {batch} at once, and a batch must be full."
+        )
 
 
 def hold_back_filter(hold_back: float, held_back: bool = False) -> FeedFilter | None:
@@ -131,7 +144,7 @@ def hold_back_filter(hold_back: float, held_back: bool = False) -> FeedFilter | 
 
 
 def _fitted(
-    samples: Samples, inputs: Sequence[TensorSpec], batch_size: int, batch_nums: int | None
+    samples: Samples | Files, inputs: Sequence[TensorSpec], batch_size: int, batch_nums: int | None
 ) -> Iterator[FittedSample]:
     fitter = SampleFitter(inputs)
     left = math.inf if batch_nums is None else batch_nums * batch_size

@@ -73,6 +73,22 @@ class SampleFitter:
             part = {s.name: v[i : i + 1] if _count((v := values[s.name]).shape, s) else v for s in self.inputs}
             yield self._fitted(part, f"{name}[{i}]")
 
+    def batch(self, sample: Any, name: str) -> int | None:
+        """Return how many samples like this one make a batch for the model; None if it is several samples itself.
+
+        Values aren't read.
+
+        Raises:
+            SampleError: it has a wrong name, shape or dtype.
+        """
+        arrays = arrays_of(sample, self.inputs, name)
+        for spec in self.inputs:
+            self._check(arrays[spec.name], spec, name)
+        shapes = {spec.name: _with_batch_axis(arrays[spec.name].shape, spec) for spec in self.inputs}
+        if any(_count(shapes[spec.name], spec) is not None for spec in self.inputs):
+            return None
+        return next((spec.shape[0] for spec in self.inputs if shapes[spec.name] != spec.shape), 1)
+
     def _fitted(self, arrays: dict[str, Array], name: str) -> FittedSample:
         feed = {spec.name: _converted(arrays[spec.name], spec, name) for spec in self.inputs}
         single = frozenset(spec.name for spec in self.inputs if feed[spec.name].shape != spec.shape)
@@ -175,7 +191,11 @@ def _as_array(value: Any, spec: str, name: str) -> Array | StoredArray:
 def _loaded(array: Array | StoredArray, spec: TensorSpec) -> Array:
     """Return an array with its values read, and with the batch axis."""
     value = array.load() if isinstance(array, StoredArray) else array
-    return value[None] if spec.shape and value.shape == spec.shape[1:] else value
+    return value.reshape(_with_batch_axis(value.shape, spec))
+
+
+def _with_batch_axis(shape: tuple[int, ...], spec: TensorSpec) -> tuple[int, ...]:
+    return (1, *shape) if spec.shape and shape == spec.shape[1:] else shape
 
 
 def _converted(value: Array, spec: TensorSpec, name: str) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
 
@@ -26,11 +27,25 @@ Samples = Union[str, Path, Images, Iterable[Sample], Callable[[], Iterable[Sampl
 """A folder of .npy and .npz files and pictures, an iterable of samples, or a function that returns one (a sample
 generator)."""
 
+
+@dataclass(frozen=True)
+class Files:
+    """Some of a folder's files.
+
+    Attributes:
+        paths: of the files, in order.
+        preprocessing: how pictures among them become the model's input; None if there are none.
+    """
+
+    paths: tuple[Path, ...]
+    preprocessing: ImagePreprocessing | None = None
+
+
 SUFFIXES = (".npy", ".npz")
 """Suffixes of files that contain arrays."""
 
 
-def named_samples(samples: Samples, inputs: Sequence[TensorSpec]) -> Iterator[tuple[str, Any]]:
+def named_samples(samples: Samples | Files, inputs: Sequence[TensorSpec]) -> Iterator[tuple[str, Any]]:
     """Yield (name, sample), without checking the samples; names are for messages: "sample 3", "samples/0003.npy".
 
     Args:
@@ -42,7 +57,10 @@ def named_samples(samples: Samples, inputs: Sequence[TensorSpec]) -> Iterator[tu
         OptionError: pictures can't become the model's input, or not with these options.
     """
     if isinstance(samples, str | Path | Images):
-        yield from _read_folder(samples, inputs)
+        files = sample_files(folder_of(samples))
+        samples = Files(tuple(files), _preprocessing(samples, files, inputs))
+    if isinstance(samples, Files):
+        yield from _read(samples, inputs)
         return
     given = samples() if callable(samples) else samples
     if not isinstance(given, Iterable):
@@ -118,22 +136,20 @@ def with_image_options(samples: Samples | None, options: ImageOptions) -> Sample
     return samples
 
 
-def describe(samples: Samples) -> str:
+def describe(samples: Samples | Files) -> str:
     """Return the name that messages have for all the samples: the folder, or "the given list"."""
     if isinstance(samples, str | Path | Images):
         return str(folder_of(samples))
     return f"the given {type(samples).__name__}"
 
 
-def _read_folder(
-    samples: str | Path | Images, inputs: Sequence[TensorSpec]
+def _read(
+    files: Files, inputs: Sequence[TensorSpec]
 ) -> Iterator[tuple[str, StoredArray | dict[str, StoredArray] | Array]]:
-    """Yield (name, sample) for each file of a folder."""
-    files = sample_files(folder_of(samples))
-    steps = _preprocessing(samples, files, inputs)
-    for file in files:
-        if steps is not None and is_picture(file):
-            yield str(file), preprocess(file, steps, inputs[0].dtype)
+    """Yield (name, sample) for each file."""
+    for file in files.paths:
+        if files.preprocessing is not None and is_picture(file):
+            yield str(file), preprocess(file, files.preprocessing, inputs[0].dtype)
         else:
             yield str(file), stored_arrays(file)
 

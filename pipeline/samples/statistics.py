@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from pipeline.ir.program import TensorSpec
@@ -31,7 +31,7 @@ class SampleStatistics:
         constant: how many arrays of `MIN_VALUES` or more floats had the same value everywhere.
         first_constant: the message for the first of these; "" if there was none.
         same: whether all samples so far were the same.
-        first: the first feed.
+        first: SHA-256 of the first feed; b"" before it.
     """
 
     inputs: Sequence[TensorSpec]
@@ -39,7 +39,7 @@ class SampleStatistics:
     constant: int = 0
     first_constant: str = ""
     same: bool = True
-    first: Mapping[str, Array] = field(default_factory=dict)
+    first: bytes = b""
 
     def update(self, name: str, feed: Mapping[str, Array], count: int) -> None:
         """Count a feed.
@@ -51,16 +51,24 @@ class SampleStatistics:
         """
         self.samples += count
         if not self.first:
-            self.first = feed
+            self.first = _digest(feed)
             self.same = count == 1
         elif self.same:
-            self.same = all(np.array_equal(value, self.first[key]) for key, value in feed.items())
+            self.same = _digest(feed) == self.first
         for spec in self.inputs:
             value = feed[spec.name]
             if value.dtype.kind == "f" and value.size >= MIN_VALUES and value.min() == value.max():
                 if not self.constant:
                     self.first_constant = f"{capitalized(name)} is {value.flat[0]:g} throughout, in input {spec.name!r}"
                 self.constant += 1
+
+    def merge(self, other: SampleStatistics) -> None:
+        """Take in what others have seen of the samples that are next; there are some."""
+        self.same = other.same and (not self.first or (self.same and other.first == self.first))
+        self.first = self.first or other.first
+        self.samples += other.samples
+        self.constant += other.constant
+        self.first_constant = self.first_constant or other.first_constant
 
     def warnings(self) -> list[str]:
         """Return the warnings for the user, in sentences."""
@@ -77,3 +85,11 @@ class SampleStatistics:
             more = f", and {self.constant - 1} more are such" if self.constant > 1 else ""
             found.append(f"{self.first_constant}{more}: that says nothing about what the model will see.")
         return found
+
+
+def _digest(feed: Mapping[str, Array]) -> bytes:
+    hashed = hashlib.sha256()
+    for name, value in sorted(feed.items()):
+        hashed.update(f"{name} {value.dtype} {value.shape}".encode())
+        hashed.update(value.tobytes())
+    return hashed.digest()

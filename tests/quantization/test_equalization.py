@@ -16,11 +16,12 @@ from pipeline.ir.program import Program
 from pipeline.quantization import equalization
 from pipeline.quantization.annotate import annotate
 from pipeline.quantization.calibrate import CalibrationTable
-from pipeline.quantization.collect import collect_statistics
+from pipeline.quantization.sharded import collect_with
 from pipeline.quantization.state import State
 from pipeline.quantization.statistics import ChannelMaxima
 from pipeline.quantization.steps import run, steps
 from pipeline.reference import execute, execute_all
+from pipeline.scale_out import ThisProcess
 from tests.models import ModelBuilder, import_test_model
 
 CHANNELS = 8
@@ -77,7 +78,7 @@ def feeds(program: Program, count: int = 12) -> list[dict[str, np.ndarray]]:
 def chosen(program: Program) -> dict[str, tuple[int, ...]]:
     annotation = annotate(program)
     needs = equalization.needs(program, annotation)
-    statistics = collect_statistics(program, needs, feeds(program), CalibrateOptions())
+    statistics = collect_with(ThisProcess(), program, {}, needs, feeds(program), CalibrateOptions()).statistics
     return equalization.choose_exponents(program, annotation, statistics)
 
 

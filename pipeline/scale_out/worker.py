@@ -1,0 +1,107 @@
+"""What happens in the workers' processes.
+
+Each of a worker's threads has the programs for itself and runs them on one CPU, as a worker has as many threads as it
+is to use CPUs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pipeline
+from pipeline.cpu import LIMIT_VARIABLE, missing_features
+from pipeline.errors import TargetError
+from pipeline.runtime.local import Runner
+from pipeline.scale_out.engine import Run, Work
+
+JOBS = 4
+"""How many jobs' programs a thread keeps."""
+
+_thread = threading.local()
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a worker needs so that it computes what the machine computes that sends the work.
+
+    Attributes:
+        version: of this package.
+        architecture: of the CPU.
+        features: of the CPU, as in /proc/cpuinfo.
+    """
+
+    version: str
+    architecture: str
+    features: tuple[str, ...]
+
+    def missing(self) -> str:
+        """Return what this process lacks, as a clause of a sentence with the worker as its subject; "" for nothing."""
+        if pipeline.__version__ != self.version:
+            return f"has version {pipeline.__version__} of onnx-int8-pipeline, and this machine {self.version}"
+        missing = missing_features(self.architecture, self.features)
+        return f"lacks {', '.join(missing)}" if missing else ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work and its programs.
+
+    Attributes:
+        token: names the job.
+        requirements: of the programs.
+        libraries: the programs; see `compiler.portable`.
+        work: what to do with each item.
+    """
+
+    token: str
+    requirements: Requirements
+    libraries: tuple[bytes, ...]
+    work: Work[Any, Any]
+
+
+def held(job: Job) -> Job:
+    """Return a job: the task that all others need, so that the cluster sends the job to each worker once."""
+    return job
+
+
+def results(job: Job, item: Any) -> tuple[Any, ...]:
+    """Return all results of a job's work for an item."""
+    return tuple(job.work(_runs(job), item))
+
+
+def _runs(job: Job) -> Sequence[Run]:
+    """Return what runs a job's programs, which are loaded when this thread does its first item of the job."""
+    loaded: dict[str, Sequence[Run]] = _thread.__dict__.setdefault("loaded", {})
+    if job.token not in loaded:
+        if lacked := job.requirements.missing():
+            raise unfit("A worker", lacked)
+        loaded[job.token] = [_loaded(library) for library in job.libraries]
+        while len(loaded) > JOBS:
+            del loaded[next(iter(loaded))]
+    return loaded[job.token]
+
+
+def unfit(who: str, lacked: str) -> TargetError:
+    """Return the error for a worker that couldn't compute what this machine does.
+
+    Args:
+        who: the worker, as the beginning of a sentence.
+        lacked: see `Requirements.missing`.
+    """
+    return TargetError(
+        f"{who} {lacked}. Workers run the code of the machine that sends them work, so that float results are the same "
+        "to the last bit. Leave that worker out, or limit the code to what all of them can run, for example: "
+        f"{LIMIT_VARIABLE}=avx2."
+    )
+
+
+def _loaded(library: bytes) -> Run:
+    with tempfile.TemporaryDirectory(prefix="pipeline-worker-") as folder:
+        path = Path(folder) / "program.so"
+        path.write_bytes(library)
+        return Runner(path, num_threads=1).run
