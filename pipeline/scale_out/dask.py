@@ -62,7 +62,7 @@ class DaskCluster(Engine):
             warnings.filterwarnings("ignore", "Sending large graph")
             return self._client.submit(function, *arguments, pure=False)
 
-    def _result(self, future: distributed.Future) -> Any:
+    def _result(self, future: Any) -> Any:
         with reported_failures(self._name):
             return future.result()
 

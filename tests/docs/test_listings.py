@@ -39,6 +39,9 @@ NOT_RUN = {
     ("kernels.md", "pixel x:"): "a picture",
     ("performance.md", "pip install '.[bench]'"): "it takes an hour, and packages that tests don't have",
     ("performance.md", "python -m benchmarks.cost_model measure"): "it takes minutes, and a quiet machine",
+    ("scale-out.md", "pip install"): "it installs packages; .ci/run does so",
+    ("scale-out.md", "pipeline build"): "it starts processes; tests/scale_out does",
+    ("scale-out.md", "dask"): "it listens on the network; tests/scale_out does",
 }
 """Listings, and commands of listings, that this test can't run: document and beginning -> why."""
 
