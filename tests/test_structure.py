@@ -70,7 +70,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "report": "analysis compiler distances errors files importer ir library profiling quantization",
         "workflow": (
             "analysis api compiler config cpu distances errors files importer ir library profiling quantization "
-            "recipes report runtime samples targets"
+            "recipes report runtime samples schema targets"
         ),
         "diagnosis": "analysis api config errors ir report samples workflow",
         "cli": (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tvm import relax
@@ -20,6 +20,9 @@ FLOAT = "float"
 
 FLOAT_BYTES = 4
 """Bytes of a float32 value."""
+
+SAVED_BY_INT8 = 3 / 4
+"""Share of an operator's time in float that int8 saves, in the estimate."""
 
 FIXED_COST = 0.01
 """What a candidate counts for besides the time of its operators, as a share of the whole float model's: values are
@@ -39,6 +42,25 @@ class Candidate:
     kind: str
     names: tuple[str, ...]
     operators: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Times:
+    """What it costs in time to leave operators in float.
+
+    Attributes:
+        extra: how much longer each operator takes in float than in int8, as a share of the whole float model's time, by
+            name, in order of execution. Where operators are fused, one may have what belongs to another, so that single
+            ones may be below zero.
+        origin: where that is known from, in words.
+    """
+
+    extra: Mapping[str, float]
+    origin: str
+
+    def of(self, operators: Collection[str]) -> float:
+        """Return the extra time of some operators together, at least 0."""
+        return max(sum(self.extra.get(name, 0.0) for name in operators), 0.0)
 
 
 def with_exceptions(options: AnnotateOptions, chosen: Iterable[Candidate]) -> AnnotateOptions:
@@ -82,20 +104,20 @@ def int8_operators(annotation: Annotation) -> frozenset[str]:
     return frozenset(o.name for o in annotation.operators if o.precision == "int8")
 
 
-def estimated_times(program: Program) -> dict[str, float]:
-    """Return what each operator of a float program takes, as a share of all of them, estimated.
+def estimated_times(program: Program) -> Times:
+    """Return an estimate that is the same on every machine.
 
-    The estimate is the same on every machine: the number of multiply-adds and of bytes that are read and written, added
-    up. A vector unit computes about as many multiply-adds as bytes come out of a cache in the same time.
+    An operator's time in float is the number of its multiply-adds and of bytes that it reads and writes, added up: a
+    vector unit computes about as many multiply-adds as bytes come out of a cache in the same time. In int8, it takes a
+    quarter of that, as a vector holds four times as many values.
     """
     work = {str(b.var.name): _work(b) for b in Dataflow.of(program.module).bindings}
     total = sum(work.values())
-    return {name: value / total if total else 0.0 for name, value in work.items()}
+    extra = {name: SAVED_BY_INT8 * value / total if total else 0.0 for name, value in work.items()}
+    return Times(extra, "estimated by multiply-adds and bytes")
 
 
-def trial_order(
-    choices: Sequence[Candidate], parts: Mapping[Part, float], times: Mapping[str, float]
-) -> tuple[Candidate, ...]:
+def trial_order(choices: Sequence[Candidate], parts: Mapping[Part, float], times: Times) -> tuple[Candidate, ...]:
     """Return candidates in the order in which they are to be tried, each where it gains most for its time.
 
     What a candidate gains depends on those before it: a tensor stays in float only if all that read it do. The order
@@ -104,7 +126,7 @@ def trial_order(
     Args:
         choices: the candidates.
         parts: what is rounded, and which share of the outputs' noise it makes.
-        times: which share of the time each operator takes.
+        times: what operators cost in float.
     """
     counted = {part: share for part, share in parts.items() if part.kind != LAYER}
     layers = {part.name for part in counted if part.kind == WEIGHTS}
@@ -113,8 +135,7 @@ def trial_order(
     def gain_for_time(candidate: Candidate) -> float:
         after = kept | candidate.operators
         gain = sum(share for part, share in counted.items() if after.issuperset(part.readers))
-        time = sum(times.get(name, 0.0) for name in candidate.operators - kept)
-        return gain / (FIXED_COST + time)
+        return gain / (FIXED_COST + times.of(candidate.operators - kept))
 
     while left:
         counted = {part: share for part, share in counted.items() if not kept.issuperset(part.readers)}

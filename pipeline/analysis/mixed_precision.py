@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline.analysis.candidates import (
     Candidate,
+    Times,
     candidates,
     estimated_times,
     trial_order,
@@ -58,8 +59,8 @@ class PrecisionException:
         operators: names of all operators that are in float for it, `names` included, in order of execution.
         gained: how much larger the drop would be without it, simulated; None if that wasn't tried.
         value_without: of the metric without it, simulated; None if that wasn't tried.
-        estimated_time: what its operators take in float, as a share of the whole float model's time, estimated from
-            multiply-adds and bytes.
+        time: how much longer its operators take in float than in int8, as a share of the whole float model's time; see
+            `MixedPrecision.times`.
         milliseconds: how much longer its operators, and conversions beside them, take on this machine than in int8;
             None if that wasn't measured.
     """
@@ -69,7 +70,7 @@ class PrecisionException:
     operators: tuple[str, ...]
     gained: float | None
     value_without: float | None
-    estimated_time: float
+    time: float
     milliseconds: float | None = None
 
 
@@ -109,6 +110,7 @@ class MixedPrecision:
         int8: the model without exceptions, on the latter.
         mixed: the model with them, on the latter.
         exceptions: in the order in which they were chosen.
+        times: where the times are known from by which exceptions were ordered.
         evaluations: how many models were simulated.
         quantizations: how many were quantized.
         int8_milliseconds: a run without exceptions on this machine; None if it wasn't measured.
@@ -124,6 +126,7 @@ class MixedPrecision:
     int8: Standing
     mixed: Standing
     exceptions: tuple[PrecisionException, ...]
+    times: str
     evaluations: int
     quantizations: int
     int8_milliseconds: float | None = None
@@ -166,6 +169,7 @@ def mix_precision(
     metric: UserMetric | str,
     max_drop: Drop,
     progress: Tell = lambda what, done, total: None,
+    times: Callable[[Quantized], Times] = lambda quantized: estimated_times(quantized.source),
 ) -> Mixed:
     """Return an int8 model whose metric drops by no more than is allowed, with as few and cheap exceptions as possible.
 
@@ -180,6 +184,7 @@ def mix_precision(
         metric: a key of `metrics.BUILT_IN`, or the user's.
         max_drop: what is allowed.
         progress: called with what is being done, how many steps of that are done, and how many there are.
+        times: returns what operators of a model cost in float.
 
     Raises:
         QuantizationError: the drop can't be met; the message says what was reached.
@@ -196,7 +201,7 @@ def mix_precision(
             f"result on, and there is one among the {described}: give more samples, a larger --hold-back, or others "
             "with --check-samples."
         )
-    search = _Search(quantize, options, without, (samples[::2], samples[1::2]), metric, max_drop, progress)
+    search = _Search(quantize, options, without, (samples[::2], samples[1::2]), metric, max_drop, progress, times)
     return search.run(described)
 
 
@@ -231,12 +236,14 @@ class _Search:
         metric: UserMetric | str,
         max_drop: Drop,
         progress: Tell,
+        times: Callable[[Quantized], Times],
     ) -> None:
         self.quantize, self.options, self.without, self.samples = quantize, options, without, samples
         self.metric, self.max_drop, self.progress = metric, max_drop, progress
         self.ranking: Ranking = ranking_of(metric)
         self.best = tuple(tally_of(lambda s: s.float_outputs, own, metric, "nothing") for own in samples)
         self.limits = tuple(max_drop.limit(self.ranking, best) for best in self.best)
+        self.measured_times, self.times = times, Times({}, "not needed")
         self.quantizations = 1
         self.simulated: dict[frozenset[str], Standing] = {}
 
@@ -295,7 +302,7 @@ class _Search:
             self.samples[0][:RANKED_ON], self.metric, lambda done: self.progress("measuring parts alone", done, total)
         )
         self.progress("trying exceptions", 0, None)
-        self.times = estimated_times(self.without.source)
+        self.times = self.measured_times(self.without)
         choices = candidates(self.without.source, self.options, self.without.annotation, self.simulation.parts)
         self.order = trial_order(choices, shares, self.times)
 
@@ -348,6 +355,7 @@ class _Search:
             int8=int8[1],
             mixed=reached[1],
             exceptions=exceptions,
+            times=self.times.origin,
             evaluations=self.evaluations,
             quantizations=self.quantizations,
         )
@@ -362,10 +370,10 @@ class _Search:
         return PrecisionException(
             kind=candidate.kind,
             names=candidate.names,
-            operators=tuple(name for name in self.times if name in candidate.operators),
+            operators=tuple(name for name in self.times.extra if name in candidate.operators),
             gained=gained,
             value_without=value,
-            estimated_time=sum(self.times[name] for name in candidate.operators),
+            time=self.times.of(candidate.operators),
         )
 
     def failure(self, reached: tuple[Standing, Standing], chosen: Sequence[Candidate]) -> QuantizationError:

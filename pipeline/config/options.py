@@ -370,6 +370,8 @@ class MixedPrecisionOptions(Options):
             float's value. None means that nothing is searched for.
         metric: what that is measured by: "sqnr", "cosine" or "kl" of the outputs, or a function in a Python file of the
             user's, "user.py:function", of which more is better.
+        operator_times: file of measured times by which exceptions are chosen. If it doesn't exist, they are measured on
+            this machine; with the file, a build finds the same again. None means estimated times.
     """
 
     max_drop: float | str | None = option(
@@ -385,6 +387,13 @@ class MixedPrecisionOptions(Options):
         "Measure --max-drop by this: sqnr (noise by signal, 0.01 is 20 dB), cosine or kl of the outputs, or a function "
         "in a Python file of yours (more is better).",
         metavar="sqnr|cosine|kl|FILE.py:FUNCTION",
+    )
+    operator_times: Path | None = option(
+        None,
+        "Choose by times of operators that were measured on this machine, and keep them in this file, for the same "
+        "choice next time.",
+        metavar="FILE",
+        unset="estimated by multiply-adds and bytes",
     )
 
 

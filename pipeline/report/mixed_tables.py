@@ -33,10 +33,11 @@ def mixed_tables(mixed: MixedPrecision | None, command: str | None) -> list[Tabl
 
 def _exceptions(mixed: MixedPrecision) -> Table:
     table = Table("kept in", "operators", title="exceptions")
-    for heading in (f"{mixed.metric} without it", "gained", "time, estimated", "ms"):
+    for heading in (f"{mixed.metric} without it", "gained", "time", "ms"):
         table.add_column(heading, justify="right")
     for exception in mixed.exceptions:
         table.add_row(exception.kind, _names(exception), *_values(exception))
+    table.caption = f"time: as a share of the float model's, {mixed.times}"
     return table
 
 
@@ -50,6 +51,6 @@ def _values(exception: PrecisionException) -> tuple[str, ...]:
     return (
         "" if value is None else f"{value:.5g}",
         "" if gained is None else f"{gained:.4g}",
-        f"{exception.estimated_time:.1%}",
+        f"{exception.time:.1%}",
         "" if exception.milliseconds is None else f"{exception.milliseconds:+.3f}",
     )

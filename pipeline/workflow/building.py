@@ -22,8 +22,9 @@ from pipeline.report.agreement import shortfalls
 from pipeline.report.build_report import BuildReport, Library
 from pipeline.samples import Samples, with_image_options
 from pipeline.targets import Target, load_target
+from pipeline.workflow.exception_times import timed
 from pipeline.workflow.measuring import FLOAT_LIBRARY, check_measurable, compare_libraries, measured_on
-from pipeline.workflow.mixing import build_mixed, check_mixable, timed
+from pipeline.workflow.mixing import build_mixed, check_mixable
 from pipeline.workflow.progress import Progress
 from pipeline.workflow.quantizing import (
     annotated,

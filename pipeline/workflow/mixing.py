@@ -1,31 +1,27 @@
-"""Builds with `--max-drop`: what is checked before the search, which samples it measures on, and what it has cost."""
+"""Builds with `--max-drop`: what is checked before the search, and on which samples it measures."""
 
 from __future__ import annotations
 
-import collections
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.analysis.candidates import Times, estimated_times
 from pipeline.analysis.metrics import BUILT_IN, Drop, MeasuredSample, UserMetric, load_metric
-from pipeline.analysis.mixed_precision import Mixed, MixedPrecision, mix_precision
+from pipeline.analysis.mixed_precision import Mixed, mix_precision
 from pipeline.api import Quantized
-from pipeline.compiler.tuning import TuningDatabase
 from pipeline.config.options import BuildOptions, MixedPrecisionOptions, QuantizeOptions
 from pipeline.config.schema import keywords, options_of
 from pipeline.distances import Array
 from pipeline.errors import OptionError
-from pipeline.ir.dataflow import Dataflow, variables
 from pipeline.ir.program import Program
-from pipeline.profiling import Profile, profile
 from pipeline.quantization.annotate import AnnotateOptions, annotate
 from pipeline.quantization.steps import check_options
-from pipeline.report.build_report import Library
 from pipeline.samples import Samples, with_image_options
-from pipeline.targets import Target
-from pipeline.workflow.measuring import check_reusable, measured_on, runnable_library
+from pipeline.targets import load_target
+from pipeline.workflow.exception_times import measured_times
+from pipeline.workflow.measuring import check_reusable, measured_on
 from pipeline.workflow.progress import Progress
 from pipeline.workflow.quantizing import quantized_with_progress
 
@@ -138,83 +134,15 @@ def mixed_with_progress(
         return measured_on(samples, options, quantized.source)[0]
 
     described = measured_on(samples, options, program)[1]
-    return mix_precision(quantize, options.quantize.annotate, feeds, described, metric, drop, tell)
+    file, targets = options.mixed.operator_times, [load_target(name) for name in options.targets]
+
+    def times(quantized: Quantized) -> Times:
+        return estimated_times(quantized.source) if file is None else measured_times(quantized, file, targets, tell)
+
+    return mix_precision(quantize, options.quantize.annotate, feeds, described, metric, drop, tell, times)
 
 
 def build_mixed(program: Program, samples: Samples | None, options: BuildOptions, tell: Progress) -> Mixed:
     """Quantize with the exceptions that a build's options ask for."""
     metric, drop = _metric(options.mixed.metric), Drop.of(options.mixed.max_drop or 0)
     return mixed_with_progress(program, samples, options, metric, drop, tell)
-
-
-def timed(
-    mixed: Mixed,
-    libraries: tuple[Library, ...],
-    targets: Mapping[str, Target],
-    database: TuningDatabase | None,
-    tell: Progress,
-) -> MixedPrecision:
-    """Return what a search has found, with the times that its exceptions cost, if this machine can run a library.
-
-    The model without exceptions is built for that as well, in a temporary folder.
-
-    Args:
-        mixed: the models.
-        libraries: the libraries with exceptions.
-        targets: the targets that these were built for, by name.
-        database: the register tiles that they were built with.
-        tell: see `Progress`.
-    """
-    library = runnable_library(libraries, targets)
-    if library is None or not mixed.found.exceptions:
-        return mixed.found
-    tell("measuring what exceptions cost", 0, None)
-    with tempfile.TemporaryDirectory(prefix="pipeline-mixed-") as folder:
-        path = mixed.without.build(targets[library.target], Path(folder) / "int8.so", tuned=database)
-        int8, own = (profile(p, threads=1, limits=False) for p in (path, library.path))
-    costs = exception_times(mixed, int8, own)
-    return replace(
-        mixed.found,
-        exceptions=tuple(replace(e, milliseconds=cost) for e, cost in zip(mixed.found.exceptions, costs, strict=True)),
-        int8_milliseconds=int8.run_minimum_us / 1e3,
-        mixed_milliseconds=own.run_minimum_us / 1e3,
-    )
-
-
-def exception_times(mixed: Mixed, int8: Profile, own: Profile) -> list[float]:
-    """Return how many milliseconds each exception costs.
-
-    An exception's cost is by how much its operators, and those next to them, take longer than without exceptions: a
-    conversion stands beside them, and what was fused with them in int8 isn't in float. What is next to several counts
-    for the first of them.
-
-    Args:
-        mixed: the models.
-        int8: profile of the library without exceptions.
-        own: profile of that with them.
-    """
-    bindings = Dataflow.of(mixed.quantized.source.module).bindings
-    names = {str(v.name) for b in bindings for v in (b.var, *variables(b.value))}
-    times = collections.defaultdict[str, float](float)
-    for factor, measured in ((-1, int8), (1, own)):
-        for operator in measured.operators:
-            times[_tensor(operator.name, names)] += factor * operator.minimum_us / 1e3
-    neighbours = collections.defaultdict[str, set[str]](set)
-    for binding in bindings:
-        for read in variables(binding.value):
-            neighbours[str(binding.var.name)].add(str(read.name))
-            neighbours[str(read.name)].add(str(binding.var.name))
-    taken = {name for exception in mixed.found.exceptions for name in exception.operators}
-    costs = []
-    for exception in mixed.found.exceptions:
-        beside = {n for name in exception.operators for n in neighbours[name]} - taken
-        taken |= beside
-        costs.append(sum(times[name] for name in {*exception.operators, *beside}))
-    return costs
-
-
-def _tensor(name: str, known: set[str]) -> str:
-    """Return which of the float program's tensors an operator of a library belongs to, by what its name begins with."""
-    while name not in known and "." in name:
-        name = name.rpartition(".")[0]
-    return name

@@ -12,7 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.analysis.candidates import FLOAT, Candidate, estimated_times, trial_order, with_exceptions, without_idle
+from pipeline.analysis.candidates import (
+    FLOAT,
+    Candidate,
+    Times,
+    estimated_times,
+    trial_order,
+    with_exceptions,
+    without_idle,
+)
 from pipeline.analysis.metrics import BUILT_IN, Drop, MeasuredSample, Tally, UserMetric
 from pipeline.analysis.mixed_precision import Mixed, mix_precision, smallest
 from pipeline.analysis.simulation import Simulation
@@ -127,9 +135,17 @@ def test_a_simulated_model_is_what_quantizing_it_gives(program: Program, quantiz
 
 def test_estimated_times_are_shares(program: Program) -> None:
     times = estimated_times(program)
-    # Three times as many values and multiply-adds as the first of 3 channels: 8 to 8 channels, and 3 to 8.
-    assert times["wide"] / times["first"] == pytest.approx((4 * 8 + 4 * 8 + 64) / (4 * 3 + 4 * 8 + 24), rel=0.1)
-    assert sum(times.values()) == pytest.approx(1)
+    # Of each pixel: values of 4 bytes in and out, and multiply-adds. Weights are bytes as well.
+    assert times.extra["wide"] / times.extra["first"] == pytest.approx(
+        (4 * 8 + 4 * 8 + 64) / (4 * 3 + 4 * 8 + 24), rel=0.1
+    )
+    assert times.of(times.extra) == pytest.approx(0.75)
+
+
+def test_times_of_fused_operators_count_together() -> None:
+    times = Times({"a": 0.6, "b": -0.1, "c": 0.2}, "known")
+    assert times.of(["a", "b"]) == pytest.approx(0.5)
+    assert times.of(["b"]) == 0
 
 
 def candidate(*names: str) -> Candidate:
@@ -144,7 +160,7 @@ def test_what_gains_most_for_its_time_is_tried_first() -> None:
         # It stays in float only if both that read it do.
         Part(TENSOR, "x", "input", ("b", "c")): 0.1,
     }
-    times = {"a": 0.6, "b": 0.1, "c": 0.3}
+    times = Times({"a": 0.6, "b": 0.1, "c": 0.3}, "known")
     order = trial_order([candidate(n) for n in "abc"], parts, times)
     # With b in float, c gains its own weights and the tensor. The last layer stays in int8.
     assert [c.names for c in order] == [("b",), ("c",)]

@@ -14,6 +14,8 @@ import pipeline
 from pipeline.analysis.metrics import MeasuredSample
 from pipeline.distances import Array
 from pipeline.errors import MetricError, OptionError, SampleError
+from pipeline.schema import to_json
+from pipeline.workflow.exception_times import OperatorTimes, measured_times
 from tests.cli.commands import run
 from tests.models import wide_network
 
@@ -35,7 +37,8 @@ def command(tmp_path: Path, monkeypatch: Patch) -> list[object]:
 def test_the_printed_command_builds_the_same_without_a_search(
     capsys: Capture, monkeypatch: Patch, command: list[object]
 ) -> None:
-    code, text, _ = run(capsys, monkeypatch, *command, "--max-drop", "1%", "--json")
+    times = ["--operator-times", "times.json"]
+    code, text, _ = run(capsys, monkeypatch, *command, "--max-drop", "1%", *times, "--json")
     report = json.loads(text)
     mixed = report["mixed"]
     assert code == 0
@@ -46,7 +49,8 @@ def test_the_printed_command_builds_the_same_without_a_search(
     assert mixed["int8_milliseconds"] > 0
     assert isinstance(mixed["exceptions"][0]["milliseconds"], float)
     words = shlex.split(report["command"])
-    assert "--max-drop" not in words
+    assert not {"--max-drop", *times} & set(words)
+    assert set(json.loads(Path("times.json").read_text(encoding="utf-8"))["float32"]) >= {"first", "third"}
     built = {path.name: path.read_bytes() for path in Path("out").iterdir()}
     assert run(capsys, monkeypatch, *words[1:], "-o", "again")[0] == 0
     assert {path.name: path.read_bytes() for path in Path("again").iterdir()} == built
@@ -71,13 +75,14 @@ def test_what_cannot_be_met_ends_with_code_1_and_writes_nothing(
     [
         ({"max_drop": "half"}, OptionError, r"--max-drop is 'half'; expected how much worse"),
         ({"metric": "cosine"}, OptionError, "--metric is about what --max-drop"),
+        ({"operator_times": "t.json"}, OptionError, "--operator-times is about what --max-drop"),
         ({"max_drop": "1%", "annotation": "a.json"}, OptionError, "leave --annotation out"),
         ({"max_drop": "1%", "calibration": "c.json"}, OptionError, "leave --calibration out"),
         ({"max_drop": "1%", "metric": "user.py:none"}, MetricError, r"user\.py can't be read"),
         ({"max_drop": "1%", "metric": "kll"}, MetricError, r"expected sqnr, cosine, kl, or FILE\.py:FUNCTION"),
         ({"max_drop": "1%", "samples": iter([])}, OptionError, "read only once"),
     ],
-    ids=["drop", "metric alone", "annotation", "calibration", "no file", "no metric", "iterator"],
+    ids=["drop", "metric alone", "times alone", "annotation", "calibration", "no file", "no metric", "iterator"],
 )
 def test_what_cannot_be_searched_for_is_refused_before_the_import(
     tmp_path: Path, options: dict[str, object], error: type[Exception], message: str
@@ -97,6 +102,10 @@ def test_a_function_of_python_is_a_metric_and_programs_are_quantized(command: li
     assert made.found.metric == "close"
     assert (made.found.checked_on, made.quantized.table.samples) == (5, 10)
     assert -100 < made.found.mixed.value < made.found.float_value == 0
+    record = OperatorTimes(model_sha256="another", target="host", float32={}, int8={})
+    Path("times.json").write_text(to_json(record), encoding="utf-8")
+    with pytest.raises(OptionError, match=r"times\.json were measured of another model"):
+        measured_times(made.without, Path("times.json"), [], print)
     with pytest.raises(OptionError, match="float's value of close is 0"):
         pipeline.quantize_within(made.without.source, "samples.npy", "1%", close, effort="none")
 

@@ -49,6 +49,7 @@ MIXED = MixedPrecision(
     int8=Standing(15.0, 0.0316, 0.01),
     mixed=Standing(21.0, 0.0079, 0.01),
     exceptions=(PrecisionException("float", ("head",), ("head", "tail"), 0.02, 16.5, 0.125, 0.25),),
+    times="estimated",
     evaluations=9,
     quantizations=2,
     int8_milliseconds=1.0,

@@ -1,0 +1,169 @@
+"""What exceptions from int8 cost in time on this machine: before a search, if it is to go by that, and after it."""
+
+from __future__ import annotations
+
+import collections
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from pipeline.analysis.candidates import Times
+from pipeline.analysis.mixed_precision import Mixed, MixedPrecision
+from pipeline.api import Quantized
+from pipeline.compiler.build import compile_program
+from pipeline.compiler.tuning import TuningDatabase
+from pipeline.cpu import missing_features
+from pipeline.errors import OptionError
+from pipeline.files import write_text
+from pipeline.ir.dataflow import Dataflow, variables
+from pipeline.ir.program import Program
+from pipeline.profiling import Profile, profile
+from pipeline.report.build_report import Library
+from pipeline.schema import Record, read_json, to_json
+from pipeline.targets import Target, load_target
+from pipeline.workflow.measuring import runnable_library
+from pipeline.workflow.progress import Progress
+
+
+class OperatorTimes(Record, frozen=True, kw_only=True):
+    """A file of measured times.
+
+    Attributes:
+        schema_version: of this format.
+        model_sha256: of the model's file.
+        target: name of the target that the libraries were built for.
+        float32: microseconds of each operator of the float model, by the tensor that it computes.
+        int8: the same of the int8 model.
+    """
+
+    schema_version: Literal[1] = 1
+    model_sha256: str
+    target: str
+    float32: dict[str, float]
+    int8: dict[str, float]
+
+
+def measured_times(quantized: Quantized, path: Path, targets: Sequence[Target], tell: Progress) -> Times:
+    """Return how much longer each operator takes in float than in int8, from a file, or measured and put into the file.
+
+    Both models are built and profiled for that, for the first of the targets that this machine can run, or for the
+    machine itself.
+
+    Args:
+        quantized: the model with all in int8.
+        path: the file.
+        targets: what is built for.
+        tell: see `Progress`.
+
+    Raises:
+        OptionError: the file is damaged, was measured of another model, or can't be written.
+    """
+    if path.exists():
+        found = read_json(path, OperatorTimes, "file of operator times", OptionError)
+        if found.model_sha256 != quantized.source.source_sha256:
+            raise OptionError(
+                f"The times in {path} were measured of another model. Delete the file, or name another one."
+            )
+    else:
+        runnable = [t for t in targets if not missing_features(t.architecture, t.required_features)]
+        found = _measure(quantized, runnable[0] if runnable else load_target("host"), tell)
+        write_text(path, to_json(found))
+    total = sum(found.float32.values())
+    names = [str(b.var.name) for b in Dataflow.of(quantized.source.module).bindings]
+    extra = {n: (found.float32.get(n, 0.0) - found.int8.get(n, 0.0)) / total if total else 0.0 for n in names}
+    return Times(extra, f"measured for {found.target}, {path}")
+
+
+def _measure(quantized: Quantized, target: Target, tell: Progress) -> OperatorTimes:
+    names = _tensors(quantized.source)
+    tell("measuring operators in float and in int8", 0, None)
+    with tempfile.TemporaryDirectory(prefix="pipeline-times-") as folder:
+        paths = [Path(folder) / "float32.so", Path(folder) / "int8.so"]
+        compile_program(quantized.source, target, paths[0])
+        quantized.build(target, paths[1])
+        float32, int8 = (_by_tensor(profile(p, threads=1, limits=False), names) for p in paths)
+    return OperatorTimes(
+        model_sha256=quantized.source.source_sha256, target=target.name, float32=dict(float32), int8=dict(int8)
+    )
+
+
+def timed(
+    mixed: Mixed,
+    libraries: tuple[Library, ...],
+    targets: Mapping[str, Target],
+    database: TuningDatabase | None,
+    tell: Progress,
+) -> MixedPrecision:
+    """Return what a search has found, with the times that its exceptions cost, if this machine can run a library.
+
+    The model without exceptions is built for that as well, in a temporary folder.
+
+    Args:
+        mixed: the models.
+        libraries: the libraries with exceptions.
+        targets: the targets that these were built for, by name.
+        database: the register tiles that they were built with.
+        tell: see `Progress`.
+    """
+    library = runnable_library(libraries, targets)
+    if library is None or not mixed.found.exceptions:
+        return mixed.found
+    tell("measuring what exceptions cost", 0, None)
+    with tempfile.TemporaryDirectory(prefix="pipeline-mixed-") as folder:
+        path = mixed.without.build(targets[library.target], Path(folder) / "int8.so", tuned=database)
+        int8, own = (profile(p, threads=1, limits=False) for p in (path, library.path))
+    costs = exception_times(mixed, int8, own)
+    return replace(
+        mixed.found,
+        exceptions=tuple(replace(e, milliseconds=cost) for e, cost in zip(mixed.found.exceptions, costs, strict=True)),
+        int8_milliseconds=int8.run_minimum_us / 1e3,
+        mixed_milliseconds=own.run_minimum_us / 1e3,
+    )
+
+
+def exception_times(mixed: Mixed, int8: Profile, own: Profile) -> list[float]:
+    """Return how many milliseconds each exception costs.
+
+    An exception's cost is by how much its operators, and those next to them, take longer than without exceptions: a
+    conversion stands beside them, and what was fused with them in int8 isn't in float. What is next to several counts
+    for the first of them.
+
+    Args:
+        mixed: the models.
+        int8: profile of the library without exceptions.
+        own: profile of that with them.
+    """
+    bindings = Dataflow.of(mixed.quantized.source.module).bindings
+    before, after = (_by_tensor(measured, _tensors(mixed.quantized.source)) for measured in (int8, own))
+    neighbours = collections.defaultdict[str, set[str]](set)
+    for binding in bindings:
+        for read in variables(binding.value):
+            neighbours[str(binding.var.name)].add(str(read.name))
+            neighbours[str(read.name)].add(str(binding.var.name))
+    taken = {name for exception in mixed.found.exceptions for name in exception.operators}
+    costs = []
+    for exception in mixed.found.exceptions:
+        beside = {n for name in exception.operators for n in neighbours[name]} - taken
+        taken |= beside
+        costs.append(sum(after[n] - before[n] for n in {*exception.operators, *beside}) / 1e3)
+    return costs
+
+
+def _tensors(program: Program) -> frozenset[str]:
+    """Return the names of a program's tensors."""
+    bindings = Dataflow.of(program.module).bindings
+    return frozenset(str(v.name) for b in bindings for v in (b.var, *variables(b.value)))
+
+
+def _by_tensor(measured: Profile, known: frozenset[str]) -> dict[str, float]:
+    """Return the microseconds of a library's operators by the float program's tensors that they compute or convert."""
+    times: dict[str, float] = collections.defaultdict(float)
+    for operator in measured.operators:
+        name = operator.name
+        # What is made of a tensor has a name that begins with the tensor's.
+        while name not in known and "." in name:
+            name = name.rpartition(".")[0]
+        times[name] += operator.minimum_us
+    return times
