@@ -56,7 +56,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "importer": "errors files ir memory ops passes.float",
         "samples": "config conversion errors files ir",
         "quantization.spec": "ir schema",
-        "quantization.observers": "errors quantization.spec schema",
+        "quantization.observers": "compiler errors quantization.spec schema",
         "quantization": (
             "compiler config distances errors files ir ops quantization.observers quantization.spec reference samples "
             "scale_out schema"

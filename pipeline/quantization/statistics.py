@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.compiler.calibration_loops import channel_sums
+
 Array = npt.NDArray[Any]
 
 HELD_BACK_EVERY = 4
@@ -129,10 +131,9 @@ class ChannelMeans(Statistic):
         return np.asarray((self._sums + self._block) / max(self._count, 1))
 
     def _add(self, values: Array) -> None:
-        rows = values.reshape(-1, values.shape[-1])
-        if len(rows) and not is_held_back(self.batches):
-            self._block = self._block + rows.sum(axis=0, dtype="float64")
-            self._count += len(rows)
+        if values.size and not is_held_back(self.batches):
+            self._block = self._block + channel_sums(values)
+            self._count += values.size // values.shape[-1]
 
     def _take(self, other: ChannelMeans) -> None:
         # One of both is zero: the block is complete or it isn't.
@@ -251,6 +252,8 @@ class KeptMeans(KeptBatches):
 
 def batch_means(values: Array) -> Array:
     """Return the mean of each channel, the last axis: [C] float64."""
+    if values.dtype == "float32":
+        return channel_sums(values) / (values.size // values.shape[-1])
     return np.asarray(values.reshape(-1, values.shape[-1]).mean(axis=0, dtype="float64"))
 
 

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.compiler.calibration_loops import histogram
+
 Array = npt.NDArray[Any]
 
 BINS = 4096
 """Number of bins on each side of zero by default; at least half of one side is in use, as the limit is the next power
 of two."""
-
-_CHUNK = 2**17
-"""Values that are counted at once: what is computed of them on the way stays in the cache."""
 
 
 class Histogram:
@@ -60,7 +59,11 @@ class Histogram:
         return self.limit / self.bins
 
     def update(self, values: Array) -> None:
-        """Add all elements of a float32 array; they must be finite."""
+        """Add all elements of a float32 array.
+
+        Raises:
+            ValueError: one is NaN or infinite.
+        """
         if values.size == 0:
             return
         self.minimum = min(self.minimum, float(values.min()))
@@ -69,17 +72,11 @@ class Histogram:
         if largest == 0.0:
             self.zeros += values.size
             return
+        if not math.isfinite(largest):
+            raise ValueError("A histogram can't hold NaN or infinities")
         self._grow(_limit_above(largest))
-        flat = values.reshape(-1)
-        for start in range(0, flat.size, _CHUNK):
-            self._count(flat[start : start + _CHUNK])
-
-    def _count(self, values: Array) -> None:
         # The scale is a power of two, so the product is exact and a value's bin depends on nothing else.
-        bins = (values * np.float32(self.bins / self.limit)).astype("int64")
-        bins -= values < 0
-        bins += self.bins
-        counts = np.bincount(bins, minlength=2 * self.bins)
+        counts = histogram(values, self.bins / self.limit, self.bins)
         zeros = int(np.count_nonzero(values == 0))
         counts[self.bins] -= zeros
         self.zeros += zeros

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -64,3 +65,9 @@ def test_memory_does_not_grow_with_the_data() -> None:
     for i in range(50):
         histogram.update(np.full(1000, 1.5**i, "float32"))
     assert histogram.counts.nbytes == BINS * 8
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="NaN or infinities"):
+        filled([np.array([1, value], "float32")])

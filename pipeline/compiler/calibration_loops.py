@@ -1,0 +1,58 @@
+"""What calibration computes of all values of all tensors, compiled for this machine."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+
+from pipeline.compiler.codegen import code_generation
+from pipeline.kernels.statistics import WAYS, channel_sums_loop, histogram_loop
+from pipeline.targets import load_target
+
+Array = npt.NDArray[Any]
+
+_TASK = 2**16
+"""Values for which a thread of its own is worthwhile."""
+
+
+def histogram(values: Array, scale: float, bins: int) -> Array:
+    """Return how many values are in each of equal bins on both sides of zero: [2 * bins] int64.
+
+    A bin holds the end that is nearer to zero; zeros are in the first one above zero.
+
+    Args:
+        values: any shape, float32.
+        scale: bins in a distance of one, a power of two; `values * scale` is in (-bins, bins), which isn't checked.
+        bins: how many on each side of zero.
+    """
+    flat = np.ascontiguousarray(values, "float32").reshape(-1)
+    tasks = max(1, min(_cpus(), flat.size // _TASK))
+    counts = np.zeros((tasks, WAYS, 2 * bins), "int32")
+    _loops()["histogram"](flat, counts, scale, tasks)
+    return counts.sum(axis=(0, 1), dtype="int64")
+
+
+def channel_sums(values: Array) -> Array:
+    """Return the sum of each channel, the last axis, of float32 values of any shape: [C] float64, added up in order."""
+    sums = np.zeros(values.shape[-1])
+    if values.size:
+        _loops()["channel_sums"](np.ascontiguousarray(values, "float32").reshape(-1, len(sums)), sums)
+    return sums
+
+
+@functools.cache
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+@functools.cache
+def _loops() -> tvm.runtime.Module:
+    functions = {"histogram": histogram_loop(), "channel_sums": channel_sums_loop()}
+    module = tvm.IRModule({name: f.with_attr("global_symbol", name) for name, f in functions.items()})
+    with code_generation():
+        return tvm.tirx.build(module, target=load_target("host").tvm_target())
