@@ -34,7 +34,7 @@ def histogram(values: Array, scale: float, bins: int) -> Array:
     tasks = max(1, min(_cpus(), flat.size // _TASK))
     counts = np.zeros((tasks, WAYS, 2 * bins), "int32")
     _loops()["histogram"](flat, counts, scale, tasks)
-    return counts.sum(axis=(0, 1), dtype="int64")
+    return np.asarray(counts.sum(axis=(0, 1), dtype="int64"))
 
 
 def channel_sums(values: Array) -> Array:

@@ -253,7 +253,7 @@ class KeptMeans(KeptBatches):
 def batch_means(values: Array) -> Array:
     """Return the mean of each channel, the last axis: [C] float64."""
     if values.dtype == "float32":
-        return channel_sums(values) / (values.size // values.shape[-1])
+        return np.asarray(channel_sums(values) / (values.size // values.shape[-1]))
     return np.asarray(values.reshape(-1, values.shape[-1]).mean(axis=0, dtype="float64"))
 
 
