@@ -90,6 +90,7 @@ KERNELS_MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "machine": "isa",
         "naming": "isa operation",
         "probes": "isa lib",
+        "statistics": "lib",
         "gemm": "isa lib machine operation",
         "depthwise": "gemm isa lib machine operation",
         "ops": "gemm isa lib machine operation",
