@@ -17,7 +17,13 @@ from pipeline.compiler.tuning import TuningDatabase
 from pipeline.ir.program import Program
 from pipeline.library.constants import ConstantPool
 from pipeline.library.link import Sections, check_writable, link
-from pipeline.library.metadata import ArtifactMetadata, OperatorRecord, QuantizationSummary, TargetSummary
+from pipeline.library.metadata import (
+    ArtifactMetadata,
+    OperatorRecord,
+    QuantizationSummary,
+    TargetSummary,
+    encode_metadata,
+)
 from pipeline.targets import Target
 
 
@@ -60,7 +66,7 @@ def compile_program(
     if writer is not None:
         writer.assembly(code.assembly())
     metadata = library_metadata(program, target, quantized, recorder.operators)
-    link(code.exportable(), target, Sections(msgspec.json.encode(metadata), pool.data()), path)
+    link(code.exportable(), target, Sections(*encode_metadata(metadata), pool.data()), path)
     return path
 
 

@@ -29,7 +29,13 @@ from pipeline.errors import ArtifactError, BuildError, OptionError
 from pipeline.files import write_bytes
 from pipeline.library.constants import ALIGNMENT, CONSTANTS_SECTION
 from pipeline.library.elf import undefined_symbols
-from pipeline.library.metadata import CHECKSUM_SECTION, MAX_METADATA_BYTES, METADATA_SECTION, with_checksum
+from pipeline.library.metadata import (
+    CHECKSUM_SECTION,
+    MAX_METADATA_BYTES,
+    METADATA_SECTION,
+    OPERATORS_SECTION,
+    with_checksum,
+)
 from pipeline.targets import Target
 
 if TYPE_CHECKING:
@@ -93,11 +99,13 @@ class Sections:
     """What a library contains beside its code.
 
     Attributes:
-        metadata: JSON, for `METADATA_SECTION`.
+        metadata: for `METADATA_SECTION`.
+        operators: for `OPERATORS_SECTION`.
         constants: for `CONSTANTS_SECTION`.
     """
 
     metadata: bytes
+    operators: bytes
     constants: bytes = b""
 
 
@@ -120,12 +128,13 @@ def link(
         OptionError: the output can't be written, or the environment names a linker that doesn't exist.
     """
     check_writable(path)
-    if len(sections.metadata) > MAX_METADATA_BYTES:
-        length = len(sections.metadata)
+    length = max(len(sections.metadata), len(sections.operators))
+    if length > MAX_METADATA_BYTES:
         raise BuildError(f"The metadata of {path} has {length} bytes; the limit is {MAX_METADATA_BYTES}.")
     with tempfile.TemporaryDirectory(prefix="pipeline-link-") as name:
         folder = Path(name)
         (folder / "metadata.json").write_bytes(sections.metadata)
+        (folder / "operators.bin").write_bytes(sections.operators)
         (folder / "constants.bin").write_bytes(sections.constants)
         sources = {"sections.s": _SECTIONS_SOURCE, _LIBRARY_SOURCE.name: _LIBRARY_SOURCE.read_text(encoding="ascii")}
         sources |= {f"{f}.s": _START_UP_SOURCES[f] for f in target.required_features if f in _START_UP_SOURCES}
@@ -151,6 +160,8 @@ def link(
 _SECTIONS_SOURCE = f"""\
     .section {METADATA_SECTION}, "aR", %progbits
     .incbin "metadata.json"
+    .section {OPERATORS_SECTION}, "aR", %progbits
+    .incbin "operators.bin"
     .section {CHECKSUM_SECTION}, "aR", %progbits
     .zero 4
     .section {CONSTANTS_SECTION}, "a", %progbits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import io
 import sys
 import zlib
@@ -19,6 +20,11 @@ from pipeline.schema import Record
 
 METADATA_SECTION = ".pipeline.metadata"
 """The ELF section of a library that contains its metadata, as JSON."""
+
+OPERATORS_SECTION = ".pipeline.operators"
+"""The ELF section that contains the metadata's `operators`, as JSON, compressed with bzip2: for each call of a kernel
+it would be some 250 bytes. Unlike deflate, bzip2 has one implementation in use, so that equal records give equal bytes.
+In libraries without it, built by an older pipeline, they are in `METADATA_SECTION`."""
 
 CHECKSUM_SECTION = ".pipeline.checksum"
 """The ELF section of a library that contains the CRC-32 of all other bytes of the file, little-endian.
@@ -137,7 +143,7 @@ class ArtifactMetadata(Record, frozen=True, kw_only=True):
         table_sha256: SHA-256 of the calibration table; None in a float library.
         int8_operators: how many operators are computed in int8.
         float_operators: the operators that aren't; empty in a float library.
-        operators: every kernel call, in order; empty in a library of schema version 1.
+        operators: every kernel call, in order; empty in a library of schema version 1. See `OPERATORS_SECTION`.
         preprocessing: how pictures become the input, from schema version 4 on; unset if it wasn't built with pictures.
     """
 
@@ -190,12 +196,15 @@ def read_metadata(path: str | Path) -> ArtifactMetadata:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            stored = _read_section(path, file)
+            stored = _read_section(path, file, METADATA_SECTION)
+            compressed = _read_section(path, file, OPERATORS_SECTION)
             intact = _is_intact(file)
     except OSError as error:
         raise ArtifactError(f"{path} can't be read: {error.strerror}.") from error
     except ElfError as error:
         raise ArtifactError(f"{path} isn't a shared library, or is damaged: {error}.") from error
+    if stored is None:
+        raise ArtifactError(f"{path} wasn't built by this pipeline: it has no section {METADATA_SECTION}.")
     if intact is False:
         raise ArtifactError(
             f"{path} is damaged: its content isn't what it was when it was built. Copy it again, or build it again."
@@ -209,10 +218,21 @@ def read_metadata(path: str | Path) -> ArtifactMetadata:
             )
         if intact is None and written >= _FIRST_WITH_CHECKSUM:
             raise ArtifactError(f"{path} is damaged: it has lost its section {CHECKSUM_SECTION}. Build it again.")
-        return msgspec.json.decode(stored, type=ArtifactMetadata)
-    # Text that isn't UTF-8 raises a UnicodeDecodeError, JSON that is nested too deeply a RecursionError.
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        metadata = msgspec.json.decode(stored, type=ArtifactMetadata)
+        if compressed is None:
+            return metadata
+        operators = msgspec.json.decode(_decompressed(compressed), type=tuple[OperatorRecord, ...])
+        return msgspec.structs.replace(metadata, operators=operators)
+    # Text that isn't UTF-8 raises a UnicodeDecodeError, JSON that is nested too deeply a RecursionError; what bzip2
+    # hasn't written, an OSError.
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
         raise ArtifactError(f"{path} has damaged metadata. Build it again. {error}.") from error
+
+
+def encode_metadata(metadata: ArtifactMetadata) -> tuple[bytes, bytes]:
+    """Return what a library's sections `METADATA_SECTION` and `OPERATORS_SECTION` contain."""
+    rest = msgspec.structs.replace(metadata, operators=())
+    return msgspec.json.encode(rest), bz2.compress(msgspec.json.encode(metadata.operators))
 
 
 def with_checksum(library: bytes) -> bytes:
@@ -235,10 +255,10 @@ def with_checksum(library: bytes) -> bytes:
     return b"".join((before, checksum.to_bytes(_CHECKSUM_BYTES, "little"), after))
 
 
-def _read_section(path: Path, file: BinaryIO) -> bytes:
-    section = find_section(file, METADATA_SECTION)
+def _read_section(path: Path, file: BinaryIO, name: str) -> bytes | None:
+    section = find_section(file, name)
     if section is None:
-        raise ArtifactError(f"{path} wasn't built by this pipeline: it has no section {METADATA_SECTION}.")
+        return None
     if section.size > MAX_METADATA_BYTES:
         raise ArtifactError(
             f"{path} is damaged: its metadata claims {section.size} bytes; the limit is {MAX_METADATA_BYTES}."
@@ -246,6 +266,11 @@ def _read_section(path: Path, file: BinaryIO) -> bytes:
     # The bytes are read as they are stored, even if the section's flags say that it is compressed.
     file.seek(section.offset)
     return file.read(section.size)
+
+
+def _decompressed(data: bytes) -> bytes:
+    """Return what bzip2 has compressed; of more than `MAX_METADATA_BYTES`, only the beginning, which isn't JSON."""
+    return bz2.BZ2Decompressor().decompress(data, MAX_METADATA_BYTES)
 
 
 def _is_intact(file: BinaryIO) -> bool | None:

@@ -47,7 +47,7 @@ def build_probes(summary: TargetSummary, path: Path) -> ProbeSizes:
     functions["copy"] = copy_probe(isa, COPY_BUFFER_BYTES)
     module = tvm.IRModule({name: f.with_attr("global_symbol", name) for name, f in functions.items()})
     with code_generation():
-        link(tvm.compile(module, target.tvm_target()), target, Sections(metadata=b"{}"), path)
+        link(tvm.compile(module, target.tvm_target()), target, Sections(metadata=b"{}", operators=b""), path)
     return ProbeSizes(
         vector_bytes=4 * isa.lanes,
         buffers={dtype: probe.buffers for dtype, probe in peaks.items()},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import binascii
+import bz2
 import io
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from pipeline.library.metadata import (
     CHECKSUM_SECTION,
     MAX_METADATA_BYTES,
     METADATA_SECTION,
+    OPERATORS_SECTION,
     SCHEMA_VERSION,
     read_metadata,
     with_checksum,
@@ -30,7 +33,7 @@ from pipeline.library.metadata import (
 from pipeline.runtime.local import Runner
 from pipeline.targets import load_target
 from tests.properties import examples
-from tests.runtime.metadata import with_metadata
+from tests.runtime.metadata import stored_metadata, with_metadata, with_section
 from tests.runtime.models import SHAPE, quantized_model, sample
 
 
@@ -60,10 +63,10 @@ def test_a_float_library_has_no_table(tmp_path: Path) -> None:
 Tamper = Callable[[bytes], bytes]
 
 
-def tampered(library: Path, folder: Path, change: Tamper) -> Path:
+def tampered(library: bytes, folder: Path, change: Tamper) -> Path:
     """Write a library with changed content, and with a checksum that matches it, if it has one."""
     path = folder / "tampered.so"
-    path.write_bytes(with_checksum(change(library.read_bytes())))
+    path.write_bytes(with_checksum(change(library)))
     return path
 
 
@@ -138,7 +141,7 @@ def test_older_libraries_have_no_checksum_and_are_read(library: Path, tmp_path: 
 
 
 def test_damaged_json_is_refused(library: Path, tmp_path: Path) -> None:
-    path = tampered(library, tmp_path, lambda data: data.replace(b'"kind":"int8"', b'"kind":"int9"'))
+    path = tampered(library.read_bytes(), tmp_path, lambda data: data.replace(b'"kind":"int8"', b'"kind":"int9"'))
     with pytest.raises(ArtifactError, match=r"damaged metadata(.|\n)*kind"):
         read_metadata(path)
 
@@ -149,7 +152,9 @@ def test_deeply_nested_json_is_refused(library: Path, tmp_path: Path) -> None:
     assert section is not None
     nested = b'{"x":'.ljust(section.size, b"[")
     path = tampered(
-        library, tmp_path, lambda data: data[: section.offset] + nested + data[section.offset + section.size :]
+        library.read_bytes(),
+        tmp_path,
+        lambda data: data[: section.offset] + nested + data[section.offset + section.size :],
     )
     with pytest.raises(ArtifactError, match="damaged metadata"):
         read_metadata(path)
@@ -238,6 +243,25 @@ def test_a_library_with_any_other_metadata_runs_as_before_or_is_refused(
         np.testing.assert_array_equal(got, wanted)
 
 
+def test_operators_of_an_older_library_are_part_of_the_metadata(library: Path, tmp_path: Path) -> None:
+    metadata = json.dumps(stored_metadata(library.read_bytes())).encode()
+    data = with_section(library.read_bytes(), METADATA_SECTION, metadata)
+    path = tampered(data, tmp_path, lambda data: data.replace(OPERATORS_SECTION.encode(), b".pipeline.elsewhere"))
+    assert read_metadata(path) == read_metadata(library)
+    assert read_metadata(path).operators
+
+
+@pytest.mark.parametrize(
+    "operators",
+    [b"", b"[]", bz2.compress(b"[")[:-1], bz2.compress(b"[" + bytes(MAX_METADATA_BYTES)), bz2.compress(b"[{}]")],
+    ids=["empty", "not compressed", "cut off", "huge", "of other fields"],
+)
+def test_damaged_operators_are_refused(library: Path, tmp_path: Path, operators: bytes) -> None:
+    path = tampered(library.read_bytes(), tmp_path, lambda data: with_section(data, OPERATORS_SECTION, operators))
+    with pytest.raises(ArtifactError, match=r"tampered\.so has damaged metadata"):
+        read_metadata(path)
+
+
 def test_a_newer_pipelines_library_is_refused_with_the_reason(library: Path, tmp_path: Path) -> None:
     path = with_metadata(library, tmp_path / "tampered.so", lambda m: m.update(schema_version=SCHEMA_VERSION + 1))
     with pytest.raises(ArtifactError, match=rf"newer pipeline.*version {SCHEMA_VERSION + 1}.*reads version"):
@@ -250,7 +274,7 @@ def test_a_huge_claim_allocates_nothing(library: Path, tmp_path: Path) -> None:
         index = elf.get_section_index(METADATA_SECTION)
         header = elf["e_shoff"] + index * elf["e_shentsize"]
     size = (MAX_METADATA_BYTES + 1).to_bytes(8, "little")
-    path = tampered(library, tmp_path, lambda data: data[: header + 32] + size + data[header + 40 :])
+    path = tampered(library.read_bytes(), tmp_path, lambda data: data[: header + 32] + size + data[header + 40 :])
     with pytest.raises(ArtifactError, match=f"claims {MAX_METADATA_BYTES + 1} bytes"):
         read_metadata(path)
 
