@@ -5,13 +5,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import msgspec
-
 from pipeline.compiler.build import library_metadata
 from pipeline.compiler.codegen import generate_code
 from pipeline.compiler.lower import lower, machine_of
 from pipeline.ir.program import Program
 from pipeline.library.link import Sections, link
+from pipeline.library.metadata import encode_metadata
 from pipeline.targets import load_target
 
 
@@ -35,5 +34,5 @@ def portable_code(program: Program) -> bytes:
     metadata = library_metadata(program, target, None, ())
     with tempfile.TemporaryDirectory(prefix="pipeline-portable-") as folder:
         path = Path(folder) / "program.so"
-        link(code.exportable(), target, Sections(msgspec.json.encode(metadata)), path, with_functions=False)
+        link(code.exportable(), target, Sections(*encode_metadata(metadata)), path, with_functions=False)
         return path.read_bytes()
