@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -25,24 +27,59 @@ class Executor:
 
     Args:
         program: a float or int8 program.
+        tensors: variables of its module whose values are wanted beside the outputs.
 
     Raises:
         ModelError: a tensor of the program can't be computed; see `legalize`.
         TargetError: this machine can run none of the package's targets.
     """
 
-    def __init__(self, program: Program) -> None:
-        self._program = program
+    def __init__(self, program: Program, tensors: Sequence[str] = ()) -> None:
         target = load_target("host")
         tvm_target = target.tvm_target()
-        self._machine = virtual_machine(lower(program.module, tvm_target, machine_of(target)), tvm_target)
+        module = program.with_more_outputs(tensors).module if tensors else program.module
+        self._machine = virtual_machine(lower(module, tvm_target, machine_of(target)), tvm_target)
+        self._inputs = [i.name for i in program.inputs]
+        self._outputs = {o.name: number for number, o in enumerate(program.outputs)}
+        self._tensors = {name: len(program.outputs) + number for number, name in enumerate(tensors)}
+        self._lock = threading.Lock()
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs by name for one batch of inputs by name."""
-        arguments = [tvm.runtime.tensor(np.asarray(feeds[i.name], order="C")) for i in self._program.inputs]
-        result = self._machine["main"](*arguments)
+        return self._chosen(feeds, self._outputs)
+
+    def tensors(self, feeds: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
+        """Return the values of variables, of those that were wanted, by name for one batch of inputs by name."""
+        return self._chosen(feeds, {name: self._tensors[name] for name in names})
+
+    def has(self, names: Sequence[str]) -> bool:
+        """Return whether variables are among those that were wanted."""
+        return self._tensors.keys() >= set(names)
+
+    def _chosen(self, feeds: Mapping[str, Array], places: Mapping[str, int]) -> dict[str, Array]:
+        arguments = [tvm.runtime.tensor(np.asarray(feeds[name], order="C")) for name in self._inputs]
+        with self._lock:
+            result = self._machine["main"](*arguments)
         results = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
-        return {o.name: _array(r) for o, r in zip(self._program.outputs, results, strict=True)}
+        return {name: _array(results[place]) for name, place in places.items()}
+
+
+_shared: WeakKeyDictionary[tvm.IRModule, Executor] = WeakKeyDictionary()
+"""The last executor of each module that is still in use."""
+
+
+def shared_executor(program: Program, tensors: Sequence[str] = ()) -> Executor:
+    """Return what executes a program: what was returned before for the same program, if it has all these tensors.
+
+    Args:
+        program: see `Executor`. As long as its module exists, so does the executor.
+        tensors: see `Executor`.
+    """
+    found = _shared.get(program.module)
+    if found is None or not found.has(tensors):
+        found = Executor(program, tensors)
+        _shared[program.module] = found
+    return found
 
 
 def operator_executor(binding: Binding) -> Executor:

@@ -79,19 +79,24 @@ class Program:
 
     def with_outputs(self, names: Sequence[str]) -> Program:
         """Return the program with other outputs: the named variables of its module."""
+        return replace(self, outputs=()).with_more_outputs(names)
+
+    def with_more_outputs(self, names: Sequence[str]) -> Program:
+        """Return the program with more outputs after its own: the named variables of its module."""
         # Imported here, as the runner imports this module but has no compiler.
         from pipeline.ir.bridge import tensor_type
         from pipeline.ir.dataflow import Dataflow, DataflowBuilder
 
         flow = Dataflow.of(self.module)
         by_name = {v.name: v for v in (*flow.params, *(b.var for b in flow.bindings))}
+        named, own = [by_name[n] for n in names], flow.outputs[: len(self.outputs)]
         builder = DataflowBuilder(self.module)
         for binding in flow.bindings:
             builder.copy(binding)
-        module = builder.finish([builder.replaced(by_name[n]) for n in names])
-        types = [tensor_type(by_name[n]) for n in names]
-        outputs = tuple(TensorSpec(n, t.shape, t.dtype) for n, t in zip(names, types, strict=True))
-        return replace(self, module=module, outputs=outputs)
+        module = builder.finish([builder.replaced(o) for o in (*own, *named)])
+        types = [tensor_type(v) for v in named]
+        added = tuple(TensorSpec(n, t.shape, t.dtype) for n, t in zip(names, types, strict=True))
+        return replace(self, module=module, outputs=(*self.outputs, *added))
 
 
 def summary_of(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.compiler.execute import Executor
+from pipeline.compiler.execute import shared_executor
 from pipeline.config.options import CalibrateOptions
 from pipeline.errors import SampleError
 from pipeline.ir.dataflow import Dataflow
@@ -125,10 +125,10 @@ def _activations(
     part = hold_back_filter(options.hold_back)
     stream = named_feeds(samples, program.inputs, options.batch_size, options.batch_nums, part, warn=True)
     name, first = next(stream)
-    executor = Executor(program.with_outputs(names))
-    yield name, first, executor.run(first)
+    executor = shared_executor(program, names)
+    yield name, first, executor.tensors(first, names)
     for name, feed in stream:
-        yield name, feed, executor.run(feed)
+        yield name, feed, executor.tensors(feed, names)
 
 
 def known_names(program: Program, names: Iterable[str]) -> dict[str, str]:

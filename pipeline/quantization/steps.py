@@ -132,6 +132,13 @@ def _needs(state: State, corrections: Sequence[Correction], keep_samples: bool) 
     return dict.fromkeys([*(kept_needs(state.program) if keep_samples else ()), *own])
 
 
+def watched_tensors(program: Program, annotation: Annotation, options: QuantizeOptions) -> tuple[str, ...]:
+    """Return the tensors of a float program whose values are needed to quantize it."""
+    corrections, state = wanted_corrections(options.corrections), State(program, annotation)
+    needs = _needs(state, corrections, bool(corrections) or wants_equalization(options.corrections))
+    return tuple(dict.fromkeys([*annotation.specs(), *(need.tensor for need in needs)]))
+
+
 @dataclass(frozen=True)
 class CalibrateEqualized:
     """Calibrates the program as it is, and with its channels evened out, and takes what is better on held-back samples.

@@ -18,6 +18,7 @@ from pipeline.files import make_folder
 from pipeline.ir.program import Program
 from pipeline.library.link import check_writable
 from pipeline.quantization.annotate import Annotation
+from pipeline.quantization.steps import watched_tensors
 from pipeline.report.agreement import shortfalls
 from pipeline.report.build_report import BuildReport, Library
 from pipeline.samples import Samples, with_image_options
@@ -88,7 +89,7 @@ def build_model(
     check = None
     if options.verify_import:
         tell("verifying the import", 0, None)
-        check = verify(model, program, samples)
+        check = verify(model, program, samples, watched_tensors(program, annotation, options.quantize))
     mixed = None
     if options.mixed.max_drop is not None:
         mixed = build_mixed(program, samples, options, tell)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.api import Quantized
-from pipeline.compiler.execute import Executor
+from pipeline.compiler.execute import Executor, shared_executor
 from pipeline.config.options import BuildOptions, MeasuredOptions
 from pipeline.cpu import missing_features
 from pipeline.errors import OptionError
@@ -109,7 +109,7 @@ def compare_libraries(
     # If nothing is required of the result, a few calibration samples are enough.
     limit = CHECK_SAMPLES if options.min_sqnr is None and options.min_agreement is None else None
     stream, described = measured_on(samples, options, quantized.program, limit)
-    return compare(Executor(quantized.source).run, int8, (feed for _, feed in stream), described)
+    return compare(shared_executor(quantized.source).run, int8, (feed for _, feed in stream), described)
 
 
 def runnable_library(libraries: Iterable[Library], targets: Mapping[str, Target]) -> Library | None:

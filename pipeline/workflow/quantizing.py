@@ -5,13 +5,13 @@ from __future__ import annotations
 import collections
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from pipeline.api import Quantized, load, quantize_with
-from pipeline.compiler.execute import Executor
+from pipeline.compiler.execute import shared_executor
 from pipeline.config.options import ModelOptions
 from pipeline.errors import OptionError, QuantizationError, SampleError
 from pipeline.importer.verify import ImportCheck, example_feeds, verify_import
@@ -19,7 +19,7 @@ from pipeline.ir.program import Program
 from pipeline.quantization.annotate import Annotation, annotate
 from pipeline.quantization.calibrate import CalibrationTable
 from pipeline.quantization.selection import with_names
-from pipeline.quantization.steps import check_options
+from pipeline.quantization.steps import check_options, watched_tensors
 from pipeline.recipes import load_recipe, prepare
 from pipeline.samples import Samples, feed_count, feeds, hold_back_filter, with_image_options
 from pipeline.samples.reading import sample_count
@@ -82,7 +82,7 @@ def quantize_model(
     _require_int8(annotation, program)
     if options.verify_import:
         tell("verifying the import", 0, None)
-        verify(model, program, samples)
+        verify(model, program, samples, watched_tensors(program, annotation, options.quantize))
     quantized = quantized_with_progress(program, samples, options, annotation, table, tell)
     _require_int8(quantized.annotation, program)
     return quantized
@@ -185,7 +185,7 @@ def warn_if_quantized(program: Program) -> None:
         _log.warning(already.rstrip())
 
 
-def verify(model: Path, program: Program, samples: Samples | None = None) -> ImportCheck:
+def verify(model: Path, program: Program, samples: Samples | None = None, tensors: Sequence[str] = ()) -> ImportCheck:
     """Compare an imported program with an independent evaluation of its ONNX file; see `importer.verify`.
 
     Args:
@@ -193,10 +193,11 @@ def verify(model: Path, program: Program, samples: Samples | None = None) -> Imp
         program: the program that it was imported as.
         samples: both are evaluated on the first sample; without samples, or if they can be read only once, on a
             generated one.
+        tensors: of the program that will be asked for next, so that it is compiled for all of that at once.
 
     Raises:
         ModelError: the results differ.
     """
     reusable = samples is not None and not isinstance(samples, Iterator)
     given = next(feeds(samples, program.inputs)) if samples is not None and reusable else example_feeds(program.inputs)
-    return verify_import(model, program, lambda float_program: Executor(float_program).run, given)
+    return verify_import(model, program, lambda p: shared_executor(p, tensors if p is program else ()).run, given)

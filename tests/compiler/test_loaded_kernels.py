@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pipeline import reference
 from pipeline.compiler import loaded_kernels
-from pipeline.compiler.execute import Executor
+from pipeline.compiler.execute import Executor, shared_executor
+from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from tests.models import ModelBuilder, import_test_model
 
@@ -65,3 +67,16 @@ def test_kernels_that_were_forgotten_can_still_be_called_and_are_compiled_again(
     before = len(compiled)
     assert_right(Executor(first), first)
     assert len(compiled) > before
+
+
+def test_a_program_is_compiled_once_for_all_that_ask_for_less() -> None:
+    program = convolution(0)
+    tensors = [b.var.name for b in Dataflow.of(program.module).bindings if b.operator == "nn.conv2d"]
+    executor = shared_executor(program, tensors)
+    assert shared_executor(program) is shared_executor(replace(program, name="another"), tensors) is executor
+    assert shared_executor(convolution(0)) is not executor
+    x = np.random.default_rng(9).standard_normal((1, 3, 8, 8)).astype("float32")
+    values = {str(var.name): value for var, value in reference.execute_all(program, {"x": x}).items()}
+    for name, value in executor.tensors({"x": x}, tensors).items():
+        np.testing.assert_allclose(value, values[name], rtol=1e-4, atol=1e-5)
+    assert_right(executor, program)
