@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -60,7 +61,8 @@ class Times:
 
     def of(self, operators: Collection[str]) -> float:
         """Return the extra time of some operators together, at least 0."""
-        return max(sum(self.extra.get(name, 0.0) for name in operators), 0.0)
+        # Sets have another order in each process; this sum is the same in any.
+        return max(math.fsum(self.extra.get(name, 0.0) for name in operators), 0.0)
 
 
 def with_exceptions(options: AnnotateOptions, chosen: Iterable[Candidate]) -> AnnotateOptions:
