@@ -168,6 +168,13 @@ def gated(m: Model) -> str:
     return m.node("Mul", m.conv("x"), m.conv("x", 8, 1))
 
 
+def limited() -> Program:
+    m = Model(SHAPE)
+    zero, six = (m.constant(np.float32(limit)) for limit in (0, 6))
+    program = m.floating(m.node("Clip", m.conv("x"), zero, six))
+    return quantize_by_reference(program, random_feeds(program, 0))
+
+
 def best(axis: int, **attributes: Any) -> Example:
     """Return an example of a TopK: the largest or smallest three values along an axis, and their indices."""
 
@@ -213,6 +220,7 @@ EXAMPLES: Mapping[str, Mapping[str, Example]] = {
         ),
         "windows rounded up": floating(averages, tolerance=1e-5, kernel_shape=[3, 2], strides=[2, 2], ceil_mode=1),
         "product": floating(gated),
+        "limits of an activation behind integers": Example(limited),
     },
     "replace_sorts": {
         "largest along the last axis": best(3),

@@ -9,7 +9,7 @@ import pytest
 from pipeline.compiler.execute import Executor
 from pipeline.ir.dataflow import Dataflow
 from pipeline.passes.lowering.replace_relax_operators import replace_relax_operators
-from tests.models import ModelBuilder, import_test_model, run_onnx
+from tests.models import ModelBuilder, import_test_model, quantize_by_reference, run_onnx
 
 SHAPE = [2, 6, 9, 7]
 
@@ -47,6 +47,21 @@ def test_means_of_images(keepdims: int) -> None:
 def test_other_means_stay() -> None:
     b = ModelBuilder()
     check(b.model({"x": SHAPE}, b.node("ReduceMean", "x", axes=[1], keepdims=1)), "relax.mean")
+
+
+def test_both_limits_of_an_activation_behind_integers_become_one_operator() -> None:
+    b = ModelBuilder()
+    convolution = b.node("Conv", "x", b.constant(np.ones((4, 6, 1, 1), "float32")))
+    limits = [b.constant(np.array(limit, "float32")) for limit in (0, 6)]
+    program = import_test_model(b.model({"x": SHAPE}, b.node("Clip", convolution, *limits)))
+    int8 = quantize_by_reference(program, {"x": np.random.default_rng(0).standard_normal(SHAPE).astype("float32")})
+    operators = [
+        [b.operator for b in Dataflow.of(m).bindings] for m in (int8.module, replace_relax_operators(int8.module))
+    ]
+    assert [[o for o in own if o in ("relax.maximum", "relax.minimum", "nn.unary")] for own in operators] == [
+        ["relax.maximum", "relax.minimum"],
+        ["nn.unary"],
+    ]
 
 
 def test_products_of_activations() -> None:

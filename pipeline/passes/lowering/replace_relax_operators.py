@@ -1,19 +1,23 @@
 """ReplaceRelaxOperators: some float operators of Relax become operators of ours, for which we have faster kernels.
 
 Before -> after: `relax.mean` of images over height and width, and `relax.nn.avg_pool2d`, become `nn.avg_pool2d`;
-`relax.multiply` becomes `nn.multiply`. Quantized operators have been replaced by `realize` before.
+`relax.multiply` becomes `nn.multiply`; `relax.maximum` and `relax.minimum` with a number become `nn.unary`, one for
+both. `realize` writes these limits behind an int8 operator with an activation whose result is float32.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import tvm
 from tvm import relax
 
 from pipeline import ops
-from pipeline.ir.bridge import make_call, tensor_type
+from pipeline.ir.bridge import make_call, operator_of, tensor_type
 from pipeline.ir.dataflow import make_constant
-from pipeline.ir.rewriting import Match, Rule, anything, call, rewrite
+from pipeline.ir.rewriting import Match, Rule, anything, call, constant_value, one_of, rewrite
+from pipeline.ops.formula import X, apply
 from pipeline.ops.pooling import counted_pixels
 
 
@@ -69,7 +73,44 @@ def _pooled(match: Match, pool: ops.AvgPool2d, multiplier: relax.Expr) -> relax.
     return match.builder.emit(relax.op.reshape(image, list(shape)), f"{name}.flat")
 
 
+def _only_limits(made: relax.Call) -> bool:
+    operator = operator_of(made)
+    return isinstance(operator, ops.Unary) and all(name in LIMITS for name, _ in operator.formula.steps)
+
+
+def _check_limit(match: Match) -> str | None:
+    same = tensor_type(match["x"]).shape == match.result_type.shape
+    return _check_float(match) if same else "its result has another shape than what is limited"
+
+
+def _limited(name: str) -> Callable[[Match], relax.Expr]:
+    """Return the rewrite that limits a tensor by a number, together with a limit before it."""
+
+    def rewritten(match: Match) -> relax.Expr:
+        before = match.operator("before", ops.Unary).formula if "before" in match.captures else X
+        return make_call(ops.Unary.of(apply(name, before, float(match.value("limit").reshape(())))), match["x"])
+
+    return rewritten
+
+
+LIMITS = ("maximum", "minimum")
+"""The functions that limit values by a number."""
+
 RULES = (
+    *(
+        Rule(
+            f"replace_{name}",
+            call(
+                f"relax.{name}",
+                one_of(call(ops.Unary, anything("x"), name="before", where=_only_limits), anything("x")),
+                constant_value("limit", lambda value: value.size == 1),
+                commutative=True,
+            ),
+            _limited(name),
+            _check_limit,
+        )
+        for name in LIMITS
+    ),
     Rule("replace_multiply", call("relax.multiply", anything("a"), anything("b")), _multiply, _check_float),
     Rule("replace_mean", call("relax.mean", anything("x"), name="mean"), _mean, _check_mean),
     Rule("replace_avg_pool", call("relax.nn.avg_pool2d", anything("x"), name="pool"), _pool, _check_pool),
