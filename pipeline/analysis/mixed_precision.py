@@ -97,6 +97,24 @@ class Standing:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """How good a model is.
+
+    Attributes:
+        searched: on the samples that the search uses.
+        checked: on others.
+    """
+
+    searched: Standing
+    checked: Standing
+
+    @property
+    def excess(self) -> float:
+        """That of the worse of both; a model has to be good enough on both."""
+        return max(self.searched.excess, self.checked.excess)
+
+
+@dataclass(frozen=True)
 class MixedPrecision:
     """What a search has found.
 
@@ -107,8 +125,8 @@ class MixedPrecision:
         searched_on: number of batches that the search used.
         checked_on: number of other batches that the result was checked on.
         float_value: of the metric, for the float model, on the latter.
-        int8: the model without exceptions, on the latter.
-        mixed: the model with them, on the latter.
+        int8: the model without exceptions.
+        mixed: the model with them.
         exceptions: in the order in which they were chosen.
         times: where the times are known from by which exceptions were ordered.
         evaluations: how many models were simulated.
@@ -123,8 +141,8 @@ class MixedPrecision:
     searched_on: int
     checked_on: int
     float_value: float
-    int8: Standing
-    mixed: Standing
+    int8: Measured
+    mixed: Measured
     exceptions: tuple[PrecisionException, ...]
     times: str
     evaluations: int
@@ -253,10 +271,10 @@ class _Search:
 
     def run(self, described: str) -> Mixed:
         int8 = self.measured(self.without, "all of the model")
-        if _excess(int8) <= 1:
+        if int8.excess <= 1:
             return self.result(described, int8, self.without, int8, ())
         self.prepare()
-        simulated, measured = self.standing(()).drop, int8[0].drop
+        simulated, measured = self.standing(()).drop, int8.searched.drop
         wrong = simulated / measured if simulated > 0 and 0 < measured < math.inf else 1.0
         allowed = self.limits[0] * min(max(wrong, 1 / LARGEST_CORRECTION), LARGEST_CORRECTION)
         tried, fewest = [(int8, tuple[Candidate, ...]())], 1
@@ -266,28 +284,27 @@ class _Search:
             model = self.quantize(with_exceptions(self.options, chosen))
             self.quantizations += 1
             reached = self.measured(model, _described(chosen))
-            if _excess(reached) <= 1:
+            if reached.excess <= 1:
                 return self.result(described, int8, model, reached, chosen)
             tried.append((reached, chosen))
             if chosen == most:
                 break
             simulated = self.standing(chosen).drop
             if simulated > 0:
-                allowed, fewest = min(allowed, simulated / _excess(reached)), len(chosen) + 1
+                allowed, fewest = min(allowed, simulated / reached.excess), len(chosen) + 1
             else:
                 # The simulation can't tell them apart: a metric that counts answers on few samples, for example.
                 fewest = 2 * len(chosen)
         # Where nothing may be lost, all drops are infinitely too large.
-        raise self.failure(*min(tried, key=lambda t: (_excess(t[0]), max(standing.drop for standing in t[0]))))
+        raise self.failure(*min(tried, key=lambda t: (t[0].excess, max(t[0].searched.drop, t[0].checked.drop))))
 
-    def measured(self, model: Quantized, described: str) -> tuple[Standing, Standing]:
-        """Return how good a model is on both sets of samples."""
+    def measured(self, model: Quantized, described: str) -> Measured:
         run = Executor(model.program).run
-        first, second = (
+        standings = (
             self.compared(tally_of(lambda s: run(s.inputs), own, self.metric, described), place)
             for place, own in enumerate(self.samples)
         )
-        return first, second
+        return Measured(*standings)
 
     def compared(self, tally: Tally, place: int) -> Standing:
         best = self.best[place]
@@ -339,9 +356,9 @@ class _Search:
     def result(
         self,
         described: str,
-        int8: tuple[Standing, Standing],
+        int8: Measured,
         model: Quantized,
-        reached: tuple[Standing, Standing],
+        reached: Measured,
         chosen: Sequence[Candidate],
     ) -> Mixed:
         exceptions = tuple(self.exception(candidate, chosen) for candidate in chosen)
@@ -352,8 +369,8 @@ class _Search:
             searched_on=len(self.samples[0]),
             checked_on=len(self.samples[1]),
             float_value=self.ranking.value(self.best[1]),
-            int8=int8[1],
-            mixed=reached[1],
+            int8=int8,
+            mixed=reached,
             exceptions=exceptions,
             times=self.times.origin,
             evaluations=self.evaluations,
@@ -376,10 +393,11 @@ class _Search:
             time=self.times.of(candidate.operators),
         )
 
-    def failure(self, reached: tuple[Standing, Standing], chosen: Sequence[Candidate]) -> QuantizationError:
+    def failure(self, reached: Measured, chosen: Sequence[Candidate]) -> QuantizationError:
         """Return the error that says what was reached at the best."""
-        worse = max(reached, key=lambda standing: standing.excess)
-        place = reached.index(worse)
+        sets = (reached.searched, reached.checked)
+        worse = max(sets, key=lambda standing: standing.excess)
+        place = sets.index(worse)
         names = list(dict.fromkeys(name for candidate in chosen for name in candidate.names))
         kept = f"with {_listed(names)} in float" if names else "with all in int8"
         return QuantizationError(
@@ -411,10 +429,6 @@ def smallest(holds: Callable[[int], bool], low: int, high: int) -> int:
         else:
             failed = middle
     return found
-
-
-def _excess(standings: tuple[Standing, Standing]) -> float:
-    return max(standing.excess for standing in standings)
 
 
 def _described(chosen: Sequence[Candidate]) -> str:

@@ -113,8 +113,7 @@ class BuildReport:
         if self.missed:
             raise QuantizationError(
                 f"{' '.join(self.missed)} The libraries were written all the same. Try more, and more typical, "
-                "samples, another --algorithm, or --skip for the operators that lose most, which `pipeline "
-                "sensitivity` finds."
+                "samples, another --algorithm, or --max-drop, which leaves in float what loses most."
             )
 
     def __repr__(self) -> str:

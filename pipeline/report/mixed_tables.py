@@ -17,11 +17,16 @@ def mixed_tables(mixed: MixedPrecision | None, command: str | None) -> list[Tabl
     if mixed is None:
         return []
     summary = Table(show_header=False, title="as few exceptions from int8 as possible")
-    summary.add_row("allowed", f"a drop of {mixed.max_drop} of {mixed.metric} ({mixed.mixed.limit:.4g})")
-    for title, standing in (("all in int8", mixed.int8), ("with exceptions", mixed.mixed)):
-        summary.add_row(title, f"{mixed.metric} {standing.value:.5g}, a drop of {standing.drop:.4g}")
-    summary.add_row("float", f"{mixed.metric} {mixed.float_value:.5g}")
+    summary.add_row("allowed", f"a drop of {mixed.max_drop} of {mixed.metric} ({mixed.mixed.checked.limit:.4g})")
     summary.add_row("measured on", f"{mixed.checked_on} {mixed.inputs}, {mixed.searched_on} others searched on")
+    summary.add_row("float", f"{mixed.metric} {mixed.float_value:.5g}")
+    for title, measured in (("all in int8", mixed.int8), ("with exceptions", mixed.mixed)):
+        checked, searched = measured.checked, measured.searched
+        summary.add_row(
+            title,
+            f"{mixed.metric} {checked.value:.5g}, a drop of {checked.drop:.4g}; on those searched on "
+            f"{searched.value:.5g}, {searched.drop:.4g}",
+        )
     summary.add_row("tried", f"{mixed.evaluations} models simulated, {mixed.quantizations} quantized")
     if mixed.int8_milliseconds is not None and mixed.mixed_milliseconds is not None:
         before, after = mixed.int8_milliseconds, mixed.mixed_milliseconds

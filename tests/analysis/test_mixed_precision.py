@@ -81,21 +81,21 @@ def test_the_tensor_that_costs_most_is_excepted(program: Program, result: Mixed)
     (exception,) = result.found.exceptions
     assert (exception.kind, exception.names) == (FLOAT, ("third",))
     assert result.found.keep_float == ("third",)
-    assert result.found.mixed.drop <= result.found.mixed.limit == 0.01 < result.found.int8.drop
+    assert result.found.mixed.checked.drop <= result.found.mixed.checked.limit == 0.01 < result.found.int8.checked.drop
     assert exception.gained is not None
     assert exception.gained > 0.01
     # What is said of the model is what the reference makes of it, on every other sample.
     feeds = [feed for _, feed in stream(4, seed=1)][1::2]
     outputs = [[execute(p, f)["y"].astype("float64") for f in feeds] for p in (program, result.quantized.program)]
     exact, rounded = np.array(outputs)
-    assert result.found.mixed.drop == pytest.approx(((exact - rounded) ** 2).sum() / (exact**2).sum(), rel=1e-3)
+    assert result.found.mixed.checked.drop == pytest.approx(((exact - rounded) ** 2).sum() / (exact**2).sum(), rel=1e-3)
     assert (result.found.searched_on, result.found.checked_on) == (2, 2)
 
 
 def test_more_is_excepted_where_less_is_allowed(quantized: Quantizing, result: Mixed) -> None:
     found = mixed(quantized, 0.0003).found
     assert len(found.exceptions) > len(result.found.exceptions)
-    assert found.mixed.drop <= 0.0003
+    assert found.mixed.checked.drop <= 0.0003
 
 
 def share_of_right_signs(outputs: Mapping[str, Array], sample: MeasuredSample) -> float:
@@ -105,7 +105,7 @@ def share_of_right_signs(outputs: Mapping[str, Array], sample: MeasuredSample) -
 def test_a_metric_of_the_users_decides(quantized: Quantizing) -> None:
     found = mixed(quantized, "2%", UserMetric("user.py:share_of_right_signs", b"", share_of_right_signs)).found
     assert found.float_value == 1.0
-    assert found.mixed.value >= 0.98 > found.int8.value
+    assert found.mixed.checked.value >= 0.98 > found.int8.checked.value
 
 
 def test_a_metric_that_fails_says_with_what(quantized: Quantizing) -> None:

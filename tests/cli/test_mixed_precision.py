@@ -42,7 +42,12 @@ def test_the_printed_command_builds_the_same_without_a_search(
     report = json.loads(text)
     mixed = report["mixed"]
     assert code == 0
-    assert mixed["mixed"]["drop"] <= mixed["mixed"]["limit"] == 0.01 < mixed["int8"]["drop"]
+    assert (
+        mixed["mixed"]["checked"]["drop"]
+        <= mixed["mixed"]["checked"]["limit"]
+        == 0.01
+        < mixed["int8"]["checked"]["drop"]
+    )
     assert (mixed["searched_on"], mixed["checked_on"], report["calibration_samples"]) == (2, 2, 16)
     assert [e["names"] for e in mixed["exceptions"]] == [["third"]]
     assert mixed["exceptions"][0]["gained"] > 0.01
@@ -101,7 +106,7 @@ def test_a_function_of_python_is_a_metric_and_programs_are_quantized(command: li
     )
     assert made.found.metric == "close"
     assert (made.found.checked_on, made.quantized.table.samples) == (5, 10)
-    assert -100 < made.found.mixed.value < made.found.float_value == 0
+    assert -100 < made.found.mixed.checked.value < made.found.float_value == 0
     record = OperatorTimes(model_sha256="another", target="host", float32={}, int8={})
     Path("times.json").write_text(to_json(record), encoding="utf-8")
     with pytest.raises(OptionError, match=r"times\.json were measured of another model"):

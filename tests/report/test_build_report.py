@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipeline.analysis.mixed_precision import MixedPrecision, PrecisionException, Standing
+from pipeline.analysis.mixed_precision import Measured, MixedPrecision, PrecisionException, Standing
 from pipeline.quantization.annotate import Annotation
 from pipeline.quantization.state import CorrectionOutcome
 from pipeline.report.agreement import compare
@@ -46,8 +46,8 @@ MIXED = MixedPrecision(
     searched_on=7,
     checked_on=6,
     float_value=math.inf,
-    int8=Standing(15.0, 0.0316, 0.01),
-    mixed=Standing(21.0, 0.0079, 0.01),
+    int8=Measured(Standing(14.0, 0.04, 0.01), Standing(15.0, 0.0316, 0.01)),
+    mixed=Measured(Standing(22.0, 0.0063, 0.01), Standing(21.0, 0.0079, 0.01)),
     exceptions=(PrecisionException("float", ("head",), ("head", "tail"), 0.02, 16.5, 0.125, 0.25),),
     times="estimated",
     evaluations=9,
@@ -64,8 +64,8 @@ def test_exceptions_are_shown_with_what_they_gained_and_cost() -> None:
         Console(file=text, width=200).print(table)
     shown = [" ".join(line.replace("│", " ").split()) for line in text.getvalue().splitlines()]
     expected = (
-        "all in int8 SQNR, dB 15, a drop of 0.0316",
-        "with exceptions SQNR, dB 21, a drop of 0.0079",
+        "all in int8 SQNR, dB 15, a drop of 0.0316; on those searched on 14, 0.04",
+        "with exceptions SQNR, dB 21, a drop of 0.0079; on those searched on 22, 0.0063",
         "measured on 6 samples that were held back, 7 others searched on",
         "latency here, 1 thread 1.000 ms in int8, 1.250 ms with exceptions",
         "the same without a search pipeline build model.onnx --keep-float head",
