@@ -17,9 +17,6 @@ from pipeline.ir.dataflow import Binding, Dataflow, variables
 from pipeline.ir.types import QuantizationParameters
 from pipeline.quantization.rules import kind_of
 
-LEVELS = 256
-"""How many quantized values there are."""
-
 INPUT = "input"
 """What the type of a tensor is called that no operator computes."""
 
@@ -31,14 +28,14 @@ class TensorComparison:
     Attributes:
         name: its name, which is that of the operator that computes it, too.
         operator: the operator's type, `INPUT` for a model's input.
-        precision: of the tensor as int8's operators read it: "int8" or "float32".
+        precision: of the tensor as int8's operators read it: "int8", "int16" or "float32".
         sqnr_db: signal to quantization noise, decibels, of all that was rounded up to here; infinity if nothing was.
         fall_db: how much that is less than the smallest of the tensors that the operator reads; None where it reads
             none that was compared, or one of both is infinite.
         cosine: of the angle between float's and int8's values, as vectors.
         clipped: share of float's values that are out of the range of the quantized ones, by more than half a step; None
             of a float tensor.
-        unused: share of the 256 quantized values that never occur; None of a float tensor.
+        unused: share of the quantized values, 256 with 8 bits, that never occur; None of a float tensor.
     """
 
     name: str
@@ -123,19 +120,20 @@ class _Pair:
         self.name, self.counterpart, self.parameters = name, counterpart, parameters
         self.distance = Distance()
         self._values = self._clipped = 0
-        self._used = np.zeros(LEVELS, bool)
+        self._reals = np.zeros(0) if parameters is None else parameters.all_values()
+        self._used = np.zeros(len(self._reals), bool)
 
     def update(self, expected: Array, actual: Array) -> None:
-        """Take in one batch: float32, and float32 or uint8."""
+        """Take in one batch: float32, and float32 or quantized values."""
         if self.parameters is None:
             self.distance.update(expected, actual)
             return
-        reals = self.parameters.all_values()
-        self.distance.update(expected, reals[actual])
+        reals, places = self._reals, actual.astype("int32") - self.parameters.limits[0]
+        self.distance.update(expected, reals[places])
         half = self.parameters.scale / 2
         self._clipped += int(((expected < reals[0] - half) | (expected > reals[-1] + half)).sum())
         self._values += expected.size
-        self._used[np.unique(actual)] = True
+        self._used[np.unique(places)] = True
 
     @property
     def clipped(self) -> float | None:
@@ -159,9 +157,9 @@ def _pairs(quantized: Quantized) -> list[_Pair]:
         name = str(var.name)
         if not _is_float(var):
             continue
-        counterpart = _counterpart(var, by_name, ("", ".quantized"), "uint8") if name in decided else None
-        if counterpart is not None:
-            parameters = quantized.table.tensors[annotation.source(name)].parameters
+        parameters = quantized.table.tensors[annotation.source(name)].parameters if name in decided else None
+        stored = "" if parameters is None else parameters.dtype
+        if counterpart := _counterpart(var, by_name, ("", ".quantized"), stored):
             found.append(_Pair(name, counterpart, parameters))
         # A fused activation's limits are operators of their own where the result is float32.
         elif counterpart := _counterpart(var, by_name, (".clip_max", ".clip_min", ""), "float32"):
@@ -193,7 +191,7 @@ def _results(quantized: Quantized, pairs: list[_Pair]) -> tuple[TensorComparison
         TensorComparison(
             name=pair.name,
             operator=kind_of(producers[pair.name]) if pair.name in producers else INPUT,
-            precision="float32" if pair.parameters is None else "int8",
+            precision="float32" if pair.parameters is None else {"uint8": "int8"}.get(pair.parameters.dtype, "int16"),
             sqnr_db=decibels[pair.name],
             fall_db=_fall(decibels[pair.name], producers.get(pair.name), decibels),
             cosine=pair.distance.cosine,

@@ -176,9 +176,7 @@ class _Switching:
 
     def rounded(self, value: relax.Expr, parameters: QuantizationParameters, name: str) -> relax.Var:
         """Write a tensor's rounding to 8 bits and back."""
-        inverse = float(np.float32(1.0 / parameters.scale))
-        quantize = ops.Quantize(inverse_scale=inverse, zero_point=parameters.zero_point)
-        stored = self.builder.emit(make_call(quantize, value), f"{name}.quantized")
+        stored = self.builder.emit(make_call(ops.Quantize.of(parameters), value), f"{name}.quantized")
         dequantize = ops.Dequantize(scale=parameters.scale, zero_point=parameters.zero_point)
         return self.builder.emit(make_call(dequantize, stored), f"{name}.dequantized")
 

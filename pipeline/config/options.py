@@ -32,6 +32,8 @@ class AnnotateOptions(Options):
         skip: operators that stay in float.
         per_channel: whether weights have a scale for each output channel, or one for all.
         weight_algorithm: what chooses these scales; one of `quantization.spec.WEIGHT_ALGORITHMS`.
+        activation_bits: how many bits activations have that int8 operators read: 8, or 16.
+        keep_16: tensors that have 16 bits in any case; see `quantization.widening`.
     """
 
     operators: Collection[str] | None = option(
@@ -60,6 +62,17 @@ class AnnotateOptions(Options):
         "How the scales of weights are chosen: by the largest weight, or by the smallest squared error.",
         choices=("abs_max", "mse"),
         metavar="NAME",
+    )
+    activation_bits: int = option(
+        8,
+        "Bits of activations: 16 are closer to float than 8, and take longer; weights keep 8.",
+        choices=("8", "16"),
+        metavar="8|16",
+    )
+    keep_16: Collection[str] = option(
+        (),
+        "Keep these activations in 16 bits: names of tensors, or whatever stands for operators that write them.",
+        metavar="WHICH",
     )
 
 

@@ -109,7 +109,7 @@ class Option:
         spelled = {name.lower(): name for name in self.choices}.get(str(value).lower(), value)
         if self.choices and not self.extensible and spelled not in self.choices:
             raise OptionError(unknown_name(self.key, str(value), self.choices))
-        return spelled
+        return _converted(self.title, self.kind, spelled)
 
 
 def option(default: Any, help: str, **details: Any) -> Any:

@@ -96,6 +96,13 @@ class Graph:
 
     def __init__(self, program: Program, int8: Program, annotation: Annotation, table: CalibrationTable) -> None:
         self._program = program
+        for tensor in annotation.tensors:
+            if tensor.spec is not None and tensor.spec.dtype == "int16":
+                raise ModelError(
+                    f"Tensor {tensor.name!r} has 16 bits, which can't be written as ONNX of operator set {OPSET}. "
+                    "`pipeline build` makes a library of the model all the same; or leave out --keep-16 and "
+                    "--activation-bits."
+                )
         self._flow = Dataflow.of(program.module)
         self._decisions = {o.name: o for o in annotation.operators if o.precision == "int8"}
         self._parameters = {t.name: table.tensors[annotation.source(t.name)].parameters for t in annotation.tensors}

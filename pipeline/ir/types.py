@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -35,38 +37,67 @@ class TensorType:
         return self.size * (int(bits) // 8 if bits else 1)
 
 
-@dataclass(frozen=True)
-class QuantizationParameters:
-    """Scale and zero point of a uint8 tensor, whose quantized value q stands for `scale * (q - zero_point)`.
+LARGEST_INT16 = 127 * 256 + 127
+"""Largest magnitude in a 16-bit quantized tensor: any such value x is `256 * h + l` with h and l in -128..127."""
+
+QuantizedDtype: TypeAlias = Literal["uint8", "int16"]
+"""The dtypes of quantized activations."""
+
+QUANTIZED_LIMITS: Mapping[str, tuple[int, int]] = {"uint8": (0, 255), "int16": (-LARGEST_INT16, LARGEST_INT16)}
+"""The least and the largest quantized value of each dtype."""
+
+
+class QuantizationParameters(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Scale and zero point of a quantized tensor, whose quantized value q stands for `scale * (q - zero_point)`.
+
+    Attributes:
+        scale: size of one step.
+        zero_point: the quantized value of 0.0.
+        dtype: of quantized values, one of `QUANTIZED_LIMITS`. The metadata of libraries leave it out where it is uint8.
 
     Raises:
-        ValueError: the scale isn't a finite number above 0, or the zero point isn't in 0..255.
+        ValueError: the scale isn't a finite number above 0, or the zero point isn't a quantized value, or isn't 0 with
+            16 bits.
     """
 
     scale: float
     zero_point: int
+    dtype: QuantizedDtype = "uint8"
 
     def __post_init__(self) -> None:
         """Check the values."""
         if not 0 < self.scale < math.inf:
             raise ValueError(f"the scale {self.scale} isn't a number above 0")
-        if not 0 <= self.zero_point <= 255:
-            raise ValueError(f"the zero point {self.zero_point} isn't in 0..255")
+        low, high = (0, 0) if self.dtype == "int16" else self.limits
+        if not low <= self.zero_point <= high:
+            raise ValueError(f"the zero point {self.zero_point} isn't in {low}..{high}")
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The least and the largest quantized value."""
+        return QUANTIZED_LIMITS[self.dtype]
+
+    @property
+    def furthest(self) -> int:
+        """The largest distance of a quantized value from the zero point, whatever that is: 255 for 8 bits."""
+        return LARGEST_INT16 if self.dtype == "int16" else 255
 
     def quantized_range(self, low: float | None, high: float | None) -> tuple[int, int]:
         """Return the least and the largest quantized value of a tensor whose real values lie in [low, high].
 
-        None is no limit: of the range of uint8, 0 or 255 remains.
+        None is no limit: of the dtype's range, the least or the largest remains.
         """
+        least, largest = self.limits
 
         def quantized(value: float) -> int:
-            return int(min(max(round(value / self.scale) + self.zero_point, 0), 255))
+            return int(min(max(round(value / self.scale) + self.zero_point, least), largest))
 
-        return (0 if low is None else quantized(low), 255 if high is None else quantized(high))
+        return (least if low is None else quantized(low), largest if high is None else quantized(high))
 
     def all_values(self) -> npt.NDArray[Any]:
-        """Return the real numbers that the quantized values 0 to 255 stand for: [256] float64."""
-        return (np.arange(256, dtype="float64") - self.zero_point) * self.scale
+        """Return the real numbers that all quantized values stand for, from the least up: [256] float64 for 8 bits."""
+        least, largest = self.limits
+        return (np.arange(least, largest + 1, dtype="float64") - self.zero_point) * self.scale
 
 
 def broadcast_shapes(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:

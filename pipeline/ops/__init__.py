@@ -31,6 +31,7 @@ from pipeline.ops.normalization import *
 from pipeline.ops.pooling import *
 from pipeline.ops.quantize import *
 from pipeline.ops.resize import *
+from pipeline.ops.two_bytes import *
 
 
 def traits_of(binding: Binding) -> Traits:

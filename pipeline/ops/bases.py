@@ -74,31 +74,31 @@ def too_many_products(products: int) -> str:
 
 @dataclass(frozen=True)
 class Requantized(Operator):
-    """Base of operators whose result is requantized to uint8.
+    """Base of operators whose result is requantized to uint8, or to int16.
 
-    Their last step is `y = uint8(min(max(q + output_zero_point, output_min), output_max))` with an int32 `q`. A fused
-    activation makes [output_min, output_max] narrower than [0, 255].
+    Their last step is `y = output_dtype(min(max(q + output_zero_point, output_min), output_max))` with an int32 `q`. A
+    fused activation makes [output_min, output_max] narrower than the range of `ir.types.QUANTIZED_LIMITS`.
     """
 
     output_zero_point: int = 0
     output_min: int = 0
     output_max: int = 255
+    output_dtype: str = "uint8"
 
     def saturate(self, q: Array) -> Array:
         """Return y for q, an array of integers or of floats that are integers; see the class."""
         shifted = q.astype("int64") + self.output_zero_point
-        return np.asarray(np.clip(shifted, self.output_min, self.output_max).astype("uint8"))
+        return np.asarray(np.clip(shifted, self.output_min, self.output_max).astype(self.output_dtype))
 
 
 class Accumulated(Requantized):
-    """Base of integer operators that sum products in an int32 `acc`, and return uint8 or float32.
+    """Base of integer operators that sum products in an int32 `acc`, and return uint8, int16 or float32.
 
-    With `output_dtype` "uint8": `q = int32(rint(float32(acc) * multiplier))`, then as `Requantized`. With "float32":
-    `y = float32(acc) * multiplier`, and output_zero_point, output_min and output_max aren't used.
+    With `output_dtype` "uint8" or "int16": `q = int32(rint(float32(acc) * multiplier))`, then as `Requantized`. With
+    "float32": `y = float32(acc) * multiplier`, and output_zero_point, output_min and output_max aren't used.
     """
 
     sums_products = True
-    output_dtype: str
 
     def finish(self, acc: Array, multiplier: Array | np.float32) -> Array:
         """Return y for the sums `acc`, an array of any dtype that holds int32 values exactly."""

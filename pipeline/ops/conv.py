@@ -173,11 +173,10 @@ class Conv2dAdd(ResidualConvolution, Conv2d):
 
 @dataclass(frozen=True)
 class QConv2d(Accumulated, _Convolution):
-    """`qnn.conv2d`: integer convolution, requantized to uint8 or dequantized to float32.
+    """`qnn.conv2d`: integer convolution, requantized to uint8 or int16, or dequantized to float32.
 
     `acc[n,h,w,o] = bias[o] + sum((x_padded - input_zero_point) * weight[o])` in int32, where padded pixels are
-    `input_zero_point`. With `output_dtype` "uint8": `q = int32(rint(float32(acc) * multiplier[o]))`, then as
-    `Requantized`. With "float32": `y = float32(acc) * multiplier[o]`.
+    `input_zero_point`. It is requantized as `Accumulated`, with `multiplier[o]`.
 
     x: [N,H,W,C] uint8; weight: [O,KH,KW,C/groups] int8; bias: [O] int32; multiplier: [O] float32, at least 0;
     result: [N,OH,OW,O]. `realize` guarantees that acc and `acc * multiplier` fit int32 for every possible x.
@@ -194,7 +193,6 @@ class QConv2d(Accumulated, _Convolution):
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     input_zero_point: int = 0
-    output_dtype: str = "uint8"
     halo: Sides = NO_SIDES
     halo_value: int = 0
 

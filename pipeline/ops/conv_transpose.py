@@ -81,10 +81,9 @@ class Conv2dTranspose(Linear):
 
 @dataclass(frozen=True)
 class QConv2dTranspose(Accumulated):
-    """`qnn.conv2d_transpose`: integer transposed convolution, requantized to uint8 or dequantized to float32.
+    """`qnn.conv2d_transpose`: integer transposed convolution, requantized as `qnn.conv2d`.
 
-    `acc` is the sum that `nn.conv2d_transpose` defines, over `(x - input_zero_point) * weight`, plus bias, in int32. It
-    is requantized as in `qnn.conv2d`.
+    `acc` is the sum that `nn.conv2d_transpose` defines, over `(x - input_zero_point) * weight`, plus bias, in int32.
 
     x: [N,H,W,C] uint8; weight: [O,KH,KW,C/groups] int8; bias: [O] int32; multiplier: [O] float32, at least 0;
     result: [N,OH,OW,O].
@@ -100,7 +99,6 @@ class QConv2dTranspose(Accumulated):
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     input_zero_point: int = 0
-    output_dtype: str = "uint8"
 
     @property
     def geometry(self) -> Conv2dTranspose:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -123,12 +124,12 @@ class PRelu(Operator):
 
 @dataclass(frozen=True)
 class QPRelu(Requantized):
-    """`qnn.prelu`: `nn.prelu` of a uint8 tensor.
+    """`qnn.prelu`: `nn.prelu` of a uint8 or int16 tensor.
 
     `q = int32(rint(float32(x - input_zero_point) * m))`, then as `Requantized`, where m is `float32(multiplier)` if
     `x >= input_zero_point`, and `slope` elsewhere. Both include the factor input scale / output scale.
 
-    x: any shape, uint8; slope: float32, broadcast to x by NumPy. `realize` guarantees that all products fit int32.
+    x: any shape; slope: float32, broadcast to x by NumPy. `realize` guarantees that all products fit int32.
     """
 
     name = "qnn.prelu"
@@ -139,8 +140,8 @@ class QPRelu(Requantized):
     multiplier: float = 1.0
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return x's shape, uint8."""
-        return TensorType(inputs[0].shape, "uint8")
+        """Return x's shape, in `output_dtype`."""
+        return TensorType(inputs[0].shape, self.output_dtype)
 
     def evaluate(self, *arguments: Array) -> Array:
         """Return the function's values."""
@@ -151,10 +152,11 @@ class QPRelu(Requantized):
 
 @dataclass(frozen=True)
 class QAdd(_Binary, Requantized):
-    """`qnn.add`: sum of two uint8 tensors of different scales, in integers only, broadcasting as NumPy does.
+    """`qnn.add`: sum of two quantized tensors of different scales, in integers only, broadcasting as NumPy does.
 
     `q = ((a - a_zero_point) * a_multiplier + (b - b_zero_point) * b_multiplier + (1 << (shift - 1))) >> shift`, int32
-    with an arithmetic shift, then as `Requantized`. `realize` chooses multipliers that fit int16. 1 <= shift <= 30.
+    with an arithmetic shift, then as `Requantized`. Each operand is uint8 or int16. `realize` chooses multipliers with
+    which the sum fits int32; if all is uint8, they fit int16. 1 <= shift <= 30.
     """
 
     name = "qnn.add"
@@ -166,8 +168,8 @@ class QAdd(_Binary, Requantized):
     shift: int = 1
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the broadcast type, uint8."""
-        return TensorType(broadcast_shapes(inputs[0].shape, inputs[1].shape), "uint8")
+        """Return the broadcast type, in `output_dtype`."""
+        return TensorType(broadcast_shapes(inputs[0].shape, inputs[1].shape), self.output_dtype)
 
     def swapped(self) -> QAdd:
         """Return the operator that gives the same result for its operands in the other order."""
@@ -188,7 +190,7 @@ class QAdd(_Binary, Requantized):
 
 @dataclass(frozen=True)
 class QMultiply(_Binary, Requantized):
-    """`qnn.multiply`: product of two uint8 tensors, broadcasting as NumPy does.
+    """`qnn.multiply`: product of two quantized tensors, each uint8 or int16, broadcasting as NumPy does.
 
     `q = int32(rint(float32((a - a_zero_point) * (b - b_zero_point)) * float32(multiplier)))`, then as `Requantized`.
     """
@@ -200,8 +202,8 @@ class QMultiply(_Binary, Requantized):
     multiplier: float = 1.0
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the broadcast type, uint8."""
-        return TensorType(broadcast_shapes(inputs[0].shape, inputs[1].shape), "uint8")
+        """Return the broadcast type, in `output_dtype`."""
+        return TensorType(broadcast_shapes(inputs[0].shape, inputs[1].shape), self.output_dtype)
 
     def evaluate(self, *arguments: Array) -> Array:
         """Return the product."""
@@ -212,17 +214,53 @@ class QMultiply(_Binary, Requantized):
 
 @dataclass(frozen=True)
 class QLookup(Operator):
-    """`qnn.lookup`: `y = table[x]`, any function of single 8-bit values. x: any shape, uint8; table: [256] uint8."""
+    """`qnn.lookup`: `y = table[x]`, any function of single 8-bit values.
+
+    x: any shape, uint8; table: [256] uint8 or int16; result: x's shape, the table's dtype.
+    """
 
     name = "qnn.lookup"
     arguments = ("x", "table")
     image_by_image = True
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return the type of x."""
-        return inputs[0]
+        """Return x's shape, in the table's dtype."""
+        return TensorType(inputs[0].shape, inputs[1].dtype)
 
     def evaluate(self, *arguments: Array) -> Array:
         """Return the table's entries."""
         x, table = arguments
         return np.asarray(table[x])
+
+
+@dataclass(frozen=True)
+class QInterpolate(Requantized):
+    """`qnn.interpolate`: any function of single 16-bit values, by a table between whose entries it is linear.
+
+    The table has 2**k + 1 entries, in units of 2**-FRACTION_BITS. With s = 16 - k, `i = (x + 32768) >> s` and
+    `f = (x + 32768) & (2**s - 1)`:
+    `q = (table[i] * (2**s - f) + table[i + 1] * f + (1 << (s + FRACTION_BITS - 1))) >> (s + FRACTION_BITS)`, int32 with
+    an arithmetic shift, then as `Requantized`.
+
+    x: any shape, int16; table: [2**k + 1] int32, 8 <= k <= 12, of magnitudes of at most 2**22; result: x's shape.
+    """
+
+    name = "qnn.interpolate"
+    arguments = ("x", "table")
+    image_by_image = True
+
+    FRACTION_BITS: ClassVar[int] = 6
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return x's shape, in `output_dtype`."""
+        return TensorType(inputs[0].shape, self.output_dtype)
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the function's values."""
+        x, table = arguments
+        bits = 17 - (table.size - 1).bit_length()
+        place = x.astype("int64") + 32768
+        first, fraction, wide = place >> bits, place & ((1 << bits) - 1), table.astype("int64")
+        shift = bits + self.FRACTION_BITS
+        mixed = wide[first] * ((1 << bits) - fraction) + wide[first + 1] * fraction
+        return self.saturate((mixed + (1 << (shift - 1))) >> shift)

@@ -103,12 +103,12 @@ class MatMul(_MatrixProduct):
 
 @dataclass(frozen=True)
 class QDense(Accumulated):
-    """`qnn.dense`: integer dense layer, requantized to uint8 or dequantized to float32.
+    """`qnn.dense`: integer dense layer, requantized to uint8 or int16, or dequantized to float32.
 
     `acc = (x - input_zero_point) @ weight.T + bias` in int32, then as `qnn.conv2d` with one multiplier for each of the
     O channels. `realize` guarantees that acc and `acc * multiplier` fit int32 for every possible x.
 
-    x: [...,K] uint8; weight: [O,K] int8; bias: [O] int32; multiplier: [O] float32; result: [...,O] uint8 or float32.
+    x: [...,K] uint8; weight: [O,K] int8; bias: [O] int32; multiplier: [O] float32; result: [...,O] in `output_dtype`.
     """
 
     name = "qnn.dense"
@@ -117,7 +117,6 @@ class QDense(Accumulated):
     image_by_image = True
 
     input_zero_point: int = 0
-    output_dtype: str = "uint8"
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the result's type: [...,O] in `output_dtype`."""
@@ -136,11 +135,9 @@ class QDense(Accumulated):
 
 @dataclass(frozen=True)
 class QMatMul(_MatrixProduct, Accumulated):
-    """`qnn.matmul`: integer matrix products, requantized to uint8 or dequantized to float32.
+    """`qnn.matmul`: integer matrix products, requantized to uint8 or int16, or dequantized to float32.
 
-    `acc = (a - a_zero_point) @ (b - b_zero_point)` in int32. With `output_dtype` "uint8":
-    `q = int32(rint(float32(acc) * float32(multiplier)))`, then as `Requantized`. With "float32":
-    `y = float32(acc) * float32(multiplier)`.
+    `acc = (a - a_zero_point) @ (b - b_zero_point)` in int32, then as `Accumulated`.
 
     a: [...,M,K] uint8; b: [...,K,N], or [...,N,K] with `transpose_b`, uint8; leading axes are broadcast as NumPy does;
     result: [...,M,N]. K is at most `MAX_DEPTH`, so that kernels' intermediate sums fit int32, too.
@@ -154,7 +151,6 @@ class QMatMul(_MatrixProduct, Accumulated):
     a_zero_point: int = 0
     b_zero_point: int = 0
     multiplier: float = 1.0
-    output_dtype: str = "uint8"
 
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the result's type: [...,M,N] in `output_dtype`."""

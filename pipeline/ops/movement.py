@@ -13,7 +13,7 @@ from pipeline.ops.arrays import NO_SIDES, Sides, cropped, pad_image, padded_type
 
 @dataclass(frozen=True)
 class Pad(Operator):
-    """`nn.pad`: x surrounded by pixels of `value`, float32 or uint8. `padding` is (top, left, bottom, right).
+    """`nn.pad`: x surrounded by pixels of `value`, any dtype. `padding` is (top, left, bottom, right).
 
     The compiler also makes it from the padding of convolutions, so that their kernels need no code for image edges.
     WriteHalos then lets the operator before write into the padded buffer.
@@ -44,7 +44,7 @@ class Pad(Operator):
 
 @dataclass(frozen=True)
 class DepthToSpace(Operator):
-    """`nn.depth_to_space`: channels become blocks of pixels (pixel shuffle), float32 or uint8.
+    """`nn.depth_to_space`: channels become blocks of pixels (pixel shuffle), any dtype.
 
     `y[n, h*bh + i - top, w*bw + j - left, g*D + d] = x[n, h, w, ((g*bh + i)*bw + j)*D + d]`, where (bh, bw) is `block`
     and D = C / (bh * bw * groups). `crop`, (top, left, bottom, right), is cut off the result.

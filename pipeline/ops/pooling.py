@@ -43,7 +43,7 @@ def counted_pixels(
 
 @dataclass(frozen=True)
 class MaxPool2d(WithHalo):
-    """`nn.max_pool2d`: largest value of each window, float32 or uint8. Pixels of the padding are ignored.
+    """`nn.max_pool2d`: largest value of each window, float32, uint8 or int16. Pixels of the padding are ignored.
 
     `padding` is (top, left, bottom, right); if ONNX rounds the size of the result up (`ceil_mode`), bottom and right
     include the pixels that this takes.
@@ -78,7 +78,7 @@ class MaxPool2d(WithHalo):
     def evaluate(self, *arguments: Array) -> Array:
         """Return the largest values, with the halo."""
         (x,) = arguments
-        lowest = -np.inf if x.dtype == np.float32 else 0
+        lowest = -np.inf if x.dtype == np.float32 else np.iinfo(x.dtype).min
         seen = windows(pad_image(x, self.padding, lowest), self.pool_size, self.strides, self.dilation)
         return self.add_halo(np.asarray(seen.max(axis=(4, 5))))
 
@@ -137,13 +137,15 @@ class AvgPool2d(_MeanOverWindows):
 
 @dataclass(frozen=True)
 class QAvgPool2d(_MeanOverWindows, Requantized):
-    """`qnn.avg_pool2d`: mean of each window, requantized to uint8. In global pooling the window is the whole image.
+    """`qnn.avg_pool2d`: mean of each window, requantized to uint8 or int16.
 
+    In global pooling the window is the whole image.
     `q = int32(rint(float32(sum(x - input_zero_point)) * multiplier[oh, ow]))`, then as `Requantized`; pixels of the
     padding add nothing to the sum. `multiplier` holds input scale / (output scale * pixels that count) for each window,
     and so decides whether padding counts.
 
-    x: [N,H,W,C] uint8; multiplier: [OH,OW] float32; result: [N,OH,OW,C] uint8.
+    x: [N,H,W,C] uint8 or int16; multiplier: [OH,OW] float32; result: [N,OH,OW,C] in `output_dtype`. `realize`
+    guarantees that the sum fits int32.
     """
 
     name = "qnn.avg_pool2d"
@@ -156,7 +158,7 @@ class QAvgPool2d(_MeanOverWindows, Requantized):
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the result's type; its height and width are those of `multiplier`."""
         batch, _, _, channels = inputs[0].shape
-        return TensorType((batch, *inputs[1].shape, channels), "uint8")
+        return TensorType((batch, *inputs[1].shape, channels), self.output_dtype)
 
     def evaluate(self, *arguments: Array) -> Array:
         """Return the means."""

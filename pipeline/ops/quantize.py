@@ -1,24 +1,25 @@
-"""Quantization from float32 to uint8, and dequantization."""
+"""Quantization from float32, and dequantization."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from pipeline.ir.operator import Array, Operator
-from pipeline.ir.types import TensorType
+from pipeline.ir.types import QUANTIZED_LIMITS, QuantizationParameters, TensorType
 from pipeline.ops.arrays import NO_SIDES, Sides, padded_type, scaled, window_positions
 from pipeline.ops.bases import WithHalo
 
 
 @dataclass(frozen=True)
 class Quantize(Operator):
-    """`qnn.quantize`: float32 -> uint8, any shape.
+    """`qnn.quantize`: float32 -> uint8 or int16, any shape.
 
-    `y = uint8(int32(clamp(rint(x * inverse_scale), -zero_point, 255 - zero_point)) + zero_point)`, where clamp works in
-    float32 as `t = v < hi ? v : hi; t > lo ? t : lo`, so infinities saturate and NaN becomes 255.
-    `inverse_scale` is the float32 nearest to 1/scale.
+    `y = output_dtype(int32(clamp(rint(x * inverse_scale), low - zero_point, high - zero_point)) + zero_point)`, where
+    low and high are the limits of `output_dtype`, and clamp works in float32 as
+    `t = v < hi ? v : hi; t > lo ? t : lo`, so infinities saturate and NaN becomes the largest value. `inverse_scale` is
+    the float32 nearest to 1/scale.
     """
 
     name = "qnn.quantize"
@@ -27,22 +28,33 @@ class Quantize(Operator):
 
     inverse_scale: float = 1.0
     zero_point: int = 0
+    output_dtype: str = field(default="uint8", kw_only=True)
+
+    @classmethod
+    def of(cls, parameters: QuantizationParameters) -> Quantize:
+        """Return the operator that quantizes with these parameters."""
+        return cls(float(np.float32(1.0 / parameters.scale)), parameters.zero_point, output_dtype=parameters.dtype)
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The least and the largest result."""
+        return QUANTIZED_LIMITS[self.output_dtype]
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return x's shape, uint8."""
-        return TensorType(inputs[0].shape, "uint8")
+        """Return x's shape, in `output_dtype`."""
+        return TensorType(inputs[0].shape, self.output_dtype)
 
     def evaluate(self, *arguments: Array) -> Array:
         """Return the quantized values."""
         return self.quantized(arguments[0])
 
     def quantized(self, x: Array) -> Array:
-        """Return x, float32 of any shape, quantized to uint8."""
-        low, high = np.float32(-self.zero_point), np.float32(255 - self.zero_point)
+        """Return x, float32 of any shape, quantized."""
+        low, high = (np.float32(limit - self.zero_point) for limit in self.limits)
         v = np.rint(x.astype("float32") * np.float32(self.inverse_scale))
         v = np.where(v < high, v, high)
         v = np.where(v > low, v, low)
-        return (v.astype("int32") + self.zero_point).astype("uint8")
+        return np.asarray((v.astype("int32") + self.zero_point).astype(self.output_dtype))
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,7 @@ class QuantizeImage(Quantize, WithHalo):
 
 @dataclass(frozen=True)
 class Dequantize(Operator):
-    """`qnn.dequantize`: uint8 -> float32, any shape. `y = float32(x - zero_point) * float32(scale)`."""
+    """`qnn.dequantize`: uint8 or int16 -> float32, any shape. `y = float32(x - zero_point) * float32(scale)`."""
 
     name = "qnn.dequantize"
     arguments = ("x",)

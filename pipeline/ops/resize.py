@@ -75,7 +75,7 @@ class QResizeBilinear(ResizeBilinear):
     by `m = (256 - g) * x[r] + g * x[r + 1]`, then columns by
     `y = ((256 - g) * m[c] + g * m[c + 1] + (1 << 15)) >> 16`. Scale and zero point are those of x.
 
-    x: [N,H,W,C]; result: [N,size[0],size[1],C]; both uint8.
+    x: [N,H,W,C]; result: [N,size[0],size[1],C]; both uint8 or int16, whose sums just fit int32.
     """
 
     name = "qnn.resize_bilinear"
@@ -87,7 +87,7 @@ class QResizeBilinear(ResizeBilinear):
             first, second, fraction = self._neighbours(y.shape[axis], axis)
             weight = np.rint(256 * fraction).astype("int64")
             y = np.take(y, first, axis) * (256 - weight) + np.take(y, second, axis) * weight
-        return np.asarray(((y + (1 << 15)) >> 16).astype("uint8"))
+        return np.asarray(((y + (1 << 15)) >> 16).astype(arguments[0].dtype))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pipeline.quantization.annotation import Annotation, OperatorDecision, Tenso
 from pipeline.quantization.rules import Role, activations, kind_of, operator_without_rule, role_of, rule_for
 from pipeline.quantization.selection import select
 from pipeline.quantization.spec import QuantizationSpec, weight_spec
+from pipeline.quantization.widening import widened
 
 __all__ = ["AnnotateOptions", "Annotation", "OperatorDecision", "TensorDecision", "annotate"]
 
@@ -32,14 +33,14 @@ def annotate(program: Program, options: AnnotateOptions | None = None) -> Annota
         options: what the user wants.
 
     Raises:
-        OptionError: an option names an operator that the program doesn't have; see `quantization.selection`.
+        OptionError: an option names an operator or tensor that the program doesn't have; see `quantization.selection`.
     """
     options = options or AnnotateOptions()
     flow = Dataflow.of(program.module)
     reasons = _reasons_for_float(flow, _Wanted.of(program, options))
     operators = [_operator(b, reasons[b.var], options) for b in flow.bindings]
     quantized = [b for b in flow.bindings if reasons[b.var] is None]
-    return Annotation(operators=tuple(operators), tensors=_tensors(flow, quantized))
+    return widened(program, Annotation(operators=tuple(operators), tensors=_tensors(flow, quantized)), options)
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,7 @@ def make_entry(
         threshold=choice.threshold,
         scale=choice.parameters.scale,
         zero_point=choice.parameters.zero_point,
+        dtype=choice.parameters.dtype,
         signed=spec.signed,
         algorithm=choice.algorithm or observer.algorithm,
         minimum=observer.minimum if seen else 0.0,

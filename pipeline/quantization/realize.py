@@ -65,6 +65,7 @@ class _Realizer:
         self.chosen = {o.name: o for o in annotation.operators if o.precision == "int8"}
         self.parameters = _parameters(annotation, table)
         self.quantized: dict[relax.Var, relax.Var] = {}
+        self.both_bytes: dict[relax.Var, relax.Var] = {}
         self.left_in_float: dict[str, str] = {}
         _check(self.flow, annotation)
         self.builder = DataflowBuilder(program.module)
@@ -88,8 +89,10 @@ class _Realizer:
             wanted = None
         context = Context(
             quantized=self._make_quantized,
+            both_bytes=self._make_both_bytes,
             parameters=lambda v: self.parameters[v.name],
             emit=self.builder.emit,
+            name=str(binding.var.name),
             weights=self.chosen[binding.var.name].weights or weight_spec(per_channel=True),
             output=wanted,
         )
@@ -125,13 +128,15 @@ class _Realizer:
 
     def _make_quantized(self, var: relax.Var) -> relax.Var:
         if var not in self.quantized:
-            parameters = self.parameters[var.name]
-            operator = ops.Quantize(
-                inverse_scale=float(np.float32(1.0 / parameters.scale)), zero_point=parameters.zero_point
-            )
-            call = make_call(operator, self.builder.replaced(var))
+            call = make_call(ops.Quantize.of(self.parameters[var.name]), self.builder.replaced(var))
             self.quantized[var] = self.builder.emit(call, f"{var.name}.quantized")
         return self.quantized[var]
+
+    def _make_both_bytes(self, var: relax.Var) -> relax.Var:
+        if var not in self.both_bytes:
+            call = make_call(ops.SplitBytes(), self._make_quantized(var))
+            self.both_bytes[var] = self.builder.emit(call, f"{var.name}.bytes")
+        return self.both_bytes[var]
 
     def _make_float(self, var: relax.Var) -> None:
         if var in self.quantized and var not in self.builder.values and var not in self.flow.params:
@@ -151,8 +156,9 @@ class _Realizer:
 
 
 def _parameters(annotation: Annotation, table: CalibrationTable) -> dict[str, QuantizationParameters]:
-    """Return scale and zero point of every 8-bit tensor, shared ones included."""
+    """Return scale and zero point of every quantized tensor, shared ones included."""
     annotation.check_supported()
+    dtypes = {t.name: t.spec.dtype for t in annotation.tensors if t.spec is not None}
     parameters = {}
     for tensor in annotation.tensors:
         source = annotation.source(tensor.name)
@@ -161,6 +167,11 @@ def _parameters(annotation: Annotation, table: CalibrationTable) -> dict[str, Qu
             raise TableError(
                 f"The calibration table has no entry for tensor {source!r}. "
                 "Calibrate again with this model and annotation."
+            )
+        if entry.dtype != dtypes[source]:
+            raise TableError(
+                f"The calibration table has tensor {source!r} in {entry.dtype}, the annotation in {dtypes[source]}. "
+                "Calibrate again with this annotation, or give the options that the table was made with."
             )
         parameters[tensor.name] = entry.parameters
     return parameters

@@ -168,6 +168,25 @@ def select(program: Program, words: Iterable[str], where: str, types_first: bool
     return set().union(*(_found(selection, word, where, OptionError, types_first) for word in words))
 
 
+def select_tensors(program: Program, words: Iterable[str], where: str) -> set[str]:
+    """Return the names of all tensors that any of the words stands for: inputs, and what operators write.
+
+    Args:
+        program: the float program.
+        words: names of inputs, patterns of these, or what stands for operators; see the module's docstring.
+        where: the option that holds them, for the message.
+
+    Raises:
+        OptionError: a word stands for none of the program's tensors.
+    """
+    selection, found = Selection(program), set()
+    inputs = [str(var.name) for var in Dataflow.of(program.module).params]
+    for word in words:
+        read = {name for name in inputs if name == word or fnmatchcase(name.lower(), word.lower())}
+        found |= (selection.find(word) | read) or _found(selection, word, where, OptionError)
+    return found
+
+
 def with_names(annotation: Annotation, program: Program) -> Annotation:
     """Return an annotation in which each decision is for one operator, by its own name.
 

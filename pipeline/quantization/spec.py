@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.ir.types import QuantizationParameters
+from pipeline.ir.types import LARGEST_INT16, QuantizationParameters, QuantizedDtype
 from pipeline.schema import Record
 
 Array = npt.NDArray[Any]
@@ -68,7 +68,7 @@ class QuantizationSpec(Record, frozen=True, kw_only=True):
     @property
     def steps(self) -> int:
         """How many steps there are from the smallest to the largest quantized value: 255 for 8 bits."""
-        return int(2 ** (8 * np.dtype(self.dtype).itemsize)) - 1
+        return 2 * LARGEST_INT16 if self.dtype == "int16" else int(2 ** (8 * np.dtype(self.dtype).itemsize)) - 1
 
     @property
     def magnitude_steps(self) -> int:
@@ -77,8 +77,10 @@ class QuantizationSpec(Record, frozen=True, kw_only=True):
 
     def unsupported_activation(self) -> str | None:
         """Return why no operator can compute with an activation that is quantized like this; None if operators can."""
-        if self.dtype != "uint8":
-            return f"activations are uint8; {self.dtype} isn't computed yet"
+        if self.dtype not in ("uint8", "int16"):
+            return f"activations are uint8 or int16; {self.dtype} isn't computed yet"
+        if self.dtype == "int16" and not (self.signed and self.symmetric):
+            return "int16 is signed and symmetric"
         if self.granularity != "per_tensor":
             return f"activations have one scale per tensor; {self.granularity} isn't computed yet"
         return None
@@ -93,6 +95,10 @@ class QuantizationSpec(Record, frozen=True, kw_only=True):
             algorithms = " or ".join(WEIGHT_ALGORITHMS)
             return f"what chooses the scales of weights is {algorithms}, without options; not {self.observer.algorithm}"
         return None
+
+
+INT16 = QuantizationSpec(dtype="int16", signed=True, symmetric=True, observer=ObserverSpec.of("abs_max"))
+"""How activations of 16 bits are quantized. There are steps enough for all of the range, so nothing is clipped."""
 
 
 def weight_spec(per_channel: bool, algorithm: str = "abs_max") -> QuantizationSpec:
@@ -147,7 +153,9 @@ def spread(low: float, high: float, spec: QuantizationSpec) -> Choice:
     """
     low, high = min(low, 0.0) if spec.signed else 0.0, max(high, 0.0)
     scales, zero_points = scales_over(np.array([low]), np.array([high]), spec)
-    return Choice(QuantizationParameters(float(np.float32(scales[0])), int(zero_points[0])), max(abs(low), high))
+    dtype: QuantizedDtype = "int16" if spec.dtype == "int16" else "uint8"
+    parameters = QuantizationParameters(float(np.float32(scales[0])), int(zero_points[0]), dtype)
+    return Choice(parameters, max(abs(low), high))
 
 
 def scales_over(lows: Array, highs: Array, spec: QuantizationSpec) -> tuple[Array, Array]:
@@ -163,7 +171,7 @@ def scales_over(lows: Array, highs: Array, spec: QuantizationSpec) -> tuple[Arra
     """
     if spec.signed and spec.symmetric:
         scales = _in_range(np.maximum(-lows, highs) / spec.magnitude_steps)
-        return scales, np.full(len(scales), spec.magnitude_steps + 1.0)
+        return scales, np.full(len(scales), 0.0 if spec.dtype == "int16" else spec.magnitude_steps + 1.0)
     scales = _in_range((highs - lows) / spec.steps)
     return scales, np.clip(np.rint(-lows / scales), 0, spec.steps)
 

@@ -13,13 +13,13 @@ from msgspec import UNSET, Meta, UnsetType
 
 from pipeline.errors import TableError
 from pipeline.files import write_text
-from pipeline.ir.types import QuantizationParameters
+from pipeline.ir.types import QuantizationParameters, QuantizedDtype
 from pipeline.quantization.spec import SCALES_ABOVE, SCALES_BELOW
 from pipeline.schema import Record, read_json, to_json
 
 
-class Calibrated(Record, frozen=True, kw_only=True):
-    """One tensor's entry: real = scale * (q - zero_point), q in 0..255.
+class Calibrated(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """One tensor's entry: real = scale * (q - zero_point), q in 0..255, or of 16 bits.
 
     Attributes:
         threshold: magnitudes above it are clipped.
@@ -29,6 +29,7 @@ class Calibrated(Record, frozen=True, kw_only=True):
         algorithm: what chose the threshold; "manual" for an edited entry.
         minimum: smallest value seen.
         maximum: largest value seen.
+        dtype: of q; a file leaves it out where it is uint8.
     """
 
     threshold: Annotated[float, Meta(ge=0)]
@@ -38,11 +39,17 @@ class Calibrated(Record, frozen=True, kw_only=True):
     algorithm: str
     minimum: float
     maximum: float
+    dtype: QuantizedDtype = "uint8"
+
+    def __post_init__(self) -> None:
+        """Check the zero point; while a file is read, msgspec reports this as a validation error."""
+        if self.dtype == "int16" and self.zero_point:
+            raise ValueError("the zero point of 16 bits is 0")
 
     @property
     def parameters(self) -> QuantizationParameters:
         """Scale and zero point: what counts for the int8 model."""
-        return QuantizationParameters(self.scale, self.zero_point)
+        return QuantizationParameters(self.scale, self.zero_point, self.dtype)
 
 
 class CalibrationTable(Record, frozen=True, kw_only=True):

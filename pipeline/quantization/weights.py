@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.ir.types import QuantizationParameters
 from pipeline.quantization.spec import QuantizationSpec
 
 Array = npt.NDArray[Any]
@@ -102,18 +103,23 @@ def short_multipliers(multipliers: Array) -> Array:
     return np.asarray(np.ldexp(np.rint(np.ldexp(mantissa, 22)), exponent - 22), "float32")
 
 
-def sum_multipliers(a_scale: float, b_scale: float, output_scale: float) -> tuple[int, int, int]:
+def sum_multipliers(
+    a: QuantizationParameters, b: QuantizationParameters, output: QuantizationParameters
+) -> tuple[int, int, int]:
     """Return (a_multiplier, b_multiplier, shift) for `qnn.add`.
 
-    Each scale's ratio to the output's becomes multiplier / 2**shift, with the largest shift at which both multipliers
-    fit 16 bits: that is precise enough, the sum then fits 32 bits, and CPUs multiply such numbers two at a time.
+    Each scale's ratio to the output's becomes multiplier / 2**shift. If all tensors have 8 bits, it is the largest
+    shift at which both multipliers fit 16 bits: that is precise enough, the sum then fits 32 bits, and CPUs multiply
+    such numbers two at a time. If one has 16 bits, it is the largest at which the sum fits 32 bits.
 
     Raises:
-        ValueError: an operand's scale is over 2**14 times the output's.
+        ValueError: an operand's scale is too large for the output's: with 8 bits, over 2**14 times as large.
     """
-    ratios = (a_scale / output_scale, b_scale / output_scale)
+    ratios = (a.scale / output.scale, b.scale / output.scale)
+    bytes_only = all(p.dtype == "uint8" for p in (a, b, output))
     for shift in range(30, 0, -1):
-        a, b = (round(r * 2**shift) for r in ratios)
-        if max(a, b) <= MAX_SUM_MULTIPLIER:
-            return a, b, shift
-    raise ValueError(f"scales {a_scale} and {b_scale} are too large for the output's {output_scale}")
+        left, right = (round(r * 2**shift) for r in ratios)
+        most = left * a.furthest + right * b.furthest + (1 << (shift - 1))
+        if max(left, right) <= MAX_SUM_MULTIPLIER if bytes_only else most < 2**31:
+            return left, right, shift
+    raise ValueError(f"scales {a.scale} and {b.scale} are too large for the output's {output.scale}")

@@ -17,6 +17,7 @@ from pipeline.ops import (
     Dense,
     DepthToSpace,
     Dequantize,
+    JoinSums,
     LayerNorm,
     MatMul,
     MaxPool2d,
@@ -29,6 +30,7 @@ from pipeline.ops import (
     QConv2dAdd,
     QConv2dLookup,
     QDense,
+    QInterpolate,
     QLookup,
     QMatMul,
     QMultiply,
@@ -40,13 +42,14 @@ from pipeline.ops import (
     ResizeBilinear,
     Softmax,
     SortOrder,
+    SplitBytes,
     Stack,
     Unary,
     UpsampleConcat,
 )
 from pipeline.ops.formula import X, apply
 from tests.kernels.convolutions import Convolution, integer_arguments
-from tests.kernels.tensors import Array, floats, quantized_values
+from tests.kernels.tensors import Array, floats, quantized_values, wide_values
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,20 @@ def memory_bound_examples() -> Mapping[str, Example]:
         ),
         "multiply, same shape": Example(
             QMultiply(multiplier=0.01), (image, quantized_values(random, *image.shape)), (0, 1)
+        ),
+        "two bytes": Example(SplitBytes(), (wide_values(random, 64, 3, 21),)),
+        "joined sums": Example(
+            JoinSums(9), (np.rint(floats(random, 32, 2, 21)), *(np.linspace(-1, 1, 21, dtype="float32"),) * 2)
+        ),
+        "interpolation": Example(
+            QInterpolate(9), (wide_values(random, 32, 3, 21), random.integers(-(2**14), 2**14, 257).astype("int32"))
+        ),
+        "add of 16 bits": Example(
+            QAdd(
+                0, -300, 20_000, output_dtype="int16", b_zero_point=3, a_multiplier=9000, b_multiplier=1 << 20, shift=14
+            ),
+            (wide_values(random, 64, 3, 2, 21), pixel),
+            (0, 1),
         ),
         "matrix product": Example(
             scores, (quantized_values(random, 2, 32, 15), quantized_values(random, 2, 32, 15)), (0, 1)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import strategies as st
 
+from pipeline.ir.types import LARGEST_INT16
 from pipeline.ops import Operator
 from tests.kernels.harness import check, make_operation
 from tests.kernels.instruction_sets import Runnable, distinct
@@ -34,6 +35,14 @@ def quantized_values(random: np.random.Generator, *shape: int) -> Array:
     """Return quantized values, uint8; the extremes are likely."""
     extremes = random.choice(np.array([0, 1, 127, 128, 254, 255], "uint8"), shape)
     return np.where(random.random(shape) < 0.3, extremes, random.integers(0, 256, shape)).astype("uint8")
+
+
+def wide_values(random: np.random.Generator, *shape: int) -> Array:
+    """Return values of 16 bits; the extremes, and those on both sides of a high byte, are likely."""
+    extremes = random.choice(np.array([-LARGEST_INT16, -129, -128, -1, 0, 127, 128, 32_639], "int16"), shape)
+    return np.where(random.random(shape) < 0.3, extremes, random.integers(-LARGEST_INT16, 32_640, shape)).astype(
+        "int16"
+    )
 
 
 def floats(random: np.random.Generator, *shape: int) -> Array:

@@ -7,6 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from pipeline.ir.types import QuantizationParameters
 from pipeline.quantization.spec import weight_spec
 from pipeline.quantization.weights import accumulator_bounds, quantize_weights, sum_multipliers
 from tests.properties import examples
@@ -84,15 +85,35 @@ def test_no_input_exceeds_the_bounds(weight: np.ndarray, values: np.ndarray, zer
     assert (np.abs(partial) <= on_the_way).all()
 
 
-@given(scales, scales, scales, st.integers(0, 255), st.integers(0, 255), st.integers(0, 255), st.integers(0, 255))
+bytes_of_a_scale = st.builds(QuantizationParameters, scales, st.integers(0, 255))
+wide_of_a_scale = st.builds(QuantizationParameters, scales, st.just(0), st.just("int16"))
+
+
+@given(bytes_of_a_scale, bytes_of_a_scale, scales, st.integers(0, 255), st.integers(0, 255))
 @examples(200)
 def test_a_sum_is_right_within_rounding_and_fits_32_bits(
-    a_scale: float, b_scale: float, output_scale: float, a: int, b: int, a_zero: int, b_zero: int
+    left: QuantizationParameters, right: QuantizationParameters, output_scale: float, a: int, b: int
 ) -> None:
+    (a_scale, a_zero), (b_scale, b_zero) = ((p.scale, p.zero_point) for p in (left, right))
     assume(max(a_scale, b_scale) < output_scale * 2**13)
-    a_multiplier, b_multiplier, shift = sum_multipliers(a_scale, b_scale, output_scale)
+    a_multiplier, b_multiplier, shift = sum_multipliers(left, right, QuantizationParameters(output_scale, 0))
     assert max(a_multiplier, b_multiplier) < 2**15
     total = (a - a_zero) * a_multiplier + (b - b_zero) * b_multiplier + (1 << (shift - 1))
     assert -(2**31) <= total < 2**31
     exact = ((a - a_zero) * a_scale + (b - b_zero) * b_scale) / output_scale
     assert abs((total >> shift) - exact) <= 0.5 + 255 / 2**shift
+
+
+@given(wide_of_a_scale, wide_of_a_scale | bytes_of_a_scale, wide_of_a_scale | bytes_of_a_scale, st.data())
+@examples(200)
+def test_a_sum_of_16_bits_is_right_within_a_step_of_its_largest_value_and_fits_32_bits(
+    left: QuantizationParameters, right: QuantizationParameters, output: QuantizationParameters, data: st.DataObject
+) -> None:
+    largest = left.scale * left.furthest + right.scale * right.furthest
+    assume(largest / output.scale < 2**17)
+    a, b = (data.draw(st.integers(*p.limits)) - p.zero_point for p in (left, right))
+    a_multiplier, b_multiplier, shift = sum_multipliers(left, right, output)
+    total = a * a_multiplier + b * b_multiplier + (1 << (shift - 1))
+    assert -(2**31) <= total < 2**31
+    exact = (a * left.scale + b * right.scale) / output.scale
+    assert abs((total >> shift) - exact) <= 0.5 + (left.furthest + right.furthest) / 2 / 2**shift + 1e-9

@@ -13,6 +13,7 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.gemm.constants import IntegerConstants
 from pipeline.kernels.isa.contract import InstructionSet
+from pipeline.kernels.isa.narrowing import saturate
 from pipeline.kernels.lib.requantize import FLOAT_OFFSET
 from pipeline.kernels.lib.vectors import fused_multiply_add, lanes_of, splat, vector_type
 from pipeline.ops import Add, Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd
@@ -41,7 +42,7 @@ class Epilogue:
 def requantize(
     constants: IntegerConstants, isa: InstructionSet, *, interleaved: bool = False, kept: bool = True
 ) -> Epilogue:
-    """Return the last step of an integer operator: to uint8, or to float32 if `output_dtype` says so.
+    """Return the last step of an integer operator: to uint8, or to int16 or float32 if `output_dtype` says so.
 
     Args:
         constants: of the operator.
@@ -59,6 +60,12 @@ def requantize(
             return scaled(accumulators[0], multipliers[0])
 
         return Epilogue("float32", scale)
+    if operator.output_dtype == "int16":
+
+        def narrow(accumulators: Sequence[Any], multipliers: Sequence[Any]) -> Any:
+            return saturate(isa.rounded(scaled(accumulators[0], multipliers[0])), operator, isa)
+
+        return Epilogue("int16", narrow)
 
     def finish(accumulators: Sequence[Any], multipliers: Sequence[Any]) -> Any:
         values = [isa.rounded(scaled(a, m)) for a, m in zip(accumulators, multipliers, strict=True)]

@@ -1,4 +1,4 @@
-"""Vectors of any length narrowed to 8 bits, by what an instruction set does best."""
+"""Vectors of any length narrowed to 8 or 16 bits, by what an instruction set does best."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pipeline.ops import Requantized
 
 
 def saturate(q: Any, operator: Requantized, isa: InstructionSet) -> Any:
-    """Return `uint8(clamp(q + output_zero_point, output_min, output_max))` for an int32 expression of any length."""
+    """Return `output_dtype(clamp(q + output_zero_point, output_min, output_max))` for int32 values of any length."""
     bounds = operator.output_zero_point, operator.output_min, operator.output_max
+    if operator.output_dtype != "uint8":
+        return shift_and_clamp(q, *bounds, operator.output_dtype)
     vectors, rest = divmod(lanes_of(q), isa.lanes)
     if rest or not 0 < vectors <= isa.saturate_vectors:
         return shift_and_clamp(q, *bounds)

@@ -107,9 +107,9 @@ def interleave(left: Any, right: Any, dtype: str, lanes: int) -> tuple[Any, Any]
     return halves[0], halves[1]
 
 
-def shift_and_clamp(value: Any, zero_point: int, low: int, high: int) -> Any:
-    """Return `uint8(clamp(value + zero_point, low, high))` for an int32 TIR expression."""
+def shift_and_clamp(value: Any, zero_point: int, low: int, high: int, dtype: str = "uint8") -> Any:
+    """Return `dtype(clamp(value + zero_point, low, high))` for an int32 TIR expression."""
     lanes = lanes_of(value)
     shifted = value + splat(T.int32(zero_point), lanes)
     clamped = T.max(T.min(shifted, splat(T.int32(high), lanes)), splat(T.int32(low), lanes))
-    return T.cast(clamped, vector_type("uint8", lanes))
+    return T.cast(clamped, vector_type(dtype, lanes))

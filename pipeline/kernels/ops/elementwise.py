@@ -1,4 +1,4 @@
-"""Sums, products and PRelu, in float32 and in 8 bits: two tensors, broadcast as NumPy does."""
+"""Sums, products and PRelu, in float32 and in 8 or 16 bits: two tensors, broadcast as NumPy does."""
 
 from __future__ import annotations
 
@@ -38,7 +38,17 @@ def qadd(operation: Operation, machine: Machine) -> Kernel:
     operator = operation.operator
     if not isinstance(operator, QAdd):
         raise TypeError(f"Expected qnn.add, got {operator}")
-    return _binary(operation, 4 * isa.lanes, lambda a, b: isa.weighted_sum(a, b, operator))
+    if {t.dtype for t in (*operation.inputs, operation.output)} == {"uint8"}:
+        return _binary(operation, 4 * isa.lanes, lambda a, b: isa.weighted_sum(a, b, operator))
+
+    def combine(a: Any, b: Any) -> Any:
+        lanes = lanes_of(a)
+        left = centred(a, operator.a_zero_point) * splat(T.int32(operator.a_multiplier), lanes)
+        right = centred(b, operator.b_zero_point) * splat(T.int32(operator.b_multiplier), lanes)
+        half, shift = (splat(T.int32(v), lanes) for v in (1 << (operator.shift - 1), operator.shift))
+        return saturate(T.shift_right(left + right + half, shift), operator, isa)
+
+    return _binary(operation, 4 * isa.lanes, combine)
 
 
 def qmultiply(operation: Operation, machine: Machine) -> Kernel:
@@ -81,7 +91,7 @@ def qprelu(operation: Operation, machine: Machine) -> Kernel:
 
 
 def centred(quantized: Any, zero_point: int) -> Any:
-    """Return uint8 values as int32 minus their zero point."""
+    """Return quantized values as int32 minus their zero point."""
     lanes = lanes_of(quantized)
     return T.cast(quantized, vector_type("int32", lanes)) - splat(T.int32(zero_point), lanes)
 

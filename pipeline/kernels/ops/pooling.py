@@ -103,7 +103,7 @@ def max_pool2d(operation: Operation, machine: Machine) -> Kernel:
     if not isinstance(operator, MaxPool2d):
         raise TypeError(f"Expected nn.max_pool2d, got {operator}")
     dtype = operation.output.dtype
-    lowest = T.uint8(0) if dtype == "uint8" else T.float32(float("-inf"))
+    lowest = T.float32(float("-inf")) if dtype == "float32" else tirx.min_value(dtype)
     largest = Reduction(dtype, lowest, T.max, lambda acc, pixels, multiplier: acc)
     taps = _taps(operation, operator, operator.dilation, operator.halo)
     return Kernel(_pool(operation, 4 * isa.lanes, taps, largest, operator.halo, operator.halo_value), (0,))
@@ -138,7 +138,8 @@ def avg_pool2d(operation: Operation, machine: Machine) -> Kernel:
     if not isinstance(operator, QAvgPool2d):
         raise TypeError(f"Expected qnn.avg_pool2d, got {operator}")
 
-    narrow = operator.pool_size[0] * operator.pool_size[1] <= MAX_UINT16_TAPS
+    taps = operator.pool_size[0] * operator.pool_size[1]
+    narrow = taps <= MAX_UINT16_TAPS and operation.inputs[0].dtype == "uint8"
     mean = integer_mean(operator, isa, "uint16" if narrow else "int32")
     return Kernel(
         _pool(operation, 4 * isa.lanes, _taps(operation, operator, (1, 1)), mean), (0, operation.constants[1])

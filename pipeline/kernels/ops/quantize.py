@@ -19,7 +19,7 @@ from pipeline.ops import Dequantize, Quantize, Requantized
 
 
 def quantize(operation: Operation, machine: Machine) -> Kernel:
-    """Quantize float32 to uint8."""
+    """Quantize float32 to uint8 or int16."""
     isa = machine.isa
     operator = operation.operator
     if not isinstance(operator, Quantize):
@@ -29,7 +29,8 @@ def quantize(operation: Operation, machine: Machine) -> Kernel:
 
 def quantized(x: Any, operator: Quantize, isa: InstructionSet) -> Any:
     """Return the quantized values of a float32 TIR expression."""
-    return saturate(isa.rounded(clamped(x, operator)), Requantized(output_zero_point=operator.zero_point), isa)
+    bounds = Requantized(operator.zero_point, *operator.limits, operator.output_dtype)
+    return saturate(isa.rounded(clamped(x, operator)), bounds, isa)
 
 
 def clamped(x: Any, operator: Quantize) -> Any:
@@ -39,14 +40,14 @@ def clamped(x: Any, operator: Quantize) -> Any:
     changes nothing, as its limits are integers, and lets one instruction round and convert.
     """
     lanes = lanes_of(x)
-    low, high = (splat(T.float32(v - operator.zero_point), lanes) for v in (0, 255))
+    low, high = (splat(T.float32(v - operator.zero_point), lanes) for v in operator.limits)
     v = x * splat(T.float32(operator.inverse_scale), lanes)
     v = T.Select(v < high, v, high)
     return T.Select(v > low, v, low)
 
 
 def dequantize(operation: Operation, machine: Machine) -> Kernel:
-    """Convert uint8 to float32."""
+    """Convert uint8 or int16 to float32."""
     isa = machine.isa
     operator = operation.operator
     if not isinstance(operator, Dequantize):

@@ -3,7 +3,7 @@
 `nn.resize_bilinear` and `qnn.resize_bilinear`:
 
     for row of the result, in parallel:
-        mix the two rows of x that it lies between     in vectors of neighbours, 16 bits for uint8
+        mix the two rows of x that it lies between     in vectors of neighbours, 16 bits for uint8, 32 for int16
         for pixel of the row:
             mix two pixels of that                     in vectors of channels
 
@@ -42,7 +42,7 @@ COMPUTED_VECTORS, MOVED_VECTORS = 2, 4
 
 @dataclass(frozen=True)
 class _Arithmetic:
-    """What differs between 8 bits and float32.
+    """What differs between 8 bits, 16 bits and float32.
 
     Attributes:
         dtype: of x and the result.
@@ -73,13 +73,14 @@ def float_bilinear(operation: Operation, machine: Machine) -> Kernel:
 
 
 def integer_bilinear(operation: Operation, machine: Machine) -> Kernel:
-    """8 bits more for rows, which 16 just hold, and 8 more for columns."""
-    isa = machine.isa
+    """8 bits more for rows, which 16 just hold, or 32 with values of 16 bits, and 8 more for columns."""
+    isa, dtype = machine.isa, operation.inputs[0].dtype
+    mixed = "uint16" if dtype == "uint8" else "int32"
 
     def mix_rows(first: Any, second: Any, fraction: Any) -> Any:
         lanes = lanes_of(first)
-        wide = vector_type("uint16", lanes)
-        weights = (splat(T.cast(weight, "uint16"), lanes) for weight in (T.int32(256) - fraction, fraction))
+        wide = vector_type(mixed, lanes)
+        weights = (splat(T.cast(weight, mixed), lanes) for weight in (T.int32(256) - fraction, fraction))
         left, right = (T.cast(v, wide) * weight for v, weight in zip((first, second), weights, strict=True))
         return left + right
 
@@ -89,9 +90,9 @@ def integer_bilinear(operation: Operation, machine: Machine) -> Kernel:
         # One product, not two: those of 32 bits are slow.
         total = left * splat(T.int32(256), lanes) + (right - left) * splat(fraction, lanes)
         rounded = T.shift_right(total + splat(T.int32(1 << 15), lanes), splat(T.int32(16), lanes))
-        return T.cast(rounded, vector_type("uint8", lanes))
+        return T.cast(rounded, vector_type(dtype, lanes))
 
-    return _bilinear(operation, isa, _Arithmetic("uint8", "uint16", "int32", 256, mix_rows, mix_columns))
+    return _bilinear(operation, isa, _Arithmetic(dtype, mixed, "int32", 256, mix_rows, mix_columns))
 
 
 def _bilinear(operation: Operation, isa: InstructionSet, arithmetic: _Arithmetic) -> Kernel:

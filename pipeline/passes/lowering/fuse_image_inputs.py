@@ -22,6 +22,8 @@ def _moves_channels_last(permutation: relax.Call) -> bool:
 
 
 def _check(match: Match) -> str | None:
+    if match.operator("quantize", ops.Quantize).output_dtype != "uint8":
+        return "it isn't quantized to 8 bits"
     channels = tensor_type(match["x"]).shape[1]
     return None if channels <= MAX_PLANES else f"{channels} channels are too many to interleave"
 

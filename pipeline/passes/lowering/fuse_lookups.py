@@ -18,6 +18,8 @@ from pipeline.ir.rewriting import Match, Rule, anything, call, rewrite
 
 def _check(match: Match) -> str | None:
     dtype = match.operator("convolution", ops.QConv2d).output_dtype
+    if match.result_type.dtype != "uint8":
+        return f"the table holds {match.result_type.dtype}"
     return None if dtype == "uint8" else f"the convolution's result is {dtype}"
 
 

@@ -19,6 +19,11 @@ from pipeline.ir.rewriting import Match, Pattern, Rule, anything, call, one_of, 
 def _check(match: Match) -> str | None:
     if tensor_type(match["convolution"]).shape != tensor_type(match["residual"]).shape:
         return "the two shapes differ"
+    if (
+        len({tensor_type(match["residual"]).dtype, tensor_type(match["convolution"]).dtype, match.result_type.dtype})
+        > 1
+    ):
+        return "the two dtypes differ, or the sum's does"
     types = (tensor_type(a) for a in match.call("convolution").args)
     epilogue = match.operator("convolution", ops.WithHalo).has_epilogue(*types)
     return None if epilogue else "the convolution's kernel can't add a residual: it is depthwise, or gives float32"

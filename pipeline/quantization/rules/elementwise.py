@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from tvm import relax
 
@@ -10,18 +12,21 @@ from pipeline.ir.bridge import make_call
 from pipeline.ir.dataflow import Binding, constant, make_constant
 from pipeline.ir.operator import Array
 from pipeline.ir.types import QuantizationParameters
-from pipeline.quantization.rules.linear import OUTPUT_SCALE_TOO_SMALL
-from pipeline.quantization.rules.rule import Context, NotQuantizable, description, no_constant, quantization_rule
+from pipeline.quantization.rules.linear import requantization
+from pipeline.quantization.rules.rule import ANY, Context, NotQuantizable, description, no_constant, quantization_rule
 from pipeline.quantization.weights import sum_multipliers
 
+FEWEST_PIECES, MOST_PIECES = 8, 12
+"""Of a function of values of 16 bits, the powers of two of the number of its linear pieces."""
 
-@quantization_rule(ops.Add, kind="add", check=no_constant)
+
+@quantization_rule(ops.Add, kind="add", check=no_constant, inputs_of_16_bits=ANY, output_of_16_bits=True)
 def add(binding: Binding, context: Context) -> relax.Expr:
     """`nn.add` -> `qnn.add`."""
     operator, output = description(binding, ops.Add), context.quantized_output()
     a, b = (context.parameters(v) for v in binding.value.args)
     try:
-        a_multiplier, b_multiplier, shift = sum_multipliers(a.scale, b.scale, output.scale)
+        a_multiplier, b_multiplier, shift = sum_multipliers(a, b, output)
     except ValueError as error:
         raise NotQuantizable(str(error)) from error
     low, high = output.quantized_range(operator.clip_min, operator.clip_max)
@@ -34,28 +39,23 @@ def add(binding: Binding, context: Context) -> relax.Expr:
         output_zero_point=output.zero_point,
         output_min=low,
         output_max=high,
+        output_dtype=output.dtype,
     )
     return make_call(quantized, *(context.quantized(v) for v in binding.value.args))
 
 
-@quantization_rule("relax.multiply", kind="multiply", check=no_constant)
+@quantization_rule("relax.multiply", kind="multiply", check=no_constant, inputs_of_16_bits=ANY, output_of_16_bits=True)
 def multiply(binding: Binding, context: Context) -> relax.Expr:
     """`relax.multiply` of two activations -> `qnn.multiply`."""
     output = context.quantized_output()
     a, b = (context.parameters(v) for v in binding.value.args)
     multiplier = float(np.float32(a.scale * b.scale / output.scale))
-    if not 255 * 255 * multiplier < 2**30:
-        raise NotQuantizable(OUTPUT_SCALE_TOO_SMALL)
-    quantized = ops.QMultiply(
-        a_zero_point=a.zero_point,
-        b_zero_point=b.zero_point,
-        multiplier=multiplier,
-        output_zero_point=output.zero_point,
-    )
+    fields = requantization(context, ops.Multiply(), a.furthest * b.furthest * a.scale * b.scale)
+    quantized = ops.QMultiply(a_zero_point=a.zero_point, b_zero_point=b.zero_point, multiplier=multiplier, **fields)
     return make_call(quantized, *(context.quantized(v) for v in binding.value.args))
 
 
-@quantization_rule(ops.PRelu, kind="prelu")
+@quantization_rule(ops.PRelu, kind="prelu", inputs_of_16_bits=1, output_of_16_bits=True)
 def prelu(binding: Binding, context: Context) -> relax.Expr:
     """`nn.prelu` -> `qnn.prelu`."""
     output, (x, slope) = context.quantized_output(), binding.value.args
@@ -64,32 +64,65 @@ def prelu(binding: Binding, context: Context) -> relax.Expr:
         raise NotQuantizable("its slopes aren't constant")
     source = context.parameters(x)
     ratio = source.scale / output.scale
+    steepest = max(1.0, float(np.abs(slopes).max(initial=0)))
+    fields = requantization(context, ops.PRelu(), source.furthest * source.scale * steepest)
     multiplier, slopes = float(np.float32(ratio)), (slopes.astype("float64") * ratio).astype("float32")
-    if not 255 * max(multiplier, np.abs(slopes).max(initial=0)) < 2**30:
-        raise NotQuantizable(OUTPUT_SCALE_TOO_SMALL)
-    quantized = ops.QPRelu(
-        output_zero_point=output.zero_point, input_zero_point=source.zero_point, multiplier=multiplier
-    )
+    quantized = ops.QPRelu(input_zero_point=source.zero_point, multiplier=multiplier, **fields)
     return make_call(quantized, context.quantized(x), make_constant(slopes))
 
 
-@quantization_rule(ops.Unary, kind="unary")
+@quantization_rule(ops.Unary, kind="unary", inputs_of_16_bits=1, output_of_16_bits=True)
 def unary(binding: Binding, context: Context) -> relax.Expr:
-    """`nn.unary` -> `qnn.lookup`: the function of each of the 256 quantized values."""
+    """`nn.unary` -> `qnn.lookup`, the function of each of the 256 quantized values, or `qnn.interpolate`."""
     output, x = context.quantized_output(), binding.value.args[0]
-    results = description(binding, ops.Unary).formula(context.parameters(x).all_values())
-    return lookup(context.quantized(x), results, output)
+    return function_of(context.quantized(x), context.parameters(x), description(binding, ops.Unary).formula, output)
 
 
-def lookup(x: relax.Var, values: Array, output: QuantizationParameters) -> relax.Expr:
-    """Return a lookup that maps each quantized value i to the quantized value nearest to values[i].
+def function_of(
+    x: relax.Var,
+    parameters: QuantizationParameters,
+    function: Callable[[Array], Array],
+    output: QuantizationParameters,
+) -> relax.Expr:
+    """Return what maps each quantized value to the quantized value nearest to a function of what it stands for.
+
+    With 16 bits, that is linear between the entries of a table of 256 pieces or, if any quantized value would be off by
+    more than one, of up to 4096.
 
     Args:
-        x: uint8.
-        values: [256] float64. An infinity, outside of a function's domain, becomes the largest or smallest quantized
-            value; NaN counts as zero.
+        x: uint8 or int16.
+        parameters: its scale and zero point.
+        function: of float64. An infinity, outside of its domain, becomes the largest or smallest quantized value; NaN
+            counts as zero.
         output: the result's scale and zero point.
     """
-    finite = np.nan_to_num(values, nan=0.0, posinf=1e30, neginf=-1e30)
-    table = np.clip(np.rint(finite / output.scale) + output.zero_point, 0, 255).astype("uint8")
+    if parameters.dtype == "int16":
+        return _interpolated(x, parameters, function, output)
+    table = np.clip(np.rint(_steps(function(parameters.all_values()), output)), *output.limits).astype(output.dtype)
     return make_call(ops.QLookup(), x, make_constant(table))
+
+
+def _steps(values: Array, output: QuantizationParameters) -> Array:
+    """Return real values in steps of a quantized tensor."""
+    finite = np.nan_to_num(values, nan=0.0, posinf=1e30, neginf=-1e30)
+    return np.asarray(finite / output.scale + output.zero_point)
+
+
+def _interpolated(
+    x: relax.Var,
+    parameters: QuantizationParameters,
+    function: Callable[[Array], Array],
+    output: QuantizationParameters,
+) -> relax.Expr:
+    low, high = output.limits
+    operator, margin = ops.QInterpolate(0, low, high, output.dtype), (high - low) / 2
+    inputs = np.arange(parameters.limits[0], parameters.limits[1] + 1).astype("int16")
+    exact = np.clip(_steps(function(parameters.all_values()), output), low, high)
+    for bits in range(FEWEST_PIECES, MOST_PIECES + 1):
+        places = (np.arange(2**bits + 1) * 2.0 ** (16 - bits) - 2**15) * parameters.scale
+        # Entries may lie outside of the range, so that pieces that leave it have the right slope.
+        steps = np.clip(_steps(function(places), output), low - margin, high + margin)
+        table = np.rint(steps * 2**operator.FRACTION_BITS).astype("int32")
+        if np.abs(operator.evaluate(inputs, table) - exact).max() <= 1:
+            break
+    return make_call(operator, x, make_constant(table))

@@ -13,7 +13,7 @@ from pipeline.ir.bridge import make_call, tensor_type
 from pipeline.ir.dataflow import Binding, make_constant
 from pipeline.ir.operator import Array
 from pipeline.ops.pooling import counted_pixels
-from pipeline.quantization.rules.linear import OUTPUT_SCALE_TOO_SMALL
+from pipeline.quantization.rules.linear import requantization
 from pipeline.quantization.rules.rule import Context, NotQuantizable, quantization_rule
 
 
@@ -30,7 +30,7 @@ def _plain_windows(binding: Binding) -> str | None:
     return "it is dilated or not NHWC" if dilated or attrs["layout"] != "NHWC" else None
 
 
-@quantization_rule("relax.mean", kind="avg_pool2d", check=_over_image)
+@quantization_rule("relax.mean", kind="avg_pool2d", check=_over_image, inputs_of_16_bits=1, output_of_16_bits=True)
 def mean(binding: Binding, context: Context) -> relax.Expr:
     """`relax.mean` over height and width -> `qnn.avg_pool2d` with a window of the whole image."""
     x = binding.value.args[0]
@@ -42,7 +42,9 @@ def mean(binding: Binding, context: Context) -> relax.Expr:
     return relax.op.reshape(pooled, [tensor_type(x).shape[0], channels])
 
 
-@quantization_rule("relax.nn.avg_pool2d", kind="avg_pool2d", check=_plain_windows)
+@quantization_rule(
+    "relax.nn.avg_pool2d", kind="avg_pool2d", check=_plain_windows, inputs_of_16_bits=1, output_of_16_bits=True
+)
 def avg_pool2d(binding: Binding, context: Context) -> relax.Expr:
     """`relax.nn.avg_pool2d` -> `qnn.avg_pool2d`."""
     x, attrs = binding.value.args[0], binding.value.attrs
@@ -56,13 +58,15 @@ def avg_pool2d(binding: Binding, context: Context) -> relax.Expr:
 def _avg_pool(x: relax.Var, pool_size: Any, strides: Any, padding: Any, counted: Array, context: Context) -> relax.Expr:
     output, source = context.quantized_output(), context.parameters(x)
     multiplier = (source.scale / (output.scale * counted.astype("float64"))).astype("float32")
-    if not (255.0 * math.prod(pool_size) * multiplier < 2**30).all():
-        raise NotQuantizable(OUTPUT_SCALE_TOO_SMALL)
+    largest = source.furthest * math.prod(pool_size)
+    if largest >= 2**31:
+        raise NotQuantizable("its sums could exceed 32 bits")
+    fields = requantization(context, ops.AvgPool2d(), largest * source.scale / counted)
     quantized = ops.QAvgPool2d(
         pool_size=pool_size,
         strides=strides,
         padding=padding,
         input_zero_point=source.zero_point,
-        output_zero_point=output.zero_point,
+        **fields,
     )
     return make_call(quantized, context.quantized(x), make_constant(multiplier))

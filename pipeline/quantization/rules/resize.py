@@ -21,13 +21,13 @@ def _nearest(binding: Binding) -> str | None:
     return None
 
 
-@quantization_rule("relax.image.resize2d", kind="resize", check=_nearest)
+@quantization_rule("relax.image.resize2d", kind="resize", check=_nearest, inputs_of_16_bits=1, output_of_16_bits=True)
 def resize_nearest(binding: Binding, context: Context) -> relax.Expr:
     """`relax.image.resize2d` with nearest neighbours -> the same operator on quantized values."""
     return move(binding, context)
 
 
-@quantization_rule(ops.ResizeBilinear, kind="resize")
+@quantization_rule(ops.ResizeBilinear, kind="resize", inputs_of_16_bits=1, output_of_16_bits=True)
 def resize_bilinear(binding: Binding, context: Context) -> relax.Expr:
     """`nn.resize_bilinear` -> `qnn.resize_bilinear`; a weighted mean is never outside of its inputs' range."""
     operator = description(binding, ops.ResizeBilinear)

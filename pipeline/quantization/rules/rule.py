@@ -7,6 +7,7 @@ operator's traits: see `Role`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -47,16 +48,20 @@ class Context:
     """What the function that writes an operator with integers may use.
 
     Attributes:
-        quantized: returns the uint8 variable that holds a float tensor.
+        quantized: returns the uint8 or int16 variable that holds a float tensor.
+        both_bytes: returns the variable that holds the bytes of a tensor of 16 bits, as `ops.SplitBytes` gives them.
         parameters: returns the scale and zero point of an 8-bit tensor.
         emit: appends an expression under a name and returns its variable.
+        name: the operator's, which names of what is emitted for it begin with.
         weights: how the operator's weights are quantized, if it has any.
         output: the result's scale and zero point; None if it is to be float32.
     """
 
     quantized: Callable[[relax.Var], relax.Var]
+    both_bytes: Callable[[relax.Var], relax.Var]
     parameters: Callable[[relax.Var], QuantizationParameters]
     emit: Callable[[relax.Expr, str], relax.Var]
+    name: str
     weights: QuantizationSpec
     output: QuantizationParameters | None
 
@@ -70,6 +75,9 @@ class Context:
             raise NotQuantizable("nothing that reads it is int8")
         return self.output
 
+
+ANY = math.inf
+"""A number of inputs of 16 bits: all, or any of them."""
 
 Check = Callable[[Binding], "str | None"]
 Write = Callable[[Binding, Context], relax.Expr]
@@ -93,6 +101,8 @@ class Rule:
             is one of these.
         unifies_inputs: whether inputs that nothing else reads have the result's scale, so that they needn't be
             requantized.
+        inputs_of_16_bits: how many of the inputs may have 16 bits.
+        output_of_16_bits: whether the result may have 16 bits.
     """
 
     kind: str
@@ -100,6 +110,8 @@ class Rule:
     write: Write
     subtypes: Mapping[str, Callable[[Binding], bool]] = field(default_factory=dict)
     unifies_inputs: bool = False
+    inputs_of_16_bits: float = 0
+    output_of_16_bits: bool = False
 
     def kind_of(self, binding: Binding) -> str:
         """Return the type of one binding."""
@@ -120,6 +132,8 @@ def quantization_rule(
     check: Check = always,
     subtypes: Mapping[str, Callable[[Binding], bool]] | None = None,
     unifies_inputs: bool = False,
+    inputs_of_16_bits: float = 0,
+    output_of_16_bits: bool = False,
 ) -> Callable[[W], W]:
     """Return a decorator that registers a rule, with the decorated function as its `write`.
 
@@ -129,10 +143,12 @@ def quantization_rule(
         check: see `Rule`.
         subtypes: see `Rule`.
         unifies_inputs: see `Rule`.
+        inputs_of_16_bits: see `Rule`.
+        output_of_16_bits: see `Rule`.
     """
 
     def add(write: W) -> W:
-        rule = Rule(kind, check, write, subtypes or {}, unifies_inputs)
+        rule = Rule(kind, check, write, subtypes or {}, unifies_inputs, inputs_of_16_bits, output_of_16_bits)
         for operator in operators:
             name = operator if isinstance(operator, str) else operator.name
             if name in _rules:

@@ -1,0 +1,95 @@
+"""Which activations are quantized to 16 bits instead of 8: those that are wanted, where operators have a form for it.
+
+Tensors that share a scale also share their dtype. A tensor gets 16 bits if the int8 operator that writes it, and all
+that read it, have a form with 16 bits; the rules say which ones have.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Set
+
+from msgspec.structs import replace
+
+from pipeline.config.options import AnnotateOptions
+from pipeline.ir.dataflow import Binding, Dataflow
+from pipeline.ir.program import Program
+from pipeline.quantization.annotation import Annotation, TensorDecision
+from pipeline.quantization.rules import activations, kind_of, rule_for
+from pipeline.quantization.selection import select_tensors
+from pipeline.quantization.spec import INT16
+
+LISTED = 5
+"""How many tensors a warning names."""
+
+_log = logging.getLogger(__name__)
+
+
+def widened(program: Program, annotation: Annotation, options: AnnotateOptions) -> Annotation:
+    """Return an annotation with 16 bits for the tensors that options want in them; reasons say why where they aren't.
+
+    Args:
+        program: the float program.
+        annotation: what becomes int8, with activations of 8 bits.
+        options: what the user wants.
+
+    Raises:
+        OptionError: an option names a tensor that the program doesn't have.
+    """
+    named = select_tensors(program, options.keep_16, "the tensors to keep in 16 bits (--keep-16)")
+    groups: dict[str, set[str]] = {}
+    for tensor in annotation.tensors:
+        groups.setdefault(annotation.source(tensor.name), set()).add(tensor.name)
+    wanted = {s: g for s, g in groups.items() if options.activation_bits > 8 or not named.isdisjoint(g)}
+    if not wanted:
+        return annotation
+    refused = _refused(program, annotation, wanted)
+    if refused:
+        first = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:LISTED])
+        more = f"; and {len(refused) - LISTED} more, see the annotation" if len(refused) > LISTED else ""
+        _log.warning("Tensors that stay in 8 bits, although 16 are wanted: %s%s", first, more)
+
+    def decided(tensor: TensorDecision) -> TensorDecision:
+        if tensor.name not in wanted:
+            return tensor
+        if tensor.name in refused:
+            return replace(tensor, reason=f"{tensor.reason}; it stays in 8 bits, as {refused[tensor.name]}")
+        return replace(tensor, spec=INT16, reason="it is wanted in 16 bits")
+
+    return replace(annotation, tensors=tuple(decided(t) for t in annotation.tensors))
+
+
+def _refused(program: Program, annotation: Annotation, wanted: Mapping[str, Set[str]]) -> dict[str, str]:
+    """Return the tensors that can't have 16 bits, by the one whose scale they share, and why.
+
+    Of two inputs of an operator that takes 16 bits in one only, it is the later tensor.
+    """
+    flow = Dataflow.of(program.module)
+    quantized = {o.name for o in annotation.operators if o.precision == "int8"}
+    written = {str(b.var.name): b for b in flow.bindings if b.var.name in quantized}
+    accepted: set[str] = set()
+    refused = {}
+    for source, group in wanted.items():
+        writers = [written[name] for name in sorted(group) if name in written]
+        readers = [b for b in written.values() if any(v.name in group for v in activations(b))]
+        reason = _reason_against(writers, readers, accepted | group)
+        if reason is None:
+            accepted |= group
+        else:
+            refused[source] = reason
+    return refused
+
+
+def _reason_against(writers: Collection[Binding], readers: Collection[Binding], wide: Set[str]) -> str | None:
+    """Return why tensors can't have 16 bits, given all that would have them; None if they can."""
+    for binding in writers:
+        rule = rule_for(binding)
+        if rule is None or not rule.output_of_16_bits:
+            return f"{kind_of(binding)} {binding.var.name!r}, which writes it, has no form with 16 bits"
+    for binding in readers:
+        rule = rule_for(binding)
+        if rule is None or not rule.inputs_of_16_bits:
+            return f"{kind_of(binding)} {binding.var.name!r}, which reads it, has no form with 16 bits"
+        if sum(v.name in wide for v in activations(binding)) > rule.inputs_of_16_bits:
+            return f"{kind_of(binding)} {binding.var.name!r} takes 16 bits in {rule.inputs_of_16_bits:g} input only"
+    return None

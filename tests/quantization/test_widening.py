@@ -1,0 +1,131 @@
+"""Activations of 16 bits: which ones, why not the others, and what they gain."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+
+from pipeline.api import quantize
+from pipeline.distances import Distance
+from pipeline.errors import OptionError, TableError
+from pipeline.ir.program import Program
+from pipeline.quantization.annotate import AnnotateOptions, Annotation, annotate
+from pipeline.quantization.calibrate import calibrate
+from pipeline.quantization.realize import realize
+from pipeline.reference import execute
+from tests.models import ModelBuilder, import_test_model, small_network
+
+
+def layers(softmax: bool = False) -> Program:
+    """Return x -> c1 -> hard-swish h -> c2 -> y, whose c1 is wide; with a softmax s in front of c2 if wanted."""
+    b, random = ModelBuilder(), np.random.default_rng(0)
+
+    def conv(x: str, name: str, scale: float) -> str:
+        weight = (random.standard_normal((8, 8, 1, 1)) * scale).astype("float32")
+        return b.node("Conv", x, b.constant(weight), name=name)
+
+    h = b.node("HardSwish", conv("x", "c1", 20.0), name="h")
+    c2 = b.node("Relu", conv(b.node("Softmax", h, axis=-1, name="s") if softmax else h, "c2", 0.3), name="y")
+    return import_test_model(b.model({"x": (1, 8, 4, 6)}, conv(c2, "z", 0.3)))
+
+
+def dtypes(annotation: Annotation) -> dict[str, str]:
+    return {t.name: t.spec.dtype for t in annotation.calibrated() if t.spec is not None}
+
+
+def samples(count: int = 3) -> list[np.ndarray]:
+    random = np.random.default_rng(1)
+    return [random.standard_normal((1, 8, 4, 6)).astype("float32") for _ in range(count)]
+
+
+def sqnr(program: Program, **options: object) -> float:
+    quantized = quantize(program, samples(), effort="none", algorithm="abs_max", **options)
+    distance = Distance()
+    for x in samples():
+        (expected,), (actual,) = (execute(p, {"x": x}).values() for p in (program, quantized.program))
+        distance.update(expected, actual)
+    return distance.sqnr_db
+
+
+@pytest.mark.parametrize("word", ["c1", "conv2d", "Conv", "C1", "c?"])
+def test_tensors_are_named_as_operators_that_write_them(word: str) -> None:
+    found = dtypes(annotate(layers(), AnnotateOptions(keep_16=[word])))
+    assert found["c1"] == "int16"
+    assert found["h"] == "uint8"
+
+
+def test_an_input_is_named_by_its_own_name() -> None:
+    b = ModelBuilder()
+    y = b.node("MatMul", "x", b.constant(np.ones((4, 4), "float32")), name="y")
+    found = dtypes(annotate(import_test_model(b.model({"x": (3, 4)}, y)), AnnotateOptions(keep_16=["x"])))
+    assert found == {"x": "int16"}
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"Unknown operator 'c3' in the tensors to keep in 16 bits \(--keep-16\)"):
+        annotate(layers(), AnnotateOptions(keep_16=["c3"]))
+
+
+def test_other_numbers_of_bits_are_refused() -> None:
+    with pytest.raises(OptionError, match=r"Unknown activation_bits '12'\. Known: 16, 8"):
+        AnnotateOptions(activation_bits=12)
+
+
+def test_16_bits_are_for_all_activations_of_a_network() -> None:
+    assert set(dtypes(annotate(layers(), AnnotateOptions(activation_bits=16))).values()) == {"int16"}
+
+
+def test_what_an_operator_has_no_form_for_stays_in_8_bits_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        annotation = annotate(layers(softmax=True), AnnotateOptions(keep_16=["c1", "h", "s"]))
+    found = dtypes(annotation)
+    assert (found["c1"], found["h"], found["s"]) == ("int16", "uint8", "uint8")
+    tensor = annotation.tensor("h")
+    assert tensor is not None
+    assert tensor.reason.endswith("; it stays in 8 bits, as softmax 's', which reads it, has no form with 16 bits")
+    assert "Tensors that stay in 8 bits, although 16 are wanted: " in caplog.text
+
+
+def test_of_the_operands_of_a_matrix_product_one_has_16_bits() -> None:
+    b = ModelBuilder()
+    left, right = (b.node("MatMul", "x", b.constant(np.eye(4, dtype="float32")), name=n) for n in "ab")
+    product = b.node("MatMul", left, right, name="p")
+    program = import_test_model(b.model({"x": (4, 4)}, b.node("MatMul", product, left)))
+    annotation = annotate(program, AnnotateOptions(keep_16=["a", "b"]))
+    assert (dtypes(annotation)["a"], dtypes(annotation)["b"]) == ("int16", "uint8")
+
+
+def test_one_wide_tensor_in_16_bits_brings_the_output_closer_to_float() -> None:
+    program = layers()
+    assert sqnr(program, keep_16=["c1"]) > sqnr(program) + 1
+
+
+def test_with_16_bits_only_weights_are_rounded() -> None:
+    """What is left is the error of weights, which activations without any rounding have as well."""
+    program = layers()
+    quantized = quantize(program, samples(), effort="none", activation_bits=16)
+    assert sqnr(program, activation_bits=16) > sqnr(program) + 5
+    assert all(t.dtype == "int16" and t.zero_point == 0 for t in quantized.table.tensors.values())
+
+
+def test_a_table_of_8_bits_is_refused_for_16() -> None:
+    program = layers()
+    table = calibrate(program, annotate(program), samples())
+    with pytest.raises(TableError, match=r"has tensor 'c1' in uint8, the annotation in int16\. Calibrate again"):
+        realize(program, annotate(program, AnnotateOptions(keep_16=["c1"])), table)
+
+
+def test_a_table_says_which_tensors_have_16_bits(tmp_path: object) -> None:
+    program = layers()
+    table = calibrate(program, annotate(program, AnnotateOptions(keep_16=["c1"])), samples())
+    assert [name for name, entry in table.tensors.items() if entry.dtype == "int16"] == ["c1"]
+    assert table.to_json().count('"dtype"') == 1
+
+
+def test_every_operator_of_a_network_is_computed_with_16_bits_or_named(caplog: pytest.LogCaptureFixture) -> None:
+    annotation = annotate(import_test_model(small_network()), AnnotateOptions(activation_bits=16))
+    left = {t.name for t in annotation.calibrated() if t.spec is not None and t.spec.dtype == "uint8"}
+    assert {t.name for t in annotation.tensors if "it stays in 8 bits" in t.reason} == left
+    assert 0 < len(left) < len(annotation.calibrated()) / 2
