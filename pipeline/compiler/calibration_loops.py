@@ -1,4 +1,4 @@
-"""What calibration computes of all values of all tensors, compiled for this machine."""
+"""What calibration computes of all values of all tensors, and corrections of all weights, compiled for this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import tvm
 
 from pipeline.compiler.codegen import code_generation
-from pipeline.kernels.statistics import WAYS, channel_sums_loop, histogram_loop
+from pipeline.kernels.statistics import WAYS, channel_sums_loop, histogram_loop, rounding_loop, unit_lower_loop
 from pipeline.targets import load_target
 
 Array = npt.NDArray[Any]
@@ -45,6 +45,32 @@ def channel_sums(values: Array) -> Array:
     return sums
 
 
+def unit_lower_factor(matrices: Array) -> Array:
+    """Return L of H = L D L', unit lower triangular, for positive definite matrices [B,K,K] float64.
+
+    It is the same for any number of threads, which isn't known of LAPACK's.
+    """
+    lower = np.zeros(matrices.shape)
+    _loops()["unit_lower"](np.array(matrices, "float64", order="C"), lower)
+    return lower
+
+
+def round_in_order(weights: Array, lower: Array) -> Array:
+    """Return weights rounded one after another, from the last on, each changing what is wanted of those before it.
+
+    Args:
+        weights: [B,O,K] float64 in steps of their scale; those beyond 126.5 are rounded to the nearest.
+        lower: [B,K,K] float64: by how much of the error of the weight of a row, that of a column is to be larger.
+
+    Returns:
+        [B,O,K] float64: whole numbers in [-127, 127].
+    """
+    exact, factors = (np.ascontiguousarray(values, "float64") for values in (weights, lower))
+    rounded = np.empty(exact.shape)
+    _loops()["rounding"](exact, factors, exact.copy(), rounded)
+    return rounded
+
+
 @functools.cache
 def _cpus() -> int:
     return len(os.sched_getaffinity(0))
@@ -52,7 +78,12 @@ def _cpus() -> int:
 
 @functools.cache
 def _loops() -> tvm.runtime.Module:
-    functions = {"histogram": histogram_loop(), "channel_sums": channel_sums_loop()}
+    functions = {
+        "histogram": histogram_loop(),
+        "channel_sums": channel_sums_loop(),
+        "unit_lower": unit_lower_loop(),
+        "rounding": rounding_loop(),
+    }
     module = tvm.IRModule({name: f.with_attr("global_symbol", name) for name, f in functions.items()})
     with code_generation():
         return tvm.tirx.build(module, target=load_target("host").tvm_target())

@@ -1,6 +1,8 @@
-"""Loops over a tensor's values, for calibration: they take a quarter of the time of NumPy's operations, one by one."""
+"""Loops over values of tensors and over weights, for calibration and corrections, several times as fast as NumPy."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
@@ -70,3 +72,57 @@ def channel_sums_loop() -> tirx.PrimFunc:
         with T.serial(rows) as row, T.serial(channels) as channel:
             T.buffer_store(sums, sums[channel] + T.cast(values[row, channel], "float64"), [channel])
     return builder.get()
+
+
+def unit_lower_loop() -> tirx.PrimFunc:
+    """Return a function of (rest, lower) that writes L of H = L D L', unit lower triangular.
+
+    rest: H [B,K,K] float64, positive definite, which is overwritten; lower: [B,K,K] float64, zeros at first.
+    """
+    with IRBuilder() as builder, T.prim_func():
+        T.func_attr({"tirx.noalias": True})
+        blocks, size = (tirx.Var(name, "int64") for name in ("blocks", "size"))
+        rest = T.arg("rest", T.buffer((blocks, size, size), "float64", align=8))
+        lower = T.arg("lower", T.buffer((blocks, size, size), "float64", align=8))
+        with T.parallel(blocks) as b, T.serial(size) as i:
+            T.buffer_store(lower, T.float64(1), [b, i, i])
+            with T.serial(size - 1 - i) as row:
+                at = [b, i + 1 + row, i]
+                T.buffer_store(lower, rest[at] / rest[b, i, i], at)
+                with T.serial(size - 1 - i) as column:
+                    right = i + 1 + column
+                    moved = _multiply_add(T.float64(0) - lower[at], rest[b, i, right], rest[b, i + 1 + row, right])
+                    T.buffer_store(rest, moved, [b, i + 1 + row, right])
+    return builder.get()
+
+
+def rounding_loop() -> tirx.PrimFunc:
+    """Return a function of (exact, lower, wanted, rounded) that rounds weights one after another, from the last on.
+
+    After each, its error times a row of `lower` is added to what is wanted of those that are left. Results are limited
+    to [-127, 127], and weights beyond 126.5 are rounded to the nearest.
+
+    exact: [B,O,K] float64; lower: [B,K,K] float64; wanted: [B,O,K] float64, `exact` at first, which is overwritten;
+    rounded: [B,O,K] float64.
+    """
+    with IRBuilder() as builder, T.prim_func():
+        T.func_attr({"tirx.noalias": True})
+        blocks, out, size = (tirx.Var(name, "int64") for name in ("blocks", "out", "size"))
+        lower_type, type_ = (T.buffer((blocks, n, size), "float64", align=8) for n in (size, out))
+        exact, lower = T.arg("exact", type_), T.arg("lower", lower_type)
+        wanted, rounded = (T.arg(name, T.buffer((blocks, out, size), "float64", align=8)) for name in ("w", "r"))
+        with T.parallel(blocks * out) as p, T.serial(size) as done:
+            b, o, i = p // out, p % out, size - 1 - done
+            weight = exact[b, o, i]
+            pinned = T.fabs(weight) > T.float64(126.5)
+            nearest = T.call_llvm_pure_intrin("float64", "llvm.rint.f64", T.Select(pinned, weight, wanted[b, o, i]))
+            T.buffer_store(rounded, T.max(T.min(nearest, T.float64(127)), T.float64(-127)), [b, o, i])
+            with T.serial(i) as j:
+                moved = _multiply_add(weight - rounded[b, o, i], lower[b, i, j], wanted[b, o, j])
+                T.buffer_store(wanted, moved, [b, o, j])
+    return builder.get()
+
+
+def _multiply_add(a: Any, b: Any, c: Any) -> Any:
+    """Return `a * b + c`, float64, rounded once on any CPU: LLVM would do so only on those that have an instruction."""
+    return T.call_llvm_pure_intrin("float64", "llvm.fma.f64", a, b, c)

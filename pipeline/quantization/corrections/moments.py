@@ -79,23 +79,23 @@ class Columns:
         rows = rows.reshape(*rows.shape[:2], -1)[:, :, : self.count]
         return np.moveaxis(rows.reshape(self.shape[0], self.shape[-1], *self.shape[1:-1]), 1, -1)
 
-    def rows(self, values: Array) -> Array:
-        """Return what the weights are multiplied with at some positions: [groups * blocks, positions, block_width].
+    def seen(self, values: Array) -> Array:
+        """Return what the weights are multiplied with at some positions: [groups * blocks, block_width, positions].
 
         Args:
             values: the layer's input: [N,H,W,C], or [...,C].
         """
-        if not isinstance(self.operator, ops.Conv2d):
-            flat = values.reshape(-1, values.shape[-1])
-            found = flat[_spread(len(flat))][None]
-        else:
+        if isinstance(self.operator, ops.Conv2d):
             found = self._windows(self.operator, values)
-        return np.ascontiguousarray(self._split(found).transpose(0, 2, 1, 3)).reshape(
-            -1, found.shape[1], self.block_width
-        )
+        else:
+            flat = values.reshape(-1, values.shape[-1])
+            found = flat[_spread(len(flat))].T[None]
+        missing = self.blocks * self.block_width - self.count
+        filled = np.pad(found, ((0, 0), (0, missing), (0, 0))) if missing else found
+        return np.ascontiguousarray(filled).reshape(-1, self.block_width, found.shape[2])
 
     def _windows(self, convolution: ops.Conv2d, image: Array) -> Array:
-        """Return [groups, positions, count]."""
+        """Return [groups, count, positions]."""
         _, kernel_h, kernel_w, per_group = self.shape
         top, left, bottom, right = convolution.padding
         (dilation_h, dilation_w), (stride_h, stride_w) = convolution.dilation, convolution.strides
@@ -104,10 +104,9 @@ class Columns:
         out_w = window_positions(width, left, right, kernel_w, dilation_w, stride_w)
         place = _spread(batch * out_h * out_w)
         n, h, w = place // (out_h * out_w), place // out_w % out_h * stride_h, place % out_w * stride_w
-        padded = pad_image(image, convolution.padding, 0)
+        padded = pad_image(image, convolution.padding, 0) if any(convolution.padding) else image
         steps = [padded[n, h + i * dilation_h, w + j * dilation_w] for i in range(kernel_h) for j in range(kernel_w)]
-        grouped = np.stack(steps, axis=-1).reshape(len(place), self.groups, per_group * len(steps))
-        return grouped.transpose(1, 0, 2)
+        return np.stack(steps).transpose(2, 0, 1).reshape(self.groups, per_group * len(steps), len(place))
 
     def _split(self, rows: Array) -> Array:
         """Return [groups, rows, blocks, block_width] for [groups, rows, count]."""
@@ -141,15 +140,16 @@ class Moments:
         blocks, width = columns.groups * columns.blocks, columns.block_width
         return cls(0, np.zeros((blocks, width)), np.zeros((blocks, width, width)))
 
-    def add(self, rows: Array) -> None:
-        """Take in a group's rows [B,R,K] float32; see `SecondMoments`."""
-        _, exponents = np.frexp(np.abs(rows).max(axis=1, initial=0))
-        whole = np.rint(np.ldexp(rows, BITS - exponents[:, None, :]))
+    def add(self, seen: Array) -> None:
+        """Take in what was seen of a group of batches, [B,K,positions] float32; see `SecondMoments`."""
+        largest = np.maximum(seen.max(axis=2, initial=0), -seen.min(axis=2, initial=0))
+        _, exponents = np.frexp(largest)
+        whole = _scaled(seen, BITS - exponents)
+        np.rint(whole, out=whole)
         unit = np.ldexp(1.0, exponents - BITS)
-        self.count += rows.shape[1]
-        self.sums += whole.sum(axis=1, dtype="float64") * unit
-        products = (whole.transpose(0, 2, 1) @ whole).astype("float64")
-        products *= unit[:, :, None]
+        self.count += seen.shape[2]
+        self.sums += whole.sum(axis=2).astype("float64") * unit
+        products = np.multiply(whole @ whole.transpose(0, 2, 1), unit[:, :, None], dtype="float64")
         products *= unit[:, None, :]
         self.products += products
 
@@ -169,6 +169,16 @@ class Moments:
         shift = center[:, :, None] * self.means[:, None, :]
         product = center[:, :, None] * center[:, None, :]
         return np.asarray(self.products / max(self.count, 1) - shift - shift.transpose(0, 2, 1) + product)
+
+
+def _scaled(values: Array, exponents: Array) -> Array:
+    """Return values [B,K,positions] float32 times powers of two, one for each [B,K]."""
+    # Float32 has no powers above 127, which values below its smallest normal one need.
+    first = np.minimum(exponents, 126)
+    scaled = values * np.ldexp(np.float32(1), first)[:, :, None]
+    if (first < exponents).any():
+        scaled *= np.ldexp(np.float32(1), exponents - first)[:, :, None]
+    return np.asarray(scaled)
 
 
 class SecondMoments(Statistic):
@@ -197,7 +207,7 @@ class SecondMoments(Statistic):
     def _add(self, values: Array) -> None:
         number = self.batches
         if number < ALL_UNTIL or number % EVERY in (0, HELD_BACK_EVERY - 1):
-            self._gathered[is_held_back(number)].append(self._columns.rows(values))
+            self._gathered[is_held_back(number)].append(self._columns.seen(values))
 
     def _advance(self, batches: int) -> None:
         super()._advance(batches)
@@ -215,7 +225,7 @@ class SecondMoments(Statistic):
         """Return the moments, with all rows that were gathered."""
         gathered = self._gathered[held_back]
         if gathered:
-            self._moments[held_back].add(np.concatenate(gathered, axis=1))
+            self._moments[held_back].add(np.concatenate(gathered, axis=2))
             gathered.clear()
         return self._moments[held_back]
 
@@ -227,7 +237,7 @@ class SecondMoments(Statistic):
                 found[f"{name} count"] = np.array(moments.count)
                 found[f"{name} sums"], found[f"{name} products"] = moments.sums, moments.products
             if gathered:
-                found[f"{name} rows"] = np.concatenate(gathered, axis=1)
+                found[f"{name} rows"] = np.concatenate(gathered, axis=2)
         return found
 
     def _restore_own(self, state: Mapping[str, Array]) -> None:

@@ -19,6 +19,7 @@ import dataclasses
 
 import numpy as np
 
+from pipeline.compiler.calibration_loops import round_in_order, unit_lower_factor
 from pipeline.ir.operator import Array
 from pipeline.ir.program import Program
 from pipeline.quantization.annotation import Annotation
@@ -128,27 +129,6 @@ def round_with_moments(weight: Array, moments: Array) -> Array:
     sorted_moments[:, range(count), range(count)] += np.where(damping > 0, damping, 1)
     lower = unit_lower_factor(sorted_moments)
     exact = np.take_along_axis(weight, order[:, None, :], axis=2)
-    wanted, rounded = exact.copy(), np.empty_like(exact)
-    pinned = np.abs(exact) > 126.5
-    for i in reversed(range(count)):
-        target = np.where(pinned[:, :, i], exact[:, :, i], wanted[:, :, i])
-        rounded[:, :, i] = np.clip(np.rint(target), -127, 127)
-        error = exact[:, :, i] - rounded[:, :, i]
-        wanted[:, :, :i] += error[:, :, None] * lower[:, i, None, :i]
     result = np.empty_like(exact)
-    np.put_along_axis(result, order[:, None, :], rounded, axis=2)
+    np.put_along_axis(result, order[:, None, :], round_in_order(exact, lower), axis=2)
     return result
-
-
-def unit_lower_factor(matrices: Array) -> Array:
-    """Return L of H = L D L', unit lower triangular, for positive definite matrices [B,K,K].
-
-    It is written without BLAS, whose results may depend on the number of threads.
-    """
-    rest, lower = matrices.copy(), np.zeros_like(matrices)
-    for i in range(matrices.shape[1]):
-        lower[:, i, i] = 1
-        below = rest[:, i + 1 :, i] / rest[:, i, i, None]
-        lower[:, i + 1 :, i] = below
-        rest[:, i + 1 :, i + 1 :] -= below[:, :, None] * rest[:, i, None, i + 1 :]
-    return lower

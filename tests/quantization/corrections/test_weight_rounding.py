@@ -8,17 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import ops
+from pipeline.compiler.calibration_loops import unit_lower_factor
 from pipeline.config.options import AnnotateOptions, CalibrateOptions
 from pipeline.ir.dataflow import Dataflow, constant
 from pipeline.ir.program import Program
 from pipeline.quantization.corrections.layers import int8_layers
 from pipeline.quantization.corrections.moments import BITS, Columns, SecondMoments
-from pipeline.quantization.corrections.weight_rounding import (
-    DAMPING,
-    WeightRounding,
-    round_with_moments,
-    unit_lower_factor,
-)
+from pipeline.quantization.corrections.weight_rounding import DAMPING, WeightRounding, round_with_moments
 from pipeline.quantization.realize import realize
 from pipeline.quantization.state import State
 from pipeline.quantization.statistics import is_held_back
@@ -93,7 +89,7 @@ def test_weights_times_columns_are_the_layer_s_sums(
     blocks = columns.cut(weight)
     assert blocks.shape[2] <= width
     np.testing.assert_array_equal(columns.joined(blocks), weight)
-    products = columns.rows(x) @ blocks.transpose(0, 2, 1)
+    products = columns.seen(x).transpose(0, 2, 1) @ blocks.transpose(0, 2, 1)
     sums = products.reshape(columns.groups, columns.blocks, -1, products.shape[2]).sum(axis=1)
     found = sums.transpose(1, 0, 2).reshape(-1, shape[0])
     expected = operator.evaluate(x, weight, np.zeros(shape[0], "float32")).reshape(-1, shape[0])
