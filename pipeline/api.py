@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from pipeline.quantization.steps import run, steps
 from pipeline.samples import Samples, preprocessing_of, with_image_options
 from pipeline.samples.images import resolve_preprocessing
 from pipeline.samples.shapes import open_shapes
-from pipeline.scale_out import Engine, engine_for
+from pipeline.scale_out import engine_for
 from pipeline.targets import Target, load_target
 
 
@@ -161,16 +160,12 @@ def quantize_with(
     annotation: Annotation | None = None,
     table: CalibrationTable | None = None,
     progress: Callable[[int], None] | None = None,
-    engine: Engine | None = None,
 ) -> Quantized:
-    """Make an int8 model of a float one, with the options as one object; see `quantize`.
-
-    An engine that is open already is used in place of the one that the options ask for.
-    """
+    """Make an int8 model of a float one, with the options as one object; see `quantize`."""
     samples = with_image_options(samples, options.images)
     program = replace(program, preprocessing=_preprocessing(program, samples, options.images))
-    with engine_for(options.scale_out) if engine is None else nullcontext(engine) as opened:
-        state = run(program, steps(samples, options, annotation, table, progress, opened))
+    with engine_for(options.scale_out) as engine:
+        state = run(program, steps(samples, options, annotation, table, progress, engine))
     realized = state.realized or program
     return Quantized(
         state.program, state.uncorrected, state.annotation, state.calibrated(), realized, state.corrections

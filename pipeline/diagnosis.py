@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.analysis.comparison import Comparison, compare_tensors
-from pipeline.analysis.metrics import BUILT_IN, load_metric, ranking_of
+from pipeline.analysis.metrics import BUILT_IN, UserMetric, load_metric, ranking_of
 from pipeline.analysis.sensitivity import Sensitivity, measure_sensitivity, value_of
 from pipeline.api import quantize_with
 from pipeline.config.options import CompareOptions, QuantizeOptions, SensitivityOptions, StudyOptions
@@ -18,6 +18,7 @@ from pipeline.errors import OptionError
 from pipeline.ir.program import Program
 from pipeline.report.plots import check_plot, plot_comparison, plot_sensitivity
 from pipeline.samples import Samples, feed_count, hold_back_filter, with_image_options
+from pipeline.scale_out import Engine, engine_for
 from pipeline.workflow import Progress, check_reusable, measured_on, quantize_model, with_recipe
 
 
@@ -41,15 +42,16 @@ def compare(
     if options.plot is not None:
         check_plot(options.plot)
     check_reusable(samples, options)
-    quantized = quantize_model(path, samples, options, tell)
-    given = with_image_options(samples, options.quantize.images)
-    stream, described = measured_on(given, options, quantized.source)
-    chosen = itertools.islice(stream, options.measure)
-    total = _count(given, options, quantized.source)
-    tell("comparing", 0, total)
-    result = compare_tensors(
-        quantized, (feed for _, feed in chosen), described, options.below, lambda done: tell("comparing", done, total)
-    )
+    with engine_for(options.quantize.scale_out) as engine:
+        quantized = quantize_model(path, samples, options, tell)
+        given = with_image_options(samples, options.quantize.images)
+        stream, described = measured_on(given, options, quantized.source)
+        feeds = (feed for _, feed in itertools.islice(stream, options.measure))
+        total = _count(given, options, quantized.source)
+        tell("comparing", 0, total)
+        result = compare_tensors(
+            quantized, feeds, described, options.below, lambda done: tell("comparing", done, total), engine
+        )
     if options.plot is not None:
         plot_comparison(result, options.plot)
     return result
@@ -80,6 +82,21 @@ def sensitivity(
         check_plot(options.plot)
     check_reusable(samples, options)
     metric = options.metric if options.metric in BUILT_IN else load_metric(options.metric)
+    with engine_for(options.quantize.scale_out) as engine:
+        result = _sensitivity(path, samples, options, metric, tell, engine)
+    if options.plot is not None:
+        plot_sensitivity(result, options.plot)
+    return result
+
+
+def _sensitivity(
+    path: Path,
+    samples: Samples | None,
+    options: SensitivityOptions,
+    metric: UserMetric | str,
+    tell: Progress,
+    engine: Engine,
+) -> Sensitivity:
     quantized = quantize_model(path, samples, options, tell)
     given = with_image_options(samples, options.quantize.images)
     described = measured_on(given, options, quantized.source)[1]
@@ -92,15 +109,13 @@ def sensitivity(
         tell("measuring parts alone", done, None if count is None else count * each)
 
     tell("preparing to measure", 0, None)
-    result = measure_sensitivity(quantized, stream(), described, metric, options.state, said)
+    result = measure_sensitivity(quantized, stream(), described, metric, options.state, said, engine)
     if result.suggestion.keep_float and given is not None and options.calibration is None:
         tell("trying the suggestion", 0, None)
         other = quantize_with(quantized.source, given, _keeping_float(options.quantize, result.suggestion.keep_float))
-        before, after = (value_of(q, stream(), metric) for q in (quantized, other))
+        before, after = (value_of(q, stream(), metric, engine) for q in (quantized, other))
         helps = ranking_of(metric).better(after, before)
         result = replace(result, suggestion=replace(result.suggestion, before=before, after=after, helps=helps))
-    if options.plot is not None:
-        plot_sensitivity(result, options.plot)
     return result
 
 

@@ -42,9 +42,18 @@ class Distance:
         self.noise += _noise(expected, actual)
         finite = np.isfinite(expected) & np.isfinite(actual)
         left, right = expected[finite], actual[finite]
-        self.expected += float(left @ left)
-        self.actual += float(right @ right)
-        self.product += float(left @ right)
+        # Not by BLAS, whose sums depend on the number of threads.
+        self.expected += float((left * left).sum())
+        self.actual += float((right * right).sum())
+        self.product += float((left * right).sum())
+
+    def merge(self, other: Distance) -> None:
+        """Take in what another one has of the batches that are next."""
+        self.signal += other.signal
+        self.noise += other.noise
+        self.expected += other.expected
+        self.actual += other.actual
+        self.product += other.product
 
     @property
     def sqnr_db(self) -> float:

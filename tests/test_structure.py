@@ -64,15 +64,15 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         # Whatever combines the stages.
         "exporter": "errors ir ops quantization quantization.spec",
         "api": "compiler config errors exporter files importer ir library quantization samples scale_out targets",
-        "analysis": "api compiler distances errors files ir ops quantization quantization.spec schema",
+        "analysis": "api compiler distances errors files ir ops quantization quantization.spec scale_out schema",
         "profiling": "compiler errors kernels library runtime schema targets",
         "recipes": "data errors files ir samples schema",
-        "report": "analysis compiler distances errors files importer ir library profiling quantization",
+        "report": "analysis compiler distances errors files importer ir library profiling quantization scale_out",
         "workflow": (
             "analysis api compiler config cpu distances errors files importer ir library profiling quantization "
-            "recipes report runtime samples schema targets"
+            "recipes report runtime samples scale_out schema targets"
         ),
-        "diagnosis": "analysis api config errors ir report samples workflow",
+        "diagnosis": "analysis api config errors ir report samples scale_out workflow",
         "cli": (
             "analysis config diagnosis errors files importer ir library profiling quantization recipes report runtime "
             "samples targets workflow"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,12 +10,12 @@ import numpy as np
 from tvm import relax
 
 from pipeline.api import Quantized
-from pipeline.compiler.execute import Executor
 from pipeline.distances import Array, Distance
 from pipeline.ir.bridge import tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, variables
 from pipeline.ir.types import QuantizationParameters
 from pipeline.quantization.rules import kind_of
+from pipeline.scale_out import Engine, Run, ThisProcess
 
 INPUT = "input"
 """What the type of a tensor is called that no operator computes."""
@@ -82,6 +82,7 @@ def compare_tensors(
     described: str,
     below: float,
     progress: Callable[[int], None] = lambda done: None,
+    engine: Engine | None = None,
 ) -> Comparison:
     """Run float and int8 over samples and compare every tensor that both have.
 
@@ -93,15 +94,16 @@ def compare_tensors(
         described: see `Comparison.inputs`.
         below: see `Comparison.below`.
         progress: called after each batch with the number of batches so far.
+        engine: runs both programs; None means this process.
     """
     pairs = _pairs(quantized)
-    float_run = Executor(quantized.source.with_outputs([p.name for p in pairs])).run
-    int8_run = Executor(quantized.program.with_outputs([p.counterpart for p in pairs])).run
+    float_program = quantized.source.with_outputs([p.name for p in pairs])
+    int8_program = quantized.program.with_outputs([p.counterpart for p in pairs])
+    work = _Comparing(tuple((p.name, p.counterpart, p.parameters) for p in pairs))
     count = 0
-    for feed in feeds:
-        expected, actual = float_run(feed), int8_run(feed)
-        for pair in pairs:
-            pair.update(expected[pair.name], actual[pair.counterpart])
+    for found in (engine or ThisProcess()).map(work, [float_program, int8_program], feeds):
+        for pair, own in zip(pairs, found, strict=True):
+            pair.merge(own)
         count += 1
         progress(count)
     return Comparison(quantized.program.name, count, described, below, _results(quantized, pairs))
@@ -135,6 +137,13 @@ class _Pair:
         self._values += expected.size
         self._used[np.unique(places)] = True
 
+    def merge(self, other: _Pair) -> None:
+        """Take in what was seen of the same tensor in the next batch."""
+        self.distance.merge(other.distance)
+        self._clipped += other._clipped
+        self._values += other._values
+        self._used |= other._used
+
     @property
     def clipped(self) -> float | None:
         """See `TensorComparison`."""
@@ -144,6 +153,25 @@ class _Pair:
     def unused(self) -> float | None:
         """See `TensorComparison`."""
         return None if self.parameters is None else float(1 - self._used.mean())
+
+
+@dataclass(frozen=True)
+class _Comparing:
+    """The work: runs both programs.
+
+    Attributes:
+        pairs: what a `_Pair` is made with, for each.
+    """
+
+    pairs: tuple[tuple[str, str, QuantizationParameters | None], ...]
+
+    def __call__(self, runs: Sequence[Run], item: Mapping[str, Array]) -> Iterator[list[_Pair]]:
+        """Yield the pairs of a batch, once."""
+        expected, actual = (run(item) for run in runs)
+        pairs = [_Pair(*arguments) for arguments in self.pairs]
+        for pair in pairs:
+            pair.update(expected[pair.name], actual[pair.counterpart])
+        yield pairs
 
 
 def _pairs(quantized: Quantized) -> list[_Pair]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import math
 import traceback
@@ -48,6 +50,12 @@ class UserMetric:
     source: bytes
     function: Callable[[dict[str, Array], MeasuredSample], Any]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let other processes run the file themselves, as its functions are of no module that they could import."""
+        if self.source:
+            return _metric_of, (self.name, self.source)
+        return UserMetric, (self.name, self.source, self.function)
+
     def __call__(self, outputs: Mapping[str, Array], sample: MeasuredSample, quantized: str) -> float:
         """Return what the function makes of a model's outputs.
 
@@ -82,7 +90,7 @@ def load_metric(name: str) -> UserMetric:
     Raises:
         MetricError: the file can't be read or raises an exception, or has no such function.
     """
-    file, separator, function = name.rpartition(":")
+    file, separator, _ = name.rpartition(":")
     path = Path(file)
     if not separator or path.suffix != ".py":
         raise MetricError(f"--metric {name}: expected {', '.join(BUILT_IN)}, or FILE.py:FUNCTION.")
@@ -90,12 +98,37 @@ def load_metric(name: str) -> UserMetric:
         source = path.read_bytes()
     except OSError as error:
         raise MetricError(f"The metric's file {path} can't be read: {error.strerror}.") from error
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise MetricError(f"The metric's file {path} isn't Python.")
-    module = importlib.util.module_from_spec(spec)
+    return _metric_of(name, source)
+
+
+class _Loader(importlib.abc.SourceLoader):
+    """Loads a module from the bytes of its file."""
+
+    def __init__(self, file: str, source: bytes) -> None:
+        self._file, self._source = file, source
+
+    def get_filename(self, fullname: str) -> str:
+        """Return the name for tracebacks."""
+        return self._file
+
+    def get_data(self, path: str | bytes) -> bytes:
+        """Return the source."""
+        return self._source
+
+
+def _metric_of(name: str, source: bytes) -> UserMetric:
+    """Return the function that a name says, of a file of which these are the bytes.
+
+    Raises:
+        MetricError: the file raises an exception, or has no such function.
+    """
+    file, _, function = name.rpartition(":")
+    path = Path(file)
+    loader = _Loader(file, source)
+    module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(path.stem, loader, origin=file))
+    module.__file__ = file
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except Exception as error:  # As above.
         raise MetricError(f"The metric's file {path} raised {type(error).__name__}: {error}.") from error
     functions = {key: value for key, value in vars(module).items() if callable(value) and not key.startswith("_")}
@@ -120,13 +153,34 @@ class Tally:
     divergence: float = 0.0
     own: float = 0.0
 
-    def update(self, outputs: Mapping[str, Array], sample: MeasuredSample, own: float) -> None:
-        """Take in one batch."""
-        self.count += 1
-        self.own += own
+    @classmethod
+    def of(
+        cls, outputs: Mapping[str, Array], sample: MeasuredSample, metric: UserMetric | str, quantized: str
+    ) -> Tally:
+        """Return the tally of one batch.
+
+        Args:
+            outputs: by name.
+            sample: what they were computed for.
+            metric: a key of `BUILT_IN`, or the user's.
+            quantized: what of the model is quantized, for messages.
+
+        Raises:
+            MetricError: see `UserMetric`.
+        """
+        own = metric(outputs, sample, f"{quantized} quantized") if isinstance(metric, UserMetric) else 0.0
+        tally = cls(1, own=own)
         for name, expected in sample.float_outputs.items():
-            self.distance.update(expected, outputs[name])
-            self.divergence += divergence(expected, outputs[name])
+            tally.distance.update(expected, outputs[name])
+            tally.divergence += divergence(expected, outputs[name])
+        return tally
+
+    def merge(self, other: Tally) -> None:
+        """Take in the tally of the next batch."""
+        self.count += other.count
+        self.distance.merge(other.distance)
+        self.divergence += other.divergence
+        self.own += other.own
 
 
 def divergence(expected: Array, actual: Array) -> float:
@@ -222,9 +276,7 @@ def tally_of(
     """
     tally = Tally()
     for sample in samples:
-        outputs = run(sample)
-        own = metric(outputs, sample, f"{quantized} quantized") if isinstance(metric, UserMetric) else 0.0
-        tally.update(outputs, sample, own)
+        tally.merge(Tally.of(run(sample), sample, metric, quantized))
     return tally
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,14 +22,13 @@ from pipeline.analysis.metrics import (
     UserMetric,
     ranking_of,
     share_of,
-    tally_of,
 )
-from pipeline.analysis.switches import LAYER, Part, SwitchedProgram, with_switches
+from pipeline.analysis.switches import LAYER, Part, SwitchedProgram, Switches, with_switches
 from pipeline.api import Quantized
-from pipeline.compiler.execute import Executor
 from pipeline.distances import Array, Distance
 from pipeline.errors import OptionError
 from pipeline.files import write_text
+from pipeline.scale_out import Engine, Run, ThisProcess
 from pipeline.schema import Record, read_json, to_json
 
 SECONDS_BETWEEN_SAVES = 5.0
@@ -157,6 +156,7 @@ def measure_sensitivity(
     metric: UserMetric | str,
     state: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, each: None,
+    engine: Engine | None = None,
 ) -> Sensitivity:
     """Run a model over samples, for each sample once with each part quantized, and rank the parts.
 
@@ -170,6 +170,7 @@ def measure_sensitivity(
         state: file to keep what was measured in, and to go on from. A run that goes on gives the very result of
             one that was never interrupted.
         progress: called with the number of runs so far, and with how many each batch takes.
+        engine: runs the model; None means this process.
 
     Raises:
         MetricError: see `UserMetric`.
@@ -177,23 +178,61 @@ def measure_sensitivity(
     """
     switched = with_switches(quantized.source, quantized.annotation, quantized.table)
     measured = _Measured(switched, metric, _fingerprint(quantized, metric), state)
-    run = Executor(switched.program).run
-    done = count = 0
+    work = _Measuring(Switches(switched.parts, switched.switches), metric)
+    results = (engine or ThisProcess()).map(work, [switched.program], measured.begun(feeds))
     try:
-        for name, feed in feeds:
-            index, count = count, count + 1
-            measured.begin(index, name, feed)
-            sample = MeasuredSample(name, feed, run(switched.feeds(feed)))
-            for part in (None, *switched.parts):
-                if not measured.has(part, index):
-                    outputs = sample.float_outputs if part is None else run(switched.feeds(feed, part))
-                    measured.update(part, outputs, sample)
-                done += 1
-                progress(done, len(measured.tallies))
+        for done, (part, tally) in enumerate(results, 1):
+            measured.update(part, tally)
+            progress(done, len(measured.tallies))
     finally:
         measured.save()
-    measured.check_complete(count)
+    measured.check_complete()
     return _result(quantized, measured, described)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A sample to measure on.
+
+    Attributes:
+        name: in messages.
+        feed: the inputs by name.
+        measured: parts that have been measured on it.
+    """
+
+    name: str
+    feed: Mapping[str, Array]
+    measured: frozenset[Part | None]
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    """The work: runs the program with each part quantized, and compares it with float.
+
+    Attributes:
+        switches: of the program.
+        metric: see `measure_sensitivity`.
+    """
+
+    switches: Switches
+    metric: UserMetric | str
+
+    def __call__(self, runs: Sequence[Run], item: _Sample) -> Iterator[tuple[Part | None, Tally | None]]:
+        """Yield each part and its tally, None if it has been measured."""
+        parts = (None, *self.switches.parts)
+        if item.measured.issuperset(parts):
+            yield from ((part, None) for part in parts)
+            return
+        run = runs[0]
+        sample = MeasuredSample(item.name, item.feed, run(self.switches.feeds(item.feed)))
+        for part in parts:
+            if part in item.measured:
+                yield part, None
+            elif part is None:
+                yield part, Tally.of(sample.float_outputs, sample, self.metric, NOTHING)
+            else:
+                outputs = run(self.switches.feeds(item.feed, part))
+                yield part, Tally.of(outputs, sample, self.metric, f"{part} alone")
 
 
 class _Measured:
@@ -205,15 +244,22 @@ class _Measured:
         self.metric, self.path = metric, path
         self.tallies: dict[Part | None, Tally] = {part: Tally() for part in (None, *switched.parts)}
         self._fingerprint, self._samples, self._saved = fingerprint, list[str](), time.monotonic()
+        self._count = 0
         if path is not None and path.exists():
             self._load(path)
 
-    def begin(self, index: int, name: str, feed: Mapping[str, Array]) -> None:
-        """Note a sample.
+    def begun(self, feeds: Iterable[tuple[str, Mapping[str, Array]]]) -> Iterator[_Sample]:
+        """Yield samples to measure on, and note each when it is begun with.
 
         Raises:
-            OptionError: at this place another one was measured.
+            OptionError: at the place of a sample, another one was measured.
         """
+        for index, (name, feed) in enumerate(feeds):
+            self._begin(index, name, feed)
+            self._count = index + 1
+            yield _Sample(name, feed, frozenset(part for part, tally in self.tallies.items() if tally.count > index))
+
+    def _begin(self, index: int, name: str, feed: Mapping[str, Array]) -> None:
         hashed = hashlib.sha256()
         for key, value in sorted(feed.items()):
             hashed.update(f"{key} {value.dtype} {value.shape}".encode())
@@ -227,30 +273,24 @@ class _Measured:
                 "another file."
             )
 
-    def has(self, part: Part | None, index: int) -> bool:
-        """Return whether a part was measured on a sample."""
-        return self.tallies[part].count > index
-
-    def update(self, part: Part | None, outputs: Mapping[str, Array], sample: MeasuredSample) -> None:
-        """Measure a part on a sample, and save now and then."""
-        own = 0.0
-        if isinstance(self.metric, UserMetric):
-            quantized = NOTHING if part is None else f"{part} alone"
-            own = self.metric(outputs, sample, f"{quantized} quantized")
-        self.tallies[part].update(outputs, sample, own)
+    def update(self, part: Part | None, tally: Tally | None) -> None:
+        """Take in what was measured of a part on the next sample, if anything was, and save now and then."""
+        if tally is not None:
+            self.tallies[part].merge(tally)
         if time.monotonic() - self._saved > SECONDS_BETWEEN_SAVES:
             self.save()
 
-    def check_complete(self, count: int) -> None:
+    def check_complete(self) -> None:
         """Refuse a state of more samples than were asked for: not all parts may have been measured on the last.
 
         Raises:
             OptionError: the state holds more.
         """
-        if count < len(self._samples):
+        held, count = len(self._samples), self._count
+        if count < held:
             raise OptionError(
-                f"The state {self.path} holds {len(self._samples)} samples, and {count} are asked for. Measure as "
-                "many, or name another file."
+                f"The state {self.path} holds {held} samples, and {count} are asked for. Measure as many, or name "
+                "another file."
             )
 
     def save(self) -> None:
@@ -313,21 +353,39 @@ def _result(quantized: Quantized, measured: _Measured, described: str) -> Sensit
     )
 
 
-def value_of(quantized: Quantized, feeds: Iterable[tuple[str, Mapping[str, Array]]], metric: UserMetric | str) -> float:
+def value_of(
+    quantized: Quantized,
+    feeds: Iterable[tuple[str, Mapping[str, Array]]],
+    metric: UserMetric | str,
+    engine: Engine | None = None,
+) -> float:
     """Return the value of a metric for an int8 model.
 
     Args:
         quantized: the model.
         feeds: at least one batch, each after what messages call it.
         metric: see `measure_sensitivity`.
+        engine: runs the model; None means this process.
 
     Raises:
         MetricError: see `UserMetric`.
     """
-    float_run, int8_run = Executor(quantized.source).run, Executor(quantized.program).run
-    samples = (MeasuredSample(name, feed, float_run(feed)) for name, feed in feeds)
-    tally = tally_of(lambda sample: int8_run(sample.inputs), samples, metric, "all of the model")
+    tally = Tally()
+    for own in (engine or ThisProcess()).map(_Judging(metric), [quantized.source, quantized.program], feeds):
+        tally.merge(own)
     return ranking_of(metric).value(tally)
+
+
+@dataclass(frozen=True)
+class _Judging:
+    """The work: runs the float and the int8 model."""
+
+    metric: UserMetric | str
+
+    def __call__(self, runs: Sequence[Run], item: tuple[str, Mapping[str, Array]]) -> Iterator[Tally]:
+        """Yield the tally of a batch, once."""
+        (float_run, int8_run), (name, feed) = runs, item
+        yield Tally.of(int8_run(feed), MeasuredSample(name, feed, float_run(feed)), self.metric, "all of the model")
 
 
 def _at_least_0(cost: float) -> float:

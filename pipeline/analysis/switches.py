@@ -56,16 +56,14 @@ class Part:
 
 
 @dataclass(frozen=True)
-class SwitchedProgram:
-    """A program with an input more for each switch, bool, a scalar.
+class Switches:
+    """What can be switched: a switch is an input of a program, bool, a scalar.
 
     Attributes:
-        program: the program.
         parts: what can be quantized alone, in order of execution, and the names of the switches for that.
         switches: names of all switches.
     """
 
-    program: Program
     parts: Mapping[Part, tuple[str, ...]]
     switches: tuple[str, ...]
 
@@ -73,6 +71,17 @@ class SwitchedProgram:
         """Return the program's inputs with some parts quantized, or nothing."""
         on = {name for part in parts for name in self.parts[part]}
         return {**inputs, **{name: np.array(name in on) for name in self.switches}}
+
+
+@dataclass(frozen=True)
+class SwitchedProgram(Switches):
+    """A program that has an input more for each switch.
+
+    Attributes:
+        program: the program.
+    """
+
+    program: Program
 
 
 def with_switches(
@@ -119,7 +128,7 @@ class _Switching:
             self.builder.replace(binding.var, self.switched_tensor(binding.var, result, kind_of(binding)))
         specs = tuple(TensorSpec(name, (), "bool") for name in self.switches)
         program = dataclasses.replace(self.program, module=self.builder.finish(), inputs=(*self.program.inputs, *specs))
-        return SwitchedProgram(program, self.parts, tuple(self.switches))
+        return SwitchedProgram(self.parts, tuple(self.switches), program)
 
     def switched_tensor(self, var: relax.Var, value: relax.Var, operator: str) -> relax.Var:
         """Return a tensor, or that rounded to 8 bits; what shares another's scale has no switch of its own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.distances import Distance
+from pipeline.scale_out import Run
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
-Run = Callable[[Feeds], dict[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,52 @@ def compare(float_run: Run, int8_run: Run, inputs: Iterable[Feeds], described: s
         inputs: at least one batch.
         described: what the inputs are; see `Agreement.inputs`.
     """
-    samples = same = 0
-    distance = Distance()
-    for feeds in inputs:
-        expected, actual = float_run(feeds), int8_run(feeds)
-        first = next(iter(expected))
-        batch = max((np.shape(array) for array in feeds.values()), key=len, default=())[:1]
-        same_answers = _argmax_per_sample(expected[first], *batch) == _argmax_per_sample(actual[first], *batch)
-        samples += same_answers.size
-        same += int(same_answers.sum())
+    work, runs = OutputsCompared(), (float_run, int8_run)
+    return agreement_of((found for feeds in inputs for found in work(runs, feeds)), described)
+
+
+@dataclass(frozen=True)
+class ComparedBatch:
+    """What was compared of one batch.
+
+    Attributes:
+        samples: how many inputs it has.
+        same: for how many of these the answer is the same.
+        distance: of all outputs.
+    """
+
+    samples: int
+    same: int
+    distance: Distance
+
+
+@dataclass(frozen=True)
+class OutputsCompared:
+    """Work that an engine may share out: runs the float model and the int8 model on a batch."""
+
+    def __call__(self, runs: Sequence[Run], item: Feeds) -> Iterator[ComparedBatch]:
+        """Yield what was compared, once."""
+        expected, actual = (run(item) for run in runs)
+        first, distance = next(iter(expected)), Distance()
+        batch = max((np.shape(array) for array in item.values()), key=len, default=())[:1]
+        same = _argmax_per_sample(expected[first], *batch) == _argmax_per_sample(actual[first], *batch)
         for name, value in expected.items():
             distance.update(value, actual[name])
+        yield ComparedBatch(same.size, int(same.sum()), distance)
+
+
+def agreement_of(batches: Iterable[ComparedBatch], described: str) -> Agreement:
+    """Return the agreement over batches.
+
+    Args:
+        batches: at least one.
+        described: see `Agreement.inputs`.
+    """
+    samples, same, distance = 0, 0, Distance()
+    for batch in batches:
+        samples += batch.samples
+        same += batch.same
+        distance.merge(batch.distance)
     return Agreement(samples, same / max(samples, 1), distance.sqnr_db, described)
 
 

@@ -8,14 +8,14 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pipeline
 from pipeline.compiler.portable import portable_code
 from pipeline.errors import DeviceError, OptionError
-from pipeline.ir.program import Program
 from pipeline.scale_out import worker
-from pipeline.scale_out.engine import Engine, Item, Result, Work
+from pipeline.scale_out.engine import Engine, Item, Result, Runnable, Work
 from pipeline.targets import load_target
 
 AHEAD = 2
@@ -39,9 +39,9 @@ class DaskCluster(Engine):
         self._client, self._name = client, name
         self._requirements = requirements()
 
-    def map(self, work: Work[Item, Result], programs: Sequence[Program], items: Iterable[Item]) -> Iterator[Result]:
+    def map(self, work: Work[Item, Result], programs: Sequence[Runnable], items: Iterable[Item]) -> Iterator[Result]:
         """See `Engine`."""
-        libraries = tuple(map(portable_code, programs))
+        libraries = tuple(p.read_bytes() if isinstance(p, Path) else portable_code(p) for p in programs)
         job = worker.Job(uuid.uuid4().hex, self._requirements, libraries, work)
         held = self._submitted(worker.held, job)
         sent: deque[Any] = deque()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 import numpy.typing as npt
@@ -14,6 +15,9 @@ Array = npt.NDArray[Any]
 
 Run: TypeAlias = Callable[[Mapping[str, Array]], dict[str, Array]]
 """Runs a program: outputs by name, for one batch of inputs by name."""
+
+Runnable: TypeAlias = Program | Path
+"""A program, or a library for this machine."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -43,12 +47,12 @@ class Engine(ABC):
     remote: ClassVar[bool]
 
     @abstractmethod
-    def map(self, work: Work[Item, Result], programs: Sequence[Program], items: Iterable[Item]) -> Iterator[Result]:
+    def map(self, work: Work[Item, Result], programs: Sequence[Runnable], items: Iterable[Item]) -> Iterator[Result]:
         """Yield all items' results, in the items' order.
 
         Args:
             work: what to do.
-            programs: that it needs.
+            programs: what it runs.
             items: what to do it with. They are read one by one as work proceeds, so that few are in memory.
 
         Raises:
@@ -62,11 +66,12 @@ class ThisProcess(Engine):
 
     remote = False
 
-    def map(self, work: Work[Item, Result], programs: Sequence[Program], items: Iterable[Item]) -> Iterator[Result]:
+    def map(self, work: Work[Item, Result], programs: Sequence[Runnable], items: Iterable[Item]) -> Iterator[Result]:
         """See `Engine`. Each result is there as soon as the work yields it."""
         # Only here: workers do without the compiler.
         from pipeline.compiler.execute import Executor
+        from pipeline.runtime.local import Runner
 
-        runs = [Executor(program).run for program in programs]
+        runs = [Runner(p).run if isinstance(p, Path) else Executor(p).run for p in programs]
         for item in items:
             yield from work(runs, item)

@@ -22,6 +22,7 @@ from pipeline.quantization.steps import watched_tensors
 from pipeline.report.agreement import shortfalls
 from pipeline.report.build_report import BuildReport, Library
 from pipeline.samples import Samples, with_image_options
+from pipeline.scale_out import engine_for
 from pipeline.targets import Target, load_target
 from pipeline.workflow.exception_times import timed
 from pipeline.workflow.measuring import FLOAT_LIBRARY, check_measurable, compare_libraries, measured_on
@@ -68,7 +69,11 @@ def build_model(
     model: Path, samples: Samples | None, options: BuildOptions, progress: Progress | None = None
 ) -> BuildReport:
     """Import, quantize and build a model, and report on it; see `build`."""
-    tell = progress or (lambda *_: None)
+    with engine_for(options.quantize.scale_out):
+        return _build_model(model, samples, options, progress or (lambda *_: None))
+
+
+def _build_model(model: Path, samples: Samples | None, options: BuildOptions, tell: Progress) -> BuildReport:
     samples = with_image_options(samples, options.quantize.images)
     options = check_mixable(samples, options)
     targets = {name: load_target(name) for name in options.targets}

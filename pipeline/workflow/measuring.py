@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.api import Quantized
-from pipeline.compiler.execute import Executor, shared_executor
 from pipeline.config.options import BuildOptions, MeasuredOptions
 from pipeline.cpu import missing_features
 from pipeline.errors import OptionError
 from pipeline.ir.program import Program
 from pipeline.recipes.samples import LabelledSample
-from pipeline.report.agreement import Agreement, compare, top1
+from pipeline.report.agreement import Agreement, OutputsCompared, agreement_of, compare, top1
 from pipeline.report.build_report import Accuracy, BuildReport, Library, Timing
 from pipeline.runtime.local import Runner
 from pipeline.samples import Samples, hold_back_filter, named_feeds, with_image_options
+from pipeline.scale_out import engine_for
 from pipeline.targets import Target
 
 CHECK_SAMPLES = 16
@@ -105,11 +105,14 @@ def compare_libraries(
         options: the options of the build.
     """
     library = runnable_library(report.libraries, targets)
-    int8 = Executor(quantized.program).run if library is None else Runner(library.path).run
+    int8 = quantized.program if library is None else Path(library.path)
     # If nothing is required of the result, a few calibration samples are enough.
     limit = CHECK_SAMPLES if options.min_sqnr is None and options.min_agreement is None else None
     stream, described = measured_on(samples, options, quantized.program, limit)
-    return compare(shared_executor(quantized.source).run, int8, (feed for _, feed in stream), described)
+    with engine_for(options.quantize.scale_out) as engine:
+        return agreement_of(
+            engine.map(OutputsCompared(), [quantized.source, int8], (feed for _, feed in stream)), described
+        )
 
 
 def runnable_library(libraries: Iterable[Library], targets: Mapping[str, Target]) -> Library | None:

@@ -19,6 +19,7 @@ from pipeline.ir.program import Program
 from pipeline.quantization.annotate import AnnotateOptions, annotate
 from pipeline.quantization.steps import check_options
 from pipeline.samples import Samples, with_image_options
+from pipeline.scale_out import engine_for
 from pipeline.targets import load_target
 from pipeline.workflow.exception_times import measured_times
 from pipeline.workflow.measuring import check_reusable, measured_on
@@ -139,7 +140,8 @@ def mixed_with_progress(
     def times(quantized: Quantized) -> Times:
         return estimated_times(quantized.source) if file is None else measured_times(quantized, file, targets, tell)
 
-    return mix_precision(quantize, options.quantize.annotate, feeds, described, metric, drop, tell, times)
+    with engine_for(options.quantize.scale_out):
+        return mix_precision(quantize, options.quantize.annotate, feeds, described, metric, drop, tell, times)
 
 
 def build_mixed(program: Program, samples: Samples | None, options: BuildOptions, tell: Progress) -> Mixed:

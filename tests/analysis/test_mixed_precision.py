@@ -128,7 +128,7 @@ def test_a_simulated_model_is_what_quantizing_it_gives(program: Program, quantiz
         options = AnnotateOptions(skip=skip)
         own, model = Tally(), quantized(options)
         for sample in samples:
-            own.update(execute(model.program, sample.inputs), sample, 0.0)
+            own.merge(Tally.of(execute(model.program, sample.inputs), sample, "sqnr", "all"))
         simulated = simulation.tally(annotate(program, options), samples, "sqnr", "all")
         assert simulated.distance.sqnr_db == pytest.approx(own.distance.sqnr_db, abs=0.5)
 

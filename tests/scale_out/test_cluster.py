@@ -14,16 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.config.options import CalibrateOptions
+from pipeline.analysis.comparison import compare_tensors
+from pipeline.analysis.metrics import load_metric
+from pipeline.analysis.sensitivity import measure_sensitivity
+from pipeline.api import quantize
+from pipeline.config.options import CalibrateOptions, ScaleOutOptions
 from pipeline.errors import DeviceError, OptionError, SampleError, TargetError
 from pipeline.ir.program import Program
 from pipeline.quantization.annotate import annotate
 from pipeline.quantization.calibrate import calibrate_with_statistics
 from pipeline.quantization.corrections import CORRECTIONS
 from pipeline.quantization.statistics import BLOCK
+from pipeline.report.agreement import OutputsCompared, agreement_of
 from pipeline.samples import Samples
-from pipeline.scale_out import Engine, Run, ThisProcess, Work, dask
-from pipeline.scale_out.dask import local_cluster, named_cluster
+from pipeline.scale_out import Engine, Run, ThisProcess, Work, dask, engine_for
+from pipeline.scale_out.dask import named_cluster
 from tests.models import ModelBuilder, import_test_model
 
 distributed = pytest.importorskip("distributed", reason="distributed isn't installed")
@@ -158,13 +163,42 @@ def test_a_wrong_sample_is_the_error_that_one_process_raises(cluster: Engine, pr
         calibrated(program, tmp_path, cluster)
 
 
+USER = """
+def largest(outputs, sample):
+    assert sample.float_outputs and sample.name.startswith("sample ")
+    return max(value.max() for value in outputs.values())
+"""
+
+
+def test_what_is_measured_is_what_one_process_measures(cluster: Engine, program: Program, tmp_path: Path) -> None:
+    (tmp_path / "user.py").write_text(USER, encoding="utf-8")
+    model = quantize(program, arrays(6), algorithm="abs_max", effort="none")
+    feeds = [(f"sample {i}", {"x": array[None]}) for i, array in enumerate(arrays(3))]
+    metric = load_metric(f"{tmp_path / 'user.py'}:largest")
+    # Workers have the file's content.
+    (tmp_path / "user.py").unlink()
+    state, found = tmp_path / "state.json", []
+    for engine in (cluster, ThisProcess()):
+        ranking = measure_sensitivity(model, feeds, "", metric, state, engine=engine)
+        compared = compare_tensors(model, (feed for _, feed in feeds), "", 20.0, engine=engine)
+        agreed = agreement_of(
+            engine.map(OutputsCompared(), [model.source, model.program], (feed for _, feed in feeds)), ""
+        )
+        found.append((ranking, state.read_bytes(), compared, agreed))
+        state.unlink()
+    assert found[0] == found[1]
+
+
 def test_an_algorithm_for_which_the_order_matters_is_refused(cluster: Engine, program: Program) -> None:
     with pytest.raises(OptionError, match=r"moving_average .* depends on the order of the samples"):
         calibrated(program, arrays(), cluster, algorithm="moving_average")
 
 
-def test_local_workers_are_started_and_ended() -> None:
-    with local_cluster(1) as engine:
+def test_local_workers_are_started_once_for_all_that_needs_them() -> None:
+    options = ScaleOutOptions(workers=1)
+    with engine_for(options) as engine:
+        with engine_for(options) as again:
+            assert again is engine
         assert list(engine.map(Doubles(), [], range(3))) == [0, 2, 4]
 
 
