@@ -52,6 +52,11 @@ class Executor:
         """Return the values of variables, of those that were wanted, by name for one batch of inputs by name."""
         return self._chosen(feeds, {name: self._tensors[name] for name in names})
 
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The variables whose values are wanted beside the outputs."""
+        return tuple(self._tensors)
+
     def has(self, names: Sequence[str]) -> bool:
         """Return whether variables are among those that were wanted."""
         return self._tensors.keys() >= set(names)
@@ -80,6 +85,15 @@ def shared_executor(program: Program, tensors: Sequence[str] = ()) -> Executor:
         found = Executor(program, tensors)
         _shared[program.module] = found
     return found
+
+
+def shared_tensors(program: Program, tensors: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the tensors, beside the outputs, of what `shared_executor` would return for a program and tensors.
+
+    How operators are fused, and so the last bits of float results, may depend on them.
+    """
+    found = _shared.get(program.module)
+    return tuple(tensors) if found is None or not found.has(tensors) else found.wanted
 
 
 def operator_executor(binding: Binding) -> Executor:

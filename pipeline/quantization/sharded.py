@@ -22,7 +22,7 @@ from pipeline.quantization.statistics import BLOCK, Need, Statistic
 from pipeline.samples import Samples, batch_of, hold_back_filter
 from pipeline.samples.blocks import Block, blocks
 from pipeline.samples.statistics import SampleStatistics
-from pipeline.scale_out import Engine, Run
+from pipeline.scale_out import Engine, Run, Watched
 
 Array = npt.NDArray[Any]
 
@@ -93,7 +93,7 @@ def _collect_blocks(
     work = _Collection(program.inputs, dict(observers), needs, known_names(program, names))
     part = hold_back_filter(options.hold_back)
     items = blocks(samples, program.inputs, BLOCK, options.batch_size, options.batch_nums, part)
-    for found in engine.map(work, [program.with_outputs(names)], items):
+    for found in engine.map(work, [Watched(program, tuple(names))], items):
         whole.merge(_Watchers.of(observers, needs, found.states))
         seen.merge(found.samples)
         first_feeds += found.first_feeds

@@ -10,7 +10,7 @@ on the worker (`compiler.portable`).
 
 from __future__ import annotations
 
-from pipeline.scale_out.engine import Engine, Run, ThisProcess, Work
+from pipeline.scale_out.engine import Engine, Run, ThisProcess, Watched, Work
 from pipeline.scale_out.opening import engine_for
 
-__all__ = ["Engine", "Run", "ThisProcess", "Work", "engine_for"]
+__all__ = ["Engine", "Run", "ThisProcess", "Watched", "Work", "engine_for"]

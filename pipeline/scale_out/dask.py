@@ -15,7 +15,7 @@ import pipeline
 from pipeline.compiler.portable import portable_code
 from pipeline.errors import DeviceError, OptionError
 from pipeline.scale_out import worker
-from pipeline.scale_out.engine import Engine, Item, Result, Runnable, Work
+from pipeline.scale_out.engine import Engine, Item, Result, Runnable, Watched, Work
 from pipeline.targets import load_target
 
 AHEAD = 2
@@ -41,8 +41,7 @@ class DaskCluster(Engine):
 
     def map(self, work: Work[Item, Result], programs: Sequence[Runnable], items: Iterable[Item]) -> Iterator[Result]:
         """See `Engine`."""
-        libraries = tuple(p.read_bytes() if isinstance(p, Path) else portable_code(p) for p in programs)
-        job = worker.Job(uuid.uuid4().hex, self._requirements, libraries, work)
+        job = worker.Job(uuid.uuid4().hex, self._requirements, tuple(map(_sent, programs)), work)
         held = self._submitted(worker.held, job)
         sent: deque[Any] = deque()
         try:
@@ -72,6 +71,14 @@ class DaskCluster(Engine):
         return max(1, AHEAD * threads)
 
 
+def _sent(program: Runnable) -> worker.Sent:
+    """Return a program as it is sent to workers."""
+    if isinstance(program, Path):
+        return worker.Sent(program.read_bytes())
+    code = portable_code(program.program, program.tensors) if isinstance(program, Watched) else portable_code(program)
+    return worker.Sent(code.library, code.outputs)
+
+
 def requirements() -> worker.Requirements:
     """Return what workers need to compute what this machine computes."""
     target = load_target("host")
@@ -99,6 +106,7 @@ def local_cluster(count: int) -> Iterator[DaskCluster]:
             scheduler_kwargs={"dashboard": False},
             security=True,
             memory_limit=0,
+            env={"TVM_NUM_THREADS": "1"},
             silence_logs=logging.CRITICAL,
         )
     with cluster, _connected(cluster, f"{count} local workers") as engine:

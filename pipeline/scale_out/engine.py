@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
@@ -16,8 +17,22 @@ Array = npt.NDArray[Any]
 Run: TypeAlias = Callable[[Mapping[str, Array]], dict[str, Array]]
 """Runs a program: outputs by name, for one batch of inputs by name."""
 
-Runnable: TypeAlias = Program | Path
-"""A program, or a library for this machine."""
+
+@dataclass(frozen=True)
+class Watched:
+    """A program of which not the outputs are wanted, but other tensors.
+
+    Attributes:
+        program: the program.
+        tensors: variables of its module.
+    """
+
+    program: Program
+    tensors: tuple[str, ...]
+
+
+Runnable: TypeAlias = Program | Watched | Path
+"""What can be run: a program, or a library for this machine."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -68,10 +83,19 @@ class ThisProcess(Engine):
 
     def map(self, work: Work[Item, Result], programs: Sequence[Runnable], items: Iterable[Item]) -> Iterator[Result]:
         """See `Engine`. Each result is there as soon as the work yields it."""
-        # Only here: workers do without the compiler.
-        from pipeline.compiler.execute import Executor
-        from pipeline.runtime.local import Runner
-
-        runs = [Runner(p).run if isinstance(p, Path) else Executor(p).run for p in programs]
+        runs = [_run(program) for program in programs]
         for item in items:
             yield from work(runs, item)
+
+
+def _run(program: Runnable) -> Run:
+    # Only here: workers do without the compiler.
+    from pipeline.compiler.execute import shared_executor
+    from pipeline.runtime.local import Runner
+
+    if isinstance(program, Path):
+        return Runner(program).run
+    if isinstance(program, Program):
+        return shared_executor(program).run
+    executor, tensors = shared_executor(program.program, program.tensors), program.tensors
+    return lambda feeds: executor.tensors(feeds, tensors)

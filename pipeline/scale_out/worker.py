@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pipeline
 from pipeline.cpu import LIMIT_VARIABLE, missing_features
 from pipeline.errors import TargetError
 from pipeline.runtime.local import Runner
-from pipeline.scale_out.engine import Run, Work
+from pipeline.scale_out.engine import Array, Run, Work
 
 JOBS = 4
 """How many jobs' programs a thread keeps."""
@@ -48,19 +48,33 @@ class Requirements:
 
 
 @dataclass(frozen=True)
+class Sent:
+    """A program.
+
+    Attributes:
+        library: see `compiler.portable`.
+        outputs: names of the values that are wanted, and of the library's outputs that these are; None means that its
+            outputs are wanted, as they are called there.
+    """
+
+    library: bytes
+    outputs: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
 class Job:
     """Work and its programs.
 
     Attributes:
         token: names the job.
         requirements: of the programs.
-        libraries: the programs; see `compiler.portable`.
+        programs: what to run.
         work: what to do with each item.
     """
 
     token: str
     requirements: Requirements
-    libraries: tuple[bytes, ...]
+    programs: tuple[Sent, ...]
     work: Work[Any, Any]
 
 
@@ -80,7 +94,7 @@ def _runs(job: Job) -> Sequence[Run]:
     if job.token not in loaded:
         if lacked := job.requirements.missing():
             raise unfit("A worker", lacked)
-        loaded[job.token] = [_loaded(library) for library in job.libraries]
+        loaded[job.token] = [_loaded(program) for program in job.programs]
         while len(loaded) > JOBS:
             del loaded[next(iter(loaded))]
     return loaded[job.token]
@@ -100,8 +114,17 @@ def unfit(who: str, lacked: str) -> TargetError:
     )
 
 
-def _loaded(library: bytes) -> Run:
+def _loaded(program: Sent) -> Run:
     with tempfile.TemporaryDirectory(prefix="pipeline-worker-") as folder:
         path = Path(folder) / "program.so"
-        path.write_bytes(library)
-        return Runner(path, num_threads=1).run
+        path.write_bytes(program.library)
+        run = Runner(path, num_threads=1).run
+    names = program.outputs
+    if names is None:
+        return run
+
+    def run_for_names(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        found = run(feeds)
+        return {name: found[own] for name, own in names.items()}
+
+    return run_for_names

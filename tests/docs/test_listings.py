@@ -41,7 +41,7 @@ NOT_RUN = {
     ("performance.md", "python -m benchmarks.cost_model measure"): "it takes minutes, and a quiet machine",
     ("scale-out.md", "pip install"): "it installs packages; .ci/run does so",
     ("scale-out.md", "pipeline build"): "it starts processes; tests/scale_out does",
-    ("scale-out.md", "dask"): "it listens on the network; tests/scale_out does",
+    ("scale-out.md", "dask scheduler"): "it listens on the network; tests/scale_out does",
 }
 """Listings, and commands of listings, that this test can't run: document and beginning -> why."""
 
