@@ -21,6 +21,7 @@ LAYERS = {
     "1x1, odd channels": Convolution(1, 28, 28, 72, 40),
     "expanding": Convolution(1, 14, 14, 96, 576),
     "dense": Convolution(1, 1, 1, 1024, 1000),
+    "with a tail": Convolution(1, 7, 7, 512, 336),
 }
 
 PRODUCTS = re.compile(r"\s+(\{vex\}\s+)?(v?(pmaddubsw|pmaddwd|pdpbusd)|sdot|sudot|usdot|usmmla|smull|smlal)\s")

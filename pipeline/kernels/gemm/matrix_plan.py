@@ -55,6 +55,11 @@ class MatrixPlan(Plan):
     registers: int
 
     @property
+    def parts(self) -> tuple[Plan, ...]:
+        """This plan alone."""
+        return (self,)
+
+    @property
     def register_lines(self) -> int:
         """How many lines of the output a matrix register spans."""
         return 1 if self.pitch == 0 else (self.rows - self.tile.columns) // self.pitch + 1

@@ -17,7 +17,8 @@ While a channel block is computed, its tiles prefetch the next one's weights, ev
 the third-level cache or from memory costs nothing: in a whole network, weights are hardly ever near.
 
 What doesn't divide is computed twice, not masked: the last tile of a row overlaps the one before, and so do the last
-block of channels and the last step of a segment (there with zero weights for what has been counted).
+block of channels and the last step of a segment (there with zero weights for what has been counted). If a last block
+would have many weights twice, it gets a tile of fewer vectors and loops of its own, the *tail*.
 """
 
 from __future__ import annotations
@@ -74,6 +75,20 @@ class Place:
     sums: Any
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a nest's first channel block is.
+
+    Attributes:
+        channel: its first channel.
+        weights, packed: its offset in the weights, and in bias and multipliers.
+    """
+
+    channel: int = 0
+    weights: int = 0
+    packed: int = 0
+
+
 class Nest:
     """The loop nest, with its accumulators in vector registers.
 
@@ -104,6 +119,20 @@ class Nest:
         self.tile_prefetch = -(-self.total_steps // self.steps_per_prefetch) * self.prefetched_values
         self.halo = Halo(g.out_height, g.out_width, self.channels_out, *g.halo)
         self.added_halo = Halo(g.out_height, g.out_width, self.channels_out, *g.added_halo)
+        self.origin = Origin()
+        self.tail = self._tail()
+
+    def _tail(self) -> Nest | None:
+        """Return the nest of the last block of channels, if it has a tile of its own."""
+        plan = self.plan
+        if len(plan.parts) == 1:
+            return None
+        whole, part = plan.parts
+        tail = type(self)(part, self.dtypes, self.epilogue)
+        tail.channels_out, tail.halo, tail.added_halo = self.channels_out, self.halo, self.added_halo
+        channel = plan.geometry.group_out - part.geometry.group_out
+        tail.origin = Origin(channel, whole.blocks * self.block_weights, whole.blocks * self.block_channels)
+        return tail
 
     def _outweighed(self) -> float:
         """Return how many times as many values weights have as activations."""
@@ -119,22 +148,28 @@ class Nest:
     def build(self) -> tirx.PrimFunc:
         """Return the function (x, weights, bias, multiplier, and what the epilogue adds) -> y, all flat."""
         g, blocks, tasks = self.plan.geometry, self.blocks, self.chunks * self.runs
+        weights = sum(g.groups * part.blocks * part.block_weights for part in self.plan.parts)
+        channels = sum(g.groups * part.blocks * part.block_channels for part in self.plan.parts)
         loop = T.parallel if tasks > 1 and self.worth_threads() else T.serial
         with IRBuilder() as builder, T.prim_func():
             T.func_attr({"tirx.noalias": self.weights_may_be_kept(), "op_pattern": 8})
             self.x = _argument("x", g.batch * g.height * g.width * self.channels_in, self.dtypes[0])
-            self.weights = _argument("weights", blocks * self.block_weights, self.dtypes[1])
-            self.bias = _argument("bias", blocks * self.block_channels, self.dtypes[2])
-            self.multiplier = _argument("multiplier", blocks * self.block_channels, "float32")
+            self.weights = _argument("weights", weights, self.dtypes[1])
+            self.bias = _argument("bias", channels, self.dtypes[2])
+            self.multiplier = _argument("multiplier", channels, "float32")
             if self.epilogue.add is not None:
                 size = g.batch * self.added_halo.padded_height * self.added_halo.row_stride
                 self.added = _argument("added", size, self.epilogue.dtype)
             rows = g.batch * self.halo.padded_height
             self.y = _argument("y", rows * self.halo.row_stride, self.epilogue.dtype)
+            if self.tail is not None:
+                self.tail.use_buffers(self)
             with loop(tasks) as p:
                 width = self.plan.isa.lanes * FILLED_VECTORS
                 self.halo.fill_part(self.y, rows, p, tasks, self.epilogue.halo_value, width)
                 self.allocate()
+                if self.tail is not None:
+                    self.tail.allocate()
                 # Shares differ by one at most. A thread gets neighbouring tasks, which have the same tiles.
                 tile, next_tile = (c * self.all_tiles // self.chunks for c in (p // self.runs, p // self.runs + 1))
                 block, next_block = (r * blocks // self.runs for r in (p % self.runs, p % self.runs + 1))
@@ -142,10 +177,28 @@ class Nest:
                 self.release()
         return builder.get()
 
+    def use_buffers(self, other: Nest) -> None:
+        """Read and write what another nest reads and writes."""
+        self.x, self.weights, self.bias = other.x, other.weights, other.bias
+        self.multiplier, self.y = other.multiplier, other.y
+        if self.epilogue.add is not None:
+            self.added = other.added
+
     def compute(self, first_block: Any, blocks: Any, first: Any, count: Any) -> None:
         """Compute `count` tiles, from number `first` on, of `blocks` channel blocks, from `first_block` on."""
-        with T.serial(blocks) as b, T.serial(count) as t:
-            place = self.place(first_block + b, first, t)
+        with T.serial(blocks) as b:
+            if self.tail is None:
+                self._compute_block(first_block + b, first, count)
+                return
+            with T.If(first_block + b < self.blocks - 1):
+                with T.Then():
+                    self._compute_block(first_block + b, first, count)
+                with T.Else():
+                    self.tail._compute_block(0, first, count)
+
+    def _compute_block(self, block: Any, first: Any, count: Any) -> None:
+        with T.serial(count) as t:
+            place = self.place(block, first, t)
             if self.epilogue.add is not None:
                 self.prefetch_added(place)
             self.start(place)
@@ -184,11 +237,12 @@ class Nest:
         out_row = tails.start(band % self.bands, plan.tile.lines, g.out_height)
         row = image * g.height + out_row * g.strides[0]
         channel = group * g.group_out + tails.start(block % plan.blocks, self.block_channels, g.group_out)
+        channel = channel + self.origin.channel
         return Place(
             x=(row * g.width + column * g.strides[1]) * self.channels_in + group * g.group_in,
-            weights=block * self.block_weights,
+            weights=block * self.block_weights + self.origin.weights,
             next_weights=(block + 1) * self.block_weights + number * self.tile_prefetch,
-            packed=block * self.block_channels,
+            packed=block * self.block_channels + self.origin.packed,
             y=self.halo.start(image, out_row) + column * self.channels_out + channel,
             added=self.added_halo.start(image, out_row) + column * self.channels_out + channel,
             sums=0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,19 @@ Array = npt.NDArray[Any]
 
 def pack_channels(plan: Plan, values: Array, fill: Any) -> Array:
     """Return per-channel constants, [groups * group_out], in packed order, lanes without a channel filled."""
+    return _pack_parts(plan, values, functools.partial(_pack_channels, fill=fill))
+
+
+def _pack_parts(plan: Plan, values: Array, pack: Callable[[Plan, Array], Array]) -> Array:
+    """Return what is packed for each part of a plan, one after another; output channels are the first axis."""
+    if len(plan.parts) == 1:
+        return pack(plan, values)
+    whole, tail = plan.parts
+    first, last = values[: whole.geometry.group_out], values[-tail.geometry.group_out :]
+    return np.concatenate([pack(whole, first), pack(tail, last)])
+
+
+def _pack_channels(plan: Plan, values: Array, fill: Any) -> Array:
     channels = plan.channels()
     grouped = values.reshape(plan.geometry.groups, plan.geometry.group_out)
     valid = channels < plan.geometry.group_out
@@ -29,6 +44,10 @@ def pack_weights(plan: Plan, weight: Array) -> Array:
         plan: what to pack for.
         weight: [O,KH,KW,I] or [O,I]. If groups were merged, I is that of the original groups.
     """
+    return _pack_parts(plan, weight, _pack_weights)
+
+
+def _pack_weights(plan: Plan, weight: Array) -> Array:
     cut = cut_weights(plan, weight, plan.depth)
     lanes = cut.reshape(len(cut), plan.tile.nv, plan.isa.lanes, -1, plan.depth)
     ordered = lanes.transpose(0, 3, 1, 2, 4)

@@ -58,6 +58,11 @@ class PairPlan(Plan):
     extra: int
 
     @property
+    def parts(self) -> tuple[Plan, ...]:
+        """This plan alone."""
+        return (self,)
+
+    @property
     def windows(self) -> int:
         """Number of windows in a segment."""
         return -(-self.geometry.segment_length // WINDOW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,12 @@ from pipeline.kernels.lib import tails
 from pipeline.kernels.machine import Machine
 
 Array = npt.NDArray[Any]
+
+BYTES_PER_LANE = 4
+"""Of a vector; a step's weights take as much, or more."""
+
+MIN_TAIL_BYTES = 4096
+"""Bytes of weights that a tail has to save. Its code takes about half as much."""
 
 MIN_BLOCK_SEGMENT = 16
 """Shorter segments don't fill a load."""
@@ -58,6 +65,22 @@ class Plan:
     def blocks(self) -> int:
         """Number of channel blocks in a group."""
         return -(-self.vectors // self.tile.nv)
+
+    @property
+    def parts(self) -> tuple[Plan, ...]:
+        """Plans for the channels of all whole blocks and for the tail, the channels that are left; or this plan alone.
+
+        A tail has a tile of fewer vectors. Where it wouldn't save much, the last block overlaps the one before instead.
+        """
+        whole, left = divmod(self.vectors, self.tile.nv)
+        saved = (self.tile.nv - left) * self.total_steps * self.isa.lanes * max(self.depth, BYTES_PER_LANE)
+        if self.geometry.groups > 1 or whole == 0 or left == 0 or saved < MIN_TAIL_BYTES:
+            return (self,)
+        return self._part(whole * self.tile.nv, self.tile.nv), self._part(left, left)
+
+    def _part(self, vectors: int, nv: int) -> Plan:
+        geometry = dataclasses.replace(self.geometry, group_out=vectors * self.isa.lanes)
+        return dataclasses.replace(self, geometry=geometry, vectors=vectors, tile=dataclasses.replace(self.tile, nv=nv))
 
     @property
     def steps(self) -> int:
