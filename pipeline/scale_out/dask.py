@@ -96,20 +96,27 @@ def local_cluster(count: int) -> Iterator[DaskCluster]:
         DeviceError: the processes can't be started.
     """
     module = import_distributed()
-    with reported_connection(f"{count} local workers"):
-        cluster = module.LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            scheduler_kwargs={"dashboard": False},
-            security=True,
-            memory_limit=0,
-            env={"TVM_NUM_THREADS": "1"},
-            silence_logs=logging.CRITICAL,
-        )
-    with cluster, _connected(cluster, f"{count} local workers") as engine:
+    name = f"the cluster of {count} local processes"
+    try:
+        with reported_connection(name):
+            cluster = module.LocalCluster(
+                n_workers=count,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": False},
+                security=True,
+                memory_limit=0,
+                env={"TVM_NUM_THREADS": "1"},
+                silence_logs=logging.CRITICAL,
+            )
+    except RuntimeError as error:
+        raise DeviceError(
+            f"{name[:1].upper()}{name[1:]} can't be started: {str(error).rstrip('.')}. Each process imports the script "
+            'that starts it, so what the script does has to stand below `if __name__ == "__main__":`.'
+        ) from error
+    with cluster, _connected(cluster, name) as engine:
         yield engine
 
 

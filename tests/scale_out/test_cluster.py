@@ -222,6 +222,20 @@ def test_a_worker_that_could_not_compute_the_same_is_refused(
         pass
 
 
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        (distributed.scheduler.KilledWorker("task", None, 3), "Workers of the cluster died one after the other"),
+        (distributed.client.FutureCancelledError("task", "lost"), "The connection to the cluster was lost: .*lost"),
+        (ModuleNotFoundError("no module", name="pipeline.cpu"), "has no onnx-int8-pipeline: install it there"),
+    ],
+    ids=["killed", "lost", "not_installed"],
+)
+def test_failures_of_a_cluster_are_errors_to_act_on(raised: Exception, message: str) -> None:
+    with pytest.raises(DeviceError, match=message), dask.reported_failures("the cluster"):
+        raise raised
+
+
 def test_a_cluster_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dask, "CONNECT_SECONDS", 0.2)
     with pytest.raises(DeviceError, match=r"no connection to the cluster tcp://127\.0\.0\.1:1: "):
