@@ -1,29 +1,32 @@
-"""What can be excepted from int8, and the order in which that is worth trying."""
+"""What can be excepted from 8 bits, and the order in which that is worth trying."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from tvm import relax
 
-from pipeline.analysis.switches import LAYER, WEIGHTS, Part
+from pipeline.analysis.switches import LAYER, TENSOR, WEIGHTS, Part
 from pipeline.ir.bridge import tensor_operands, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow
 from pipeline.ir.program import Program
 from pipeline.ops import traits_of
 from pipeline.quantization.annotate import AnnotateOptions, Annotation, annotate
+from pipeline.quantization.widening import widenable
 
-FLOAT = "float"
-"""Kind of a candidate that leaves operators in float."""
+FLOAT, WIDE = "float", "16 bits"
+"""Kinds of candidates: operators that are left in float, and a tensor that has 16 bits."""
 
 FLOAT_BYTES = 4
 """Bytes of a float32 value."""
 
-SAVED_BY_INT8 = 3 / 4
-"""Share of an operator's time in float that int8 saves, in the estimate."""
+INT8_TIME = 1 / 4
+"""An operator's time in int8, as a share of that in float, in the estimate."""
+
+SAVED_BY_INT8 = 1 - INT8_TIME
 
 FIXED_COST = 0.01
 """What a candidate counts for besides the time of its operators, as a share of the whole float model's: values are
@@ -32,59 +35,74 @@ converted around it, and few exceptions are better than many."""
 
 @dataclass(frozen=True)
 class Candidate:
-    """What can be excepted from int8.
+    """What can be excepted from 8 bits.
 
     Attributes:
-        kind: `FLOAT`.
-        names: of the operators to leave in float.
+        kind: `FLOAT` or `WIDE`.
+        names: of the operators to leave in float, or of the tensor to keep in 16 bits.
         operators: names of all operators that are in float then and would be in int8 otherwise, `names` included.
+        tensors: names of all tensors that have 16 bits then.
     """
 
     kind: str
     names: tuple[str, ...]
-    operators: frozenset[str]
+    operators: frozenset[str] = frozenset()
+    tensors: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Times:
-    """What it costs in time to leave operators in float.
+    """What exceptions cost in time, as shares of the whole float model's.
 
     Attributes:
-        extra: how much longer each operator takes in float than in int8, as a share of the whole float model's time, by
-            name, in order of execution. Where operators are fused, one may have what belongs to another, so that single
-            ones may be below zero.
+        extra: how much longer each operator takes in float than in int8, by name, in order of execution. Where
+            operators are fused, one may have what belongs to another, so that single ones may be below zero.
+        wide: how much longer the operators that read or write a tensor take if it has 16 bits, by the tensor's name.
         origin: where that is known from, in words.
     """
 
     extra: Mapping[str, float]
+    wide: Mapping[str, float]
     origin: str
 
-    def of(self, operators: Collection[str]) -> float:
-        """Return the extra time of some operators together, at least 0."""
+    def of(self, operators: Collection[str], tensors: Collection[str] = ()) -> float:
+        """Return the extra time of operators in float and tensors in 16 bits together, at least 0."""
         # Sets have another order in each process; this sum is the same in any.
-        return max(math.fsum(self.extra.get(name, 0.0) for name in operators), 0.0)
+        found = [*(self.extra.get(name, 0.0) for name in operators), *(self.wide.get(name, 0.0) for name in tensors)]
+        return max(math.fsum(found), 0.0)
+
+
+def kept(chosen: Iterable[Candidate], kind: str) -> tuple[str, ...]:
+    """Return the names that candidates of a kind have, each once, in order."""
+    return tuple(dict.fromkeys(name for candidate in chosen if candidate.kind == kind for name in candidate.names))
 
 
 def with_exceptions(options: AnnotateOptions, chosen: Iterable[Candidate]) -> AnnotateOptions:
-    """Return options by which candidates are excepted from int8."""
-    names = dict.fromkeys(name for candidate in chosen for name in candidate.names)
-    return dataclasses.replace(options, skip=(*options.skip, *names))
+    """Return options by which candidates are excepted from 8 bits."""
+    given = list(chosen)
+    skip, wide = (*options.skip, *kept(given, FLOAT)), (*options.keep_16, *kept(given, WIDE))
+    return dataclasses.replace(options, skip=skip, keep_16=wide)
 
 
 def without_idle(chosen: Sequence[Candidate]) -> tuple[Candidate, ...]:
     """Return candidates without those that change nothing beside the others, the first ones first."""
-    kept = list(chosen)
+    left = list(chosen)
     for candidate in chosen:
-        others = [c for c in kept if c is not candidate]
-        if candidate.operators <= frozenset[str]().union(*(c.operators for c in others)):
-            kept = others
-    return tuple(kept)
+        others = [c for c in left if c is not candidate]
+        operators = frozenset[str]().union(*(c.operators for c in others))
+        tensors = frozenset[str]().union(*(c.tensors for c in others))
+        if candidate.operators <= operators and candidate.tensors <= tensors:
+            left = others
+    return tuple(left)
 
 
 def candidates(
     program: Program, options: AnnotateOptions, annotation: Annotation, parts: Iterable[Part]
 ) -> tuple[Candidate, ...]:
-    """Return what can be excepted: for each tensor the operators that read it, and each layer; in order of execution.
+    """Return what can be excepted, in order of execution.
+
+    For each tensor, these are the operators that read it and, if that is possible, the tensor in 16 bits; and each
+    layer.
 
     Args:
         program: the float program.
@@ -92,12 +110,15 @@ def candidates(
         annotation: what is in int8.
         parts: what is rounded; see `switches`.
     """
-    int8 = int8_operators(annotation)
-    groups = dict.fromkeys(part.readers for part in parts if part.kind != LAYER)
-    found = []
-    for names in groups:
-        left = int8_operators(annotate(program, dataclasses.replace(options, skip=(*options.skip, *names))))
-        found.append(Candidate(FLOAT, names, int8 - left))
+    int8, wide = int8_operators(annotation), widenable(program, annotation)
+    found = dict[Candidate, None]()
+    for part in parts:
+        if part.kind == TENSOR and part.name in wide:
+            found[Candidate(WIDE, (part.name,), tensors=wide[part.name])] = None
+        if part.kind != LAYER:
+            skip = (*options.skip, *part.readers)
+            left = int8_operators(annotate(program, dataclasses.replace(options, skip=skip), warn=False))
+            found[Candidate(FLOAT, part.readers, int8 - left)] = None
     return tuple(found)
 
 
@@ -111,49 +132,65 @@ def estimated_times(program: Program) -> Times:
 
     An operator's time in float is the number of its multiply-adds and of bytes that it reads and writes, added up: a
     vector unit computes about as many multiply-adds as bytes come out of a cache in the same time. In int8, it takes a
-    quarter of that, as a vector holds four times as many values.
+    quarter of that, as a vector holds four times as many values. With an input of 16 bits, it multiplies twice.
     """
-    work = {str(b.var.name): _work(b) for b in Dataflow.of(program.module).bindings}
-    total = sum(work.values())
-    extra = {name: SAVED_BY_INT8 * value / total if total else 0.0 for name, value in work.items()}
-    return Times(extra, "estimated by multiply-adds and bytes")
+    flow = Dataflow.of(program.module)
+    sums, moved = ({str(b.var.name): count(b) for b in flow.bindings} for count in (_multiply_adds, _moved_bytes))
+    total = sum(sums.values()) + sum(moved.values()) or 1.0
+    extra = {name: SAVED_BY_INT8 * (sums[name] + moved[name]) / total for name in sums}
+    wide = {}
+    for var in (*flow.params, *(b.var for b in flow.bindings)):
+        if isinstance(var.ty, relax.TensorType):
+            readers = flow.users[var]
+            products = sum(sums[str(b.var.name)] for b in readers) * INT8_TIME
+            wide[str(var.name)] = (products + tensor_type(var).size * (1 + len(readers))) / total
+    return Times(extra, wide, "estimated by multiply-adds and bytes")
 
 
 def trial_order(choices: Sequence[Candidate], parts: Mapping[Part, float], times: Times) -> tuple[Candidate, ...]:
     """Return candidates in the order in which they are to be tried, each where it gains most for its time.
 
-    What a candidate gains depends on those before it: a tensor stays in float only if all that read it do. The order
-    ends where only one layer would be left in int8.
+    What a candidate gains depends on those before it: a tensor stays in float only if all that read it do. Candidates
+    that would leave no layer in int8 are left out.
 
     Args:
         choices: the candidates.
         parts: what is rounded, and which share of the outputs' noise it makes.
-        times: what operators cost in float.
+        times: what they cost.
     """
     counted = {part: share for part, share in parts.items() if part.kind != LAYER}
     layers = {part.name for part in counted if part.kind == WEIGHTS}
-    left, kept, order = list(choices), frozenset[str](), list[Candidate]()
+    left, order = list(choices), list[Candidate]()
+    operators, tensors = frozenset[str](), frozenset[str]()
+
+    def gained(in_float: Set[str], wide: Set[str]) -> list[Part]:
+        return [p for p in counted if in_float >= set(p.readers) or (p.kind == TENSOR and p.name in wide)]
 
     def gain_for_time(candidate: Candidate) -> float:
-        after = kept | candidate.operators
-        gain = sum(share for part, share in counted.items() if after.issuperset(part.readers))
-        return gain / (FIXED_COST + times.of(candidate.operators - kept))
+        gain = sum(counted[part] for part in gained(operators | candidate.operators, tensors | candidate.tensors))
+        return gain / (FIXED_COST + times.of(candidate.operators - operators, candidate.tensors - tensors))
 
     while left:
-        counted = {part: share for part, share in counted.items() if not kept.issuperset(part.readers)}
         best = max(left, key=gain_for_time)
         left.remove(best)
-        if not best.operators <= kept:
-            kept |= best.operators
-            if layers and kept >= layers:
-                break
-            order.append(best)
+        changes_nothing = best.operators <= operators and best.tensors <= tensors
+        if changes_nothing or (layers and operators | best.operators >= layers):
+            continue
+        operators, tensors = operators | best.operators, tensors | best.tensors
+        order.append(best)
+        for part in gained(operators, tensors):
+            del counted[part]
     return tuple(order)
 
 
-def _work(binding: Binding) -> float:
+def _multiply_adds(binding: Binding) -> int:
+    if not traits_of(binding).sums_products:
+        return 0
+    return traits_of(binding).multiply_adds(*map(tensor_type, tensor_operands(binding.value)))
+
+
+def _moved_bytes(binding: Binding) -> int:
     if not isinstance(binding.value, relax.Call) or not isinstance(binding.var.ty, relax.TensorType):
-        return 0.0
-    read = [tensor_type(o) for o in tensor_operands(binding.value)]
-    moved = sum(FLOAT_BYTES * t.size for t in (*read, tensor_type(binding.var)))
-    return moved + (traits_of(binding).multiply_adds(*read) if traits_of(binding).sums_products else 0)
+        return 0
+    tensors = (*map(tensor_type, tensor_operands(binding.value)), tensor_type(binding.var))
+    return sum(FLOAT_BYTES * t.size for t in tensors)

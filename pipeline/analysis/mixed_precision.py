@@ -1,4 +1,4 @@
-"""Mixed precision: the few and cheap exceptions from int8 by which a model is good enough.
+"""Mixed precision: the few and cheap exceptions from 8 bits by which a model is good enough.
 
 Forward selection and backward elimination, by a simulation of the int8 model: the shortest beginning of the trial order
 that is good enough is found by doubling and bisection, and then each exception is given up again that turns out not to
@@ -17,10 +17,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.analysis.candidates import (
+    FLOAT,
+    WIDE,
     Candidate,
     Times,
     candidates,
     estimated_times,
+    kept,
     trial_order,
     with_exceptions,
     without_idle,
@@ -31,6 +34,7 @@ from pipeline.api import Quantized
 from pipeline.compiler.execute import Executor
 from pipeline.distances import Array
 from pipeline.errors import QuantizationError, SampleError
+from pipeline.ir.dataflow import Dataflow, variables
 from pipeline.quantization.annotate import AnnotateOptions, annotate
 
 MEMORY, MOST_SAMPLES = 256 * 2**20, 512
@@ -54,15 +58,15 @@ class PrecisionException:
     """What was excepted from int8.
 
     Attributes:
-        kind: "float".
-        names: of the operators to leave in float.
-        operators: names of all operators that are in float for it, `names` included, in order of execution.
+        kind: "float" or "16 bits".
+        names: of the operators to leave in float, or of the tensor to keep in 16 bits.
+        operators: names of all operators that compute otherwise for it, in order of execution: those that are in float,
+            or that read or write tensors of 16 bits.
         gained: how much larger the drop would be without it, simulated; None if that wasn't tried.
         value_without: of the metric without it, simulated; None if that wasn't tried.
-        time: how much longer its operators take in float than in int8, as a share of the whole float model's time; see
-            `MixedPrecision.times`.
-        milliseconds: how much longer its operators, and conversions beside them, take on this machine than in int8;
-            None if that wasn't measured.
+        time: how much longer these take, as a share of the whole float model's time; see `MixedPrecision.times`.
+        milliseconds: how much longer they, and conversions beside them, take on this machine; None if that wasn't
+            measured.
     """
 
     kind: str
@@ -153,11 +157,19 @@ class MixedPrecision:
     @property
     def keep_float(self) -> tuple[str, ...]:
         """Names of the operators that are to be left in float for the same model without a search."""
-        return tuple(dict.fromkeys(name for exception in self.exceptions for name in exception.names))
+        return self._names(FLOAT)
+
+    @property
+    def keep_16(self) -> tuple[str, ...]:
+        """Names of the tensors that are to be kept in 16 bits for that."""
+        return self._names(WIDE)
+
+    def _names(self, kind: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for e in self.exceptions if e.kind == kind for name in e.names))
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, for JSON."""
-        return asdict(self) | {"keep_float": self.keep_float}
+        return asdict(self) | {"keep_float": self.keep_float, "keep_16": self.keep_16}
 
 
 @dataclass(frozen=True)
@@ -261,16 +273,16 @@ class _Search:
         self.ranking: Ranking = ranking_of(metric)
         self.best = tuple(tally_of(lambda s: s.float_outputs, own, metric, "nothing") for own in samples)
         self.limits = tuple(max_drop.limit(self.ranking, best) for best in self.best)
-        self.measured_times, self.times = times, Times({}, "not needed")
+        self.measured_times, self.times = times, Times({}, {}, "not needed")
         self.quantizations = 1
-        self.simulated: dict[frozenset[str], Standing] = {}
+        self.simulated: dict[tuple[frozenset[str], ...], Standing] = {}
 
     @property
     def evaluations(self) -> int:
         return len(self.simulated)
 
     def run(self, described: str) -> Mixed:
-        int8 = self.measured(self.without, "all of the model")
+        int8 = self.measured(self.without, _described(()))
         if int8.excess <= 1:
             return self.result(described, int8, self.without, int8, ())
         self.prepare()
@@ -325,9 +337,9 @@ class _Search:
 
     def standing(self, chosen: Sequence[Candidate]) -> Standing:
         """Return how good a model with exceptions is, simulated, on the samples of the search."""
-        key = frozenset(name for candidate in chosen for name in candidate.names)
+        key = (frozenset(kept(chosen, FLOAT)), frozenset(kept(chosen, WIDE)))
         if key not in self.simulated:
-            annotation = annotate(self.without.source, with_exceptions(self.options, chosen))
+            annotation = annotate(self.without.source, with_exceptions(self.options, chosen), warn=False)
             tally = self.simulation.tally(annotation, self.samples[0], self.metric, _described(chosen))
             self.simulated[key] = self.compared(tally, 0)
             self.progress("trying exceptions", self.evaluations, None)
@@ -387,24 +399,31 @@ class _Search:
         return PrecisionException(
             kind=candidate.kind,
             names=candidate.names,
-            operators=tuple(name for name in self.times.extra if name in candidate.operators),
+            operators=self.operators(candidate),
             gained=gained,
             value_without=value,
-            time=self.times.of(candidate.operators),
+            time=self.times.of(candidate.operators, candidate.tensors),
         )
+
+    def operators(self, candidate: Candidate) -> tuple[str, ...]:
+        """Return the operators that compute otherwise for a candidate, in order of execution."""
+        found = set(candidate.operators)
+        for binding in Dataflow.of(self.without.source.module).bindings:
+            touched = (binding.var, *variables(binding.value))
+            if any(str(v.name) in candidate.tensors for v in touched):
+                found.add(str(binding.var.name))
+        return tuple(name for name in self.times.extra if name in found)
 
     def failure(self, reached: Measured, chosen: Sequence[Candidate]) -> QuantizationError:
         """Return the error that says what was reached at the best."""
         sets = (reached.searched, reached.checked)
         worse = max(sets, key=lambda standing: standing.excess)
         place = sets.index(worse)
-        names = list(dict.fromkeys(name for candidate in chosen for name in candidate.names))
-        kept = f"with {_listed(names)} in float" if names else "with all in int8"
         return QuantizationError(
             f"--max-drop {self.max_drop} can't be met: the best that was reached is {self.ranking.title} "
             f"{worse.value:.5g}, where float has {self.ranking.value(self.best[place]):.5g}, which is a drop of "
-            f"{worse.drop:.4g}; {worse.limit:.4g} is allowed. That was {kept}. Nothing was written. Allow more, or try "
-            "more, and more typical, samples, or another --algorithm or --effort."
+            f"{worse.drop:.4g}; {worse.limit:.4g} is allowed. That was with {_exceptions(chosen)}. Nothing was "
+            "written. Allow more, or try more, and more typical, samples, or another --algorithm or --effort."
         )
 
 
@@ -432,8 +451,13 @@ def smallest(holds: Callable[[int], bool], low: int, high: int) -> int:
 
 
 def _described(chosen: Sequence[Candidate]) -> str:
-    names = list(dict.fromkeys(name for candidate in chosen for name in candidate.names))
-    return f"all but {_listed(names)}" if names else "all of the model"
+    """Return what of a model is quantized, for messages."""
+    return f"all of the model but {_exceptions(chosen)}" if chosen else "all of the model"
+
+
+def _exceptions(chosen: Sequence[Candidate]) -> str:
+    parts = [f"{_listed(names)} in {kind}" for kind in (FLOAT, WIDE) if (names := kept(chosen, kind))]
+    return " and ".join(parts) or "all in int8"
 
 
 def _listed(names: Sequence[str], most: int = 10) -> str:

@@ -50,6 +50,5 @@ def _without_search(model: str, samples: Path | None, values: Mapping[str, Any],
     from pipeline.workflow.mixing import HELD_BACK
 
     implied = values["check_samples"] is None and not values["hold_back"]
-    return build_command(
-        model, samples, {**values, **({"hold_back": HELD_BACK} if implied else {})}, report.mixed.keep_float
-    )
+    fixed = {**values, "hold_back": HELD_BACK} if implied else values
+    return build_command(model, samples, fixed, report.mixed.keep_float, report.mixed.keep_16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -109,19 +110,26 @@ def spelled(values: Mapping[str, Any], kind: type[Options] = BuildOptions) -> li
     return words
 
 
-def build_command(model: str, samples: Path | None, values: Mapping[str, Any], keep_float: Iterable[str]) -> str:
-    """Return the command line that builds a model with some operators in float, without searching for them.
+def build_command(
+    model: str,
+    samples: Path | None,
+    values: Mapping[str, Any],
+    keep_float: Iterable[str],
+    keep_16: Iterable[str] = (),
+) -> str:
+    """Return the command line that builds a model with some exceptions from 8 bits, without searching for them.
 
     Args:
         model: the model that was given.
         samples: its samples.
-        values: the parameters of the command that has found these operators.
-        keep_float: the operators.
+        values: the parameters of the command that has found these exceptions.
+        keep_float: operators to leave in float.
+        keep_16: tensors to keep in 16 bits.
     """
     fixed = {key: value for key, value in values.items() if key not in _SEARCHED}
     given_samples = [] if samples is None else ["--samples", str(samples)]
-    kept = (word for name in keep_float for word in ("--keep-float", name))
-    return shlex.join(["pipeline", "build", model, *given_samples, *spelled(fixed), *kept])
+    kept = [("--keep-float", name) for name in keep_float] + [("--keep-16", name) for name in keep_16]
+    return shlex.join(["pipeline", "build", model, *given_samples, *spelled(fixed), *itertools.chain(*kept)])
 
 
 def _decorator(option: Option) -> Decorator:

@@ -376,7 +376,7 @@ class SensitivityOptions(StudyOptions):
 
 @dataclass(frozen=True)
 class MixedPrecisionOptions(Options):
-    """How good an int8 model has to be, for which operators are left in float.
+    """How good an int8 model has to be, for which as little as possible is excepted from 8 bits.
 
     Attributes:
         max_drop: how much worse than float the model may be: a difference, or a text with a percent sign, relative to
@@ -389,8 +389,8 @@ class MixedPrecisionOptions(Options):
 
     max_drop: float | str | None = option(
         None,
-        "Leave the fewest and cheapest operators in float with which the metric drops by no more than this: a "
-        "difference (0.005), or relative to float's value (0.5%).",
+        "Keep the fewest and cheapest tensors in 16 bits, or operators in float, with which the metric drops by no more "
+        "than this: a difference (0.005), or relative to float's value (0.5%).",
         metavar="DROP|PERCENT",
         unset="no limit",
         parse=str,
@@ -415,7 +415,7 @@ class BuildOptions(MeasuredOptions):
     """What to build of a model, and how.
 
     Attributes:
-        mixed: how good it has to be, for which operators are left in float.
+        mixed: how good it has to be, for which as little as possible is excepted from 8 bits.
         targets: names of targets, or paths of target files.
         output: folder for everything that is written; made if it doesn't exist.
         check: whether to measure how far int8 is from float: on `check_samples` if they are given, else on samples that

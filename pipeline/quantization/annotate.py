@@ -22,7 +22,7 @@ from pipeline.quantization.widening import widened
 __all__ = ["AnnotateOptions", "Annotation", "OperatorDecision", "TensorDecision", "annotate"]
 
 
-def annotate(program: Program, options: AnnotateOptions | None = None) -> Annotation:
+def annotate(program: Program, options: AnnotateOptions | None = None, warn: bool = True) -> Annotation:
     """Decide what becomes int8; the program isn't changed.
 
     Convolutions, dense layers and matrix products become int8 wherever they can. Any other operator with an integer
@@ -31,6 +31,7 @@ def annotate(program: Program, options: AnnotateOptions | None = None) -> Annota
     Args:
         program: a float program, as `import_model` returns it.
         options: what the user wants.
+        warn: whether to log what can't be as it is wanted.
 
     Raises:
         OptionError: an option names an operator or tensor that the program doesn't have; see `quantization.selection`.
@@ -40,7 +41,7 @@ def annotate(program: Program, options: AnnotateOptions | None = None) -> Annota
     reasons = _reasons_for_float(flow, _Wanted.of(program, options))
     operators = [_operator(b, reasons[b.var], options) for b in flow.bindings]
     quantized = [b for b in flow.bindings if reasons[b.var] is None]
-    return widened(program, Annotation(operators=tuple(operators), tensors=_tensors(flow, quantized)), options)
+    return widened(program, Annotation(operators=tuple(operators), tensors=_tensors(flow, quantized)), options, warn)
 
 
 @dataclass(frozen=True)

@@ -25,26 +25,33 @@ LISTED = 5
 _log = logging.getLogger(__name__)
 
 
-def widened(program: Program, annotation: Annotation, options: AnnotateOptions) -> Annotation:
+def widenable(program: Program, annotation: Annotation) -> dict[str, frozenset[str]]:
+    """Return the 8-bit tensors that could have 16 bits, each by itself, with all tensors that share its scale."""
+    groups = _groups(annotation)
+    specs = {name: tensor.spec for name in groups if (tensor := annotation.tensor(name)) is not None}
+    narrow = [name for name, spec in specs.items() if spec is not None and spec.dtype != INT16.dtype]
+    return {n: frozenset(groups[n]) for n in narrow if not _refused(program, annotation, {n: groups[n]})}
+
+
+def widened(program: Program, annotation: Annotation, options: AnnotateOptions, warn: bool = True) -> Annotation:
     """Return an annotation with 16 bits for the tensors that options want in them; reasons say why where they aren't.
 
     Args:
         program: the float program.
         annotation: what becomes int8, with activations of 8 bits.
         options: what the user wants.
+        warn: whether to log what stays in 8 bits.
 
     Raises:
         OptionError: an option names a tensor that the program doesn't have.
     """
     named = select_tensors(program, options.keep_16, "the tensors to keep in 16 bits (--keep-16)")
-    groups: dict[str, set[str]] = {}
-    for tensor in annotation.tensors:
-        groups.setdefault(annotation.source(tensor.name), set()).add(tensor.name)
+    groups = _groups(annotation)
     wanted = {s: g for s, g in groups.items() if options.activation_bits > 8 or not named.isdisjoint(g)}
     if not wanted:
         return annotation
     refused = _refused(program, annotation, wanted)
-    if refused:
+    if refused and warn:
         first = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:LISTED])
         more = f"; and {len(refused) - LISTED} more, see the annotation" if len(refused) > LISTED else ""
         _log.warning("Tensors that stay in 8 bits, although 16 are wanted: %s%s", first, more)
@@ -57,6 +64,21 @@ def widened(program: Program, annotation: Annotation, options: AnnotateOptions) 
         return replace(tensor, spec=INT16, reason="it is wanted in 16 bits")
 
     return replace(annotation, tensors=tuple(decided(t) for t in annotation.tensors))
+
+
+def wide_tensors(annotation: Annotation) -> frozenset[str]:
+    """Return the names of all tensors that have 16 bits, those included that share such a tensor's scale."""
+    specs = {tensor.name: tensor.spec for tensor in annotation.calibrated()}
+    wide = {name for name, spec in specs.items() if spec is not None and spec.dtype == INT16.dtype}
+    return frozenset(t.name for t in annotation.tensors if annotation.source(t.name) in wide)
+
+
+def _groups(annotation: Annotation) -> dict[str, set[str]]:
+    """Return the tensors that share a scale, by the one whose scale it is."""
+    groups: dict[str, set[str]] = {}
+    for tensor in annotation.tensors:
+        groups.setdefault(annotation.source(tensor.name), set()).add(tensor.name)
+    return groups
 
 
 def _refused(program: Program, annotation: Annotation, wanted: Mapping[str, Set[str]]) -> dict[str, str]:

@@ -84,7 +84,7 @@ class BuildReport:
         preprocessing: how pictures become the input; None if samples weren't pictures and no option says so.
         missed: a sentence for each requirement, such as `min_sqnr`, that wasn't met; see `require`.
         corrections: what each correction that was switched on has done after calibration, in order.
-        mixed: what was left in float so that the model is good enough; None if `max_drop` wasn't given.
+        mixed: what was excepted from 8 bits so that the model is good enough; None if `max_drop` wasn't given.
     """
 
     model: str
@@ -113,7 +113,7 @@ class BuildReport:
         if self.missed:
             raise QuantizationError(
                 f"{' '.join(self.missed)} The libraries were written all the same. Try more, and more typical, "
-                "samples, another --algorithm, or --max-drop, which leaves in float what loses most."
+                "samples, another --algorithm, or --max-drop, which excepts from 8 bits what loses most."
             )
 
     def __repr__(self) -> str:

@@ -1,9 +1,10 @@
-"""What was left in float so that a model is good enough, as tables, for people."""
+"""What was excepted from 8 bits so that a model is good enough, as tables, for people."""
 
 from __future__ import annotations
 
 from rich.table import Table
 
+from pipeline.analysis.candidates import FLOAT
 from pipeline.analysis.mixed_precision import MixedPrecision, PrecisionException
 
 
@@ -16,7 +17,7 @@ def mixed_tables(mixed: MixedPrecision | None, command: str | None) -> list[Tabl
     """
     if mixed is None:
         return []
-    summary = Table(show_header=False, title="as few exceptions from int8 as possible")
+    summary = Table(show_header=False, title="as few exceptions from 8 bits as possible")
     summary.add_row("allowed", f"a drop of {mixed.max_drop} of {mixed.metric} ({mixed.mixed.checked.limit:.4g})")
     summary.add_row("measured on", f"{mixed.checked_on} {mixed.inputs}, {mixed.searched_on} others searched on")
     summary.add_row("float", f"{mixed.metric} {mixed.float_value:.5g}")
@@ -37,7 +38,7 @@ def mixed_tables(mixed: MixedPrecision | None, command: str | None) -> list[Tabl
 
 
 def _exceptions(mixed: MixedPrecision) -> Table:
-    table = Table("kept in", "operators", title="exceptions")
+    table = Table("kept in", "name", title="exceptions")
     for heading in (f"{mixed.metric} without it", "gained", "time", "ms"):
         table.add_column(heading, justify="right")
     for exception in mixed.exceptions:
@@ -47,7 +48,7 @@ def _exceptions(mixed: MixedPrecision) -> Table:
 
 
 def _names(exception: PrecisionException) -> str:
-    followed = len(exception.operators) - len(exception.names)
+    followed = len(exception.operators) - len(exception.names) if exception.kind == FLOAT else 0
     return ", ".join(exception.names) + (f" and {followed} that depend on it" if followed > 0 else "")
 
 

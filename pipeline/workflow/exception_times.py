@@ -19,6 +19,7 @@ from pipeline.errors import OptionError
 from pipeline.files import write_text
 from pipeline.ir.dataflow import Dataflow, variables
 from pipeline.ir.program import Program
+from pipeline.ops import traits_of
 from pipeline.profiling import Profile, profile
 from pipeline.report.build_report import Library
 from pipeline.schema import Record, read_json, to_json
@@ -73,7 +74,18 @@ def measured_times(quantized: Quantized, path: Path, targets: Sequence[Target], 
     total = sum(found.float32.values())
     names = [str(b.var.name) for b in Dataflow.of(quantized.source.module).bindings]
     extra = {n: (found.float32.get(n, 0.0) - found.int8.get(n, 0.0)) / total if total else 0.0 for n in names}
-    return Times(extra, f"measured for {found.target}, {path}")
+    return Times(extra, _wide(quantized, found), f"measured for {found.target}, {path}")
+
+
+def _wide(quantized: Quantized, times: OperatorTimes) -> dict[str, float]:
+    """Return what tensors cost in 16 bits: those that sum products of them do so twice, as in int8."""
+    found: dict[str, float] = collections.defaultdict(float)
+    total = sum(times.float32.values())
+    for binding in Dataflow.of(quantized.source.module).bindings:
+        if traits_of(binding).sums_products and total:
+            for read in variables(binding.value):
+                found[str(read.name)] += times.int8.get(str(binding.var.name), 0.0) / total
+    return found
 
 
 def _measure(quantized: Quantized, target: Target, tell: Progress) -> OperatorTimes:
@@ -142,12 +154,13 @@ def exception_times(mixed: Mixed, int8: Profile, own: Profile) -> list[float]:
         for read in variables(binding.value):
             neighbours[str(binding.var.name)].add(str(read.name))
             neighbours[str(read.name)].add(str(binding.var.name))
-    taken = {name for exception in mixed.found.exceptions for name in exception.operators}
-    costs = []
+    excepted = {name for exception in mixed.found.exceptions for name in exception.operators}
+    taken, costs = set[str](), list[float]()
     for exception in mixed.found.exceptions:
-        beside = {n for name in exception.operators for n in neighbours[name]} - taken
-        taken |= beside
-        costs.append(sum(after[n] - before[n] for n in {*exception.operators, *beside}) / 1e3)
+        beside = {n for name in exception.operators for n in neighbours[name]} - excepted
+        counted = {*exception.operators, *beside} - taken
+        taken |= counted
+        costs.append(sum(after[name] - before[name] for name in counted) / 1e3)
     return costs
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.analysis.candidates import (
     FLOAT,
+    WIDE,
     Candidate,
     Times,
     estimated_times,
@@ -52,8 +53,9 @@ def program() -> Program:
 def quantized(program: Program) -> Quantizing:
     """Quantizes the network, once for each choice of what is left in float."""
     samples = [feed for _, feed in stream(3)]
-    made = functools.cache(lambda skip: quantize(program, samples, algorithm="abs_max", effort="none", skip=skip))
-    return lambda options: made(tuple(options.skip))
+    keys = {"algorithm": "abs_max", "effort": "none"}
+    made = functools.cache(lambda skip, wide: quantize(program, samples, skip=skip, keep_16=wide, **keys))
+    return lambda options: made(tuple(options.skip), tuple(options.keep_16))
 
 
 def mixed(
@@ -79,8 +81,9 @@ def test_what_is_good_enough_in_int8_has_no_exceptions(quantized: Quantizing) ->
 
 def test_the_tensor_that_costs_most_is_excepted(program: Program, result: Mixed) -> None:
     (exception,) = result.found.exceptions
-    assert (exception.kind, exception.names) == (FLOAT, ("third",))
-    assert result.found.keep_float == ("third",)
+    assert (exception.kind, exception.names) == (WIDE, ("wide",))
+    assert (result.found.keep_float, result.found.keep_16) == ((), ("wide",))
+    assert exception.operators == ("wide", "third")
     assert result.found.mixed.checked.drop <= result.found.mixed.checked.limit == 0.01 < result.found.int8.checked.drop
     assert exception.gained is not None
     assert exception.gained > 0.01
@@ -124,8 +127,7 @@ def test_one_sample_is_too_few(quantized: Quantizing) -> None:
 def test_a_simulated_model_is_what_quantizing_it_gives(program: Program, quantized: Quantizing) -> None:
     simulation = Simulation(quantized(AnnotateOptions()))
     samples = [MeasuredSample(name, feed, execute(program, feed)) for name, feed in stream(2, seed=1)]
-    for skip in ((), ("third",)):
-        options = AnnotateOptions(skip=skip)
+    for options in (AnnotateOptions(), AnnotateOptions(skip=["third"]), AnnotateOptions(keep_16=["wide"])):
         own, model = Tally(), quantized(options)
         for sample in samples:
             own.merge(Tally.of(execute(model.program, sample.inputs), sample, "sqnr", "all"))
@@ -143,13 +145,13 @@ def test_estimated_times_are_shares(program: Program) -> None:
 
 
 def test_times_of_fused_operators_count_together() -> None:
-    times = Times({"a": 0.6, "b": -0.1, "c": 0.2}, "known")
+    times = Times({"a": 0.6, "b": -0.1, "c": 0.2}, {}, "known")
     assert times.of(["a", "b"]) == pytest.approx(0.5)
     assert times.of(["b"]) == 0
 
 
 def candidate(*names: str) -> Candidate:
-    return Candidate(FLOAT, names, frozenset(names))
+    return Candidate(FLOAT, names, operators=frozenset(names))
 
 
 def test_what_gains_most_for_its_time_is_tried_first() -> None:
@@ -160,10 +162,22 @@ def test_what_gains_most_for_its_time_is_tried_first() -> None:
         # It stays in float only if both that read it do.
         Part(TENSOR, "x", "input", ("b", "c")): 0.1,
     }
-    times = Times({"a": 0.6, "b": 0.1, "c": 0.3}, "known")
+    times = Times({"a": 0.6, "b": 0.1, "c": 0.3}, {}, "known")
     order = trial_order([candidate(n) for n in "abc"], parts, times)
     # With b in float, c gains its own weights and the tensor. The last layer stays in int8.
     assert [c.names for c in order] == [("b",), ("c",)]
+
+
+def test_a_tensor_in_16_bits_is_tried_where_that_is_cheaper() -> None:
+    parts = {
+        Part(TENSOR, "x", "input", ("b", "c")): 0.5,
+        Part(WEIGHTS, "b", "conv2d", ("b",)): 0.3,
+        Part(WEIGHTS, "c", "conv2d", ("c",)): 0.2,
+    }
+    choices = [Candidate(WIDE, ("x",), tensors=frozenset("x")), candidate("b", "c"), candidate("b"), candidate("c")]
+    cheap, dear = (Times({"b": 0.2, "c": 0.2}, {"x": time}, "known") for time in (0.1, 2.0))
+    assert [c.kind for c in trial_order(choices, parts, cheap)] == [WIDE, FLOAT]
+    assert [c.names for c in trial_order(choices, parts, dear)] == [("b",), ("x",)]
 
 
 def test_candidates_that_change_nothing_beside_others_are_idle() -> None:
@@ -173,8 +187,9 @@ def test_candidates_that_change_nothing_beside_others_are_idle() -> None:
 
 
 def test_exceptions_are_added_to_what_is_skipped() -> None:
-    options = with_exceptions(AnnotateOptions(skip=["a"]), [candidate("b", "c"), candidate("c", "d")])
-    assert options.skip == ("a", "b", "c", "d")
+    chosen = [candidate("b", "c"), Candidate(WIDE, ("x",)), candidate("c", "d")]
+    options = with_exceptions(AnnotateOptions(skip=["a"], keep_16=["y"]), chosen)
+    assert (options.skip, options.keep_16) == (("a", "b", "c", "d"), ("y", "x"))
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))

@@ -49,10 +49,11 @@ def test_the_printed_command_builds_the_same_without_a_search(
         < mixed["int8"]["checked"]["drop"]
     )
     assert (mixed["searched_on"], mixed["checked_on"], report["calibration_samples"]) == (2, 2, 16)
-    assert [e["names"] for e in mixed["exceptions"]] == [["third"]]
-    assert mixed["exceptions"][0]["gained"] > 0.01
+    # Times decide here whether the wide tensor has 16 bits, or what reads it is in float.
+    (exception,) = mixed["exceptions"]
+    assert exception["gained"] > 0.01
     assert mixed["int8_milliseconds"] > 0
-    assert isinstance(mixed["exceptions"][0]["milliseconds"], float)
+    assert isinstance(exception["milliseconds"], float)
     words = shlex.split(report["command"])
     assert not {"--max-drop", *times} & set(words)
     assert set(json.loads(Path("times.json").read_text(encoding="utf-8"))["float32"]) >= {"first", "third"}
