@@ -389,8 +389,8 @@ class MixedPrecisionOptions(Options):
 
     max_drop: float | str | None = option(
         None,
-        "Keep the fewest and cheapest tensors in 16 bits, or operators in float, with which the metric drops by no more "
-        "than this: a difference (0.005), or relative to float's value (0.5%).",
+        "Keep the fewest and cheapest tensors in 16 bits, or operators in float, with which the metric drops by at "
+        "most this: a difference (0.005), or relative to float's value (0.5%).",
         metavar="DROP|PERCENT",
         unset="no limit",
         parse=str,
