@@ -109,7 +109,7 @@ class _Nest:
 
     def build(self) -> tirx.PrimFunc:
         plan, g = self.plan, self.plan.geometry
-        blocks = sum(band.blocks for band in plan.bands)
+        blocks = plan.blocks
         loop = T.parallel if self.parallel else T.serial
         with IRBuilder() as builder, T.prim_func():
             # LLVM would read all that a loop doesn't change once, and put what doesn't fit the registers on the stack,

@@ -33,6 +33,9 @@ PAIRED_COLUMNS = 3
 MAX_PIXELS = 8
 """Most neighbouring pixels in a place."""
 
+TOLERANCE = 1.05
+"""A plan of so many times the fewest instructions is taken, if it has fewer vectors, whose constants are all stored."""
+
 REQUANTIZATION = 12
 """Instructions that finish the sums of a vector of outputs."""
 
@@ -118,7 +121,7 @@ class Plan:
 
     @classmethod
     def choose(cls, geometry: Geometry, machine: Machine) -> Plan | None:
-        """Return the plan with the fewest instructions, or None if a place would be less than a vector."""
+        """Return the plan with the fewest instructions, or nearly, or None if a place would be less than a vector."""
         channels, vector = geometry.groups, DEPTH * machine.isa.lanes
         few = range(1, min(MAX_PIXELS, geometry.out_width) + 1)
         plans: list[tuple[Band, ...]] = [
@@ -129,12 +132,19 @@ class Plan:
             gathered = Band(channels - rest, rest, vector // rest, vector)
             plans.append((*([Band(0, channels - rest, 1, vector)] if channels > vector else []), gathered))
         wide = [cls(geometry, machine, bands) for bands in plans if all(band.values >= vector for band in bands)]
-        return min(wide, key=Plan._instructions, default=None)
+        fewest = min((plan._instructions() for plan in wide), default=0)
+        near = [plan for plan in wide if plan._instructions() <= TOLERANCE * fewest]
+        return min(near, key=lambda plan: (plan.blocks, plan._instructions()), default=None)
 
     @property
     def isa(self) -> InstructionSet:
         """The machine's instruction set."""
         return self.machine.isa
+
+    @property
+    def blocks(self) -> int:
+        """Number of vectors in all bands."""
+        return sum(band.blocks for band in self.bands)
 
     def _instructions(self) -> int:
         """Count shuffles, dot products and requantization of an output row."""
