@@ -120,8 +120,9 @@ def _sensitivity(
 
 
 def _keeping_float(options: QuantizeOptions, names: Sequence[str]) -> QuantizeOptions:
-    """Return options that leave more operators in float."""
-    return replace(options, annotate=replace(options.annotate, skip=(*options.annotate.skip, *names)))
+    """Return options that leave more operators in float, and begin anew."""
+    annotate = replace(options.annotate, skip=(*options.annotate.skip, *names))
+    return replace(options, annotate=annotate, calibrate=replace(options.calibrate, resume=None))
 
 
 def _count(samples: Samples | None, options: StudyOptions, program: Program) -> int | None:

@@ -18,7 +18,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -150,7 +150,7 @@ class _Bar:
         if self._task is None or what != self._what:
             if self._task is not None:
                 self._bar.remove_task(self._task)
-            self._what, self._task = what, self._bar.add_task(what, total=total)
+            self._what, self._task = what, self._bar.add_task(what, total=total, pace=Pace())
         self._bar.update(self._task, completed=done, total=total)
 
 
@@ -159,16 +159,19 @@ class _Lines:
 
     def __init__(self) -> None:
         self._what = ""
-        self._began = self._said = 0.0
+        self._said, self._pace = 0.0, Pace()
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
         now = time.monotonic()
         if what != self._what:
-            self._what, self._began, self._said = what, now, now
+            self._what, self._said, self._pace = what, now, Pace()
+            self._pace.text(done, total, now)
             click.echo(what, err=True)
-        elif done == total or now - self._said >= SECONDS_BETWEEN_LINES:
+            return
+        text = self._pace.text(done, total, now)
+        if done == total or now - self._said >= SECONDS_BETWEEN_LINES:
             self._said = now
-            click.echo(f"{what}: {steps_text(done, total, now - self._began)}", err=True)
+            click.echo(f"{what}: {text}", err=True)
 
 
 class _StepsColumn(ProgressColumn):
@@ -178,12 +181,51 @@ class _StepsColumn(ProgressColumn):
         """Return the text; empty for a task without steps."""
         if not task.completed and not task.total:
             return Text("")
-        return Text(steps_text(int(task.completed), None if task.total is None else int(task.total), task.elapsed or 0))
+        pace: Pace = task.fields["pace"]
+        return Text(pace.text(int(task.completed), None if task.total is None else int(task.total), time.monotonic()))
 
 
-def steps_text(done: int, total: int | None, seconds: float) -> str:
-    """Return how many steps are done, the rate, and the time left, such as `30 of 300, 12.3/s, 0:00:22 left`."""
-    rate = done / seconds if seconds > 0 else 0.0
+class _CountedBarColumn(BarColumn):
+    """Shows a bar for a task of which it is known how many steps it has."""
+
+    def render(self, task: Task) -> Any:
+        """Return the bar; nothing for another task."""
+        return Text("") if task.total is None else super().render(task)
+
+
+class Pace:
+    """How fast steps follow one another: since the first of them, before which there may be much to prepare.
+
+    Steps that were done in an earlier run, which the first one goes on from, don't count.
+    """
+
+    def __init__(self) -> None:
+        self._first: tuple[int, float] | None = None
+
+    def text(self, done: int, total: int | None, now: float) -> str:
+        """Return what `steps_text` does.
+
+        Args:
+            done: how many steps are done.
+            total: how many there are; None if that isn't known.
+            now: a time in seconds.
+        """
+        if self._first is None and done:
+            self._first = done, now
+        since, began = self._first or (0, now)
+        return steps_text(done, total, now - began, since)
+
+
+def steps_text(done: int, total: int | None, seconds: float, since: int = 0) -> str:
+    """Return how many steps are done, the rate, and the time left, such as `30 of 300, 12.3/s, 0:00:22 left`.
+
+    Args:
+        done: how many steps are done.
+        total: how many there are; None if that isn't known.
+        seconds: how long those after the first ones took.
+        since: how many the first ones are.
+    """
+    rate = (done - since) / seconds if seconds > 0 else 0.0
     parts = [str(done) if total is None else f"{done} of {total}"]
     if rate > 0:
         parts.append(f"{rate:.1f}/s")
@@ -236,7 +278,12 @@ def _shown() -> Iterator[ShowProgress]:
     if not messages.is_terminal:
         yield _Lines()
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), _StepsColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        _CountedBarColumn(bar_width=20),
+        _StepsColumn(),
+    )
     with Progress(*columns, console=messages, transient=True) as bar:
         yield _Bar(bar)
 

@@ -88,6 +88,8 @@ class CalibrateOptions(Options):
         batch_size: how many samples count as one batch, for `batch_nums`.
         batch_nums: how many batches to calibrate with; None means all samples.
         hold_back: share of the samples that calibration leaves out, so that the int8 model can be measured on them.
+        resume: file of what calibration has seen, for a run that goes on after an interruption; see
+            `quantization.resuming`.
     """
 
     algorithm: str = option(
@@ -115,6 +117,11 @@ class CalibrateOptions(Options):
         metavar="SHARE",
         minimum=0,
         maximum=0.5,
+    )
+    resume: Path | None = option(
+        None,
+        "Keep what calibration has seen in this file, and go on from there after an interruption.",
+        metavar="FILE",
     )
 
 

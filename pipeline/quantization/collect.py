@@ -15,6 +15,7 @@ from pipeline.errors import SampleError
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.quantization.input_range import range_warnings
+from pipeline.quantization.resuming import Resumption
 from pipeline.quantization.statistics import Statistic
 from pipeline.samples import Samples, batch_of, hold_back_filter, named_feeds
 from pipeline.samples.statistics import SampleStatistics
@@ -41,6 +42,7 @@ def collect(
     options: CalibrateOptions,
     progress: Callable[[int], None] | None = None,
     warn: bool = True,
+    resumption: Resumption | None = None,
 ) -> int:
     """Run the program once over the samples, update each tensor's watchers, and return how many samples there were.
 
@@ -56,23 +58,28 @@ def collect(
         options: how many samples to take, and how many at once.
         progress: called after each batch with the number of batches so far.
         warn: whether to look at the samples, and warn.
+        resumption: knows of the batches that the watchers have seen already, and is told of others.
 
     Raises:
         SampleError: there is no sample, one doesn't fit the model, or the model's values for it aren't finite.
+        OptionError: the samples aren't those of the resumption, or its file can't be written.
     """
-    batches, batch = 0, batch_of(program.inputs)
-    statistics, kept, names = (
-        SampleStatistics(program.inputs),
-        list[Mapping[str, Array]](),
-        known_names(program, watchers),
-    )
-    for sample, feed, activations in _activations(program, list(watchers), samples, options):
+    batch, names = batch_of(program.inputs), known_names(program, watchers)
+    batches, statistics, kept = 0, SampleStatistics(program.inputs), list[Mapping[str, Array]]()
+    if resumption is not None:
+        batches, statistics, kept = resumption.batches, resumption.statistics, resumption.first_feeds
+    for sample, feed, activations in _activations(program, list(watchers), samples, options, resumption):
         statistics.update(sample, feed, batch)
-        kept += [feed] if batches < RANGE_BATCHES else []
+        if batches < RANGE_BATCHES:
+            kept.append(feed)
         watch(watchers, activations, sample, names)
         batches += 1
+        if resumption is not None:
+            resumption.note(feed)
         if progress is not None:
             progress(batches)
+    if resumption is not None:
+        resumption.save()
     if warn:
         warn_of_samples(program, statistics, kept)
     return batches * batch
@@ -119,16 +126,13 @@ def warn_of_samples(program: Program, statistics: SampleStatistics, feeds: Seque
 
 
 def _activations(
-    program: Program, names: list[str], samples: Samples, options: CalibrateOptions
+    program: Program, names: list[str], samples: Samples, options: CalibrateOptions, resumption: Resumption | None
 ) -> Iterator[tuple[str, dict[str, Array], dict[str, Array]]]:
     """Yield for each batch its name in messages, the inputs, and the values of the named tensors."""
     part = hold_back_filter(options.hold_back)
     stream = named_feeds(samples, program.inputs, options.batch_size, options.batch_nums, part, warn=True)
-    name, first = next(stream)
-    executor = shared_executor(program, names)
-    yield name, first, executor.tensors(first, names)
-    for name, feed in stream:
-        yield name, feed, executor.tensors(feed, names)
+    for name, feed in stream if resumption is None else resumption.remaining(stream):
+        yield name, feed, shared_executor(program, names).tensors(feed, names)
 
 
 def known_names(program: Program, names: Iterable[str]) -> dict[str, str]:

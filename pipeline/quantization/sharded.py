@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy.typing as npt
 
+import pipeline
 from pipeline.config.options import CalibrateOptions
 from pipeline.errors import OptionError
 from pipeline.ir.program import Program, TensorSpec
 from pipeline.quantization.collect import RANGE_BATCHES, Watcher, collect, known_names, warn_of_samples, watch
 from pipeline.quantization.observers import ALGORITHMS, Observer, make_observer
+from pipeline.quantization.resuming import Resumption, text_digest
 from pipeline.quantization.spec import ObserverSpec
 from pipeline.quantization.statistics import BLOCK, Need, Statistic
 from pipeline.samples import Samples, batch_of, hold_back_filter
@@ -66,14 +68,38 @@ def collect_with(
 
     Raises:
         SampleError: see `collect`.
-        OptionError: other processes are to run the program, and an algorithm depends on the samples' order.
+        OptionError: other processes are to run the program, and an algorithm depends on the samples' order, or the
+            pass is to be resumable; or what it resumes is of another model, other samples or options.
         DeviceError: other processes failed.
     """
+    needs = tuple(needs)
+    if engine.remote and options.resume is not None:
+        raise OptionError(
+            "--resume keeps what this process has seen, not what workers have. Leave it out, or --workers and "
+            "--cluster."
+        )
     if engine.remote:
-        return _collect_blocks(engine, program, observers, tuple(needs), samples, options, progress, warn)
-    made = _Watchers.of(observers, tuple(needs))
-    count = collect(program, made.by_tensor(), samples, options, progress, warn)
+        return _collect_blocks(engine, program, observers, needs, samples, options, progress, warn)
+    made = _Watchers.of(observers, needs)
+    resumption = None
+    if options.resume is not None:
+        made_from = _made_from(program, observers, needs, options)
+        resumption = Resumption(options.resume, made_from, made.all(), SampleStatistics(program.inputs))
+    count = collect(program, made.by_tensor(), samples, options, progress, warn, resumption)
     return Collected(made.observers, made.statistics, count)
+
+
+def _made_from(
+    program: Program, observers: Mapping[str, ObserverSpec], needs: Sequence[Need], options: CalibrateOptions
+) -> dict[str, str]:
+    """Return what determines what observers and statistics will have seen, besides the samples; see `Resumption`."""
+    return {
+        "version of this package": pipeline.__version__,
+        "model": program.source_sha256,
+        "shape of inputs": text_digest(program.inputs),
+        "choice of tensors, algorithms or corrections": text_digest([*sorted(observers.items()), *needs]),
+        "--hold-back": str(options.hold_back),
+    }
 
 
 def _collect_blocks(

@@ -154,8 +154,11 @@ class CalibrateEqualized:
         calibrated = self.calibrate(state)
         try:
             program, exponents = self._equalized(state)
+            # The file keeps the first pass.
+            options = self.calibrate.options
             before = _measured(calibrated)
-            other = self.calibrate(dataclasses.replace(state, program=program))
+            anew = dataclasses.replace(self.calibrate, options=dataclasses.replace(options, resume=None))
+            other = anew(dataclasses.replace(state, program=program))
             table = msgspec.structs.replace(other.calibrated(), equalization=exponents)
             other = dataclasses.replace(other, table=table)
             after = _measured(other)
@@ -178,7 +181,7 @@ class CalibrateEqualized:
         if isinstance(samples, Iterator):
             raise CannotCorrect("it reads the samples more than once, and they are an iterator")
         limit = min(options.batch_nums or EQUALIZATION_BATCHES, EQUALIZATION_BATCHES)
-        few = dataclasses.replace(options, batch_nums=limit)
+        few = dataclasses.replace(options, batch_nums=limit, resume=None)
         found = collect_with(self.calibrate.engine, state.program, {}, needs, samples, few, warn=False)
         exponents = equalization.choose_exponents(state.program, state.annotation, found.statistics)
         if not exponents:

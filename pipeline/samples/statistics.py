@@ -51,10 +51,10 @@ class SampleStatistics:
         """
         self.samples += count
         if not self.first:
-            self.first = _digest(feed)
+            self.first = feed_digest(feed)
             self.same = count == 1
         elif self.same:
-            self.same = _digest(feed) == self.first
+            self.same = feed_digest(feed) == self.first
         for spec in self.inputs:
             value = feed[spec.name]
             if value.dtype.kind == "f" and value.size >= MIN_VALUES and value.min() == value.max():
@@ -87,7 +87,8 @@ class SampleStatistics:
         return found
 
 
-def _digest(feed: Mapping[str, Array]) -> bytes:
+def feed_digest(feed: Mapping[str, Array]) -> bytes:
+    """Return the SHA-256 of a feed: of its arrays, their names, dtypes and shapes."""
     hashed = hashlib.sha256()
     for name, value in sorted(feed.items()):
         hashed.update(f"{name} {value.dtype} {value.shape}".encode())

@@ -89,7 +89,12 @@ def check_mixable(samples: Samples | None, options: BuildOptions) -> BuildOption
             raise OptionError(f"{given[0].flag} is about what --max-drop searches for; give that, too.")
         return options
     Drop.of(mixed.max_drop)
-    for name, value in (("--annotation", options.annotation), ("--calibration", options.calibration)):
+    given_files = {
+        "--annotation": options.annotation,
+        "--calibration": options.calibration,
+        "--resume": options.quantize.calibrate.resume,
+    }
+    for name, value in given_files.items():
         if value is not None:
             raise OptionError(f"--max-drop decides what is int8, and calibrates for it; leave {name} out.")
     _metric(mixed.metric)

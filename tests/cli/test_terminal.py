@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli import cli
-from pipeline.cli.console import progress, show, steps_text
+from pipeline.cli.console import Pace, progress, show, steps_text
 from tests.cli.commands import run
 from tests.docs.given import write_models
 from tests.models import ModelBuilder
@@ -210,6 +211,13 @@ def test_progress_has_a_rate_and_the_time_left(done: int, total: int | None, sec
     assert steps_text(done, total, seconds) == text
 
 
+def test_steps_of_an_earlier_run_and_what_is_done_before_the_first_step_do_not_count_as_fast_or_slow_ones() -> None:
+    pace = Pace()
+    assert pace.text(0, 300, 100.0) == "0 of 300"
+    assert pace.text(200, 300, 109.0) == "200 of 300"
+    assert pace.text(210, 300, 114.0) == "210 of 300, 2.0/s, 0:00:45 left"
+
+
 def test_on_a_terminal_progress_is_one_line_that_changes(capsys: Capture, monkeypatch: Patch) -> None:
     monkeypatch.setattr("pipeline.cli.console.messages", Console(stderr=True, force_terminal=True, width=80))
     with progress() as tell:
@@ -218,5 +226,5 @@ def test_on_a_terminal_progress_is_one_line_that_changes(capsys: Capture, monkey
         tell("calibrating", 4, 4)
     shown = capsys.readouterr().err
     last = Text.from_ansi(shown[shown.rindex("calibrating") :]).plain
-    assert last.startswith("calibrating 4 of 4, ")
+    assert re.fullmatch(r"calibrating ━+ 4 of 4\s*", last)
     assert "importing" not in last

@@ -101,10 +101,19 @@ class Histogram:
         }
 
     def restore(self, state: Mapping[str, Array]) -> None:
-        """Become what a histogram of as many bins was, whose state this is."""
-        self.signed_counts = state["signed_counts"].astype("int64")
-        self.zeros = int(state["zeros"])
-        self.limit, self.minimum, self.maximum = state["range"].tolist()
+        """Become what a histogram of as many bins was, whose state this is.
+
+        Raises:
+            ValueError: no histogram of as many bins has such a state.
+        """
+        counts, (limit, minimum, maximum) = state["signed_counts"], state["range"].tolist()
+        if counts.shape != self.signed_counts.shape or counts.dtype.kind not in "iu":
+            raise ValueError(f"counts are {counts.dtype} of the shape {counts.shape}")
+        seen = max(-minimum, maximum, 0.0)
+        if limit != 0 and (math.frexp(limit)[0] != 0.5 or not seen < limit):
+            raise ValueError(f"the limit is {limit}, and values are from {minimum} to {maximum}")
+        self.signed_counts, self.zeros = counts.astype("int64"), int(state["zeros"])
+        self.limit, self.minimum, self.maximum = limit, minimum, maximum
 
     def _grow(self, limit: float) -> None:
         if self.limit == 0.0:
