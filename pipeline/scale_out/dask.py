@@ -6,7 +6,7 @@ import logging
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,11 @@ class DaskCluster(Engine):
             for future in (*sent, held):
                 future.release()
 
+    def run_everywhere(self, function: Callable[[], None]) -> None:
+        """Call a function in every worker's process."""
+        with reported_connection(self._name), reported_failures(self._name):
+            self._client.run(function)
+
     def _submitted(self, function: Any, *arguments: Any) -> Any:
         with warnings.catch_warnings():
             # Programs and samples are large, and are sent once.
@@ -95,6 +100,13 @@ def local_cluster(count: int) -> Iterator[DaskCluster]:
         OptionError: Dask isn't installed.
         DeviceError: the processes can't be started.
     """
+    # A worker that dies is replaced, and failures are errors.
+    with _logged_from(logging.CRITICAL), _local_cluster(count) as engine:
+        yield engine
+
+
+@contextmanager
+def _local_cluster(count: int) -> Iterator[DaskCluster]:
     module = import_distributed()
     name = f"the cluster of {count} local processes"
     try:
@@ -117,7 +129,23 @@ def local_cluster(count: int) -> Iterator[DaskCluster]:
             'that starts it, so what the script does has to stand below `if __name__ == "__main__":`.'
         ) from error
     with cluster, _connected(cluster, name) as engine:
+        engine.run_everywhere(worker.ignore_interrupts)
         yield engine
+
+
+@contextmanager
+def _logged_from(level: int) -> Iterator[None]:
+    """Let Dask, whose scheduler logs every connection, log less as long as the context is."""
+    import_distributed()
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, own in zip(loggers, before, strict=True):
+            logger.setLevel(own)
 
 
 @contextmanager
@@ -132,8 +160,7 @@ def named_cluster(address: str) -> Iterator[DaskCluster]:
         DeviceError: the cluster can't be reached, or has no workers.
         TargetError: a worker couldn't compute what this machine does.
     """
-    import_distributed()
-    with _connected(address, f"the cluster {address}") as engine:
+    with _logged_from(logging.WARNING), _connected(address, f"the cluster {address}") as engine:
         yield engine
 
 

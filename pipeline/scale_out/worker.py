@@ -6,6 +6,7 @@ is to use CPUs.
 
 from __future__ import annotations
 
+import signal
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -76,6 +77,11 @@ class Job:
     requirements: Requirements
     programs: tuple[Sent, ...]
     work: Work[Any, Any]
+
+
+def ignore_interrupts() -> None:
+    """Let this process ignore Ctrl-C, which a terminal sends to all processes of a command: the first one ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def held(job: Job) -> Job:
