@@ -122,15 +122,14 @@ class _Pair:
         self.name, self.counterpart, self.parameters = name, counterpart, parameters
         self.distance = Distance()
         self._values = self._clipped = 0
-        self._reals = np.zeros(0) if parameters is None else parameters.all_values()
-        self._used = np.zeros(len(self._reals), bool)
+        self._used = np.zeros(0 if parameters is None else parameters.limits[1] - parameters.limits[0] + 1, bool)
 
     def update(self, expected: Array, actual: Array) -> None:
         """Take in one batch: float32, and float32 or quantized values."""
         if self.parameters is None:
             self.distance.update(expected, actual)
             return
-        reals, places = self._reals, actual.astype("int32") - self.parameters.limits[0]
+        reals, places = self.parameters.all_values(), actual.astype("int32") - self.parameters.limits[0]
         self.distance.update(expected, reals[places])
         half = self.parameters.scale / 2
         self._clipped += int(((expected < reals[0] - half) | (expected > reals[-1] + half)).sum())
