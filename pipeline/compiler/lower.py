@@ -28,6 +28,7 @@ from pipeline.passes.lowering.replace_sorts import replace_sorts
 from pipeline.passes.lowering.separate_padding import separate_padding
 from pipeline.passes.lowering.split_batches import split_batches
 from pipeline.passes.lowering.split_transposed_convolutions import split_transposed_convolutions
+from pipeline.passes.lowering.store_signed import store_signed
 from pipeline.passes.lowering.unfold_image_inputs import unfold_image_inputs
 from pipeline.passes.lowering.write_halos import write_halos
 from pipeline.targets import Target
@@ -63,6 +64,7 @@ def phases(machine: Machine, pool: ConstantPool | None) -> tuple[Phase, ...]:
         ("separate_padding", separate_padding),
         ("write_halos", write_halos),
         ("unfold_image_inputs", lambda module: unfold_image_inputs(module, machine)),
+        ("store_signed", store_signed if machine.isa.activation_offset else lambda module: module),
         ("split_batches", lambda module: split_batches(module, machine.l2_bytes)),
         ("legalize", legalize),
         ("annotate_patterns", transform.AnnotateTIROpPattern()),

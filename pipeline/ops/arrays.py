@@ -20,6 +20,20 @@ Sides: TypeAlias = "tuple[int, int, int, int]"
 NO_SIDES: Sides = (0, 0, 0, 0)
 
 
+SIGN = 0x80
+"""The bit in which an unsigned value and the signed one that stores it differ."""
+
+
+def unsigned(x: Array) -> Array:
+    """Return the uint8 values that int8 stores, each minus 128; an array of another dtype as it is."""
+    return x.view("uint8") ^ np.uint8(SIGN) if x.dtype == np.int8 else x
+
+
+def signed(x: Array) -> Array:
+    """Return uint8 values as int8 stores them: each minus 128."""
+    return np.asarray((x ^ np.uint8(SIGN)).view("int8"))
+
+
 def padded_type(image: TensorType, padding: Sides) -> TensorType:
     """Return the type of a padded image: [N,top+H+bottom,left+W+right,C] for [N,H,W,C], same dtype."""
     batch, height, width, channels = image.shape

@@ -88,7 +88,9 @@ class Requantized(Operator):
     def saturate(self, q: Array) -> Array:
         """Return y for q, an array of integers or of floats that are integers; see the class."""
         shifted = q.astype("int64") + self.output_zero_point
-        return np.asarray(np.clip(shifted, self.output_min, self.output_max).astype(self.output_dtype))
+        # What the compiler stores as int8 is uint8 before.
+        dtype = "uint8" if self.output_dtype == "int8" else self.output_dtype
+        return np.asarray(np.clip(shifted, self.output_min, self.output_max).astype(dtype))
 
 
 class Accumulated(Requantized):

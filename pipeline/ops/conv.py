@@ -11,7 +11,17 @@ import numpy as np
 
 from pipeline.ir.operator import Array, Operator
 from pipeline.ir.types import TensorType
-from pipeline.ops.arrays import NO_SIDES, Sides, cropped, pad_image, padded_type, sum_dtype, window_positions
+from pipeline.ops.arrays import (
+    NO_SIDES,
+    Sides,
+    cropped,
+    pad_image,
+    padded_type,
+    signed,
+    sum_dtype,
+    unsigned,
+    window_positions,
+)
 from pipeline.ops.bases import Accumulated, Linear, WithHalo
 from pipeline.ops.elementwise import Add, QAdd
 
@@ -23,11 +33,15 @@ class _Convolution(WithHalo):
 
     def evaluate(self, *arguments: Array) -> Array:
         """Return the result with its halo; its sums are computed in float64."""
-        return self.add_halo(self._interior(*arguments))
+        return self.add_halo(self._stored(self._interior(*arguments)))
 
     def _interior(self, *arguments: Array) -> Array:
         """Return the result without its halo."""
         raise NotImplementedError
+
+    def _stored(self, result: Array) -> Array:
+        """Return the result without its halo as it is stored."""
+        return result
 
 
 class ResidualConvolution(_Convolution):
@@ -56,7 +70,8 @@ class ResidualConvolution(_Convolution):
     def evaluate(self, *arguments: Array) -> Array:
         """Return the sum with its halo."""
         *convolved, residual = arguments
-        return self.add_halo(self.addition.evaluate(self._interior(*convolved), cropped(residual, self.residual_halo)))
+        total = self.addition.evaluate(self._interior(*convolved), unsigned(cropped(residual, self.residual_halo)))
+        return self.add_halo(self._stored(total))
 
 
 @dataclass(frozen=True)
@@ -176,10 +191,12 @@ class QConv2d(Accumulated, _Convolution):
     """`qnn.conv2d`: integer convolution, requantized to uint8 or int16, or dequantized to float32.
 
     `acc[n,h,w,o] = bias[o] + sum((x_padded - input_zero_point) * weight[o])` in int32, where padded pixels are
-    `input_zero_point`. It is requantized as `Accumulated`, with `multiplier[o]`.
+    `input_zero_point`. It is requantized as `Accumulated`, with `multiplier[o]`. With `output_dtype` "int8", which only
+    the compiler makes, the result is what uint8 would be, stored minus 128; `halo_value` is what is stored.
 
-    x: [N,H,W,C] uint8; weight: [O,KH,KW,C/groups] int8; bias: [O] int32; multiplier: [O] float32, at least 0;
-    result: [N,OH,OW,O]. `realize` guarantees that acc and `acc * multiplier` fit int32 for every possible x.
+    x: [N,H,W,C] uint8, or the same stored minus 128 as int8; weight: [O,KH,KW,C/groups] int8; bias: [O] int32;
+    multiplier: [O] float32, at least 0; result: [N,OH,OW,O]. `realize` guarantees that acc and `acc * multiplier` fit
+    int32 for every possible x.
 
     With a `halo`, see `WithHalo`, the uint8 result is [N,top+OH+bottom,left+OW+right,O].
     """
@@ -201,6 +218,11 @@ class QConv2d(Accumulated, _Convolution):
         """The float convolution with the same strides, padding, dilation and groups, without a halo."""
         return Conv2d(self.strides, self.padding, self.dilation, self.groups)
 
+    @property
+    def stores_bytes(self) -> bool:
+        """Whether the result is uint8, or stored as int8."""
+        return self.output_dtype in ("uint8", "int8")
+
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the result's type: [N,OH,OW,O] in `output_dtype`, plus the halo."""
         return padded_type(TensorType(self.geometry.infer(*inputs[:2]).shape, self.output_dtype), self.halo)
@@ -215,9 +237,12 @@ class QConv2d(Accumulated, _Convolution):
 
     def _interior(self, *arguments: Array) -> Array:
         x, weight, bias, multiplier = arguments
-        centred = x.astype("int32") - self.input_zero_point
+        centred = unsigned(x).astype("int32") - self.input_zero_point
         sums = self.geometry.sums(centred, weight).astype("int32")
         return self.finish(sums + bias, multiplier)
+
+    def _stored(self, result: Array) -> Array:
+        return signed(result) if self.output_dtype == "int8" else result
 
 
 @dataclass(frozen=True)
@@ -227,7 +252,7 @@ class QConv2dAdd(ResidualConvolution, QConv2d):
     The compiler makes it from the two operators, so that the convolution's result stays in registers. Its attributes
     are those of the convolution, then those of the addition, whose first operand is the convolution's result.
 
-    residual: [N,OH,OW,O] uint8, or larger by `residual_halo`.
+    residual: [N,OH,OW,O] uint8, or the same stored minus 128 as int8; or larger by `residual_halo`.
     """
 
     name = "qnn.conv2d_add"

@@ -43,7 +43,7 @@ def counted_pixels(
 
 @dataclass(frozen=True)
 class MaxPool2d(WithHalo):
-    """`nn.max_pool2d`: largest value of each window, float32, uint8 or int16. Pixels of the padding are ignored.
+    """`nn.max_pool2d`: largest value of each window, float32 or any integer. Pixels of the padding are ignored.
 
     `padding` is (top, left, bottom, right); if ONNX rounds the size of the result up (`ceil_mode`), bottom and right
     include the pixels that this takes.

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.ir.operator import Array, Operator
 from pipeline.ir.types import QUANTIZED_LIMITS, QuantizationParameters, TensorType
-from pipeline.ops.arrays import NO_SIDES, Sides, padded_type, scaled, window_positions
+from pipeline.ops.arrays import NO_SIDES, Sides, padded_type, scaled, signed, window_positions
 from pipeline.ops.bases import WithHalo
 
 
@@ -66,7 +66,8 @@ class QuantizeImage(Quantize, WithHalo):
     `y[n,l,w,r*C+c] = z[n, l*row_step + r, w, c]`. With the defaults, that is z itself. Only the compiler makes the
     operator.
 
-    x: [N,C,H,W] float32; result: [N,(top+H+bottom-rows)//row_step+1,left+W+right,rows*C] uint8.
+    x: [N,C,H,W] float32; result: [N,(top+H+bottom-rows)//row_step+1,left+W+right,rows*C] uint8, or with `output_dtype`
+    "int8" the same stored minus 128.
     """
 
     name = "qnn.quantize_image"
@@ -78,19 +79,26 @@ class QuantizeImage(Quantize, WithHalo):
     rows: int = 1
     row_step: int = 1
 
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The least and the largest result, before it is stored."""
+        return QUANTIZED_LIMITS["uint8"]
+
     def infer(self, *inputs: TensorType) -> TensorType:
         """Return the result's type."""
         batch, channels, height, width = inputs[0].shape
         _, height, width, _ = padded_type(TensorType((batch, height, width, channels), "uint8"), self.halo).shape
         lines = window_positions(height, 0, 0, self.rows, 1, self.row_step)
-        return TensorType((batch, lines, width, self.rows * channels), "uint8")
+        return TensorType((batch, lines, width, self.rows * channels), self.output_dtype)
 
     def evaluate(self, *arguments: Array) -> Array:
         """Return the unfolded image."""
-        padded = self.add_halo(self.quantized(arguments[0]).transpose(0, 2, 3, 1))
+        quantized = Quantize(self.inverse_scale, self.zero_point).quantized(arguments[0])
+        padded = self.add_halo(quantized.transpose(0, 2, 3, 1))
         last = padded.shape[1] - self.rows
         below = [padded[:, r : last + r + 1 : self.row_step] for r in range(self.rows)]
-        return np.concatenate(below, axis=3)
+        unfolded = np.concatenate(below, axis=3)
+        return signed(unfolded) if self.output_dtype == "int8" else unfolded
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,11 @@ class Convolution:
         return operator, [random.standard_normal(s).astype("float32") for s in shapes]
 
 
+def stored_signed(values: Array, signed: bool = True) -> Array:
+    """Return uint8 values as int8 stores them, minus 128, or if not `signed` as they are."""
+    return (values.astype("int16") - 128).astype("int8") if signed else values
+
+
 def integer_arguments(
     random: np.random.Generator, x_shape: tuple[int, ...], weight_shape: tuple[int, ...]
 ) -> list[Array]:

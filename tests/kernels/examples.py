@@ -154,8 +154,10 @@ def memory_bound_examples() -> Mapping[str, Example]:
     return {
         "pad rows": Example(Pad((4, 0, 4, 0), 9.0), (image,)),
         "pad columns": Example(Pad((0, 3, 0, 5), 9.0), (image,)),
+        "pad signed": Example(Pad((0, 3, 0, 5), -9.0), (image.view("int8"),)),
         "pad float": Example(Pad((0, 3, 0, 5), -1.5), (floats(random, 1, 8, 8, 21),)),
         "max pool": Example(MaxPool2d(**window), (image,)),
+        "max pool, signed": Example(MaxPool2d(**window), (image.view("int8"),)),
         "max pool, dilated": Example(MaxPool2d((3, 2), (1, 1), (2, 0, 2, 1), (2, 1)), (image,)),
         "max pool, float": Example(MaxPool2d(**window), (floats(random, 1, 8, 8, 21),)),
         "depth to space": Example(DepthToSpace((2, 1)), (quantized_values(random, 4, 4, 4, 48),)),
@@ -235,6 +237,9 @@ def memory_bound_examples() -> Mapping[str, Example]:
         "quantize image": Example(QuantizeImage(2.0, 3, (0, 1, 0, 3), 7), (floats(random, 2, 3, 16, 16),)),
         "quantize image, unfolded": Example(
             QuantizeImage(2.0, 3, (1, 1, 0, 3), 7, 3, 2), (floats(random, 2, 4, 16, 16),)
+        ),
+        "quantize image, signed": Example(
+            QuantizeImage(2.0, 3, (1, 1, 0, 3), 7, 3, 2, output_dtype="int8"), (floats(random, 2, 4, 16, 16),)
         ),
         "sort order": Example(SortOrder(3, descending=True), (np.rint(floats(random, 64, 21)),)),
         "dequantize": Example(Dequantize(0.017, 3), (np.resize(np.arange(256, dtype="uint8"), 1360),)),

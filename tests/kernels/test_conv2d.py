@@ -20,7 +20,7 @@ from pipeline.kernels.isa import Capability, InstructionSet, instruction_set, in
 from pipeline.kernels.isa.x86.vectors import X86InstructionSet
 from pipeline.ops import Add, Conv2dAdd, Pad, QConv2dAdd
 from pipeline.quantization.weights import short_multipliers
-from tests.kernels.convolutions import Convolution, convolutions
+from tests.kernels.convolutions import Convolution, convolutions, stored_signed
 from tests.kernels.harness import assembly, generate, make_operation
 from tests.kernels.instruction_sets import compile_target
 from tests.kernels.tensors import HALOS, Halo, assert_close, assert_exact
@@ -42,12 +42,17 @@ def is_x86_with_multiply_adds(isa: InstructionSet) -> bool:
     return isinstance(isa, X86InstructionSet) and isa.has(Capability.FUSED_MULTIPLY_ADD)
 
 
-@given(convolution=convolutions(), seed=st.integers(0, 2**32), output_dtype=st.sampled_from(["uint8", "float32"]))
+@given(
+    convolution=convolutions(),
+    seed=st.integers(0, 2**32),
+    output_dtype=st.sampled_from(["uint8", "int8", "float32"]),
+    signed=st.booleans(),
+)
 def test_integer_convolution_is_bit_exact(
-    isa_name: str, convolution: Convolution, seed: int, output_dtype: str
+    isa_name: str, convolution: Convolution, seed: int, output_dtype: str, signed: bool
 ) -> None:
-    operator, arguments = convolution.integer(seed, output_dtype)
-    assert_exact(isa_name, operator, *arguments)
+    operator, (x, *constants) = convolution.integer(seed, output_dtype)
+    assert_exact(isa_name, operator, stored_signed(x, signed), *constants)
 
 
 @st.composite
@@ -71,17 +76,32 @@ TAILS = st.sampled_from([0, MIN_TAIL_BYTES])
 """What a tail has to save: nothing, so that there are many, or as in real networks."""
 
 
-@given(convolution=convolutions(), seed=st.integers(0, 2**32), halo=HALOS, total=st.none() | sums(), least=TAILS)
+@given(
+    convolution=convolutions(),
+    seed=st.integers(0, 2**32),
+    halo=HALOS,
+    total=st.none() | sums(),
+    least=TAILS,
+    output_dtype=st.sampled_from(["uint8", "int8"]),
+    signed=st.booleans(),
+)
 def test_halo_and_residual_sum_are_bit_exact(
-    isa_name: str, convolution: Convolution, seed: int, halo: Halo, total: dict[str, Any] | None, least: int
+    isa_name: str,
+    convolution: Convolution,
+    seed: int,
+    halo: Halo,
+    total: dict[str, Any] | None,
+    least: int,
+    output_dtype: str,
+    signed: bool,
 ) -> None:
-    operator, arguments = convolution.integer(seed)
+    operator, arguments = convolution.integer(seed, output_dtype)
     if total is not None:
         image = operator.infer(*(TensorType(a.shape, str(a.dtype)) for a in arguments))
         shape = Pad(total["residual_halo"]).infer(image).shape
-        arguments.append(np.random.default_rng(seed).integers(0, 256, shape).astype("uint8"))
+        arguments.append(stored_signed(np.random.default_rng(seed).integers(0, 256, shape).astype("uint8"), signed))
         operator = QConv2dAdd(**dataclasses.asdict(operator), **total)
-    operator = dataclasses.replace(operator, halo=halo, halo_value=seed % 256)
+    operator = dataclasses.replace(operator, halo=halo, halo_value=seed % 256 - 128 * (output_dtype == "int8"))
     with mock.patch.object(plan, "MIN_TAIL_BYTES", least):
         assert_exact(isa_name, operator, *arguments, activations=(0, 4))
 

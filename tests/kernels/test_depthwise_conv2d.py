@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.kernels import registry
 from pipeline.kernels.isa import instruction_set
-from tests.kernels.convolutions import Convolution, convolutions
+from tests.kernels.convolutions import Convolution, convolutions, stored_signed
 from tests.kernels.harness import make_operation
 from tests.kernels.tensors import assert_close, assert_exact
 
@@ -48,13 +48,14 @@ SHAPES = {
 @given(
     convolution=convolutions(depthwise=True),
     seed=st.integers(0, 2**32),
-    output_dtype=st.sampled_from(["uint8", "float32"]),
+    output_dtype=st.sampled_from(["uint8", "int8", "float32"]),
+    signed=st.booleans(),
 )
 def test_integer_depthwise_convolution_is_bit_exact(
-    isa_name: str, convolution: Convolution, seed: int, output_dtype: str
+    isa_name: str, convolution: Convolution, seed: int, output_dtype: str, signed: bool
 ) -> None:
-    operator, arguments = convolution.integer(seed, output_dtype)
-    assert_exact(isa_name, operator, *arguments)
+    operator, (x, *constants) = convolution.integer(seed, output_dtype)
+    assert_exact(isa_name, operator, stored_signed(x, signed), *constants)
 
 
 @given(convolution=convolutions(depthwise=True), seed=st.integers(0, 2**32))
@@ -65,8 +66,10 @@ def test_float_depthwise_convolution_is_close(isa_name: str, convolution: Convol
 
 @pytest.mark.parametrize("layers", [LAYERS, SHAPES], ids=["of real networks", "of other shapes"])
 def test_layers_are_bit_exact(isa_name: str, layers: dict[str, Convolution]) -> None:
-    for name, layer in layers.items():
-        operator, arguments = layer.integer(seed=1)
+    for number, (name, layer) in enumerate(layers.items()):
+        signed = number % 2 > 0
+        operator, (x, *constants) = layer.integer(1, "int8" if signed else "uint8")
+        arguments = [stored_signed(x, signed), *constants]
         entry = registry.select(make_operation(operator, *arguments), instruction_set(isa_name))
         assert "depthwise" in entry.variant, name
         assert_exact(isa_name, operator, *arguments)

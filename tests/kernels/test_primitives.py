@@ -33,7 +33,7 @@ Array = npt.NDArray[Any]
 ROWS = 96
 """How many vectors of operands a primitive is tried on at once."""
 
-NO_PRIMITIVES = {"emit", "extending", "has", "lineage", "release"}
+NO_PRIMITIVES = {"emit", "extending", "functions", "has", "iterations", "lineage", "release"}
 """Methods of instruction sets that compute nothing by themselves."""
 
 
@@ -265,7 +265,16 @@ def weighted_sum(isa: InstructionSet, random: np.random.Generator) -> Iterator[T
     multipliers.append((int(random.integers(-largest, largest)), int(random.integers(-largest, largest)), 14))
     for (a_multiplier, b_multiplier, shift), (zero_point, low, high) in zip(multipliers, bounds(random), strict=True):
         a_zero_point, b_zero_point = (int(v) for v in random.choice([0, 1, 128, 255], 2))
-        operator = QAdd(zero_point, low, high, a_zero_point, b_zero_point, a_multiplier, b_multiplier, shift)
+        operator = QAdd(
+            zero_point,
+            low,
+            high,
+            a_zero_point=a_zero_point,
+            b_zero_point=b_zero_point,
+            a_multiplier=a_multiplier,
+            b_multiplier=b_multiplier,
+            shift=shift,
+        )
         for lanes in (4 * isa.lanes, int(random.choice([1, isa.lanes]))):
             left, right = (numbers(random, "uint8", lanes) for _ in range(2))
             expected = meaning.weighted_sum(left, right, operator)
@@ -310,6 +319,24 @@ def matrices(isa: MatrixInstructionSet, random: np.random.Generator) -> Iterator
         yield Trial("multiply", Call(builder.get(), (*memories, before)), (after,))
 
 
+def streams(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    for dtype, limit in (("int8", 127), ("float32", 1000)):
+        counts = (1, 6, 4, 3, 2, 7)
+        width = isa.lanes * 4 // np.dtype(dtype).itemsize
+        values = numbers(random, "int16", sum(counts) * width, -limit, limit)[0].astype(dtype)
+        with IRBuilder() as builder, T.prim_func():
+            memory = T.arg("x", T.buffer((width + values.size,), dtype))
+            output = T.arg("y", T.buffer((values.size,), dtype))
+            with isa.functions(), T.serial(isa.iterations(1)):
+                stream, first = isa.stream(memory, width), 0
+                for count in counts:
+                    for vector in stream.take(count):
+                        T.buffer_store(output, isa.held(vector), [span(first, width)])
+                        first += width
+        padded = np.concatenate([np.zeros(width, dtype), values])
+        yield Trial("stream", Call(builder.get(), (padded, np.zeros(values.size, dtype))), (meaning.stream(values),))
+
+
 TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
     "activations": activations,
     "arrange": dot,
@@ -321,6 +348,7 @@ TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
     "dot_even_lanes": dot_even_lanes,
     "dot_lanes": dot_lanes,
     "dot_pairs": dot_pairs,
+    "held": streams,
     "load": matrices,
     "lookup": lookup,
     "multiply": matrices,
@@ -331,6 +359,7 @@ TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
     "saturate_interleaved": saturate_interleaved,
     "shuffle": shuffle,
     "store": matrices,
+    "stream": streams,
     "sum_blocks": multiply_block,
     "weighted_sum": weighted_sum,
     "wide_products": wide_products,

@@ -34,7 +34,7 @@ from tests.properties import examples
 SHAPE = (2, 8, 10, 10)
 IMAGE = (2, 3, 21, 22)
 
-MATRICES = Machine(instruction_set("amx_int8"), l2_bytes=40_000)
+MATRICES = Machine(dataclasses.replace(instruction_set("amx_int8"), activation_offset=128), l2_bytes=40_000)
 """An instruction set for which every phase does something; its second-level cache is small, so that batches split."""
 
 
@@ -278,6 +278,16 @@ EXAMPLES: Mapping[str, Mapping[str, Example]] = {
         "3x3": integer(image, IMAGE, 16),
         "7x7": integer(image, IMAGE, 16, kernel=7),
         "5x5, every third pixel": integer(image, IMAGE, 16, kernel=5, stride=3),
+    },
+    "store_signed": {
+        "convolutions": integer(lambda m: m.conv(m.conv("x"))),
+        "depthwise": integer(lambda m: m.conv(m.conv("x", kernel=1), group=8)),
+        "pooling": integer(pooled),
+        "image": integer(image, IMAGE, 16),
+        "padding that two share": integer(lambda m: m.conv(two_of_one_padding(m))),
+        "sum that finds its operand inside": integer(found_in_its_halo),
+        "one tensor has a reader that takes no signed values": integer(lambda m: m.conv(squeeze_and_excite(m), 16)),
+        "residual network": Example(lambda: quantized_network(residual_network())),
     },
     "split_batches": {
         "squeeze and excite": integer(squeeze_and_excite, (3, 8, 32, 32), 16),

@@ -72,7 +72,7 @@ def fills_vectors(operation: Operation) -> bool:
     few = min(MAX_PIXELS, g.out_width)
     gathered = g.groups < MIN_CHANNELS and MIN_CHANNELS % g.groups == 0
     wide = g.groups * (few if g.strides[1] == 1 or gathered else 1) >= MIN_CHANNELS
-    return g.depthwise and fits and wide and isinstance(operator, QConv2d) and operator.output_dtype == "uint8"
+    return g.depthwise and fits and wide and isinstance(operator, QConv2d) and operator.stores_bytes
 
 
 def depthwise_dot(operation: Operation, machine: Machine) -> Kernel:
@@ -86,14 +86,14 @@ def depthwise_dot(operation: Operation, machine: Machine) -> Kernel:
     constants = IntegerConstants.of(
         operation, as_floats=isa.has(Capability.FUSED_MULTIPLY_ADD), activation_offset=isa.activation_offset
     )
-    nest = _Nest(plan, requantize(constants, isa, interleaved=True, kept=False))
+    nest = _Nest(plan, operation.inputs[0].dtype, requantize(constants, isa, interleaved=True, kept=False))
     packed = pack_channels(plan, constants.start), pack_channels(plan, constants.multiplier)
     return Kernel(nest.build(), (0, pack_weights(plan, constants.weight), *packed))
 
 
 class _Nest:
-    def __init__(self, plan: Plan, epilogue: Epilogue) -> None:
-        self.plan, self.epilogue = plan, epilogue
+    def __init__(self, plan: Plan, stored: str, epilogue: Epilogue) -> None:
+        self.plan, self.stored, self.epilogue = plan, stored, epilogue
         g = plan.geometry
         self.in_stride, self.out_stride = g.width * g.groups, g.out_width * g.groups
         self.products = len(plan.products())
@@ -115,11 +115,11 @@ class _Nest:
             # LLVM would read all that a loop doesn't change once, and put what doesn't fit the registers on the stack,
             # which isn't aligned to vectors. It can't, if the output might overlap it.
             T.func_attr({"tirx.noalias": self.constants_are_kept, "op_pattern": 8})
-            self.x = T.arg("x", T.buffer((g.batch * g.height * self.in_stride,), "uint8"))
+            self.x = T.arg("x", T.buffer((g.batch * g.height * self.in_stride,), self.stored))
             self.weights = T.arg("weights", T.buffer((blocks * self.block_weights,), plan.isa.weight_dtype))
             self.bias = T.arg("bias", T.buffer((blocks * plan.vector,), "int32"))
             self.multiplier = T.arg("multiplier", T.buffer((blocks * plan.vector,), "float32"))
-            self.y = T.arg("y", T.buffer((g.batch * g.out_height * self.out_stride,), "uint8"))
+            self.y = T.arg("y", T.buffer((g.batch * g.out_height * self.out_stride,), self.epilogue.dtype))
             with loop(g.batch * self.chunks * self.parts) as p:
                 self.acc = register_buffer(plan.live * plan.vector, "int32")
                 self.taps = register_buffer(DEPTH * plan.vector, plan.isa.activation_dtype)

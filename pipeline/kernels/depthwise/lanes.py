@@ -47,8 +47,9 @@ def is_depthwise(operation: Operation) -> bool:
 def integer_depthwise(operation: Operation, machine: Machine) -> Kernel:
     """Multiply and add in int32; the zero point is in the bias."""
     plan = Plan.choose(geometry_of(operation), machine.isa)
-    constants = IntegerConstants.of(operation, as_floats=False)
-    func = make_function(plan, ("uint8", "int8", "int32"), requantize(constants, machine.isa))
+    stored = operation.inputs[0].dtype
+    constants = IntegerConstants.of(operation, as_floats=False, activation_offset=128 if stored == "int8" else 0)
+    func = make_function(plan, (stored, "int8", "int32"), requantize(constants, machine.isa))
     packed = pack_channels(plan, constants.start), pack_channels(plan, constants.multiplier)
     return Kernel(func, (0, pack_weights(plan, constants.weight), *packed))
 

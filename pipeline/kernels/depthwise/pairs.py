@@ -34,7 +34,7 @@ from pipeline.kernels.gemm.parallel import TASKS, worth_threads
 from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.lib import tails
 from pipeline.kernels.lib.buffers import register_buffer, view
-from pipeline.kernels.lib.vectors import part
+from pipeline.kernels.lib.vectors import part, with_other_sign
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.ops import QConv2d
@@ -63,7 +63,7 @@ REQUANTIZATION, OTHERS = 20, 12
 def fits_tiles(operation: Operation) -> bool:
     """Return whether a depthwise convolution has channels enough, and a kernel that can be unrolled."""
     operator, g = operation.operator, geometry_of(operation)
-    if not is_depthwise(operation) or not isinstance(operator, QConv2d) or operator.output_dtype != "uint8":
+    if not is_depthwise(operation) or not isinstance(operator, QConv2d) or not operator.stores_bytes:
         return False
     return g.groups >= MIN_CHANNELS and 1 < g.kernel[0] * g.kernel[1] <= MOST_TAPS
 
@@ -77,7 +77,7 @@ def depthwise_pairs(operation: Operation, machine: Machine) -> Kernel:
     """Multiply bytes, add 16 bits; the zero point and 128 are in the bias."""
     plan = Plan.choose(geometry_of(operation), machine.isa)
     constants = IntegerConstants.of(operation, as_floats=False, activation_offset=MIDDLE)
-    nest = TileNest(plan, len(plan.taps), constants)
+    nest = TileNest(plan, operation.inputs[0].dtype, len(plan.taps), constants)
     packed = pack_channels(plan, constants.start), pack_channels(plan, constants.multiplier)
     return Kernel(nest.build(), (0, pack_weights(plan, constants.weight), *packed))
 
@@ -170,6 +170,7 @@ class TileNest:
 
     Args:
         plan: geometry and tile.
+        stored: dtype of the input.
         weight_vectors: how many vectors of weights a block of channels has.
         constants: of the operator.
     """
@@ -177,8 +178,8 @@ class TileNest:
     reads_ahead = True
     """Whether LLVM may read what a tile needs before the results of the one before are stored."""
 
-    def __init__(self, plan: Plan, weight_vectors: int, constants: IntegerConstants) -> None:
-        self.plan, self.weight_vectors = plan, weight_vectors
+    def __init__(self, plan: Plan, stored: str, weight_vectors: int, constants: IntegerConstants) -> None:
+        self.plan, self.stored, self.weight_vectors = plan, stored, weight_vectors
         # Lower halves would be joined by one instruction less, but LLVM then orders instructions so that it spills.
         self.epilogue = requantize(dataclasses.replace(constants, short=False), plan.isa)
         g = plan.geometry
@@ -192,11 +193,11 @@ class TileNest:
         tasks = min(TASKS, bands) if worth_threads(g, plan.isa, 1) else 1
         with IRBuilder() as builder, T.prim_func():
             T.func_attr({"op_pattern": 8} | ({"tirx.noalias": True} if self.reads_ahead else {}))
-            self.x = T.arg("x", T.buffer((g.batch * g.height * self.in_stride,), "uint8"))
+            self.x = T.arg("x", T.buffer((g.batch * g.height * self.in_stride,), self.stored))
             self.weights = T.arg("weights", T.buffer((plan.blocks * self.weight_vectors * plan.vector,), "int8"))
             self.bias = T.arg("bias", T.buffer((plan.blocks * plan.vector,), "int32"))
             self.multiplier = T.arg("multiplier", T.buffer((plan.blocks * plan.vector,), "float32"))
-            self.y = T.arg("y", T.buffer((g.batch * g.out_height * self.out_stride,), "uint8"))
+            self.y = T.arg("y", T.buffer((g.batch * g.out_height * self.out_stride,), self.epilogue.dtype))
             with (T.parallel if tasks > 1 else T.serial)(tasks) as p:
                 first, behind = (task * bands // tasks for task in (p, p + 1))
                 with T.serial(behind - first) as r, T.serial(plan.blocks) as block:
@@ -257,9 +258,9 @@ class TileNest:
     def _activations(self, start: Any) -> Any:
         """Load a vector of the input, as it is multiplied, into a register."""
         vector = self.plan.vector
-        flipped = T.bitwise_xor(self.x[T.ramp(start, 1, vector)], T.broadcast(T.uint8(MIDDLE), vector))
+        values = self.x[T.ramp(start, 1, vector)]
         loaded = register_buffer(vector, "int8")
-        T.buffer_store(loaded, T.reinterpret(f"int8x{vector}", flipped), [self.bytes_of(0)])
+        T.buffer_store(loaded, values if self.stored == "int8" else with_other_sign(values), [self.bytes_of(0)])
         return loaded[self.bytes_of(0)]
 
     def _add(self, acc: Any, number: int, factors: list[tuple[Any, Any]]) -> None:

@@ -47,7 +47,7 @@ def depthwise_quads(operation: Operation, machine: Machine) -> Kernel:
     g, isa = geometry_of(operation), machine.isa
     plan = Plan(g, isa, min(ROWS, g.out_height), COLUMNS)
     constants = IntegerConstants.of(operation, as_floats=False, activation_offset=isa.activation_offset)
-    nest = _Nest(plan, VECTORS * g.kernel[0], constants)
+    nest = _Nest(plan, operation.inputs[0].dtype, VECTORS * g.kernel[0], constants)
     packed = pack_channels(plan, constants.start), pack_channels(plan, constants.multiplier)
     return Kernel(nest.build(), (0, _pack_weights(plan, constants.weight), *packed))
 

@@ -11,7 +11,7 @@ epilogue, `sum_blocks` brings them there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
@@ -53,16 +53,14 @@ class BlockNest(LaneNest):
                 for i in range(0, tile.mr, isa.block_pixels):
                     T.buffer_store(self.acc, value, [self._block(i, v * per_vector + block)])
 
-    def add_products(
-        self, place: Place, values: Callable[[int], Any], weights: Callable[[int, int], Any], step: int
-    ) -> None:
+    def add_products(self, values: Callable[[int], Any], weights: Iterator[Any], step: int) -> None:
         """Add the products of one step to all accumulators; see the base class."""
         tile, isa = self.plan.tile, self.plan.isa
-        size = isa.block_channels * isa.block_depth
         for block in range(tile.nv * self.blocks_per_vector):
+            vector = next(weights)
             for i in range(0, tile.mr, isa.block_pixels):
                 at, pixels = self._block(i, block), [values(i + p) for p in range(isa.block_pixels)]
-                product = isa.multiply_block(self.acc[at], pixels, step, weights(block * size, size))
+                product = isa.multiply_block(self.acc[at], pixels, step, vector)
                 T.buffer_store(self.acc, product, [at])
 
     def sums(self, place: Place, i: int, v: int) -> Any:

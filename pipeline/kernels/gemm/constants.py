@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pipeline.kernels.lib.requantize import FLOAT_OFFSET_BITS, results_are_short, sums_are_floats
 from pipeline.kernels.operation import Operation
-from pipeline.ops import QConv2d, QConv2dLookup, QDense
+from pipeline.ops import QConv2d, QConv2dAdd, QConv2dLookup, QDense
 
 Array = npt.NDArray[Any]
 
@@ -26,6 +26,7 @@ class IntegerConstants:
         multiplier: [O] float32.
         floats: whether accumulators are the bits of float32; see `requantize.sums_are_floats`.
         table: [256] uint8, which results are looked up in; None if they aren't.
+        added_dtype: of the tensor that is added to the result; "" if there is none.
         short: whether all sums fit int16 once they are scaled and rounded.
     """
 
@@ -35,6 +36,7 @@ class IntegerConstants:
     multiplier: Array
     floats: bool
     table: Array | None
+    added_dtype: str = ""
     short: bool = False
 
     @classmethod
@@ -58,7 +60,8 @@ class IntegerConstants:
             start = start + np.int32(FLOAT_OFFSET_BITS)
         if activation_offset:
             start = folded_bias(start, weight, -activation_offset)
-        return cls(operator, weight, start, multiplier, floats, table, short)
+        added_dtype = operation.inputs[-1].dtype if isinstance(operator, QConv2dAdd) else ""
+        return cls(operator, weight, start, multiplier, floats, table, added_dtype, short)
 
 
 def folded_bias(bias: Array, weight: Array, zero_point: int) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,14 @@ from pipeline.kernels.gemm.constants import IntegerConstants
 from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.isa.narrowing import saturate
 from pipeline.kernels.lib.requantize import FLOAT_OFFSET
-from pipeline.kernels.lib.vectors import fused_multiply_add, lanes_of, splat, vector_type
+from pipeline.kernels.lib.vectors import (
+    as_stored,
+    fused_multiply_add,
+    lanes_of,
+    splat,
+    vector_type,
+    with_other_sign,
+)
 from pipeline.ops import Add, Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd
 
 
@@ -29,6 +35,7 @@ class Epilogue:
             takes up to `together` vectors.
         together: how many vectors are finished together best.
         add: adds a vector of another tensor's outputs to one of this; None if there is nothing to add.
+        added_dtype: of that other tensor.
         halo_value: what a halo around the output is filled with.
     """
 
@@ -36,6 +43,7 @@ class Epilogue:
     finish: Callable[..., Any]
     together: int = 1
     add: Callable[[Any, Any], Any] | None = None
+    added_dtype: str = ""
     halo_value: float = 0
 
 
@@ -50,7 +58,7 @@ def requantize(
         interleaved: accumulators come four vectors at a time, as for `InstructionSet.saturate_interleaved`.
         kept: whether multipliers are in registers, where several vectors of accumulators share them.
     """
-    operator, table = constants.operator, constants.table
+    operator, table, added_dtype = constants.operator, constants.table, constants.added_dtype
     scaled = _scaled
     if constants.floats:
         scaled = _scaled_float if kept else _scaled_difference
@@ -76,11 +84,17 @@ def requantize(
             result = isa.saturate(values, *bounds, short=constants.short)
         if table is not None:
             result = isa.lookup(result, _constant_vectors(isa.arrange_table(table), isa.table_vectors))
-        return result
+        return result if added_dtype else as_stored(result, operator.output_dtype)
+
+    def add(result: Any, other: Any) -> Any:
+        if not isinstance(operator, QConv2dAdd):
+            raise TypeError(f"Expected qnn.conv2d_add, got {operator}")
+        other = other if added_dtype == "uint8" else with_other_sign(other)
+        return as_stored(isa.weighted_sum(result, other, operator.addition), operator.output_dtype)
 
     halo_value = operator.halo_value if isinstance(operator, QConv2d) else 0
-    add = functools.partial(isa.weighted_sum, operator=operator.addition) if isinstance(operator, QConv2dAdd) else None
-    return Epilogue("uint8", finish, isa.saturate_vectors, add, halo_value)
+    add_or_none = add if added_dtype else None
+    return Epilogue(operator.output_dtype, finish, isa.saturate_vectors, add_or_none, added_dtype, halo_value)
 
 
 def activate(operator: Conv2d | Dense, isa: InstructionSet) -> Epilogue:
@@ -95,7 +109,7 @@ def activate(operator: Conv2d | Dense, isa: InstructionSet) -> Epilogue:
     total = operator.addition if isinstance(operator, Conv2dAdd) else Add()
     halo_value = operator.halo_value if isinstance(operator, Conv2d) else 0.0
     add_or_none = add if isinstance(operator, Conv2dAdd) else None
-    return Epilogue("float32", finish, add=add_or_none, halo_value=halo_value)
+    return Epilogue("float32", finish, add=add_or_none, added_dtype="float32", halo_value=halo_value)
 
 
 def _constant_vectors(table: npt.NDArray[np.uint8], count: int) -> list[Any]:

@@ -14,18 +14,22 @@ Weights are read as one stream, which the CPUs that have such instructions fetch
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.gemm.micro_kernel import step_values
 from pipeline.kernels.gemm.nest import Nest, Place
+from pipeline.kernels.isa.contract import Stream
 from pipeline.kernels.lib import tails
 from pipeline.kernels.lib.vectors import lanes_of, span
 
-MOST_UNROLLED_LOADS = 6
-"""Of a pixel, in reductions that LLVM may unroll completely."""
+LANE_BYTES = 4
+
+MOST_UNROLLED = 6
+"""Iterations of a loop that LLVM may unroll completely."""
 
 LEAST_UNROLLED = 4
 """Loads of a pixel in a segment, from which on several are together in the loop's body."""
@@ -35,86 +39,87 @@ class LaneNest(Nest):
     """The nest, with a pixel's values for several steps in one register."""
 
     def weights_may_be_kept(self) -> bool:
-        """Return whether they would stay in registers: LLVM would put those of a short reduction on the stack."""
-        return self.total_steps > MOST_UNROLLED_LOADS * self.plan.steps_per_load
+        """Return true: loads in loops aren't taken out of these."""
+        return True
 
     def reduce(self, place: Place) -> None:
         """Add all products to a tile's accumulators."""
         plan, together = self.plan, self.plan.steps_per_load
         rows, columns = plan.geometry.segments
         groups = plan.geometry.segment_length // (together * plan.depth)
+        weights = plan.isa.stream(self.weights, place.weights)
         with T.serial(rows) as ky, T.serial(columns) as kx:
-            first = (ky * columns + kx) * plan.steps
+            x = place.x + self.segment(ky, kx)
             unrolled = plan.loads_together if groups >= LEAST_UNROLLED else 1
-            with T.serial(groups // unrolled) as k:
-                for load in range(unrolled):
-                    self._group(place, ky, kx, first, k * unrolled + load)
-            for group in range(groups // unrolled * unrolled, groups):
-                self._group(place, ky, kx, first, group)
-            self._rest(place, ky, kx, first, range(groups * together, plan.steps))
+            with T.serial(self._iterations(groups // unrolled)) as k:
+                self._groups(x, k * unrolled, unrolled, weights)
+            self._groups(x, groups // unrolled * unrolled, groups % unrolled, weights)
+            self._rest(x, range(groups * together, plan.steps), weights)
 
-    def _group(self, place: Place, ky: Any, kx: Any, first: Any, group: Any) -> None:
-        """Add the products of all steps that one load brings."""
+    def _iterations(self, count: int) -> Any:
+        """Return how often a loop runs, so that LLVM doesn't unroll short ones, whose steps it would mix."""
+        return self.plan.isa.iterations(count) if count <= MOST_UNROLLED else count
+
+    def _groups(self, x: Any, group: Any, count: int, weights: Stream) -> None:
+        """Add the products of all steps of the `count` loads of a segment from number `group` on."""
         together = self.plan.steps_per_load
-        self._steps(place, ky, kx, group * together * self.plan.depth, first + group * together, range(together))
+        vectors = weights.take(count * together * self._vectors_per_step)
+        for load in range(count):
+            self._steps(x + (group + load) * together * self.plan.depth, range(together), vectors)
 
-    def _rest(self, place: Place, ky: Any, kx: Any, first: Any, steps: Sequence[int]) -> None:
+    def _rest(self, x: Any, steps: Sequence[int], weights: Stream) -> None:
         """Add the products of a segment's last steps, which are fewer than one load brings."""
         plan, together = self.plan, self.plan.steps_per_load
         length = plan.geometry.segment_length
+        vectors = weights.take(len(steps) * self._vectors_per_step)
         if length % plan.depth == 0 and steps:
             # The last load overlaps the one before; its first lanes have been counted.
-            counted = together - len(steps)
-            start = length - together * plan.depth
-            self._steps(place, ky, kx, start, first + steps[0] - counted, range(counted, together))
+            self._steps(x + length - together * plan.depth, range(together - len(steps), together), vectors)
             return
         for step in steps:
-            self._steps(place, ky, kx, tails.start(step, plan.depth, length), first + step, (0,))
+            self._steps(x + tails.start(step, plan.depth, length), (0,), vectors)
 
-    def _steps(self, place: Place, ky: Any, kx: Any, offset: Any, number: Any, steps: Sequence[int]) -> None:
+    @property
+    def _vectors_per_step(self) -> int:
+        """How many vectors of weights a step takes."""
+        weight_bytes = np.dtype(self.dtypes[1]).itemsize
+        return self.plan.block_channels * self.plan.depth * weight_bytes // (self.plan.isa.lanes * LANE_BYTES)
+
+    def _steps(self, x: Any, steps: Sequence[int], weights: Iterator[Any]) -> None:
         """Add the products of some steps to all accumulators.
 
         Args:
-            place: the tile.
-            ky: the segment's place along the kernel's height.
-            kx: the same along its width.
-            offset: of the first value to load in the segment.
-            number: of the step that the first of these values are for, through all segments.
-            steps: which of the steps from there on to add; if it is the first alone, only its values are loaded.
+            x: where the first pixel's values begin.
+            steps: which of the loaded steps to add; if it is the first alone, only its values are loaded.
+            weights: vectors of weights, those of these steps next.
         """
         plan = self.plan
-        width = plan.isa.lanes * plan.depth
         loaded = plan.depth * (1 if tuple(steps) == (0,) else plan.steps_per_load)
-        x = place.x + self.segment(ky, kx) + offset
 
+        @functools.cache
         def values(i: int) -> Any:
             vector = step_values(self.x, x + self.input_offset(i), loaded, plan.geometry.segment_length)
-            return self.activations(vector)
-
-        def weights(step: int, first: int, length: int) -> Any:
-            return self.weights[span(place.weights + (number + step) * plan.tile.nv * width + first, length)]
+            return plan.isa.held(T.bind(self.activations(vector)))
 
         for step in steps:
-            self.add_products(place, values, functools.partial(weights, step), step)
+            self.add_products(values, weights, step)
 
-    def add_products(
-        self, place: Place, values: Callable[[int], Any], weights: Callable[[int, int], Any], step: int
-    ) -> None:
+    def add_products(self, values: Callable[[int], Any], weights: Iterator[Any], step: int) -> None:
         """Add the products of one step to all accumulators.
 
         Weights are used by all pixels at once, so that few of them need registers.
 
         Args:
-            place: the tile.
             values: of a pixel: what was loaded of it, as it is multiplied.
-            weights: of the step: from the given one on, so many.
+            weights: vectors of weights, those of the step next.
             step: which of the loaded steps.
         """
-        plan, width = self.plan, self.plan.isa.lanes * self.plan.depth
-        for v in range(plan.tile.nv):
-            for i in range(plan.tile.mr):
-                at = self.register(place, i, v)
-                T.buffer_store(self.acc, self._multiply(self.acc[at], values(i), step, weights(v * width, width)), [at])
+        tile, lanes = self.plan.tile, self.plan.isa.lanes
+        for v in range(tile.nv):
+            vector = next(weights)
+            for i in range(tile.mr):
+                at = span((i * tile.nv + v) * lanes, lanes)
+                T.buffer_store(self.acc, self._multiply(self.acc[at], values(i), step, vector), [at])
 
     def _multiply(self, acc: Any, vector: Any, step: int, weights: Any) -> Any:
         """Return an accumulator plus the products of one of the steps that were loaded."""

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from pipeline.kernels.gemm.register_tile import RegisterTile, Workload
 
+WEIGHTS = 4
+"""Vectors of weights that one instruction loads."""
+
 ADDRESS_INSTRUCTIONS = 3
 """To go on to the next values and weights, and to the loop's beginning."""
 
@@ -41,12 +44,12 @@ class LaneWorkload(Workload):
         return self._live(tile) <= self.machine.isa.registers
 
     def loads_together(self, tile: RegisterTile) -> int:
-        """Return 2 if there are registers for two loads of each pixel, which may be one instruction then, else 1."""
-        return 2 if self._live(tile) + tile.mr <= self.machine.isa.registers else 1
+        """Return one: LLVM would order multiply-adds of several by their latency, and run out of registers."""
+        return 1
 
     def _live(self, tile: RegisterTile) -> int:
-        """Return how many registers accumulators, values, two vectors of weights, and one to spare take."""
-        return tile.mr * tile.nv + tile.mr + 3
+        """Return how many registers accumulators, values and weights take, and the weights that come next."""
+        return tile.mr * tile.nv + tile.mr + 2 * WEIGHTS
 
     def cycles(self, tile: RegisterTile) -> float:
         """Return about how many instructions a row takes with a tile."""
@@ -68,7 +71,7 @@ class LaneWorkload(Workload):
         return tile.mr * tile.nv
 
     def _weights(self, tile: RegisterTile) -> float:
-        return tile.nv / 2
+        return tile.nv / WEIGHTS
 
     def _finish(self, tile: RegisterTile) -> int:
         return FINISH_INSTRUCTIONS * tile.mr * tile.nv
@@ -80,9 +83,11 @@ class BlockWorkload(LaneWorkload):
 
     Attributes:
         rows: how many rows of pixels there are.
+        converted: whether activations are converted when they are loaded, for which there is a register, too.
     """
 
     rows: int
+    converted: bool
 
     def choose(self) -> RegisterTile:
         """Return the tile that was measured to be the quickest, or the cheapest one, of pixels in one or two rows.
@@ -114,19 +119,24 @@ class BlockWorkload(LaneWorkload):
         isa = self.machine.isa
         return tile.mr % isa.block_pixels == 0 and super().fits(tile)
 
+    def loads_together(self, tile: RegisterTile) -> int:
+        """Return 2 if there are registers for two loads of each pixel, else 1."""
+        return 2 if self._live(tile) + tile.mr - WEIGHTS <= self.machine.isa.registers else 1
+
     def _live(self, tile: RegisterTile) -> int:
-        temporaries = SHARED_SUM_TEMPORARIES if self._lanes_per_sum > 1 else 1
-        return tile.mr * tile.nv * self._lanes_per_sum + tile.mr + 2 + temporaries
+        isa = self.machine.isa
+        temporaries = SHARED_SUM_TEMPORARIES if self._lanes_per_sum > 1 else int(isa.block_pixels > 1)
+        return tile.mr * tile.nv * self._lanes_per_sum + tile.mr + 2 * WEIGHTS + temporaries + self.converted
 
     def _prepare(self, tile: RegisterTile) -> int:
-        return tile.mr * ((self.machine.isa.activation_offset > 0) + (self.machine.isa.block_pixels > 1))
+        return tile.mr * (self.converted + (self.machine.isa.block_pixels > 1))
 
     def _products(self, tile: RegisterTile) -> int:
         sums = tile.mr * tile.nv * self._lanes_per_sum
         return sums * SHARED_SUM_INSTRUCTIONS if self._lanes_per_sum > 1 else sums
 
     def _weights(self, tile: RegisterTile) -> float:
-        return tile.nv * self._blocks_per_vector / 2
+        return tile.nv * self._blocks_per_vector / WEIGHTS
 
     def _finish(self, tile: RegisterTile) -> int:
         return super()._finish(tile) + tile.mr * tile.nv * self._lanes_per_sum

@@ -159,12 +159,12 @@ class Nest:
             self.multiplier = _argument("multiplier", channels, "float32")
             if self.epilogue.add is not None:
                 size = g.batch * self.added_halo.padded_height * self.added_halo.row_stride
-                self.added = _argument("added", size, self.epilogue.dtype)
+                self.added = _argument("added", size, self.epilogue.added_dtype)
             rows = g.batch * self.halo.padded_height
             self.y = _argument("y", rows * self.halo.row_stride, self.epilogue.dtype)
             if self.tail is not None:
                 self.tail.use_buffers(self)
-            with loop(tasks) as p:
+            with self.plan.isa.functions(), loop(tasks) as p:
                 width = self.plan.isa.lanes * FILLED_VECTORS
                 self.halo.fill_part(self.y, rows, p, tasks, self.epilogue.halo_value, width)
                 self.allocate()
@@ -318,7 +318,7 @@ class Nest:
 
     def activations(self, values: Any) -> Any:
         """Return values of the input as they are multiplied."""
-        return self.plan.isa.activations(values) if self.dtypes[0] == "uint8" else values
+        return values if self.dtypes[0] == "float32" else self.plan.isa.activations(values)
 
     def segment(self, ky: Any, kx: Any) -> Any:
         """Return the offset of a segment from the pixel's first value in x."""
@@ -340,7 +340,7 @@ class Nest:
         A tile's pixels are too far apart for the CPU to guess the next one.
         """
         plan = self.plan
-        per_line = max(1, CACHE_LINE // np.dtype(self.epilogue.dtype).itemsize // plan.isa.lanes)
+        per_line = max(1, CACHE_LINE // np.dtype(self.epilogue.added_dtype).itemsize // plan.isa.lanes)
         for i in range(plan.tile.mr):
             for v in range(0, plan.tile.nv, per_line):
                 prefetch(self.added, place.added + self._output(i, v, self.added_halo.row_stride), level=1)

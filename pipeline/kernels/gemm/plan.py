@@ -152,17 +152,17 @@ def fits_blocks(geometry: Geometry) -> bool:
     return geometry.flattened().segment_length >= MIN_BLOCK_SEGMENT
 
 
-def make_block_plan(geometry: Geometry, machine: Machine) -> Plan:
-    """Return the plan of an int8 product of blocks; see `block_nest`."""
-    workload = make_block_workload(geometry, machine)
+def make_block_plan(geometry: Geometry, machine: Machine, stored: str) -> Plan:
+    """Return the plan of an int8 product of blocks, with activations that are stored in a dtype; see `block_nest`."""
+    workload = make_block_workload(geometry, machine, stored)
     depth, together = machine.isa.block_depth, workload.steps_per_load
     g = geometry.flattened().merged(machine.isa.lanes)
     tile = workload.choose()
     return Plan(g, machine, depth, tile, workload.vectors, together, workload.loads_together(tile))
 
 
-def make_block_workload(geometry: Geometry, machine: Machine) -> BlockWorkload:
-    """Return what the tile of a product of blocks is chosen for."""
+def make_block_workload(geometry: Geometry, machine: Machine, stored: str) -> BlockWorkload:
+    """Return what the tile of a product of blocks is chosen for; see `make_block_plan`."""
     isa, g = machine.isa, geometry.flattened().merged(machine.isa.lanes)
     steps = g.segments[0] * g.segments[1] * -(-g.segment_length // isa.block_depth)
     return BlockWorkload(
@@ -174,4 +174,5 @@ def make_block_workload(geometry: Geometry, machine: Machine) -> BlockWorkload:
         machine,
         isa.load_bytes // isa.block_depth,
         g.out_height,
+        stored != isa.activation_dtype,
     )

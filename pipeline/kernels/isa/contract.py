@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from enum import Enum, unique
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.lib import requantize
-from pipeline.kernels.lib.vectors import clip, lanes_of, shift_and_clamp, splat, vector_type
+from pipeline.kernels.lib.vectors import (
+    clip,
+    lanes_of,
+    shift_and_clamp,
+    splat,
+    vector_type,
+    with_other_sign,
+)
 from pipeline.ops import QAdd
 
 Array = npt.NDArray[Any]
 
+
 Derived = TypeVar("Derived", bound="InstructionSet")
+
+
+class Stream(Protocol):
+    """Vectors in memory, one after another."""
+
+    def take(self, count: int) -> Iterator[Any]:
+        """Yield the next vectors; all of them must be taken before there are others."""
 
 
 @unique
@@ -124,13 +140,12 @@ class InstructionSet:
         """Return `values - activation_offset`, as `dot` takes them.
 
         Args:
-            values: uint8 vector of any length.
+            values: uint8 vector of any length, or int8 of values that are stored minus 128.
         """
-        if not self.activation_offset:
+        stored = str(values.ty.dtype).partition("x")[0]
+        if stored == self.activation_dtype:
             return values
-        lanes = lanes_of(values)
-        flipped = T.bitwise_xor(values, splat(T.uint8(self.activation_offset), lanes))
-        return T.reinterpret(vector_type("int8", lanes), flipped)
+        return with_other_sign(values)
 
     def dot(self, acc: Any, activations: Any, weights: Any) -> Any:
         """Return `acc + sum over dot_depth of activations * weights`.
@@ -143,6 +158,22 @@ class InstructionSet:
         if self.dot_depth != 1:
             raise NotImplementedError(f"{self.name} sums {self.dot_depth} products and must define its own dot")
         return acc + T.broadcast(T.cast(activations, "int32"), self.lanes) * T.cast(weights, f"int32x{self.lanes}")
+
+    def functions(self) -> AbstractContextManager[Any]:
+        """Return a context for those statements of a kernel that use `stream`, `held` or `iterations`."""
+        return nullcontext()
+
+    def stream(self, buffer: Any, start: Any) -> Stream:
+        """Return the vectors of a buffer, int8 or float32, from an index on."""
+        raise NotImplementedError(f"{self.name} has no loads of several vectors")
+
+    def held(self, vector: Any) -> Any:
+        """Return a vector that was loaded, of which LLVM doesn't load lanes again."""
+        return vector
+
+    def iterations(self, count: int) -> Any:
+        """Return a number of iterations of a loop that LLVM isn't to unroll."""
+        return count
 
     def dot_lanes(self, acc: Any, activations: Any, weights: Any) -> Any:
         """Return what `dot` returns, but with activations of its own for each lane.

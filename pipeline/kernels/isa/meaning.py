@@ -34,6 +34,16 @@ def dot_lanes(acc: Array, activations: Array, weights: Array) -> Array:
     return _int32(acc + (activations.astype("int64") * weights).sum(axis=-1))
 
 
+def stream(memory: Array) -> Array:
+    """The vectors in memory, one after another."""
+    return memory
+
+
+def held(vector: Array) -> Array:
+    """The vector as it is."""
+    return vector
+
+
 def dot_pairs(acc: Array, left: Array, right: Array) -> Array:
     """Left and right are [2 * lanes] int16; no sum of two products, and no result, may leave int32."""
     products = left.astype("int64") * right

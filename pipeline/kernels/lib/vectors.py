@@ -49,6 +49,19 @@ def smaller(value: Any, limit: Any) -> Any:
     return T.Select(limit < value, limit, value)
 
 
+def with_other_sign(value: Any) -> Any:
+    """Return uint8 minus 128 as int8, or int8 plus 128 as uint8: bytes, as a TIR expression, with a bit flipped."""
+    lanes, is_signed = lanes_of(value), str(value.ty.dtype).startswith("int8")
+    bits = T.reinterpret(vector_type("uint8", lanes), value) if is_signed else value
+    flipped = T.bitwise_xor(bits, splat(T.uint8(0x80), lanes))
+    return flipped if is_signed else T.reinterpret(vector_type("int8", lanes), flipped)
+
+
+def as_stored(value: Any, dtype: str) -> Any:
+    """Return a TIR expression of uint8 as it is stored in `dtype`: minus 128, if that is int8."""
+    return with_other_sign(value) if dtype == "int8" else value
+
+
 def fused_multiply_add(a: Any, b: Any, c: Any) -> Any:
     """Return `a * b + c` of float32 TIR expressions, rounded once, on any CPU."""
     lanes = lanes_of(a)

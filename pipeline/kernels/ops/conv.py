@@ -19,7 +19,7 @@ from pipeline.kernels.gemm.matrix_plan import fits_matrices, make_matrix_plan
 from pipeline.kernels.gemm.nest import Nest
 from pipeline.kernels.gemm.packing import pack_channels, pack_weights
 from pipeline.kernels.gemm.pair_nest import make_pair_function
-from pipeline.kernels.gemm.pair_plan import make_pair_plan, make_pair_workload, pack_paired_weights
+from pipeline.kernels.gemm.pair_plan import PairWorkload, make_pair_plan, make_pair_workload, pack_paired_weights
 from pipeline.kernels.gemm.plan import (
     Plan,
     fits_blocks,
@@ -47,8 +47,8 @@ def workload(operation: Operation, machine: Machine) -> Workload | None:
     if _has_matrices_for(operation, machine):
         return None
     if _has_blocks_for(operation, machine):
-        return make_block_workload(geometry_of(operation), machine)
-    pairs = make_pair_workload(geometry_of(operation), machine, operation.constants[1])
+        return make_block_workload(geometry_of(operation), machine, operation.inputs[0].dtype)
+    pairs = _pair_workload(operation, machine)
     return pairs or make_workload(geometry_of(operation), machine, machine.isa.dot_depth, "int8")
 
 
@@ -64,7 +64,7 @@ def product_cycles(operation: Operation, machine: Machine) -> float:
         plan = make_matrix_plan(g, machine)
         return pixels * plan.vectors * plan.steps * plan.geometry.segments[0] * plan.geometry.segments[1]
     if _has_blocks_for(operation, machine):
-        blocks = make_block_workload(g, machine)
+        blocks = make_block_workload(g, machine, operation.inputs[0].dtype)
         return g.batch * g.out_height * blocks.cycles(blocks.choose()) / 2
     workload = make_workload(g, machine, machine.isa.dot_depth, "int8")
     return pixels * workload.vectors * workload.steps * machine.isa.dot_instructions / 2
@@ -79,10 +79,17 @@ def _has_blocks_for(operation: Operation, machine: Machine) -> bool:
     return isa.has(Capability.BLOCK_PRODUCTS) and fills_blocks(operation) and pixels >= isa.block_pixels
 
 
+def _pair_workload(operation: Operation, machine: Machine) -> PairWorkload | None:
+    """Return what a tile of pairs of bytes is chosen for, None if there is none; activations have to be unsigned."""
+    if operation.inputs[0].dtype != "uint8":
+        return None
+    return make_pair_workload(geometry_of(operation), machine, operation.constants[1])
+
+
 def integer(operation: Operation, machine: Machine) -> Kernel:
     """Sum `isa.dot_depth` products with each `isa.dot`, or four with each `isa.dot_bytes` where that's quicker."""
     isa, geometry, weight = machine.isa, geometry_of(operation), operation.constants[1]
-    pairs = make_pair_workload(geometry, machine, weight)
+    pairs = _pair_workload(operation, machine)
     if pairs is not None:
         pair_plan, pairing = make_pair_plan(geometry, machine, weight, pairs)
         packed = pack_paired_weights(pair_plan, pairing, weight)
@@ -93,7 +100,7 @@ def integer(operation: Operation, machine: Machine) -> Kernel:
         plan,
         operation,
         packed,
-        lambda epilogue: _nest(plan)(plan, ("uint8", isa.weight_dtype, "int32"), epilogue).build(),
+        lambda epilogue: _nest(plan)(plan, (operation.inputs[0].dtype, isa.weight_dtype, "int32"), epilogue).build(),
     )
 
 
@@ -103,7 +110,7 @@ def _nest(plan: Plan) -> type[Nest]:
 
 def fills_matrices(operation: Operation) -> bool:
     """Return whether a kernel with matrix registers is faster."""
-    return fits_matrices(geometry_of(operation))
+    return operation.inputs[0].dtype == "uint8" and fits_matrices(geometry_of(operation))
 
 
 def matrix_integer(operation: Operation, machine: Machine) -> Kernel:
@@ -124,11 +131,10 @@ def block_integer(operation: Operation, machine: Machine) -> Kernel:
     """Multiply blocks of pixels and channels with `isa.multiply_block`, or as `integer` where a line is too short."""
     if not _has_blocks_for(operation, machine):
         return integer(operation, machine)
-    plan = make_block_plan(geometry_of(operation), machine)
+    plan = make_block_plan(geometry_of(operation), machine, operation.inputs[0].dtype)
     packed = pack_weights(plan, operation.constants[1])
-    return _with_constants(
-        plan, operation, packed, lambda epilogue: BlockNest(plan, ("uint8", "int8", "int32"), epilogue).build()
-    )
+    dtypes = (operation.inputs[0].dtype, "int8", "int32")
+    return _with_constants(plan, operation, packed, lambda epilogue: BlockNest(plan, dtypes, epilogue).build())
 
 
 def _with_constants(

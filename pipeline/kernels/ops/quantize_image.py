@@ -22,7 +22,7 @@ from pipeline.ir.types import TensorType
 from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.lib.buffers import stack_buffer
 from pipeline.kernels.lib.loops import Run, loop_for
-from pipeline.kernels.lib.vectors import span, splat
+from pipeline.kernels.lib.vectors import as_stored, span, splat
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.ops.quantize import clamped
@@ -61,7 +61,7 @@ def quantize_image(operation: Operation, machine: Machine) -> Kernel:
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True, "op_pattern": 8})
         x = T.arg("x", T.buffer((source.size,), "float32"))
-        y = T.arg("y", T.buffer((target.size,), "uint8"))
+        y = T.arg("y", T.buffer((target.size,), target.dtype))
         with loop_for(source.size, batch * chunks)(batch * chunks) as p:
             image, first = p // chunks, p % chunks * per_chunk
             count = T.min(per_chunk, lines - first)
@@ -165,7 +165,7 @@ class RowBuffer:
 
         def store(pixel: Any, offset: int) -> None:
             vector = self._interleaved(slots, channels, pixel, offset, width)
-            T.buffer_store(y, vector, [span(start + pixel * pixel_bytes + offset, width)])
+            T.buffer_store(y, as_stored(vector, str(y.dtype)), [span(start + pixel * pixel_bytes + offset, width)])
 
         if pixel_bytes > width:
             with T.serial(pixels) as pixel:

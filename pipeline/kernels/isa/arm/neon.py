@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.isa.contract import Array, Capability, InstructionSet
+from pipeline.kernels.isa.arm.loads import ArmStream, held, load_functions, unknown
+from pipeline.kernels.isa.contract import Array, Capability, InstructionSet, Stream
 from pipeline.kernels.isa.portable import PORTABLE
-from pipeline.kernels.lib.vectors import joined, lanes_of, part, repeated, splat, vector_type
+from pipeline.kernels.lib.vectors import fused_multiply_add, joined, lanes_of, part, repeated, splat, vector_type
 from pipeline.ops import QAdd
 
 MOST_NARROWING_SHIFT = 16
@@ -24,6 +26,23 @@ class NeonInstructionSet(InstructionSet):
     Products of bytes in pairs, rounding conversions, narrowing with saturation, and lookups in four registers.
     """
 
+    def functions(self) -> AbstractContextManager[Any]:
+        """Return the context in which LLVM knows the functions that `stream` calls; see the base class."""
+        context: AbstractContextManager[Any] = load_functions()
+        return context
+
+    def stream(self, buffer: Any, start: Any) -> Stream:
+        """Return vectors, which are loaded four by four; see the base class."""
+        return ArmStream(buffer, start)
+
+    def held(self, vector: Any) -> Any:
+        """Return a vector in a register; see the base class."""
+        return held(vector)
+
+    def iterations(self, count: int) -> Any:
+        """Return a number of iterations that LLVM doesn't know; see the base class."""
+        return unknown(count)
+
     def wide_products(self, left: Any, right: Any) -> list[Any]:
         """Return the products of bytes, by `smull` and `smull2`; see the base class.
 
@@ -31,6 +50,13 @@ class NeonInstructionSet(InstructionSet):
         """
         halves = [(part(left, first, 8), part(right, first, 8)) for first in (0, 8)]
         return [T.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.smull.v8i16", *half) for half in halves]
+
+    def multiply_add(self, acc: Any, activation: Any, weights: Any) -> Any:
+        """Return `acc + activation * weights`, rounded once; see the base class.
+
+        Of a product and a sum, which LLVM would contract, it would forget where in a loop they stood.
+        """
+        return fused_multiply_add(T.broadcast(activation, self.lanes), weights, acc)
 
     def clipped(self, value: Any, low: float | None, high: float | None) -> Any:
         """Return limited values, by `fmax` and `fmin`, which let NaN pass; see the base class."""
