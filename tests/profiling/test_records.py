@@ -52,8 +52,8 @@ def test_an_operators_record_says_what_it_reads_and_writes(metadata: ArtifactMet
     # What is added lies in the halo that the convolution needs.
     assert total.inputs == (TensorType((1, 14, 14, 16), "uint8"), TensorType((1, 14, 14, 16), "uint8"))
     assert total.output == TensorType((1, 12, 12, 16), "uint8")
-    # Weights, and for each channel bias, multiplier and offset.
-    assert total.constant_bytes == 16 * (16 * 9 + 4 + 4 + 4)
+    # Weights, and for each channel bias and multiplier.
+    assert total.constant_bytes == 16 * (16 * 9 + 4 + 4)
     assert total.moved_bytes == total.constant_bytes + 2 * 14 * 14 * 16 + 12 * 12 * 16
     assert (scores.operator, scores.multiply_adds) == ("qnn.dense", 16 * 10)
 
