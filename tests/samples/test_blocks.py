@@ -53,7 +53,9 @@ FORMS = {as_list: False, as_generator: False, as_files: True, as_whole_batches: 
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"part": hold_back_filter(0.5)}, {"batch_nums": 3, "batch_size": 2}, {"batch_nums": 4}], ids=str
+    "options",
+    [{}, {"part": hold_back_filter(0.5)}, {"batch_nums": 3, "batch_size": 2}, {"batch_nums": 4}],
+    ids=["all", "every other", "six in pairs", "four"],
 )
 @pytest.mark.parametrize("form", FORMS)
 def test_blocks_have_the_same_feeds(
