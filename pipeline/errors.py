@@ -77,6 +77,16 @@ class DeviceError(PipelineError):
     exit_code = 1
 
 
+def missing_extra(needs: str, extra: str) -> OptionError:
+    """Return the error for an optional package that isn't installed.
+
+    Args:
+        needs: what needs which package, as a sentence without its point.
+        extra: the extra of this package that brings it.
+    """
+    return OptionError(f"{needs}: pip install 'onnx-int8-pipeline[{extra}]'.")
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Return the message for an unknown `name`, with the nearest known one suggested.
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.distances import Distance
+from pipeline.report.agreement import top1
 
 Array = npt.NDArray[Any]
 Outputs = Mapping[str, Array]
@@ -86,11 +87,11 @@ def _first(outputs: Outputs) -> Array:
 
 
 def _right(feeds: Outputs, label: Any, expected: Outputs, actual: Outputs) -> tuple[float, float]:
-    return float(_first(actual).argmax() == label), 1
+    return float(top1(actual) == label), 1
 
 
 def _same(feeds: Outputs, label: Any, expected: Outputs, actual: Outputs) -> tuple[float, float]:
-    return float(_first(actual).argmax() == _first(expected).argmax()), 1
+    return float(top1(actual) == top1(expected)), 1
 
 
 def _sentence_cosine(feeds: Outputs, label: Any, expected: Outputs, actual: Outputs) -> tuple[float, float]:

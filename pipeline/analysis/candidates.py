@@ -13,7 +13,7 @@ from pipeline.analysis.switches import LAYER, TENSOR, WEIGHTS, Part
 from pipeline.ir.bridge import tensor_operands, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow
 from pipeline.ir.program import Program
-from pipeline.ops import traits_of
+from pipeline.ops import multiply_adds
 from pipeline.quantization.annotate import AnnotateOptions, Annotation, annotate
 from pipeline.quantization.widening import widenable
 
@@ -135,7 +135,7 @@ def estimated_times(program: Program) -> Times:
     quarter of that, as a vector holds four times as many values. With an input of 16 bits, it multiplies twice.
     """
     flow = Dataflow.of(program.module)
-    sums, moved = ({str(b.var.name): count(b) for b in flow.bindings} for count in (_multiply_adds, _moved_bytes))
+    sums, moved = ({str(b.var.name): count(b) for b in flow.bindings} for count in (multiply_adds, _moved_bytes))
     total = sum(sums.values()) + sum(moved.values()) or 1.0
     extra = {name: SAVED_BY_INT8 * (sums[name] + moved[name]) / total for name in sums}
     wide = {}
@@ -181,12 +181,6 @@ def trial_order(choices: Sequence[Candidate], parts: Mapping[Part, float], times
         for part in gained(operators, tensors):
             del counted[part]
     return tuple(order)
-
-
-def _multiply_adds(binding: Binding) -> int:
-    if not traits_of(binding).sums_products:
-        return 0
-    return traits_of(binding).multiply_adds(*map(tensor_type, tensor_operands(binding.value)))
 
 
 def _moved_bytes(binding: Binding) -> int:

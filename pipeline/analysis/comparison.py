@@ -129,12 +129,12 @@ class _Pair:
         if self.parameters is None:
             self.distance.update(expected, actual)
             return
-        reals, places = self.parameters.all_values(), actual.astype("int32") - self.parameters.limits[0]
-        self.distance.update(expected, reals[places])
+        self.distance.update(expected, self.parameters.dequantized(actual))
+        lowest, highest = self.parameters.dequantized(np.array(self.parameters.limits))
         half = self.parameters.scale / 2
-        self._clipped += int(((expected < reals[0] - half) | (expected > reals[-1] + half)).sum())
+        self._clipped += int(((expected < lowest - half) | (expected > highest + half)).sum())
         self._values += expected.size
-        self._used[np.unique(places)] = True
+        self._used[actual.astype("int32") - self.parameters.limits[0]] = True
 
     def merge(self, other: _Pair) -> None:
         """Take in what was seen of the same tensor in the next batch."""

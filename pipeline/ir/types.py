@@ -94,10 +94,14 @@ class QuantizationParameters(msgspec.Struct, frozen=True, omit_defaults=True):
 
         return (least if low is None else quantized(low), largest if high is None else quantized(high))
 
+    def dequantized(self, quantized: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the real numbers that quantized values of any shape stand for, float64."""
+        return np.asarray((quantized.astype("float64") - self.zero_point) * self.scale)
+
     def all_values(self) -> npt.NDArray[Any]:
         """Return the real numbers that all quantized values stand for, from the least up: [256] float64 for 8 bits."""
         least, largest = self.limits
-        return (np.arange(least, largest + 1, dtype="float64") - self.zero_point) * self.scale
+        return self.dequantized(np.arange(least, largest + 1))
 
 
 def broadcast_shapes(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:

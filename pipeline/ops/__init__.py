@@ -15,7 +15,9 @@ kernels all use it. The class docstring is the operator's specification, exact t
 
 from __future__ import annotations
 
-from pipeline.ir.bridge import operator_of
+from tvm import relax
+
+from pipeline.ir.bridge import operator_of, tensor_operands, tensor_type
 from pipeline.ir.dataflow import Binding
 from pipeline.ir.operator import Operator as Operator
 from pipeline.ir.operator import Traits as Traits
@@ -41,3 +43,10 @@ def traits_of(binding: Binding) -> Traits:
         return operator
     known = relax_operators.relax_operators().get(binding.operator)
     return Traits() if known is None else known(binding)
+
+
+def multiply_adds(binding: Binding) -> int:
+    """Return how many products a binding's operator sums, 0 if it isn't one that sums products."""
+    if not isinstance(binding.value, relax.Call) or not traits_of(binding).sums_products:
+        return 0
+    return int(traits_of(binding).multiply_adds(*map(tensor_type, tensor_operands(binding.value))))

@@ -67,6 +67,26 @@ class StoredArray(Record, frozen=True):
 Arrays = dict[str, StoredArray]
 
 
+class SampleCounts(Record, frozen=True):
+    """What was counted of the samples: the attributes of `SampleStatistics` with these names."""
+
+    samples: _Count
+    constant: _Count
+    first_constant: str
+    same: bool
+    first: bytes
+
+    @classmethod
+    def of(cls, statistics: SampleStatistics) -> SampleCounts:
+        """Return what statistics have counted."""
+        return cls(**{name: getattr(statistics, name) for name in cls.__struct_fields__})
+
+    def restore(self, statistics: SampleStatistics) -> None:
+        """Let statistics go on from here."""
+        for name in self.__struct_fields__:
+            setattr(statistics, name, getattr(self, name))
+
+
 class CalibrationState(Record, frozen=True):
     """What a file holds.
 
@@ -74,11 +94,7 @@ class CalibrationState(Record, frozen=True):
         made_from: what of, by names of parts: see `Resumption`.
         batches: how many batches were seen.
         seen: SHA-256 of the batches seen: of that of all but the last, and of the last one's.
-        samples: how many samples there were; this and what follows as in `SampleStatistics`.
-        constant: how many were constant.
-        first_constant: what to say of the first of these.
-        same: whether all were the same.
-        first: SHA-256 of the first.
+        samples: what was counted of the samples.
         first_feeds: the first batches.
         states: of observers and statistics, in order.
     """
@@ -86,11 +102,7 @@ class CalibrationState(Record, frozen=True):
     made_from: dict[str, str]
     batches: _Count
     seen: bytes
-    samples: _Count
-    constant: _Count
-    first_constant: str
-    same: bool
-    first: bytes
+    samples: SampleCounts
     first_feeds: tuple[Arrays, ...]
     states: tuple[Arrays, ...]
 
@@ -163,16 +175,11 @@ class Resumption:
         Raises:
             OptionError: it can't be written.
         """
-        seen = self.statistics
         state = CalibrationState(
             made_from=self._made_from,
             batches=self.batches,
             seen=self._seen,
-            samples=seen.samples,
-            constant=seen.constant,
-            first_constant=seen.first_constant,
-            same=seen.same,
-            first=seen.first,
+            samples=SampleCounts.of(self.statistics),
             first_feeds=tuple(_stored(feed) for feed in self.first_feeds),
             states=tuple(_stored(watcher.state()) for watcher in self._watchers),
         )
@@ -190,9 +197,7 @@ class Resumption:
         except (ValueError, TypeError, KeyError) as problem:
             raise OptionError(f"The state {self.path} is damaged: {problem}. {self._advice}") from problem
         self.batches, self._seen = state.batches, state.seen
-        seen = self.statistics
-        seen.samples, seen.constant, seen.first_constant = state.samples, state.constant, state.first_constant
-        seen.same, seen.first = state.same, state.first
+        state.samples.restore(self.statistics)
 
     @property
     def _advice(self) -> str:

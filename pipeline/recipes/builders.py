@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
+from pipeline.recipes.graph_builder import GraphBuilder
 from pipeline.recipes.state_dict import read_state_dict
 
 Array = npt.NDArray[Any]
@@ -27,27 +28,11 @@ LITE0_STAGES = (
 )
 
 
-class _Graph:
-    """Collects the nodes and weights of a graph. Each method adds some and returns the name of their result."""
-
-    def __init__(self, weights: dict[str, Array]) -> None:
-        self.weights = weights
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: dict[str, onnx.TensorProto] = {}
-
-    def constant(self, name: str, value: Array) -> str:
-        self.initializers[name] = numpy_helper.from_array(value, name)
-        return name
-
-    def add(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(op_type, inputs, [output], name=output, **attributes))
-        return output
-
+class _Graph(GraphBuilder):
     def convolution(self, x: str, name: str, norm: str, stride: int = 1, groups: int = 1) -> str:
         """Add a convolution with TensorFlow's padding (SAME) and a batch normalization."""
-        weight = self.weights[f"{name}.weight"]
-        inputs = [x, self.constant(f"{name}.weight", weight)]
-        kernel = list(weight.shape[2:])
+        inputs = [x, self.given(f"{name}.weight")]
+        kernel = list(self.weights[f"{name}.weight"].shape[2:])
         y = self.add(
             "Conv",
             inputs,
@@ -58,7 +43,7 @@ class _Graph:
             auto_pad="SAME_UPPER",
         )
         parts = ("weight", "bias", "running_mean", "running_var")
-        statistics = [self.constant(f"{norm}.{p}", self.weights[f"{norm}.{p}"]) for p in parts]
+        statistics = [self.given(f"{norm}.{p}") for p in parts]
         return self.add("BatchNormalization", [y, *statistics], f"{norm}.out", epsilon=1e-3)
 
     def relu6(self, x: str) -> str:
@@ -85,12 +70,11 @@ def efficientnet_lite0(data: bytes) -> onnx.ModelProto:
             channels, block = out, block + 1
     x = graph.relu6(graph.convolution(x, "_conv_head", "_bn1"))
     x = graph.add("Flatten", [graph.add("GlobalAveragePool", [x], "pooled")], "features")
-    classifier = [graph.constant(f"_fc.{p}", graph.weights[f"_fc.{p}"]) for p in ("weight", "bias")]
+    classifier = [graph.given(f"_fc.{p}") for p in ("weight", "bias")]
     graph.add("Gemm", [x, *classifier], "scores", transB=1)
     inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 3, 224, 224])]
     outputs = [helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["batch", 1000])]
-    made = helper.make_graph(graph.nodes, "efficientnet-lite0", inputs, outputs, list(graph.initializers.values()))
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return graph.model("efficientnet-lite0", inputs, outputs)
 
 
 def _inverted_residual(graph: _Graph, x: str, name: str, channels: int, expansion: int, stride: int, out: int) -> str:

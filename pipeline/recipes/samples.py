@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import OptionError, SampleError
+from pipeline.errors import SampleError, missing_extra
 from pipeline.ir.preprocessing import ImagePreprocessing
 from pipeline.recipes import text
 from pipeline.recipes.schema import Recipe
@@ -72,7 +72,7 @@ def pictures(recipe: Recipe, purpose: str) -> Iterator[LabelledSample]:
     try:
         folder = importlib.resources.files("skimage") / "data"
     except ModuleNotFoundError as error:
-        raise OptionError("This recipe needs scikit-image: pip install 'onnx-int8-pipeline[models]'.") from error
+        raise missing_extra("This recipe needs scikit-image", "models") from error
     random = np.random.default_rng((recipe.samples.seed, purpose == "evaluation"))
     wanted = EVALUATION_PICTURES if purpose == "evaluation" else CALIBRATION_PICTURES
     loaded = []

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import OptionError
+from pipeline.errors import missing_extra
 from pipeline.samples.images import pillow
 
 Image: TypeAlias = Any
@@ -76,8 +76,7 @@ def face(random: np.random.Generator) -> Any:
 def _folder() -> Path:
     found = importlib.util.find_spec("matplotlib")
     if found is None or found.origin is None:
-        message = "This recipe needs Matplotlib's fonts: pip install 'onnx-int8-pipeline[models]'."
-        raise OptionError(message)
+        raise missing_extra("This recipe needs Matplotlib's fonts", "models")
     return Path(found.origin).parent / "mpl-data" / "fonts" / "ttf"
 
 

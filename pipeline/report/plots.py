@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.analysis.comparison import Comparison
 from pipeline.analysis.sensitivity import Sensitivity
-from pipeline.errors import OptionError
+from pipeline.errors import OptionError, missing_extra
 from pipeline.files import write_bytes
 
 FORMATS = ("pdf", "png", "svg")
@@ -93,7 +93,7 @@ def _matplotlib() -> Any:
         import matplotlib.figure
         import matplotlib.patches
     except ModuleNotFoundError as error:
-        raise OptionError("--plot needs matplotlib: pip install 'onnx-int8-pipeline[plot]'.") from error
+        raise missing_extra("--plot needs matplotlib", "plot") from error
     return matplotlib
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config.options import ImageOptions
-from pipeline.errors import OptionError, SampleError
+from pipeline.errors import OptionError, SampleError, missing_extra
 from pipeline.ir.preprocessing import ImagePreprocessing, Size
 from pipeline.ir.program import TensorSpec
 
@@ -276,7 +276,7 @@ def pillow() -> Any:
         import PIL.ImageFont
         import PIL.ImageOps
     except ModuleNotFoundError as error:
-        raise OptionError("Pictures need Pillow: pip install 'onnx-int8-pipeline[images]'.") from error
+        raise missing_extra("Pictures need Pillow", "images") from error
     return PIL
 
 

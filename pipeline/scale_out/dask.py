@@ -13,7 +13,7 @@ from typing import Any
 
 import pipeline
 from pipeline.compiler.portable import portable_code
-from pipeline.errors import DeviceError, OptionError
+from pipeline.errors import DeviceError, missing_extra
 from pipeline.scale_out import worker
 from pipeline.scale_out.engine import Engine, Item, Result, Runnable, Watched, Work
 from pipeline.targets import load_target
@@ -188,7 +188,7 @@ def import_distributed() -> Any:
     try:
         import distributed
     except ModuleNotFoundError as error:
-        raise OptionError("--workers and --cluster need Dask: pip install 'onnx-int8-pipeline[cluster]'.") from error
+        raise missing_extra("--workers and --cluster need Dask", "cluster") from error
     return distributed
 
 

@@ -8,6 +8,7 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.gemm.matmul_nest import Arithmetic, MatMulNest
 from pipeline.kernels.isa.narrowing import saturate
+from pipeline.kernels.lib.vectors import with_other_sign
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.ops import QMatMul
@@ -41,7 +42,7 @@ def integer(operation: Operation, machine: Machine) -> Kernel:
         lanes = isa.lanes * isa.dot_depth
         if wide:
             return T.cast(b, f"int16x{lanes}") - T.broadcast(T.int16(offset), lanes)
-        return T.reinterpret(f"int8x{lanes}", T.bitwise_xor(b, T.broadcast(T.uint8(128), lanes)))
+        return with_other_sign(b)
 
     def finish(accumulators: Any) -> Any:
         scaled = T.cast(accumulators, f"float32x{isa.lanes}") * T.broadcast(T.float32(operator.multiplier), isa.lanes)

@@ -19,10 +19,8 @@ from pipeline.ir.rewriting import Match, Pattern, Rule, anything, call, one_of, 
 def _check(match: Match) -> str | None:
     if tensor_type(match["convolution"]).shape != tensor_type(match["residual"]).shape:
         return "the two shapes differ"
-    if (
-        len({tensor_type(match["residual"]).dtype, tensor_type(match["convolution"]).dtype, match.result_type.dtype})
-        > 1
-    ):
+    summed = {tensor_type(match[name]).dtype for name in ("residual", "convolution")}
+    if summed != {match.result_type.dtype}:
         return "the two dtypes differ, or the sum's does"
     types = (tensor_type(a) for a in match.call("convolution").args)
     epilogue = match.operator("convolution", ops.WithHalo).has_epilogue(*types)

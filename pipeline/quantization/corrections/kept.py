@@ -14,8 +14,9 @@ from pipeline.ir.bridge import operator_of, tensor_type
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.operator import Array
 from pipeline.ir.program import Program, TensorSpec
+from pipeline.ops import multiply_adds
 from pipeline.quantization.corrections.correction import CannotCorrect
-from pipeline.quantization.corrections.running import multiply_adds, runner
+from pipeline.quantization.corrections.running import runner
 from pipeline.quantization.state import State
 from pipeline.quantization.statistics import HELD_BACK_EVERY, KeptBatches, Need
 

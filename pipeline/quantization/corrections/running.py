@@ -12,11 +12,10 @@ from typing import Any
 from tvm import relax
 
 from pipeline.compiler.execute import Executor, operator_executor
-from pipeline.ir.bridge import tensor_operands, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, variables
 from pipeline.ir.operator import Array
 from pipeline.ir.program import Program
-from pipeline.ops import traits_of
+from pipeline.ops import multiply_adds
 from pipeline.reference import evaluate_binding, execute
 
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
@@ -26,13 +25,6 @@ PRODUCTS = 2 * 10**7
 
 PRODUCTS_ALONE = 10**8
 """From so many products on, an operator is compiled by itself."""
-
-
-def multiply_adds(binding: Binding) -> int:
-    """Return how many products an operator sums for one batch, 0 if it isn't one that sums products."""
-    if not isinstance(binding.value, relax.Call) or not traits_of(binding).sums_products:
-        return 0
-    return int(traits_of(binding).multiply_adds(*map(tensor_type, tensor_operands(binding.value))))
 
 
 def runner(program: Program, count: int) -> Run:
