@@ -27,7 +27,7 @@ from pipeline.analysis.switches import LAYER, Part, SwitchedProgram, Switches, w
 from pipeline.api import Quantized
 from pipeline.distances import Array, Distance
 from pipeline.errors import OptionError
-from pipeline.files import write_text
+from pipeline.files import arrays_digest, write_text
 from pipeline.scale_out import Engine, Run, ThisProcess
 from pipeline.schema import Record, read_json, to_json
 
@@ -260,11 +260,7 @@ class _Measured:
             yield _Sample(name, feed, frozenset(part for part, tally in self.tallies.items() if tally.count > index))
 
     def _begin(self, index: int, name: str, feed: Mapping[str, Array]) -> None:
-        hashed = hashlib.sha256()
-        for key, value in sorted(feed.items()):
-            hashed.update(f"{key} {value.dtype} {value.shape}".encode())
-            hashed.update(value.tobytes())
-        digest = hashed.hexdigest()
+        digest = arrays_digest(feed).hex()
         if index == len(self._samples):
             self._samples.append(digest)
         elif self._samples[index] != digest:

@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import OptionError
-from pipeline.files import write_bytes
+from pipeline.files import arrays_digest, write_bytes
 from pipeline.quantization.observers import Observer
 from pipeline.quantization.statistics import Statistic
-from pipeline.samples.statistics import SampleStatistics, feed_digest
+from pipeline.samples.statistics import SampleStatistics
 from pipeline.schema import Record
 
 Array = npt.NDArray[Any]
@@ -221,7 +221,7 @@ def _read(path: Path) -> CalibrationState:
 
 
 def _chained(before: bytes, feed: Mapping[str, Array]) -> bytes:
-    return hashlib.sha256(before + feed_digest(feed)).digest()
+    return hashlib.sha256(before + arrays_digest(feed)).digest()
 
 
 def _stored(arrays: Mapping[str, Array]) -> Arrays:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
 
+from pipeline.files import arrays_digest
 from pipeline.ir.program import TensorSpec
 from pipeline.samples.fitting import capitalized
 
@@ -51,10 +51,10 @@ class SampleStatistics:
         """
         self.samples += count
         if not self.first:
-            self.first = feed_digest(feed)
+            self.first = arrays_digest(feed)
             self.same = count == 1
         elif self.same:
-            self.same = feed_digest(feed) == self.first
+            self.same = arrays_digest(feed) == self.first
         for spec in self.inputs:
             value = feed[spec.name]
             if value.dtype.kind == "f" and value.size >= MIN_VALUES and value.min() == value.max():
@@ -85,12 +85,3 @@ class SampleStatistics:
             more = f", and {self.constant - 1} more are such" if self.constant > 1 else ""
             found.append(f"{self.first_constant}{more}: that says nothing about what the model will see.")
         return found
-
-
-def feed_digest(feed: Mapping[str, Array]) -> bytes:
-    """Return the SHA-256 of a feed: of its arrays, their names, dtypes and shapes."""
-    hashed = hashlib.sha256()
-    for name, value in sorted(feed.items()):
-        hashed.update(f"{name} {value.dtype} {value.shape}".encode())
-        hashed.update(value.tobytes())
-    return hashed.digest()

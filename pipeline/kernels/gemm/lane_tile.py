@@ -33,6 +33,9 @@ MOST_LINES = 2
 class LaneWorkload(Workload):
     """What tiles are chosen for.
 
+    There is one load of a pixel's values in the body of a loop: LLVM would order multiply-adds of several by their
+    latency, and run out of registers.
+
     Attributes:
         steps_per_load: how many steps there are to a load.
     """
@@ -42,10 +45,6 @@ class LaneWorkload(Workload):
     def fits(self, tile: RegisterTile) -> bool:
         """Return whether all that lives at once has a register."""
         return self._live(tile) <= self.machine.isa.registers
-
-    def loads_together(self, tile: RegisterTile) -> int:
-        """Return one: LLVM would order multiply-adds of several by their latency, and run out of registers."""
-        return 1
 
     def _live(self, tile: RegisterTile) -> int:
         """Return how many registers accumulators, values and weights take, and the weights that come next."""
