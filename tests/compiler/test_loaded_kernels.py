@@ -18,14 +18,20 @@ from tests.models import ModelBuilder, import_test_model
 
 @pytest.fixture(autouse=True)
 def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Begin with no kernels, and return the names of those that are compiled."""
+    """Begin and end with no kernels, and return the names of those that are compiled."""
     names: list[str] = []
     register = loaded_kernels.register_function
-    monkeypatch.setattr(loaded_kernels, "_loaded", {})
     monkeypatch.setattr(loaded_kernels, "register_function", lambda name, f: (names.append(name), register(name, f)))
+    forget_all()
     yield names
+    forget_all()
+
+
+def forget_all() -> None:
+    """Forget all kernels, those of other tests as well: their names are the same wherever the kernels are."""
     for name in loaded_kernels._loaded:
         loaded_kernels.forget_function(name)
+    loaded_kernels._loaded.clear()
 
 
 def convolution(seed: int, channels: int = 4) -> Program:
