@@ -1,12 +1,13 @@
 """Accuracy beside ONNX Runtime and NNCF, on the same samples, with the time and memory that each quantizer takes.
 
-    python -m benchmarks.accuracy [MODEL ...] [--method METHOD ...] [--folder DIR] [--json FILE] [--picture FILE]
+    python -m benchmarks.accuracy [MODEL ...] [--method METHOD ...] [--folder DIR] [--json FILE] [--page]
 
 Each model is quantized by every method with the same 100 samples, each time in a process of its own, and judged on
 other samples, beside the float model in ONNX Runtime. Peers have their own quantizers' settings, per channel; ONNX
 Runtime's int8 models run in ONNX Runtime, NNCF's in OpenVINO, ours in our own runtime.
 
-`--folder` keeps models, samples and what was measured; what is there already isn't measured again.
+`--folder` keeps models, samples and what was measured; what is there already isn't measured again. `--page` writes the
+table and the picture of docs/accuracy.md.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.accuracy.methods import METHODS
-from benchmarks.accuracy.report import accuracy_rows, cost_rows, draw, rich_table
+from benchmarks.accuracy.report import accuracy_rows, cost_rows, draw, rich_table, write_page
 from benchmarks.accuracy.tasks import TASKS
 from benchmarks.machine import cpu_name
 
@@ -76,12 +77,14 @@ def measure(task: str, method: str, folder: Path) -> dict[str, Any]:
 @click.option("--folder", type=click.Path(path_type=Path), help="Keep everything here, and go on with what is there.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the results to this file, too.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Draw the results: an .svg file.")
+@click.option("--page", is_flag=True, help="Write the table and the picture of docs/accuracy.md.")
 def main(
     models: tuple[str, ...],
     methods: tuple[str, ...],
     folder: Path | None,
     json_path: Path | None,
     picture: Path | None,
+    page: bool,
 ) -> None:
     """Measure MODELS, by default all."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -102,6 +105,8 @@ def main(
         json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if picture is not None:
         draw(report, picture)
+    if page:
+        write_page(report)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,13 @@ from rich.table import Table
 
 from benchmarks.accuracy.methods import METHODS
 from benchmarks.accuracy.tasks import TASKS
+from benchmarks.performance import replace_block
 
 mpl.use("svg")
 mpl.rcParams["svg.hashsalt"] = "accuracy"
 
+DOCS = Path(__file__).parent.parent.parent / "docs"
+PAGE, PICTURE = DOCS / "accuracy.md", DOCS / "accuracy.svg"
 COLOURS = {"onnxruntime": "tab:blue", "openvino": "tab:green", "ours": "tab:orange"}
 
 Report = dict[str, Any]
@@ -70,6 +73,12 @@ def rich_table(title: str, headings: list[str], rows: list[list[str]]) -> Table:
     return table
 
 
+def markdown(headings: list[str], rows: list[list[str]]) -> str:
+    """Return rows as a table in Markdown."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
 def draw(report: Report, path: Path) -> None:
     """Draw a panel for each model, with each method's distance from float in dB: longer bars are better."""
     models, methods = report["models"], _methods(report)
@@ -84,3 +93,13 @@ def draw(report: Report, path: Path) -> None:
     panels[0][0].invert_yaxis()
     figure.tight_layout()
     figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def write_page(report: Report) -> None:
+    """Write the tables and the picture of docs/accuracy.md."""
+    machine = f"On {', '.join(f'{name} {value}' for name, value in report['machine'].items())}."
+    page = PAGE.read_text(encoding="utf-8")
+    page = replace_block(page, "comparison", f"{markdown(*accuracy_rows(report))}\n\n{machine}")
+    page = replace_block(page, "cost", markdown(*cost_rows(report)))
+    PAGE.write_text(page, encoding="utf-8")
+    draw(report, PICTURE)
