@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ mpl.rcParams["svg.hashsalt"] = "accuracy"
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGE, PICTURE = DOCS / "accuracy.md", DOCS / "accuracy.svg"
+PANELS = 5
+"""How many models the picture shows side by side."""
+
 COLOURS = {"onnxruntime": "tab:blue", "openvino": "tab:green", "ours": "tab:orange"}
 
 Report = dict[str, Any]
@@ -82,24 +86,62 @@ def markdown(headings: list[str], rows: list[list[str]]) -> str:
 def draw(report: Report, path: Path) -> None:
     """Draw a panel for each model, with each method's distance from float in dB: longer bars are better."""
     models, methods = report["models"], _methods(report)
-    figure, panels = plt.subplots(1, len(models), figsize=(2.4 * len(models) + 2, 4), sharey=True, squeeze=False)
-    for panel, (name, result) in zip(panels[0], models.items(), strict=True):
+    rows = math.ceil(len(models) / PANELS)
+    size = (2.2 * min(len(models), PANELS) + 2, 0.25 * len(methods) * rows + rows)
+    figure, panels = plt.subplots(rows, min(len(models), PANELS), figsize=size, sharey=True, squeeze=False)
+    for panel in panels.flat[len(models) :]:
+        panel.axis("off")
+    colours = [COLOURS[METHODS[method].engine] for method in methods]
+    for panel, (name, result) in zip(panels.flat, models.items(), strict=False):
         found = [result["methods"].get(method, {}) for method in methods]
-        colours = [COLOURS[METHODS[method].engine] for method in methods]
         panel.barh(range(len(methods)), [max(f.get("sqnr_db", 0.0), 0.0) for f in found], color=colours)
         panel.set_title(name, fontsize=9)
         panel.set_xlabel("SQNR, dB")
-    panels[0][0].set_yticks(range(len(methods)), [METHODS[m].title for m in methods])
+        panel.set_yticks(range(len(methods)), [METHODS[m].title for m in methods])
     panels[0][0].invert_yaxis()
     figure.tight_layout()
     figure.savefig(path, format="svg", metadata={"Date": None})
 
 
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "best of ONNX Runtime": tuple(m for m, method in METHODS.items() if method.engine == "onnxruntime"),
+    "best of NNCF": tuple(m for m, method in METHODS.items() if method.engine == "openvino"),
+    "ours": ("ours",),
+    "ours, effort best": ("ours-best",),
+}
+"""What the page's tables show: of these methods, the one that comes out best for a model."""
+
+
+def page_rows(report: Report) -> tuple[Rows, Rows]:
+    """Return the page's two tables: how good int8 models are, with their distance from float in dB, and their cost."""
+    accuracy, cost = [], []
+    for name, result in report["models"].items():
+        metric = TASKS[name].metric()
+        best = [_best(result["methods"], methods, metric.more_is_better) for methods in COLUMNS.values()]
+        title = "" if metric.title == "SQNR, dB" else metric.title
+        of_float = next((r["float"] for r in result["methods"].values() if "float" in r), None)
+        cells = [f"{of_float:.{metric.digits}f}" if title and of_float is not None else ""]
+        for found in best:
+            values = [_cell(found, "metric", metric.digits)] if title and found else []
+            cells.append("; ".join([*values, f"{_cell(found, 'sqnr_db', 1)} dB"]) if found else "")
+        accuracy.append([name, title, *cells])
+        cost.append([name, *(_cost(found) for found in best)])
+    return (["model", "metric", "float", *COLUMNS], accuracy), (["model", *COLUMNS], cost)
+
+
+def _best(found: dict[str, Any], methods: tuple[str, ...], more_is_better: bool) -> dict[str, Any] | None:
+    """Return the result with the best metric; of equal ones, that with the smallest distance from float."""
+    results = [found[m] for m in methods if m in found and "failed" not in found[m]]
+    sign = 1 if more_is_better else -1
+    return max(results, key=lambda result: (sign * result["metric"], result["sqnr_db"]), default=None)
+
+
 def write_page(report: Report) -> None:
     """Write the tables and the picture of docs/accuracy.md."""
     machine = f"On {', '.join(f'{name} {value}' for name, value in report['machine'].items())}."
+    accuracy, cost = page_rows(report)
     page = PAGE.read_text(encoding="utf-8")
-    page = replace_block(page, "comparison", f"{markdown(*accuracy_rows(report))}\n\n{machine}")
-    page = replace_block(page, "cost", markdown(*cost_rows(report)))
+    page = replace_block(page, "comparison", f"{markdown(*accuracy)}\n\n{machine}")
+    page = replace_block(page, "cost", markdown(*cost))
     PAGE.write_text(page, encoding="utf-8")
     draw(report, PICTURE)

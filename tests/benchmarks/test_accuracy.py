@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy.metrics import ACCURACY, AGREEMENT, SENTENCE_COSINE, character_errors, edits
+from benchmarks.accuracy.report import page_rows
 from benchmarks.accuracy.sentences import _word_pieces
 
 
@@ -50,3 +51,16 @@ def test_words_are_split_into_the_longest_pieces_of_the_vocabulary() -> None:
     vocabulary = {"[UNK]": 0, "quant": 1, "##ize": 2, "##i": 3, "q": 4}
     assert _word_pieces("quantize", vocabulary) == [1, 2]
     assert _word_pieces("zebra", vocabulary) == [0]
+
+
+def test_the_page_shows_the_setting_of_each_quantizer_that_came_out_best() -> None:
+    found = {
+        "ort-minmax": {"metric": 0.9, "sqnr_db": 9.0},
+        "ort-percentile": {"metric": 0.9, "sqnr_db": 10.0},
+        "nncf": {"failed": "quantize: no"},
+        "ours": {"metric": 0.8, "sqnr_db": 8.0},
+    }
+    cost = {"float": 0.95, "processor_seconds": 1.0, "peak_mib": 2.0}
+    methods = {name: result if "failed" in result else result | cost for name, result in found.items()}
+    (_, accuracy), _ = page_rows({"models": {"digits": {"methods": methods}}})
+    assert accuracy == [["digits", "accuracy", "0.950", "0.900; 10.0 dB", "", "0.800; 8.0 dB", ""]]
