@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pipeline.compiler.execute import Executor
 from pipeline.errors import ModelError
 from pipeline.importer import import_model
 from pipeline.importer import verify as verification
-from pipeline.importer.verify import ImportCheck, example_feeds, relative_error, verify_import
+from pipeline.importer.verify import ImportCheck, Run, example_feeds, relative_error, verify_import
 from pipeline.ir.dataflow import Dataflow, DataflowBuilder, constant, make_constant
 from pipeline.ir.program import Program
 from tests.models import ModelBuilder, small_network
@@ -80,6 +81,25 @@ def test_a_wrong_import_is_refused_with_the_first_tensor_that_differs(tmp_path: 
         ModelError, match=f"'second' differs from what {evaluator}.*first tensor that differs is 'first'"
     ):
         verify(path, with_changed_weights(program, "nn.conv2d"))
+
+
+@pytest.mark.parametrize(("inputs_off_by", "accepted"), [(2**-21, True), (2**-14, False)])
+def test_where_rounding_is_all_that_a_sample_leaves_errors_of_its_size_are_accepted(
+    tmp_path: Path, evaluator: str, inputs_off_by: float, accepted: bool
+) -> None:
+    b = ModelBuilder()
+    b.node("Sub", "x", b.constant(np.float32(1)), name="difference")
+    path = tmp_path / "difference.onnx"
+    onnx.save(b.model({"x": [1, 4]}, "difference"), path)
+    feeds = {"x": np.full((1, 4), 1 + 2**-15, "float32")}
+
+    def make_run(program: Program) -> Run:
+        return lambda given: Executor(program).run({"x": given["x"] * np.float32(1 + inputs_off_by)})
+
+    program = import_model(path)
+    with contextlib.nullcontext() if accepted else pytest.raises(ModelError, match="isn't imported correctly"):
+        check = verify_import(path, program, make_run, feeds)
+        assert check.largest_error == pytest.approx(2**-6, rel=0.1)
 
 
 def test_a_model_that_would_take_too_long_is_said_not_to_be_verified(
