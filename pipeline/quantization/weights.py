@@ -81,16 +81,23 @@ def _scales(rows: Array, spec: QuantizationSpec) -> Array:
     return best
 
 
-def accumulator_bounds(weights: QuantizedWeights, input_zero_point: int) -> tuple[Array, Array]:
-    """Return the largest |accumulator| that any uint8 input can give, at the end and during the sum; each [O] float64.
+def accumulator_bounds(
+    weights: QuantizedWeights, input_zero_point: int, largest_input: int = 255
+) -> tuple[Array, Array]:
+    """Return the largest |accumulator| that any input can give, at the end and during the sum; each [O] float64.
 
     During the sum, what counts is the order in which kernels add: they start with bias - input_zero_point *
     sum(weights) and add products of weights and quantized values, from which no zero point is subtracted.
+
+    Args:
+        weights: the quantized weights and bias.
+        input_zero_point: of the quantized values.
+        largest_input: their largest magnitude: 255, or with 16 bits, where the zero point is 0, `LARGEST_INT16`.
     """
     rows = weights.weight.reshape(weights.weight.shape[0], -1).astype("float64")
     magnitude, bias = np.abs(rows).sum(axis=1), np.abs(weights.bias.astype("float64"))
-    furthest = max(input_zero_point, 255 - input_zero_point)
-    return magnitude * furthest + bias, magnitude * (255 + input_zero_point) + bias
+    furthest = max(input_zero_point, largest_input - input_zero_point)
+    return magnitude * furthest + bias, magnitude * (largest_input + input_zero_point) + bias
 
 
 def short_multipliers(multipliers: Array) -> Array:

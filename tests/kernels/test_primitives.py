@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from pipeline.ir.types import LARGEST_INT16
 from pipeline.kernels.isa import Capability, InstructionSet, instruction_sets, meaning
 from pipeline.kernels.isa.x86.amx import MatrixInstructionSet
 from pipeline.kernels.isa.x86.vectors import PairwiseInstructionSet
@@ -120,6 +121,14 @@ def dot(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
     acc = accumulators(random, activations[:, np.newaxis].astype("int64") * weights)
     operands = acc, activations, isa.arrange(weights.astype(isa.weight_dtype))
     yield trial("dot", isa.dot, operands, meaning.dot(acc, activations, weights))
+
+
+def dot_int16(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    activations = numbers(random, "int16", isa.int16_depth, -LARGEST_INT16, LARGEST_INT16)
+    weights = numbers(random, "int16", isa.lanes * isa.int16_depth, -127, 127)
+    lanes = weights.reshape(ROWS, isa.lanes, isa.int16_depth)
+    acc = accumulators(random, activations[:, np.newaxis].astype("int64") * lanes)
+    yield trial("dot_int16", isa.dot_int16, (acc, activations, weights), meaning.dot_int16(acc, activations, lanes))
 
 
 def dot_lanes(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
@@ -346,6 +355,7 @@ TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
     "dot": dot,
     "dot_bytes": dot_bytes,
     "dot_even_lanes": dot_even_lanes,
+    "dot_int16": dot_int16,
     "dot_lanes": dot_lanes,
     "dot_pairs": dot_pairs,
     "held": streams,
@@ -412,7 +422,8 @@ def test_every_primitive_has_a_meaning_and_is_tried(isa_name: str) -> None:
 
 @pytest.mark.parametrize("isa", instruction_sets().values(), ids=instruction_sets())
 def test_an_instruction_set_has_what_its_capabilities_say_and_what_every_kernel_may_use(isa: InstructionSet) -> None:
-    everywhere = {"activations", "arrange", "dot", "clipped", "multiply_add", "rounded", "saturate", "weighted_sum"}
+    everywhere = {"activations", "arrange", "dot", "dot_int16"}
+    everywhere |= {"clipped", "multiply_add", "rounded", "saturate", "weighted_sum"}
     promised = everywhere.union(*(PRIMITIVES[capability] for capability in isa.capabilities))
     assert promised <= primitives(isa) - refused(isa)
     assert (isa.table_vectors > 0) == isa.has(Capability.TABLE_LOOKUP)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -135,3 +137,18 @@ def test_products_with_results_of_16_bits(isa_name: str, seed: int) -> None:
     assert_exact(isa_name, QDense(**LIMITS), *integer_arguments(random, (5, 70), (33, 70)))
     a, b = quantized_values(random, 2, 5, 40), quantized_values(random, 2, 40, 21)
     assert_exact(isa_name, QMatMul(**LIMITS, a_zero_point=7, multiplier=0.3), a, b, activations=2)
+
+
+@examples(1)
+@given(seed=SEEDS)
+def test_products_of_values_of_16_bits(isa_name: str, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    for convolution in CONVOLUTIONS:
+        operator, (_, *constants) = convolution.integer(seed)
+        x = wide_values(random, *convolution.x_shape)
+        narrow = replace(operator, input_zero_point=0)
+        for chosen in (narrow, replace(narrow, output_zero_point=0, **SHORT), replace(narrow, output_dtype="float32")):
+            constants[-1] = (constants[-1] / 100).astype("float32")
+            assert_exact(isa_name, chosen, x, *constants)
+    _, *constants = integer_arguments(random, (5, 71), (33, 71))
+    assert_exact(isa_name, QDense(**LIMITS), wide_values(random, 5, 71), *constants)

@@ -68,6 +68,8 @@ MIN_CHANNELS = 64
 def fills_vectors(operation: Operation) -> bool:
     """Return whether a depthwise convolution has channels and pixels enough for these loops."""
     operator, g = operation.operator, geometry_of(operation)
+    if operation.inputs[0].dtype == "int16":
+        return False
     fits = 1 < g.kernel[0] <= MAX_KERNEL and g.kernel[1] <= MAX_KERNEL
     few = min(MAX_PIXELS, g.out_width)
     gathered = g.groups < MIN_CHANNELS and MIN_CHANNELS % g.groups == 0

@@ -65,6 +65,8 @@ def fits_tiles(operation: Operation) -> bool:
     operator, g = operation.operator, geometry_of(operation)
     if not is_depthwise(operation) or not isinstance(operator, QConv2d) or not operator.stores_bytes:
         return False
+    if operation.inputs[0].dtype == "int16":
+        return False
     return g.groups >= MIN_CHANNELS and 1 < g.kernel[0] * g.kernel[1] <= MOST_TAPS
 
 

@@ -44,21 +44,21 @@ class IntegerConstants:
         """Return an operation's constants.
 
         Args:
-            operation: a convolution or dense layer in 8 bits.
+            operation: an integer convolution or dense layer.
             as_floats: whether accumulators may be the bits of float32, if the constants allow it.
-            activation_offset: what is subtracted from activations before they are multiplied.
+            activation_offset: what is subtracted from activations of 8 bits before they are multiplied.
         """
-        operator = operation.operator
+        operator, bytes_only = operation.operator, operation.inputs[0].dtype != "int16"
         if not isinstance(operator, QConv2d | QDense):
             raise TypeError(f"Expected qnn.conv2d or qnn.dense, got {operator}")
         weight, bias, multiplier = (operation.constants[i] for i in (1, 2, 3))
         start = folded_bias(bias, weight, operator.input_zero_point)
         table = operation.constants[4] if isinstance(operator, QConv2dLookup) else None
-        short = results_are_short(weight, start, multiplier)
-        floats = as_floats and sums_are_floats(weight, start, multiplier)
+        short = bytes_only and results_are_short(weight, start, multiplier)
+        floats = as_floats and bytes_only and sums_are_floats(weight, start, multiplier)
         if floats:
             start = start + np.int32(FLOAT_OFFSET_BITS)
-        if activation_offset:
+        if activation_offset and bytes_only:
             start = folded_bias(start, weight, -activation_offset)
         added_dtype = operation.inputs[-1].dtype if isinstance(operator, QConv2dAdd) else ""
         return cls(operator, weight, start, multiplier, floats, table, added_dtype, short)

@@ -298,7 +298,7 @@ class Nest:
         """
         plan = self.plan
         width = plan.isa.lanes * plan.depth
-        dot = plan.isa.multiply_add if self.dtypes[2] == "float32" else plan.isa.dot
+        dot = {"float32": plan.isa.multiply_add, "int16": plan.isa.dot_int16}.get(self.dtypes[0], plan.isa.dot)
         if self.block_weights * np.dtype(self.dtypes[1]).itemsize > plan.machine.resident_bytes:
             for v in range(plan.tile.nv):
                 ahead = place.weights + ((number + PREFETCH_DISTANCE) * plan.tile.nv + v) * width
@@ -318,7 +318,7 @@ class Nest:
 
     def activations(self, values: Any) -> Any:
         """Return values of the input as they are multiplied."""
-        return values if self.dtypes[0] == "float32" else self.plan.isa.activations(values)
+        return values if self.dtypes[0] in ("float32", "int16") else self.plan.isa.activations(values)
 
     def segment(self, ky: Any, kx: Any) -> Any:
         """Return the offset of a segment from the pixel's first value in x."""

@@ -37,21 +37,23 @@ def _pack_channels(plan: Plan, values: Array, fill: Any) -> Array:
     return np.where(valid, packed, np.asarray(fill, values.dtype)).astype(values.dtype).reshape(-1)
 
 
-def pack_weights(plan: Plan, weight: Array) -> Array:
+def pack_weights(plan: Plan, weight: Array, *, in_order: bool = False) -> Array:
     """Return OHWI weights in the order in which the nest reads them; see `nest`.
 
     Args:
         plan: what to pack for.
         weight: [O,KH,KW,I] or [O,I]. If groups were merged, I is that of the original groups.
+        in_order: whether each lane's values stay together, as `InstructionSet.dot_int16` takes them.
     """
-    return _pack_parts(plan, weight, _pack_weights)
+    return _pack_parts(plan, weight, functools.partial(_pack_weights, in_order=in_order))
 
 
-def _pack_weights(plan: Plan, weight: Array) -> Array:
+def _pack_weights(plan: Plan, weight: Array, in_order: bool) -> Array:
     cut = cut_weights(plan, weight, plan.depth)
     lanes = cut.reshape(len(cut), plan.tile.nv, plan.isa.lanes, -1, plan.depth)
     ordered = lanes.transpose(0, 3, 1, 2, 4)
-    return np.ascontiguousarray(plan.isa.arrange(ordered) if plan.depth > 1 else ordered).reshape(-1)
+    arranged = ordered if plan.depth == 1 or in_order else plan.isa.arrange(ordered)
+    return np.ascontiguousarray(arranged).reshape(-1)
 
 
 def cut_weights(plan: Plan, weight: Array, size: int) -> Array:

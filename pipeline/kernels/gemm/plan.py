@@ -120,8 +120,8 @@ def make_plan(geometry: Geometry, machine: Machine, depth: int, dtype: str) -> P
     Args:
         geometry: what to compute.
         machine: has the instruction set.
-        depth: how many values a step takes in: the instruction set's `dot_depth`, or 1.
-        dtype: what is computed: "int8" or "float32".
+        depth: how many values a step takes in: the instruction set's `dot_depth` or `int16_depth`, or 1.
+        dtype: what is computed: "int8", "int16" or "float32".
     """
     workload = make_workload(geometry, machine, depth, dtype)
     g = geometry.flattened().merged(machine.isa.lanes)

@@ -26,7 +26,7 @@ MAX_NV = 8
 MIN_ACCUMULATORS = 10
 """A multiply-add takes four or five cycles and two start in each cycle: fewer independent sums leave ports idle."""
 
-CYCLES_PER_LOAD = {"int8": 0.9, "float32": 0.95}
+CYCLES_PER_LOAD = {"int8": 0.9, "int16": 0.9, "float32": 0.95}
 """By what is computed: float32 has four times the bytes."""
 
 BYTES_PER_CYCLE = 24
@@ -68,7 +68,7 @@ class Workload:
         channels: output channels in a group.
         all_channels: output channels in a pixel.
         steps: length of the reduction.
-        dtype: what is computed: "int8" or "float32".
+        dtype: what is computed: "int8", "int16" or "float32".
         machine: sets how many registers there are.
     """
 

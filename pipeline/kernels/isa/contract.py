@@ -67,6 +67,7 @@ class InstructionSet:
         registers: how many vector registers there are.
         dot_depth: how many 8-bit products `dot` sums into each int32 lane.
         dot_instructions: about how many instructions `dot` takes where its operands lie in memory.
+        int16_depth: how many products of 16-bit values `dot_int16` sums into each int32 lane.
         activation_offset: what `activations` subtracts for `dot`: 0 where that takes them as uint8, 128 where as int8.
         load_bytes: how many bytes of a pixel are best loaded at once, as instructions take a step's values from any
             place in a register; 0 where each step's values are best loaded by themselves.
@@ -85,6 +86,7 @@ class InstructionSet:
     registers: int
     dot_depth: int = 1
     dot_instructions: int = 1
+    int16_depth: int = 1
     activation_offset: int = 0
     load_bytes: int = 0
     block_pixels: int = 0
@@ -158,6 +160,19 @@ class InstructionSet:
         if self.dot_depth != 1:
             raise NotImplementedError(f"{self.name} sums {self.dot_depth} products and must define its own dot")
         return acc + T.broadcast(T.cast(activations, "int32"), self.lanes) * T.cast(weights, f"int32x{self.lanes}")
+
+    def dot_int16(self, acc: Any, activations: Any, weights: Any) -> Any:
+        """Return `acc + sum over int16_depth of activations * weights`, for values of 16 bits.
+
+        Args:
+            acc: int32 vector of `lanes`.
+            activations: `int16_depth` neighbouring int16 values of one pixel, the same for all lanes.
+            weights: int16 vector of `lanes * int16_depth`, for each lane its values together.
+        """
+        if self.int16_depth != 1:
+            raise NotImplementedError(f"{self.name} sums {self.int16_depth} products and must define its own dot_int16")
+        wide = f"int32x{self.lanes}"
+        return acc + T.cast(T.broadcast(activations, self.lanes), wide) * T.cast(weights, wide)
 
     def functions(self) -> AbstractContextManager[Any]:
         """Return a context for those statements of a kernel that use `stream`, `held` or `iterations`."""

@@ -29,7 +29,7 @@ from pipeline.kernels.gemm.plan import (
     make_workload,
 )
 from pipeline.kernels.gemm.register_tile import Workload
-from pipeline.kernels.isa.contract import Capability
+from pipeline.kernels.isa.contract import Capability, InstructionSet
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.ops import Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QDense
@@ -49,7 +49,7 @@ def workload(operation: Operation, machine: Machine) -> Workload | None:
     if _has_blocks_for(operation, machine):
         return make_block_workload(geometry_of(operation), machine, operation.inputs[0].dtype)
     pairs = _pair_workload(operation, machine)
-    return pairs or make_workload(geometry_of(operation), machine, machine.isa.dot_depth, "int8")
+    return pairs or make_workload(geometry_of(operation), machine, *_depth(operation, machine.isa))
 
 
 def product_cycles(operation: Operation, machine: Machine) -> float:
@@ -66,7 +66,7 @@ def product_cycles(operation: Operation, machine: Machine) -> float:
     if _has_blocks_for(operation, machine):
         blocks = make_block_workload(g, machine, operation.inputs[0].dtype)
         return g.batch * g.out_height * blocks.cycles(blocks.choose()) / 2
-    workload = make_workload(g, machine, machine.isa.dot_depth, "int8")
+    workload = make_workload(g, machine, *_depth(operation, machine.isa))
     return pixels * workload.vectors * workload.steps * machine.isa.dot_instructions / 2
 
 
@@ -87,21 +87,31 @@ def _pair_workload(operation: Operation, machine: Machine) -> PairWorkload | Non
 
 
 def integer(operation: Operation, machine: Machine) -> Kernel:
-    """Sum `isa.dot_depth` products with each `isa.dot`, or four with each `isa.dot_bytes` where that's quicker."""
-    isa, geometry, weight = machine.isa, geometry_of(operation), operation.constants[1]
+    """Sum `isa.dot_depth` products with each `isa.dot`, or four with each `isa.dot_bytes` where that's quicker.
+
+    Of values of 16 bits, it is `isa.int16_depth` with each `isa.dot_int16`.
+    """
+    isa, geometry = machine.isa, geometry_of(operation)
+    weight, stored = operation.constants[1], operation.inputs[0].dtype
     pairs = _pair_workload(operation, machine)
     if pairs is not None:
         pair_plan, pairing = make_pair_plan(geometry, machine, weight, pairs)
         packed = pack_paired_weights(pair_plan, pairing, weight)
         return _with_constants(pair_plan, operation, packed, lambda epilogue: make_pair_function(pair_plan, epilogue))
-    plan = make_plan(geometry, machine, isa.dot_depth, "int8")
-    packed = pack_weights(plan, weight.astype(isa.weight_dtype))
+    plan = make_plan(geometry, machine, *_depth(operation, isa))
+    weight_dtype = "int16" if stored == "int16" else isa.weight_dtype
+    packed = pack_weights(plan, weight.astype(weight_dtype), in_order=stored == "int16")
     return _with_constants(
         plan,
         operation,
         packed,
-        lambda epilogue: _nest(plan)(plan, (operation.inputs[0].dtype, isa.weight_dtype, "int32"), epilogue).build(),
+        lambda epilogue: _nest(plan)(plan, (stored, weight_dtype, "int32"), epilogue).build(),
     )
+
+
+def _depth(operation: Operation, isa: InstructionSet) -> tuple[int, str]:
+    """Return how many values a step of the general nest takes in, and what tiles are chosen for."""
+    return (isa.int16_depth, "int16") if operation.inputs[0].dtype == "int16" else (isa.dot_depth, "int8")
 
 
 def _nest(plan: Plan) -> type[Nest]:
@@ -124,7 +134,7 @@ def matrix_integer(operation: Operation, machine: Machine) -> Kernel:
 
 def fills_blocks(operation: Operation) -> bool:
     """Return whether a kernel with products of blocks is faster."""
-    return fits_blocks(geometry_of(operation))
+    return operation.inputs[0].dtype != "int16" and fits_blocks(geometry_of(operation))
 
 
 def block_integer(operation: Operation, machine: Machine) -> Kernel:

@@ -37,10 +37,10 @@ def quantized_product(
         raise NotQuantizable("its weights aren't constant")
     x = context.parameters(binding.value.args[0])
     weights = quantize_weights(weight, bias, x.scale, context.weights)
-    if x.dtype == "int16":
-        return _product_of_16_bits(binding, operator, context, make, weights)
-    bound, bound_on_the_way = accumulator_bounds(weights, x.zero_point)
+    bound, bound_on_the_way = accumulator_bounds(weights, x.zero_point, x.furthest)
     if (bound_on_the_way >= 2**31).any():
+        if x.dtype == "int16":
+            return _product_of_bytes(binding, operator, context, make, weights)
         raise NotQuantizable("its accumulator could exceed 32 bits")
     multiplier = x.scale * weights.scale
     fields = requantization(context, operator, bound * multiplier)
@@ -51,14 +51,14 @@ def quantized_product(
     return make_call(quantized, context.quantized(binding.value.args[0]), *(make_constant(a) for a in arrays))
 
 
-def _product_of_16_bits(
+def _product_of_bytes(
     binding: Binding,
     operator: ops.Linear,
     context: Context,
     make: Callable[..., ops.Operator],
     weights: QuantizedWeights,
 ) -> relax.Expr:
-    """Return the products of both bytes of x, joined; the bias is added to the joined sums, in float32."""
+    """Return the products of both bytes of x, which has 16 bits, joined; the bias is added to these sums, in float32."""
     x = binding.value.args[0]
     zeros, scale = np.zeros_like(weights.bias), context.parameters(x).scale * weights.scale
     bound, bound_on_the_way = accumulator_bounds(replace(weights, bias=zeros), ops.BYTE_ZERO_POINT)

@@ -12,6 +12,7 @@ SSE41 = PairwiseInstructionSet.extending(
     "sse41",
     adding=[Capability.LANE_DOT_PRODUCTS],
     dot_depth=4,
+    int16_depth=2,
     weight_dtype="int16",
     saturate_vectors=4,
     vpmaddwd="llvm.x86.sse2.pmadd.wd",

@@ -79,6 +79,11 @@ class X86InstructionSet(InstructionSet):
         bounds = operator.output_zero_point, operator.output_min, operator.output_max
         return self.saturate_interleaved([T.shift_right(s, shift) for s in sums], *bounds)
 
+    def dot_int16(self, acc: Any, activations: Any, weights: Any) -> Any:
+        """Return `acc` plus the sums of two products; see the base class."""
+        pair = T.broadcast(T.reinterpret("int32", activations), self.lanes)
+        return self.dot_pairs(acc, T.reinterpret(f"int16x{2 * self.lanes}", pair), weights)
+
     def dot_pairs(self, acc: Any, left: Any, right: Any) -> Any:
         """Return `acc` plus the sums of two products of int16 values in each of `lanes` lanes."""
         return acc + T.call_llvm_pure_intrin(f"int32x{self.lanes}", self.vpmaddwd, left, right)
