@@ -194,9 +194,9 @@ class QConv2d(Accumulated, _Convolution):
     `input_zero_point`. It is requantized as `Accumulated`, with `multiplier[o]`. With `output_dtype` "int8", which only
     the compiler makes, the result is what uint8 would be, stored minus 128; `halo_value` is what is stored.
 
-    x: [N,H,W,C] uint8, or the same stored minus 128 as int8, or int16; weight: [O,KH,KW,C/groups] int8; bias: [O] int32;
-    multiplier: [O] float32, at least 0; result: [N,OH,OW,O]. `realize` guarantees that acc and `acc * multiplier` fit
-    int32 for every possible x.
+    x: [N,H,W,C] uint8, or the same stored minus 128 as int8, or int16 of magnitudes of at most `LARGEST_INT16`;
+    weight: [O,KH,KW,C/groups] int8; bias: [O] int32; multiplier: [O] float32, at least 0; result: [N,OH,OW,O].
+    `realize` guarantees that acc and `acc * multiplier` fit int32 for every possible x.
 
     With a `halo`, see `WithHalo`, the uint8 result is [N,top+OH+bottom,left+OW+right,O].
     """

@@ -108,7 +108,8 @@ class QDense(Accumulated):
     `acc = (x - input_zero_point) @ weight.T + bias` in int32, then as `qnn.conv2d` with one multiplier for each of the
     O channels. `realize` guarantees that acc and `acc * multiplier` fit int32 for every possible x.
 
-    x: [...,K] uint8 or int16; weight: [O,K] int8; bias: [O] int32; multiplier: [O] float32; result: [...,O] in `output_dtype`.
+    x: [...,K] uint8, or int16 of magnitudes of at most `LARGEST_INT16`; weight: [O,K] int8; bias: [O] int32;
+    multiplier: [O] float32; result: [...,O] in `output_dtype`.
     """
 
     name = "qnn.dense"

@@ -125,7 +125,7 @@ def dot(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
 
 def dot_int16(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
     activations = numbers(random, "int16", isa.int16_depth, -LARGEST_INT16, LARGEST_INT16)
-    weights = numbers(random, "int16", isa.lanes * isa.int16_depth, -127, 127)
+    weights = numbers(random, "int8", isa.lanes * isa.int16_depth, -127, 127)
     lanes = weights.reshape(ROWS, isa.lanes, isa.int16_depth)
     acc = accumulators(random, activations[:, np.newaxis].astype("int64") * lanes)
     yield trial("dot_int16", isa.dot_int16, (acc, activations, weights), meaning.dot_int16(acc, activations, lanes))

@@ -10,6 +10,7 @@ import pytest
 from pipeline.api import quantize
 from pipeline.distances import Distance
 from pipeline.errors import OptionError, TableError
+from pipeline.ir.dataflow import Dataflow, operator_name
 from pipeline.ir.program import Program
 from pipeline.quantization.annotate import AnnotateOptions, Annotation, annotate
 from pipeline.quantization.calibrate import calibrate
@@ -108,6 +109,18 @@ def test_with_16_bits_only_weights_are_rounded() -> None:
     quantized = quantize(program, samples(), effort="none", activation_bits=16)
     assert sqnr(program, activation_bits=16) > sqnr(program) + 5
     assert all(t.dtype == "int16" and t.zero_point == 0 for t in quantized.table.tensors.values())
+
+
+@pytest.mark.parametrize(("inputs", "bytes_apart"), [(500, False), (600, True)])
+def test_bytes_are_multiplied_apart_where_sums_could_exceed_32_bits(inputs: int, bytes_apart: bool) -> None:
+    """With all weights 127, and values of up to 32639, that is from 519 products on."""
+    b, x = ModelBuilder(), np.ones((1, inputs), "float32")
+    program = import_test_model(b.model({"x": x.shape}, b.node("MatMul", "x", b.constant(np.ones((inputs, 3), "f4")))))
+    quantized = quantize(program, [x], effort="none", activation_bits=16)
+    operators = {operator_name(b.value) for b in Dataflow.of(quantized.program.module).bindings}
+    assert ("qnn.join_sums" in operators) == bytes_apart
+    (result,) = execute(quantized.program, {"x": x}).values()
+    np.testing.assert_allclose(result, inputs, rtol=1e-5)
 
 
 def test_a_table_of_8_bits_is_refused_for_16() -> None:

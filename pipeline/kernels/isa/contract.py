@@ -167,12 +167,12 @@ class InstructionSet:
         Args:
             acc: int32 vector of `lanes`.
             activations: `int16_depth` neighbouring int16 values of one pixel, the same for all lanes.
-            weights: int16 vector of `lanes * int16_depth`, for each lane its values together.
+            weights: int8 vector of `lanes * int16_depth`, for each lane its values together.
         """
         if self.int16_depth != 1:
             raise NotImplementedError(f"{self.name} sums {self.int16_depth} products and must define its own dot_int16")
-        wide = f"int32x{self.lanes}"
-        return acc + T.cast(T.broadcast(activations, self.lanes), wide) * T.cast(weights, wide)
+        words, wide = f"int16x{self.lanes}", f"int32x{self.lanes}"
+        return acc + T.cast(T.broadcast(activations, self.lanes), wide) * T.cast(T.cast(weights, words), wide)
 
     def functions(self) -> AbstractContextManager[Any]:
         """Return a context for those statements of a kernel that use `stream`, `held` or `iterations`."""

@@ -99,7 +99,7 @@ def integer(operation: Operation, machine: Machine) -> Kernel:
         packed = pack_paired_weights(pair_plan, pairing, weight)
         return _with_constants(pair_plan, operation, packed, lambda epilogue: make_pair_function(pair_plan, epilogue))
     plan = make_plan(geometry, machine, *_depth(operation, isa))
-    weight_dtype = "int16" if stored == "int16" else isa.weight_dtype
+    weight_dtype = "int8" if stored == "int16" else isa.weight_dtype
     packed = pack_weights(plan, weight.astype(weight_dtype), in_order=stored == "int16")
     return _with_constants(
         plan,

@@ -58,7 +58,7 @@ def _product_of_bytes(
     make: Callable[..., ops.Operator],
     weights: QuantizedWeights,
 ) -> relax.Expr:
-    """Return the products of both bytes of x, which has 16 bits, joined; the bias is added to these sums, in float32."""
+    """Return the products of both bytes of x, of 16 bits, joined; the bias is added to the joined sums, in float32."""
     x = binding.value.args[0]
     zeros, scale = np.zeros_like(weights.bias), context.parameters(x).scale * weights.scale
     bound, bound_on_the_way = accumulator_bounds(replace(weights, bias=zeros), ops.BYTE_ZERO_POINT)

@@ -82,7 +82,8 @@ class X86InstructionSet(InstructionSet):
     def dot_int16(self, acc: Any, activations: Any, weights: Any) -> Any:
         """Return `acc` plus the sums of two products; see the base class."""
         pair = T.broadcast(T.reinterpret("int32", activations), self.lanes)
-        return self.dot_pairs(acc, T.reinterpret(f"int16x{2 * self.lanes}", pair), weights)
+        words = f"int16x{2 * self.lanes}"
+        return self.dot_pairs(acc, T.reinterpret(words, pair), T.cast(weights, words))
 
     def dot_pairs(self, acc: Any, left: Any, right: Any) -> Any:
         """Return `acc` plus the sums of two products of int16 values in each of `lanes` lanes."""
