@@ -96,9 +96,10 @@ class Quantized:
     def summary(self) -> QuantizationSummary:
         """Return what a library's metadata says about the quantization."""
         sources = {t.name: self.annotation.source(t.name) for t in self.annotation.tensors}
-        operators = self.annotation.operators
+        operators, entries = self.annotation.operators, self.table.tensors
         return QuantizationSummary(
-            quantization={name: self.table.tensors[source].parameters for name, source in sources.items()},
+            # Scales of channels, thousands of them, are in the calibration table only.
+            quantization={name: entries[source].parameters.with_one_scale() for name, source in sources.items()},
             table_sha256=hashlib.sha256(self.table.to_json().encode("utf-8")).hexdigest(),
             int8_operators=sum(o.precision == "int8" for o in operators),
             float_operators=tuple(

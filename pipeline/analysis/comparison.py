@@ -130,9 +130,9 @@ class _Pair:
             self.distance.update(expected, actual)
             return
         self.distance.update(expected, self.parameters.dequantized(actual))
-        lowest, highest = self.parameters.dequantized(np.array(self.parameters.limits))
-        half = self.parameters.scale / 2
-        self._clipped += int(((expected < lowest - half) | (expected > highest + half)).sum())
+        least, largest = self.parameters.limits
+        steps = expected / self.parameters.step + self.parameters.zero_point
+        self._clipped += int(((steps < least - 0.5) | (steps > largest + 0.5)).sum())
         self._values += expected.size
         self._used[actual.astype("int32") - self.parameters.limits[0]] = True
 

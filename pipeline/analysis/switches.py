@@ -17,6 +17,7 @@ from tvm import relax
 from pipeline import ops
 from pipeline.ir.bridge import make_call, operator_of
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant, with_arguments
+from pipeline.ir.operator import Array
 from pipeline.ir.program import Program, TensorSpec
 from pipeline.ir.types import QuantizationParameters
 from pipeline.quantization.annotation import Annotation, OperatorDecision
@@ -166,7 +167,7 @@ class _Switching:
         _, weight, bias = (constant(a) for a in self.corrected[str(binding.var.name)].value.args)
         if weight is None or bias is None:
             raise TypeError("An int8 layer's weights aren't constant")
-        input_scale = self.parameters[str(binding.value.args[0].name)].scale
+        input_scale = self.parameters[str(binding.value.args[0].name)].scales_for(len(bias))
         spec = decision.weights or weight_spec(per_channel=True)
         quantized = quantize_weights(weight, bias, input_scale, spec)
         scale = quantized.scale.reshape(-1, *(1,) * (weight.ndim - 1))
@@ -183,11 +184,19 @@ class _Switching:
                 found.append(own)
         return tuple(found)
 
-    def rounded(self, value: relax.Expr, parameters: QuantizationParameters, name: str) -> relax.Var:
+    def rounded(self, value: relax.Expr, parameters: QuantizationParameters, name: str) -> relax.Expr:
         """Write a tensor's rounding to 8 bits and back."""
+        factors = np.array([parameters.scale / s for s in parameters.channel_scales], "float32")
+        value = self.times(value, factors, name)
         stored = self.builder.emit(make_call(ops.Quantize.of(parameters), value), f"{name}.quantized")
         dequantize = ops.Dequantize(scale=parameters.scale, zero_point=parameters.zero_point)
-        return self.builder.emit(make_call(dequantize, stored), f"{name}.dequantized")
+        return self.times(self.builder.emit(make_call(dequantize, stored), f"{name}.dequantized"), 1 / factors, name)
+
+    def times(self, value: relax.Expr, factors: Array, name: str) -> relax.Expr:
+        """Write a product of a tensor's channels with factors; there are none if it has one scale."""
+        if not factors.size:
+            return value
+        return self.builder.emit(relax.op.multiply(value, make_constant(factors)), f"{name}.scaled")
 
     def choice(self, switch: relax.Var, on: relax.Expr, off: relax.Expr, name: str) -> relax.Var:
         return self.builder.emit(relax.op.where(switch, on, off), f"{name}.switched")

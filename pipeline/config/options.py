@@ -185,6 +185,7 @@ class CorrectionOptions(Options):
     Attributes:
         effort: which corrections are on where their own switches don't say it; one of `EFFORTS`.
         equalization: see `quantization.equalization`.
+        per_channel_activations: see `quantization.corrections.per_channel_activations`.
         weight_rounding: see `quantization.corrections.weight_rounding`.
         bias_correction: see `quantization.corrections.bias_correction`.
         layerwise_bias_correction: see `quantization.corrections.layerwise_bias_correction`.
@@ -200,6 +201,12 @@ class CorrectionOptions(Options):
         None,
         "Even out the channels of tensors between layers, so that one scale fits them all; calibrates twice.",
         flag="--equalization/--no-equalization",
+        unset="as --effort says",
+    )
+    per_channel_activations: bool | None = option(
+        None,
+        "Give each channel of a tensor a scale of its own, where only depthwise convolutions read it.",
+        flag="--per-channel-activations/--per-tensor-activations",
         unset="as --effort says",
     )
     weight_rounding: bool | None = option(

@@ -108,7 +108,7 @@ def _shape(expr: relax.Expr) -> tuple[int, ...]:
 
 def _clipped(graph: Graph, name: str, limits: ops.Clipped) -> str:
     """Write a fused activation."""
-    low, high = limits.clip_min, limits.clip_max
+    low, high = limits.clip_min, None if graph.saturates() else limits.clip_max
     if low is None and high is None:
         return name
     if low == 0 and high is None:
@@ -132,10 +132,9 @@ def _weights(graph: Graph, arrange: Callable[[Array], Array], axis: int | None) 
     if not graph.is_int8:
         return graph.constant(arrange(weight), f"{name}.weight"), graph.constant(bias, f"{name}.bias")
     quantized = graph.quantized_weights()
-    scale = quantized.scale.astype("float32")
-    bias_name = graph.dequantized(
-        quantized.bias, (graph.input_scale() * quantized.scale).astype("float32"), 0, f"{name}.bias"
-    )
+    exact_scale = graph.written_weight_scales(quantized)
+    bias_scale, scale = ((s * exact_scale).astype("float32") for s in (graph.input_scale(), 1))
+    bias_name = graph.dequantized(quantized.bias, bias_scale, 0, f"{name}.bias")
     if axis is None:
         reals = quantized.weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
         return graph.constant(arrange(reals.astype("float32")), f"{name}.weight"), bias_name

@@ -17,8 +17,9 @@ import onnx
 from onnx import helper, numpy_helper
 from tvm import relax
 
+from pipeline import ops
 from pipeline.errors import ModelError
-from pipeline.ir.bridge import tensor_type
+from pipeline.ir.bridge import operator_of, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, constant
 from pipeline.ir.program import Program, TensorSpec
 from pipeline.ir.types import QuantizationParameters
@@ -203,11 +204,36 @@ class Graph:
         if values[0] is None or values[1] is None:
             raise TypeError("An int8 operator's weights aren't constant")
         spec = self._decisions[str(self.binding.var.name)].weights or weight_spec(per_channel=True)
-        return quantize_weights(values[0], values[1], self.input_scale(), spec)
+        return quantize_weights(values[0], values[1], self._input().scales_for(len(values[1])), spec)
 
     def input_scale(self) -> float:
-        """Return the scale of the first tensor that an int8 operator reads."""
-        return self._parameters[str(self.binding.value.args[0].name)].scale
+        """Return the scale of the first tensor that an int8 operator reads; its largest if each channel has one."""
+        return self._input().scale
+
+    def written_weight_scales(self, quantized: QuantizedWeights) -> Array:
+        """Return what the weights of the operator that is being written are multiplied with: [O] float64.
+
+        Runtimes compute convolutions in integers only where the tensors that they read have one scale. So a tensor
+        whose channels have a scale each is written with one, its channels multiplied by `_factors`, for which the
+        weights of what computes it, and of what reads it, make up.
+        """
+        scale, output = quantized.scale, self._written_in_channels()
+        if self._input().channel_scales:
+            scale = scale * self._input().scales_for(len(scale)) / self._input().scale
+        return scale if output is None else scale * _factors(output)
+
+    def saturates(self) -> bool:
+        """Return whether the largest quantized values of a result are what limits it from above."""
+        return self._written_in_channels() is not None
+
+    def _input(self) -> QuantizationParameters:
+        return self._parameters[str(self.binding.value.args[0].name)]
+
+    def _written_in_channels(self) -> QuantizationParameters | None:
+        """Return how the result of an int8 operator is stored, if each channel has a scale."""
+        name = str(self.binding.var.name)
+        parameters = self._parameters.get(name) if self.is_int8 and name in self._stored else None
+        return parameters if parameters is not None and parameters.channel_scales else None
 
     def dequantized(self, stored: Array, scale: Array, axis: int | None, name: str) -> str:
         """Write quantized constants with what makes reals of them, and return the name of these.
@@ -254,7 +280,13 @@ class Graph:
             # Axes that moved are the same ONNX tensor.
             if isinstance(known, _Value) and known.parameters == parameters and written.name in known.names.values():
                 return _Value(value.names, parameters)
-        return self._rounded(value, parameters, name)
+        return self._rounded(
+            value if self._has_weights() else self._times(value, _factors(parameters)), parameters, name
+        )
+
+    def _has_weights(self) -> bool:
+        """Return whether the operator that is being written multiplies channels with constants."""
+        return isinstance(operator_of(self.binding.value), ops.Linear)
 
     def _rounded(self, value: _Value, parameters: QuantizationParameters, name: str) -> _Value:
         """Write the rounding of a tensor to 8 bits and back."""
@@ -270,11 +302,25 @@ class Graph:
         value = self._values[var]
         if isinstance(value, list):
             raise TypeError("A tuple is read as a tensor")
-        if not self.is_int8 or value.parameters is not None:
+        if value.parameters is not None and not (self.is_int8 and self._has_weights()):
+            return self._times(value, 1 / _factors(value.parameters))
+        if not self.is_int8:
+            return value
+        if value.parameters is not None:
             return value
         if var not in self._quantized:
-            self._quantized[var] = self._rounded(value, self._parameters[str(var.name)], str(var.name))
+            parameters = self._parameters[str(var.name)]
+            scaled = self._times(value, _factors(parameters))
+            self._quantized[var] = self._rounded(scaled, parameters, str(var.name))
         return self._quantized[var]
+
+    def _times(self, value: _Value, factors: Array) -> _Value:
+        """Write a product of a tensor's channels with factors; there are none if it has one scale."""
+        if not factors.size:
+            return value
+        form = "channels first" if "channels first" in value.names else "as is"
+        shaped = factors.astype("float32").reshape(-1, *(1, 1) * (form == "channels first"))
+        return _Value({form: self.node("Mul", value.names[form], self.constant(shaped))})
 
     def _named(self, value: _Value, form: str) -> str:
         """Return the name of a tensor in a form, in which it is written if it isn't there yet."""
@@ -331,6 +377,11 @@ class Graph:
 
 def _form(written: Written) -> str:
     return "channels first" if written.channels_first else "as is"
+
+
+def _factors(parameters: QuantizationParameters) -> Array:
+    """Return by what a tensor's channels are multiplied to have the same scale; [0] if they have."""
+    return np.asarray([parameters.scale / s for s in parameters.channel_scales])
 
 
 def _is_uint8(var: relax.Var) -> bool:

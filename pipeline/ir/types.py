@@ -51,23 +51,26 @@ class QuantizationParameters(msgspec.Struct, frozen=True, omit_defaults=True):
     """Scale and zero point of a quantized tensor, whose quantized value q stands for `scale * (q - zero_point)`.
 
     Attributes:
-        scale: size of one step.
+        scale: size of one step; of a tensor whose channels have a scale each, the largest.
         zero_point: the quantized value of 0.0.
         dtype: of quantized values, one of `QUANTIZED_LIMITS`. The metadata of libraries leave it out where it is uint8.
+        channel_scales: the scale of each channel, the last axis; empty if `scale` holds for all.
 
     Raises:
-        ValueError: the scale isn't a finite number above 0, or the zero point isn't a quantized value, or isn't 0 with
+        ValueError: a scale isn't a finite number above 0, or the zero point isn't a quantized value, or isn't 0 with
             16 bits.
     """
 
     scale: float
     zero_point: int
     dtype: QuantizedDtype = "uint8"
+    channel_scales: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if not 0 < self.scale < math.inf:
-            raise ValueError(f"the scale {self.scale} isn't a number above 0")
+        for scale in (self.scale, *self.channel_scales):
+            if not 0 < scale < math.inf:
+                raise ValueError(f"the scale {scale} isn't a number above 0")
         low, high = (0, 0) if self.dtype == "int16" else self.limits
         if not low <= self.zero_point <= high:
             raise ValueError(f"the zero point {self.zero_point} isn't in {low}..{high}")
@@ -82,6 +85,25 @@ class QuantizationParameters(msgspec.Struct, frozen=True, omit_defaults=True):
         """The largest distance of a quantized value from the zero point, whatever that is: 255 for 8 bits."""
         return LARGEST_INT16 if self.dtype == "int16" else 255
 
+    def with_one_scale(self) -> QuantizationParameters:
+        """Return the same with `scale` for all channels."""
+        return msgspec.structs.replace(self, channel_scales=())
+
+    def scales_for(self, outputs: int) -> npt.NDArray[Any]:
+        """Return what scale counts for each output channel of an operator with weights: [outputs] float64.
+
+        That is the operator which computes the tensor, or a depthwise convolution that reads it, whose outputs belong
+        to one channel each, in order.
+        """
+        if not self.channel_scales:
+            return np.full(outputs, self.scale)
+        return np.repeat(np.array(self.channel_scales), outputs // len(self.channel_scales))
+
+    @property
+    def step(self) -> npt.NDArray[Any]:
+        """The size of one step: [C] float64, or a scalar [] if it is the same in all channels."""
+        return np.array(self.channel_scales or self.scale)
+
     def quantized_range(self, low: float | None, high: float | None) -> tuple[int, int]:
         """Return the least and the largest quantized value of a tensor whose real values lie in [low, high].
 
@@ -95,8 +117,8 @@ class QuantizationParameters(msgspec.Struct, frozen=True, omit_defaults=True):
         return (least if low is None else quantized(low), largest if high is None else quantized(high))
 
     def dequantized(self, quantized: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the real numbers that quantized values of any shape stand for, float64."""
-        return np.asarray((quantized.astype("float64") - self.zero_point) * self.scale)
+        """Return the real numbers that quantized values [...,C], or of any shape with one scale, stand for: float64."""
+        return np.asarray((quantized.astype("float64") - self.zero_point) * self.step)
 
     def all_values(self) -> npt.NDArray[Any]:
         """Return the real numbers that all quantized values stand for, from the least up: [256] float64 for 8 bits."""

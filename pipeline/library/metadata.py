@@ -77,7 +77,7 @@ class QuantizationSummary(Record, frozen=True, kw_only=True):
     """What quantization did to a model: the part of the metadata that float libraries don't have.
 
     Attributes:
-        quantization: scale and zero point of every 8-bit tensor by name.
+        quantization: scale and zero point of every 8-bit tensor by name; the largest scale, if each channel has one.
         table_sha256: SHA-256 of the calibration table.
         int8_operators: how many operators are computed in int8.
         float_operators: the operators that aren't.
@@ -136,7 +136,8 @@ class ArtifactMetadata(Record, frozen=True, kw_only=True):
         kind: "int8" for a quantized program, else "float32".
         inputs: name, shape and dtype of each input, in order; names are ONNX's.
         outputs: name, shape and dtype of each output, in order; names are ONNX's.
-        quantization: scale and zero point of every 8-bit tensor by name; empty in a float library.
+        quantization: scale and zero point of every 8-bit tensor by name, the largest scale if each channel has one;
+            empty in a float library.
         target: what it was built for.
         versions: versions of the packages that built it.
         model_sha256: SHA-256 of the ONNX file.

@@ -213,6 +213,33 @@ class QMultiply(_Binary, Requantized):
 
 
 @dataclass(frozen=True)
+class QHardSwish(Requantized):
+    """`qnn.hard_swish`: x * clip(x + 3, 0, 6) / 6 of a uint8 tensor, with scales for each channel.
+
+    With `v = float32(x - input_zero_point)`, and `limit[c]`, which is 3 in units of the channel's input scale:
+    `q = int32(rint(v * (min(max(v, -limit[c]), limit[c]) + limit[c]) * multiplier[c]))`, in this order and in float32,
+    then as `Requantized`.
+
+    x: [...,C] uint8; limit: [C] float32, above 0; multiplier: [C] float32. `realize` guarantees that q fits int32.
+    """
+
+    name = "qnn.hard_swish"
+    arguments = ("x", "limit", "multiplier")
+
+    input_zero_point: int = 0
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        """Return x's shape, uint8."""
+        return TensorType(inputs[0].shape, self.output_dtype)
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the function's values."""
+        x, limit, multiplier = arguments
+        v = x.astype("float32") - np.float32(self.input_zero_point)
+        return self.saturate(np.rint(v * (np.clip(v, -limit, limit) + limit) * multiplier))
+
+
+@dataclass(frozen=True)
 class QLookup(Operator):
     """`qnn.lookup`: `y = table[x]`, any function of single 8-bit values.
 

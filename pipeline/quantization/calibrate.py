@@ -13,6 +13,7 @@ from pipeline.errors import TableError
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.quantization.annotation import Annotation
+from pipeline.quantization.channel_scales import annotated_places, choose
 from pipeline.quantization.observers import ALGORITHMS, Observer, make_observer
 from pipeline.quantization.observers.readers import AS_IT_IS, Reader
 from pipeline.quantization.readers import readers_of
@@ -92,10 +93,13 @@ def calibrate_with_statistics(
     options = options or CalibrateOptions()
     specs = {name: _decided(spec, options) for name, spec in annotation.specs().items()}
     wanted = {name: observer for name, (_, observer) in specs.items()}
+    scaled = annotated_places(program, annotation)
+    needs = dict.fromkeys((*needs, *(place.need for place in scaled)))
     found = collect_with(engine or ThisProcess(), program, wanted, needs, samples, options, progress)
     flow = Dataflow.of(program.module)
     readers = {str(var.name): readers_of(flow, var) for var in flow.users if var.name in specs}
     entries = {name: make_entry(name, found.observers[name], spec, readers[name]) for name, (spec, _) in specs.items()}
+    entries |= {p.tensor: choose(p, entries[p.tensor], found.statistics[p.need]) for p in scaled}
     for text in _odd_tensors(entries, specs):
         _log.warning(text)
     table = CalibrationTable(model_sha256=program.source_sha256, samples=found.samples, tensors=entries)

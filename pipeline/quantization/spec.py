@@ -81,8 +81,8 @@ class QuantizationSpec(Record, frozen=True, kw_only=True):
             return f"activations are uint8 or int16; {self.dtype} isn't computed yet"
         if self.dtype == "int16" and not (self.signed and self.symmetric):
             return "int16 is signed and symmetric"
-        if self.granularity != "per_tensor":
-            return f"activations have one scale per tensor; {self.granularity} isn't computed yet"
+        if self.granularity != "per_tensor" and self.dtype != "uint8":
+            return f"{self.dtype} has one scale per tensor"
         return None
 
     def unsupported_weights(self) -> str | None:

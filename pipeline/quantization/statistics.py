@@ -174,6 +174,32 @@ class ChannelMaxima(Statistic):
         self.maxima = state["maxima"]
 
 
+class ChannelRanges(Statistic):
+    """The range of each channel, the last axis, over all samples that aren't held back, and zero; float64."""
+
+    def __init__(self, first: int = 0) -> None:
+        super().__init__(first)
+        self.minima: Array = np.zeros(1)
+        self.maxima: Array = np.zeros(1)
+
+    def _add(self, values: Array) -> None:
+        if is_held_back(self.batches):
+            return
+        rows = values.reshape(-1, values.shape[-1])
+        self.minima = np.minimum(self.minima, rows.min(axis=0, initial=0))
+        self.maxima = np.maximum(self.maxima, rows.max(axis=0, initial=0))
+
+    def _take(self, other: ChannelRanges) -> None:
+        self.minima = np.minimum(self.minima, other.minima)
+        self.maxima = np.maximum(self.maxima, other.maxima)
+
+    def _own_state(self) -> dict[str, Array]:
+        return {"minima": self.minima, "maxima": self.maxima}
+
+    def _restore_own(self, state: Mapping[str, Array]) -> None:
+        self.minima, self.maxima = state["minima"], state["maxima"]
+
+
 class KeptBatches(Statistic):
     """A tensor's values for some batches, the same batches of every tensor, chosen evenly from all.
 

@@ -18,7 +18,7 @@ from msgspec import UNSET
 from pipeline.config.options import AnnotateOptions, CalibrateOptions, QuantizeOptions
 from pipeline.errors import OptionError, TableError
 from pipeline.ir.program import Program
-from pipeline.quantization import equalization
+from pipeline.quantization import channel_scales, equalization
 from pipeline.quantization.annotate import annotate
 from pipeline.quantization.annotation import Annotation
 from pipeline.quantization.calibrate import calibrate_with_statistics, check_algorithm
@@ -106,7 +106,8 @@ class TakeTable:
             )
         exponents = {} if self.given.equalization is UNSET else self.given.equalization
         program = equalization.equalized(state.program, state.annotation, exponents) if exponents else state.program
-        return dataclasses.replace(state, program=program, table=self.given, original=program)
+        annotation, table = channel_scales.agreed(program, state.annotation, self.given)
+        return dataclasses.replace(state, program=program, annotation=annotation, table=table, original=program)
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,8 @@ class Correct:
         except CannotCorrect as reason:
             outcome = CorrectionOutcome(name, kept=False, note=str(reason))
         else:
-            outcome = CorrectionOutcome(name, after > before, finite(before), finite(after))
+            better = after > before + self.correction.least_gain_db(state)
+            outcome = CorrectionOutcome(name, better, finite(before), finite(after))
         kept, sqnr = (corrected, after) if outcome.kept else (state, before)
         return _with_outcome(dataclasses.replace(kept, sqnr_db=sqnr), outcome)
 
@@ -280,6 +282,7 @@ def steps(
         calibrate = Calibrate(given, options.calibrate, corrections, progress, equalize or bool(corrections), engine)
         ranges: tuple[Step, ...] = (CalibrateEqualized(calibrate) if equalize else calibrate,)
     elif samples is not None and corrections:
+        corrections = tuple(c for c in corrections if not c.changes_scales)
         ranges = (TakeTable(table), Collect(samples, options.calibrate, corrections, progress, engine))
     else:
         if corrections:

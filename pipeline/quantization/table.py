@@ -17,6 +17,8 @@ from pipeline.ir.types import QuantizationParameters, QuantizedDtype
 from pipeline.quantization.spec import SCALES_ABOVE, SCALES_BELOW
 from pipeline.schema import Record, read_json, to_json
 
+Scale = Annotated[float, Meta(gt=SCALES_ABOVE, lt=SCALES_BELOW)]
+
 
 class Calibrated(Record, frozen=True, kw_only=True, omit_defaults=True):
     """One tensor's entry: real = scale * (q - zero_point), q in 0..255, or of 16 bits.
@@ -30,26 +32,31 @@ class Calibrated(Record, frozen=True, kw_only=True, omit_defaults=True):
         minimum: smallest value seen.
         maximum: largest value seen.
         dtype: of q; a file leaves it out where it is uint8.
+        channel_scales: a scale for each channel, the last axis, in place of `scale`, which is the largest of them. A
+            file leaves it out where one holds for all.
     """
 
     threshold: Annotated[float, Meta(ge=0)]
-    scale: Annotated[float, Meta(gt=SCALES_ABOVE, lt=SCALES_BELOW)]
+    scale: Scale
     zero_point: Annotated[int, Meta(ge=0, le=255)]
     signed: bool
     algorithm: str
     minimum: float
     maximum: float
     dtype: QuantizedDtype = "uint8"
+    channel_scales: tuple[Scale, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the zero point; while a file is read, msgspec reports this as a validation error."""
+        """Check zero point and scales; while a file is read, msgspec reports this as a validation error."""
         if self.dtype == "int16" and self.zero_point:
             raise ValueError("the zero point of 16 bits is 0")
+        if self.channel_scales and self.scale != max(self.channel_scales):
+            raise ValueError("scale isn't the largest of channel_scales")
 
     @property
     def parameters(self) -> QuantizationParameters:
         """Scale and zero point: what counts for the int8 model."""
-        return QuantizationParameters(self.scale, self.zero_point, self.dtype)
+        return QuantizationParameters(self.scale, self.zero_point, self.dtype, self.channel_scales)
 
 
 class CalibrationTable(Record, frozen=True, kw_only=True):

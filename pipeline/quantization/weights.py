@@ -30,7 +30,7 @@ class QuantizedWeights:
 
     Attributes:
         weight: int8, in [-127, 127], of the float weights' shape.
-        bias: [O] int32 at scale input_scale * scale[o].
+        bias: [O] int32 at scale input_scale * scale[o], or input_scale[o] * scale[o].
         scale: [O] float64, one weight step.
     """
 
@@ -43,7 +43,9 @@ class QuantizedWeights:
         return np.asarray(self.weight * self.scale.reshape(-1, *(1,) * (self.weight.ndim - 1)))
 
 
-def quantize_weights(weight: Array, bias: Array, input_scale: float, spec: QuantizationSpec) -> QuantizedWeights:
+def quantize_weights(
+    weight: Array, bias: Array, input_scale: Array | float, spec: QuantizationSpec
+) -> QuantizedWeights:
     """Quantize weights so that a threshold, per output channel or per tensor, becomes 127.
 
     The threshold is the largest magnitude or, with `mse`, the one with the smallest squared error. A channel of zeros
@@ -53,7 +55,8 @@ def quantize_weights(weight: Array, bias: Array, input_scale: float, spec: Quant
     Args:
         weight: [O, ...] float32.
         bias: [O] float32.
-        input_scale: scale of the input's quantized values.
+        input_scale: scale of the input's quantized values: one, or one for each output channel, [O]; see
+            `QuantizationParameters.scales_for`.
         spec: one scale for each output channel, or the same for all; int8 and symmetric; what chooses it.
     """
     rows = weight.reshape(weight.shape[0], -1).astype("float64")

@@ -30,6 +30,7 @@ from pipeline.ops import (
     QConv2dAdd,
     QConv2dLookup,
     QDense,
+    QHardSwish,
     QInterpolate,
     QLookup,
     QMatMul,
@@ -184,6 +185,10 @@ def memory_bound_examples() -> Mapping[str, Example]:
         "quantized prelu": Example(
             QPRelu(9, input_zero_point=77, multiplier=0.7),
             (quantized_values(random, 64, 3, 21), np.linspace(-1, 1, 21, dtype="float32")),
+        ),
+        "hard swish of channels": Example(
+            QHardSwish(9, input_zero_point=77),
+            (quantized_values(random, 64, 3, 21), *(np.linspace(0.01, 90, 21, dtype="float32"),) * 2),
         ),
         "multiply": Example(
             QMultiply(a_zero_point=128, multiplier=0.5), (quantized_values(random, 64, 3, 2, 21), pixel), (0, 1)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.kernels.isa import instruction_set, instruction_sets
-from pipeline.ops import Add, Multiply, PRelu, QAdd, QMultiply, QPRelu
+from pipeline.ops import Add, Multiply, PRelu, QAdd, QHardSwish, QMultiply, QPRelu
 from tests.kernels.harness import assembly, generate, make_operation
 from tests.kernels.instruction_sets import compile_target
 from tests.kernels.tensors import (
@@ -165,6 +165,23 @@ def test_integer_prelu(
     slope = random.choice(np.array([0, 0.25, -0.5, 1, multiplier, -3 * multiplier], "float32"), shapes[1])
     operator = QPRelu(**fields, input_zero_point=zero_point, multiplier=multiplier)
     assert_exact(isa_name, operator, quantized_values(random, *shapes[0]), slope)
+
+
+@every_vector_length
+@given(
+    shape=st.sampled_from([(1, 1), (3, 5), (7, 16), (2, 3, 33), (5, 64), (1, 4, 2, 100)]),
+    fields=requantization(),
+    zero_point=QUANTIZED_VALUES,
+    seed=SEEDS,
+)
+def test_hard_swish_of_channels(
+    isa_name: str, shape: Shape, fields: dict[str, int], zero_point: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    limit = np.exp(random.uniform(-3, 6, shape[-1])).astype("float32")
+    multiplier = (random.uniform(0, 2, shape[-1]) / limit).astype("float32")
+    operator = QHardSwish(**fields, input_zero_point=zero_point)
+    assert_exact(isa_name, operator, quantized_values(random, *shape), limit, multiplier)
 
 
 @every_vector_length

@@ -184,9 +184,12 @@ def test_what_the_annotation_says_of_a_tensor_comes_before_the_options(table: Ca
     [
         ({"dtype": "uint16"}, "activations are uint8 or int16; uint16 isn't computed yet"),
         ({"dtype": "int16"}, "int16 is signed and symmetric"),
-        ({"granularity": "per_channel"}, "activations have one scale per tensor; per_channel isn't computed yet"),
+        (
+            {"dtype": "int16", "symmetric": True, "granularity": "per_channel"},
+            "int16 has one scale per tensor",
+        ),
     ],
-    ids=["uint16", "affine_int16", "per_channel"],
+    ids=["uint16", "affine_int16", "int16_per_channel"],
 )
 def test_what_cannot_be_computed_yet_is_refused(changes: dict[str, object], message: str) -> None:
     program = import_test_model(small_network())

@@ -8,6 +8,7 @@ from pipeline.config.options import CorrectionOptions
 from pipeline.quantization.corrections.bias_correction import BiasCorrection
 from pipeline.quantization.corrections.correction import CannotCorrect, Correction
 from pipeline.quantization.corrections.layerwise_bias_correction import LayerwiseBiasCorrection
+from pipeline.quantization.corrections.per_channel_activations import PerChannelActivations
 from pipeline.quantization.corrections.weight_rounding import WeightRounding
 
 __all__ = [
@@ -20,15 +21,16 @@ __all__ = [
 ]
 
 CORRECTIONS: dict[str, Correction] = {
-    correction.name: correction for correction in (WeightRounding(), BiasCorrection(), LayerwiseBiasCorrection())
+    correction.name: correction
+    for correction in (PerChannelActivations(), WeightRounding(), BiasCorrection(), LayerwiseBiasCorrection())
 }
 """All corrections by the names of their options, in the order in which they are applied."""
 
 BY_EFFORT: Mapping[str, frozenset[str]] = {
     "none": frozenset(),
     "fast": frozenset({"bias_correction"}),
-    "balanced": frozenset({"weight_rounding", "bias_correction", "layerwise_bias_correction"}),
-    "best": frozenset({"weight_rounding", "bias_correction", "layerwise_bias_correction"}),
+    "balanced": frozenset(CORRECTIONS),
+    "best": frozenset(CORRECTIONS),
 }
 """The corrections that each effort switches on, by its name."""
 

@@ -38,8 +38,8 @@ class BiasCorrection(Correction):
             original, seen = originals[name], state.statistics[Need(layer.input, ChannelMeans)]
             if not isinstance(seen, ChannelMeans):
                 raise TypeError(f"Expected the means of {layer.input}, got {seen}")
-            scale = table.tensors[state.annotation.source(layer.input)].scale
-            quantized = quantize_weights(layer.weight, layer.bias, scale, layer.spec)
+            parameters = table.tensors[state.annotation.source(layer.input)].parameters
+            quantized = quantize_weights(layer.weight, layer.bias, parameters.scales_for(len(layer.bias)), layer.spec)
             error = quantized.values() - original.weight.astype("float64")
             corrected[name] = original.bias - original.mean_response(error, seen.means)
         return dataclasses.replace(state, program=with_biases(state.program, corrected))

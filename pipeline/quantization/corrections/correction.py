@@ -21,14 +21,25 @@ class Correction(ABC):
     Class attributes:
         name: of the option that switches it on, and of the correction in reports.
         changes: what it changes in the program, in words, for reports.
+        changes_scales: whether it changes scales of activations; then it isn't applied to those of a given table.
     """
 
     name: ClassVar[str]
     changes: ClassVar[str]
+    changes_scales: ClassVar[bool] = False
 
     @abstractmethod
     def needs(self, program: Program, annotation: Annotation) -> tuple[Need, ...]:
         """Return the statistics that it needs; they are collected while calibration runs."""
+
+    def least_gain_db(self, state: State) -> float:
+        """Return by how much outputs of samples that it hasn't seen have to be better with it, in decibels.
+
+        Args:
+            state: before it is applied.
+        """
+        del state
+        return 0.0
 
     @abstractmethod
     def apply(self, state: State) -> State:

@@ -82,8 +82,9 @@ class _Correcting:
         rounded = constant(weight)
         if rounded is None:
             raise TypeError(f"{binding.var.name} has no constant weights")
-        scale = self._state.calibrated().tensors[self._state.annotation.source(layer.input)].scale
-        means = [scale * (batch_means(values) - operator.input_zero_point) for values in inputs]
+        parameters = self._state.calibrated().tensors[self._state.annotation.source(layer.input)].parameters
+        step, scale = parameters.scales_for(layer.image[-1]), parameters.scales_for(len(layer.bias))
+        means = [step * (batch_means(values) - operator.input_zero_point) for values in inputs]
         corrected = self._corrected(layer, scale, means)
         if corrected is None:
             return binding
@@ -95,12 +96,12 @@ class _Correcting:
         arguments = [x, weight, make_constant(quantized.bias), multiplier]
         return Binding(binding.var, with_arguments(binding.value, arguments))
 
-    def _corrected(self, layer: Layer, scale: float, means: Sequence[Array]) -> Array | None:
+    def _corrected(self, layer: Layer, scale: Array, means: Sequence[Array]) -> Array | None:
         """Return a layer's corrected bias, [O] float32; None if the held-back samples say that it is none the better.
 
         Args:
             layer: as corrections before have left it.
-            scale: of its input.
+            scale: of its input, for each output channel: [O].
             means: of its quantized input's channels, for each sample: those to learn from, then those held back.
         """
         seen = self._state.statistics[Need(layer.input, KeptMeans, (self._limit,))]

@@ -58,8 +58,10 @@ class WeightRounding(Correction):
             seen = state.statistics[need]
             if not isinstance(seen, SecondMoments):
                 raise TypeError(f"Expected the moments of {name}, got {seen}")
-            scale = state.calibrated().tensors[state.annotation.source(layers[name].input)].scale
-            rounded[name] = _rounded(layers[name], need.arguments[0], seen, scale)
+            layer = layers[name]
+            parameters = state.calibrated().tensors[state.annotation.source(layer.input)].parameters
+            scales = parameters.scales_for(len(layer.bias))
+            rounded[name] = _rounded(layer, need.arguments[0], seen, scales)
         return dataclasses.replace(state, program=with_parameters(state.program, rounded))
 
 
@@ -75,7 +77,7 @@ def _needs(layers: dict[str, Layer]) -> dict[str, Need]:
         width //= 2
 
 
-def _rounded(layer: Layer, columns: Columns, seen: SecondMoments, input_scale: float) -> tuple[Array, Array]:
+def _rounded(layer: Layer, columns: Columns, seen: SecondMoments, input_scale: Array) -> tuple[Array, Array]:
     """Return a layer's weights, each a multiple of its channel's scale, and its bias."""
     nearest = quantize_weights(layer.weight, layer.bias, input_scale, layer.spec)
     step = nearest.scale.reshape(-1, *(1,) * (layer.weight.ndim - 1))

@@ -8,7 +8,7 @@ import numpy as np
 from tvm import relax
 
 from pipeline import ops
-from pipeline.ir.bridge import make_call
+from pipeline.ir.bridge import make_call, operator_of, tensor_type
 from pipeline.ir.dataflow import Binding, constant, make_constant
 from pipeline.ir.operator import Array
 from pipeline.ir.types import QuantizationParameters
@@ -75,7 +75,29 @@ def prelu(binding: Binding, context: Context) -> relax.Expr:
 def unary(binding: Binding, context: Context) -> relax.Expr:
     """`nn.unary` -> `qnn.lookup`, the function of each of the 256 quantized values, or `qnn.interpolate`."""
     output, x = context.quantized_output(), binding.value.args[0]
+    if output.channel_scales or context.parameters(x).channel_scales:
+        return _hard_swish(binding, context)
     return function_of(context.quantized(x), context.parameters(x), description(binding, ops.Unary).formula, output)
+
+
+def is_hard_swish(binding: Binding) -> bool:
+    """Return whether an operator computes x * clip(x + 3, 0, 6) / 6."""
+    if not isinstance(binding.value, relax.Call):
+        return False
+    operator, x = operator_of(binding.value), np.linspace(-8, 8, 257)
+    return isinstance(operator, ops.Unary) and np.allclose(operator.formula(x), x * np.clip(x + 3, 0, 6) / 6)
+
+
+def _hard_swish(binding: Binding, context: Context) -> relax.Expr:
+    """Return `qnn.hard_swish`, for tensors whose channels have a scale each."""
+    output, x = context.quantized_output(), binding.value.args[0]
+    channels, source = tensor_type(x).shape[-1], context.parameters(x)
+    before, after = source.scales_for(channels), output.scales_for(channels)
+    limit = 3 / before
+    largest = source.furthest * (np.minimum(source.furthest, limit) + limit) * before**2 / 6
+    quantized = ops.QHardSwish(input_zero_point=source.zero_point, **requantization(context, ops.QHardSwish(), largest))
+    constants = (make_constant(a.astype("float32")) for a in (limit, before**2 / (6 * after)))
+    return make_call(quantized, context.quantized(x), *constants)
 
 
 def function_of(

@@ -36,16 +36,17 @@ def quantized_product(
     if weight is None or bias is None:
         raise NotQuantizable("its weights aren't constant")
     x = context.parameters(binding.value.args[0])
-    weights = quantize_weights(weight, bias, x.scale, context.weights)
+    x_scales = x.scales_for(len(bias))
+    weights = quantize_weights(weight, bias, x_scales, context.weights)
     bound, bound_on_the_way = accumulator_bounds(weights, x.zero_point, x.furthest)
     if (bound_on_the_way >= 2**31).any():
         if x.dtype == "int16":
             return _product_of_bytes(binding, operator, context, make, weights)
         raise NotQuantizable("its accumulator could exceed 32 bits")
-    multiplier = x.scale * weights.scale
+    multiplier = x_scales * weights.scale
     fields = requantization(context, operator, bound * multiplier)
     if context.output is not None:
-        multiplier = multiplier / context.output.scale
+        multiplier = multiplier / context.output.scales_for(len(bias))
     arrays = (weights.weight, weights.bias, short_multipliers(multiplier))
     quantized = make(input_zero_point=x.zero_point, **fields)
     return make_call(quantized, context.quantized(binding.value.args[0]), *(make_constant(a) for a in arrays))
@@ -81,7 +82,7 @@ def joined_sums(sums: relax.Var, bias: Array, scale: Array, context: Context, fi
         context: says what the result is to be.
         fields: of `ops.Requantized`, see `requantization`.
     """
-    multiplier = scale if context.output is None else scale / context.output.scale
+    multiplier = scale if context.output is None else scale / context.output.scales_for(len(scale))
     constants = (make_constant(a.astype("float32")) for a in (bias, multiplier))
     return make_call(ops.JoinSums(**fields), sums, *constants)
 
@@ -100,7 +101,9 @@ def requantization(context: Context, operator: ops.Operator, largest: Array | fl
     output = context.output
     if output is None:
         return {"output_dtype": "float32"}
-    if not np.all(np.asarray(largest) / output.scale < 2**30):
+    if not np.all(
+        np.asarray(largest) / (output.scales_for(np.size(largest)) if output.channel_scales else output.scale) < 2**30
+    ):
         raise NotQuantizable(OUTPUT_SCALE_TOO_SMALL)
     low, high = output.limits
     if isinstance(operator, ops.Clipped):
