@@ -20,6 +20,7 @@ activations have no scales per channel elsewhere.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,8 @@ from pipeline.quantization.rules import is_hard_swish, kind_of
 from pipeline.quantization.spec import QuantizationSpec
 from pipeline.quantization.statistics import ChannelRanges, Need, Statistic
 from pipeline.quantization.table import Calibrated, CalibrationTable
+
+_log = logging.getLogger(__name__)
 
 HEADROOM = 1.5
 """By what the range that was seen of a channel is multiplied: a channel's differs more from sample to sample than that
@@ -196,6 +199,12 @@ def agreed(program: Program, annotation: Annotation, table: CalibrationTable) ->
     if not scaled:
         return annotation, table
     possible = scaled & set(places(program, annotation))
+    for name in sorted(scaled - possible):
+        _log.warning(
+            "Tensor %r has one scale, the largest of its channel_scales in the calibration table: with these options, "
+            "it isn't one that a layer with weights computes and only depthwise convolutions read, all in int8.",
+            name,
+        )
     entries = {
         name: msgspec.structs.replace(entry, channel_scales=()) if name in scaled - possible else entry
         for name, entry in table.tensors.items()

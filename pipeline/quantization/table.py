@@ -50,6 +50,8 @@ class Calibrated(Record, frozen=True, kw_only=True, omit_defaults=True):
         """Check zero point and scales; while a file is read, msgspec reports this as a validation error."""
         if self.dtype == "int16" and self.zero_point:
             raise ValueError("the zero point of 16 bits is 0")
+        if self.dtype == "int16" and self.channel_scales:
+            raise ValueError("16 bits have one scale, no channel_scales")
         if self.channel_scales and self.scale != max(self.channel_scales):
             raise ValueError("scale isn't the largest of channel_scales")
 
