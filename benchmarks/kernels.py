@@ -27,7 +27,7 @@ import tvm
 from rich.table import Table
 
 from benchmarks.machine import cpu_name
-from pipeline.compiler.codegen import code_generation
+from pipeline.compiler.kernel_passes import code_generation
 from pipeline.compiler.lower import machine_of
 from pipeline.cpu import missing_features
 from pipeline.ir.types import TensorType

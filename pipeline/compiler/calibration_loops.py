@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import tvm
 
-from pipeline.compiler.codegen import code_generation
+from pipeline.compiler.kernel_passes import compile_functions
 from pipeline.kernels.statistics import WAYS, channel_sums_loop, histogram_loop, rounding_loop, unit_lower_loop
 from pipeline.targets import load_target
 
@@ -84,6 +84,4 @@ def _loops() -> tvm.runtime.Module:
         "unit_lower": unit_lower_loop(),
         "rounding": rounding_loop(),
     }
-    module = tvm.IRModule({name: f.with_attr("global_symbol", name) for name, f in functions.items()})
-    with code_generation():
-        return tvm.tirx.build(module, target=load_target("host").tvm_target())
+    return compile_functions(functions, load_target("host").tvm_target())

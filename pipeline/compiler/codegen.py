@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,64 +18,52 @@ from typing import Any, TypeVar
 import tvm
 from tvm import relax, tirx
 
-from pipeline.ir.tvm_private.relax import vm_instructions, vm_link
+from pipeline.compiler.kernel_passes import compile_functions
+from pipeline.ir.tvm_private.relax import hash_of, vm_instructions, vm_link
 from pipeline.memory import release_memory
 
 PARTS = 8
 """How many parts kernels are divided into: enough to keep several CPUs busy, and few enough to cost no time."""
 
+MOST_OBJECTS = 4 * PARTS
+"""Of so many parts, object code is kept, some tens of kilobytes each."""
+
 S = TypeVar("S")
 R = TypeVar("R")
 
 
-def code_generation() -> tvm.transform.PassContext:
-    """Return the context in which kernels are compiled.
-
-    Three of TVM's passes are off. Storage rewriting drops the annotations of kernels' buffers, which would then be on
-    the heap instead of in registers. Elimination of common subexpressions takes time, and LLVM does it anyway. Checks
-    of arguments would be half the code of a small kernel; the VM checks a program's inputs, and all other tensors have
-    the shapes that it has planned.
-    """
-    config = {"tirx.disable_storage_rewrite": True, "tirx.disable_cse_tir": True, "tirx.disable_assert": True}
-    return tvm.transform.PassContext(opt_level=3, config=config)
-
-
 @dataclass(frozen=True)
 class Code:
-    """A program's code.
+    """A program's code. Its kernels are compiled when they are asked for.
 
     Attributes:
         target: what the code is for.
         instructions: the VM's instructions.
         constants: the VM's constants by name.
-        kernels: LLVM modules, each with some of the program's kernels.
-        names: names of the kernels in each of these modules.
+        parts: the kernels by name, divided into parts.
     """
 
     target: tvm.target.Target
     instructions: relax.ExecBuilder
     constants: dict[str, Any]
-    kernels: tuple[tvm.runtime.Module, ...]
-    names: tuple[tuple[str, ...], ...]
+    parts: tuple[dict[str, tirx.PrimFunc], ...]
 
     def executable(self) -> relax.VMExecutable:
         """Return an executable that this process can run."""
-        return self._linked(self.kernels)
+        return self._linked(self._compiled())
 
     def exportable(self) -> relax.VMExecutable:
         """Return an executable with object code, for a linker."""
-        with tempfile.TemporaryDirectory(prefix="pipeline-objects-") as folder:
-
-            def emit(part: int) -> tvm.runtime.Module:
-                path = Path(folder) / f"{part}.o"
-                self.kernels[part].write_to_file(str(path))
-                return tvm.runtime.load_static_library(str(path), list(self.names[part]))
-
-            return self._linked(concurrently(emit, range(len(self.kernels))))
+        objects = self._linked(concurrently(lambda part: object_code(part, self.target), self.parts))
+        release_memory()
+        return objects
 
     def assembly(self) -> str:
         """Return the assembly of all kernels."""
-        return "\n".join(module.inspect_source("s") for module in self.kernels)
+        return "\n".join(module.inspect_source("s") for module in self._compiled())
+
+    def _compiled(self) -> tuple[tvm.runtime.Module, ...]:
+        return concurrently(lambda part: compile_functions(part, self.target), self.parts)
 
     def _linked(self, modules: tuple[tvm.runtime.Module, ...]) -> relax.VMExecutable:
         return vm_link(self.instructions, self.target, modules, self.constants)
@@ -88,21 +77,43 @@ def generate_code(module: tvm.IRModule, target: tvm.target.Target) -> Code:
         target: what to compile for.
     """
     instructions, remaining = vm_instructions(module)
-    functions = [(v, f) for v, f in remaining.functions.items() if isinstance(f, tirx.PrimFunc)]
-    parts = [functions[i::PARTS] for i in range(min(PARTS, len(functions)))]
+    functions = [(v.name_hint, f) for v, f in remaining.functions.items() if isinstance(f, tirx.PrimFunc)]
+    parts = tuple(dict(functions[i::PARTS]) for i in range(min(PARTS, len(functions))))
+    return Code(target, instructions, dict((module.attrs or {}).get("const_name_to_constant", {})), parts)
 
-    def compile_part(part: list[tuple[tvm.ir.GlobalVar, tirx.PrimFunc]]) -> tvm.runtime.Module:
-        # Each thread has its own context.
-        with code_generation():
-            return tvm.tirx.build(tvm.IRModule(dict(part)), target=target)
 
-    kernels = concurrently(compile_part, parts)
-    release_memory()
-    names = tuple(tuple(variable.name_hint for variable, _ in part) for part in parts)
-    return Code(target, instructions, dict((module.attrs or {}).get("const_name_to_constant", {})), kernels, names)
+_objects: dict[tuple[str, ...], tvm.runtime.Module] = {}
+"""Object code that was generated, by what it was generated of, what was used last at the end."""
+
+_lock = threading.Lock()
+
+
+def object_code(part: Mapping[str, tirx.PrimFunc], target: tvm.target.Target) -> tvm.runtime.Module:
+    """Return the object code of kernels by name, for a linker.
+
+    Some object code is kept: a library mostly has the kernels that corrections were checked with.
+    """
+    key = (str(target), *(f"{name} {hash_of(kernel):x}" for name, kernel in part.items()))
+    with _lock:
+        found = _objects.pop(key, None)
+    if found is None:
+        with tempfile.TemporaryDirectory(prefix="pipeline-objects-") as folder:
+            path = Path(folder) / "part.o"
+            compile_functions(part, target).write_to_file(str(path))
+            found = tvm.runtime.load_static_library(str(path), list(part))
+    with _lock:
+        _objects[key] = found
+        for old in list(_objects)[:-MOST_OBJECTS]:
+            del _objects[old]
+    return found
 
 
 def concurrently(function: Callable[[S], R], values: Iterable[S]) -> tuple[R, ...]:
     """Return what a function returns for each value, called on as many threads as there are CPUs."""
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(cpus()) as pool:
         return tuple(pool.map(function, values))
+
+
+def cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,11 +14,16 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
+from pipeline.compiler.build import library_metadata
+from pipeline.compiler.codegen import generate_code
 from pipeline.compiler.loaded_kernels import virtual_machine
 from pipeline.compiler.lower import lower, machine_of
 from pipeline.ir.bridge import tensor_type
 from pipeline.ir.dataflow import Binding, substitute, variables
 from pipeline.ir.program import Program, TensorSpec
+from pipeline.library.constants import ConstantPool
+from pipeline.library.link import Sections, link, names_linker
+from pipeline.library.metadata import encode_metadata
 from pipeline.targets import load_target
 
 Array = npt.NDArray[Any]
@@ -35,10 +42,7 @@ class Executor:
     """
 
     def __init__(self, program: Program, tensors: Sequence[str] = ()) -> None:
-        target = load_target("host")
-        tvm_target = target.tvm_target()
-        module = program.with_more_outputs(tensors).module if tensors else program.module
-        self._machine = virtual_machine(lower(module, tvm_target, machine_of(target)), tvm_target)
+        self._machine = self._compiled(program.with_more_outputs(tensors) if tensors else program)
         self._inputs = [i.name for i in program.inputs]
         self._outputs = {o.name: number for number, o in enumerate(program.outputs)}
         self._tensors = {name: len(program.outputs) + number for number, name in enumerate(tensors)}
@@ -61,12 +65,44 @@ class Executor:
         """Return whether variables are among those that were wanted."""
         return self._tensors.keys() >= set(names)
 
+    def _compiled(self, program: Program) -> relax.VirtualMachine:
+        target = load_target("host")
+        tvm_target = target.tvm_target()
+        return virtual_machine(lower(program.module, tvm_target, machine_of(target)), tvm_target)
+
     def _chosen(self, feeds: Mapping[str, Array], places: Mapping[str, int]) -> dict[str, Array]:
         arguments = [tvm.runtime.tensor(np.asarray(feeds[name], order="C")) for name in self._inputs]
         with self._lock:
             result = self._machine["main"](*arguments)
         results = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
         return {name: _array(results[place]) for name, place in places.items()}
+
+
+class LinkedExecutor(Executor):
+    """The same, as a library for this machine: one that is built later has its kernels' code already.
+
+    Raises:
+        BuildError: linking failed.
+    """
+
+    def _compiled(self, program: Program) -> relax.VirtualMachine:
+        target, pool = load_target("host"), ConstantPool()
+        tvm_target = target.tvm_target()
+        code = generate_code(lower(program.module, tvm_target, machine_of(target), pool), tvm_target)
+        metadata = encode_metadata(library_metadata(program, target, None, ()))
+        with tempfile.TemporaryDirectory(prefix="pipeline-linked-") as folder:
+            path = Path(folder) / "program.so"
+            link(code.exportable(), target, Sections(*metadata, pool.data()), path, with_functions=False)
+            # The system keeps the file as long as it is loaded.
+            return relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
+
+
+def library_executor(program: Program) -> Executor:
+    """Return what executes a program, with the kernels of a library that is going to be built for this machine.
+
+    If the environment names a linker, which may be one for another machine, nothing is linked.
+    """
+    return Executor(program) if names_linker() else LinkedExecutor(program)
 
 
 _shared: WeakKeyDictionary[tvm.IRModule, Executor] = WeakKeyDictionary()

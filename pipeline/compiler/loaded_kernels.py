@@ -17,7 +17,8 @@ from typing import Any
 import tvm
 from tvm import relax, tirx
 
-from pipeline.compiler.codegen import PARTS, code_generation, concurrently
+from pipeline.compiler.codegen import concurrently, cpus
+from pipeline.compiler.kernel_passes import compile_functions
 from pipeline.ir.tvm_private.relax import (
     forget_function,
     hash_of,
@@ -68,13 +69,12 @@ def _name(name: str, kernel: tirx.PrimFunc, target: tvm.target.Target) -> str:
 def _load(kernels: Mapping[str, tirx.PrimFunc], target: tvm.target.Target) -> None:
     """Register kernels by their names, those that aren't registered yet, and forget others if there are too many."""
     missing = [(name, kernel) for name, kernel in kernels.items() if name not in _loaded]
-    parts = [missing[i::PARTS] for i in range(min(PARTS, len(missing)))]
+    # A module takes some 20 milliseconds, beside its kernels. Two for each CPU keep all busy until the end.
+    count = min(2 * cpus(), len(missing))
+    parts = [missing[i::count] for i in range(count)]
 
     def compile_part(part: list[tuple[str, tirx.PrimFunc]]) -> list[tuple[str, Any]]:
-        functions = {tvm.ir.GlobalVar(name): kernel.with_attr(_GLOBAL_SYMBOL, name) for name, kernel in part}
-        # Each thread has its own context.
-        with code_generation():
-            compiled = tvm.tirx.build(tvm.IRModule(functions), target=target)
+        compiled = compile_functions(dict(part), target)
         # Asking for a function makes its module machine code.
         return [(name, compiled[name]) for name, _ in part]
 

@@ -18,7 +18,8 @@ import numpy as np
 import tvm
 from msgspec import Meta
 
-from pipeline.compiler.codegen import code_generation, concurrently
+from pipeline.compiler.codegen import concurrently
+from pipeline.compiler.kernel_passes import code_generation
 from pipeline.compiler.lower import lower_until_kernels, machine_of
 from pipeline.compiler.select_kernels import as_operation
 from pipeline.cpu import missing_features

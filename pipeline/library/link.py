@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_LINKER_VARIABLE = "PIPELINE_LINKER"
+
 _RUNTIME_PREFIXES = ("TVMFFI", "TVMBackend")
 """Prefixes of the names of TVM's runtime functions."""
 
@@ -259,8 +261,13 @@ class _Linker:
             raise BuildError(f"Linking for {self.target.name} failed:\n{result.stderr.strip()}")
 
 
+def names_linker() -> bool:
+    """Return whether the environment names a linker, which takes zig's place for all targets."""
+    return bool(os.environ.get(_LINKER_VARIABLE))
+
+
 def _driver(target: Target, with_functions: bool = True) -> _Driver:
-    named = os.environ.get("PIPELINE_LINKER")
+    named = os.environ.get(_LINKER_VARIABLE)
     if named:
         return _Driver(tuple(shlex.split(named)), _SYSTEM_LIBRARIES, self_contained=False)
     ndk = os.environ.get("ANDROID_NDK_HOME")

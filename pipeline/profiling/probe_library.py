@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import tvm
 
-from pipeline.compiler.codegen import code_generation
+from pipeline.compiler.kernel_passes import code_generation
 from pipeline.errors import ArtifactError, PipelineError, TargetError, unknown_name
 from pipeline.kernels.isa import instruction_sets
 from pipeline.kernels.probes import copy_probe, peak_probe

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import tvm
 
-from pipeline.compiler.codegen import code_generation
+from pipeline.compiler.kernel_passes import compile_functions
 from tests.runtime.emulation import EVERYTHING, SYSROOT_VARIABLE, Aarch64Python
 
 Array = npt.NDArray[Any]
@@ -54,9 +54,7 @@ Execute = Callable[[Sequence[Call], tvm.target.Target], list[Array]]
 
 def build(functions: Sequence[tvm.tirx.PrimFunc], target: tvm.target.Target) -> tvm.runtime.Module:
     """Return one module of functions by the names kernel0, kernel1, ...; they don't check their arguments."""
-    named = {f"kernel{i}": f.with_attr("global_symbol", f"kernel{i}") for i, f in enumerate(functions)}
-    with code_generation():
-        return tvm.tirx.build(tvm.IRModule(named), target)
+    return compile_functions({f"kernel{i}": f for i, f in enumerate(functions)}, target)
 
 
 def execute_here(calls: Sequence[Call], target: tvm.target.Target) -> list[Array]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tvm
 
-from pipeline.compiler.codegen import code_generation
+from pipeline.compiler.kernel_passes import code_generation
 from pipeline.kernels.isa import instruction_set
 from pipeline.kernels.probes import PEAK_ROUNDS, copy_probe, peak_probe
 from pipeline.targets import load_target

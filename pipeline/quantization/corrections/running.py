@@ -11,7 +11,7 @@ from typing import Any
 
 from tvm import relax
 
-from pipeline.compiler.execute import Executor, operator_executor
+from pipeline.compiler.execute import library_executor, operator_executor
 from pipeline.ir.dataflow import Binding, Dataflow, variables
 from pipeline.ir.operator import Array
 from pipeline.ir.program import Program
@@ -36,7 +36,7 @@ def runner(program: Program, count: int) -> Run:
     """
     bindings = Dataflow.of(program.module).bindings
     if count * sum(map(multiply_adds, bindings)) >= len(bindings) * PRODUCTS:
-        return Executor(program).run
+        return library_executor(program).run
     compiled: list[Run] = []
 
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -44,7 +44,7 @@ def runner(program: Program, count: int) -> Run:
             try:
                 return execute(program, feeds)
             except NotImplementedError:
-                compiled.append(Executor(program).run)
+                compiled.append(library_executor(program).run)
         return compiled[0](feeds)
 
     return run

@@ -1,0 +1,66 @@
+"""Kernels' machine code: the same as by all of TVM's passes, and generated once for equal kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tvm
+from tvm import tirx
+
+import pipeline
+from pipeline.compiler import codegen
+from pipeline.compiler.execute import Executor, LinkedExecutor
+from pipeline.compiler.kernel_passes import code_generation, compile_functions
+from pipeline.compiler.lower import lower, machine_of
+from pipeline.ir.program import Program
+from pipeline.library.constants import ConstantPool
+from tests.models import ModelBuilder, import_test_model
+
+SHAPE = (1, 3, 16, 16)
+
+
+@pytest.fixture
+def int8_program() -> Program:
+    b, random = ModelBuilder(), np.random.default_rng(0)
+    first, second = (random.standard_normal(s).astype("float32") for s in ((8, 3, 3, 3), (8, 1, 3, 3)))
+    hidden = b.node("Relu", b.node("Conv", "x", b.constant(first)))
+    scores = b.node("Conv", hidden, b.constant(second), group=8)
+    program = import_test_model(b.model({"x": list(SHAPE)}, b.node("Softmax", scores, axis=1)))
+    samples = [random.standard_normal(SHAPE).astype("float32") for _ in range(8)]
+    return pipeline.quantize(program, samples, effort="none").program
+
+
+def test_passes_that_are_left_out_change_no_code(int8_program: Program) -> None:
+    target = pipeline.load_target("host")
+    module = lower(int8_program.module, target.tvm_target(), machine_of(target), ConstantPool())
+    for part in codegen.generate_code(module, target.tvm_target()).parts:
+        with code_generation():
+            by_all_passes = tirx.build(tvm.IRModule(part), target=target.tvm_target())
+        ours = compile_functions(part, target.tvm_target())
+        assert ours.inspect_source("s") == by_all_passes.inspect_source("s")
+
+
+def test_a_library_has_the_code_that_corrections_were_checked_with(
+    int8_program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codegen, "_objects", {})
+    LinkedExecutor(int8_program)
+    monkeypatch.setattr(codegen, "compile_functions", lambda *_: pytest.fail("a kernel is compiled again"))
+    pipeline.compile_program(int8_program, pipeline.load_target("host"), tmp_path / "model.so")
+
+
+def test_it_gives_the_same_as_a_program_that_is_compiled_in_memory(int8_program: Program) -> None:
+    x = {"x": np.random.default_rng(1).standard_normal(SHAPE).astype("float32")}
+    found, expected = LinkedExecutor(int8_program).run(x), Executor(int8_program).run(x)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-6)
+
+
+def test_object_code_of_few_kernels_is_kept(int8_program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codegen, "MOST_OBJECTS", 1)
+    monkeypatch.setattr(codegen, "_objects", {})
+    LinkedExecutor(int8_program)
+    assert len(codegen._objects) == 1
