@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.ir.types import TensorType
-from pipeline.kernels.gemm import plan
-from pipeline.kernels.gemm.plan import MIN_TAIL_BYTES
+from pipeline.kernels.gemm import register_tile
+from pipeline.kernels.gemm.register_tile import MIN_TAIL_BYTES
 from pipeline.kernels.isa import Capability, InstructionSet, instruction_set, instruction_sets
 from pipeline.kernels.isa.x86.vectors import X86InstructionSet
 from pipeline.ops import Add, Conv2dAdd, Pad, QConv2dAdd
@@ -102,14 +102,14 @@ def test_halo_and_residual_sum_are_bit_exact(
         arguments.append(stored_signed(np.random.default_rng(seed).integers(0, 256, shape).astype("uint8"), signed))
         operator = QConv2dAdd(**dataclasses.asdict(operator), **total)
     operator = dataclasses.replace(operator, halo=halo, halo_value=seed % 256 - 128 * (output_dtype == "int8"))
-    with mock.patch.object(plan, "MIN_TAIL_BYTES", least):
+    with mock.patch.object(register_tile, "MIN_TAIL_BYTES", least):
         assert_exact(isa_name, operator, *arguments, activations=(0, 4))
 
 
 @given(convolution=convolutions(), seed=st.integers(0, 2**32), least=TAILS)
 def test_float_convolution_is_close(isa_name: str, convolution: Convolution, seed: int, least: int) -> None:
     operator, arguments = convolution.floating(seed)
-    with mock.patch.object(plan, "MIN_TAIL_BYTES", least):
+    with mock.patch.object(register_tile, "MIN_TAIL_BYTES", least):
         assert_close(isa_name, operator, *arguments, rtol=1e-4, atol=1e-4)
 
 
@@ -135,7 +135,7 @@ def test_layers_of_real_networks_are_bit_exact(isa_name: str) -> None:
 @pytest.mark.parametrize("isa_name", ["avx512_vnni", "neon_i8mm"])
 def test_no_weights_are_stored_twice_where_channels_are_whole_vectors(isa_name: str) -> None:
     operator, arguments = Convolution(1, 7, 7, 512, 336).integer(seed=0)
-    with mock.patch.object(plan, "MIN_TAIL_BYTES", 0):
+    with mock.patch.object(register_tile, "MIN_TAIL_BYTES", 0):
         kernel = generate(make_operation(operator, *arguments), instruction_set(isa_name))
     _, weights, bias, multiplier = kernel.arguments
     assert [np.size(constant) for constant in (weights, bias, multiplier)] == [512 * 336, 336, 336]

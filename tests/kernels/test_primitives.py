@@ -170,6 +170,24 @@ def multiply_block(isa: InstructionSet, random: np.random.Generator) -> Iterator
             yield trial("multiply_block", product, (start, activations, weights), added[:, pixel])
 
 
+def multiply_neighbours(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    if not isa.has(Capability.NEIGHBOUR_PRODUCTS):
+        isa.multiply_neighbours(None, None, 0, None)
+    pixels, channels, depth = isa.block_pixels, isa.block_channels, isa.block_depth
+    activations = numbers(random, isa.activation_dtype, isa.load_bytes)
+    weights = numbers(random, "int8", channels * depth)
+    start = numbers(random, "int32", isa.lanes, -(2**30), 2**30)
+    matrices = activations.reshape(ROWS, -1, depth), weights.reshape(ROWS, channels, depth)
+    for first in range(0, matrices[0].shape[1], pixels):
+        product = functools.partial(_neighbours, isa, first)
+        expected = meaning.multiply_neighbours(start.reshape(ROWS, pixels, channels), matrices[0], first, matrices[1])
+        yield trial("multiply_neighbours", product, (start, activations, weights), expected.reshape(ROWS, -1))
+
+
+def _neighbours(isa: InstructionSet, first: int, acc: Any, activations: Any, weights: Any) -> Any:
+    return isa.multiply_neighbours(acc, activations, first, weights)
+
+
 def dot_even_lanes(isa: PairwiseInstructionSet, random: np.random.Generator) -> Iterator[Trial]:
     activations, weights = (numbers(random, dtype, isa.lanes * 4) for dtype in ("uint8", "int8"))
     lanes = [x.reshape(ROWS, isa.lanes, 4) for x in (activations, weights)]
@@ -344,6 +362,24 @@ def streams(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]
                         first += width
         padded = np.concatenate([np.zeros(width, dtype), values])
         yield Trial("stream", Call(builder.get(), (padded, np.zeros(values.size, dtype))), (meaning.stream(values),))
+    yield distant_stream(isa, random)
+
+
+def distant_stream(isa: InstructionSet, random: np.random.Generator) -> Trial:
+    """Every second pair of vectors, each of which waits for the one before."""
+    width, pairs = isa.lanes * 4, 3
+    values = numbers(random, "int8", pairs * 4 * width)[0]
+    with IRBuilder() as builder, T.prim_func():
+        memory = T.arg("x", T.buffer((values.size,), "int8"))
+        output = T.arg("y", T.buffer((values.size // 2,), "int8"))
+        with isa.functions():
+            stream = isa.stream(memory, 0)
+            for pair in range(pairs):
+                for i, vector in enumerate(stream.take(2, isa.distance(2, 4 * width))):
+                    T.buffer_store(output, vector, [span((2 * pair + i) * width, width)])
+                stream.wait([T.broadcast(T.int32(n), isa.lanes) for n in range(14)])
+    expected = values.reshape(pairs, 2, -1)[:, 0].reshape(-1)
+    return Trial("stream", Call(builder.get(), (values, np.zeros_like(expected))), (meaning.stream(expected),))
 
 
 TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
@@ -352,6 +388,7 @@ TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
     "arrange_table": lookup,
     "clipped": clipped,
     "configure": matrices,
+    "distance": streams,
     "dot": dot,
     "dot_bytes": dot_bytes,
     "dot_even_lanes": dot_even_lanes,
@@ -363,6 +400,7 @@ TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
     "lookup": lookup,
     "multiply": matrices,
     "multiply_block": multiply_block,
+    "multiply_neighbours": multiply_neighbours,
     "multiply_add": multiply_add,
     "rounded": rounded,
     "saturate": saturate,
@@ -382,6 +420,7 @@ PRIMITIVES: dict[Capability, tuple[str, ...]] = {
     Capability.LANE_DOT_PRODUCTS: ("dot_lanes", "saturate_interleaved"),
     Capability.WIDE_PRODUCTS: ("wide_products",),
     Capability.BLOCK_PRODUCTS: ("multiply_block", "sum_blocks"),
+    Capability.NEIGHBOUR_PRODUCTS: ("multiply_neighbours",),
     Capability.TABLE_LOOKUP: ("arrange_table", "lookup"),
     Capability.FUSED_LOOKUP: ("arrange_table", "lookup"),
     Capability.MATRIX_REGISTERS: ("configure", "load", "multiply", "store"),

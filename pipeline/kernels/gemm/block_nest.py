@@ -26,6 +26,15 @@ class BlockNest(LaneNest):
     """The nest, with accumulators of blocks of pixels and channels."""
 
     @property
+    def pixel_blocks(self) -> int:
+        """How many blocks have the pixels of a tile."""
+        return self.plan.tile.mr // self.plan.isa.block_pixels
+
+    def pixel_block(self, i: int) -> tuple[int, int]:
+        """Return the number of the block that has pixel i of a tile, and the pixel's place in it."""
+        return divmod(i, self.plan.isa.block_pixels)
+
+    @property
     def blocks_per_vector(self) -> int:
         """How many blocks have the channels of a vector."""
         return self.plan.isa.lanes // self.plan.isa.block_channels
@@ -38,7 +47,7 @@ class BlockNest(LaneNest):
     def allocate(self) -> None:
         """Declare the accumulators."""
         tile, isa = self.plan.tile, self.plan.isa
-        blocks = tile.mr // isa.block_pixels * tile.nv * self.blocks_per_vector
+        blocks = self.pixel_blocks * tile.nv * self.blocks_per_vector
         self.acc = register_buffer(blocks * isa.lanes, "int32")
 
     def start(self, place: Place) -> None:
@@ -50,32 +59,32 @@ class BlockNest(LaneNest):
                 value = T.Shuffle([self._bias(place, v)], [*channels] * isa.block_pixels)
                 if self.lanes_share_sums:
                     value = T.broadcast(T.int32(0), isa.lanes)
-                for i in range(0, tile.mr, isa.block_pixels):
-                    T.buffer_store(self.acc, value, [self._block(i, v * per_vector + block)])
+                for pixels in range(self.pixel_blocks):
+                    T.buffer_store(self.acc, value, [self.block(pixels, v * per_vector + block)])
 
     def add_products(self, values: Callable[[int], Any], weights: Iterator[Any], step: int) -> None:
         """Add the products of one step to all accumulators; see the base class."""
         tile, isa = self.plan.tile, self.plan.isa
         for block in range(tile.nv * self.blocks_per_vector):
             vector = next(weights)
-            for i in range(0, tile.mr, isa.block_pixels):
-                at, pixels = self._block(i, block), [values(i + p) for p in range(isa.block_pixels)]
+            for number in range(self.pixel_blocks):
+                pixels = [values(number * isa.block_pixels + p) for p in range(isa.block_pixels)]
+                at = self.block(number, block)
                 product = isa.multiply_block(self.acc[at], pixels, step, vector)
                 T.buffer_store(self.acc, product, [at])
 
     def sums(self, place: Place, i: int, v: int) -> Any:
         """Return the finished sums of pixel i and vector v."""
         isa, per_vector = self.plan.isa, self.blocks_per_vector
-        first = i - i % isa.block_pixels
-        blocks = [self.acc[self._block(first, v * per_vector + block)] for block in range(per_vector)]
-        result = isa.sum_blocks(blocks)[i - first]
+        number, pixel = self.pixel_block(i)
+        blocks = [self.acc[self.block(number, v * per_vector + block)] for block in range(per_vector)]
+        result = isa.sum_blocks(blocks)[pixel]
         return result + self._bias(place, v) if self.lanes_share_sums else result
 
     def _bias(self, place: Place, v: int) -> Any:
         return self.bias[span(place.packed + v * self.plan.isa.lanes, self.plan.isa.lanes)]
 
-    def _block(self, i: int, block: int) -> Any:
-        """Return the place in `acc` of the sums of the pixels from i on, and of a block of channels."""
-        tile, isa = self.plan.tile, self.plan.isa
-        number = i // isa.block_pixels * tile.nv * self.blocks_per_vector + block
-        return span(number * isa.lanes, isa.lanes)
+    def block(self, pixels: int, channels: int) -> Any:
+        """Return the place in `acc` of the sums of a block of pixels and one of channels, by their numbers."""
+        tile, lanes = self.plan.tile, self.plan.isa.lanes
+        return span((pixels * tile.nv * self.blocks_per_vector + channels) * lanes, lanes)

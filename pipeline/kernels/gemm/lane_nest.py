@@ -51,19 +51,19 @@ class LaneNest(Nest):
         with T.serial(rows) as ky, T.serial(columns) as kx:
             x = place.x + self.segment(ky, kx)
             unrolled = plan.loads_together if groups >= LEAST_UNROLLED else 1
-            with T.serial(self._iterations(groups // unrolled)) as k:
+            with T.serial(self.iterations(groups // unrolled)) as k:
                 self._groups(x, k * unrolled, unrolled, weights)
             self._groups(x, groups // unrolled * unrolled, groups % unrolled, weights)
             self._rest(x, range(groups * together, plan.steps), weights)
 
-    def _iterations(self, count: int) -> Any:
+    def iterations(self, count: int) -> Any:
         """Return how often a loop runs, so that LLVM doesn't unroll short ones, whose steps it would mix."""
         return self.plan.isa.iterations(count) if count <= MOST_UNROLLED else count
 
     def _groups(self, x: Any, group: Any, count: int, weights: Stream) -> None:
         """Add the products of all steps of the `count` loads of a segment from number `group` on."""
         together = self.plan.steps_per_load
-        vectors = weights.take(count * together * self._vectors_per_step)
+        vectors = weights.take(count * together * self.vectors_per_step)
         for load in range(count):
             self._steps(x + (group + load) * together * self.plan.depth, range(together), vectors)
 
@@ -71,7 +71,7 @@ class LaneNest(Nest):
         """Add the products of a segment's last steps, which are fewer than one load brings."""
         plan, together = self.plan, self.plan.steps_per_load
         length = plan.geometry.segment_length
-        vectors = weights.take(len(steps) * self._vectors_per_step)
+        vectors = weights.take(len(steps) * self.vectors_per_step)
         if length % plan.depth == 0 and steps:
             # The last load overlaps the one before; its first lanes have been counted.
             self._steps(x + length - together * plan.depth, range(together - len(steps), together), vectors)
@@ -80,7 +80,7 @@ class LaneNest(Nest):
             self._steps(x + tails.start(step, plan.depth, length), (0,), vectors)
 
     @property
-    def _vectors_per_step(self) -> int:
+    def vectors_per_step(self) -> int:
         """How many vectors of weights a step takes."""
         weight_bytes = np.dtype(self.dtypes[1]).itemsize
         return self.plan.block_channels * self.plan.depth * weight_bytes // (self.plan.isa.lanes * LANE_BYTES)

@@ -19,6 +19,9 @@ ADDRESS_INSTRUCTIONS = 3
 TILE_INSTRUCTIONS, FINISH_INSTRUCTIONS = 30, 4
 """For each tile, and to finish each of its vectors."""
 
+BLOCK_TILE_INSTRUCTIONS, BLOCK_FINISH_INSTRUCTIONS, SEGMENT_INSTRUCTIONS = 60, 5, 14
+"""The same of integers, which are requantized; and for each segment, to find its values and to begin the loop."""
+
 SHARED_SUM_TEMPORARIES, SHARED_SUM_INSTRUCTIONS = 6, 3
 """Registers and instructions that products of blocks need where several lanes hold a sum together."""
 
@@ -55,10 +58,19 @@ class LaneWorkload(Workload):
         tiles = self._tiles(tile)
         per_load = (tile.mr + ADDRESS_INSTRUCTIONS) / self.loads_together(tile) + self._prepare(tile)
         values = self.steps / self.steps_per_load * per_load
-        finish = TILE_INSTRUCTIONS + self._finish(tile)
+        finish = self._begin + self._finish(tile)
         reduction = self.steps * (self._products(tile) + self._weights(tile)) + values
-        spills = SPILL_INSTRUCTIONS * tile.mr * tile.nv if reduction < MOST_UNROLLED_INSTRUCTIONS else 0
+        unrolled = self._unrolls and reduction < MOST_UNROLLED_INSTRUCTIONS
+        spills = SPILL_INSTRUCTIONS * tile.mr * tile.nv if unrolled else 0
         return tiles * (reduction + spills + finish)
+
+    @property
+    def _unrolls(self) -> bool:
+        return True
+
+    @property
+    def _begin(self) -> int:
+        return TILE_INSTRUCTIONS
 
     def _tiles(self, tile: RegisterTile) -> float:
         return -(-self.pixels // tile.mr) * -(-self.vectors // tile.nv)
@@ -82,10 +94,12 @@ class BlockWorkload(LaneWorkload):
 
     Attributes:
         rows: how many rows of pixels there are.
+        segments: how many there are in a reduction.
         converted: whether activations are converted when they are loaded, for which there is a register, too.
     """
 
     rows: int
+    segments: int
     converted: bool
 
     def choose(self) -> RegisterTile:
@@ -104,6 +118,14 @@ class BlockWorkload(LaneWorkload):
     def _tiles(self, tile: RegisterTile) -> float:
         rows = -(-self.rows // tile.lines) / self.rows
         return rows * -(-self.pixels // tile.columns) * -(-self.vectors // tile.nv)
+
+    @property
+    def _unrolls(self) -> bool:
+        return self._lanes_per_sum > 1
+
+    @property
+    def _begin(self) -> int:
+        return BLOCK_TILE_INSTRUCTIONS + SEGMENT_INSTRUCTIONS * self.segments
 
     @property
     def _blocks_per_vector(self) -> int:
@@ -138,4 +160,4 @@ class BlockWorkload(LaneWorkload):
         return tile.nv * self._blocks_per_vector / WEIGHTS
 
     def _finish(self, tile: RegisterTile) -> int:
-        return super()._finish(tile) + tile.mr * tile.nv * self._lanes_per_sum
+        return (BLOCK_FINISH_INSTRUCTIONS + self._lanes_per_sum) * tile.mr * tile.nv

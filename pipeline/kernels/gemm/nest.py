@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +163,7 @@ class Nest:
                 self.added = _argument("added", size, self.epilogue.added_dtype)
             rows = g.batch * self.halo.padded_height
             self.y = _argument("y", rows * self.halo.row_stride, self.epilogue.dtype)
+            self.prepare(loop)
             if self.tail is not None:
                 self.tail.use_buffers(self)
             with self.plan.isa.functions(), loop(tasks) as p:
@@ -176,6 +178,9 @@ class Nest:
                 self.compute(block, next_block - block, tile, next_tile - tile)
                 self.release()
         return builder.get()
+
+    def prepare(self, loop: Callable[[int], Any]) -> None:
+        """Do what comes before all tiles; `loop` is parallel where the operation is large enough for that."""
 
     def use_buffers(self, other: Nest) -> None:
         """Read and write what another nest reads and writes."""
@@ -239,7 +244,7 @@ class Nest:
         channel = group * g.group_out + tails.start(block % plan.blocks, self.block_channels, g.group_out)
         channel = channel + self.origin.channel
         return Place(
-            x=(row * g.width + column * g.strides[1]) * self.channels_in + group * g.group_in,
+            x=self.first_value(row, column, tile) + group * g.group_in,
             weights=block * self.block_weights + self.origin.weights,
             next_weights=(block + 1) * self.block_weights + number * self.tile_prefetch,
             packed=block * self.block_channels + self.origin.packed,
@@ -247,6 +252,17 @@ class Nest:
             added=self.added_halo.start(image, out_row) + column * self.channels_out + channel,
             sums=0,
         )
+
+    def first_value(self, row: Any, column: Any, tile: Any) -> Any:
+        """Return where a tile's first value is.
+
+        Args:
+            row: of the input, counted through all images.
+            column: of the output.
+            tile: number of the tile in its row.
+        """
+        g = self.plan.geometry
+        return (row * g.width + column * g.strides[1]) * self.channels_in
 
     def start(self, place: Place) -> None:
         """Set all accumulators to the bias."""

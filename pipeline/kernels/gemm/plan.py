@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import numpy.typing as npt
 
 from pipeline.kernels.gemm.geometry import Geometry
 from pipeline.kernels.gemm.lane_tile import BlockWorkload, LaneWorkload
-from pipeline.kernels.gemm.register_tile import RegisterTile, Workload
+from pipeline.kernels.gemm.panel_tile import PanelWorkload, cheaper, fits_panels
+from pipeline.kernels.gemm.register_tile import RegisterTile, Workload, tail_vectors
 from pipeline.kernels.gemm.widened_tile import make_vector_workload
 from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.lib import tails
@@ -21,9 +23,6 @@ Array = npt.NDArray[Any]
 
 BYTES_PER_LANE = 4
 """Of a vector; a step's weights take as much, or more."""
-
-MIN_TAIL_BYTES = 4096
-"""Bytes of weights that a tail has to save. Its code takes about half as much."""
 
 MIN_BLOCK_SEGMENT = 16
 """Shorter segments don't fill a load."""
@@ -41,6 +40,7 @@ class Plan:
         vectors: vectors of output channels in a group.
         steps_per_load: how many steps' values of a pixel are loaded at once.
         loads_together: how many of these loads there are in the body of a loop.
+        panels: whether activations are copied to panels; see `panel_nest`.
     """
 
     geometry: Geometry
@@ -50,6 +50,7 @@ class Plan:
     vectors: int
     steps_per_load: int
     loads_together: int
+    panels: bool = field(default=False, kw_only=True)
 
     @property
     def isa(self) -> InstructionSet:
@@ -72,11 +73,11 @@ class Plan:
 
         A tail has a tile of fewer vectors. Where it wouldn't save much, the last block overlaps the one before instead.
         """
-        whole, left = divmod(self.vectors, self.tile.nv)
-        saved = (self.tile.nv - left) * self.total_steps * self.isa.lanes * max(self.depth, BYTES_PER_LANE)
-        if self.geometry.groups > 1 or whole == 0 or left == 0 or saved < MIN_TAIL_BYTES:
+        vector_bytes = self.total_steps * self.isa.lanes * max(self.depth, BYTES_PER_LANE)
+        left = tail_vectors(self.vectors, self.tile.nv, vector_bytes)
+        if self.geometry.groups > 1 or left == 0:
             return (self,)
-        return self._part(whole * self.tile.nv, self.tile.nv), self._part(left, left)
+        return self._part(self.vectors - left, self.tile.nv), self._part(left, left)
 
     def _part(self, vectors: int, nv: int) -> Plan:
         geometry = dataclasses.replace(self.geometry, group_out=vectors * self.isa.lanes)
@@ -157,15 +158,15 @@ def make_block_plan(geometry: Geometry, machine: Machine, stored: str) -> Plan:
     workload = make_block_workload(geometry, machine, stored)
     depth, together = machine.isa.block_depth, workload.steps_per_load
     g = geometry.flattened().merged(machine.isa.lanes)
-    tile = workload.choose()
-    return Plan(g, machine, depth, tile, workload.vectors, together, workload.loads_together(tile))
+    tile, panels = workload.choose(), isinstance(workload, PanelWorkload)
+    return Plan(g, machine, depth, tile, workload.vectors, together, workload.loads_together(tile), panels=panels)
 
 
 def make_block_workload(geometry: Geometry, machine: Machine, stored: str) -> BlockWorkload:
     """Return what the tile of a product of blocks is chosen for; see `make_block_plan`."""
     isa, g = machine.isa, geometry.flattened().merged(machine.isa.lanes)
     steps = g.segments[0] * g.segments[1] * -(-g.segment_length // isa.block_depth)
-    return BlockWorkload(
+    shape = (
         g.out_width,
         g.group_out,
         g.groups * g.group_out,
@@ -174,5 +175,8 @@ def make_block_workload(geometry: Geometry, machine: Machine, stored: str) -> Bl
         machine,
         isa.load_bytes // isa.block_depth,
         g.out_height,
+        math.prod(g.segments),
         stored != isa.activation_dtype,
     )
+    blocks = BlockWorkload(*shape)
+    return cheaper(blocks, PanelWorkload(*shape, g)) if fits_panels(g, isa) else blocks

@@ -44,6 +44,21 @@ UNROLLED_STEPS = 9
 SPILL_CYCLES = 2
 """Cycles for each value of an unrolled reduction that doesn't fit the registers."""
 
+MIN_TAIL_BYTES = 4096
+"""Bytes of weights that a tail has to save. Its code takes about half as much."""
+
+
+def tail_vectors(vectors: int, nv: int, vector_bytes: int) -> int:
+    """Return how many vectors of channels get a tile of their own behind blocks of `nv`; see `nest`.
+
+    Args:
+        vectors: of output channels in a group.
+        nv: how many are in a block.
+        vector_bytes: bytes of each one's weights.
+    """
+    whole, left = divmod(vectors, nv)
+    return left if whole and (nv - left) * vector_bytes >= MIN_TAIL_BYTES else 0
+
 
 @dataclass(frozen=True)
 class RegisterTile:

@@ -31,8 +31,17 @@ Derived = TypeVar("Derived", bound="InstructionSet")
 class Stream(Protocol):
     """Vectors in memory, one after another."""
 
-    def take(self, count: int) -> Iterator[Any]:
-        """Yield the next vectors; all of them must be taken before there are others."""
+    def take(self, count: int, distance: Any = None) -> Iterator[Any]:
+        """Yield the next vectors; all of them must be taken before there are others.
+
+        Args:
+            count: how many; few enough for one load, if there is a distance.
+            distance: int64 TIR expression: bytes from the first one to what is taken next; None for what lies behind
+                the last one.
+        """
+
+    def wait(self, vectors: Sequence[Any]) -> None:
+        """Have what is taken next loaded after int32 vectors have been computed, not as early as LLVM likes to."""
 
 
 @unique
@@ -46,6 +55,7 @@ class Capability(Enum):
     LANE_DOT_PRODUCTS = "`dot_lanes` and `saturate_interleaved`: dot products of activations of each lane's own"
     WIDE_PRODUCTS = "`wide_products` of bytes; to add them to 32 bits takes one instruction, too"
     BLOCK_PRODUCTS = "`multiply_block` and `sum_blocks`: several pixels by several channels, or many values, at once"
+    NEIGHBOUR_PRODUCTS = "`multiply_neighbours`: the same of pixels whose values of a step lie together in a vector"
     TABLE_LOOKUP = "`arrange_table` and `lookup`: a table of 256 bytes in vectors, quicker than loads from memory"
     FUSED_LOOKUP = "the same, quick and small enough for the results of a convolution while they are in registers"
     MATRIX_REGISTERS = "`configure`, `load`, `multiply`, `store` and `release`: products of whole matrices"
@@ -182,6 +192,10 @@ class InstructionSet:
         """Return the vectors of a buffer, int8 or float32, from an index on."""
         raise NotImplementedError(f"{self.name} has no loads of several vectors")
 
+    def distance(self, count: int, size: int) -> Any:
+        """Return a number of bytes, as `Stream.take` adds it best after it has loaded `count` vectors."""
+        return T.int64(size)
+
     def held(self, vector: Any) -> Any:
         """Return a vector that was loaded, of which LLVM doesn't load lanes again."""
         return vector
@@ -221,6 +235,17 @@ class InstructionSet:
             weights: for each channel its `block_depth` weights, int8.
         """
         raise NotImplementedError(f"{self.name} has no product of blocks")
+
+    def multiply_neighbours(self, acc: Any, activations: Any, first: int, weights: Any) -> Any:
+        """Return what `multiply_block` returns, of neighbouring pixels whose values lie in one vector.
+
+        Args:
+            acc: as of `multiply_block`.
+            activations: vector of `load_bytes`: `block_depth` values of each pixel; see `activations`.
+            first: number of the first of the `block_pixels` pixels.
+            weights: as of `multiply_block`.
+        """
+        raise NotImplementedError(f"{self.name} has no product of blocks of neighbouring pixels")
 
     def sum_blocks(self, sums: Sequence[Any]) -> list[Any]:
         """Return the sums of each of `block_pixels`, as a vector of `lanes` channels.

@@ -44,6 +44,11 @@ def stream(memory: Array) -> Array:
     return memory
 
 
+def distance(size: int) -> int:
+    """The number as it is."""
+    return size
+
+
 def held(vector: Array) -> Array:
     """The vector as it is."""
     return vector
@@ -65,6 +70,12 @@ def multiply_block(acc: Array, activations: Array, step: int, weights: Array) ->
     depth = weights.shape[-1]
     values = activations[..., :, np.newaxis, step * depth : (step + 1) * depth]
     return dot_lanes(acc, values, weights[..., np.newaxis, :, :])
+
+
+def multiply_neighbours(acc: Array, activations: Array, first: int, weights: Array) -> Array:
+    """Sums are [pixels, channels], activations [pixels of a vector, depth], weights [channels, depth]."""
+    pixels = activations[..., first : first + acc.shape[-2], :]
+    return multiply_block(acc, pixels, 0, weights)
 
 
 def sum_blocks(sums: Sequence[Array]) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ from tvm import tirx
 
 from pipeline.kernels.gemm.block_nest import BlockNest
 from pipeline.kernels.gemm.constants import IntegerConstants
-from pipeline.kernels.gemm.epilogue import MOST, Epilogue, activate, requantize
+from pipeline.kernels.gemm.epilogue import Epilogue, activate, requantize
 from pipeline.kernels.gemm.geometry import geometry_of
 from pipeline.kernels.gemm.lane_nest import LaneNest
 from pipeline.kernels.gemm.matrix_nest import make_matrix_function
@@ -21,6 +20,7 @@ from pipeline.kernels.gemm.nest import Nest
 from pipeline.kernels.gemm.packing import pack_channels, pack_weights
 from pipeline.kernels.gemm.pair_nest import make_pair_function
 from pipeline.kernels.gemm.pair_plan import PairWorkload, make_pair_plan, make_pair_workload, pack_paired_weights
+from pipeline.kernels.gemm.panel_nest import PanelNest
 from pipeline.kernels.gemm.plan import (
     Plan,
     fits_blocks,
@@ -106,7 +106,7 @@ def integer(operation: Operation, machine: Machine) -> Kernel:
         plan,
         operation,
         packed,
-        lambda epilogue: _built(plan, (stored, weight_dtype, "int32"), epilogue),
+        lambda epilogue: _nest(plan)(plan, (stored, weight_dtype, "int32"), epilogue).build(),
     )
 
 
@@ -115,11 +115,8 @@ def _depth(operation: Operation, isa: InstructionSet) -> tuple[int, str]:
     return (isa.int16_depth, "int16") if operation.inputs[0].dtype == "int16" else (isa.dot_depth, "int8")
 
 
-@functools.lru_cache(maxsize=MOST)
-def _built(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue, *, in_blocks: bool = False) -> tirx.PrimFunc:
-    # A model has equal layers, and is lowered several times, with other constants.
-    lanes = LaneNest if plan.steps_per_load > 1 else Nest
-    return (BlockNest if in_blocks else lanes)(plan, dtypes, epilogue).build()
+def _nest(plan: Plan) -> type[Nest]:
+    return LaneNest if plan.steps_per_load > 1 else Nest
 
 
 def fills_matrices(operation: Operation) -> bool:
@@ -148,7 +145,8 @@ def block_integer(operation: Operation, machine: Machine) -> Kernel:
     plan = make_block_plan(geometry_of(operation), machine, operation.inputs[0].dtype)
     packed = pack_weights(plan, operation.constants[1])
     dtypes = (operation.inputs[0].dtype, "int8", "int32")
-    return _with_constants(plan, operation, packed, lambda epilogue: _built(plan, dtypes, epilogue, in_blocks=True))
+    nest = PanelNest if plan.panels else BlockNest
+    return _with_constants(plan, operation, packed, lambda epilogue: nest(plan, dtypes, epilogue).build())
 
 
 def _with_constants(
@@ -176,7 +174,7 @@ def floating(operation: Operation, machine: Machine) -> Kernel:
         raise TypeError(f"Expected nn.conv2d or nn.dense, got {operator}")
     plan = make_plan(geometry_of(operation), machine, 1, "float32")
     weight, bias = operation.constants[1], operation.constants[2]
-    func = _built(plan, ("float32", "float32", "float32"), activate(operator, machine.isa))
+    func = _nest(plan)(plan, ("float32", "float32", "float32"), activate(operator, machine.isa)).build()
     packed_bias = pack_channels(plan, bias, 0.0)
     added = (3,) if isinstance(operator, Conv2dAdd) else ()
     return Kernel(func, (0, pack_weights(plan, weight), packed_bias, np.zeros_like(packed_bias), *added))

@@ -37,11 +37,19 @@ class DotProductInstructionSet(NeonInstructionSet):
         steps = lanes_of(pixel) // self.block_depth
         if steps == 1:
             return self.dot(acc, pixel, weights)
+        return self._dot_of_lane(acc, pixel, step, weights)
+
+    def multiply_neighbours(self, acc: Any, activations: Any, first: int, weights: Any) -> Any:
+        """Return what `dot` returns, of one of the pixels whose values are in one vector; see the base class."""
+        return self._dot_of_lane(acc, activations, first, weights)
+
+    def _dot_of_lane(self, acc: Any, activations: Any, lane: int, weights: Any) -> Any:
+        """Return `acc` plus the products of the four values in an int32 lane, which one form of `sdot` takes."""
         # Lanes of vectors, not a value and its broadcast: LLVM would then subtract the offset from each by itself.
-        four = T.Shuffle([T.reinterpret(f"int32x{steps}", pixel)], [step] * self.lanes)
-        return self.dot_lanes(
-            acc, T.reinterpret(f"{self.activation_dtype}x{self.lanes * self.dot_depth}", four), weights
-        )
+        fours = T.reinterpret(f"int32x{lanes_of(activations) // self.dot_depth}", activations)
+        four = T.Shuffle([fours], [lane] * self.lanes)
+        values = T.reinterpret(f"{self.activation_dtype}x{self.lanes * self.dot_depth}", four)
+        return self.dot_lanes(acc, values, weights)
 
     def sum_blocks(self, sums: Sequence[Any]) -> list[Any]:
         """Return the sums as they are: one pixel's of each lane's channel; see the base class."""
@@ -56,7 +64,7 @@ class DotProductInstructionSet(NeonInstructionSet):
 NEON_DOTPROD = DotProductInstructionSet.extending(
     NEON,
     "neon_dotprod",
-    adding=[Capability.LANE_DOT_PRODUCTS],
+    adding=[Capability.LANE_DOT_PRODUCTS, Capability.NEIGHBOUR_PRODUCTS],
     dot_depth=4,
     block_channels=4,
     block_depth=4,

@@ -21,7 +21,11 @@ class MatrixProductInstructionSet(DotProductInstructionSet):
         steps = lanes_of(activations[0]) // self.block_depth
         eights = [T.reinterpret(vector_type("int64", steps), pixel) for pixel in activations]
         pixels = T.reinterpret("uint8x16", T.Shuffle(eights, [step, steps + step]))
-        return T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.usmmla.v4i32.v16i8", acc, pixels, weights)
+        return self.multiply_neighbours(acc, pixels, 0, weights)
+
+    def multiply_neighbours(self, acc: Any, activations: Any, first: int, weights: Any) -> Any:
+        """Return `acc` plus the products of the two pixels of a vector; see the base class."""
+        return T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.usmmla.v4i32.v16i8", acc, activations, weights)
 
     def sum_blocks(self, sums: Sequence[Any]) -> list[Any]:
         """Return two pixels' four channels; see the base class."""

@@ -21,6 +21,9 @@ TOGETHER = 4
 
 REGISTER_BYTES = 16
 
+_AWAITED = (1, 4, 8)
+"""Of so many vectors, one instruction can wait for the results."""
+
 _ELEMENTS = {"int8": ("i8", "v16i8"), "float32": ("float", "v4f32")}
 """LLVM's names of a dtype, and of a register of it."""
 
@@ -28,7 +31,7 @@ _ELEMENTS = {"int8": ("i8", "v16i8"), "float32": ("float", "v4f32")}
 def load_functions() -> Any:
     """Return a context for statements in which the others of this module are used."""
     loads = (_load(dtype, count) for dtype in _ELEMENTS for count in range(1, TOGETHER + 1))
-    return T.attr(T.int32(0), "pragma_import_llvm", "\n".join([*loads, *map(_next, range(1, TOGETHER + 1)), _OTHERS]))
+    return T.attr(T.int32(0), "pragma_import_llvm", "\n".join([*loads, *map(_after, _AWAITED), _OTHERS]))
 
 
 class ArmStream:
@@ -40,16 +43,32 @@ class ArmStream:
         address = T.call_extern("int64", "pipeline_address", buffer.access_ptr("r", offset=start))
         T.buffer_store(self._address, address, [0])
 
-    def take(self, count: int) -> Iterator[Any]:
-        """Yield the next registers, loaded four by four; all of them must be taken before there are others."""
+    def take(self, count: int, distance: Any = None) -> Iterator[Any]:
+        """Yield the next registers, loaded four by four; all of them must be taken before there are others.
+
+        Args:
+            count: how many; at most four, if there is a distance.
+            distance: int64 TIR expression: bytes from the first one to what is taken next; None for what lies behind
+                the last one. Of a number that it knows, LLVM would make an addition.
+        """
         lanes = _lanes(self._dtype)
         for first in range(0, count, TOGETHER):
             together = min(TOGETHER, count - first)
             name, vectors = f"pipeline_load_{self._dtype}_{together}", f"{self._dtype}x{together * lanes}"
             address = T.bind(self._address[0])
             loaded = T.bind(T.call_extern(vectors, name, address))
-            T.buffer_store(self._address, T.call_extern("int64", f"pipeline_behind_{together}", address), [0])
+            step = T.int64(together * REGISTER_BYTES) if distance is None else distance
+            T.buffer_store(self._address, T.call_extern("int64", "pipeline_behind", address, step), [0])
             yield from (part(loaded, i * lanes, lanes) for i in range(together))
+
+    def wait(self, vectors: Sequence[Any]) -> None:
+        """Have LLVM load what is taken next after int32 vectors of a register have been computed."""
+        left = list(vectors)
+        while left:
+            together = max(count for count in _AWAITED if count <= len(left))
+            address = T.call_extern("int64", f"pipeline_after_{together}", self._address[0], *left[:together])
+            T.buffer_store(self._address, address, [0])
+            left = left[together:]
 
 
 def held(vector: Any) -> Any:
@@ -94,16 +113,21 @@ def _shuffle(vector: str, left: str, right: str, order: Sequence[int], length: i
     return f"shufflevector {vector} {left}, {vector} {right}, <{length} x i32> <{', '.join(places)}>"
 
 
-def _next(count: int) -> str:
-    return f"""define i64 @pipeline_behind_{count}(i64 %a) {{
-%b = add i64 %a, {count * REGISTER_BYTES}
-%r = call i64 asm "", "=r,0"(i64 %b)
+def _after(count: int) -> str:
+    vectors = [f"<4 x i32> %v{i}" for i in range(count)]
+    return f"""define i64 @pipeline_after_{count}(i64 %a, {", ".join(vectors)}) {{
+%r = call i64 asm "", "=r,0{",w" * count}"(i64 %a, {", ".join(vectors)})
 ret i64 %r
 }}"""
 
 
 _OTHERS = f"""define i64 @pipeline_address(ptr %p) {{
 %r = ptrtoint ptr %p to i64
+ret i64 %r
+}}
+define i64 @pipeline_behind(i64 %a, i64 %n) {{
+%b = add i64 %a, %n
+%r = call i64 asm "", "=r,0"(i64 %b)
 ret i64 %r
 }}
 define i32 @pipeline_unknown(i32 %n) {{

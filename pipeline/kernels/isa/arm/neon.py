@@ -18,6 +18,9 @@ from pipeline.ops import QAdd
 MOST_NARROWING_SHIFT = 16
 """By how many bits 32-bit values can be shifted while they are narrowed."""
 
+POST_INDEX = 256
+"""Bytes that a load of one register can't add to its address any more."""
+
 
 @dataclass(frozen=True)
 class NeonInstructionSet(InstructionSet):
@@ -34,6 +37,13 @@ class NeonInstructionSet(InstructionSet):
     def stream(self, buffer: Any, start: Any) -> Stream:
         """Return vectors, which are loaded four by four; see the base class."""
         return ArmStream(buffer, start)
+
+    def distance(self, count: int, size: int) -> Any:
+        """Return a number of bytes; see the base class.
+
+        A load of one register adds a small constant, loads of several only what is in a register, or their own size.
+        """
+        return T.int64(size) if count == 1 and size < POST_INDEX else T.bind(T.cast(unknown(size), "int64"))
 
     def held(self, vector: Any) -> Any:
         """Return a vector in a register; see the base class."""
@@ -104,17 +114,15 @@ class NeonInstructionSet(InstructionSet):
         """
         lanes, multipliers = lanes_of(left), (operator.a_multiplier, operator.b_multiplier)
         fits = max(abs(m) for m in multipliers) < 1 << 15 and operator.shift <= MOST_NARROWING_SHIFT
-        if lanes % (2 * self.lanes) or not fits:
+        if lanes % self.lanes or not fits:
             return super().weighted_sum(left, right, operator)
 
         def products(values: Any, zero_point: int, multiplier: int) -> list[Any]:
-            words = f"uint16x{lanes}"
-            centred = T.cast(values, words) - T.broadcast(T.uint16(zero_point), lanes)
-            signed = T.reinterpret(f"int16x{lanes}", centred)
             factor = T.broadcast(T.int16(multiplier), self.lanes)
+            words = [v for half in _widened(values) for v in self._vectors(half - T.broadcast(T.int16(zero_point), 8))]
             return [
                 T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.smull.v4i32", v, factor)
-                for v in self._vectors(signed)
+                for v in words[: lanes // self.lanes]
             ]
 
         terms = (
@@ -187,6 +195,24 @@ class NeonInstructionSet(InstructionSet):
 
 def _narrowed(instruction: str, dtype: str, *operands: Any) -> Any:
     return T.call_llvm_pure_intrin(dtype, f"llvm.aarch64.neon.{instruction}", *operands)
+
+
+def _widened(values: Any) -> list[Any]:
+    """Return uint8 values as int16, eight in a vector; what is in lanes behind the last value doesn't matter.
+
+    Sixteen are interleaved with zeros, by `zip1` and `zip2`: LLVM's way to the upper eight takes three instructions.
+    """
+    lanes = lanes_of(values)
+    if lanes <= 8:
+        return [T.reinterpret("int16x8", T.cast(repeated(values, 8), "uint16x8"))]
+    zeros = T.broadcast(T.uint8(0), 16)
+    return [
+        T.reinterpret("int16x8", T.Shuffle([vector, zeros], [i for v in range(first, first + 8) for i in (v, 16)]))
+        for start in range(0, lanes, 16)
+        for vector in [repeated(part(values, start, min(16, lanes - start)), 16)]
+        for first in (0, 8)
+        if start + first < lanes
+    ]
 
 
 def _even(values: Sequence[Any]) -> range:

@@ -1,0 +1,143 @@
+"""The loop nest of `block_nest` on copied activations: those of neighbouring pixels in a step lie together.
+
+One load then brings a step's values of several pixels, and all that is in registers beside accumulators is one step's
+values and weights: tiles may be larger, and where an instruction multiplies pairs of pixels, they needn't be joined in
+the loop. Each tile's columns of a row of the input are a *panel*, those that neighbours share in both, and copied
+before all products, as other values lie between them in NHWC:
+
+    [row of the input][tile in a row][step of the channels][column modulo stride][column][block_depth values]
+
+    for row of the kernel, column of the kernel:
+        for some steps of the channels:            unrolled
+            activations, weights: a load for several pixels, or for several vectors
+            for vector v, pixel i:                 unrolled: accumulator (i, v) += values of i * weights of v
+
+The order of the weights is that of `nest`, as a step never has values of two columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from pipeline.kernels.gemm.block_nest import BlockNest
+from pipeline.kernels.gemm.nest import Nest, Place
+from pipeline.kernels.gemm.panel_tile import Panels
+from pipeline.kernels.isa.contract import Stream
+from pipeline.kernels.lib import tails
+from pipeline.kernels.lib.vectors import span, vector_type
+
+
+class PanelNest(BlockNest):
+    """The nest, with activations in panels."""
+
+    @property
+    def layout(self) -> Panels:
+        """The order of the copied activations."""
+        return Panels(self.plan.geometry, self.plan.isa, self.plan.tile)
+
+    def prepare(self, loop: Callable[[int], Any]) -> None:
+        """Copy the activations."""
+        g, layout, load_bytes = self.plan.geometry, self.layout, self.plan.isa.load_bytes
+        rows = g.batch * g.height
+        # The last load of a step may go beyond it.
+        size = rows * self.tiles * layout.values + load_bytes
+        self.panels = T.alloc_buffer((size,), "int8")
+        with loop(rows * self.tiles) as panel:
+            column = tails.start(panel % self.tiles, self.plan.tile.columns, g.out_width) * g.strides[1]
+            x = (panel // self.tiles * g.width + column) * g.group_in
+            with T.serial(-(-g.group_in // load_bytes)) as k:
+                channel = tails.start(k, load_bytes, g.group_in)
+                self._copy(x + channel, panel * layout.values + channel // layout.depth * layout.step_values)
+
+    def _copy(self, x: Any, y: Any) -> None:
+        """Copy `load_bytes` channels of a panel's columns: from x, in NHWC, to y."""
+        g, layout, load_bytes = self.plan.geometry, self.layout, self.plan.isa.load_bytes
+        together = load_bytes // layout.depth
+        for phase, count in enumerate(layout.columns):
+            for first in range(0, count, together):
+                columns = [min(c, count - 1) * g.strides[1] + phase for c in range(first, first + together)]
+                # Else LLVM would load them again after each store, which might have changed them.
+                vectors = [T.bind(self.activations(self.x[span(x + c * g.group_in, load_bytes)])) for c in columns]
+                at = y + (phase * layout.phase_columns + first) * layout.depth
+                for step, vector in enumerate(_transposed(vectors, layout.depth)):
+                    T.buffer_store(self.panels, vector, [span(at + step * layout.step_values, load_bytes)])
+
+    def use_buffers(self, other: Nest) -> None:
+        """Read and write what another nest reads and writes."""
+        super().use_buffers(other)
+        if isinstance(other, PanelNest):
+            self.panels = other.panels
+
+    def first_value(self, row: Any, column: Any, tile: Any) -> Any:
+        """Return where the panel of a tile is that has its first value; see the base class."""
+        return (row * self.tiles + tile) * self.layout.values
+
+    @property
+    def pixel_blocks(self) -> int:
+        """How many blocks have the pixels of a tile; the last one of each row may have fewer."""
+        return self.plan.tile.lines * self._line_blocks
+
+    def pixel_block(self, i: int) -> tuple[int, int]:
+        """Return the number of the block that has pixel i of a tile, and the pixel's place in it."""
+        line, column = divmod(i, self.plan.tile.columns)
+        number, place = divmod(column, self.plan.isa.block_pixels)
+        return line * self._line_blocks + number, place
+
+    @property
+    def _line_blocks(self) -> int:
+        return -(-self.plan.tile.columns // self.plan.isa.block_pixels)
+
+    def reduce(self, place: Place) -> None:
+        """Add all products to a tile's accumulators."""
+        g, layout = self.plan.geometry, self.layout
+        weights = self.plan.isa.stream(self.weights, place.weights)
+        row_values = g.dilation[0] * self.tiles * layout.values
+        together, steps = self.plan.loads_together, layout.steps
+        line_values = g.strides[0] * self.tiles * layout.values
+        distance = self.plan.isa.distance(layout.loads, layout.step_values)
+        with T.serial(g.kernel[0]) as ky, T.serial(g.kernel[1]) as kx:
+            x = place.x + ky * row_values + layout.column(kx * g.dilation[1])
+            lines = [self.plan.isa.stream(self.panels, x + n * line_values) for n in range(self.plan.tile.lines)]
+            with T.serial(self.iterations(steps // together)):
+                self._panel_steps(lines, distance, together, weights)
+            self._panel_steps(lines, distance, steps % together, weights)
+
+    def _panel_steps(self, lines: list[Stream], distance: Any, count: int, weights: Stream) -> None:
+        """Add the products of the next steps to all accumulators: of the values of each line, and of weights."""
+        for _ in range(count):
+            loaded = [list(line.take(self.layout.loads, distance)) for line in lines]
+            self._add(loaded, weights.take(self.vectors_per_step))
+            # Else LLVM loads the values of many steps at once, and runs out of registers.
+            for stream in (*lines, weights):
+                stream.wait(self._all_sums())
+
+    def _all_sums(self) -> list[Any]:
+        """Return all accumulators."""
+        blocks = range(self.plan.tile.nv * self.blocks_per_vector)
+        return [self.acc[self.block(pixels, block)] for pixels in range(self.pixel_blocks) for block in blocks]
+
+    def _add(self, loaded: list[list[Any]], weights: Iterator[Any]) -> None:
+        """Add the products of a step: of the vectors of each line, and of the next weights."""
+        isa, tile = self.plan.isa, self.plan.tile
+        together, dtype = isa.load_bytes // isa.block_depth, f"{isa.activation_dtype}x{isa.load_bytes}"
+        for block in range(tile.nv * self.blocks_per_vector):
+            vector = next(weights)
+            for line, values in enumerate(loaded):
+                for column in range(0, tile.columns, isa.block_pixels):
+                    at = self.block(self.pixel_block(line * tile.columns + column)[0], block)
+                    pixels = T.reinterpret(dtype, values[column // together])
+                    product = isa.multiply_neighbours(self.acc[at], pixels, column % together, vector)
+                    T.buffer_store(self.acc, product, [at])
+
+
+def _transposed(vectors: list[Any], depth: int) -> list[Any]:
+    """Return vectors of bytes, one of each pixel, as one for each `depth` values, with those of all pixels."""
+    count = len(vectors)
+    words = [T.reinterpret(vector_type(f"int{8 * depth}", count), v) for v in vectors]
+    return [
+        T.reinterpret(f"int8x{count * depth}", T.Shuffle(words, [pixel * count + step for pixel in range(count)]))
+        for step in range(count)
+    ]
