@@ -2,14 +2,17 @@
 
 Sources: M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section
 4.1 (cross-layer equalization); G. Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for
-Large Language Models", 2022, for layers behind a layer normalization. Where a layer computes a tensor and only layers
+Large Language Models", 2022, for layers behind a normalization. Where a layer computes a tensor and only layers
 with constant weights read it, dividing the tensor's channel c by f_c in the one, and multiplying what the others
 multiply it with by f_c, leaves the function as it is. A rectifier between them allows that, as max(x / f, 0) is
-max(x, 0) / f; any other limit doesn't.
+max(x, 0) / f; any other limit doesn't. A normalization (a layer normalization, or any product with a constant for each
+channel, as the last one of a root mean square normalization) computes in float; what else reads its result in float,
+as residual sums do, gets it multiplied by f_c again, which is part of that operator's loop.
 
-SmoothQuant's factors f_c = sqrt(max |x_c| / max |w_c|) share a channel's width between the tensor and the weights,
-here relative to what each of the weights' channels has for its largest. Where all readers are depthwise, whose weights
-have a scale for each channel anyway, f_c is max |x_c|, and the tensor's channels become equally wide for nothing.
+SmoothQuant's factors f_c = max |x_c|^a / max |w_c|^(1 - a) share a channel's width between the tensor and the weights,
+here relative to what each of the weights' channels has for its largest. Of several a, the one with the smallest
+expected error of the readers' sums is taken. Where all readers are depthwise, whose weights have a scale for each
+channel anyway, f_c is max |x_c|, and the tensor's channels become equally wide for nothing.
 
 Factors are powers of two: no product or sum changes by a bit. They are part of the calibration table, whose scales are
 right for the equalized program only.
@@ -32,7 +35,11 @@ from pipeline.ir.operator import Array
 from pipeline.ir.program import Program
 from pipeline.ir.rewriting import rewrite_bindings
 from pipeline.quantization.annotation import Annotation
-from pipeline.quantization.statistics import ChannelMaxima, Need, Statistic
+from pipeline.quantization.statistics import ChannelMaxima, ChannelPowers, Need, Statistic
+
+SHARES = np.arange(11) / 10
+"""Of a channel's width that the weights take over (SmoothQuant's alpha); that of the smallest expected error is taken.
+"""
 
 LARGEST_EXPONENT = 8
 """Factors are at most 2 to this power apart from one, so that dead channels don't become loud ones."""
@@ -45,12 +52,14 @@ class Place:
     Attributes:
         tensor: its name.
         producer: the operator that computes it.
-        readers: those that read it, and nobody else does.
+        readers: the layers that read it with its channels divided.
+        others: whether anything else reads it, as it was: in float.
     """
 
     tensor: str
     producer: Binding
     readers: tuple[Binding, ...]
+    others: bool = False
 
 
 def places(program: Program, annotation: Annotation) -> tuple[Place, ...]:
@@ -61,16 +70,19 @@ def places(program: Program, annotation: Annotation) -> tuple[Place, ...]:
     shared = {t.shares for t in annotation.tensors}
     found = []
     for binding in flow.bindings:
-        name, readers = str(binding.var.name), flow.users[binding.var]
-        own = name in scaled and name not in shared and binding.var not in flow.outputs
-        if own and _scales(binding) and readers and all(r.var.name in int8 and _reads(r, binding) for r in readers):
-            found.append(Place(name, binding, readers))
+        name = str(binding.var.name)
+        if name not in scaled or name in shared or not _scales(binding):
+            continue
+        quantized = [u for u in flow.users[binding.var] if u.var.name in int8]
+        others = len(quantized) < len(flow.users[binding.var]) or binding.var in flow.outputs
+        if quantized and all(_reads(r, binding) for r in quantized) and not (others and name in int8):
+            found.append(Place(name, binding, tuple(quantized), others))
     return tuple(found)
 
 
 def needs(program: Program, annotation: Annotation) -> tuple[Need, ...]:
     """Return what has to be known of the tensors that can be evened out."""
-    return tuple(Need(place.tensor, ChannelMaxima) for place in places(program, annotation))
+    return tuple(Need(p.tensor, s) for p in places(program, annotation) for s in (ChannelMaxima, ChannelPowers))
 
 
 def choose_exponents(
@@ -85,10 +97,10 @@ def choose_exponents(
     """
     chosen = {}
     for place in places(program, annotation):
-        seen = statistics[Need(place.tensor, ChannelMaxima)]
-        if not isinstance(seen, ChannelMaxima):
-            raise TypeError(f"Expected the maxima of {place.tensor}, got {seen}")
-        exponents = _exponents(place, seen.maxima)
+        seen, powers = (statistics[Need(place.tensor, s)] for s in (ChannelMaxima, ChannelPowers))
+        if not isinstance(seen, ChannelMaxima) or not isinstance(powers, ChannelPowers):
+            raise TypeError(f"Expected the maxima and powers of {place.tensor}, got {seen} and {powers}")
+        exponents = _exponents(place, seen.maxima, powers.means)
         if any(exponents):
             chosen[place.tensor] = exponents
     return chosen
@@ -118,25 +130,48 @@ def equalized(program: Program, annotation: Annotation, exponents: Mapping[str, 
         divided[place.producer.var] = np.asarray(own)
         multiplied |= {reader.var: np.asarray(own) for reader in place.readers}
 
+    others = {place.producer.var for place in known.values() if place.others}
+    layers_read: dict[relax.Var, relax.Expr] = {}
+
     def visit(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:
-        if binding.var not in divided and binding.var not in multiplied:
-            return None
-        weight, bias = _constants(binding)
-        if binding.var in multiplied:
-            weight = _with_columns(binding, weight, multiplied[binding.var])
-        if binding.var in divided:
-            rows = -divided[binding.var]
-            weight = np.ldexp(weight, rows.reshape(-1, *(1,) * (weight.ndim - 1)))
-            bias = np.ldexp(bias, rows)
-        x = builder.replaced(binding.value.args[0])
-        return with_arguments(binding.value, [x, make_constant(weight), make_constant(bias)])
+        own, call = binding.var, with_arguments(binding.value, list(map(builder.replaced, binding.value.args)))
+        if own in multiplied:
+            weight, bias = _constants(binding)
+            read = binding.value.args[0]
+            constants = map(make_constant, (_with_columns(binding, weight, multiplied[own]), bias))
+            call = with_arguments(call, [layers_read.get(read, call.args[0]), *constants])
+        if own not in divided:
+            return call if own in multiplied else None
+        call = _divided(call, divided[own])
+        if own not in others:
+            return call
+        layers_read[own] = builder.emit(call, str(own.name))
+        factors = np.ldexp(np.float32(1), divided[own])
+        return builder.emit(relax.op.multiply(layers_read[own], make_constant(factors)), f"{own.name}.restored")
 
     return dataclasses.replace(program, module=rewrite_bindings(program.module, visit))
+
+
+def _divided(call: relax.Call, exponents: Array) -> relax.Call:
+    """Return a call with constants such that its result's channels are divided by powers of two."""
+
+    def divided(argument: relax.Expr) -> relax.Expr:
+        value = constant(argument)
+        if value is None:
+            return argument
+        # Weights [O,...] have the channels in front; all other constants have them last.
+        channels_first = argument.same_as(call.args[1]) and isinstance(operator_of(call), ops.Linear)
+        shape = (-1, *(1,) * (value.ndim - 1)) if channels_first else (-1,)
+        return make_constant(np.ldexp(value, -exponents.reshape(shape)))
+
+    return with_arguments(call, [divided(argument) for argument in call.args])
 
 
 def _scales(binding: Binding) -> bool:
     """Return whether dividing an operator's constants by factors of its channels divides its result by them."""
     operator = operator_of(binding.value)
+    if binding.operator == "relax.multiply":
+        return any(constant(a) is not None for a in binding.value.args)
     if not isinstance(operator, ops.Linear | ops.LayerNorm) or any(
         constant(a) is None for a in binding.value.args[1:3]
     ):
@@ -175,28 +210,52 @@ def _with_columns(binding: Binding, weight: Array, exponents: Array) -> Array:
     return np.asarray(np.ldexp(grouped, exponents.reshape(groups, 1, -1)).reshape(weight.shape))
 
 
-def _exponents(place: Place, maxima: Array) -> tuple[int, ...]:
-    """Return a channel's exponents for the largest magnitudes that were seen of it, [C]."""
-    widths = np.sqrt(maxima * _shares(place, maxima))
-    alive = widths > 0
-    if not alive.any():
-        return (0,) * len(maxima)
-    logarithms = np.log2(widths, where=alive, out=np.zeros_like(widths))
-    relative = np.rint(logarithms - logarithms[alive].max())
+def _exponents(place: Place, maxima: Array, powers: Array) -> tuple[int, ...]:
+    """Return a channel's exponents for the largest magnitudes and mean squares that were seen of it, [C] each."""
+    readers = [_grouped(reader) for reader in place.readers]
+    if all(weight.shape[1] == 1 for weight in readers):
+        return _rounded(np.log2(maxima, where=maxima > 0, out=np.full(len(maxima), -np.inf)))
+    largest = np.zeros(len(maxima))
+    for weight in readers:
+        if weight.shape[1] > 1:
+            rows = np.abs(weight).max(axis=3)
+            relative = rows / np.maximum(rows.max(axis=1, keepdims=True), np.finfo("float32").tiny)
+            largest = np.maximum(largest, relative.max(axis=2).reshape(-1))
+    alive = (maxima > 0) & (largest > 0)
+    wide, narrow = (np.log2(v, where=alive, out=np.full(len(v), -np.inf)) for v in (maxima, 1 / largest))
+    candidates = [_rounded(np.where(alive, a * wide + (1 - a) * narrow, -np.inf)) for a in SHARES]
+    errors = [sum(relative_error(weight, maxima, powers, 2.0 ** np.array(c)) for weight in readers) for c in candidates]
+    return candidates[int(np.argmin(errors))]
+
+
+def _rounded(logarithms: Array) -> tuple[int, ...]:
+    """Return exponents in relation to the largest; zeros where logarithms are minus infinity."""
+    alive = np.isfinite(logarithms)
+    relative = np.rint(logarithms - logarithms.max(where=alive, initial=-np.inf)) if alive.any() else logarithms
     return tuple(int(e) for e in np.where(alive, np.maximum(relative, -LARGEST_EXPONENT), 0))
 
 
-def _shares(place: Place, maxima: Array) -> Array:
-    """Return by what a tensor's maxima are multiplied so that its square root is a channel's factor: [C]."""
-    largest = np.zeros(len(maxima))
-    for reader in place.readers:
-        weight, groups = _constants(reader)[0], _groups(reader)
-        if weight.shape[-1] == 1 and groups == len(maxima):
-            continue
-        rows = np.abs(weight.reshape(groups, weight.shape[0] // groups, -1, weight.shape[-1])).max(axis=2)
-        relative = rows / np.maximum(rows.max(axis=2, keepdims=True), np.finfo("float32").tiny)
-        largest = np.maximum(largest, relative.max(axis=1).reshape(-1))
-    # Only depthwise readers: their factor is the maximum.
-    if not largest.any():
-        return maxima
-    return np.asarray(np.divide(1, largest, where=largest > 0, out=np.zeros_like(largest)))
+def relative_error(weight: Array, maxima: Array, powers: Array, factors: Array) -> float:
+    """Return the noise that a layer's sums can be expected to have for its 8-bit input and weights, to their power.
+
+    Rounding errors count as evenly spread over a step, and independent of one another.
+
+    Args:
+        weight: [G,C/G,O/G,K], see `_grouped`.
+        maxima: the largest magnitudes of the input's channels [C].
+        powers: their mean squares [C].
+        factors: by which they are divided, while the weights are multiplied with them.
+    """
+    weight, (powers, factors) = weight**2, (v.reshape(weight.shape[0], -1, 1, 1) for v in (powers, factors))
+    input_step = 2 * (maxima / factors.reshape(-1)).max() / 255
+    weight_steps = (weight * factors**2).max(axis=(1, 3), keepdims=True) / 127**2
+    of_input = (weight * factors**2).sum() * input_step**2
+    of_weights = (weight_steps * powers / factors**2).sum() * weight.shape[3]
+    return float((of_input + of_weights) / 12 / max((weight * powers).sum(), np.finfo("float64").tiny))
+
+
+def _grouped(reader: Binding) -> Array:
+    """Return a layer's weights [O,...,C/G] as [G,C/G,O/G,K], float64: those of each input channel side by side."""
+    weight, groups = _constants(reader)[0].astype("float64"), _groups(reader)
+    grouped = weight.reshape(groups, weight.shape[0] // groups, -1, weight.shape[-1])
+    return np.asarray(grouped.transpose(0, 3, 1, 2))

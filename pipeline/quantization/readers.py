@@ -5,11 +5,11 @@ from __future__ import annotations
 from tvm import relax
 
 from pipeline import ops
-from pipeline.ir.bridge import tensor_operands
+from pipeline.ir.bridge import operator_of, tensor_operands
 from pipeline.ir.dataflow import Binding, Dataflow
 from pipeline.ops.formula import Formula, X
 from pipeline.ops.relax_operators import Elementwise
-from pipeline.quantization.observers.readers import Array, Reader, as_it_is
+from pipeline.quantization.observers.readers import Array, Reader, as_it_is, in_products
 
 
 def readers_of(flow: Dataflow, var: relax.Var) -> tuple[Reader, ...]:
@@ -22,8 +22,8 @@ def readers_of(flow: Dataflow, var: relax.Var) -> tuple[Reader, ...]:
         flow: a float program.
         var: one of its tensors.
     """
-    functions = _followed(flow, var)
-    return tuple(_Composed(f) if f else as_it_is for f in functions) or (as_it_is,)
+    found = dict.fromkeys(formulas or last for formulas, last in _followed(flow, var))
+    return tuple(_Composed(f) if isinstance(f, tuple) else f for f in found) or (as_it_is,)
 
 
 class _Composed:
@@ -38,17 +38,23 @@ class _Composed:
         return values
 
 
-def _followed(flow: Dataflow, var: relax.Var) -> list[tuple[Formula, ...]]:
-    """Return the functions that each operator which combines values gets a tensor's values through, in order."""
-    found: list[tuple[Formula, ...]] = [()] if var in flow.outputs else []
+def _followed(flow: Dataflow, var: relax.Var) -> list[tuple[tuple[Formula, ...], Reader]]:
+    """Return what combines a tensor's values in the end, each with the functions that they go through before."""
+    found: list[tuple[tuple[Formula, ...], Reader]] = [((), as_it_is)] if var in flow.outputs else []
     for user in flow.users[var]:
         formula = _formula(user)
         if formula is None:
-            found.append(())
+            found.append(((), _combining(user)))
         else:
-            following = _followed(flow, user.var) or [()]
-            found += [(formula, *rest) if formula != X else rest for rest in following]
+            following = _followed(flow, user.var) or [((), as_it_is)]
+            found += [((formula, *rest) if formula != X else rest, last) for rest, last in following]
     return list(dict.fromkeys(found))
+
+
+def _combining(binding: Binding) -> Reader:
+    """Return the reader that stands for an operator which combines values."""
+    operator = operator_of(binding.value) if isinstance(binding.value, relax.Call) else None
+    return in_products if isinstance(operator, ops.Dense | ops.MatMul) else as_it_is
 
 
 def _formula(binding: Binding) -> Formula | None:

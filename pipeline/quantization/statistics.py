@@ -153,6 +153,13 @@ class ChannelMeans(Statistic):
         self._sums, self._block, self._count = state["sums"], state["block"], int(state["count"])
 
 
+class ChannelPowers(ChannelMeans):
+    """The mean square of each channel, the last axis, over all samples that aren't held back; float64."""
+
+    def _add(self, values: Array) -> None:
+        super()._add(np.square(values))
+
+
 class ChannelMaxima(Statistic):
     """The largest magnitude of each channel, the last axis; float64."""
 

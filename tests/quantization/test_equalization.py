@@ -61,11 +61,33 @@ def layer_normalization() -> Program:
     return import_test_model(b.model({"x": (1, 4, CHANNELS)}, b.node("Add", first, second, name="y")))
 
 
+def residual_block() -> Program:
+    """Return two dense layers behind a layer normalization, whose result is added to theirs."""
+    b = ModelBuilder()
+    normalized = b.node("LayerNormalization", "x", constant(b, CHANNELS, rows=WIDTHS), constant(b, CHANNELS), name="t")
+    first, second = (b.node("MatMul", normalized, constant(b, CHANNELS, CHANNELS)) for _ in range(2))
+    return import_test_model(
+        b.model({"x": (1, 4, CHANNELS)}, b.node("Add", b.node("Mul", first, second), normalized, name="y"))
+    )
+
+
+def root_mean_square_normalization() -> Program:
+    """Return a dense layer behind a division by the root of the mean square, and a factor for each channel."""
+    b = ModelBuilder()
+    mean = b.node("ReduceMean", b.node("Mul", "x", "x"), axes=[-1])
+    divided = b.node("Div", "x", b.node("Sqrt", b.node("Add", mean, b.constant(np.float32(1e-5)))))
+    normalized = b.node("Mul", divided, constant(b, CHANNELS, rows=WIDTHS), name="t")
+    y = b.node("Add", b.node("MatMul", normalized, constant(b, CHANNELS, CHANNELS)), normalized, name="y")
+    return import_test_model(b.model({"x": (1, 4, CHANNELS)}, y))
+
+
 PROGRAMS = {
     "depthwise": lambda: convolutions(CHANNELS, relu),
     "groups": lambda: convolutions(2, relu),
     "nothing between": lambda: convolutions(1, lambda _, x: x),
     "layer normalization": layer_normalization,
+    "residual block": residual_block,
+    "root mean square normalization": root_mean_square_normalization,
 }
 
 
@@ -121,7 +143,7 @@ def quantized(program: Program, options: QuantizeOptions, **given: Any) -> State
     return run(program, steps(feeds(program), options, **given))
 
 
-@pytest.mark.parametrize("make", [PROGRAMS["depthwise"], PROGRAMS["layer normalization"]], ids=["depthwise", "dense"])
+@pytest.mark.parametrize("make", [PROGRAMS["depthwise"], PROGRAMS["residual block"]], ids=["depthwise", "dense"])
 def test_int8_comes_nearer_to_float_and_the_table_says_by_what(make: Callable[[], Program]) -> None:
     program = make()
     state = quantized(program, only_equalization)
@@ -131,6 +153,19 @@ def test_int8_comes_nearer_to_float_and_the_table_says_by_what(make: Callable[[]
     assert outcome.after_db is not None
     assert outcome.after_db > outcome.before_db + 3
     assert state.calibrated().equalization == chosen(program)
+
+
+@pytest.mark.parametrize("exponent", [0, -2, -5])
+def test_the_expected_error_of_a_layer_is_what_it_really_has(exponent: int) -> None:
+    own = np.random.default_rng(3)
+    widths, factors = np.where(np.arange(64) % 16, 1, 20.0), np.where(np.arange(64) % 16, 2.0**exponent, 1)
+    x, weight = own.uniform(-1, 1, (4000, 64)) * widths, own.uniform(-1, 1, (32, 64))
+    step = 2 * np.abs(x / factors).max() / 255
+    steps = np.abs(weight * factors).max(axis=1, keepdims=True) / 127
+    rounded = np.rint(x / factors / step) * step @ (np.rint(weight * factors / steps) * steps).T
+    real = ((rounded - x @ weight.T) ** 2).sum() / ((x @ weight.T) ** 2).sum()
+    found = equalization.relative_error(weight.T[None, :, :, None], np.abs(x).max(axis=0), (x**2).mean(axis=0), factors)
+    assert 0.8 < found / real < 1.25
 
 
 def test_a_table_with_equalization_gives_the_same_model_again() -> None:

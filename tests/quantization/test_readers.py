@@ -9,7 +9,7 @@ import pytest
 from pipeline.ir.dataflow import Dataflow
 from pipeline.quantization.annotate import annotate
 from pipeline.quantization.calibrate import CalibrateOptions, calibrate
-from pipeline.quantization.observers.readers import AS_IT_IS, Reader, as_it_is
+from pipeline.quantization.observers.readers import AS_IT_IS, Reader, as_it_is, in_products
 from pipeline.quantization.readers import readers_of
 from tests.models import ModelBuilder, import_test_model
 
@@ -34,6 +34,14 @@ def hard_sigmoid(values: np.ndarray) -> np.ndarray:
 def test_an_operator_that_combines_values_reads_them_as_they_are() -> None:
     b = ModelBuilder()
     assert readers(b.model({"x": (1, 2, 4, 4)}, convolution(b, convolution(b, "x")))) == AS_IT_IS
+
+
+def test_a_dense_layer_reads_rows_for_products() -> None:
+    b = ModelBuilder()
+    flat = b.node("Flatten", convolution(b, "x"))
+    assert readers(b.model({"x": (1, 2, 1, 1)}, b.node("MatMul", flat, b.constant(np.ones((2, 3), "float32"))))) == (
+        in_products,
+    )
 
 
 def test_functions_are_followed_through_what_moves_values() -> None:

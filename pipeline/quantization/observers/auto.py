@@ -4,7 +4,9 @@ Errors are squared ones, after the functions that read the tensor (`rounding`). 
 definition, but errors don't all count alike: a few large values make most of the squared error, while the finer steps
 of a range that clips them serve all channels, small ones included, which the next layer, a depthwise one say, may scale
 up. That is what `kl` is good at. So its range is taken unless its error is much larger than the smallest; where it is,
-as with the few large values after a layer normalization, on which all depends, that of `mse` is.
+as with the few large values after a layer normalization, on which all depends, that of `mse` is. It is as well wherever
+dense layers or matrix products read a tensor: they sum up all channels, and a transformer's few large values are always
+in the same ones, so that clipping them shifts every sum.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pipeline.quantization.observers.histogram import Histogram
 from pipeline.quantization.observers.kl import KL, KLOptions, kl_range
 from pipeline.quantization.observers.mse import MeanSquaredError
 from pipeline.quantization.observers.observer import Observer
-from pipeline.quantization.observers.readers import AS_IT_IS, Reader
+from pipeline.quantization.observers.readers import AS_IT_IS, Reader, in_products
 from pipeline.quantization.observers.rounding import SquaredErrors
 from pipeline.quantization.observers.search import best_range
 from pipeline.quantization.spec import Choice, QuantizationSpec, spread
@@ -31,6 +33,7 @@ class AutoOptions(KLOptions, frozen=True, kw_only=True):
 
     Attributes:
         tolerance: how many times as large as the smallest squared error that of `kl` may be; below 1, it isn't chosen.
+            Where dense layers or matrix products read the tensor, it is 1 at the most.
     """
 
     tolerance: Annotated[float, msgspec.Meta(ge=0)] = 4.0
@@ -55,4 +58,5 @@ class Auto(Histogram, Observer):
         mse = replace(spread(*best_range(self, spec, errors), spec), algorithm=MeanSquaredError.algorithm)
         scales, zero_points = zip(*((c.parameters.scale, c.parameters.zero_point) for c in (kl, mse)), strict=True)
         kl_error, mse_error = errors(np.array(scales), np.array(zero_points))
-        return kl if kl_error <= self.tolerance * mse_error else mse
+        tolerance = min(self.tolerance, 1.0) if in_products in readers else self.tolerance
+        return kl if kl_error <= tolerance * mse_error else mse

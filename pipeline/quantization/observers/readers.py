@@ -28,6 +28,11 @@ def as_it_is(values: Array) -> Array:
     return values
 
 
+def in_products(values: Array) -> Array:
+    """Return the values: the reader that stands for dense layers and matrix products, which combine whole rows."""
+    return values
+
+
 AS_IT_IS: tuple[Reader, ...] = (as_it_is,)
 """The readers of a tensor of which nothing else is known."""
 
@@ -39,4 +44,4 @@ def read(reader: Reader, values: Array) -> Array:
 
 def are_functions(readers: Sequence[Reader]) -> bool:
     """Return whether all that reads a tensor are functions of single values."""
-    return as_it_is not in readers
+    return as_it_is not in readers and in_products not in readers

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from pipeline.errors import OptionError
 from pipeline.quantization.observers import ALGORITHMS, Observer, make_observer
+from pipeline.quantization.observers.readers import in_products
 from pipeline.quantization.spec import ObserverSpec, QuantizationSpec
 from tests.properties import examples
 
@@ -172,6 +173,8 @@ def test_auto_chooses_kl_unless_its_error_is_much_larger(outliers: np.ndarray, c
     assert choices["kl"] != choices["mse"]
     assert choices["auto"] == replace(choices[chosen], algorithm=chosen)
     assert observed("auto", values, tolerance=0).choose(spec) == replace(choices["mse"], algorithm="mse")
+    in_dense_layers = observed("auto", values).choose(spec, (in_products,))
+    assert in_dense_layers == replace(choices["mse"], algorithm="mse")
 
 
 def test_a_moving_average_forgets() -> None:
