@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import UnionType
+
 from tvm import relax
 
 from pipeline import ops
@@ -44,17 +46,22 @@ def _followed(flow: Dataflow, var: relax.Var) -> list[tuple[tuple[Formula, ...],
     for user in flow.users[var]:
         formula = _formula(user)
         if formula is None:
-            found.append(((), _combining(user)))
+            found.append(((), _combining(flow, var, user)))
         else:
             following = _followed(flow, user.var) or [((), as_it_is)]
             found += [((formula, *rest) if formula != X else rest, last) for rest, last in following]
     return list(dict.fromkeys(found))
 
 
-def _combining(binding: Binding) -> Reader:
-    """Return the reader that stands for an operator which combines values."""
-    operator = operator_of(binding.value) if isinstance(binding.value, relax.Call) else None
-    return in_products if isinstance(operator, ops.Dense | ops.MatMul) else as_it_is
+def _combining(flow: Dataflow, var: relax.Var, user: Binding) -> Reader:
+    """Return the reader that stands for an operator which combines values of a tensor."""
+    producer = flow.producers.get(var)
+    normalized = producer is not None and _is(producer, ops.LayerNorm)
+    return in_products if normalized and _is(user, ops.Dense | ops.MatMul) else as_it_is
+
+
+def _is(binding: Binding, operators: type[ops.Operator] | UnionType) -> bool:
+    return isinstance(binding.value, relax.Call) and isinstance(operator_of(binding.value), operators)
 
 
 def _formula(binding: Binding) -> Formula | None:

@@ -21,9 +21,9 @@ def convolution(b: ModelBuilder, image: str) -> str:
 
 
 def readers(model: onnx.ModelProto) -> tuple[Reader, ...]:
-    """Return the readers of the first convolution's result."""
+    """Return the readers of the result of the first convolution or layer normalization."""
     flow = Dataflow.of(import_test_model(model).module)
-    first = next(b for b in flow.bindings if b.operator == "nn.conv2d")
+    first = next(b for b in flow.bindings if b.operator in ("nn.conv2d", "nn.layer_norm"))
     return readers_of(flow, first.var)
 
 
@@ -36,12 +36,11 @@ def test_an_operator_that_combines_values_reads_them_as_they_are() -> None:
     assert readers(b.model({"x": (1, 2, 4, 4)}, convolution(b, convolution(b, "x")))) == AS_IT_IS
 
 
-def test_a_dense_layer_reads_rows_for_products() -> None:
+def test_dense_layers_behind_a_layer_normalization_are_told_apart() -> None:
     b = ModelBuilder()
-    flat = b.node("Flatten", convolution(b, "x"))
-    assert readers(b.model({"x": (1, 2, 1, 1)}, b.node("MatMul", flat, b.constant(np.ones((2, 3), "float32"))))) == (
-        in_products,
-    )
+    normalized = b.node("LayerNormalization", "x", *(b.constant(np.ones(2, "float32")) for _ in range(2)))
+    y = b.node("MatMul", normalized, b.constant(np.ones((2, 3), "float32")))
+    assert readers(b.model({"x": (4, 2)}, y)) == (in_products,)
 
 
 def test_functions_are_followed_through_what_moves_values() -> None:

@@ -4,9 +4,8 @@ Errors are squared ones, after the functions that read the tensor (`rounding`). 
 definition, but errors don't all count alike: a few large values make most of the squared error, while the finer steps
 of a range that clips them serve all channels, small ones included, which the next layer, a depthwise one say, may scale
 up. That is what `kl` is good at. So its range is taken unless its error is much larger than the smallest; where it is,
-as with the few large values after a layer normalization, on which all depends, that of `mse` is. It is as well wherever
-dense layers or matrix products read a tensor: they sum up all channels, and a transformer's few large values are always
-in the same ones, so that clipping them shifts every sum.
+that of `mse` is. It is as well wherever dense layers or matrix products read what a layer normalization computes: they
+sum up all channels, and its few large values are always in the same ones, so that clipping them shifts every sum.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class AutoOptions(KLOptions, frozen=True, kw_only=True):
 
     Attributes:
         tolerance: how many times as large as the smallest squared error that of `kl` may be; below 1, it isn't chosen.
-            Where dense layers or matrix products read the tensor, it is 1 at the most.
+            Where products read what a layer normalization computes, it is 1 at the most.
     """
 
     tolerance: Annotated[float, msgspec.Meta(ge=0)] = 4.0

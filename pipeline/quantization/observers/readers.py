@@ -29,7 +29,7 @@ def as_it_is(values: Array) -> Array:
 
 
 def in_products(values: Array) -> Array:
-    """Return the values: the reader that stands for dense layers and matrix products, which combine whole rows."""
+    """Return the values: the reader that stands for dense layers and matrix products behind a layer normalization."""
     return values
 
 
