@@ -1,9 +1,11 @@
-"""What calibration computes of all values of all tensors, and corrections of all weights, compiled for this machine."""
+"""What calibration computes of all values of all tensors, and corrections of all weights, compiled for this machine.
+
+Threads may call them at the same time: Python's lock isn't held meanwhile.
+"""
 
 from __future__ import annotations
 
 import functools
-import os
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,16 @@ import numpy.typing as npt
 import tvm
 
 from pipeline.compiler.kernel_passes import compile_functions
-from pipeline.kernels.statistics import WAYS, channel_sums_loop, histogram_loop, rounding_loop, unit_lower_loop
+from pipeline.kernels.statistics import (
+    WAYS,
+    channel_sums_loop,
+    histogram_loop,
+    rounding_loop,
+    unit_lower_loop,
+)
 from pipeline.targets import load_target
 
 Array = npt.NDArray[Any]
-
-_TASK = 2**16
-"""Values for which a thread of its own is worthwhile."""
 
 
 def histogram(values: Array, scale: float, bins: int) -> Array:
@@ -30,11 +35,9 @@ def histogram(values: Array, scale: float, bins: int) -> Array:
         scale: bins in a distance of one, a power of two; `values * scale` is in (-bins, bins), which isn't checked.
         bins: how many on each side of zero.
     """
-    flat = np.ascontiguousarray(values, "float32").reshape(-1)
-    tasks = max(1, min(_cpus(), flat.size // _TASK))
-    counts = np.zeros((tasks, WAYS, 2 * bins), "int32")
-    _loops()["histogram"](flat, counts, scale, tasks)
-    return np.asarray(counts.sum(axis=(0, 1), dtype="int64"))
+    counts = np.zeros((WAYS, 2 * bins), "int32")
+    _loops()["histogram"](np.ascontiguousarray(values, "float32").reshape(-1), counts, scale)
+    return np.asarray(counts.sum(axis=0, dtype="int64"))
 
 
 def channel_sums(values: Array) -> Array:
@@ -69,11 +72,6 @@ def round_in_order(weights: Array, lower: Array) -> Array:
     rounded = np.empty(exact.shape)
     _loops()["rounding"](exact, factors, exact.copy(), rounded)
     return rounded
-
-
-@functools.cache
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from tvm import relax
 
 from pipeline.compiler.build import library_metadata
 from pipeline.compiler.codegen import generate_code
-from pipeline.compiler.loaded_kernels import virtual_machine
+from pipeline.compiler.loaded_kernels import NOTHING, add_nothing, virtual_machine
 from pipeline.compiler.lower import lower, machine_of
 from pipeline.ir.bridge import tensor_type
 from pipeline.ir.dataflow import Binding, substitute, variables
@@ -24,6 +24,7 @@ from pipeline.ir.program import Program, TensorSpec
 from pipeline.library.constants import ConstantPool
 from pipeline.library.link import Sections, link, names_linker
 from pipeline.library.metadata import encode_metadata
+from pipeline.memory import release_memory
 from pipeline.targets import load_target
 
 Array = npt.NDArray[Any]
@@ -74,6 +75,7 @@ class Executor:
         arguments = [tvm.runtime.tensor(np.asarray(feeds[name], order="C")) for name in self._inputs]
         with self._lock:
             result = self._machine["main"](*arguments)
+            self._machine[NOTHING]()
         results = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
         return {name: _array(results[place]) for name, place in places.items()}
 
@@ -89,6 +91,7 @@ class LinkedExecutor(Executor):
         target, pool = load_target("host"), ConstantPool()
         tvm_target = target.tvm_target()
         code = generate_code(lower(program.module, tvm_target, machine_of(target), pool), tvm_target)
+        add_nothing(code.instructions)
         metadata = encode_metadata(library_metadata(program, target, None, ()))
         with tempfile.TemporaryDirectory(prefix="pipeline-linked-") as folder:
             path = Path(folder) / "program.so"
@@ -130,6 +133,12 @@ def shared_tensors(program: Program, tensors: Sequence[str] = ()) -> tuple[str, 
     """
     found = _shared.get(program.module)
     return tuple(tensors) if found is None or not found.has(tensors) else found.wanted
+
+
+def release_activations() -> None:
+    """Give memory that programs have computed in back to the system; those that run again take it anew."""
+    tvm.get_global_func("vm.builtin.memory_manager.clear")()
+    release_memory()
 
 
 def operator_executor(binding: Binding) -> Executor:

@@ -32,6 +32,9 @@ from pipeline.memory import release_memory
 MOST = 256
 """So many kernels are kept, those that were used last; one takes some hundred kilobytes."""
 
+NOTHING = "nothing"
+"""The function that `add_nothing` adds."""
+
 _GLOBAL_SYMBOL = "global_symbol"
 
 _lock = threading.Lock()
@@ -52,11 +55,22 @@ def virtual_machine(module: tvm.IRModule, target: tvm.target.Target) -> relax.Vi
     rest = {v: with_callees(f, variables) for v, f in module.functions.items() if v.name_hint not in kernels}
     instructions, _ = vm_instructions(tvm.IRModule(rest, attrs=module.attrs))
     constants = dict((module.attrs or {}).get("const_name_to_constant", {}))
+    add_nothing(instructions)
     with _lock:
         _load({names[before]: kernel for before, kernel in kernels.items()}, target)
         # The machine holds the functions that it calls, so they may be forgotten later. It is given the executable's
         # module, which runs as it is: `jit`, which finds that out, takes several times the constants' memory for it.
         return relax.VirtualMachine(vm_link(instructions, target, (), constants).mod, tvm.cpu())
+
+
+def add_nothing(instructions: relax.ExecBuilder) -> None:
+    """Add a function that returns nothing to a program.
+
+    A virtual machine holds what it has returned last, which may be all activations, until it returns something else.
+    """
+    with instructions.function(NOTHING):
+        instructions.emit_call("vm.builtin.null_value", dst=instructions.r(0))
+        instructions.emit_ret(instructions.r(0))
 
 
 def _name(name: str, kernel: tirx.PrimFunc, target: tvm.target.Target) -> str:

@@ -251,8 +251,13 @@ def operator_name(expr: relax.Expr) -> str:
 
 
 def constant(expr: relax.Expr) -> npt.NDArray[Any] | None:
-    """Return the value of a constant expression; None for any other."""
-    return expr.value.numpy() if isinstance(expr, Constant) else None
+    """Return the value of a constant expression, read-only, as it shares the program's memory; None for any other."""
+    if not isinstance(expr, Constant):
+        return None
+    # NumPy can't share memory of types that it doesn't have.
+    value = expr.value.numpy() if str(expr.value.dtype) == "bfloat16" else np.from_dlpack(expr.value)
+    value.flags.writeable = False
+    return np.asarray(value)
 
 
 def make_constant(value: npt.NDArray[Any]) -> relax.Expr:

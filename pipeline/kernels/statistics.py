@@ -12,7 +12,7 @@ from pipeline.kernels.lib.buffers import stack_buffer
 from pipeline.kernels.lib.vectors import span
 
 WAYS = 2
-"""How many histograms a task counts in by turns, as successive values are often in the same bin."""
+"""How many histograms are counted in by turns, as successive values are often in the same bin."""
 
 _LANES = 16
 
@@ -21,41 +21,35 @@ _CHUNK = 64 * _LANES
 
 
 def histogram_loop() -> tirx.PrimFunc:
-    """Return a function of (values, counts, scale, tasks) that counts values in equal bins on both sides of zero.
+    """Return a function of (values, counts, scale) that counts values in equal bins on both sides of zero.
 
-    A value v below zero is counted in bin `bins - 1 + int(v * scale)`, any other in bin `bins + int(v * scale)`. Tasks
-    take equal parts of the values, one after another.
+    A value v below zero is counted in bin `bins - 1 + int(v * scale)`, any other in bin `bins + int(v * scale)`.
 
-    values: [N] float32, of which `v * scale` is in (-bins, bins); counts: [tasks, WAYS, 2 * bins] int32, to which is
-    added; scale: float32; tasks: int32.
+    values: [N] float32, of which `v * scale` is in (-bins, bins); counts: [WAYS, 2 * bins] int32, to which is added;
+    scale: float32.
     """
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True})
-        size, count, sides = (tirx.Var(name, "int64") for name in ("size", "count", "sides"))
+        size, sides = (tirx.Var(name, "int64") for name in ("size", "sides"))
         values = T.arg("values", T.buffer((size,), "float32", align=4))
-        counts = T.arg("counts", T.buffer((count, WAYS, sides), "int32", align=4))
-        scale, tasks = T.arg("scale", T.float32()), T.arg("tasks", T.int32())
+        counts = T.arg("counts", T.buffer((WAYS, sides), "int32", align=4))
+        scale = T.arg("scale", T.float32())
         middle = T.cast(sides // 2, "int32")
-        with T.parallel(tasks) as task:
-            start = size * task // tasks
-            stop = size * (task + 1) // tasks
-            bins = stack_buffer(_CHUNK, "int32")
-            with T.serial((stop - start) // _CHUNK) as chunk:
-                first = start + chunk * _CHUNK
-                with T.serial(_CHUNK // _LANES) as i:
-                    v = values[span(first + i * _LANES, _LANES)]
-                    below = T.cast(v < T.broadcast(T.float32(0), _LANES), f"int32x{_LANES}")
-                    scaled = T.cast(v * T.broadcast(scale, _LANES), f"int32x{_LANES}")
-                    T.buffer_store(bins, scaled - below + T.broadcast(middle, _LANES), [span(i * _LANES, _LANES)])
-                with T.serial(_CHUNK // WAYS) as i:
-                    for way in range(WAYS):
-                        at = [task, way, bins[i * WAYS + way]]
-                        T.buffer_store(counts, counts[at] + 1, at)
-            rest = start + (stop - start) // _CHUNK * _CHUNK
-            with T.serial(stop - rest) as i:
-                v = values[rest + i]
-                at = [task, 0, T.cast(v * scale, "int32") - T.cast(v < T.float32(0), "int32") + middle]
-                T.buffer_store(counts, counts[at] + 1, at)
+        bins = stack_buffer(_CHUNK, "int32")
+        with T.serial(size // _CHUNK) as chunk:
+            with T.serial(_CHUNK // _LANES) as i:
+                v = values[span(chunk * _CHUNK + i * _LANES, _LANES)]
+                below = T.cast(v < T.broadcast(T.float32(0), _LANES), f"int32x{_LANES}")
+                scaled = T.cast(v * T.broadcast(scale, _LANES), f"int32x{_LANES}")
+                T.buffer_store(bins, scaled - below + T.broadcast(middle, _LANES), [span(i * _LANES, _LANES)])
+            with T.serial(_CHUNK // WAYS) as i:
+                for way in range(WAYS):
+                    at = [way, bins[i * WAYS + way]]
+                    T.buffer_store(counts, counts[at] + 1, at)
+        with T.serial(size % _CHUNK) as i:
+            v = values[size // _CHUNK * _CHUNK + i]
+            at = [0, T.cast(v * scale, "int32") - T.cast(v < T.float32(0), "int32") + middle]
+            T.buffer_store(counts, counts[at] + 1, at)
     return builder.get()
 
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.compiler.execute import shared_executor
+from pipeline.compiler.codegen import concurrently
+from pipeline.compiler.execute import release_activations, shared_executor
 from pipeline.config.options import CalibrateOptions
 from pipeline.errors import SampleError
 from pipeline.ir.dataflow import Dataflow
@@ -24,6 +25,9 @@ Array = npt.NDArray[Any]
 
 RANGE_BATCHES = 4
 """How many batches, the first ones, are examined for values of another range than the model was trained on."""
+
+THREADED = 2**16
+"""Of so many values in a batch, tensors are watched in several threads."""
 
 _logger = logging.getLogger(__name__)
 
@@ -73,11 +77,14 @@ def collect(
         if batches < RANGE_BATCHES:
             kept.append(feed)
         watch(watchers, activations, sample, names)
+        # The next batch's activations can take its memory.
+        del activations
         batches += 1
         if resumption is not None:
             resumption.note(feed)
         if progress is not None:
             progress(batches)
+    release_activations()
     if resumption is not None:
         resumption.save()
     if warn:
@@ -102,7 +109,9 @@ def watch(
     Raises:
         SampleError: a tensor has values that aren't finite, and a watcher that takes no others.
     """
-    for name, values in activations.items():
+
+    def update(name: str) -> None:
+        values = activations[name]
         finite = any(not isinstance(w, Statistic) or w.finite for w in watchers[name])
         if finite and not np.isfinite(values).all():
             raise SampleError(
@@ -111,6 +120,13 @@ def watch(
             )
         for watcher in watchers[name]:
             watcher.update(values)
+
+    if sum(values.size for values in activations.values()) < THREADED:
+        for name in activations:
+            update(name)
+    else:
+        # Most of the work is done without Python's lock.
+        concurrently(update, activations)
 
 
 def warn_of_samples(program: Program, statistics: SampleStatistics, feeds: Sequence[Mapping[str, Array]]) -> None:

@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 from msgspec import UNSET
 
+from pipeline.compiler.execute import release_activations
 from pipeline.config.options import AnnotateOptions, CalibrateOptions, QuantizeOptions
 from pipeline.errors import OptionError, TableError
 from pipeline.ir.program import Program
@@ -219,6 +220,8 @@ def _with_outcome(state: State, outcome: CorrectionOutcome) -> State:
 
 def _measured(state: State) -> float:
     """Return the signal to quantization noise on held-back samples that the state's program would have in int8."""
+    # What was computed to come here is free now; what comes next takes as much.
+    release_activations()
     return held_back_sqnr(state, realize(state.program, state.annotation, state.calibrated(), warn=False)[0])
 
 

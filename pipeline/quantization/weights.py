@@ -62,7 +62,9 @@ def quantize_weights(
     rows = weight.reshape(weight.shape[0], -1).astype("float64")
     scale = np.broadcast_to(_scales(rows, spec), len(rows))
     scale = np.maximum(scale, np.abs(bias.astype("float64")) / (input_scale * MAX_BIAS))
-    quantized = np.clip(np.rint(rows / scale[:, None]), -127, 127).astype("int8")
+    # In place: of a large layer, each copy in float64 takes megabytes.
+    rows /= scale[:, None]
+    quantized = np.clip(np.rint(rows, out=rows), -127, 127, out=rows).astype("int8")
     shift = np.rint(bias.astype("float64") / (input_scale * scale)).astype("int32")
     return QuantizedWeights(quantized.reshape(weight.shape), shift, scale)
 

@@ -9,8 +9,10 @@ import pytest
 import tvm_ffi
 
 from pipeline.kernels import registry
+from pipeline.kernels.depthwise import dot
 from pipeline.kernels.isa import Capability, instruction_set, instruction_sets
 from pipeline.kernels.naming import kernel_name
+from pipeline.kernels.ops import conv
 from pipeline.ops import QConv2dLookup, operators
 from tests.kernels.convolutions import Convolution
 from tests.kernels.examples import Example, examples, examples_for
@@ -121,4 +123,17 @@ def test_names_tell_types_and_shapes() -> None:
 def test_generating_again_gives_the_same_function(choice: Choice) -> None:
     operator, arguments = choice.convolution.integer(seed=0)
     operation, isa = make_operation(operator, *arguments), instruction_set(choice.isa)
-    assert tvm_ffi.structural_equal(generate(operation, isa).func, generate(operation, isa).func)
+    first = generate(operation, isa).func
+    for built in (conv._built, dot._built):
+        built.cache_clear()
+    assert tvm_ffi.structural_equal(first, generate(operation, isa).func)
+
+
+@pytest.mark.parametrize("convolution", [DENSE, DEPTHWISE], ids=["dense", "depthwise"])
+def test_a_layer_with_other_weights_has_the_function_that_was_generated(convolution: Convolution) -> None:
+    operator, (x, *constants) = convolution.integer(seed=0)
+    isa = instruction_set("avx512_vnni")
+    in_order, reversed_ = (
+        generate(make_operation(operator, x, *weights), isa) for weights in (constants, [c[::-1] for c in constants])
+    )
+    assert in_order.func is reversed_.func

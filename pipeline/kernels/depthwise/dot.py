@@ -25,6 +25,7 @@ Threads get chunks of rows, as those of other layers do, so that they find their
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,7 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.depthwise.plan import DEPTH, MAX_PIXELS, Band, Plan, Use, pack_channels, pack_weights
 from pipeline.kernels.gemm.constants import IntegerConstants
-from pipeline.kernels.gemm.epilogue import Epilogue, requantize
+from pipeline.kernels.gemm.epilogue import MOST, Epilogue, requantize
 from pipeline.kernels.gemm.geometry import geometry_of
 from pipeline.kernels.gemm.parallel import TASKS, worth_threads
 from pipeline.kernels.isa.contract import Capability
@@ -88,9 +89,15 @@ def depthwise_dot(operation: Operation, machine: Machine) -> Kernel:
     constants = IntegerConstants.of(
         operation, as_floats=isa.has(Capability.FUSED_MULTIPLY_ADD), activation_offset=isa.activation_offset
     )
-    nest = _Nest(plan, operation.inputs[0].dtype, requantize(constants, isa, interleaved=True, kept=False))
+    func = _built(plan, operation.inputs[0].dtype, requantize(constants, isa, interleaved=True, kept=False))
     packed = pack_channels(plan, constants.start), pack_channels(plan, constants.multiplier)
-    return Kernel(nest.build(), (0, pack_weights(plan, constants.weight), *packed))
+    return Kernel(func, (0, pack_weights(plan, constants.weight), *packed))
+
+
+@functools.lru_cache(maxsize=MOST)
+def _built(plan: Plan, stored: str, epilogue: Epilogue) -> tirx.PrimFunc:
+    # A model has equal layers, and is lowered several times, with other constants.
+    return _Nest(plan, stored, epilogue).build()
 
 
 class _Nest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,10 @@ from pipeline.kernels.lib.vectors import (
     vector_type,
     with_other_sign,
 )
-from pipeline.ops import Add, Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd
+from pipeline.ops import Add, Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QDense
+
+MOST = 64
+"""So many kernels that were generated are kept, those that were asked for last."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,36 @@ def requantize(
 ) -> Epilogue:
     """Return the last step of an integer operator: to uint8, or to int16 or float32 if `output_dtype` says so.
 
+    It is the same object wherever it consists of the same instructions, so that kernels needn't be generated again.
+
     Args:
         constants: of the operator.
         isa: the instruction set.
         interleaved: accumulators come four vectors at a time, as for `InstructionSet.saturate_interleaved`.
         kept: whether multipliers are in registers, where several vectors of accumulators share them.
     """
-    operator, table, added_dtype = constants.operator, constants.table, constants.added_dtype
+    table = None if constants.table is None else tuple(constants.table.tolist())
+    wanted = _Requantization(constants.operator, constants.floats, constants.short, constants.added_dtype, table)
+    return _requantize(wanted, isa, interleaved, kept)
+
+
+@dataclass(frozen=True)
+class _Requantization:
+    """What the instructions depend on; see `IntegerConstants`. The table's values are numbers."""
+
+    operator: QConv2d | QDense
+    floats: bool
+    short: bool
+    added_dtype: str
+    table: tuple[int, ...] | None
+
+
+@functools.lru_cache(maxsize=MOST)
+def _requantize(wanted: _Requantization, isa: InstructionSet, interleaved: bool, kept: bool) -> Epilogue:
+    operator, added_dtype = wanted.operator, wanted.added_dtype
+    table = None if wanted.table is None else np.array(wanted.table, "uint8")
     scaled = _scaled
-    if constants.floats:
+    if wanted.floats:
         scaled = _scaled_float if kept else _scaled_difference
     if operator.output_dtype == "float32":
 
@@ -81,7 +106,7 @@ def requantize(
         if interleaved:
             result = isa.saturate_interleaved(values, *bounds)
         else:
-            result = isa.saturate(values, *bounds, short=constants.short)
+            result = isa.saturate(values, *bounds, short=wanted.short)
         if table is not None:
             result = isa.lookup(result, _constant_vectors(isa.arrange_table(table), isa.table_vectors))
         return result if added_dtype else as_stored(result, operator.output_dtype)
@@ -97,6 +122,7 @@ def requantize(
     return Epilogue(operator.output_dtype, finish, isa.saturate_vectors, add_or_none, added_dtype, halo_value)
 
 
+@functools.lru_cache(maxsize=MOST)
 def activate(operator: Conv2d | Dense, isa: InstructionSet) -> Epilogue:
     """Return the last step of a float32 operator: its activation, without any multiplier."""
 

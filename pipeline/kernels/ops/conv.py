@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from tvm import tirx
 
 from pipeline.kernels.gemm.block_nest import BlockNest
 from pipeline.kernels.gemm.constants import IntegerConstants
-from pipeline.kernels.gemm.epilogue import Epilogue, activate, requantize
+from pipeline.kernels.gemm.epilogue import MOST, Epilogue, activate, requantize
 from pipeline.kernels.gemm.geometry import geometry_of
 from pipeline.kernels.gemm.lane_nest import LaneNest
 from pipeline.kernels.gemm.matrix_nest import make_matrix_function
@@ -106,7 +107,7 @@ def integer(operation: Operation, machine: Machine) -> Kernel:
         plan,
         operation,
         packed,
-        lambda epilogue: _nest(plan)(plan, (stored, weight_dtype, "int32"), epilogue).build(),
+        lambda epilogue: _built(plan, (stored, weight_dtype, "int32"), epilogue),
     )
 
 
@@ -115,8 +116,12 @@ def _depth(operation: Operation, isa: InstructionSet) -> tuple[int, str]:
     return (isa.int16_depth, "int16") if operation.inputs[0].dtype == "int16" else (isa.dot_depth, "int8")
 
 
-def _nest(plan: Plan) -> type[Nest]:
-    return LaneNest if plan.steps_per_load > 1 else Nest
+@functools.lru_cache(maxsize=MOST)
+def _built(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue, *, in_blocks: bool = False) -> tirx.PrimFunc:
+    # A model has equal layers, and is lowered several times, with other constants.
+    lanes = LaneNest if plan.steps_per_load > 1 else Nest
+    blocks = PanelNest if plan.panels else BlockNest
+    return (blocks if in_blocks else lanes)(plan, dtypes, epilogue).build()
 
 
 def fills_matrices(operation: Operation) -> bool:
@@ -145,8 +150,7 @@ def block_integer(operation: Operation, machine: Machine) -> Kernel:
     plan = make_block_plan(geometry_of(operation), machine, operation.inputs[0].dtype)
     packed = pack_weights(plan, operation.constants[1])
     dtypes = (operation.inputs[0].dtype, "int8", "int32")
-    nest = PanelNest if plan.panels else BlockNest
-    return _with_constants(plan, operation, packed, lambda epilogue: nest(plan, dtypes, epilogue).build())
+    return _with_constants(plan, operation, packed, lambda epilogue: _built(plan, dtypes, epilogue, in_blocks=True))
 
 
 def _with_constants(
@@ -174,7 +178,7 @@ def floating(operation: Operation, machine: Machine) -> Kernel:
         raise TypeError(f"Expected nn.conv2d or nn.dense, got {operator}")
     plan = make_plan(geometry_of(operation), machine, 1, "float32")
     weight, bias = operation.constants[1], operation.constants[2]
-    func = _nest(plan)(plan, ("float32", "float32", "float32"), activate(operator, machine.isa)).build()
+    func = _built(plan, ("float32", "float32", "float32"), activate(operator, machine.isa))
     packed_bias = pack_channels(plan, bias, 0.0)
     added = (3,) if isinstance(operator, Conv2dAdd) else ()
     return Kernel(func, (0, pack_weights(plan, weight), packed_bias, np.zeros_like(packed_bias), *added))

@@ -40,6 +40,7 @@ class BiasCorrection(Correction):
                 raise TypeError(f"Expected the means of {layer.input}, got {seen}")
             parameters = table.tensors[state.annotation.source(layer.input)].parameters
             quantized = quantize_weights(layer.weight, layer.bias, parameters.scales_for(len(layer.bias)), layer.spec)
-            error = quantized.values() - original.weight.astype("float64")
+            error = quantized.values()
+            error -= original.weight
             corrected[name] = original.bias - original.mean_response(error, seen.means)
         return dataclasses.replace(state, program=with_biases(state.program, corrected))
