@@ -28,6 +28,7 @@ from pipeline.ops import (
     QResizeBilinear,
     Quantize,
     SplitBytes,
+    UpsampleConcat,
 )
 from tests.kernels.convolutions import Convolution, integer_arguments
 from tests.kernels.tensors import (
@@ -105,6 +106,8 @@ def test_images(isa_name: str, channels: int, seed: int) -> None:
     )
     for operator, constants in operators:
         assert_exact(isa_name, operator, image, *constants)
+    small = wide_values(np.random.default_rng(seed), 2, 3, 5, 7)
+    assert_exact(isa_name, UpsampleConcat((1, 1, 2, 1), (1, 0, 2, 0), -5.0), image, small, activations=2)
     assert_exact(isa_name, DepthToSpace((2, 2)), wide_values(np.random.default_rng(seed), 1, 3, 4, 4 * channels))
 
 

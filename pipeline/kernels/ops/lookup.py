@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa.narrowing import saturate
-from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.loops import MAX_TASKS, Run, loop_for
 from pipeline.kernels.lib.vectors import joined, span, splat, vector_type
 from pipeline.kernels.machine import Machine
@@ -61,13 +61,18 @@ def in_vectors(operation: Operation, machine: Machine) -> Kernel:
 
 
 def interpolated(operation: Operation, machine: Machine) -> Kernel:
-    """Mix two entries of a table for each element: loaded one by one, mixed in vectors."""
+    """Mix two entries of a table for each element: loaded one by one, mixed in vectors.
+
+    An entry is stored with its difference to the next, so that one load gets both.
+    """
     isa, operator, table = machine.isa, operation.operator, operation.constants[1]
     if not isinstance(operator, QInterpolate):
         raise TypeError(f"Expected qnn.interpolate, got {operator}")
     bits = 17 - (table.size - 1).bit_length()
     shift = bits + operator.FRACTION_BITS
     run = Run.of(operation.output.size, isa.lanes, MAX_TASKS)
+    pieces = np.stack([(table[:-1] << bits) + (1 << (shift - 1)), np.diff(table)], axis=1).astype("<i4").view("<i8")
+    pieces = np.roll(pieces.reshape(-1), len(pieces) // 2)
 
     def step(x: Any, table: Any, y: Any, start: Any) -> None:
         lanes = run.width
@@ -75,16 +80,25 @@ def interpolated(operation: Operation, machine: Machine) -> Kernel:
         def number(value: int) -> Any:
             return splat(T.int32(value), lanes)
 
-        place = T.cast(x[span(start, lanes)], vector_type("int32", lanes)) + number(32768)
-        first, everything = register_buffer(lanes, "int32"), span(0, lanes)
-        T.buffer_store(first, T.shift_right(place, number(bits)), [everything])
-        left, right = (joined([table[first[i] + neighbour] for i in range(lanes)]) for neighbour in (0, 1))
-        fraction = T.bitwise_and(place, number((1 << bits) - 1))
-        mixed = left * (number(1 << bits) - fraction) + right * fraction
-        rounded = T.shift_right(mixed + number(1 << (shift - 1)), number(shift))
-        T.buffer_store(y, saturate(rounded, operator, isa), [span(start, lanes)])
+        values = T.cast(x[span(start, lanes)], vector_type("int32", lanes))
+        places = [place for first in range(0, lanes, 4) for place in _upper_bits(x, start + first, min(4, lanes), bits)]
+        loaded = T.reinterpret(f"int32x{2 * lanes}", joined([table[place] for place in places]))
+        begin, slope = (T.Shuffle([loaded], list(range(half, 2 * lanes, 2))) for half in (0, 1))
+        mixed = begin + slope * T.bitwise_and(values, number((1 << bits) - 1))
+        T.buffer_store(y, saturate(T.shift_right(mixed, number(shift)), operator, isa), [span(start, lanes)])
 
-    return Kernel(_loops(operation, run, table, step), (0, table))
+    return Kernel(_loops(operation, run, pieces, step), (0, pieces))
+
+
+def _upper_bits(x: Any, start: Any, count: int, bits: int) -> list[Any]:
+    """Return neighbouring values of 16 bits, taken as unsigned, without their lowest bits.
+
+    They are loaded together, as a number: taking them out of a vector would need twice the instructions.
+    """
+    dtype = f"uint{16 * count}"
+    together, mask = T.reinterpret(dtype, x[span(start, count)]), tirx.const((1 << (16 - bits)) - 1, dtype)
+    shifted = (T.shift_right(together, tirx.const(16 * i + bits, dtype)) for i in range(count))
+    return [T.cast(T.bitwise_and(value, mask), "int32") for value in shifted]
 
 
 def _loops(

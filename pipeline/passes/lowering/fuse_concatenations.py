@@ -24,7 +24,7 @@ from pipeline.ir.rewriting import Match, Rule, anything, call, rewrite
 
 Factors = tuple[int, int]
 
-_DTYPES = ("uint8", "float32")
+_DTYPES = ("uint8", "int16", "float32")
 
 _REPEATING = {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round_prefer_ceil")}
 """Coordinates and roundings with which pixel i of the result is pixel `i // factor`, if factors are whole."""
