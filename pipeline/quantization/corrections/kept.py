@@ -78,13 +78,11 @@ def held_back_sqnr(state: State, int8_program: Program) -> float:
     names = {str(var.name): spec.name for spec, var in _outputs(int8_program)}
     # With its outputs, too, the program has the kernels of the library that is going to be built.
     run = runner(int8_program.with_more_outputs([p.name for p in pairs if p.name not in names]), len(held_back))
+    expected = [_kept(state, pair.tensor).held_back for pair in pairs]
     for number, feed in enumerate(held_back):
         found = run(feed)
-        for pair in pairs:
-            distance.update(
-                pair.compared(_kept(state, pair.tensor).held_back[number]),
-                pair.compared(found[names.get(pair.name, pair.name)]),
-            )
+        for pair, values in zip(pairs, expected, strict=True):
+            distance.update(pair.compared(values[number]), pair.compared(found[names.get(pair.name, pair.name)]))
     return distance.sqnr_db
 
 
