@@ -214,7 +214,7 @@ def mix_precision(
         metric: a key of `metrics.BUILT_IN`, or the user's.
         max_drop: what is allowed.
         progress: called with what is being done, how many steps of that are done, and how many there are.
-        times: returns what operators of a model cost in float.
+        times: returns what operators of a model cost in float and with 16 bits.
 
     Raises:
         QuantizationError: the drop can't be met; the message says what was reached.
@@ -273,7 +273,7 @@ class _Search:
         self.ranking: Ranking = ranking_of(metric)
         self.best = tuple(tally_of(lambda s: s.float_outputs, own, metric, "nothing") for own in samples)
         self.limits = tuple(max_drop.limit(self.ranking, best) for best in self.best)
-        self.measured_times, self.times = times, Times({}, {}, "not needed")
+        self.measured_times, self.times = times, Times({}, {}, {}, "not needed")
         self.quantizations = 1
         self.simulated: dict[tuple[frozenset[str], ...], Standing] = {}
 

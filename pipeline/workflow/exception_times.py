@@ -9,7 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pipeline.analysis.candidates import Times
+import msgspec
+import numpy as np
+
+from pipeline.analysis.candidates import Times, touched_operators
 from pipeline.analysis.mixed_precision import Mixed, MixedPrecision
 from pipeline.api import Quantized
 from pipeline.compiler.build import compile_program
@@ -19,8 +22,14 @@ from pipeline.errors import OptionError
 from pipeline.files import write_text
 from pipeline.ir.dataflow import Dataflow, variables
 from pipeline.ir.program import Program
+from pipeline.ir.types import LARGEST_INT16
 from pipeline.ops import traits_of
 from pipeline.profiling import Profile, profile
+from pipeline.quantization.annotate import AnnotateOptions
+from pipeline.quantization.realize import realize
+from pipeline.quantization.spec import INT16
+from pipeline.quantization.table import Calibrated
+from pipeline.quantization.widening import widened
 from pipeline.report.build_report import Library
 from pipeline.schema import Record, read_json, to_json
 from pipeline.targets import Target, load_target
@@ -37,19 +46,21 @@ class OperatorTimes(Record, frozen=True, kw_only=True):
         target: name of the target that the libraries were built for.
         float32: microseconds of each operator of the float model, by the tensor that it computes.
         int8: the same of the int8 model.
+        int16: the same of that with all activations in 16 bits that can have them.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     model_sha256: str
     target: str
     float32: dict[str, float]
     int8: dict[str, float]
+    int16: dict[str, float]
 
 
 def measured_times(quantized: Quantized, path: Path, targets: Sequence[Target], tell: Progress) -> Times:
-    """Return how much longer each operator takes in float than in int8, from a file, or measured and put into the file.
+    """Return how much longer operators take in float and with 16 bits, from a file, or measured and put into the file.
 
-    Both models are built and profiled for that, for the first of the targets that this machine can run, or for the
+    All three models are built and profiled for that, for the first of the targets that this machine can run, or for the
     machine itself.
 
     Args:
@@ -73,32 +84,60 @@ def measured_times(quantized: Quantized, path: Path, targets: Sequence[Target], 
         write_text(path, to_json(found))
     total = sum(found.float32.values())
     names = [str(b.var.name) for b in Dataflow.of(quantized.source.module).bindings]
-    extra = {n: (found.float32.get(n, 0.0) - found.int8.get(n, 0.0)) / total if total else 0.0 for n in names}
-    return Times(extra, _wide(quantized, found), f"measured for {found.target}, {path}")
+
+    def longer(times: Mapping[str, float], int8: Mapping[str, float]) -> dict[str, float]:
+        return {n: (times.get(n, 0.0) - int8.get(n, 0.0)) / total if total else 0.0 for n in names}
+
+    wide = longer(found.int16, _where_products_are_summed(quantized.source, found.int8))
+    touched = touched_operators(quantized.source)
+    return Times(longer(found.float32, found.int8), wide, touched, f"measured for {found.target}, {path}")
 
 
-def _wide(quantized: Quantized, times: OperatorTimes) -> dict[str, float]:
-    """Return what tensors cost in 16 bits: those that sum products of them do so twice, as in int8."""
-    found: dict[str, float] = collections.defaultdict(float)
-    total = sum(times.float32.values())
-    for binding in Dataflow.of(quantized.source.module).bindings:
-        if traits_of(binding).sums_products and total:
-            for read in variables(binding.value):
-                found[str(read.name)] += times.int8.get(str(binding.var.name), 0.0) / total
+def _where_products_are_summed(program: Program, times: Mapping[str, float]) -> dict[str, float]:
+    """Return times of operators where what is fused into a convolution counts for the convolution.
+
+    In profiles, it is the other way round. With 16 bits less is fused, so that each has a time of its own.
+    """
+    found, flow = dict(times), Dataflow.of(program.module)
+    for binding in flow.bindings:
+        var = binding.var
+        while traits_of(binding).sums_products and str(var.name) not in found and len(flow.users[var]) == 1:
+            var = flow.users[var][0].var
+        if var is not binding.var and str(var.name) in found:
+            found[str(binding.var.name)] = found.pop(str(var.name))
     return found
 
 
 def _measure(quantized: Quantized, target: Target, tell: Progress) -> OperatorTimes:
     names = _tensors(quantized.source)
-    tell("measuring operators in float and in int8", 0, None)
+    tell("measuring operators in float, in int8 and with 16 bits", 0, None)
     with tempfile.TemporaryDirectory(prefix="pipeline-times-") as folder:
-        paths = [Path(folder) / "float32.so", Path(folder) / "int8.so"]
-        compile_program(quantized.source, target, paths[0])
-        quantized.build(target, paths[1])
-        float32, int8 = (_by_tensor(profile(p, threads=1, limits=False), names) for p in paths)
+        paths = [Path(folder) / f"{kind}.so" for kind in ("float32", "int8", "int16")]
+        for program, path in zip((quantized.source, quantized.program, _in_16_bits(quantized)), paths, strict=True):
+            compile_program(program, target, path)
+        float32, int8, int16 = (dict(_by_tensor(profile(p, threads=1, limits=False), names)) for p in paths)
     return OperatorTimes(
-        model_sha256=quantized.source.source_sha256, target=target.name, float32=dict(float32), int8=dict(int8)
+        model_sha256=quantized.source.source_sha256, target=target.name, float32=float32, int8=int8, int16=int16
     )
+
+
+def _in_16_bits(quantized: Quantized) -> Program:
+    """Return the model with all activations in 16 bits that can have them, to be timed.
+
+    Their scales are those of 8 bits, with finer steps. Calibration would find others; times are the same.
+    """
+    annotation = widened(quantized.realized, quantized.annotation, AnnotateOptions(activation_bits=16), warn=False)
+    wide = {t.name for t in annotation.calibrated() if t.spec is not None and t.spec.dtype == INT16.dtype}
+
+    def entry(name: str, given: Calibrated) -> Calibrated:
+        if name not in wide or given.dtype == INT16.dtype:
+            return given
+        scale = float(np.float32(given.scale * 255 / LARGEST_INT16))
+        return msgspec.structs.replace(given, scale=scale, zero_point=0, dtype=INT16.dtype, channel_scales=())
+
+    tensors = {name: entry(name, given) for name, given in quantized.table.tensors.items()}
+    table = msgspec.structs.replace(quantized.table, tensors=tensors)
+    return realize(quantized.realized, annotation, table, warn=False)[0]
 
 
 def timed(

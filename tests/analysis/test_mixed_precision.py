@@ -18,6 +18,7 @@ from pipeline.analysis.candidates import (
     Candidate,
     Times,
     estimated_times,
+    touched_operators,
     trial_order,
     with_exceptions,
     without_idle,
@@ -145,9 +146,20 @@ def test_estimated_times_are_shares(program: Program) -> None:
 
 
 def test_times_of_fused_operators_count_together() -> None:
-    times = Times({"a": 0.6, "b": -0.1, "c": 0.2}, {}, "known")
+    times = Times({"a": 0.6, "b": -0.1, "c": 0.2}, {}, {}, "known")
     assert times.of(["a", "b"]) == pytest.approx(0.5)
     assert times.of(["b"]) == 0
+
+
+def test_an_operator_counts_once_whichever_of_its_tensors_have_16_bits() -> None:
+    times = Times({"a": 0.6}, {"a": 0.2, "b": 0.1}, {"x": ("a",), "y": ("a", "b")}, "known")
+    assert times.of([], ["x", "y"]) == pytest.approx(0.3)
+    assert times.of(["a"], ["x", "y"]) == pytest.approx(0.7)
+
+
+def test_16_bits_cost_time_where_they_are_multiplied(program: Program) -> None:
+    # "wide", a convolution, takes no longer for a result of 16 bits; "third", which reads it, does.
+    assert touched_operators(program)["wide"] == ("third",)
 
 
 def candidate(*names: str) -> Candidate:
@@ -162,7 +174,7 @@ def test_what_gains_most_for_its_time_is_tried_first() -> None:
         # It stays in float only if both that read it do.
         Part(TENSOR, "x", "input", ("b", "c")): 0.1,
     }
-    times = Times({"a": 0.6, "b": 0.1, "c": 0.3}, {}, "known")
+    times = Times({"a": 0.6, "b": 0.1, "c": 0.3}, {}, {}, "known")
     order = trial_order([candidate(n) for n in "abc"], parts, times)
     # With b in float, c gains its own weights and the tensor. The last layer stays in int8.
     assert [c.names for c in order] == [("b",), ("c",)]
@@ -175,7 +187,7 @@ def test_a_tensor_in_16_bits_is_tried_where_that_is_cheaper() -> None:
         Part(WEIGHTS, "c", "conv2d", ("c",)): 0.2,
     }
     choices = [Candidate(WIDE, ("x",), tensors=frozenset("x")), candidate("b", "c"), candidate("b"), candidate("c")]
-    cheap, dear = (Times({"b": 0.2, "c": 0.2}, {"x": time}, "known") for time in (0.1, 2.0))
+    cheap, dear = (Times({"b": 0.2, "c": 0.2}, {"b": time}, {"x": ("b", "c")}, "known") for time in (0.1, 2.0))
     assert [c.kind for c in trial_order(choices, parts, cheap)] == [WIDE, FLOAT]
     assert [c.names for c in trial_order(choices, parts, dear)] == [("b",), ("x",)]
 

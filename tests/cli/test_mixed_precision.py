@@ -108,7 +108,7 @@ def test_a_function_of_python_is_a_metric_and_programs_are_quantized(command: li
     assert made.found.metric == "close"
     assert (made.found.checked_on, made.quantized.table.samples) == (5, 10)
     assert -100 < made.found.mixed.checked.value < made.found.float_value == 0
-    record = OperatorTimes(model_sha256="another", target="host", float32={}, int8={})
+    record = OperatorTimes(model_sha256="another", target="host", float32={}, int8={}, int16={})
     Path("times.json").write_text(to_json(record), encoding="utf-8")
     with pytest.raises(OptionError, match=r"times\.json were measured of another model"):
         measured_times(made.without, Path("times.json"), [], print)
