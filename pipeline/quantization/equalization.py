@@ -61,6 +61,11 @@ class Place:
     readers: tuple[Binding, ...]
     others: bool = False
 
+    @property
+    def normalized(self) -> bool:
+        """Whether it is a normalization's result."""
+        return not isinstance(operator_of(self.producer.value), ops.Linear)
+
 
 def places(program: Program, annotation: Annotation) -> tuple[Place, ...]:
     """Return the tensors whose channels can be evened out, and that are 8-bit, with their own scale."""
@@ -80,9 +85,10 @@ def places(program: Program, annotation: Annotation) -> tuple[Place, ...]:
     return tuple(found)
 
 
-def needs(program: Program, annotation: Annotation) -> tuple[Need, ...]:
-    """Return what has to be known of the tensors that can be evened out."""
-    return tuple(Need(p.tensor, s) for p in places(program, annotation) for s in (ChannelMaxima, ChannelPowers))
+def needs(program: Program, annotation: Annotation, everywhere: bool = True) -> tuple[Need, ...]:
+    """Return what has to be known of the tensors that can be evened out, or only of those behind normalizations."""
+    chosen = [p for p in places(program, annotation) if everywhere or p.normalized]
+    return tuple(Need(p.tensor, s) for p in chosen for s in (ChannelMaxima, ChannelPowers))
 
 
 def choose_exponents(
@@ -93,10 +99,12 @@ def choose_exponents(
     Args:
         program: the float program.
         annotation: what becomes int8.
-        statistics: what `needs` has asked for.
+        statistics: what `needs` has asked for; of other tensors, nothing is evened out.
     """
     chosen = {}
     for place in places(program, annotation):
+        if Need(place.tensor, ChannelMaxima) not in statistics:
+            continue
         seen, powers = (statistics[Need(place.tensor, s)] for s in (ChannelMaxima, ChannelPowers))
         if not isinstance(seen, ChannelMaxima) or not isinstance(powers, ChannelPowers):
             raise TypeError(f"Expected the maxima and powers of {place.tensor}, got {seen} and {powers}")

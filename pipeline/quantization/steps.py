@@ -137,7 +137,8 @@ def _needs(state: State, corrections: Sequence[Correction], keep_samples: bool) 
 def watched_tensors(program: Program, annotation: Annotation, options: QuantizeOptions) -> tuple[str, ...]:
     """Return the tensors of a float program whose values are needed to quantize it."""
     corrections, state = wanted_corrections(options.corrections), State(program, annotation)
-    needs = _needs(state, corrections, bool(corrections) or wants_equalization(options.corrections))
+    equalize = wants_equalization(options.corrections) != "nowhere"
+    needs = _needs(state, corrections, bool(corrections) or equalize)
     return tuple(dict.fromkeys([*annotation.specs(), *(need.tensor for need in needs)]))
 
 
@@ -147,13 +148,18 @@ class CalibrateEqualized:
 
     Attributes:
         calibrate: chooses scales; it keeps samples.
+        everywhere: whether all tensors are evened out where that is possible, or only those behind normalizations. If
+            there are none of these, nothing is said about it.
     """
 
     calibrate: Calibrate
+    everywhere: bool = True
 
     def __call__(self, state: State) -> State:
         """See `equalization`; the state says what became of it."""
         calibrated = self.calibrate(state)
+        if not self.everywhere and not self._needs(state):
+            return calibrated
         try:
             program, exponents = self._equalized(state)
             # The file keeps the first pass.
@@ -177,7 +183,7 @@ class CalibrateEqualized:
             CannotCorrect: there is nothing to even out, or samples can't be read another time.
         """
         samples, options = self.calibrate.samples, self.calibrate.options
-        needs = equalization.needs(state.program, state.annotation)
+        needs = self._needs(state)
         if not needs:
             raise CannotCorrect("no tensor stands between layers alone, with a rectifier or nothing on its way")
         if isinstance(samples, Iterator):
@@ -189,6 +195,9 @@ class CalibrateEqualized:
         if not exponents:
             raise CannotCorrect("the channels are even already")
         return equalization.equalized(state.program, state.annotation, exponents), exponents
+
+    def _needs(self, state: State) -> tuple[Need, ...]:
+        return equalization.needs(state.program, state.annotation, self.everywhere)
 
 
 @dataclass(frozen=True)
@@ -282,8 +291,10 @@ def steps(
     corrections = wanted_corrections(options.corrections)
     if table is None:
         given, equalize = samples if samples is not None else (), wants_equalization(options.corrections)
-        calibrate = Calibrate(given, options.calibrate, corrections, progress, equalize or bool(corrections), engine)
-        ranges: tuple[Step, ...] = (CalibrateEqualized(calibrate) if equalize else calibrate,)
+        keep_samples = equalize != "nowhere" or bool(corrections)
+        calibrate = Calibrate(given, options.calibrate, corrections, progress, keep_samples, engine)
+        equalized = CalibrateEqualized(calibrate, everywhere=equalize == "everywhere")
+        ranges: tuple[Step, ...] = (calibrate if equalize == "nowhere" else equalized,)
     elif samples is not None and corrections:
         corrections = tuple(c for c in corrections if not c.changes_scales)
         ranges = (TakeTable(table), Collect(samples, options.calibrate, corrections, progress, engine))

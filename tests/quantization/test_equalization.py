@@ -202,6 +202,12 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Any) -> None:
     assert CalibrationTable.load(tmp_path / "table.json") == table
 
 
+@pytest.mark.parametrize(("name", "evened"), [("residual block", True), ("depthwise", False)])
+def test_by_default_only_tensors_behind_normalizations_are_evened_out(name: str, evened: bool) -> None:
+    outcomes = quantized(PROGRAMS[name](), QuantizeOptions()).corrections
+    assert [o.kept for o in outcomes if o.name == "equalization"] == [True] * evened
+
+
 def test_samples_that_can_be_read_once_only_are_not_enough() -> None:
     program = convolutions(CHANNELS, relu)
     (outcome,) = run(program, steps(iter(feeds(program)), only_equalization)).corrections

@@ -182,11 +182,12 @@ def test_every_correction_has_a_switch_that_leaves_it_to_the_effort() -> None:
     )
 
 
-def test_the_best_effort_evens_out_channels_too() -> None:
+def test_channels_are_evened_out_where_the_effort_says_unless_the_switch_does() -> None:
+    expected = {"none": "nowhere", "fast": "nowhere", "balanced": "behind normalizations", "best": "everywhere"}
     for effort in EFFORTS:
-        assert wants_equalization(CorrectionOptions(effort=effort)) is (effort == "best")
-        assert wants_equalization(CorrectionOptions(effort=effort, equalization=True))
-        assert not wants_equalization(CorrectionOptions(effort=effort, equalization=False))
+        assert wants_equalization(CorrectionOptions(effort=effort)) == expected[effort]
+        assert wants_equalization(CorrectionOptions(effort=effort, equalization=True)) == "everywhere"
+        assert wants_equalization(CorrectionOptions(effort=effort, equalization=False)) == "nowhere"
 
 
 def test_every_effort_switches_on_known_corrections_and_each_switch_overrules_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pipeline.config.options import CorrectionOptions
 from pipeline.quantization.corrections.bias_correction import BiasCorrection
@@ -45,9 +46,13 @@ def wanted_corrections(options: CorrectionOptions) -> tuple[Correction, ...]:
     )
 
 
-def wants_equalization(options: CorrectionOptions) -> bool:
-    """Return whether channels are to be evened out before calibration, which is no correction of its outcome."""
-    return options.effort == "best" if options.equalization is None else options.equalization
+def wants_equalization(options: CorrectionOptions) -> Literal["everywhere", "behind normalizations", "nowhere"]:
+    """Return where channels are to be evened out before calibration, which is no correction of its outcome."""
+    if options.equalization is not None:
+        return "everywhere" if options.equalization else "nowhere"
+    by_effort: Mapping[str, Literal["everywhere", "behind normalizations"]]
+    by_effort = {"best": "everywhere", "balanced": "behind normalizations"}
+    return by_effort.get(options.effort, "nowhere")
 
 
 def demanded_corrections(options: CorrectionOptions) -> tuple[Correction, ...]:
