@@ -244,22 +244,28 @@ def _rounded(logarithms: Array) -> tuple[int, ...]:
 
 
 def relative_error(weight: Array, maxima: Array, powers: Array, factors: Array) -> float:
-    """Return the noise that a layer's sums can be expected to have for its 8-bit input and weights, to their power.
+    """Return the noise that a layer's sums can be expected to have, to their power; see `expected_noise`."""
+    power = (weight**2 * powers.reshape(weight.shape[0], -1, 1, 1)).sum()
+    return expected_noise(weight, maxima, powers, factors) / max(float(power), float(np.finfo("float64").tiny))
+
+
+def expected_noise(weight: Array, maxima: Array, powers: Array, factors: Array) -> float:
+    """Return the squared error of a layer's sums, all channels', that its 8-bit input and weights are expected to make.
 
     Rounding errors count as evenly spread over a step, and independent of one another.
 
     Args:
-        weight: [G,C/G,O/G,K], see `_grouped`.
+        weight: [G,C/G,O/G,K], those of each input channel side by side.
         maxima: the largest magnitudes of the input's channels [C].
         powers: their mean squares [C].
-        factors: by which they are divided, while the weights are multiplied with them.
+        factors: by which they are divided, while the weights are multiplied with them [C].
     """
     weight, (powers, factors) = weight**2, (v.reshape(weight.shape[0], -1, 1, 1) for v in (powers, factors))
     input_step = 2 * (maxima / factors.reshape(-1)).max() / 255
     weight_steps = (weight * factors**2).max(axis=(1, 3), keepdims=True) / 127**2
     of_input = (weight * factors**2).sum() * input_step**2
     of_weights = (weight_steps * powers / factors**2).sum() * weight.shape[3]
-    return float((of_input + of_weights) / 12 / max((weight * powers).sum(), np.finfo("float64").tiny))
+    return float((of_input + of_weights) / 12)
 
 
 def _grouped(reader: Binding) -> Array:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 from msgspec import UNSET
@@ -19,7 +19,7 @@ from pipeline.compiler.execute import release_activations
 from pipeline.config.options import AnnotateOptions, CalibrateOptions, QuantizeOptions
 from pipeline.errors import OptionError, TableError
 from pipeline.ir.program import Program
-from pipeline.quantization import channel_scales, equalization
+from pipeline.quantization import channel_scales, equalization, wide_channels
 from pipeline.quantization.annotate import annotate
 from pipeline.quantization.annotation import Annotation
 from pipeline.quantization.calibrate import calibrate_with_statistics, check_algorithm
@@ -43,6 +43,9 @@ from pipeline.scale_out import Engine, ThisProcess
 EQUALIZATION_BATCHES = 32
 """Of how many batches the channels' ranges are looked at, to even them out."""
 
+Channels: TypeAlias = Mapping[str, tuple[int, ...]]
+"""Exponents, or numbers of channels, by the name of a tensor."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -63,7 +66,8 @@ class Annotate:
     def __call__(self, state: State) -> State:
         """See `annotate`."""
         if self.given is not None:
-            return dataclasses.replace(state, annotation=with_names(self.given, state.program))
+            given = wide_channels.without_parts(self.given)
+            return dataclasses.replace(state, annotation=with_names(given, state.program))
         return dataclasses.replace(state, annotation=annotate(state.program, self.options))
 
 
@@ -106,9 +110,19 @@ class TakeTable:
                 f"{wanted[:12]}.... Calibrate again, or write this model's into the table."
             )
         exponents = {} if self.given.equalization is UNSET else self.given.equalization
-        program = equalization.equalized(state.program, state.annotation, exponents) if exponents else state.program
-        annotation, table = channel_scales.agreed(program, state.annotation, self.given)
+        wide = {} if self.given.wide_channels is UNSET else self.given.wide_channels
+        program, annotation = _with_evened_channels(state.program, state.annotation, exponents, wide)
+        annotation, table = channel_scales.agreed(program, annotation, self.given)
         return dataclasses.replace(state, program=program, annotation=annotation, table=table, original=program)
+
+
+def _with_evened_channels(
+    program: Program, annotation: Annotation, exponents: Channels, wide: Channels
+) -> tuple[Program, Annotation]:
+    """Return a program with its channels evened out, and wide ones set apart, and its annotation."""
+    if exponents:
+        program = equalization.equalized(program, annotation, exponents)
+    return wide_channels.set_apart(program, annotation, wide) if wide else (program, annotation)
 
 
 @dataclass(frozen=True)
@@ -161,13 +175,16 @@ class CalibrateEqualized:
         if not self.everywhere and not self._needs(state):
             return calibrated
         try:
-            program, exponents = self._equalized(state)
+            exponents, wide = self._chosen(state)
+            program, annotation = _with_evened_channels(state.program, state.annotation, exponents, wide)
             # The file keeps the first pass.
             options = self.calibrate.options
             before = _measured(calibrated)
             anew = dataclasses.replace(self.calibrate, options=dataclasses.replace(options, resume=None))
-            other = anew(dataclasses.replace(state, program=program))
-            table = msgspec.structs.replace(other.calibrated(), equalization=exponents)
+            other = anew(dataclasses.replace(state, program=program, annotation=annotation))
+            table = msgspec.structs.replace(
+                other.calibrated(), equalization=exponents or UNSET, wide_channels=wide or UNSET
+            )
             other = dataclasses.replace(other, table=table)
             after = _measured(other)
         except CannotCorrect as reason:
@@ -176,8 +193,8 @@ class CalibrateEqualized:
         kept, sqnr = (other, after) if outcome.kept else (calibrated, before)
         return _with_outcome(dataclasses.replace(kept, sqnr_db=sqnr), outcome)
 
-    def _equalized(self, state: State) -> tuple[Program, dict[str, tuple[int, ...]]]:
-        """Return the program with its channels evened out, and by what powers of two.
+    def _chosen(self, state: State) -> tuple[Channels, Channels]:
+        """Return by what powers of two channels are evened out, and which ones are set apart.
 
         Raises:
             CannotCorrect: there is nothing to even out, or samples can't be read another time.
@@ -192,12 +209,15 @@ class CalibrateEqualized:
         few = dataclasses.replace(options, batch_nums=limit, resume=None)
         found = collect_with(self.calibrate.engine, state.program, {}, needs, samples, few, warn=False)
         exponents = equalization.choose_exponents(state.program, state.annotation, found.statistics)
-        if not exponents:
+        wide = wide_channels.choose_channels(state.program, state.annotation, found.statistics)
+        if not exponents and not wide:
             raise CannotCorrect("the channels are even already")
-        return equalization.equalized(state.program, state.annotation, exponents), exponents
+        return exponents, wide
 
     def _needs(self, state: State) -> tuple[Need, ...]:
-        return equalization.needs(state.program, state.annotation, self.everywhere)
+        own = equalization.needs(state.program, state.annotation, self.everywhere)
+        apart = wide_channels.needs(state.program, state.annotation) if own or self.everywhere else ()
+        return tuple(dict.fromkeys([*own, *apart]))
 
 
 @dataclass(frozen=True)

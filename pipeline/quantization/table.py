@@ -71,6 +71,8 @@ class CalibrationTable(Record, frozen=True, kw_only=True):
         tensors: entries by tensor name, in order of execution.
         equalization: exponents by tensor name, one for each channel: the scales are those of a program in which the
             channel is divided by this power of two; see `quantization.equalization`. Left out if there are none.
+        wide_channels: numbers of channels by tensor name: the scales are those of a program in which these have tensors
+            of their own; see `quantization.wide_channels`. Left out if there are none.
     """
 
     schema_version: Literal[1] = 1
@@ -78,6 +80,7 @@ class CalibrationTable(Record, frozen=True, kw_only=True):
     samples: Annotated[int, Meta(ge=1)]
     tensors: dict[str, Calibrated]
     equalization: dict[str, tuple[int, ...]] | UnsetType = UNSET
+    wide_channels: dict[str, tuple[int, ...]] | UnsetType = UNSET
 
     def save(self, path: Path) -> None:
         """Write the table as JSON; see `files.write_text`."""
