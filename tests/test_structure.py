@@ -70,7 +70,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "report": "analysis compiler distances errors files importer ir library profiling quantization scale_out",
         "workflow": (
             "analysis api compiler config cpu distances errors files importer ir library ops profiling quantization "
-            "recipes report runtime samples scale_out schema targets"
+            "quantization.spec recipes report runtime samples scale_out schema targets"
         ),
         "diagnosis": "analysis api config errors ir report samples scale_out workflow",
         "cli": (
