@@ -34,6 +34,9 @@ CHUNKS = 8
 SHUFFLED_BYTES = 16
 """Length in bytes of the parts of a vector within which shuffles move bytes."""
 
+WORD_BYTES = 4
+"""Bytes that are copied at once where a pixel of a line fills more than a vector."""
+
 CYCLES_PER_SHUFFLE = 0.75
 """Cycles for the bytes of one row in a vector of a line: one or two shuffles start in a cycle."""
 
@@ -65,7 +68,8 @@ def quantize_image(operation: Operation, machine: Machine) -> Kernel:
         with loop_for(source.size, batch * chunks)(batch * chunks) as p:
             image, first = p // chunks, p % chunks * per_chunk
             count = T.min(per_chunk, lines - first)
-            RowBuffer.declare(operator, source, isa).write_lines(x, image, first, count, y, image * lines + first)
+            rows = RowBuffer.declare(operator, source, target.dtype, isa)
+            rows.write_lines(x, image, first, count, y, image * lines + first)
     return Kernel(builder.get(), (0,))
 
 
@@ -74,7 +78,7 @@ class RowBuffer:
     """The last rows of a padded image, channels last.
 
     Attributes:
-        buffer: uint8, one slot for each row of a line.
+        buffer: values as they are stored in the output, one slot for each row of a line.
         stride: bytes from slot to slot: a row, and a vector that may be read or written beyond it.
         operator: the operator.
         isa: the instruction set.
@@ -90,11 +94,11 @@ class RowBuffer:
     width: int
 
     @classmethod
-    def declare(cls, operator: QuantizeImage, image: TensorType, isa: InstructionSet) -> RowBuffer:
-        """Declare the buffer for images [N,C,H,W], on the stack."""
+    def declare(cls, operator: QuantizeImage, image: TensorType, dtype: str, isa: InstructionSet) -> RowBuffer:
+        """Declare the buffer for images [N,C,H,W] whose pixels are stored in a dtype, on the stack."""
         _, channels, height, width = image.shape
         stride = (operator.halo[1] + width + operator.halo[3]) * channels + max(4 * isa.lanes, 2 * SHUFFLED_BYTES)
-        return cls(stack_buffer(operator.rows * stride, "uint8"), stride, operator, isa, channels, height, width)
+        return cls(stack_buffer(operator.rows * stride, dtype), stride, operator, isa, channels, height, width)
 
     def write_lines(self, x: Any, image: Any, first: Any, count: Any, y: Any, at: Any) -> None:
         """Write neighbouring lines of the output.
@@ -128,7 +132,8 @@ class RowBuffer:
                         for c in range(self.channels)
                     ]
                     at = start + (left + column) * self.channels
-                    T.buffer_store(self.buffer, self._pixels(x, planes, run.width), [span(at, 4 * run.width)])
+                    values = as_stored(self._pixels(x, planes, run.width), str(self.buffer.dtype))
+                    T.buffer_store(self.buffer, values, [span(at, 4 * run.width)])
                 self._fill(start + (left + self.width) * self.channels, right)
             with T.Else():
                 self._fill(start, left + self.width + right)
@@ -136,7 +141,7 @@ class RowBuffer:
     def _fill(self, start: Any, pixels: int) -> None:
         run = Run.of(max(1, pixels * self.channels), 4 * self.isa.lanes)
         with T.serial(run.steps if pixels else 0) as step:
-            value = splat(tirx.const(self.operator.halo_value, "uint8"), run.width)
+            value = as_stored(splat(tirx.const(self.operator.halo_value, "uint8"), run.width), str(self.buffer.dtype))
             T.buffer_store(self.buffer, value, [span(start + run.start(0, step), run.width)])
 
     def _pixels(self, x: Any, planes: list[Any], lanes: int) -> Any:
@@ -165,8 +170,12 @@ class RowBuffer:
 
         def store(pixel: Any, offset: int) -> None:
             vector = self._interleaved(slots, channels, pixel, offset, width)
-            T.buffer_store(y, as_stored(vector, str(y.dtype)), [span(start + pixel * pixel_bytes + offset, width)])
+            T.buffer_store(y, vector, [span(start + pixel * pixel_bytes + offset, width)])
 
+        if pixel_bytes > width and channels <= WORD_BYTES <= 2 * channels:
+            with T.serial(pixels) as pixel:
+                self._store_words(y, start + pixel * pixel_bytes, slots, channels, pixel)
+            return
         if pixel_bytes > width:
             with T.serial(pixels) as pixel:
                 for first in range(0, pixel_bytes, width):
@@ -176,6 +185,18 @@ class RowBuffer:
         with T.serial((length - width) // (together * pixel_bytes) + 1) as step:
             store(step * together, 0)
         store(*divmod(length - width, pixel_bytes))
+
+    def _store_words(self, y: Any, at: Any, slots: list[Any], channels: int, pixel: Any) -> None:
+        """Store a pixel of a line, row by row.
+
+        A word holds more than a row's values, but less than two rows'. What is too much, the next row's values cover;
+        the last row's are stored one by one, as nothing covers what is behind a pixel.
+        """
+        *others, last = (slot * self.stride + pixel * channels for slot in slots)
+        for r, place in enumerate(others):
+            T.buffer_store(y, self.buffer[span(place, WORD_BYTES)], [span(at + r * channels, WORD_BYTES)])
+        for c in range(channels):
+            T.buffer_store(y, self.buffer[last + c], [at + len(others) * channels + c])
 
     def _interleaved(self, slots: list[Any], channels: int, pixel: Any, offset: int, width: int) -> Any:
         """Return `width` bytes of a line, from byte `offset` of a pixel on."""
@@ -194,7 +215,7 @@ class RowBuffer:
                 copies = width // needed
                 source = T.Shuffle([source] * copies, list(range(needed)) * copies)
                 order = [k // needed * needed + b if b < needed else width for k, b in enumerate(order)]
-            row = T.Shuffle([source, splat(T.uint8(0), max(needed, width))], order)
+            row = T.Shuffle([source, splat(tirx.const(0, str(self.buffer.dtype)), max(needed, width))], order)
             total = row if total is None else T.bitwise_or(total, row)
         return total
 
