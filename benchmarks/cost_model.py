@@ -141,8 +141,8 @@ class Trials:
 
 def _kernel(operation: Operation, target: Target) -> str:
     """Return an operation's kernel's name, but for its number."""
-    isa = machine_of(target).isa
-    return kernel_name(operation, registry.select(operation, isa).variant, isa)
+    machine = machine_of(target)
+    return kernel_name(operation, registry.select(operation, machine).variant, machine.isa)
 
 
 def _keys(operators: Sequence[OperatorRecord], kernels: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -83,7 +83,7 @@ class Layer:
         arguments = [x, weight, np.zeros(len(weight), "int32"), np.full(len(weight), 1e-4, "float32")]
         inputs = tuple(TensorType(a.shape, str(a.dtype)) for a in arguments)
         operation = Operation(operator, inputs, operator.infer(*inputs), dict(enumerate(arguments[1:], 1)))
-        kernel = registry.select(operation, machine.isa).generate(operation, machine)
+        kernel = registry.select(operation, machine).generate(operation, machine)
         self.function = compiled(kernel.func, target)["main"]
         shapes = [tuple(int(d) for d in p.shape) for p in kernel.func.params]
         values = [arguments[a] if isinstance(a, int) else a for a in kernel.arguments]

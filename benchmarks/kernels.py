@@ -145,7 +145,7 @@ def layer_program(layer: Layer, dtype: str, machine: Machine, target: tvm.target
         arguments = [x, weight, bias, short_multipliers(np.full(weight_shape[0], 1e-4))]
     inputs = tuple(TensorType(a.shape, str(a.dtype)) for a in arguments)
     operation = Operation(operator, inputs, operator.infer(*inputs), dict(enumerate(arguments[1:], 1)))
-    kernel = registry.select(operation, machine.isa).generate(operation, machine)
+    kernel = registry.select(operation, machine).generate(operation, machine)
     values = [arguments[a] if isinstance(a, int) else a for a in kernel.arguments]
     products = operation.output.size * arguments[1][0].size
     return _program(

@@ -93,8 +93,9 @@ KERNELS_MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "statistics": "lib",
         "gemm": "isa lib machine operation",
         "depthwise": "gemm isa lib machine operation",
-        "ops": "gemm isa lib machine operation",
-        "registry": "depthwise isa machine operation ops",
+        "winograd": "gemm isa lib machine operation",
+        "ops": "gemm isa lib machine operation winograd",
+        "registry": "depthwise isa machine operation ops winograd",
     }.items()
 }
 """The same within `kernels`."""

@@ -43,7 +43,7 @@ def select_kernels(module: tvm.IRModule, machine: Machine, pool: ConstantPool | 
         if operation is None:
             builder.copy(binding)
             continue
-        entry = registry.select(operation, machine.isa)
+        entry = registry.select(operation, machine)
         alike = (operation.operator, operation.inputs)
         kernel = made.get(alike) or entry.generate(operation, machine)
         if not operation.constants:

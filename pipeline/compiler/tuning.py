@@ -164,7 +164,7 @@ class _CompiledCandidates:
 
     def __init__(self, layer: Workload, operation: Operation, machine: Machine, target: tvm.target.Target) -> None:
         self.tiles = layer.candidates()[:CANDIDATES]
-        entry = registry.select(operation, machine.isa)
+        entry = registry.select(operation, machine)
         kernels = [
             entry.generate(operation, dataclasses.replace(machine, tuned={layer.key: (tile.mr, tile.nv)}))
             for tile in self.tiles

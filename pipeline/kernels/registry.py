@@ -15,7 +15,7 @@ from pipeline.kernels.depthwise import dot as depthwise_dot
 from pipeline.kernels.depthwise import lanes as depthwise_lanes
 from pipeline.kernels.depthwise import pairs as depthwise_pairs
 from pipeline.kernels.depthwise import quads as depthwise_quads
-from pipeline.kernels.isa.contract import Capability, InstructionSet
+from pipeline.kernels.isa.contract import Capability
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.ops import (
@@ -34,6 +34,8 @@ from pipeline.kernels.ops import (
     two_bytes,
     unary,
 )
+from pipeline.kernels.winograd import nest as winograd
+from pipeline.kernels.winograd import plan as winograd_plan
 from pipeline.ops import (
     Add,
     AvgPool2d,
@@ -77,9 +79,14 @@ from pipeline.ops import (
 
 Generator = Callable[[Operation, Machine], Kernel]
 Predicate = Callable[[Operation], bool]
+Comparison = Callable[[Operation, Machine], bool]
 
 
 def _any(_: Operation) -> bool:
+    return True
+
+
+def _always(_operation: Operation, _machine: Machine) -> bool:
     return True
 
 
@@ -92,6 +99,7 @@ class Entry:
         generate: generates the kernel for an operation and a machine.
         requires: capabilities that an instruction set must have to run it at all, or to run it fast.
         accepts: whether the kernel can compute an operation, and does it fast.
+        pays: whether the cost models find it quicker than the kernels behind it.
         variant: the part of its name that distinguishes it from the operator's other kernels; "" for the most general.
     """
 
@@ -100,11 +108,13 @@ class Entry:
     requires: tuple[Capability, ...] = ()
     accepts: Predicate = _any
     variant: str = ""
+    pays: Comparison = _always
 
 
 _MATRICES = (Capability.MATRIX_REGISTERS,)
 _BLOCKS = (Capability.BLOCK_PRODUCTS,)
 _LANE_DOTS = (Capability.LANE_DOT_PRODUCTS,)
+_WORDS = (Capability.WORD_PRODUCTS,)
 _WIDE = (Capability.WIDE_PRODUCTS,)
 _FUSED_LOOKUP = (Capability.FUSED_LOOKUP,)
 _TABLE_LOOKUP = (Capability.TABLE_LOOKUP,)
@@ -115,9 +125,11 @@ KERNELS: tuple[Entry, ...] = (
     Entry(QConv2d, depthwise_dot.depthwise_dot, _LANE_DOTS, depthwise_dot.fills_vectors, "depthwise_dot"),
     Entry(QConv2d, depthwise_pairs.depthwise_pairs, _WIDE, depthwise_pairs.fits_pairs, "depthwise_pairs"),
     Entry(QConv2d, depthwise_lanes.integer_depthwise, (), depthwise_lanes.is_depthwise, "depthwise"),
+    Entry(QConv2d, winograd.winograd, _WORDS, winograd_plan.fits, "winograd", winograd_plan.pays),
     Entry(QConv2d, conv.block_integer, _BLOCKS, conv.fills_blocks, "block"),
     Entry(QConv2d, conv.integer),
     Entry(QConv2dAdd, conv.matrix_integer, _MATRICES, conv.fills_matrices, "matrix"),
+    Entry(QConv2dAdd, winograd.winograd, _WORDS, winograd_plan.fits, "winograd", winograd_plan.pays),
     Entry(QConv2dAdd, conv.block_integer, _BLOCKS, conv.fills_blocks, "block"),
     Entry(QConv2dAdd, conv.integer),
     Entry(QConv2dLookup, conv.matrix_integer, _FUSED_LOOKUP + _MATRICES, conv.fills_matrices, "matrix"),
@@ -175,14 +187,16 @@ KERNELS: tuple[Entry, ...] = (
 """All kernels; those of one operator in the order in which they are tried."""
 
 
-def select(operation: Operation, isa: InstructionSet) -> Entry:
-    """Return the first kernel for an operation whose requirements an instruction set meets, and that accepts it.
+def select(operation: Operation, machine: Machine) -> Entry:
+    """Return the first kernel for an operation whose requirements a machine meets, that accepts it, and that pays.
 
     Raises:
         LookupError: there is none. An operator's last kernel accepts everything, and few require anything, so this is a
             defect: a pass has made an operator that the instruction set has no kernel for.
     """
     for entry in KERNELS:
-        if entry.operator is type(operation.operator) and isa.has(*entry.requires) and entry.accepts(operation):
+        if entry.operator is not type(operation.operator) or not machine.isa.has(*entry.requires):
+            continue
+        if entry.accepts(operation) and entry.pays(operation, machine):
             return entry
-    raise LookupError(f"No kernel for {operation.operator} on {isa.name}")
+    raise LookupError(f"No kernel for {operation.operator} on {machine.isa.name}")

@@ -44,7 +44,8 @@ def make_operation(operator: Operator, *arguments: Array, activations: int | Col
 
 def generate(operation: Operation, isa: InstructionSet) -> Kernel:
     """Return the kernel that the registry selects, for a machine with common caches."""
-    return registry.select(operation, isa).generate(operation, Machine(isa))
+    machine = Machine(isa)
+    return registry.select(operation, machine).generate(operation, machine)
 
 
 def assembly(kernel: Kernel, target: tvm.target.Target) -> str:

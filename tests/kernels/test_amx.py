@@ -39,7 +39,7 @@ def matrices(request: pytest.FixtureRequest) -> Runnable:
 
 
 def variant(operation: Operation) -> str:
-    return registry.select(operation, AMX_INT8).variant
+    return registry.select(operation, Machine(AMX_INT8)).variant
 
 
 @given(convolution=convolutions(), seed=st.integers(0, 2**32), output_dtype=st.sampled_from(["uint8", "float32"]))

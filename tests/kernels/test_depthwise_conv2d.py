@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.kernels import registry
 from pipeline.kernels.isa import instruction_set
+from pipeline.kernels.machine import Machine
 from tests.kernels.convolutions import Convolution, convolutions, stored_signed
 from tests.kernels.harness import make_operation
 from tests.kernels.tensors import assert_close, assert_exact
@@ -70,7 +71,7 @@ def test_layers_are_bit_exact(isa_name: str, layers: dict[str, Convolution]) -> 
         signed = number % 2 > 0
         operator, (x, *constants) = layer.integer(1, "int8" if signed else "uint8")
         arguments = [stored_signed(x, signed), *constants]
-        entry = registry.select(make_operation(operator, *arguments), instruction_set(isa_name))
+        entry = registry.select(make_operation(operator, *arguments), Machine(instruction_set(isa_name)))
         assert "depthwise" in entry.variant, name
         assert_exact(isa_name, operator, *arguments)
 

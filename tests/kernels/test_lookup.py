@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.kernels import registry
 from pipeline.kernels.isa import instruction_set
+from pipeline.kernels.machine import Machine
 from pipeline.ops import QLookup
 from tests.kernels.harness import assembly, generate, make_operation
 from tests.kernels.instruction_sets import compile_target, distinct
@@ -43,5 +44,5 @@ def test_long_tensors(isa_name: str, length: int) -> None:
 def test_long_tensors_are_shuffled_and_short_ones_loaded(isa_name: str, instruction: str) -> None:
     isa, table = instruction_set(isa_name), np.zeros(256, "uint8")
     short, long = (make_operation(QLookup(), np.zeros(n, "uint8"), table) for n in (255, 256))
-    assert not registry.select(short, isa).requires
+    assert not registry.select(short, Machine(isa)).requires
     assert instruction in assembly(generate(long, isa), compile_target(isa_name))

@@ -9,6 +9,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,13 +65,19 @@ class Trial:
         assert right.all(), f"{self.primitive}: {result[~right][:8]} in place of {shown}"
 
 
-def trial(primitive: str, apply: Callable[..., Any], operands: Sequence[Array], *allowed: Array) -> Trial:
+def trial(
+    primitive: str,
+    apply: Callable[..., Any],
+    operands: Sequence[Array],
+    *allowed: Array,
+    functions: AbstractContextManager[Any] | None = None,
+) -> Trial:
     """Return the trial of a primitive on one row of each operand after another, [ROWS, lanes]."""
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True})
         inputs = [T.arg(f"x{i}", T.buffer((x.size,), str(x.dtype))) for i, x in enumerate(operands)]
         output = T.arg("y", T.buffer((allowed[0].size,), str(allowed[0].dtype)))
-        with T.serial(ROWS) as row:
+        with functions or nullcontext(), T.serial(ROWS) as row:
             vectors = [b[span(row * x.shape[1], x.shape[1])] for b, x in zip(inputs, operands, strict=True)]
             result = apply(*vectors)
             T.buffer_store(output, result, [span(row * allowed[0].shape[1], lanes_of(result))])
@@ -138,6 +145,21 @@ def dot_lanes(isa: InstructionSet, random: np.random.Generator) -> Iterator[Tria
     acc = accumulators(random, lanes[0].astype("int64") * lanes[1])
     operands = acc, activations, isa.arrange(lanes[1].astype(isa.weight_dtype))
     yield trial("dot_lanes", isa.dot_lanes, operands, meaning.dot_lanes(acc, *lanes))
+
+
+def multiply_words(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    words = 2 * isa.lanes
+    acc = numbers(random, "int32", words)
+    activations, weights = (numbers(random, "int16", words) for _ in range(2))
+    for step in range(words):
+
+        def product(acc: Any, x: Any, w: Any, step: int = step) -> Any:
+            halves = [part(acc, first, isa.lanes) for first in (0, isa.lanes)]
+            return joined(isa.multiply_words(halves, x, step, w))
+
+        expected = meaning.multiply_words(acc, activations, step, weights)
+        functions = isa.functions()
+        yield trial("multiply_words", product, (acc, activations, weights), expected, functions=functions)
 
 
 def multiply_block(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
@@ -347,7 +369,7 @@ def matrices(isa: MatrixInstructionSet, random: np.random.Generator) -> Iterator
 
 
 def streams(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
-    for dtype, limit in (("int8", 127), ("float32", 1000)):
+    for dtype, limit in (("int8", 127), ("int16", 1000), ("float32", 1000)):
         counts = (1, 6, 4, 3, 2, 7)
         width = isa.lanes * 4 // np.dtype(dtype).itemsize
         values = numbers(random, "int16", sum(counts) * width, -limit, limit)[0].astype(dtype)
@@ -402,6 +424,7 @@ TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
     "multiply_block": multiply_block,
     "multiply_neighbours": multiply_neighbours,
     "multiply_add": multiply_add,
+    "multiply_words": multiply_words,
     "rounded": rounded,
     "saturate": saturate,
     "saturate_interleaved": saturate_interleaved,
@@ -419,6 +442,7 @@ PRIMITIVES: dict[Capability, tuple[str, ...]] = {
     Capability.FUSED_MULTIPLY_ADD: (),
     Capability.LANE_DOT_PRODUCTS: ("dot_lanes", "saturate_interleaved"),
     Capability.WIDE_PRODUCTS: ("wide_products",),
+    Capability.WORD_PRODUCTS: ("multiply_words",),
     Capability.BLOCK_PRODUCTS: ("multiply_block", "sum_blocks"),
     Capability.NEIGHBOUR_PRODUCTS: ("multiply_neighbours",),
     Capability.TABLE_LOOKUP: ("arrange_table", "lookup"),

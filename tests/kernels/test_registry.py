@@ -11,6 +11,7 @@ import tvm_ffi
 from pipeline.kernels import registry
 from pipeline.kernels.depthwise import dot
 from pipeline.kernels.isa import Capability, instruction_set, instruction_sets
+from pipeline.kernels.machine import Machine
 from pipeline.kernels.naming import kernel_name
 from pipeline.kernels.ops import conv
 from pipeline.ops import QConv2dLookup, operators
@@ -53,7 +54,7 @@ def name_of(operator_example: Example, isa_name: str) -> str:
         operator_example.operator, *operator_example.arguments, activations=operator_example.activations
     )
     isa = instruction_set(isa_name)
-    return kernel_name(operation, registry.select(operation, isa).variant, isa)
+    return kernel_name(operation, registry.select(operation, Machine(isa)).variant, isa)
 
 
 @pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
@@ -67,14 +68,14 @@ def test_every_instruction_set_has_a_kernel_for_all_that_programs_for_it_hold(is
     isa = instruction_set(isa_name)
     for example in examples_for(isa).values():
         operation = make_operation(example.operator, *example.arguments, activations=example.activations)
-        assert isa.has(*registry.select(operation, isa).requires)
+        assert isa.has(*registry.select(operation, Machine(isa)).requires)
 
 
 def test_where_tables_are_not_quick_there_is_no_kernel_for_a_fused_lookup() -> None:
     example = next(e for e in examples().values() if isinstance(e.operator, QConv2dLookup))
     operation = make_operation(example.operator, *example.arguments, activations=example.activations)
     with pytest.raises(LookupError, match=r"No kernel for QConv2dLookup.* on neon"):
-        registry.select(operation, instruction_set("neon"))
+        registry.select(operation, Machine(instruction_set("neon")))
 
 
 def test_every_capability_is_something_that_a_kernel_requires_or_asks_for() -> None:

@@ -54,6 +54,7 @@ class Capability(Enum):
     FUSED_MULTIPLY_ADD = "multiply-adds of float32 that round once: see `requantize.sums_are_floats`"
     LANE_DOT_PRODUCTS = "`dot_lanes` and `saturate_interleaved`: dot products of activations of each lane's own"
     WIDE_PRODUCTS = "`wide_products` of bytes; to add them to 32 bits takes one instruction, too"
+    WORD_PRODUCTS = "`multiply_words`: values of 16 bits from any place in a register, by weights of 16 bits"
     BLOCK_PRODUCTS = "`multiply_block` and `sum_blocks`: several pixels by several channels, or many values, at once"
     NEIGHBOUR_PRODUCTS = "`multiply_neighbours`: the same of pixels whose values of a step lie together in a vector"
     TABLE_LOOKUP = "`arrange_table` and `lookup`: a table of 256 bytes in vectors, quicker than loads from memory"
@@ -189,7 +190,7 @@ class InstructionSet:
         return nullcontext()
 
     def stream(self, buffer: Any, start: Any) -> Stream:
-        """Return the vectors of a buffer, int8 or float32, from an index on."""
+        """Return the vectors of a buffer, int8, int16 or float32, from an index on."""
         raise NotImplementedError(f"{self.name} has no loads of several vectors")
 
     def distance(self, count: int, size: int) -> Any:
@@ -222,6 +223,17 @@ class InstructionSet:
             right: the same.
         """
         raise NotImplementedError(f"{self.name} multiplies no bytes")
+
+    def multiply_words(self, acc: Sequence[Any], activations: Any, step: int, weights: Any) -> list[Any]:
+        """Return `acc + activations[step] * weights`, modulo 2**32.
+
+        Args:
+            acc: two int32 vectors of `lanes`, one after the other.
+            activations: of a pixel `2 * lanes` values, int16.
+            step: which of them to multiply.
+            weights: int16 vector of `2 * lanes`.
+        """
+        raise NotImplementedError(f"{self.name} multiplies no words by a value from a register")
 
     def multiply_block(self, acc: Any, activations: Sequence[Any], step: int, weights: Any) -> Any:
         """Return `acc` plus the products of `block_pixels` by `block_channels`, of `block_depth` values each.

@@ -65,6 +65,12 @@ def wide_products(left: Array, right: Array) -> Array:
     return left.astype("int16") * right
 
 
+def multiply_words(acc: Array, activations: Array, step: int, weights: Array) -> Array:
+    """The accumulators are those of all weights, [2 * lanes], which the method takes and returns in two vectors."""
+    products = activations[..., step, np.newaxis].astype("int64") * weights
+    return np.asarray((acc + products).astype("uint32").view("int32"))
+
+
 def multiply_block(acc: Array, activations: Array, step: int, weights: Array) -> Array:
     """Sums are [pixels, channels], activations [pixels, steps * depth], weights [channels, depth]."""
     depth = weights.shape[-1]

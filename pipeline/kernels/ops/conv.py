@@ -34,6 +34,7 @@ from pipeline.kernels.gemm.register_tile import Workload
 from pipeline.kernels.isa.contract import Capability, InstructionSet
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
+from pipeline.kernels.winograd import plan as winograd_plan
 from pipeline.ops import Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QDense
 
 Array = npt.NDArray[Any]
@@ -46,7 +47,7 @@ def workload(operation: Operation, machine: Machine) -> Workload | None:
         return None
     if isinstance(operator, Conv2d | Dense):
         return make_workload(geometry_of(operation), machine, 1, "float32")
-    if _has_matrices_for(operation, machine):
+    if _has_matrices_for(operation, machine) or _is_winograd_for(operation, machine):
         return None
     if _has_blocks_for(operation, machine):
         return make_block_workload(geometry_of(operation), machine, operation.inputs[0].dtype)
@@ -74,6 +75,12 @@ def product_cycles(operation: Operation, machine: Machine) -> float:
 
 def _has_matrices_for(operation: Operation, machine: Machine) -> bool:
     return machine.isa.has(Capability.MATRIX_REGISTERS) and fills_matrices(operation)
+
+
+def _is_winograd_for(operation: Operation, machine: Machine) -> bool:
+    if not machine.isa.has(Capability.WORD_PRODUCTS) or not isinstance(operation.operator, QConv2d):
+        return False
+    return winograd_plan.fits(operation) and winograd_plan.pays(operation, machine)
 
 
 def _has_blocks_for(operation: Operation, machine: Machine) -> bool:

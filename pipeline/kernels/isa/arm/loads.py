@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.lib.buffers import register_buffer
+from pipeline.kernels.lib.modular import modular_functions
 from pipeline.kernels.lib.vectors import part
 
 TOGETHER = 4
@@ -24,18 +26,19 @@ REGISTER_BYTES = 16
 _AWAITED = (1, 4, 8)
 """Of so many vectors, one instruction can wait for the results."""
 
-_ELEMENTS = {"int8": ("i8", "v16i8"), "float32": ("float", "v4f32")}
+_ELEMENTS = {"int8": ("i8", "v16i8"), "int16": ("i16", "v8i16"), "float32": ("float", "v4f32")}
 """LLVM's names of a dtype, and of a register of it."""
 
 
 def load_functions() -> Any:
     """Return a context for statements in which the others of this module are used."""
     loads = (_load(dtype, count) for dtype in _ELEMENTS for count in range(1, TOGETHER + 1))
-    return T.attr(T.int32(0), "pragma_import_llvm", "\n".join([*loads, *map(_after, _AWAITED), _OTHERS]))
+    others = _OTHERS, modular_functions(REGISTER_BYTES // 4)
+    return T.attr(T.int32(0), "pragma_import_llvm", "\n".join([*loads, *map(_after, _AWAITED), *others]))
 
 
 class ArmStream:
-    """The registers of a buffer of int8 or float32 from an index on, one after another, as loops come to take them."""
+    """The registers of a buffer from an index on, one after another, as loops come to take them."""
 
     def __init__(self, buffer: Any, start: Any) -> None:
         self._dtype = str(buffer.dtype)
@@ -72,11 +75,13 @@ class ArmStream:
 
 
 def held(vector: Any) -> Any:
-    """Return a vector that was loaded, to be used from where it is, if it is a register of int8."""
-    register = f"int8x{REGISTER_BYTES}"
-    if str(vector.ty.dtype) != register:
-        return vector
-    return T.bind(T.call_extern(register, "pipeline_held", vector))
+    """Return a vector that was loaded, to be used from where it is, if it is a register of integers."""
+    register, dtype = f"int8x{REGISTER_BYTES}", str(vector.ty.dtype)
+    if dtype == register:
+        return T.bind(T.call_extern(register, "pipeline_held", vector))
+    if dtype == f"int16x{REGISTER_BYTES // 2}":
+        return T.reinterpret(dtype, T.bind(T.call_extern(register, "pipeline_held", T.reinterpret(register, vector))))
+    return vector
 
 
 def unknown(count: int) -> Any:
@@ -85,7 +90,7 @@ def unknown(count: int) -> Any:
 
 
 def _lanes(dtype: str) -> int:
-    return REGISTER_BYTES if dtype == "int8" else REGISTER_BYTES // 4
+    return REGISTER_BYTES // np.dtype(dtype).itemsize
 
 
 def _load(dtype: str, count: int) -> str:

@@ -12,6 +12,7 @@ from tvm.script.ir_builder import tirx as T
 from pipeline.kernels.isa.arm.loads import ArmStream, held, load_functions, unknown
 from pipeline.kernels.isa.contract import Array, Capability, InstructionSet, Stream
 from pipeline.kernels.isa.portable import PORTABLE
+from pipeline.kernels.lib.modular import modular_add
 from pipeline.kernels.lib.vectors import fused_multiply_add, joined, lanes_of, part, repeated, splat, vector_type
 from pipeline.ops import QAdd
 
@@ -60,6 +61,13 @@ class NeonInstructionSet(InstructionSet):
         """
         halves = [(part(left, first, 8), part(right, first, 8)) for first in (0, 8)]
         return [T.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.smull.v8i16", *half) for half in halves]
+
+    def multiply_words(self, acc: Sequence[Any], activations: Any, step: int, weights: Any) -> list[Any]:
+        """Return both accumulators plus the products, by `smlal` and `smlal2` by lane; see the base class."""
+        value = T.Shuffle([activations], [step] * self.lanes)
+        halves = [part(weights, first, self.lanes) for first in (0, self.lanes)]
+        products = [T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.smull.v4i32", w, value) for w in halves]
+        return [modular_add(a, product) for a, product in zip(acc, products, strict=True)]
 
     def multiply_add(self, acc: Any, activation: Any, weights: Any) -> Any:
         """Return `acc + activation * weights`, rounded once; see the base class.
@@ -222,7 +230,7 @@ def _even(values: Sequence[Any]) -> range:
 NEON = NeonInstructionSet.extending(
     PORTABLE,
     "neon",
-    adding=[Capability.BLOCK_PRODUCTS, Capability.TABLE_LOOKUP, Capability.WIDE_PRODUCTS],
+    adding=[Capability.BLOCK_PRODUCTS, Capability.TABLE_LOOKUP, Capability.WIDE_PRODUCTS, Capability.WORD_PRODUCTS],
     registers=32,
     dot_instructions=4,
     activation_offset=128,

@@ -1,0 +1,149 @@
+"""Convolutions of 3x3 by Winograd's transforms: the very results of direct ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.kernels.isa import Capability, instruction_set
+from pipeline.kernels.machine import Machine
+from pipeline.kernels.registry import select
+from pipeline.kernels.winograd import plan
+from pipeline.kernels.winograd.transforms import (
+    INVERSE_OF_NINE,
+    SHIFT,
+    TILE,
+    WINDOW,
+    in_both_dimensions,
+    transform_input,
+    transform_output,
+    transform_weights,
+)
+from pipeline.ops import QConv2dAdd
+from tests.kernels.convolutions import Convolution, stored_signed
+from tests.kernels.harness import make_operation
+from tests.kernels.instruction_sets import distinct
+from tests.kernels.tensors import HALOS, SEEDS, Halo, assert_exact
+from tests.properties import examples
+
+Array = npt.NDArray[Any]
+
+LOWEST, HIGHEST = -128, 127
+
+ISAS = [
+    n
+    for n in distinct(lambda isa: isa.has(Capability.WORD_PRODUCTS))
+    if instruction_set(n).has(Capability.WORD_PRODUCTS)
+]
+
+
+def both(transform: Any, values: Array) -> Array:
+    """Transform a matrix of integers of any size."""
+    return np.array(in_both_dimensions(transform, values.astype(object).tolist()))
+
+
+@given(seed=SEEDS)
+def test_products_of_what_is_transformed_are_576_times_the_sums(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    x, weights = random.integers(-1000, 1000, (WINDOW, WINDOW)), random.integers(-1000, 1000, (3, 3))
+    outputs = both(transform_output, both(transform_input, x) * both(transform_weights, weights))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3))
+    assert np.array_equal(outputs, 576 * np.einsum("ijkl,kl->ij", windows, weights))
+
+
+@pytest.mark.parametrize(("transform", "size", "most"), [(transform_input, WINDOW, 10), (transform_weights, 3, 7)])
+def test_transformed_bytes_fit_16_bits(transform: Any, size: int, most: int) -> None:
+    matrix = np.array([transform(row) for row in np.eye(size, dtype="int64").tolist()])
+    assert np.abs(matrix).sum(axis=0).max() == most
+    assert most**2 * -LOWEST < 2**15
+
+
+def test_sums_come_back_from_32_bits() -> None:
+    sums = np.array([0, 1, -1, plan.MOST_SUM - 1, 1 - plan.MOST_SUM])
+    wrapped = (576 * sums * INVERSE_OF_NINE).astype("uint32").view("int32")
+    assert np.array_equal(wrapped >> SHIFT, sums)
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> Convolution:
+    """Draw 3x3 convolutions of at least one tile, with whole vectors of input channels."""
+    height, width = draw(st.integers(TILE, 9)), draw(st.integers(TILE, 13))
+    inputs, outputs = 8 * draw(st.integers(1, 5)), draw(st.integers(16, 50))
+    return Convolution(draw(st.integers(1, 2)), height + 2, width + 2, inputs, outputs, (3, 3))
+
+
+@pytest.mark.parametrize("isa_name", ISAS)
+@given(
+    convolution=convolutions(),
+    seed=SEEDS,
+    halo=HALOS,
+    adds=st.booleans(),
+    output_dtype=st.sampled_from(["uint8", "int8", "float32"]),
+    signed=st.booleans(),
+    cached=st.sampled_from([0.005, 1]),
+)
+@examples(4)
+def test_every_result_is_that_of_a_direct_convolution(
+    isa_name: str,
+    convolution: Convolution,
+    seed: int,
+    halo: Halo,
+    adds: bool,
+    output_dtype: str,
+    signed: bool,
+    cached: float,
+) -> None:
+    operator, (x, *constants) = convolution.integer(seed, output_dtype)
+    arguments = [stored_signed(x, signed), *constants]
+    if output_dtype != "float32":
+        operator = dataclasses.replace(operator, halo=halo, halo_value=seed % 256 - 128 * (output_dtype == "int8"))
+        if adds:
+            shape = (convolution.batch, convolution.height - 2, convolution.width - 2, convolution.channels_out)
+            residual = np.random.default_rng(seed).integers(0, 256, shape).astype("uint8")
+            arguments.append(stored_signed(residual, signed))
+            operator = QConv2dAdd(**dataclasses.asdict(operator), convolution_multiplier=9000, residual_multiplier=7000)
+    # Small parts of the cache: several bands of tiles, and chunks of channels.
+    with mock.patch.multiple(plan, WORTH=np.inf, TOO_DEAR=np.inf, INPUT_PART=cached, WEIGHT_PART=cached):
+        machine = Machine(instruction_set(isa_name))
+        operation = make_operation(operator, *arguments, activations=(0, 4))
+        assert select(operation, machine).variant == "winograd"
+        assert_exact(isa_name, operator, *arguments, activations=(0, 4))
+
+
+@pytest.mark.parametrize("isa_name", ISAS)
+def test_intermediate_results_may_overflow(isa_name: str) -> None:
+    """The largest sums of all, which are just below the limit."""
+    channels = plan.MOST_SUM // (9 * LOWEST * -HIGHEST) // 8 * 8
+    operator, (x, weight, bias, multiplier) = Convolution(1, 6, 6, channels, 16, (3, 3)).integer(0, "float32")
+    x[...], weight[:8], weight[8:] = 0, HIGHEST, -HIGHEST
+    x[:, 3:] = 255
+    with mock.patch.object(plan, "WORTH", np.inf):
+        assert_exact(isa_name, operator, x, weight, bias, multiplier)
+
+
+@pytest.mark.parametrize(
+    ("isa_name", "convolution", "largest", "variant"),
+    [
+        ("neon", Convolution(1, 30, 30, 64, 64, (3, 3)), 127, "winograd"),
+        ("neon", Convolution(1, 9, 9, 512, 32, (3, 3)), 127, "block"),
+        ("neon", Convolution(1, 30, 30, 64, 64, (3, 3), (2, 2)), 127, "block"),
+        ("neon", Convolution(1, 30, 30, 64, 8, (3, 3)), 127, "block"),
+        ("neon", Convolution(1, 30, 30, 20, 64, (3, 3)), 127, "block"),
+        ("neon", Convolution(1, 5, 30, 64, 64, (3, 3)), 127, "block"),
+        ("neon_dotprod", Convolution(1, 30, 30, 64, 64, (3, 3)), 127, "block"),
+    ],
+    ids=["3x3", "sums may be too large", "stride", "few outputs", "odd inputs", "less than a tile", "dot products"],
+)
+def test_convolutions_are_computed_so_where_it_is_exact_and_pays(
+    isa_name: str, convolution: Convolution, largest: int, variant: str
+) -> None:
+    operator, (x, weight, *others) = convolution.integer(0)
+    operation = make_operation(operator, x, np.full_like(weight, largest), *others)
+    assert select(operation, Machine(instruction_set(isa_name))).variant == variant
