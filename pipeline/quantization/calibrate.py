@@ -75,6 +75,7 @@ def calibrate_with_statistics(
     progress: Callable[[int], None] | None = None,
     needs: Iterable[Need] = (),
     engine: Engine | None = None,
+    warn: bool = True,
 ) -> Calibration:
     """Calibrate, and collect statistics in the same pass over the samples.
 
@@ -86,6 +87,7 @@ def calibrate_with_statistics(
         progress: called after each batch with the number of batches so far.
         needs: the statistics to collect.
         engine: runs the program; None means this process.
+        warn: whether to warn of odd samples and tensors.
 
     Raises:
         PipelineError: see `calibrate`; an OptionError or DeviceError, see `sharded.collect_with`.
@@ -95,12 +97,12 @@ def calibrate_with_statistics(
     wanted = {name: observer for name, (_, observer) in specs.items()}
     scaled = annotated_places(program, annotation)
     needs = dict.fromkeys((*needs, *(place.need for place in scaled)))
-    found = collect_with(engine or ThisProcess(), program, wanted, needs, samples, options, progress)
+    found = collect_with(engine or ThisProcess(), program, wanted, needs, samples, options, progress, warn)
     flow = Dataflow.of(program.module)
     readers = {str(var.name): readers_of(flow, var) for var in flow.users if var.name in specs}
     entries = {name: make_entry(name, found.observers[name], spec, readers[name]) for name, (spec, _) in specs.items()}
     entries |= {p.tensor: choose(p, entries[p.tensor], found.statistics[p.need]) for p in scaled}
-    for text in _odd_tensors(entries, specs):
+    for text in _odd_tensors(entries, specs) if warn else ():
         _log.warning(text)
     table = CalibrationTable(model_sha256=program.source_sha256, samples=found.samples, tensors=entries)
     return Calibration(table, found.statistics)

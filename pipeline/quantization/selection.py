@@ -89,6 +89,10 @@ PADDLE_KINDS: Mapping[str, tuple[str, ...]] = {
 
 _PATTERN = frozenset("*?[")
 
+PART = ".wide"
+"""Suffix of the names of parts that an operator has been cut into; see `quantization.wide_channels`. Where there is no
+such part, its name stands for the whole operator, so that what is found out about a part can be said of the model."""
+
 
 class Selection:
     """Looks words up among a program's operators."""
@@ -210,7 +214,7 @@ def with_names(annotation: Annotation, program: Program) -> Annotation:
 def _found(
     selection: Selection, word: str, where: str, error: Callable[[str], PipelineError], types_first: bool = False
 ) -> set[str]:
-    found = selection.find(word, types_first)
+    found = selection.find(word, types_first) or selection.find(word.removesuffix(PART), types_first)
     if not found:
         raise error(f"Unknown operator {word!r} in {where}: {selection.unknown(word)}")
     return found

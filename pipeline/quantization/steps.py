@@ -81,12 +81,13 @@ class Calibrate:
     progress: Callable[[int], None] | None = None
     keep_samples: bool = False
     engine: Engine = field(default_factory=ThisProcess)
+    warn: bool = True
 
     def __call__(self, state: State) -> State:
         """See `calibrate`."""
         needs = _needs(state, self.corrections, self.keep_samples)
         found = calibrate_with_statistics(
-            state.program, state.annotation, self.samples, self.options, self.progress, needs, self.engine
+            state.program, state.annotation, self.samples, self.options, self.progress, needs, self.engine, self.warn
         )
         return dataclasses.replace(state, table=found.table, statistics=found.statistics, original=state.program)
 
@@ -180,7 +181,7 @@ class CalibrateEqualized:
             # The file keeps the first pass.
             options = self.calibrate.options
             before = _measured(calibrated)
-            anew = dataclasses.replace(self.calibrate, options=dataclasses.replace(options, resume=None))
+            anew = dataclasses.replace(self.calibrate, options=dataclasses.replace(options, resume=None), warn=False)
             other = anew(dataclasses.replace(state, program=program, annotation=annotation))
             table = msgspec.structs.replace(
                 other.calibrated(), equalization=exponents or UNSET, wide_channels=wide or UNSET

@@ -27,6 +27,7 @@ from pipeline.ir.program import Program
 from pipeline.ir.rewriting import rewrite_bindings
 from pipeline.quantization.annotation import Annotation, OperatorDecision, TensorDecision
 from pipeline.quantization.equalization import expected_noise
+from pipeline.quantization.selection import PART
 from pipeline.quantization.statistics import ChannelMaxima, ChannelPowers, Need, Statistic
 
 COUNTS = (16, 32, 64)
@@ -38,9 +39,6 @@ SHARE = 0.25
 WORTH, ENOUGH = 0.5, 1.1
 """The second layer's expected noise has to fall to this share; and the fewest channels are taken with which it is at
 most so many times the smallest."""
-
-SUFFIX = ".wide"
-"""Of the names of the second parts."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,8 @@ def chains(program: Program, annotation: Annotation) -> tuple[Chain, ...]:
     """Return the pairs of int8 dense layers that can be cut in two: what reads the second one's result is in float."""
     flow = Dataflow.of(program.module)
     int8 = {o.name for o in annotation.operators if o.precision == "int8"}
-    scaled = {t.name for t in annotation.calibrated()} - {t.shares for t in annotation.tensors}
+    narrow = {t.name for t in annotation.calibrated() if t.spec is not None and t.spec.dtype == "uint8"}
+    scaled = narrow - {t.shares for t in annotation.tensors}
     found = []
     for second in flow.bindings:
         if (
@@ -173,7 +172,7 @@ def set_apart(
             return None
         chosen, name, read = apart[binding.var], str(binding.var.name), binding.value.args[0]
         parts = []
-        for part, own in (("", ~chosen), (SUFFIX, chosen)):
+        for part, own in (("", ~chosen), (PART, chosen)):
             arguments = [wide[read] if part and read in wide else builder.replaced(read)]
             if isinstance(operator_of(binding.value), ops.Dense):
                 weight, bias = _constants(binding)
@@ -197,7 +196,7 @@ def without_parts(annotation: Annotation) -> Annotation:
     own = {o.name for o in annotation.operators}
 
     def is_part(decision: OperatorDecision | TensorDecision) -> bool:
-        return decision.name.endswith(SUFFIX) and decision.name.removesuffix(SUFFIX) in own
+        return decision.name.endswith(PART) and decision.name.removesuffix(PART) in own
 
     return Annotation(
         operators=tuple(o for o in annotation.operators if not is_part(o)),
@@ -210,11 +209,11 @@ def _with_parts(annotation: Annotation, names: set[str]) -> Annotation:
     for operator in annotation.operators:
         operators.append(operator)
         if operator.name in names:
-            operators.append(replace(operator, name=operator.name + SUFFIX))
+            operators.append(replace(operator, name=operator.name + PART))
     for tensor in annotation.tensors:
         tensors.append(tensor)
         if tensor.name in names:
-            tensors.append(replace(tensor, name=tensor.name + SUFFIX))
+            tensors.append(replace(tensor, name=tensor.name + PART))
     return Annotation(operators=tuple(operators), tensors=tuple(tensors))
 
 

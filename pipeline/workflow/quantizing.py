@@ -20,6 +20,7 @@ from pipeline.quantization.annotate import Annotation, annotate
 from pipeline.quantization.calibrate import CalibrationTable
 from pipeline.quantization.selection import with_names
 from pipeline.quantization.steps import check_options, watched_tensors
+from pipeline.quantization.wide_channels import without_parts
 from pipeline.recipes import load_recipe, prepare
 from pipeline.samples import Samples, feed_count, feeds, hold_back_filter, with_image_options
 from pipeline.samples.reading import sample_count
@@ -116,7 +117,7 @@ def annotated(program: Program, annotation: Annotation | None, options: ModelOpt
         TableError: the annotation file does.
     """
     wanted = options.quantize.annotate
-    return annotate(program, wanted) if annotation is None else with_names(annotation, program)
+    return annotate(program, wanted) if annotation is None else with_names(without_parts(annotation), program)
 
 
 def quantized_with_progress(

@@ -7,14 +7,16 @@ import pytest
 import tvm_ffi
 from msgspec.structs import replace
 
-from pipeline.config.options import CorrectionOptions, QuantizeOptions
+from pipeline.config.options import CorrectionOptions, ModelOptions, QuantizeOptions
 from pipeline.errors import TableError
 from pipeline.ir.program import Program
 from pipeline.quantization import wide_channels
 from pipeline.quantization.annotate import annotate
+from pipeline.quantization.selection import select
 from pipeline.quantization.state import State
 from pipeline.quantization.steps import run, steps
 from pipeline.reference import execute
+from pipeline.workflow.quantizing import annotated
 from tests.models import ModelBuilder, import_test_model
 
 CHANNELS, WIDE = 96, (5, 40)
@@ -67,6 +69,12 @@ def test_the_widest_channels_are_set_apart_and_int8_comes_nearer(state: State) -
 def test_table_and_annotation_give_the_same_model_again(state: State) -> None:
     again = run(block(), steps(None, nothing, annotation=state.annotation, table=state.calibrated()))
     assert tvm_ffi.structural_equal(again.program.module, state.program.module, map_free_vars=True)
+
+
+def test_what_is_known_of_parts_can_be_said_of_the_model(state: State) -> None:
+    program = block()
+    assert annotated(program, state.annotation, ModelOptions()) == annotate(program)
+    assert select(program, ["inner.wide"], "an option") == {"inner"}
 
 
 def test_channels_that_are_alike_stay_together() -> None:
