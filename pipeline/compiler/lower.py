@@ -19,6 +19,7 @@ from pipeline.kernels.isa import Capability, instruction_sets
 from pipeline.kernels.machine import Machine
 from pipeline.library.constants import ConstantPool
 from pipeline.passes.lowering.fuse_concatenations import fuse_concatenations
+from pipeline.passes.lowering.fuse_hard_swishes import fuse_hard_swishes
 from pipeline.passes.lowering.fuse_image_inputs import fuse_image_inputs
 from pipeline.passes.lowering.fuse_lookups import fuse_lookups
 from pipeline.passes.lowering.fuse_residual_adds import fuse_residual_adds
@@ -58,6 +59,7 @@ def phases(machine: Machine, pool: ConstantPool | None) -> tuple[Phase, ...]:
         ("replace_relax_operators", replace_relax_operators),
         ("replace_sorts", replace_sorts),
         ("fuse_residual_adds", fuse_residual_adds),
+        ("fuse_hard_swishes", fuse_hard_swishes),
         ("fuse_lookups", fuse_lookups if machine.isa.has(Capability.FUSED_LOOKUP) else lambda module: module),
         ("fuse_image_inputs", fuse_image_inputs),
         ("fuse_concatenations", fuse_concatenations),

@@ -306,7 +306,8 @@ class Graph:
             return self._times(value, 1 / _factors(value.parameters))
         if not self.is_int8:
             return value
-        if value.parameters is not None:
+        # A layer's sums aren't rounded where a function is computed of them before.
+        if value.parameters is not None or str(var.name) not in self._parameters:
             return value
         if var not in self._quantized:
             parameters = self._parameters[str(var.name)]

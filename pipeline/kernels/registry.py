@@ -8,6 +8,7 @@ special kernels are listed before general ones.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -56,6 +57,7 @@ from pipeline.ops import (
     QAvgPool2d,
     QConv2d,
     QConv2dAdd,
+    QConv2dHardSwish,
     QConv2dLookup,
     QDense,
     QHardSwish,
@@ -119,7 +121,7 @@ _WIDE = (Capability.WIDE_PRODUCTS,)
 _FUSED_LOOKUP = (Capability.FUSED_LOOKUP,)
 _TABLE_LOOKUP = (Capability.TABLE_LOOKUP,)
 
-KERNELS: tuple[Entry, ...] = (
+_CONVOLUTIONS = (
     Entry(QConv2d, conv.matrix_integer, _MATRICES, conv.fills_matrices, "matrix"),
     Entry(QConv2d, depthwise_quads.depthwise_quads, _LANE_DOTS + _WIDE, depthwise_quads.fits_quads, "depthwise_quads"),
     Entry(QConv2d, depthwise_dot.depthwise_dot, _LANE_DOTS, depthwise_dot.fills_vectors, "depthwise_dot"),
@@ -128,6 +130,12 @@ KERNELS: tuple[Entry, ...] = (
     Entry(QConv2d, winograd.winograd, _WORDS, winograd_plan.fits, "winograd", winograd_plan.pays),
     Entry(QConv2d, conv.block_integer, _BLOCKS, conv.fills_blocks, "block"),
     Entry(QConv2d, conv.integer),
+)
+
+KERNELS: tuple[Entry, ...] = (
+    *_CONVOLUTIONS,
+    # Winograd's nest has no room for constants of the function.
+    *(dataclasses.replace(e, operator=QConv2dHardSwish) for e in _CONVOLUTIONS if e.generate is not winograd.winograd),
     Entry(QConv2dAdd, conv.matrix_integer, _MATRICES, conv.fills_matrices, "matrix"),
     Entry(QConv2dAdd, winograd.winograd, _WORDS, winograd_plan.fits, "winograd", winograd_plan.pays),
     Entry(QConv2dAdd, conv.block_integer, _BLOCKS, conv.fills_blocks, "block"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -23,7 +24,7 @@ from pipeline.ops.arrays import (
     window_positions,
 )
 from pipeline.ops.bases import Accumulated, Linear, WithHalo
-from pipeline.ops.elementwise import Add, QAdd
+from pipeline.ops.elementwise import Add, QAdd, QHardSwish
 
 R = TypeVar("R", bound="ResidualConvolution")
 
@@ -310,6 +311,41 @@ class QConv2dLookup(QConv2d):
         """Return the table's entries for the convolution's result, with the halo."""
         *convolved, table = arguments
         return self.add_halo(table[self._interior(*convolved)])
+
+
+@dataclass(frozen=True)
+class QConv2dHardSwish(QConv2d):
+    """`qnn.conv2d_hard_swish`: `qnn.hard_swish` of what `qnn.conv2d` gives as float32, then the halo.
+
+    The compiler makes it from the two operators, so that the convolution's sums stay in registers. `shift`,
+    `fraction_bits` and `largest` are those of `qnn.hard_swish`, and the result is stored as its result.
+
+    factor: [O] float32.
+    """
+
+    name = "qnn.conv2d_hard_swish"
+    arguments = ("x", "weight", "bias", "multiplier", "factor")
+
+    shift: float = 0.0
+    fraction_bits: int = 0
+    largest: float = math.inf
+
+    @classmethod
+    def of(cls, convolution: QConv2d, function: QHardSwish) -> QConv2dHardSwish:
+        """Return a convolution that gives float32, and a function of its result, as one operator."""
+        fields = {f.name: getattr(convolution, f.name) for f in dataclasses.fields(QConv2d)}
+        return cls(**fields | {f.name: getattr(function, f.name) for f in dataclasses.fields(QHardSwish)})
+
+    @property
+    def function(self) -> QHardSwish:
+        """The function alone: an operator on the convolution's sums."""
+        return QHardSwish(**{f.name: getattr(self, f.name) for f in dataclasses.fields(QHardSwish)})
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the function's values, with the halo."""
+        *convolved, factor = arguments
+        sums = dataclasses.replace(self, output_dtype="float32")._interior(*convolved)
+        return self.add_halo(self._stored(self.function.evaluate(sums, factor)))
 
 
 def _type_of(array: Array) -> TensorType:

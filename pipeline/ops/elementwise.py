@@ -214,29 +214,40 @@ class QMultiply(_Binary, Requantized):
 
 @dataclass(frozen=True)
 class QHardSwish(Requantized):
-    """`qnn.hard_swish`: x * clip(x + 3, 0, 6) / 6 of a uint8 tensor, with scales for each channel.
+    """`qnn.hard_swish`: a hard-swish x * clip(x + 3, 0, 6) / 6, scaled and shifted, of float32 values.
 
-    With `v = float32(x - input_zero_point)`, and `limit[c]`, which is 3 in units of the channel's input scale:
-    `q = int32(rint(v * (min(max(v, -limit[c]), limit[c]) + limit[c]) * multiplier[c]))`, in this order and in float32,
-    then as `Requantized`.
+    In float32 and in this order, `p = min(x, largest) * (min(max(x, -3), 3) + 3) * factor[c]` and
+    `t = factor[c] * shift`; then, in int32, `q = (rint(p) + rint(t) + half) >> fraction_bits`, where half is half of
+    what is shifted out, then as `Requantized`. No product is an operand of a float sum, and so the result is the same
+    everywhere. `realize` guarantees that what comes out for `largest` saturates the result, and that all sums fit int32
+    for every x up to that.
 
-    x: [...,C] uint8; limit: [C] float32, above 0; multiplier: [C] float32. `realize` guarantees that q fits int32.
+    x: [...,C] float32; factor: [C] float32.
     """
 
     name = "qnn.hard_swish"
-    arguments = ("x", "limit", "multiplier")
+    arguments = ("x", "factor")
 
-    input_zero_point: int = 0
+    shift: float = 0.0
+    fraction_bits: int = 0
+    largest: float = math.inf
+
+    @property
+    def half(self) -> int:
+        """What is added before the last bits are shifted out."""
+        return (1 << self.fraction_bits) >> 1
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        """Return x's shape, uint8."""
+        """Return x's shape, in `output_dtype`."""
         return TensorType(inputs[0].shape, self.output_dtype)
 
     def evaluate(self, *arguments: Array) -> Array:
         """Return the function's values."""
-        x, limit, multiplier = arguments
-        v = x.astype("float32") - np.float32(self.input_zero_point)
-        return self.saturate(np.rint(v * (np.clip(v, -limit, limit) + limit) * multiplier))
+        x, factor = arguments
+        limit = np.float32(3)
+        values = np.minimum(x, np.float32(self.largest)) * (np.clip(x, -limit, limit) + limit) * factor
+        shift = np.rint(factor * np.float32(self.shift)).astype("int64") + self.half
+        return self.saturate((np.rint(values).astype("int64") + shift) >> self.fraction_bits)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pipeline.ir.bridge import operator_of, tensor_operands, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow
 from pipeline.ir.program import Program
 from pipeline.quantization.annotation import Annotation, OperatorDecision, TensorDecision
-from pipeline.quantization.rules import Role, activations, kind_of, operator_without_rule, role_of, rule_for
+from pipeline.quantization.rules import HardSwish, Role, activations, kind_of, operator_without_rule, role_of, rule_for
 from pipeline.quantization.selection import select
 from pipeline.quantization.spec import QuantizationSpec, weight_spec
 from pipeline.quantization.widening import widened
@@ -120,7 +120,7 @@ def _tensors(flow: Dataflow, quantized: list[Binding]) -> tuple[TensorDecision, 
     order = [*flow.params, *(b.var for b in flow.bindings)]
     tensors = []
     for var in order:
-        if var not in read or tensor_type(var).dtype != "float32":
+        if var not in read or tensor_type(var).dtype != "float32" or stays_float(flow, var, chosen):
             continue
         shares, reason = _shared(flow, var, chosen)
         if shares is not None:
@@ -130,6 +130,22 @@ def _tensors(flow: Dataflow, quantized: list[Binding]) -> tuple[TensorDecision, 
         reason = "it can be negative" if signed else "it can't be negative"
         tensors.append(TensorDecision(name=str(var.name), spec=QuantizationSpec(signed=signed), reason=reason))
     return tuple(tensors)
+
+
+def stays_float(flow: Dataflow, var: relax.Var, chosen: Set[relax.Var]) -> bool:
+    """Return whether a tensor isn't rounded to 8 bits between int8 operators: a layer's sums that a hard-swish reads.
+
+    Args:
+        flow: the float program.
+        var: the tensor.
+        chosen: the results of all int8 operators.
+    """
+    producer, user = flow.producers.get(var), flow.only_user(var)
+    if producer is None or user is None or var not in chosen or user.var not in chosen:
+        return False
+    layer = operator_of(producer.value) if isinstance(producer.value, relax.Call) else None
+    unlimited = isinstance(layer, ops.Linear) and layer.clip_min is None and layer.clip_max is None
+    return unlimited and HardSwish.of(user) is not None
 
 
 def _shared(flow: Dataflow, var: relax.Var, chosen: set[relax.Var]) -> tuple[str | None, str]:

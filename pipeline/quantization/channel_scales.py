@@ -6,8 +6,7 @@ the scale of the channel that they belong to. So a tensor that only depthwise co
 with weights, can have a scale for each channel, and quiet channels aren't lost beside loud ones. It has one zero point,
 which is also what a convolution pads with.
 
-A hard-swish may stand between both: then the tensors before and after it have scales for each channel, and it is
-computed by `qnn.hard_swish` in place of a table, which takes a little longer.
+The layer's sums may go through a hard-swish, which is computed before they are rounded to 8 bits.
 
 A channel's scale spreads over what was seen of it and half as much again (`HEADROOM`), but never beyond the range that
 the calibration algorithm has chosen for the whole tensor, of which a channel that was seen to be nearly zero keeps a
@@ -21,7 +20,7 @@ activations have no scales per channel elsewhere.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -35,7 +34,7 @@ from pipeline.ir.operator import Array
 from pipeline.ir.program import Program
 from pipeline.ir.types import QuantizationParameters
 from pipeline.quantization.annotation import Annotation
-from pipeline.quantization.rules import is_hard_swish, kind_of
+from pipeline.quantization.rules import HardSwish, kind_of
 from pipeline.quantization.spec import QuantizationSpec
 from pipeline.quantization.statistics import ChannelRanges, Need, Statistic
 from pipeline.quantization.table import Calibrated, CalibrationTable
@@ -84,28 +83,21 @@ def places(program: Program, annotation: Annotation) -> dict[str, Place]:
         t.shares for t in annotation.tensors
     }
     found: dict[str, Place] = {}
-    for binding in reversed(flow.bindings):
+    for binding in flow.bindings:
         name, readers = str(binding.var.name), flow.users[binding.var]
         own = name in bytes_alone and binding.var not in flow.outputs
         if not own or not readers or {name, *(str(r.var.name) for r in readers)} - int8:
             continue
-        behind = found.get(str(readers[0].var.name))
-        if behind is not None and is_hard_swish(readers[0]) and len(readers) == 1:
-            readers = behind.readers
-        elif not all(_keeps_apart(r, binding) for r in readers):
-            continue
-        if is_hard_swish(binding):
-            possible = str(binding.value.args[0].name) in bytes_alone
-        else:
-            spec = specs[name]
-            possible = spec is not None and _computes(binding, spec)
-        if possible:
+        spec = specs[name]
+        if spec is not None and all(_keeps_apart(r, binding) for r in readers) and _computes(binding, spec, specs):
             found[name] = Place(name, binding, readers)
-    return dict(reversed(found.items()))
+    return found
 
 
-def _computes(binding: Binding, spec: QuantizationSpec) -> bool:
+def _computes(binding: Binding, spec: QuantizationSpec, specs: Mapping[str, QuantizationSpec | None]) -> bool:
     """Return whether an operator's result can have scales per channel, all with the same limits."""
+    if HardSwish.of(binding) is not None:
+        return str(binding.value.args[0].name) not in specs
     operator = operator_of(binding.value)
     if not isinstance(operator, ops.Linear) or constant(binding.value.args[1]) is None:
         return False
@@ -129,7 +121,9 @@ def choose(place: Place, entry: Calibrated, seen: Statistic) -> Calibrated:
     """
     if not isinstance(seen, ChannelRanges):
         raise TypeError(f"Expected the ranges of the channels of {place.tensor}, got {seen}")
-    lowest, highest = -entry.zero_point * entry.scale, (255 - entry.zero_point) * entry.scale
+    # Its steps reach half a step further than the values that they stand for.
+    halves = 0.5 if entry.zero_point else 0, 0 if _limited(place.producer) else 0.5
+    lowest, highest = -(entry.zero_point + halves[0]) * entry.scale, (255 - entry.zero_point + halves[1]) * entry.scale
     lows = np.broadcast_to(np.clip(seen.minima * HEADROOM, lowest, 0), place.channels)
     highs = np.broadcast_to(np.clip(seen.maxima * HEADROOM, 0, highest), place.channels)
     # What never was anything but zero says nothing of what it may be.
@@ -142,6 +136,11 @@ def choose(place: Place, entry: Calibrated, seen: Statistic) -> Calibrated:
     chosen = tuple(float(s) for s in scales[best].astype("float32"))
     zero_point = int(candidates[best, 0])
     return msgspec.structs.replace(entry, scale=max(chosen), zero_point=zero_point, channel_scales=chosen)
+
+
+def _limited(producer: Binding) -> bool:
+    operator = operator_of(producer.value)
+    return isinstance(operator, ops.Linear) and operator.clip_max is not None
 
 
 def _powers(place: Place) -> Array:

@@ -17,7 +17,7 @@ from pipeline.ir.operator import Array
 from pipeline.ir.program import Program
 from pipeline.ir.types import QuantizationParameters
 from pipeline.quantization import channel_scales
-from pipeline.quantization.annotate import Annotation, OperatorDecision
+from pipeline.quantization.annotate import Annotation, OperatorDecision, stays_float
 from pipeline.quantization.rules import Context, NotQuantizable, rule_for
 from pipeline.quantization.selection import with_names
 from pipeline.quantization.spec import weight_spec
@@ -93,6 +93,7 @@ class _Realizer:
         context = Context(
             quantized=self._make_quantized,
             both_bytes=self._make_both_bytes,
+            sums=lambda v: None if v.name in self.parameters else self.builder.replaced(v),
             parameters=lambda v: self.parameters[v.name],
             emit=self.builder.emit,
             name=str(binding.var.name),
@@ -198,6 +199,7 @@ def _check(flow: Dataflow, annotation: Annotation) -> None:
     """Refuse an edited annotation that asks for what can't be done."""
     names = {b.var.name: b for b in flow.bindings}
     tensors = {t.name for t in annotation.tensors}
+    chosen = {names[d.name].var for d in annotation.operators if d.precision == "int8"}
     for decision in annotation.operators:
         binding = names[decision.name]
         if decision.precision != "int8":
@@ -205,7 +207,7 @@ def _check(flow: Dataflow, annotation: Annotation) -> None:
         if rule_for(binding) is None:
             raise TableError(f"Annotation: {decision.name!r} is int8, but {decision.operator} has no integer form.")
         for v in variables(binding.value):
-            if v.name not in tensors:
+            if v.name not in tensors and not stays_float(flow, v, chosen):
                 raise TableError(
                     f"Annotation: {decision.name!r} is int8 and reads {v.name!r}, which isn't among the 8-bit tensors."
                 )

@@ -28,6 +28,7 @@ from pipeline.ops import (
     QAdd,
     QAvgPool2d,
     QConv2dAdd,
+    QConv2dHardSwish,
     QConv2dLookup,
     QDense,
     QHardSwish,
@@ -129,6 +130,12 @@ def product_examples() -> Mapping[str, Example]:
         "convolution and lookup": Example(
             QConv2dLookup(**dataclasses.asdict(convolution)), (*arguments, quantized_values(random, 256))
         ),
+        "convolution and hard swish": Example(
+            QConv2dHardSwish.of(
+                dataclasses.replace(convolution, output_dtype="float32"), QHardSwish(9, shift=-2.5, fraction_bits=8)
+            ),
+            (*arguments, np.linspace(-9, 9, 20, dtype="float32")),
+        ),
         "dense": Example(QDense(9, input_zero_point=77), tuple(integer_arguments(random, (3, 64), (21, 64)))),
         "float dense": Example(Dense(), (whole(3, 16), whole(21, 16), whole(21))),
         "float matrix product": Example(MatMul(transpose_b=True), (whole(2, 8, 30), whole(2, 8, 30)), (0, 1)),
@@ -187,8 +194,8 @@ def memory_bound_examples() -> Mapping[str, Example]:
             (quantized_values(random, 64, 3, 21), np.linspace(-1, 1, 21, dtype="float32")),
         ),
         "hard swish of channels": Example(
-            QHardSwish(9, input_zero_point=77),
-            (quantized_values(random, 64, 3, 21), *(np.linspace(0.01, 90, 21, dtype="float32"),) * 2),
+            QHardSwish(9, shift=-2.5, fraction_bits=8, largest=800.0),
+            (floats(random, 16, 3, 21), np.linspace(-9, 90, 21, dtype="float32")),
         ),
         "multiply": Example(
             QMultiply(a_zero_point=128, multiplier=0.5), (quantized_values(random, 64, 3, 2, 21), pixel), (0, 1)

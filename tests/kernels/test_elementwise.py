@@ -171,17 +171,14 @@ def test_integer_prelu(
 @given(
     shape=st.sampled_from([(1, 1), (3, 5), (7, 16), (2, 3, 33), (5, 64), (1, 4, 2, 100)]),
     fields=requantization(),
-    zero_point=QUANTIZED_VALUES,
+    shift=st.sampled_from([0.0, -2.5, 40.0]),
     seed=SEEDS,
 )
-def test_hard_swish_of_channels(
-    isa_name: str, shape: Shape, fields: dict[str, int], zero_point: int, seed: int
-) -> None:
+def test_hard_swish_of_channels(isa_name: str, shape: Shape, fields: dict[str, int], shift: float, seed: int) -> None:
     random = np.random.default_rng(seed)
-    limit = np.exp(random.uniform(-3, 6, shape[-1])).astype("float32")
-    multiplier = (random.uniform(0, 2, shape[-1]) / limit).astype("float32")
-    operator = QHardSwish(**fields, input_zero_point=zero_point)
-    assert_exact(isa_name, operator, quantized_values(random, *shape), limit, multiplier)
+    factor = random.uniform(-50, 900, shape[-1]).astype("float32")
+    operator = QHardSwish(**fields, shift=shift, fraction_bits=8 if shift else 0, largest=1000.0)
+    assert_exact(isa_name, operator, random.normal(0, 5, shape).astype("float32"), factor)
 
 
 @every_vector_length

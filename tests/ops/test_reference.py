@@ -148,23 +148,23 @@ def test_integer_prelu_is_onnx_s_between_scales_that_are_powers_of_two(
     np.testing.assert_array_equal(operator.evaluate(x, slope * ratio), run_onnx_reference(nodes, feeds)["y"])
 
 
-@given(st.integers(0, 255), st.integers(0, 255))
+@given(st.integers(0, 255), st.sampled_from([-0.75, 0.0, 2.0]), st.sampled_from([-0.5, 1.0, 1.25]))
 @examples(20)
-def test_hard_swish_is_onnx_s_with_a_scale_for_each_channel(zero_point: int, output_zero_point: int) -> None:
-    x = np.arange(256, dtype="uint8").reshape(64, 4)
-    before, after = np.array([1, 0.5, 0.0625, 2], "float32"), np.array([1, 0.25, 0.0625, 4], "float32")
+def test_hard_swish_is_onnx_s_with_a_scale_for_each_channel(zero_point: int, shift: float, factor: float) -> None:
+    x = np.linspace(-9, 300, 256, dtype="float32").reshape(64, 4)
+    scales = np.array([1, 0.25, 0.0625, 4], "float32")
     nodes = [
-        helper.make_node("DequantizeLinear", ["x", "before", "x_zero_points"], ["real"], axis=1),
-        helper.make_node("HardSwish", ["real"], ["swished"]),
-        helper.make_node("QuantizeLinear", ["swished", "after", "y_zero_points"], ["y"], axis=1),
+        helper.make_node("HardSwish", ["x"], ["swished"]),
+        helper.make_node("Mul", ["swished", "factor"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "shift"], ["real"]),
+        helper.make_node("QuantizeLinear", ["real", "scales", "zero_points"], ["y"], axis=1),
     ]
-    zero_points = {
-        "x_zero_points": np.full(4, zero_point, "uint8"),
-        "y_zero_points": np.full(4, output_zero_point, "uint8"),
-    }
-    expected = run_onnx_reference(nodes, {"x": x, "before": before, "after": after} | zero_points)["y"]
-    operator = ops.QHardSwish(output_zero_point, input_zero_point=zero_point)
-    found = operator.evaluate(x, 3 / before, (before**2 / (6 * after)).astype("float32"))
+    constants = {"factor": np.float32(factor), "shift": np.float32(shift), "scales": scales}
+    zero_points = {"zero_points": np.full(4, zero_point, "uint8")}
+    expected = run_onnx_reference(nodes, {"x": x} | constants | zero_points)["y"]
+    bits = 8 if shift else 0
+    operator = ops.QHardSwish(zero_point, shift=6 * shift / factor, fraction_bits=bits, largest=3000.0)
+    found = operator.evaluate(x, (factor * 2.0**bits / (6 * scales)).astype("float32"))
     # A sixth isn't exact: what lies between two steps may go to either.
     assert np.abs(found.astype("int32") - expected).max() <= 1
     assert (found == expected).mean() > 0.9

@@ -9,6 +9,7 @@ from pipeline.api import quantize
 from pipeline.compiler.execute import Executor
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
+from pipeline.passes.lowering.fuse_hard_swishes import fuse_hard_swishes
 from pipeline.passes.lowering.fuse_image_inputs import fuse_image_inputs
 from pipeline.passes.lowering.fuse_lookups import fuse_lookups
 from pipeline.passes.lowering.fuse_residual_adds import fuse_residual_adds
@@ -148,9 +149,18 @@ def looked_up(output: str, n: Network) -> list[str]:
 @pytest.mark.parametrize("group", [1, 8], ids=["dense", "depthwise"])
 def test_a_convolution_looks_its_activation_up(group: int) -> None:
     n = Network()
-    found = looked_up(n.node("HardSwish", n.conv("x", group=group)), n)
+    found = looked_up(n.node("Sigmoid", n.conv("x", group=group)), n)
     assert "qnn.conv2d_lookup" in found
     assert "qnn.lookup" not in found
+
+
+@pytest.mark.parametrize("group", [1, 8], ids=["dense", "depthwise"])
+def test_a_convolution_computes_a_hard_swish_of_its_sums(group: int) -> None:
+    n = Network()
+    y = n.node("HardSwish", n.conv("x", group=group))
+    found = [b.operator for b in Dataflow.of(fuse_hard_swishes(n.quantized(y).module)).bindings]
+    assert "qnn.conv2d_hard_swish" in found
+    assert "qnn.hard_swish" not in found
 
 
 def test_a_convolution_that_others_read_is_looked_up_later() -> None:

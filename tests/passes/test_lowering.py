@@ -79,6 +79,10 @@ def two_of_one_padding(m: Model) -> str:
 
 
 def activation(m: Model, **attributes: Any) -> str:
+    return m.node("Sigmoid", m.conv("x", **attributes))
+
+
+def swished(m: Model, **attributes: Any) -> str:
     return m.node("HardSwish", m.conv("x", **attributes))
 
 
@@ -235,6 +239,12 @@ EXAMPLES: Mapping[str, Mapping[str, Example]] = {
         "grouped": integer(lambda m: m.node("Add", m.conv("x", group=2), m.conv("x"))),
         "sum, float": floating(residual_sum),
         "two convolutions, float": floating(two_convolutions),
+    },
+    "fuse_hard_swishes": {
+        "dense": integer(swished),
+        "grouped": integer(swished, group=2),
+        "depthwise": integer(swished, group=8),
+        "strided": integer(swished, strides=[2, 2]),
     },
     "fuse_lookups": {
         "dense": integer(activation),

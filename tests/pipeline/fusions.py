@@ -14,6 +14,7 @@ from pipeline.targets import Target
 
 FUSIONS: Mapping[str, Callable[[ops.Operator], bool]] = {
     "sum in a convolution": lambda a: isinstance(a, ops.Conv2dAdd | ops.QConv2dAdd),
+    "hard-swish in a convolution": lambda a: isinstance(a, ops.QConv2dHardSwish),
     "lookup in a convolution": lambda a: isinstance(a, ops.QConv2dLookup),
     "image quantized and transposed at once": lambda a: isinstance(a, ops.QuantizeImage),
     "image unfolded": lambda a: isinstance(a, ops.QuantizeImage) and a.rows > 1,

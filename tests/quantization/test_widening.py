@@ -20,14 +20,14 @@ from tests.models import ModelBuilder, import_test_model, small_network
 
 
 def layers(softmax: bool = False) -> Program:
-    """Return x -> c1 -> hard-swish h -> c2 -> y, whose c1 is wide; with a softmax s in front of c2 if wanted."""
+    """Return x -> c1 -> sigmoid h -> c2 -> y, whose c1 is wide; with a softmax s in front of c2 if wanted."""
     b, random = ModelBuilder(), np.random.default_rng(0)
 
     def conv(x: str, name: str, scale: float) -> str:
         weight = (random.standard_normal((8, 8, 1, 1)) * scale).astype("float32")
         return b.node("Conv", x, b.constant(weight), name=name)
 
-    h = b.node("HardSwish", conv("x", "c1", 20.0), name="h")
+    h = b.node("Sigmoid", conv("x", "c1", 20.0), name="h")
     c2 = b.node("Relu", conv(b.node("Softmax", h, axis=-1, name="s") if softmax else h, "c2", 0.3), name="y")
     return import_test_model(b.model({"x": (1, 8, 4, 6)}, conv(c2, "z", 0.3)))
 

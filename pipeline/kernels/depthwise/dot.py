@@ -90,7 +90,8 @@ def depthwise_dot(operation: Operation, machine: Machine) -> Kernel:
         operation, as_floats=isa.has(Capability.FUSED_MULTIPLY_ADD), activation_offset=isa.activation_offset
     )
     func = _built(plan, operation.inputs[0].dtype, requantize(constants, isa, interleaved=True, kept=False))
-    packed = pack_channels(plan, constants.start), pack_channels(plan, constants.multiplier)
+    scales = constants.packed_scales(functools.partial(pack_channels, plan))
+    packed = pack_channels(plan, constants.start), scales
     return Kernel(func, (0, pack_weights(plan, constants.weight), *packed))
 
 
@@ -127,7 +128,7 @@ class _Nest:
             self.x = T.arg("x", T.buffer((g.batch * g.height * self.in_stride,), self.stored))
             self.weights = T.arg("weights", T.buffer((blocks * self.block_weights,), plan.isa.weight_dtype))
             self.bias = T.arg("bias", T.buffer((blocks * plan.vector,), "int32"))
-            self.multiplier = T.arg("multiplier", T.buffer((blocks * plan.vector,), "float32"))
+            self.multiplier = T.arg("multiplier", T.buffer((self.epilogue.scales * blocks * plan.vector,), "float32"))
             self.y = T.arg("y", T.buffer((g.batch * g.out_height * self.out_stride,), self.epilogue.dtype))
             with loop(g.batch * self.chunks * self.parts) as p:
                 self.acc = register_buffer(plan.live * plan.vector, "int32")
@@ -230,8 +231,9 @@ class _Nest:
         """Store the uppermost output row's vector, and move the other rows' sums up."""
         plan = self.plan
         sums = [self.acc[self._sums(0, v)] for v in range(DEPTH)]
-        multipliers = [self.multiplier[self._lanes(block * DEPTH + v)] for v in range(DEPTH)]
-        result = self.epilogue.finish(sums, multipliers)
+        firsts = [(k * plan.blocks + block) * DEPTH for k in range(self.epilogue.scales)]
+        scales = ([self.multiplier[self._lanes(first + v)] for v in range(DEPTH)] for first in firsts)
+        result = self.epilogue.finish(sums, *scales)
         pieces = plan.pieces(band)
         length = plan.vector // pieces
         for i in range(pieces):

@@ -50,7 +50,8 @@ def integer_depthwise(operation: Operation, machine: Machine) -> Kernel:
     stored = operation.inputs[0].dtype
     constants = IntegerConstants.of(operation, as_floats=False, activation_offset=128 if stored == "int8" else 0)
     func = make_function(plan, (stored, "int8", "int32"), requantize(constants, machine.isa))
-    packed = pack_channels(plan, constants.start), pack_channels(plan, constants.multiplier)
+    scales = constants.packed_scales(functools.partial(pack_channels, plan))
+    packed = pack_channels(plan, constants.start), scales
     return Kernel(func, (0, pack_weights(plan, constants.weight), *packed))
 
 
@@ -135,7 +136,7 @@ def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) 
         x = T.arg("x", T.buffer((g.batch * g.height * g.width * g.groups,), dtypes[0]))
         weights = T.arg("weights", T.buffer((plan.blocks * taps * lanes,), dtypes[1]))
         bias = T.arg("bias", T.buffer((plan.blocks * lanes,), dtypes[2]))
-        multiplier = T.arg("multiplier", T.buffer((plan.blocks * lanes,), "float32"))
+        multiplier = T.arg("multiplier", T.buffer((epilogue.scales * plan.blocks * lanes,), "float32"))
         y = T.arg("y", T.buffer((lines * g.out_width * g.groups,), epilogue.dtype))
         with loop(plan.blocks * lines) as p:
             acc = register_buffer(mr * lanes, dtypes[2])
@@ -161,7 +162,9 @@ def make_function(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue) 
                     _repeat(g.kernel[1], tap)
                 for first, count in _groups(mr, epilogue.together if lanes == plan.isa.lanes else 1):
                     accumulators = [acc[register(first + i, 0)] for i in range(count)]
-                    result = epilogue.finish(accumulators, [multiplier[constants]] * count)
+                    starts = (k * plan.blocks * lanes for k in range(epilogue.scales))
+                    scales = [multiplier[span(start + block * lanes, lanes)] for start in starts]
+                    result = epilogue.finish(accumulators, *([own] * count for own in scales))
                     for i in range(count):
                         offset = (line * g.out_width + column + first + i) * g.groups + channel
                         T.buffer_store(y, part(result, i * lanes, lanes), [span(offset, lanes)])

@@ -17,6 +17,7 @@ The input's vectors are loaded when they are first needed, and shared by the pix
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +81,8 @@ def depthwise_pairs(operation: Operation, machine: Machine) -> Kernel:
     plan = Plan.choose(geometry_of(operation), machine.isa)
     constants = IntegerConstants.of(operation, as_floats=False, activation_offset=MIDDLE)
     nest = TileNest(plan, operation.inputs[0].dtype, len(plan.taps), constants)
-    packed = pack_channels(plan, constants.start), pack_channels(plan, constants.multiplier)
+    scales = constants.packed_scales(functools.partial(pack_channels, plan))
+    packed = pack_channels(plan, constants.start), scales
     return Kernel(nest.build(), (0, pack_weights(plan, constants.weight), *packed))
 
 
@@ -198,7 +200,8 @@ class TileNest:
             self.x = T.arg("x", T.buffer((g.batch * g.height * self.in_stride,), self.stored))
             self.weights = T.arg("weights", T.buffer((plan.blocks * self.weight_vectors * plan.vector,), "int8"))
             self.bias = T.arg("bias", T.buffer((plan.blocks * plan.vector,), "int32"))
-            self.multiplier = T.arg("multiplier", T.buffer((plan.blocks * plan.vector,), "float32"))
+            scales = self.epilogue.scales * plan.blocks * plan.vector
+            self.multiplier = T.arg("multiplier", T.buffer((scales,), "float32"))
             self.y = T.arg("y", T.buffer((g.batch * g.out_height * self.out_stride,), self.epilogue.dtype))
             with (T.parallel if tasks > 1 else T.serial)(tasks) as p:
                 first, behind = (task * bands // tasks for task in (p, p + 1))
@@ -214,9 +217,9 @@ class TileNest:
         x = (image * g.height + row * g.strides[0]) * self.in_stride + channel
         y = (image * g.out_height + row) * self.out_stride + channel
         self.block_weights = view(self.weights, block * (weights * vector), weights * vector)
-        self.block_bias, self.block_multiplier = (
-            view(constants, block * vector, vector) for constants in (self.bias, self.multiplier)
-        )
+        self.block_bias = view(self.bias, block * vector, vector)
+        starts = [k * (plan.blocks * vector) + block * vector for k in range(self.epilogue.scales)]
+        self.block_scales = [view(self.multiplier, start, vector) for start in starts]
         with T.serial(-(-g.out_width // plan.columns)) as t:
             column = tails.start(t, plan.columns, g.out_width)
             self._tile(x + column * (g.strides[1] * g.groups), y + column * g.groups)
@@ -278,8 +281,8 @@ class TileNest:
 
     def _finished(self, acc: Any, number: int) -> Any:
         sums = [acc[self.lanes(number * VECTORS + v)] for v in range(VECTORS)]
-        multipliers = [self.block_multiplier[self.lanes(v)] for v in range(VECTORS)]
-        return self.epilogue.finish(sums, multipliers)
+        scales = ([own[self.lanes(v)] for v in range(VECTORS)] for own in self.block_scales)
+        return self.epilogue.finish(sums, *scales)
 
     def bytes_of(self, number: Any) -> Any:
         """Return the index of a vector of bytes."""

@@ -12,6 +12,7 @@ sums that wait for further rows, for which registers have to be moved.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,8 @@ def depthwise_quads(operation: Operation, machine: Machine) -> Kernel:
     plan = Plan(g, isa, min(ROWS, g.out_height), COLUMNS)
     constants = IntegerConstants.of(operation, as_floats=False, activation_offset=isa.activation_offset)
     nest = _Nest(plan, operation.inputs[0].dtype, VECTORS * g.kernel[0], constants)
-    packed = pack_channels(plan, constants.start), pack_channels(plan, constants.multiplier)
+    scales = constants.packed_scales(functools.partial(pack_channels, plan))
+    packed = pack_channels(plan, constants.start), scales
     return Kernel(nest.build(), (0, _pack_weights(plan, constants.weight), *packed))
 
 

@@ -13,6 +13,7 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.gemm.constants import IntegerConstants
 from pipeline.kernels.isa.contract import InstructionSet
+from pipeline.kernels.isa.hard_swish import hard_swished
 from pipeline.kernels.isa.narrowing import saturate
 from pipeline.kernels.lib.requantize import FLOAT_OFFSET
 from pipeline.kernels.lib.vectors import (
@@ -23,7 +24,7 @@ from pipeline.kernels.lib.vectors import (
     vector_type,
     with_other_sign,
 )
-from pipeline.ops import Add, Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QDense
+from pipeline.ops import Add, Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QDense, QHardSwish
 
 MOST = 64
 """So many kernels that were generated are kept, those that were asked for last."""
@@ -35,12 +36,14 @@ class Epilogue:
 
     Attributes:
         dtype: of the output.
-        finish: from vectors of accumulators and as many of multipliers, TIR expressions, to one vector of outputs. It
-            takes up to `together` vectors.
+        finish: from vectors of accumulators and, for each of `scales`, as many of constants, TIR expressions, to one
+            vector of outputs. It takes up to `together` vectors.
         together: how many vectors are finished together best.
         add: adds a vector of another tensor's outputs to one of this; None if there is nothing to add.
         added_dtype: of that other tensor.
         halo_value: what a halo around the output is filled with.
+        scales: how many float32 constants there are for each channel: a multiplier, and a factor if that is 2; see
+            `IntegerConstants.packed_scales`.
     """
 
     dtype: str
@@ -49,6 +52,7 @@ class Epilogue:
     add: Callable[[Any, Any], Any] | None = None
     added_dtype: str = ""
     halo_value: float = 0
+    scales: int = 1
 
 
 def requantize(
@@ -65,7 +69,8 @@ def requantize(
         kept: whether multipliers are in registers, where several vectors of accumulators share them.
     """
     table = None if constants.table is None else tuple(constants.table.tolist())
-    wanted = _Requantization(constants.operator, constants.floats, constants.short, constants.added_dtype, table)
+    added, function = constants.added_dtype, constants.function
+    wanted = _Requantization(constants.operator, constants.floats, constants.short, added, table, function)
     return _requantize(wanted, isa, interleaved, kept)
 
 
@@ -78,11 +83,12 @@ class _Requantization:
     short: bool
     added_dtype: str
     table: tuple[int, ...] | None
+    function: QHardSwish | None
 
 
 @functools.lru_cache(maxsize=MOST)
 def _requantize(wanted: _Requantization, isa: InstructionSet, interleaved: bool, kept: bool) -> Epilogue:
-    operator, added_dtype = wanted.operator, wanted.added_dtype
+    operator, added_dtype, function = wanted.operator, wanted.added_dtype, wanted.function
     table = None if wanted.table is None else np.array(wanted.table, "uint8")
     scaled = _scaled
     if wanted.floats:
@@ -100,8 +106,12 @@ def _requantize(wanted: _Requantization, isa: InstructionSet, interleaved: bool,
 
         return Epilogue("int16", narrow)
 
-    def finish(accumulators: Sequence[Any], multipliers: Sequence[Any]) -> Any:
-        values = [isa.rounded(scaled(a, m)) for a, m in zip(accumulators, multipliers, strict=True)]
+    def finish(accumulators: Sequence[Any], multipliers: Sequence[Any], factors: Sequence[Any] = ()) -> Any:
+        values = [scaled(a, m) for a, m in zip(accumulators, multipliers, strict=True)]
+        if function is not None:
+            values = [hard_swished(v, f, function, isa) for v, f in zip(values, factors, strict=True)]
+        else:
+            values = [isa.rounded(v) for v in values]
         bounds = (operator.output_zero_point, operator.output_min, operator.output_max)
         if interleaved:
             result = isa.saturate_interleaved(values, *bounds)
@@ -119,7 +129,8 @@ def _requantize(wanted: _Requantization, isa: InstructionSet, interleaved: bool,
 
     halo_value = operator.halo_value if isinstance(operator, QConv2d) else 0
     add_or_none = add if added_dtype else None
-    return Epilogue(operator.output_dtype, finish, isa.saturate_vectors, add_or_none, added_dtype, halo_value)
+    scales = 1 if function is None else 2
+    return Epilogue(operator.output_dtype, finish, isa.saturate_vectors, add_or_none, added_dtype, halo_value, scales)
 
 
 @functools.lru_cache(maxsize=MOST)

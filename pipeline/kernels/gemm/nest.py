@@ -157,7 +157,8 @@ class Nest:
             self.x = _argument("x", g.batch * g.height * g.width * self.channels_in, self.dtypes[0])
             self.weights = _argument("weights", weights, self.dtypes[1])
             self.bias = _argument("bias", channels, self.dtypes[2])
-            self.multiplier = _argument("multiplier", channels, "float32")
+            self.packed_channels = channels
+            self.multiplier = _argument("multiplier", channels * self.epilogue.scales, "float32")
             if self.epilogue.add is not None:
                 size = g.batch * self.added_halo.padded_height * self.added_halo.row_stride
                 self.added = _argument("added", size, self.epilogue.added_dtype)
@@ -186,6 +187,7 @@ class Nest:
         """Read and write what another nest reads and writes."""
         self.x, self.weights, self.bias = other.x, other.weights, other.bias
         self.multiplier, self.y = other.multiplier, other.y
+        self.packed_channels = other.packed_channels
         if self.epilogue.add is not None:
             self.added = other.added
 
@@ -382,7 +384,8 @@ class Nest:
         """Finish and store the accumulators of some (pixel, vector) pairs, with the block's multipliers."""
         plan, lanes = self.plan, self.plan.isa.lanes
         accumulators = [self.sums(place, i, v) for i, v in vectors]
-        result = self.epilogue.finish(accumulators, [multipliers[v] for _, v in vectors])
+        of_scales = (multipliers[k * plan.tile.nv :] for k in range(self.epilogue.scales))
+        result = self.epilogue.finish(accumulators, *([own[v] for _, v in vectors] for own in of_scales))
         runs = [(i, v, count * lanes) for i, v, count in self._runs(vectors)]
         if plan.narrow:
             runs = [(*vectors[0], lanes)]
@@ -403,9 +406,10 @@ class Nest:
             first += count
 
     def multipliers(self, place: Place) -> list[Any]:
-        """Return the multipliers of a block: as many vectors as it has."""
-        lanes = self.plan.isa.lanes
-        return [self.multiplier[span(place.packed + v * lanes, lanes)] for v in range(self.plan.tile.nv)]
+        """Return the multipliers of a block, as many vectors as it has, and then as many of each further scale."""
+        lanes, starts = self.plan.isa.lanes, [k * self.packed_channels for k in range(self.epilogue.scales)]
+        vectors = [start + v * lanes for start in starts for v in range(self.plan.tile.nv)]
+        return [self.multiplier[span(place.packed + vector, lanes)] for vector in vectors]
 
     def _output(self, i: int, v: int, row_stride: int) -> int:
         """Return the offset of a pixel's vector from the first pixel's first value in the block."""

@@ -35,7 +35,7 @@ from pipeline.kernels.isa.contract import Capability, InstructionSet
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.winograd import plan as winograd_plan
-from pipeline.ops import Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QDense
+from pipeline.ops import Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QConv2dHardSwish, QDense
 
 Array = npt.NDArray[Any]
 
@@ -78,7 +78,10 @@ def _has_matrices_for(operation: Operation, machine: Machine) -> bool:
 
 
 def _is_winograd_for(operation: Operation, machine: Machine) -> bool:
-    if not machine.isa.has(Capability.WORD_PRODUCTS) or not isinstance(operation.operator, QConv2d):
+    operator = operation.operator
+    if not machine.isa.has(Capability.WORD_PRODUCTS) or not isinstance(operator, QConv2d):
+        return False
+    if isinstance(operator, QConv2dHardSwish):
         return False
     return winograd_plan.fits(operation) and winograd_plan.pays(operation, machine)
 
@@ -173,7 +176,8 @@ def _with_constants(
     constants = IntegerConstants.of(
         operation, as_floats=isa.has(Capability.FUSED_MULTIPLY_ADD), activation_offset=isa.activation_offset
     )
-    packed = (weights, pack_channels(plan, constants.start, 0), pack_channels(plan, constants.multiplier, 0.0))
+    scales = constants.packed_scales(lambda own: pack_channels(plan, own, 0.0))
+    packed = (weights, pack_channels(plan, constants.start, 0), scales)
     added = (4,) if isinstance(operation.operator, QConv2dAdd) else ()
     return Kernel(make(requantize(constants, isa, kept=multipliers_are_kept)), (0, *packed, *added))
 

@@ -114,7 +114,7 @@ def _rule(machine: Machine) -> Rule:
         return make_call(chosen.convolution, unfolded, make_constant(chosen.weight), *convolution.args[2:])
 
     image = call(ops.QuantizeImage, name="image", read_once=True)
-    convolutions = (ops.QConv2d, ops.QConv2dAdd, ops.QConv2dLookup)
+    convolutions = (ops.QConv2d, ops.QConv2dAdd, ops.QConv2dHardSwish, ops.QConv2dLookup)
     pattern = call(convolutions, image, constant_value("weight"), name="convolution")
     return Rule("unfold_image_input", pattern, unfold, _check)
 

@@ -13,12 +13,11 @@ from pipeline.ir.program import Program
 from pipeline.quantization import channel_scales
 from pipeline.quantization.annotation import Annotation
 from pipeline.quantization.corrections.correction import CannotCorrect, Correction
-from pipeline.quantization.rules import is_hard_swish
 from pipeline.quantization.state import State
 from pipeline.quantization.statistics import Need
 
-LEAST_GAIN_DB, LEAST_GAIN_DB_FOR_TIME = 0.5, 2.0
-"""By how much outputs have to be better: where it costs no time, and where hard-swishes take longer."""
+LEAST_GAIN_DB = 0.5
+"""By how much outputs have to be better: ranges of channels differ more from sample to sample than those of tensors."""
 
 
 class PerChannelActivations(Correction):
@@ -33,9 +32,9 @@ class PerChannelActivations(Correction):
         return tuple(place.need for place in channel_scales.places(program, annotation).values())
 
     def least_gain_db(self, state: State) -> float:
-        """See `Correction`; ranges of channels differ more from sample to sample than those of tensors."""
-        places = channel_scales.places(state.uncorrected, state.annotation).values()
-        return LEAST_GAIN_DB_FOR_TIME if any(is_hard_swish(p.producer) for p in places) else LEAST_GAIN_DB
+        """See `Correction`."""
+        del state
+        return LEAST_GAIN_DB
 
     def apply(self, state: State) -> State:
         """See `Correction`."""

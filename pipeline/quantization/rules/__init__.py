@@ -13,7 +13,7 @@ from pipeline.quantization.rules import movement as movement
 from pipeline.quantization.rules import normalization as normalization
 from pipeline.quantization.rules import pooling as pooling
 from pipeline.quantization.rules import resize as resize
-from pipeline.quantization.rules.elementwise import is_hard_swish as is_hard_swish
+from pipeline.quantization.rules.elementwise import HardSwish as HardSwish
 from pipeline.quantization.rules.rule import Context as Context
 from pipeline.quantization.rules.rule import NotQuantizable as NotQuantizable
 from pipeline.quantization.rules.rule import Role as Role

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from tvm import relax
@@ -12,12 +13,15 @@ from pipeline.ir.bridge import make_call, operator_of, tensor_type
 from pipeline.ir.dataflow import Binding, constant, make_constant
 from pipeline.ir.operator import Array
 from pipeline.ir.types import QuantizationParameters
-from pipeline.quantization.rules.linear import requantization
+from pipeline.quantization.rules.linear import OUTPUT_SCALE_TOO_SMALL, requantization
 from pipeline.quantization.rules.rule import ANY, Context, NotQuantizable, description, no_constant, quantization_rule
 from pipeline.quantization.weights import sum_multipliers
 
 FEWEST_PIECES, MOST_PIECES = 8, 12
 """Of a function of values of 16 bits, the powers of two of the number of its linear pieces."""
+
+FRACTION_BITS = 8
+"""Of a hard-swish's values where something is added to them, before they are rounded to steps of the result."""
 
 
 @quantization_rule(ops.Add, kind="add", check=no_constant, inputs_of_16_bits=ANY, output_of_16_bits=True)
@@ -73,31 +77,53 @@ def prelu(binding: Binding, context: Context) -> relax.Expr:
 
 @quantization_rule(ops.Unary, kind="unary", inputs_of_16_bits=1, output_of_16_bits=True)
 def unary(binding: Binding, context: Context) -> relax.Expr:
-    """`nn.unary` -> `qnn.lookup`, the function of each of the 256 quantized values, or `qnn.interpolate`."""
+    """`nn.unary` -> `qnn.lookup`, the function of each of the 256 quantized values, or `qnn.interpolate`.
+
+    A hard-swish of a layer's sums becomes `qnn.hard_swish`.
+    """
     output, x = context.quantized_output(), binding.value.args[0]
-    if output.channel_scales or context.parameters(x).channel_scales:
-        return _hard_swish(binding, context)
+    sums = context.sums(x)
+    if sums is not None:
+        return _hard_swish(binding, sums, output)
     return function_of(context.quantized(x), context.parameters(x), description(binding, ops.Unary).formula, output)
 
 
-def is_hard_swish(binding: Binding) -> bool:
-    """Return whether an operator computes x * clip(x + 3, 0, 6) / 6."""
-    if not isinstance(binding.value, relax.Call):
-        return False
-    operator, x = operator_of(binding.value), np.linspace(-8, 8, 257)
-    return isinstance(operator, ops.Unary) and np.allclose(operator.formula(x), x * np.clip(x + 3, 0, 6) / 6)
+@dataclass(frozen=True)
+class HardSwish:
+    """The function `factor * x * clip(x + 3, 0, 6) / 6 + shift`."""
+
+    factor: float
+    shift: float
+
+    @classmethod
+    def of(cls, binding: Binding) -> HardSwish | None:
+        """Return what an operator computes, None if it is no such function."""
+        operator = operator_of(binding.value) if isinstance(binding.value, relax.Call) else None
+        if not isinstance(operator, ops.Unary):
+            return None
+        shift, top = operator.formula(np.array([-10.0, 10.0]))
+        found, x = cls(float(top - shift) / 10, float(shift)), np.linspace(-8, 8, 257)
+        expected = found.factor * x * np.clip(x + 3, 0, 6) / 6 + found.shift
+        values = operator.formula(x)
+        return found if found.factor != 0 and np.allclose(values, expected, rtol=1e-6, atol=1e-6) else None
 
 
-def _hard_swish(binding: Binding, context: Context) -> relax.Expr:
-    """Return `qnn.hard_swish`, for tensors whose channels have a scale each."""
-    output, x = context.quantized_output(), binding.value.args[0]
-    channels, source = tensor_type(x).shape[-1], context.parameters(x)
-    before, after = source.scales_for(channels), output.scales_for(channels)
-    limit = 3 / before
-    largest = source.furthest * (np.minimum(source.furthest, limit) + limit) * before**2 / 6
-    quantized = ops.QHardSwish(input_zero_point=source.zero_point, **requantization(context, ops.QHardSwish(), largest))
-    constants = (make_constant(a.astype("float32")) for a in (limit, before**2 / (6 * after)))
-    return make_call(quantized, context.quantized(x), *constants)
+def _hard_swish(binding: Binding, sums: relax.Var, output: QuantizationParameters) -> relax.Expr:
+    """Return `qnn.hard_swish` of a layer's sums, which were never rounded to 8 bits."""
+    function = HardSwish.of(binding)
+    if function is None:
+        raise TypeError(f"{binding.var.name} reads sums in float32, and isn't a hard-swish")
+    (low, high), scales = output.limits, output.scales_for(tensor_type(sums).shape[-1])
+    # A shift is added as a whole number, of finer steps than those of the result.
+    bits = FRACTION_BITS if function.shift else 0
+    factor, shift = function.factor * 2.0**bits / (6 * scales), 6 * function.shift / function.factor
+    # Where the function, which is nearly a line there, leaves what the result can hold.
+    furthest = ((high - low + 1) * scales.max() + abs(function.shift)) / abs(function.factor)
+    largest = min(2.0**29 / (6 * np.abs(factor).max()), 1e37)
+    if not (largest > max(3.0, 2 * furthest) and np.abs(shift * factor).max() < 2**29):
+        raise NotQuantizable(OUTPUT_SCALE_TOO_SMALL)
+    operator = ops.QHardSwish(output.zero_point, low, high, output.dtype, shift, bits, largest)
+    return make_call(operator, sums, make_constant(factor.astype("float32")))
 
 
 def function_of(

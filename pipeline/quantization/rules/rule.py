@@ -50,6 +50,8 @@ class Context:
     Attributes:
         quantized: returns the uint8 or int16 variable that holds a float tensor.
         both_bytes: returns the variable that holds the bytes of a tensor of 16 bits, as `ops.SplitBytes` gives them.
+        sums: returns the variable that holds a float tensor in float32, if an operator is to read it so, as
+            `Annotation` has no 8-bit tensor of it; else None.
         parameters: returns the scale and zero point of an 8-bit tensor.
         emit: appends an expression under a name and returns its variable.
         name: the operator's, which names of what is emitted for it begin with.
@@ -59,6 +61,7 @@ class Context:
 
     quantized: Callable[[relax.Var], relax.Var]
     both_bytes: Callable[[relax.Var], relax.Var]
+    sums: Callable[[relax.Var], relax.Var | None]
     parameters: Callable[[relax.Var], QuantizationParameters]
     emit: Callable[[relax.Expr, str], relax.Var]
     name: str

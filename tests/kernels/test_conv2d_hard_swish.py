@@ -1,0 +1,47 @@
+"""`qnn.conv2d_hard_swish`: a convolution of any kind whose sums a hard-swish is computed of before they are rounded."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.kernels.isa import instruction_sets
+from pipeline.ops import QConv2dHardSwish, QHardSwish
+from tests.kernels.convolutions import Convolution, convolutions
+from tests.kernels.tensors import assert_exact
+from tests.kernels.test_conv2d import HALOS, LAYERS, Halo
+from tests.kernels.test_depthwise_conv2d import LAYERS as DEPTHWISE_LAYERS
+from tests.properties import examples
+
+
+def assert_layer_is_exact(isa_name: str, convolution: Convolution, seed: int, halo: Halo = (0, 0, 0, 0)) -> None:
+    operator, arguments = convolution.integer(seed)
+    random = np.random.default_rng(seed)
+    bits = 8 * (seed % 2)
+    factor = random.uniform(-60, 900, len(arguments[1])).astype("float32")
+    function = QHardSwish(seed % 256, 3, 250, "uint8", float(random.uniform(-9, 9)) if bits else 0.0, bits, 700.0)
+    if convolution.groups > 1 and convolution.channels_in == convolution.channels_out == 1:
+        halo = (0, 0, 0, 0)
+    sums = dataclasses.replace(operator, output_dtype="float32", halo=halo, halo_value=seed % 256)
+    assert_exact(isa_name, QConv2dHardSwish.of(sums, function), *arguments, factor)
+
+
+every_instruction_set = pytest.mark.parametrize("isa_name", instruction_sets())
+
+
+@every_instruction_set
+@examples(8)
+@given(convolution=convolutions(), seed=st.integers(0, 2**32), halo=HALOS)
+def test_functions_are_computed_of_sums(isa_name: str, convolution: Convolution, seed: int, halo: Halo) -> None:
+    assert_layer_is_exact(isa_name, convolution, seed, halo)
+
+
+@every_instruction_set
+@pytest.mark.parametrize("layers", [LAYERS, DEPTHWISE_LAYERS], ids=["dense", "depthwise"])
+def test_layers_of_real_networks(isa_name: str, layers: dict[str, Convolution]) -> None:
+    for layer in list(layers.values())[::6]:
+        assert_layer_is_exact(isa_name, layer, seed=1)
