@@ -20,6 +20,7 @@ from tvm import relax, tirx
 
 from pipeline.compiler.kernel_passes import compile_functions
 from pipeline.ir.tvm_private.relax import hash_of, vm_instructions, vm_link
+from pipeline.library.elf import with_sections_excluded
 from pipeline.memory import release_memory
 
 PARTS = 8
@@ -27,6 +28,9 @@ PARTS = 8
 
 MOST_OBJECTS = 4 * PARTS
 """Of so many parts, object code is kept, some tens of kilobytes each."""
+
+UNWIND_TABLES = ".eh_frame"
+"""The section that says how to find a function's caller."""
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -100,6 +104,8 @@ def object_code(part: Mapping[str, tirx.PrimFunc], target: tvm.target.Target) ->
         with tempfile.TemporaryDirectory(prefix="pipeline-objects-") as folder:
             path = Path(folder) / "part.o"
             compile_functions(part, target).write_to_file(str(path))
+            # Only debuggers would need the tables, as no exception passes through a kernel.
+            path.write_bytes(with_sections_excluded(path.read_bytes(), {UNWIND_TABLES}))
             found = tvm.runtime.load_static_library(str(path), list(part))
     with _lock:
         _objects[key] = found

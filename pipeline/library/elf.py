@@ -7,8 +7,10 @@ as long as all other modules that a runner imports, NumPy left aside. Tests comp
 
 from __future__ import annotations
 
+import io
 import os
 import struct
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -36,15 +38,22 @@ class _Layout:
     Attributes:
         file_header: behind the identification: e_shoff, e_shentsize, e_shnum, e_shstrndx; other fields are skipped.
         section_header: sh_name, sh_type, sh_offset, sh_size.
+        flags: sh_flags, which are at `_FLAGS_OFFSET` of a section's header.
         symbol: st_name, st_shndx.
     """
 
     file_header: str
     section_header: str
+    flags: str
     symbol: str
 
 
-_LAYOUTS = {1: _Layout("16xI10xHHH", "II8xII", "I10xH"), 2: _Layout("24xQ10xHHH", "II16xQQ", "I2xH16x")}
+_LAYOUTS = {1: _Layout("16xI10xHHH", "II8xII", "I", "I10xH"), 2: _Layout("24xQ10xHHH", "II16xQQ", "Q", "I2xH16x")}
+
+_FLAGS_OFFSET = 8
+
+_EXCLUDED = 1 << 31
+"""Flag of sections that linkers leave out of what they link: SHF_EXCLUDE."""
 
 _UNDEFINED = 0
 """Section index of undefined symbols, which are defined in another library."""
@@ -76,6 +85,22 @@ def undefined_symbols(file: BinaryIO) -> set[str]:
     return _ElfFile(file).undefined_symbols()
 
 
+def with_sections_excluded(content: bytes, names: Set[str]) -> bytes:
+    """Return an object file without some of its sections, as far as linkers are concerned.
+
+    Args:
+        content: the object file.
+        names: names of sections. What relocates them is left out by linkers by itself.
+
+    Raises:
+        ElfError: the file isn't an ELF file, or is damaged.
+    """
+    changed = bytearray(content)
+    for place, flags in _ElfFile(io.BytesIO(content)).flags(names).items():
+        changed[place : place + len(flags)] = flags
+    return bytes(changed)
+
+
 class _ElfFile:
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._end = file, file.seek(0, os.SEEK_END)
@@ -83,11 +108,12 @@ class _ElfFile:
         layout, order = _LAYOUTS.get(identification[4]), _BYTE_ORDERS.get(identification[5])
         if identification[:4] != _MAGIC or layout is None or order is None:
             raise ElfError("it has no ELF header")
-        self._symbol = struct.Struct(order + layout.symbol)
+        self._symbol, self._flags = struct.Struct(order + layout.symbol), struct.Struct(order + layout.flags)
         header, entry_layout = struct.Struct(order + layout.file_header), struct.Struct(order + layout.section_header)
         table, size, count, names_index = header.unpack(self._read(Section(_IDENTIFICATION, header.size)))
         if count == _EXTENDED_COUNT or names_index == _EXTENDED_NAMES_INDEX or size < entry_layout.size:
             raise ElfError(f"its header tells of {count} sections, described in {size} bytes each")
+        self._starts = range(table, table + size * count, size)
         headers = self._read(Section(table, size * count))
         self._headers = [entry_layout.unpack_from(headers, size * i) for i in range(count)]
         if names_index >= count:
@@ -101,6 +127,17 @@ class _ElfFile:
                 self._check(Section(offset, size))
                 return Section(offset, size)
         return None
+
+    def flags(self, names: Set[str]) -> dict[int, bytes]:
+        """Return the flags of sections with `_EXCLUDED`, by the place in the file where they belong."""
+        wanted = [name.encode() + b"\0" for name in names]
+        places = [
+            start + _FLAGS_OFFSET
+            for start, header in zip(self._starts, self._headers, strict=True)
+            if any(self._names.startswith(name, header[0]) for name in wanted)
+        ]
+        stored = {place: self._flags.unpack(self._read(Section(place, self._flags.size)))[0] for place in places}
+        return {place: self._flags.pack(flags | _EXCLUDED) for place, flags in stored.items()}
 
     def undefined_symbols(self) -> set[str]:
         table, texts = self.section(".dynsym"), self.section(".dynstr")

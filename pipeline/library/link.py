@@ -238,7 +238,7 @@ class _Linker:
         page_size = self.target.linker.page_size
         command = [
             *self.driver.command,
-            *("-shared", "-nostdlib", "-O2", "-g0", "-s"),
+            *("-shared", "-nostdlib", "-O2", "-g0", "-s", "-fno-asynchronous-unwind-tables"),
             *("-Wl,-z,now", "-Wl,-z,noexecstack", f"-Wl,-z,max-page-size={page_size}"),
             # -Wl would split a name that contains commas; -Xlinker doesn't.
             *("-Xlinker", "-soname", "-Xlinker", soname),

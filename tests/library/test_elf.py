@@ -12,7 +12,7 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.library.elf import ElfError, find_section, undefined_symbols
+from pipeline.library.elf import ElfError, find_section, undefined_symbols, with_sections_excluded
 from tests.properties import examples
 
 SOURCE = """
@@ -53,6 +53,14 @@ def test_sections_of_objects_for_every_kind_of_cpu_are_found(content: bytes) -> 
     assert found is not None
     assert content[found.offset :][: found.size] == b"content"
     assert_found_as_by_pyelftools(content)
+
+
+def test_only_the_sections_to_exclude_get_another_flag(content: bytes) -> None:
+    excluded = with_sections_excluded(content, {".mine", ".not-there"})
+    assert len(excluded) == len(content)
+    for before, after in zip(*(ELFFile(io.BytesIO(c)).iter_sections() for c in (content, excluded)), strict=True):
+        assert after["sh_flags"] == before["sh_flags"] | (1 << 31 if before.name == ".mine" else 0)
+        assert after.data() == before.data()
 
 
 def test_sections_of_a_library_are_found(library: Path) -> None:
