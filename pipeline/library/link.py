@@ -140,6 +140,7 @@ def link(
         (folder / "constants.bin").write_bytes(sections.constants)
         sources = {"sections.s": _SECTIONS_SOURCE, _LIBRARY_SOURCE.name: _LIBRARY_SOURCE.read_text(encoding="ascii")}
         sources |= {f"{f}.s": _START_UP_SOURCES[f] for f in target.required_features if f in _START_UP_SOURCES}
+        (folder / "exports.map").write_text(_EXPORTS, encoding="ascii")
         for source, text in sources.items():
             (folder / source).write_text(text, encoding="ascii")
         linker = _Linker(_driver(target, with_functions), target, folder)
@@ -175,6 +176,9 @@ constants:
     .section .note.GNU-stack, "", %progbits
 """
 """Assembly for every architecture. Metadata and checksum have flags that keep `strip` from dropping them."""
+
+_EXPORTS = "{ global: __tvm_*; __TVM*; local: *; };"
+"""Version script: what TVM's runtime looks up. What nothing else uses is left out, such as conversions of float16."""
 
 _LIBRARY_SOURCE = Path(__file__).with_name("library.c")
 
@@ -239,7 +243,13 @@ class _Linker:
         command = [
             *self.driver.command,
             *("-shared", "-nostdlib", "-O2", "-g0", "-s", "-fno-asynchronous-unwind-tables"),
-            *("-Wl,-z,now", "-Wl,-z,noexecstack", f"-Wl,-z,max-page-size={page_size}"),
+            *(
+                "-Wl,--gc-sections",
+                "-Wl,--version-script=exports.map",
+                "-Wl,-z,now",
+                "-Wl,-z,noexecstack",
+                f"-Wl,-z,max-page-size={page_size}",
+            ),
             # -Wl would split a name that contains commas; -Xlinker doesn't.
             *("-Xlinker", "-soname", "-Xlinker", soname),
             *inputs,
