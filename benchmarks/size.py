@@ -23,7 +23,7 @@ from rich.table import Table
 import pipeline
 from benchmarks.networks import NETWORKS
 from pipeline.ir.dataflow import Dataflow, constant
-from pipeline.library.constants import CONSTANTS_SECTION
+from pipeline.library.constants import CONSTANTS_SECTION, PACKED_SECTION
 from pipeline.library.metadata import METADATA_SECTION
 from pipeline.recipes import list_recipes, load_recipe, prepare
 
@@ -65,7 +65,7 @@ def parts(library: Path, weights: int) -> dict[str, int]:
         sizes = {section.name: section["sh_size"] for section in ELFFile(file).iter_sections()}
     total = library.stat().st_size
     found = {"library": total, "weights": weights, "beside": total - weights}
-    found["constants"] = sizes[CONSTANTS_SECTION] - weights
+    found["constants"] = sizes[CONSTANTS_SECTION] + sizes[PACKED_SECTION] - weights
     found |= {part: sizes.get(section, 0) for part, section in PARTS.items()}
     found["rest"] = found["beside"] - found["constants"] - sum(found[part] for part in PARTS)
     return found

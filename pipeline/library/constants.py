@@ -2,12 +2,17 @@
 
 If they were constants of TVM's virtual machine, they would be in memory twice, in the library and as the machine's
 copies, and making the copies would take most of the time to load a large model. Instead, a kernel gets the offset of a
-constant in the section, and asks a function of the library for the address. The system reads pages of the section from
-the file when they are first used, and processes share them.
+constant, and asks a function of the library for the address. The system reads pages of the section from the file when
+they are first used, and processes share them.
+
+Small constants that can be compressed well are the exception: biases, multipliers, and what kernels want widened,
+several times, or between zeros. They are in *areas*, one for each dtype, which are compressed in the library, and
+expanded when it is loaded. An area that compression would hardly make smaller is part of the section, too.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,8 +20,13 @@ import numpy.typing as npt
 import tvm
 from tvm import tirx
 
+from pipeline.library.compression import STATES, Area, encode
+
 CONSTANTS_SECTION = ".pipeline.constants"
 """Name of the ELF section."""
+
+PACKED_SECTION = ".pipeline.packed"
+"""Name of the ELF section of compressed constants."""
 
 ADDRESS_FUNCTION = "pipeline_constant"
 """The function that returns the address of a constant for its offset. It isn't visible outside of the library."""
@@ -24,25 +34,88 @@ ADDRESS_FUNCTION = "pipeline_constant"
 ALIGNMENT = 64
 """Alignment of constants and tensors in bytes: kernels load and store whole vectors."""
 
+AREA_BITS = 40
+"""An offset has the number of its area above these bits."""
+
+MOST_EXPANDED = 128 * 1024
+"""Bytes of a constant that may be expanded: larger ones are worth sharing, and reading when they are used."""
+
+WORTHWHILE = 0.8
+"""An area, or a constant of bytes, is compressed to at most so much of its size."""
+
+TABLE_BYTES = 1000
+"""About what an area's tables take."""
+
+_EXPANDED_DTYPES = ("int8", "uint8", "int16", "int32", "float32")
+"""Of constants that may be expanded; those of int16 only if int8 has their values."""
+
+
+@dataclass(frozen=True)
+class StoredConstants:
+    """What a library contains of its constants.
+
+    Attributes:
+        constants: for `CONSTANTS_SECTION`.
+        packed: for `PACKED_SECTION`, as `expand.c` reads it.
+        expanded: bytes of memory that expanding takes.
+    """
+
+    constants: bytes
+    packed: bytes
+    expanded: int
+
+
+@dataclass
+class _Part:
+    """Constants one after another, by their bytes."""
+
+    offsets: dict[bytes, int] = field(default_factory=dict)
+    size: int = 0
+
+    def add(self, data: bytes) -> int:
+        if data not in self.offsets:
+            self.offsets[data] = self.size
+            self.size += len(data) + _padding(data)
+        return self.offsets[data]
+
+    def data(self) -> bytes:
+        return b"".join(part for data in self.offsets for part in (data, bytes(_padding(data))))
+
 
 class ConstantPool:
     """Collects constants, one after another, each at a multiple of `ALIGNMENT`. Equal constants are stored once."""
 
     def __init__(self) -> None:
-        self._offsets: dict[bytes, int] = {}
-        self._size = 0
+        self._parts = {dtype: _Part() for dtype in ("", *_EXPANDED_DTYPES)}
 
     def add(self, value: npt.NDArray[Any]) -> int:
-        """Add a constant, unless an equal one is there, and return its offset in bytes."""
-        data = np.ascontiguousarray(value).tobytes()
-        if data not in self._offsets:
-            self._offsets[data] = self._size
-            self._size += len(data) + _padding(data)
-        return self._offsets[data]
+        """Add a constant, unless an equal one is there, and return its offset: see `AREA_BITS`."""
+        value = np.ascontiguousarray(value)
+        part = str(value.dtype) if _may_be_expanded(value) else ""
+        return list(self._parts).index(part) << AREA_BITS | self._parts[part].add(value.tobytes())
 
-    def data(self) -> bytes:
-        """Return the section's contents."""
-        return b"".join(part for data in self._offsets for part in (data, bytes(_padding(data))))
+    def stored(self, *, compressed: bool = True) -> StoredConstants:
+        """Return what the library contains of all constants.
+
+        Args:
+            compressed: whether areas are compressed, which takes time that isn't worth it for a temporary library.
+        """
+        constants, expanded, scratch = b"", 0, 0
+        headers, coded = [], []
+        for dtype, part in self._parts.items():
+            data = part.data()
+            area = Area.of(data, dtype) if compressed and dtype and data else None
+            if area is None or area.coded_bytes() + TABLE_BYTES > WORTHWHILE * len(data):
+                headers.append((len(constants), len(data), 0, 0, 0, 0))
+                constants += data
+                continue
+            headers.append((expanded, area.size, 1, area.widened, len(area.granules.tables), area.literals))
+            coded.append(area)
+            expanded += area.size
+            scratch = max(scratch, expanded + STATES + area.tokens.rows.size)
+        states, words, tables = encode(coded)
+        header = np.array([len(headers), len(words) // 2, *(field for each in headers for field in each)], "<i4")
+        return StoredConstants(constants, header.tobytes() + states + words + tables, scratch)
 
 
 def constant_pointer(name: str, dtype: str, offset: tirx.Var) -> tirx.Bind:
@@ -55,6 +128,18 @@ def constant_pointer(name: str, dtype: str, offset: tirx.Var) -> tirx.Bind:
     """
     type_ = tvm.ir.PointerType(tvm.ir.PrimType(dtype), "global")
     return tirx.Bind(tirx.Var(name, type_), tirx.call_pure_extern(type_, ADDRESS_FUNCTION, offset))
+
+
+def _may_be_expanded(value: npt.NDArray[Any]) -> bool:
+    """Return whether a constant belongs to an area that may be compressed."""
+    if value.dtype not in _EXPANDED_DTYPES or not 0 < value.nbytes <= MOST_EXPANDED:
+        return False
+    if value.dtype == "int16":
+        return bool((value == value.astype("int8")).all())
+    if value.dtype == "int8":
+        data = value.tobytes()
+        return Area.of(data + bytes(_padding(data)), "int8").coded_bytes() < WORTHWHILE * value.nbytes
+    return True
 
 
 def _padding(data: bytes) -> int:

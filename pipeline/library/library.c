@@ -1,16 +1,9 @@
-/* Part of every library: the address of its constants, and a timer for its kernels.
+/* Part of every library: a timer for its kernels.
  *
  * It is compiled without headers of TVM and without a C library. What it knows of TVM's C interface is below, with the
  * names that tvm/ffi/c_api.h and dlpack.h give it.
  */
 #include <stdint.h>
-
-#define HIDDEN __attribute__((visibility("hidden")))
-
-extern const char constants[] HIDDEN;
-
-/* Kernels call this; see constants.py. */
-HIDDEN const char *pipeline_constant(int64_t offset) { return constants + offset; }
 
 #if defined(__linux__) && (defined(__x86_64__) || defined(__aarch64__))
 

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ import platformdirs
 
 from pipeline.errors import ArtifactError, BuildError, OptionError
 from pipeline.files import write_bytes
-from pipeline.library.constants import ALIGNMENT, CONSTANTS_SECTION
+from pipeline.library.constants import ALIGNMENT, CONSTANTS_SECTION, PACKED_SECTION, ConstantPool, StoredConstants
 from pipeline.library.elf import undefined_symbols
 from pipeline.library.metadata import (
     CHECKSUM_SECTION,
@@ -103,12 +103,12 @@ class Sections:
     Attributes:
         metadata: for `METADATA_SECTION`.
         operators: for `OPERATORS_SECTION`.
-        constants: for `CONSTANTS_SECTION`.
+        stored: its constants.
     """
 
     metadata: bytes
     operators: bytes
-    constants: bytes = b""
+    stored: StoredConstants = field(default_factory=lambda: ConstantPool().stored())
 
 
 def link(
@@ -137,8 +137,10 @@ def link(
         folder = Path(name)
         (folder / "metadata.json").write_bytes(sections.metadata)
         (folder / "operators.bin").write_bytes(sections.operators)
-        (folder / "constants.bin").write_bytes(sections.constants)
-        sources = {"sections.s": _SECTIONS_SOURCE, _LIBRARY_SOURCE.name: _LIBRARY_SOURCE.read_text(encoding="ascii")}
+        (folder / "constants.bin").write_bytes(sections.stored.constants)
+        (folder / "packed.bin").write_bytes(sections.stored.packed)
+        sources = {source.name: source.read_text(encoding="ascii") for source in _LIBRARY_SOURCES}
+        sources["sections.s"] = _SECTIONS_SOURCE + _EXPANDED_SOURCE.format(size=sections.stored.expanded)
         sources |= {f"{f}.s": _START_UP_SOURCES[f] for f in target.required_features if f in _START_UP_SOURCES}
         (folder / "exports.map").write_text(_EXPORTS, encoding="ascii")
         for source, text in sources.items():
@@ -173,6 +175,12 @@ _SECTIONS_SOURCE = f"""\
     .globl constants
 constants:
     .incbin "constants.bin"
+    .section {PACKED_SECTION}, "a", %progbits
+    .p2align 2
+    .hidden packed
+    .globl packed
+packed:
+    .incbin "packed.bin"
     .section .note.GNU-stack, "", %progbits
 """
 """Assembly for every architecture. Metadata and checksum have flags that keep `strip` from dropping them."""
@@ -180,7 +188,17 @@ constants:
 _EXPORTS = "{ global: __tvm_*; __TVM*; local: *; };"
 """Version script: what TVM's runtime looks up. What nothing else uses is left out, such as conversions of float16."""
 
-_LIBRARY_SOURCE = Path(__file__).with_name("library.c")
+_EXPANDED_SOURCE = f"""\
+    .bss
+    .p2align {ALIGNMENT.bit_length() - 1}
+    .hidden expanded
+    .globl expanded
+expanded:
+    .zero {{size}}
+"""
+"""Assembly of the memory for constants that are expanded."""
+
+_LIBRARY_SOURCES = tuple(Path(__file__).with_name(name) for name in ("library.c", "expand.c"))
 
 _START_UP_SOURCES = {
     "amx_tile": """\
@@ -214,7 +232,8 @@ class _Linker:
         Raises:
             BuildError: the linker failed, or a symbol is undefined that the target may not have.
         """
-        self._run(output, output.name, inputs)
+        exported = ("-Wl,--version-script=exports.map",)
+        self._run(output, output.name, [*inputs, *exported])
         if not self.driver.self_contained:
             return
         undefined = _undefined_symbols(output)
@@ -227,7 +246,7 @@ class _Linker:
         if undefined and self.target.linker.ndk_target is not None:
             # Android's loader searches only the libraries that a library names. glibc's loader finds libm's functions
             # in the process, as TVM's runtime has loaded libm.
-            self._run(output, output.name, [*inputs, self._link_stub("libm.so", undefined)])
+            self._run(output, output.name, [*inputs, *exported, self._link_stub("libm.so", undefined)])
 
     def _link_stub(self, soname: str, symbols: Iterable[str]) -> str:
         """Link a library that defines `symbols` without any code. It takes the place of the device's when linking."""
@@ -243,13 +262,7 @@ class _Linker:
         command = [
             *self.driver.command,
             *("-shared", "-nostdlib", "-O2", "-g0", "-s", "-fno-asynchronous-unwind-tables"),
-            *(
-                "-Wl,--gc-sections",
-                "-Wl,--version-script=exports.map",
-                "-Wl,-z,now",
-                "-Wl,-z,noexecstack",
-                f"-Wl,-z,max-page-size={page_size}",
-            ),
+            *("-Wl,--gc-sections", "-Wl,-z,now", "-Wl,-z,noexecstack", f"-Wl,-z,max-page-size={page_size}"),
             # -Wl would split a name that contains commas; -Xlinker doesn't.
             *("-Xlinker", "-soname", "-Xlinker", soname),
             *inputs,

@@ -8,15 +8,15 @@ import numpy as np
 import tvm
 from elftools.elf.elffile import ELFFile
 
-from pipeline.library.constants import ALIGNMENT, CONSTANTS_SECTION, ConstantPool
+from pipeline.library.constants import ALIGNMENT, CONSTANTS_SECTION, MOST_EXPANDED, ConstantPool
 from tests.runtime.models import quantized_model
 
 
-def test_constants_are_found_at_their_offsets() -> None:
+def test_constants_that_are_too_large_to_expand_are_found_at_their_offsets() -> None:
     pool = ConstantPool()
-    values = [np.arange(5, dtype="int8"), np.ones((3, 70), "float32").T, np.zeros(0, "int32"), np.full(64, 7, "uint8")]
+    values = [np.arange(MOST_EXPANDED // 2 + 5, dtype="float16"), np.ones((300, 700), "float32").T]
     offsets = [pool.add(value) for value in values]
-    data = pool.data()
+    data = pool.stored().constants
     for value, offset in zip(values, offsets, strict=True):
         assert offset % ALIGNMENT == 0
         found = np.frombuffer(data, value.dtype, value.size, offset)
@@ -25,9 +25,24 @@ def test_constants_are_found_at_their_offsets() -> None:
 
 def test_equal_constants_are_stored_once() -> None:
     pool = ConstantPool()
-    assert pool.add(np.ones(100, "int32")) == pool.add(np.ones((10, 10), "int32"))
-    assert pool.add(np.ones(100, "int64")) > 0
-    assert len(pool.data()) == 448 + 832
+    assert pool.add(np.ones(100, "int64")) == pool.add(np.ones((10, 10), "int64"))
+    assert pool.add(np.ones(200, "int64")) > 0
+    assert len(pool.stored().constants) == 832 + 1600
+
+
+def test_only_small_constants_are_expanded_and_only_if_they_are_compressed_well() -> None:
+    random = np.random.default_rng(0)
+    dense = random.integers(-128, 128, 40_000).astype("int8")
+    biases = random.integers(-(2**16), 2**16, 10_000).astype("int32")
+    pool = ConstantPool()
+    for value in (dense, biases, np.zeros(MOST_EXPANDED, "int32")):
+        pool.add(value)
+    stored = pool.stored()
+    assert stored.constants[:40_000] == dense.tobytes()
+    assert len(stored.constants) == 40_000 + 4 * MOST_EXPANDED
+    assert len(stored.packed) < 26_000
+    assert stored.expanded > 40_000
+    assert len(pool.stored(compressed=False).constants) == 40_000 + 4 * MOST_EXPANDED + 40_000
 
 
 def test_a_library_holds_its_constants_in_a_section_and_nowhere_else(tmp_path: Path) -> None:

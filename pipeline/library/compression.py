@@ -1,0 +1,179 @@
+"""Compression of small constants: what a library stores of them, and expands when it is loaded (`expand.c`).
+
+An *area* is a run of constants of one dtype. It is cut into granules of `GRANULE` bytes, and a granule that has been
+there before is a reference to that: how many granules it is behind, as a token; a token of 0 stands for a new granule.
+(Depthwise kernels want a channel's constants several times, at the same places in a vector.) Tokens and new granules
+are bytes, coded by asymmetric numeral systems (J. Duda, "Asymmetric numeral systems", 2013, arXiv:1311.2540; the
+interleaving of states is F. Giesen's, "Interleaved entropy coders", 2014, arXiv:1402.3392). Frequencies are those of
+the bytes at the same place in an element, so that exponents, zeros and the like cost next to nothing.
+
+int16 constants whose values are those of int8 are coded as int8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+GRANULE = 16
+"""Bytes that are referred to as a whole."""
+
+STATES = 64
+"""Interleaved states of the coder, each of which codes every 64th byte."""
+
+FREQUENCY_BITS = 11
+"""Frequencies of a table sum up to 2**11."""
+
+WORD_BITS = 16
+"""What a state gives to the stream, or takes from it, at a time; states are at least 2**16."""
+
+FARTHEST = (1 << 16) - 1
+"""Granules to the farthest one that a token refers to."""
+
+_LONG = 0x80
+"""Flag of the first of two bytes of a frequency."""
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """Bytes that are coded with tables of frequencies of their own.
+
+    Attributes:
+        rows: [rows, STATES] uint8.
+        tables: frequencies, [period, 256]; a byte's is the one of its column modulo the period.
+    """
+
+    rows: Array
+    tables: Array
+
+    @classmethod
+    def of(cls, symbols: Array, period: int) -> Symbols:
+        """Count symbols, after zeros to a multiple of `STATES`."""
+        rows = np.pad(symbols, (0, -len(symbols) % STATES)).reshape(-1, STATES)
+        return cls(rows, np.stack([_frequencies(rows[:, first::period]) for first in range(period)]))
+
+    @property
+    def contexts(self) -> Array:
+        """The table of each column."""
+        return np.arange(STATES) % len(self.tables)
+
+    def frequencies(self) -> Array:
+        """Return each symbol's frequency: [rows, STATES]."""
+        return np.asarray(self.tables[self.contexts, self.rows])
+
+    def starts(self) -> Array:
+        """Return the sum of the frequencies of smaller symbols, for each symbol: [rows, STATES]."""
+        return np.asarray((np.cumsum(self.tables, axis=1) - self.tables)[self.contexts, self.rows])
+
+    def coded_bytes(self) -> float:
+        """Return about how many bytes the symbols take, without tables."""
+        return float((FREQUENCY_BITS - np.log2(self.frequencies())).sum()) / 8
+
+
+@dataclass(frozen=True)
+class Area:
+    """An area, as the decoder wants to know it.
+
+    Attributes:
+        size: bytes.
+        widened: whether values of one byte become int16.
+        literals: bytes of new granules.
+        tokens, granules: symbols of tokens, low and high bytes by turns, and of new granules.
+    """
+
+    size: int
+    widened: bool
+    literals: int
+    tokens: Symbols
+    granules: Symbols
+
+    @classmethod
+    def of(cls, data: bytes, dtype: str) -> Area:
+        """Cut an area into symbols.
+
+        Args:
+            data: the area, a multiple of `GRANULE` bytes.
+            dtype: of its values; those of int16 must be those of int8.
+        """
+        values = np.frombuffer(data, dtype)
+        widened = dtype == "int16"
+        bytes_ = (values.astype("int8") if widened else values).view("uint8")
+        granules = bytes_.reshape(len(data) // GRANULE, -1)
+        distances = _distances(granules)
+        literals = granules[distances == 0].reshape(-1)
+        period = 1 if widened else GRANULE if dtype == "uint8" else 4
+        tokens = Symbols.of(distances.astype("<u2").view("uint8"), 2)
+        return cls(len(data), widened, literals.size, tokens, Symbols.of(literals, period))
+
+    def coded_bytes(self) -> float:
+        """Return about how many bytes the area takes."""
+        return self.tokens.coded_bytes() + self.granules.coded_bytes()
+
+
+def _distances(granules: Array) -> Array:
+    """Return how many granules before each one an equal one is; 0 if none is, or it is too far away."""
+    number, last = np.arange(len(granules)), np.full(len(granules), -1)
+    kinds = np.unique(granules, axis=0, return_inverse=True)[1].reshape(-1)
+    order = np.argsort(kinds, kind="stable")
+    again = kinds[order][1:] == kinds[order][:-1]
+    last[order[1:][again]] = order[:-1][again]
+    return np.where((last >= 0) & (number - last <= FARTHEST), number - last, 0)
+
+
+def encode(areas: Sequence[Area]) -> tuple[bytes, bytes, bytes]:
+    """Return the states with which decoding areas begins, the stream's words, and tables of frequencies."""
+    symbols = [each for area in areas for each in (area.tokens, area.granules)]
+    tables = b"".join(_table_bytes(table) for each in symbols for table in each.tables)
+    none = [np.zeros((0, STATES), "uint64")]
+    frequencies = np.concatenate([*none, *(each.frequencies().astype("uint64") for each in symbols)])
+    starts = np.concatenate([*none, *(each.starts().astype("uint64") for each in symbols)])
+    states, words = _states_and_words(frequencies, starts)
+    return states.astype("<u4").tobytes(), words.astype("<u2").tobytes(), tables
+
+
+def _frequencies(symbols: Array) -> Array:
+    """Return how often each byte occurs, of 2**FREQUENCY_BITS, and never 0 for one that does: [256]."""
+    counts = np.bincount(symbols.reshape(-1), minlength=256)
+    total = 1 << FREQUENCY_BITS
+    frequencies = np.where(counts > 0, np.maximum(counts * total // max(counts.sum(), 1), 1), 0)
+    while (missing := total - frequencies.sum()) != 0:
+        largest = frequencies.argmax()
+        frequencies[largest] += max(missing, -(frequencies[largest] // 2))
+    return np.asarray(frequencies)
+
+
+def _table_bytes(frequencies: Array) -> bytes:
+    """Return a table: frequencies of one or two bytes, and runs of zeros as a zero and their length minus one."""
+    result, zeros = bytearray(), 0
+    for frequency in [*frequencies.tolist(), None]:
+        if frequency == 0:
+            zeros += 1
+            continue
+        if zeros:
+            result += bytes([0, zeros - 1])
+            zeros = 0
+        if frequency is not None:
+            high, low = divmod(frequency, 256)
+            result += bytes([frequency]) if frequency < _LONG else bytes([_LONG | high, low])
+    return bytes(result)
+
+
+def _states_and_words(frequencies: Array, starts: Array) -> tuple[Array, Array]:
+    """Encode rows of `STATES` symbols, from the last to the first, so that the decoder gets them in their order."""
+    bits, shift = np.uint64(FREQUENCY_BITS), np.uint64(WORD_BITS)
+    limits = frequencies << (shift + shift - bits)
+    states = np.full(STATES, 1 << WORD_BITS, "uint64")
+    words = [np.zeros(0, "uint16")]
+    for row in range(len(frequencies) - 1, -1, -1):
+        full = states >= limits[row]
+        words.append(states[full].astype("uint16"))
+        states = np.where(full, states >> shift, states)
+        quotient, rest = np.divmod(states, frequencies[row])
+        states = (quotient << bits) + rest + starts[row]
+    return states, np.concatenate(words[::-1])

@@ -1,0 +1,116 @@
+/* Part of every library: expands its small constants when it is loaded; see compression.py, which says how they are
+ * coded. It is compiled without a C library.
+ */
+#include <stdint.h>
+
+#define HIDDEN __attribute__((visibility("hidden")))
+
+enum { AREAS = 8, AREA_BITS = 40, GRANULE = 16, STATES = 64, FREQUENCY_BITS = 11, WORD_BITS = 16, LONG = 0x80 };
+
+/* An area of constants of one dtype. */
+typedef struct {
+    int32_t start;    /* where it is: of what is expanded if it is coded, else of what is stored as it is */
+    int32_t size;     /* bytes */
+    int32_t coded;    /* whether it is */
+    int32_t widened;  /* whether bytes become int16 */
+    int32_t period;   /* how many tables of frequencies the bytes of new granules take turns with */
+    int32_t literals; /* bytes of new granules */
+} Area;
+
+typedef struct {
+    int32_t count; /* areas, of which the first one is stored as it is */
+    int32_t words; /* 16-bit words of the stream */
+    Area areas[];
+    /* uint32_t states[STATES]; uint16_t words[]; uint8_t tables[]; */
+} Packed;
+
+/* What a state's lowest bits stand for: a symbol, its frequency, and how far they are from where the symbol begins. */
+typedef struct {
+    uint32_t symbol : 8, frequency : FREQUENCY_BITS + 1, within : FREQUENCY_BITS;
+} Slot;
+
+typedef Slot Table[1 << FREQUENCY_BITS];
+
+typedef struct {
+    const uint16_t *words;
+    const uint8_t *tables;
+    uint32_t states[STATES];
+} Stream;
+
+extern const char constants[] HIDDEN;
+extern const Packed packed HIDDEN;
+extern char expanded[] HIDDEN;
+
+static const char *areas[AREAS];
+static Table tables[GRANULE];
+
+/* Kernels call this; see constants.py. */
+HIDDEN const char *pipeline_constant(int64_t offset) {
+    return areas[offset >> AREA_BITS] + (offset & (((int64_t)1 << AREA_BITS) - 1));
+}
+
+/* Read a table, and return what is behind it. */
+static const uint8_t *read_table(Slot *slot, const uint8_t *from) {
+    for (uint32_t symbol = 0; symbol < 256; symbol++) {
+        uint32_t frequency = *from++;
+        if (!frequency) {
+            symbol += *from++;
+            continue;
+        }
+        if (frequency & LONG) frequency = (frequency & ~LONG) << 8 | *from++;
+        for (uint32_t i = 0; i < frequency; i++) *slot++ = (Slot){symbol, frequency, i};
+    }
+    return from;
+}
+
+/* Decode symbols, up to a multiple of STATES. */
+static void decode(Stream *stream, int32_t count, int32_t period, uint8_t *to) {
+    const uint16_t *words = stream->words;
+    uint32_t states[STATES]; /* which bytes that are written can't be part of */
+    for (int i = 0; i < STATES; i++) states[i] = stream->states[i];
+    for (int i = 0; i < period; i++) stream->tables = read_table(tables[i], stream->tables);
+    for (const uint8_t *end = to + count; to < end; to += STATES) {
+        for (int i = 0; i < STATES; i++) {
+            const Slot slot = tables[i & (period - 1)][states[i] & ((1 << FREQUENCY_BITS) - 1)];
+            uint32_t state = slot.frequency * (states[i] >> FREQUENCY_BITS) + slot.within;
+            /* Without a branch, which would often be predicted wrongly. */
+            uint32_t low = state < (uint32_t)1 << WORD_BITS;
+            states[i] = state << low * WORD_BITS | (*words & -low);
+            words += low;
+            to[i] = slot.symbol;
+        }
+    }
+    for (int i = 0; i < STATES; i++) stream->states[i] = states[i];
+    stream->words = words;
+}
+
+/* Expand an area. Tokens are kept behind it, where the next area will be. Literals are decoded to its end, and moved to
+ * where they belong from the first to the last, so that none is overwritten before it is moved. */
+static void expand_area(Stream *stream, const Area *area, uint8_t *to) {
+    const uint8_t *end = to + area->size, *token = end + STATES, *literal = end - area->literals;
+    decode(stream, area->size / GRANULE * 2, 2, (uint8_t *)token);
+    decode(stream, area->literals, area->period, (uint8_t *)literal);
+    for (; to < end; to += GRANULE, token += 2) {
+        const int32_t distance = (token[0] | token[1] << 8) * GRANULE;
+        if (distance) {
+            for (int i = 0; i < GRANULE; i++) to[i] = to[i - distance];
+        } else if (area->widened) {
+            for (int i = 0; i < GRANULE; i += 2) to[i + 1] = (to[i] = *literal++) & 0x80 ? 0xFF : 0;
+        } else {
+            for (int i = 0; i < GRANULE; i++) to[i] = *literal++;
+        }
+    }
+}
+
+/* Linux runs this when it loads the library. */
+__attribute__((constructor)) static void expand(void) {
+    const uint32_t *states = (const uint32_t *)&packed.areas[packed.count];
+    Stream stream = {.words = (const uint16_t *)(states + STATES)};
+    stream.tables = (const uint8_t *)(stream.words + packed.words);
+    for (int i = 0; i < STATES; i++) stream.states[i] = states[i];
+    for (int32_t i = 0; i < packed.count; i++) {
+        const Area *area = &packed.areas[i];
+        areas[i] = (area->coded ? expanded : constants) + area->start;
+        if (area->coded) expand_area(&stream, area, (uint8_t *)expanded + area->start);
+    }
+}

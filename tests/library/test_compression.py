@@ -1,0 +1,90 @@
+"""Constants that are compressed are what they were when `expand.c` has expanded them."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pipeline
+from pipeline.library.constants import ALIGNMENT, ConstantPool
+from tests.properties import examples
+
+ROOM = 1 << 21
+"""Bytes for constants, packed ones, and expanded ones."""
+
+WRAPPER = f"""
+#include "expand.c"
+#define ROOM(name) ".globl " name "\\n.hidden " name "\\n.p2align 6\\n" name ":\\n.zero {ROOM}\\n"
+__asm__(".bss\\n" ROOM("constants") ROOM("packed") ROOM("expanded") ".text\\n");
+#define EXPORTED __attribute__((visibility("default")))
+EXPORTED const char *constants_address(void) {{ return constants; }}
+EXPORTED const char *packed_address(void) {{ return (const char *)&packed; }}
+EXPORTED void run(void) {{ expand(); }}
+EXPORTED const char *find(int64_t offset) {{ return pipeline_constant(offset); }}
+"""
+
+Array = np.ndarray
+Expand = Callable[[list[Array]], list[Array]]
+
+
+@pytest.fixture(scope="module")
+def expand(tmp_path_factory: pytest.TempPathFactory) -> Expand:
+    """Return a function that returns constants as kernels find them."""
+    folder = tmp_path_factory.mktemp("expand")
+    shutil.copy(Path(pipeline.__file__).with_name("library") / "expand.c", folder)
+    (folder / "wrapper.c").write_text(WRAPPER)
+    compiler = (sys.executable, "-m", "ziglang", "cc", "-O2", "-shared", "-fPIC")
+    subprocess.run([*compiler, "wrapper.c", "-o", "expand.so"], cwd=folder, check=True)
+    library = ctypes.CDLL(str(folder / "expand.so"))
+    library.find.argtypes = [ctypes.c_int64]
+    for function in (library.find, library.constants_address, library.packed_address):
+        function.restype = ctypes.c_void_p
+
+    def expanded(values: list[Array]) -> list[Array]:
+        pool = ConstantPool()
+        offsets = [pool.add(value) for value in values]
+        stored = pool.stored()
+        assert max(len(stored.constants), len(stored.packed), stored.expanded) <= ROOM
+        ctypes.memmove(library.constants_address(), stored.constants, len(stored.constants))
+        ctypes.memmove(library.packed_address(), stored.packed, len(stored.packed))
+        library.run()
+        found = []
+        for value, offset in zip(values, offsets, strict=True):
+            address = library.find(offset)
+            assert address % ALIGNMENT == 0
+            found.append(np.frombuffer(ctypes.string_at(address, value.nbytes), value.dtype).reshape(value.shape))
+        return found
+
+    return expanded
+
+
+@st.composite
+def constants(draw: st.DrawFn) -> Array:
+    """Constants of kernels and others: of every dtype, narrow and wide, repeated, and with zeros between."""
+    dtype = draw(st.sampled_from(["int8", "uint8", "int16", "int32", "float32", "int64"]))
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    values = random.standard_normal(draw(st.integers(1, 3000))) * draw(st.sampled_from([0.0, 0.3, 20.0, 1e4]))
+    whole = np.clip(values, -128, 127) if draw(st.booleans()) else np.clip(values, -32768, 32767)
+    values = np.where(np.arange(len(values)) % 4 < draw(st.integers(1, 4)), whole, 0)
+    return np.tile(values.astype("int64").astype(dtype), draw(st.sampled_from([1, 1, 8])))
+
+
+@examples(30)
+@given(st.lists(constants(), min_size=1, max_size=12))
+def test_constants_are_what_they_were(expand: Expand, values: list[Array]) -> None:
+    for value, found in zip(values, expand(values), strict=True):
+        np.testing.assert_array_equal(found, value)
+
+
+def test_an_area_of_one_value_is_what_it_was(expand: Expand) -> None:
+    for value in (np.full(20_000, 7, "int32"), np.full(20_000, -3, "int16"), np.zeros(100_000, "int8")):
+        np.testing.assert_array_equal(expand([value])[0], value)
