@@ -15,8 +15,8 @@ from pipeline.ir.program import Program
 from pipeline.targets import load_target
 from tests.models import ModelBuilder, import_test_model, quantize_by_reference
 
-LIMIT = 110_000
-"""Bytes beside the int8 weights: of MobileNetV2's 300 KB, the share that the network below has of its channels."""
+LIMIT = 85_000
+"""Bytes beside the int8 weights. MobileNetV2 may have 300 KB; the network below has a third of its channels."""
 
 
 @dataclass
