@@ -37,6 +37,7 @@ OTHERS_OPTIONS = {
     "--core",
     "--kernel",
     "--layers",
+    "--page",
 }
 """Options of TVM's servers, of compilers, of other tools, of tests, and of benchmarks."""
 
