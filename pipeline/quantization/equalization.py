@@ -41,6 +41,10 @@ SHARES = np.arange(11) / 10
 """Of a channel's width that the weights take over (SmoothQuant's alpha); that of the smallest expected error is taken.
 """
 
+WORTH = 0.8
+"""The expected error has to fall to this share, about 1 dB, or a tensor stays as it is: the model is calibrated twice
+where any doesn't."""
+
 LARGEST_EXPONENT = 8
 """Factors are at most 2 to this power apart from one, so that dead channels don't become loud ones."""
 
@@ -231,9 +235,11 @@ def _exponents(place: Place, maxima: Array, powers: Array) -> tuple[int, ...]:
             largest = np.maximum(largest, relative.max(axis=2).reshape(-1))
     alive = (maxima > 0) & (largest > 0)
     wide, narrow = (np.log2(v, where=alive, out=np.full(len(v), -np.inf)) for v in (maxima, 1 / largest))
-    candidates = [_rounded(np.where(alive, a * wide + (1 - a) * narrow, -np.inf)) for a in SHARES]
+    shared = [_rounded(np.where(alive, a * wide + (1 - a) * narrow, -np.inf)) for a in SHARES]
+    candidates = [(0,) * len(maxima), *shared]
     errors = [sum(relative_error(weight, maxima, powers, 2.0 ** np.array(c)) for weight in readers) for c in candidates]
-    return candidates[int(np.argmin(errors))]
+    best = int(np.argmin(errors))
+    return candidates[best if errors[best] <= WORTH * errors[0] else 0]
 
 
 def _rounded(logarithms: Array) -> tuple[int, ...]:
