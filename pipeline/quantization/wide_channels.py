@@ -67,23 +67,19 @@ def chains(program: Program, annotation: Annotation) -> tuple[Chain, ...]:
     flow = Dataflow.of(program.module)
     int8 = {o.name for o in annotation.operators if o.precision == "int8"}
     narrow = {t.name for t in annotation.calibrated() if t.spec is not None and t.spec.dtype == "uint8"}
-    scaled = narrow - {t.shares for t in annotation.tensors}
+    # A layer's sums that a function reads before they are rounded have no scale at all.
+    others = {t.name for t in annotation.tensors} - narrow | {t.shares for t in annotation.tensors}
     found = []
     for second in flow.bindings:
-        if (
-            not _is_layer(second, int8)
-            or _is_clipped(second)
-            or any(u.var.name in int8 for u in flow.users[second.var])
-        ):
+        read_in_int8 = any(user.var.name in int8 for user in flow.users[second.var])
+        if not _is_layer(second, int8) or _is_clipped(second) or read_in_int8:
             continue
         path = [second]
         while True:
             producer = flow.producers.get(path[0].value.args[0])
-            if (
-                producer is None
-                or producer.var.name not in scaled & int8
-                or flow.only_user(producer.var) is not path[0]
-            ):
+            if producer is None or producer.var.name not in int8 - others:
+                break
+            if flow.only_user(producer.var) is not path[0]:
                 break
             path.insert(0, producer)
             if _is_layer(producer, int8):
