@@ -187,6 +187,7 @@ class CorrectionOptions(Options):
         equalization: see `quantization.equalization`.
         per_channel_activations: see `quantization.corrections.per_channel_activations`.
         weight_rounding: see `quantization.corrections.weight_rounding`.
+        adaround: see `quantization.corrections.adaround`.
         bias_correction: see `quantization.corrections.bias_correction`.
         layerwise_bias_correction: see `quantization.corrections.layerwise_bias_correction`.
     """
@@ -214,6 +215,12 @@ class CorrectionOptions(Options):
         "Round weights so that their errors cancel out, by the second moments of what they are multiplied with.",
         flag="--weight-rounding/--no-weight-rounding",
         unset="as --effort says",
+    )
+    adaround: bool | None = option(
+        None,
+        "Learn whether to round each weight up or down, layer by layer, with the quantized layers before it.",
+        flag="--adaround/--no-adaround",
+        unset="off",
     )
     bias_correction: bool | None = option(
         None,

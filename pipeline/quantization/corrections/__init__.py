@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from pipeline.config.options import CorrectionOptions
+from pipeline.quantization.corrections.adaround import AdaRound
 from pipeline.quantization.corrections.bias_correction import BiasCorrection
 from pipeline.quantization.corrections.correction import CannotCorrect, Correction
 from pipeline.quantization.corrections.layerwise_bias_correction import LayerwiseBiasCorrection
@@ -23,15 +24,21 @@ __all__ = [
 
 CORRECTIONS: dict[str, Correction] = {
     correction.name: correction
-    for correction in (PerChannelActivations(), WeightRounding(), BiasCorrection(), LayerwiseBiasCorrection())
+    for correction in (
+        PerChannelActivations(),
+        WeightRounding(),
+        AdaRound(),
+        BiasCorrection(),
+        LayerwiseBiasCorrection(),
+    )
 }
 """All corrections by the names of their options, in the order in which they are applied."""
 
 BY_EFFORT: Mapping[str, frozenset[str]] = {
     "none": frozenset(),
     "fast": frozenset({"bias_correction"}),
-    "balanced": frozenset(CORRECTIONS),
-    "best": frozenset(CORRECTIONS),
+    "balanced": frozenset(CORRECTIONS) - {"adaround"},
+    "best": frozenset(CORRECTIONS) - {"adaround"},
 }
 """The corrections that each effort switches on, by its name."""
 

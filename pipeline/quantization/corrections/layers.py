@@ -18,6 +18,7 @@ from pipeline.ir.rewriting import rewrite_bindings
 from pipeline.ops.arrays import window_positions
 from pipeline.quantization.annotation import Annotation
 from pipeline.quantization.spec import QuantizationSpec, weight_spec
+from pipeline.quantization.weights import QuantizedWeights, quantize_weights
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,30 @@ def int8_layers(program: Program, annotation: Annotation) -> dict[str, Layer]:
             name, shape = str(binding.var.name), tensor_type(x).shape
             found[name] = Layer(name, str(x.name), operator, weight, bias, spec, shape)
     return found
+
+
+def chosen_parameters(
+    layer: Layer, nearest: QuantizedWeights, chosen: Array, bias: Array, better: Array, input_scale: Array
+) -> tuple[Array, Array]:
+    """Return a layer's weights and bias, float32, changed in those channels in which that is better.
+
+    Args:
+        layer: the layer as it is.
+        nearest: its weights as they are quantized.
+        chosen: whole numbers that are to be the quantized weights: of the weights' shape.
+        bias: that goes with them: [O].
+        better: whether they are: [O] bool.
+        input_scale: of the layer's input, for each output channel: [O].
+    """
+    step = nearest.scale.reshape(-1, *(1,) * (layer.weight.ndim - 1))
+    by_weight = better.reshape(step.shape)
+    weight = np.where(by_weight, chosen * step, layer.weight).astype("float32")
+    new_bias = np.where(better, bias, layer.bias).astype("float32")
+    # What is quantized another time, from the largest weights that are left, has to come out the same.
+    again = quantize_weights(weight, new_bias, input_scale, layer.spec)
+    same = (again.weight == chosen).reshape(len(bias), -1).all(axis=1) & better
+    weight = np.where(same.reshape(step.shape), weight, layer.weight)
+    return np.asarray(weight), np.asarray(np.where(same, new_bias, layer.bias))
 
 
 def with_biases(program: Program, biases: Mapping[str, Array]) -> Program:

@@ -79,22 +79,23 @@ class Columns:
         rows = rows.reshape(*rows.shape[:2], -1)[:, :, : self.count]
         return np.moveaxis(rows.reshape(self.shape[0], self.shape[-1], *self.shape[1:-1]), 1, -1)
 
-    def seen(self, values: Array) -> Array:
+    def seen(self, values: Array, most: int = ROWS) -> Array:
         """Return what the weights are multiplied with at some positions: [groups * blocks, block_width, positions].
 
         Args:
             values: the layer's input: [N,H,W,C], or [...,C].
+            most: positions that are looked at.
         """
         if isinstance(self.operator, ops.Conv2d):
-            found = self._windows(self.operator, values)
+            found = self._windows(self.operator, values, most)
         else:
             flat = values.reshape(-1, values.shape[-1])
-            found = flat[_spread(len(flat))].T[None]
+            found = flat[_spread(len(flat), most)].T[None]
         missing = self.blocks * self.block_width - self.count
         filled = np.pad(found, ((0, 0), (0, missing), (0, 0))) if missing else found
         return np.ascontiguousarray(filled).reshape(-1, self.block_width, found.shape[2])
 
-    def _windows(self, convolution: ops.Conv2d, image: Array) -> Array:
+    def _windows(self, convolution: ops.Conv2d, image: Array, most: int) -> Array:
         """Return [groups, count, positions]."""
         _, kernel_h, kernel_w, per_group = self.shape
         top, left, bottom, right = convolution.padding
@@ -102,7 +103,7 @@ class Columns:
         batch, height, width, _ = image.shape
         out_h = window_positions(height, top, bottom, kernel_h, dilation_h, stride_h)
         out_w = window_positions(width, left, right, kernel_w, dilation_w, stride_w)
-        place = _spread(batch * out_h * out_w)
+        place = _spread(batch * out_h * out_w, most)
         n, h, w = place // (out_h * out_w), place // out_w % out_h * stride_h, place % out_w * stride_w
         padded = pad_image(image, convolution.padding, 0) if any(convolution.padding) else image
         steps = [padded[n, h + i * dilation_h, w + j * dilation_w] for i in range(kernel_h) for j in range(kernel_w)]
@@ -115,9 +116,9 @@ class Columns:
         return filled.reshape(*rows.shape[:2], self.blocks, self.block_width)
 
 
-def _spread(count: int) -> Array:
-    """Return at most `ROWS` of so many numbers, spread evenly."""
-    return np.arange(count) if count <= ROWS else np.arange(ROWS) * count // ROWS
+def _spread(count: int, most: int) -> Array:
+    """Return some of so many numbers, spread evenly, at most so many."""
+    return np.arange(count) if count <= most else np.arange(most) * count // most
 
 
 @dataclass

@@ -1,8 +1,8 @@
-"""Executes an int8 program layer by layer, for all samples at once, so that layers can still be changed."""
+"""Executes a program layer by layer, for all samples at once, so that layers can still be changed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from tvm import relax
@@ -17,14 +17,36 @@ Visit: TypeAlias = "Callable[[Binding, Sequence[Array]], Binding]"
 
 
 def walk(program: Program, feeds: Sequence[Mapping[str, Array]], visit: Visit) -> None:
-    """Execute a program, each binding for all samples before the next.
-
-    Memory holds, for all samples, the tensors that are still to be read.
+    """Execute a program, each binding for all samples before the next; see `steps`.
 
     Args:
         program: the int8 program.
         feeds: inputs by name, for each sample.
         visit: called with each binding; what it returns is executed in its place.
+
+    Raises:
+        NotImplementedError: the program holds an operator that has no NumPy reference.
+    """
+    walking = steps(program, feeds)
+    step = next(walking, None)
+    while step is not None:
+        try:
+            step = walking.send(visit(*step))
+        except StopIteration:
+            step = None
+
+
+def steps(
+    program: Program, feeds: Sequence[Mapping[str, Array]]
+) -> Generator[tuple[Binding, Sequence[Array]], Binding | None, None]:
+    """Yield each binding that reads a tensor, with its first operand for each sample, before executing it.
+
+    Memory holds, for all samples, the tensors that are still to be read. A binding that is sent back is executed in
+    place of the one that was yielded.
+
+    Args:
+        program: any program.
+        feeds: inputs by name, for each sample.
 
     Raises:
         NotImplementedError: the program holds an operator that has no NumPy reference.
@@ -37,7 +59,7 @@ def walk(program: Program, feeds: Sequence[Mapping[str, Array]], visit: Visit) -
     for binding in flow.bindings:
         chosen, read = binding, variables(binding.value)
         if isinstance(binding.value, relax.Call) and read:
-            chosen = visit(binding, [values[read[0]] for values in samples])
+            chosen = (yield binding, [values[read[0]] for values in samples]) or binding
         for values, value in zip(samples, evaluate_all(chosen, samples), strict=True):
             values[binding.var] = value
             for v in set(read):

@@ -24,7 +24,7 @@ from pipeline.ir.operator import Array
 from pipeline.ir.program import Program
 from pipeline.quantization.annotation import Annotation
 from pipeline.quantization.corrections.correction import Correction
-from pipeline.quantization.corrections.layers import Layer, int8_layers, with_parameters
+from pipeline.quantization.corrections.layers import Layer, chosen_parameters, int8_layers, with_parameters
 from pipeline.quantization.corrections.moments import Columns, Moments, SecondMoments
 from pipeline.quantization.state import State
 from pipeline.quantization.statistics import Need
@@ -86,16 +86,9 @@ def _rounded(layer: Layer, columns: Columns, seen: SecondMoments, input_scale: A
     found = round_with_moments(exact, seen.learned_from.about(center))
     errors = columns.cut(nearest.weight) - exact, found - exact
     better = np.less(*(_squared_errors(e, seen.held_back, center, columns.groups) for e in reversed(errors)))
-    weight = np.where(better.reshape(step.shape), columns.joined(found) * step, layer.weight)
     shift = np.einsum("bok,bk->bo", errors[1], center).reshape(columns.groups, columns.blocks, -1).sum(axis=1)
-    bias = np.where(better, layer.bias - shift.reshape(-1) * nearest.scale, layer.bias)
-    again = quantize_weights(weight.astype("float32"), bias.astype("float32"), input_scale, layer.spec)
-    # What is quantized another time, from the largest weights that are left, has to come out the same.
-    same = (again.weight == np.rint(weight / step)).reshape(len(bias), -1).all(axis=1) & better
-    return (
-        np.where(same.reshape(step.shape), weight, layer.weight).astype("float32"),
-        np.where(same, bias, layer.bias).astype("float32"),
-    )
+    bias = layer.bias - shift.reshape(-1) * nearest.scale
+    return chosen_parameters(layer, nearest, columns.joined(found), bias, better, input_scale)
 
 
 def _squared_errors(errors: Array, moments: Moments, center: Array, groups: int) -> Array:
