@@ -350,6 +350,9 @@ def avg_pool2d(graph: Graph) -> Written:
 
 _REDUCTIONS = {"max": "ReduceMax", "mean": "ReduceMean", "min": "ReduceMin", "prod": "ReduceProd", "sum": "ReduceSum"}
 
+AXES_ARE_INPUTS = 18
+"""The version of ONNX's operators in which axes of all reductions are inputs; those of ReduceSum are earlier."""
+
 
 @_converts(*_REDUCTIONS)
 def reduction(graph: Graph) -> Written:
@@ -379,8 +382,8 @@ def variance(graph: Graph) -> Written:
 
 
 def _reduced(graph: Graph, name: str, x: str, axes: list[int], keepdims: int) -> str:
-    if name == "sum":
-        return graph.node("ReduceSum", x, graph.integers(axes), keepdims=keepdims)
+    if name == "sum" or graph.opset >= AXES_ARE_INPUTS:
+        return graph.node(_REDUCTIONS[name], x, graph.integers(axes), keepdims=keepdims)
     return graph.node(_REDUCTIONS[name], x, axes=axes, keepdims=keepdims)
 
 

@@ -22,7 +22,7 @@ from pipeline.errors import ModelError
 from pipeline.ir.bridge import operator_of, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow, constant
 from pipeline.ir.program import Program, TensorSpec
-from pipeline.ir.types import QuantizationParameters
+from pipeline.ir.types import QUANTIZED_LIMITS, QuantizationParameters
 from pipeline.quantization.annotation import Annotation
 from pipeline.quantization.spec import weight_spec
 from pipeline.quantization.table import CalibrationTable
@@ -30,11 +30,11 @@ from pipeline.quantization.weights import QuantizedWeights, quantize_weights
 
 Array = npt.NDArray[Any]
 
-OPSET = 17
-"""The version of ONNX's operators: scales per channel need 13, layer normalization 17."""
+OPSET, OPSET_OF_16_BITS = 17, 21
+"""The versions of ONNX's operators: scales per channel need 13, layer normalization 17, and values of 16 bits 21."""
 
-_IR_VERSION = 8
-"""That of the releases of ONNX with this opset; a larger one would be refused by runtimes of that time."""
+_IR_VERSIONS = {OPSET: 8, OPSET_OF_16_BITS: 10}
+"""Those of the releases of ONNX with these opsets; a larger one would be refused by runtimes of that time."""
 
 TO_CHANNELS_FIRST, TO_CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 """Orders of axes that make NCHW of NHWC, and NHWC of NCHW."""
@@ -63,7 +63,7 @@ class _Value:
 
     Attributes:
         names: of the ONNX tensors that hold it: "as is", as the program has it, and "channels first".
-        parameters: scale and zero point, if it was dequantized from 8 bits.
+        parameters: scale and zero point, if it was dequantized from 8 or 16 bits.
     """
 
     names: dict[str, str]
@@ -85,29 +85,25 @@ class Graph:
 
     Args:
         program: the float program that was realized.
-        int8: what it was realized as, which says what is stored in 8 bits.
+        int8: what it was realized as, which says what is stored in 8 or 16 bits.
         annotation: what became int8, as `realize` returns it.
         table: scales and zero points.
 
     Attributes:
         binding: the operator that is being written.
+        opset: the version of ONNX's operators; what 8 bits need, unless a tensor has 16.
     """
 
     binding: Binding
 
     def __init__(self, program: Program, int8: Program, annotation: Annotation, table: CalibrationTable) -> None:
         self._program = program
-        for tensor in annotation.tensors:
-            if tensor.spec is not None and tensor.spec.dtype == "int16":
-                raise ModelError(
-                    f"Tensor {tensor.name!r} has 16 bits, which can't be written as ONNX of operator set {OPSET}. "
-                    "`pipeline build` makes a library of the model all the same; or leave out --keep-16 and "
-                    "--activation-bits."
-                )
+        wide = any(t.spec is not None and t.spec.dtype == "int16" for t in annotation.tensors)
+        self.opset = OPSET_OF_16_BITS if wide else OPSET
         self._flow = Dataflow.of(program.module)
         self._decisions = {o.name: o for o in annotation.operators if o.precision == "int8"}
         self._parameters = {t.name: table.tensors[annotation.source(t.name)].parameters for t in annotation.tensors}
-        self._stored = {str(b.var.name) for b in Dataflow.of(int8.module).bindings if _is_uint8(b.var)}
+        self._stored = {str(b.var.name) for b in Dataflow.of(int8.module).bindings if _is_quantized(b.var)}
         self._values: dict[relax.Var, _Value | list[_Value]] = {}
         self._quantized: dict[relax.Var, _Value] = {}
         self._parts = _Parts(taken={spec.name for spec in (*program.inputs, *program.outputs)})
@@ -270,7 +266,7 @@ class Graph:
         return self._stored_value(binding, written)
 
     def _stored_value(self, binding: Binding, written: Written) -> _Value:
-        """Return what an operator has computed; rounded to 8 bits, if it is stored so."""
+        """Return what an operator has computed; rounded to 8 or 16 bits, if it is stored so."""
         name = str(binding.var.name)
         value = _Value({_form(written): written.name})
         if name not in self._stored or name not in self._parameters:
@@ -289,11 +285,16 @@ class Graph:
         return isinstance(operator_of(self.binding.value), ops.Linear)
 
     def _rounded(self, value: _Value, parameters: QuantizationParameters, name: str) -> _Value:
-        """Write the rounding of a tensor to 8 bits and back."""
+        """Write the rounding of a tensor to 8 or 16 bits and back."""
         form = "channels first" if "channels first" in value.names else "as is"
         scale = self.constant(np.array(parameters.scale, "float32"), f"{name}.scale")
-        zero_point = self.constant(np.array(parameters.zero_point, "uint8"), f"{name}.zero_point")
-        stored = self.node("QuantizeLinear", value.names[form], scale, zero_point, name=f"{name}.quantized")
+        zero_point = self.constant(np.array(parameters.zero_point, parameters.dtype), f"{name}.zero_point")
+        real, limits = value.names[form], QUANTIZED_LIMITS[parameters.dtype]
+        if limits[1] != np.iinfo(parameters.dtype).max:
+            # ONNX saturates at the largest integers of a dtype, and ours at less.
+            bounds = (self.constant(np.array(limit * parameters.scale, "float32")) for limit in limits)
+            real = self.node("Clip", real, *bounds, name=f"{name}.clipped")
+        stored = self.node("QuantizeLinear", real, scale, zero_point, name=f"{name}.quantized")
         real = self.node("DequantizeLinear", stored, scale, zero_point, name=f"{name}.dequantized")
         return _Value({form: real}, parameters)
 
@@ -370,9 +371,11 @@ class Graph:
         graph = helper.make_graph(
             parts.nodes, program.name, _infos(program.inputs), _infos(program.outputs), parts.initializers
         )
-        opsets = [helper.make_opsetid("", OPSET)]
         return helper.make_model(
-            graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="onnx-int8-pipeline"
+            graph,
+            opset_imports=[helper.make_opsetid("", self.opset)],
+            ir_version=_IR_VERSIONS[self.opset],
+            producer_name="onnx-int8-pipeline",
         )
 
 
@@ -385,8 +388,8 @@ def _factors(parameters: QuantizationParameters) -> Array:
     return np.asarray([parameters.scale / s for s in parameters.channel_scales])
 
 
-def _is_uint8(var: relax.Var) -> bool:
-    return isinstance(var.ty, relax.TensorType) and tensor_type(var).dtype == "uint8"
+def _is_quantized(var: relax.Var) -> bool:
+    return isinstance(var.ty, relax.TensorType) and tensor_type(var).dtype in QUANTIZED_LIMITS
 
 
 def _infos(specs: Sequence[TensorSpec]) -> list[onnx.ValueInfoProto]:

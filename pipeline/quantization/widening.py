@@ -49,6 +49,8 @@ def widened(program: Program, annotation: Annotation, options: AnnotateOptions, 
     groups = _groups(annotation)
     wanted = {s: g for s, g in groups.items() if options.activation_bits > 8 or not named.isdisjoint(g)}
     if not wanted:
+        if options.keep_16 and warn:
+            _log.warning("No tensor has 16 bits: what --keep-16 names isn't quantized, but stays in float.")
         return annotation
     refused = _refused(program, annotation, wanted)
     if refused and warn:

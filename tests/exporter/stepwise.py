@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 from tvm import relax
 
 from pipeline.api import Quantized
@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Rounding:
-    """How an 8-bit tensor that ONNX Runtime computes differs from ours.
+    """How a quantized tensor that ONNX Runtime computes differs from ours.
 
     Attributes:
         tensor: its name.
@@ -64,14 +64,15 @@ def compare_stepwise(quantized: Quantized, feeds: dict[str, Array]) -> list[Roun
             continue
         name = node.output[0]
         given[name] = _ours(name, values, shape_of(model, name))
-        model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.UINT8, given[name].shape))
+        stored = helper.np_dtype_to_tensor_dtype(given[name].dtype)
+        model.graph.input.append(helper.make_tensor_value_info(name, stored, given[name].shape))
         node.output[0] = f"{name} computed"
-        model.graph.output.append(helper.make_tensor_value_info(node.output[0], TensorProto.UINT8, None))
+        model.graph.output.append(helper.make_tensor_value_info(node.output[0], stored, None))
     results = run_exactly(model, feeds | given)
     computed = {o.name: r for o, r in zip(model.graph.output, results, strict=True)}
     found = []
     for name, ours in given.items():
-        apart = np.abs(ours.astype("int32") - computed[f"{name} computed"])
+        apart = np.abs(ours.astype("int32") - computed[f"{name} computed"].astype("int32"))
         found.append(Rounding(name, int(apart.max()), float((apart == 0).mean())))
     return found
 
@@ -87,6 +88,6 @@ def _ours(name: str, values: dict[str, Array], shape: tuple[int, ...]) -> Array:
     """Return our quantized values of a tensor, images with their channels first where ONNX has them so."""
     ours = values.get(name, values.get(name.removesuffix(".quantized")))
     assert ours is not None
-    if ours.dtype != np.uint8:
-        raise AssertionError(f"{name} isn't stored in 8 bits")
+    if ours.dtype not in (np.uint8, np.int16):
+        raise AssertionError(f"{name} isn't stored in 8 or 16 bits")
     return np.ascontiguousarray(ours if ours.shape == shape else ours.transpose(0, 3, 1, 2))

@@ -159,6 +159,36 @@ def test_operators(name: str, per_channel: bool) -> None:
     assert np.abs(theirs - expected).max() <= 0.05 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators_of_16_bits(name: str) -> None:
+    b = ModelBuilder()
+    y = OPERATORS[name](b)
+    found = quantized(b.model({"x": [1, 6, 10, 8]}, y), inputs((1, 6, 10, 8)), activation_bits=16)
+    stepwise = compare_stepwise(found, inputs((1, 6, 10, 8))[0])
+    assert stepwise
+    # Fractions of bilinear interpolation have 8 bits.
+    assert all(tensor.steps <= (128 if name == "corners" else STEPS) for tensor in stepwise), stepwise
+
+
+def test_16_bits_saturate_where_ours_do() -> None:
+    b = ModelBuilder()
+    y = conv(b, "x", 4, 6, 1, 1)
+    found = quantized(b.model({"x": [1, 6, 4, 4]}, y), inputs((1, 6, 4, 4)), activation_bits=16)
+    feeds = {"x": 100 * inputs((1, 6, 4, 4))[0]["x"]}
+    (expected,) = execute(found.program, feeds).values()
+    np.testing.assert_allclose(run_exactly(exported(found), feeds)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_newer_operators_are_written_only_where_16_bits_need_them() -> None:
+    b = ModelBuilder()
+    y = b.node("ReduceMean", conv(b, "x", 8, 6, 3, 3), axes=[1], keepdims=1)
+    model, samples = b.model({"x": [1, 6, 10, 8]}, conv(b, y, 4, 1, 1, 1)), inputs((1, 6, 10, 8))
+    for bits, opset in ((8, 17), (16, 21)):
+        found = quantized(model, samples, activation_bits=bits)
+        assert exported(found).opset_import[0].version == opset
+        assert all(tensor.steps <= STEPS for tensor in compare_stepwise(found, samples[0]))
+
+
 def first_values(b: ModelBuilder) -> str:
     b.nodes.append(helper.make_node("TopK", ["x", b.constant(np.array([3]))], ["values", "places"], axis=1))
     return b.node("Add", "values", b.node("Cast", "places", to=onnx.TensorProto.FLOAT))

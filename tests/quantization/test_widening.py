@@ -142,3 +142,8 @@ def test_every_operator_of_a_network_is_computed_with_16_bits_or_named(caplog: p
     left = {t.name for t in annotation.calibrated() if t.spec is not None and t.spec.dtype == "uint8"}
     assert {t.name for t in annotation.tensors if "it stays in 8 bits" in t.reason} == left
     assert 0 < len(left) < len(annotation.calibrated()) / 2
+
+
+def test_tensors_to_keep_in_16_bits_that_are_in_float_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    annotate(layers(), AnnotateOptions(keep_16=["z"]))
+    assert "No tensor has 16 bits: what --keep-16 names isn't quantized" in caplog.text
