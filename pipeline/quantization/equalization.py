@@ -107,15 +107,21 @@ def choose_exponents(
     """
     chosen = {}
     for place in places(program, annotation):
-        if Need(place.tensor, ChannelMaxima) not in statistics:
-            continue
-        seen, powers = (statistics[Need(place.tensor, s)] for s in (ChannelMaxima, ChannelPowers))
-        if not isinstance(seen, ChannelMaxima) or not isinstance(powers, ChannelPowers):
-            raise TypeError(f"Expected the maxima and powers of {place.tensor}, got {seen} and {powers}")
-        exponents = _exponents(place, seen.maxima, powers.means)
+        seen = seen_of_channels(statistics, place.tensor)
+        exponents = () if seen is None else _exponents(place, *seen)
         if any(exponents):
             chosen[place.tensor] = exponents
     return chosen
+
+
+def seen_of_channels(statistics: Mapping[Need, Statistic], tensor: str) -> tuple[Array, Array] | None:
+    """Return the largest magnitude and the mean square of each channel of a tensor; None if nobody asked for them."""
+    if Need(tensor, ChannelMaxima) not in statistics:
+        return None
+    maxima, powers = (statistics[Need(tensor, s)] for s in (ChannelMaxima, ChannelPowers))
+    if not isinstance(maxima, ChannelMaxima) or not isinstance(powers, ChannelPowers):
+        raise TypeError(f"Expected the maxima and powers of {tensor}, got {maxima} and {powers}")
+    return maxima.maxima, powers.means
 
 
 def equalized(program: Program, annotation: Annotation, exponents: Mapping[str, Sequence[int]]) -> Program:

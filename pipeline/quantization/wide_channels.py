@@ -26,7 +26,7 @@ from pipeline.ir.operator import Array
 from pipeline.ir.program import Program
 from pipeline.ir.rewriting import rewrite_bindings
 from pipeline.quantization.annotation import Annotation, OperatorDecision, TensorDecision
-from pipeline.quantization.equalization import expected_noise
+from pipeline.quantization.equalization import expected_noise, seen_of_channels
 from pipeline.quantization.selection import PART
 from pipeline.quantization.statistics import ChannelMaxima, ChannelPowers, Need, Statistic
 
@@ -107,12 +107,8 @@ def choose_channels(
     """
     chosen = {}
     for chain in chains(program, annotation):
-        if Need(chain.tensor, ChannelMaxima) not in statistics:
-            continue
-        maxima, powers = (statistics[Need(chain.tensor, s)] for s in (ChannelMaxima, ChannelPowers))
-        if not isinstance(maxima, ChannelMaxima) or not isinstance(powers, ChannelPowers):
-            raise TypeError(f"Expected the maxima and powers of {chain.tensor}, got {maxima} and {powers}")
-        channels = _widest(chain.second_weight, maxima.maxima, powers.means)
+        seen = seen_of_channels(statistics, chain.tensor)
+        channels = () if seen is None else _widest(chain.second_weight, *seen)
         if channels:
             chosen[chain.tensor] = channels
     return chosen
