@@ -38,6 +38,8 @@ OTHERS_OPTIONS = {
     "--kernel",
     "--layers",
     "--page",
+    "--batch",
+    "--precision",
 }
 """Options of TVM's servers, of compilers, of other tools, of tests, and of benchmarks."""
 
