@@ -102,6 +102,26 @@ def test_where_rounding_is_all_that_a_sample_leaves_errors_of_its_size_are_accep
         assert check.largest_error == pytest.approx(2**-6, rel=0.1)
 
 
+def test_an_evaluator_that_fails_another_time_leaves_a_difference_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = ModelBuilder()
+    b.node("Sub", "x", b.constant(np.float32(1)), name="difference")
+    path = tmp_path / "difference.onnx"
+    onnx.save(b.model({"x": [1, 4]}, "difference"), path)
+    results = iter([{"difference": np.zeros((1, 4), "float32")}])
+
+    def run(*_: object) -> dict[str, np.ndarray]:
+        for result in results:
+            return result
+        raise verification.EvaluationError("out of time")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(verification, "_run_reference", run)
+    with pytest.raises(ModelError, match="isn't imported correctly"):
+        verify(path, import_model(path))
+
+
 def test_a_model_that_would_take_too_long_is_said_not_to_be_verified(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
