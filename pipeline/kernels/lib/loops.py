@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,28 @@ MAX_TASKS = 64
 def loop_for(elements: int, iterations: int) -> Any:
     """Return the kind of the outer loop: parallel if there are enough elements, else serial."""
     return T.parallel if elements >= PARALLEL_ELEMENTS and iterations > 1 else T.serial
+
+
+@contextmanager
+def over_channels(size: int, channels: int, width: int) -> Iterator[tuple[Any, Any, int]]:
+    """Loop over the vectors of a tensor [...,C] such that none has values of two rows of channels, rows in parallel.
+
+    Args:
+        size: elements of the tensor.
+        channels: C.
+        width: elements of a vector; fewer, if there aren't as many channels.
+
+    Yields:
+        The number of a vector's first element, that of its first channel, and its width.
+    """
+    rows, run = size // channels, Run.of(channels, width)
+    per_task = -(-rows // MAX_TASKS)
+    tasks = -(-rows // per_task)
+    with loop_for(size, tasks)(tasks) as task:
+        first = task * per_task
+        with T.serial(T.min(per_task, rows - first)) as r, T.serial(run.steps) as step:
+            channel = run.start(0, step)
+            yield (first + r) * channels + channel, channel, run.width
 
 
 @dataclass(frozen=True)

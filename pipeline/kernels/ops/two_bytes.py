@@ -16,7 +16,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa.narrowing import saturate
-from pipeline.kernels.lib.loops import MAX_TASKS, Run, loop_for
+from pipeline.kernels.lib.loops import MAX_TASKS, Run, loop_for, over_channels
 from pipeline.kernels.lib.vectors import lanes_of, span, splat, vector_type
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
@@ -54,9 +54,6 @@ def join_sums(operation: Operation, machine: Machine) -> Kernel:
     if not isinstance(operator, JoinSums):
         raise TypeError(f"Expected qnn.join_sums, got {operator}")
     channels, size = operation.output.shape[-1], operation.output.size
-    rows, run = size // channels, Run.of(channels, VECTORS * isa.lanes)
-    per_task = -(-rows // MAX_TASKS)
-    tasks = -(-rows // per_task)
 
     def joined(high: Any, low: Any, bias: Any, multiplier: Any) -> Any:
         total = (splat(T.float32(256.0), lanes_of(high)) * high + low) + bias
@@ -69,11 +66,8 @@ def join_sums(operation: Operation, machine: Machine) -> Kernel:
         bias = T.arg("bias", T.buffer((channels,), "float32"))
         multiplier = T.arg("multiplier", T.buffer((channels,), "float32"))
         y = T.arg("y", T.buffer((size,), operation.output.dtype))
-        with loop_for(size, tasks)(tasks) as task:
-            first = task * per_task
-            with T.serial(T.min(per_task, rows - first)) as r, T.serial(run.steps) as step:
-                channel = run.start(0, step)
-                start, constants = (first + r) * channels + channel, span(channel, run.width)
-                high, low = (x[span(offset + start, run.width)] for offset in (0, size))
-                T.buffer_store(y, joined(high, low, bias[constants], multiplier[constants]), [span(start, run.width)])
+        with over_channels(size, channels, VECTORS * isa.lanes) as (start, channel, width):
+            high, low = (x[span(offset + start, width)] for offset in (0, size))
+            constants = span(channel, width)
+            T.buffer_store(y, joined(high, low, bias[constants], multiplier[constants]), [span(start, width)])
     return Kernel(builder.get(), (0, operation.constants[1], operation.constants[2]))
