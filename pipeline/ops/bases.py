@@ -26,6 +26,11 @@ class Clipped(Operator):
     clip_min: float | None
     clip_max: float | None
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit."""
+        return self.clip_min is not None or self.clip_max is not None
+
     def with_limits(self: C, low: float | None, high: float | None) -> C | None:
         """Return the operator with its result limited to [low, high], too; None if the two ranges don't overlap."""
         if low is not None and self.clip_max is not None and low > self.clip_max:

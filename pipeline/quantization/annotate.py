@@ -144,8 +144,7 @@ def stays_float(flow: Dataflow, var: relax.Var, chosen: Set[relax.Var]) -> bool:
     if producer is None or user is None or var not in chosen or user.var not in chosen:
         return False
     layer = operator_of(producer.value) if isinstance(producer.value, relax.Call) else None
-    unlimited = isinstance(layer, ops.Linear) and layer.clip_min is None and layer.clip_max is None
-    return unlimited and HardSwish.of(user) is not None
+    return isinstance(layer, ops.Linear) and not layer.is_limited and HardSwish.of(user) is not None
 
 
 def _shared(flow: Dataflow, var: relax.Var, chosen: set[relax.Var]) -> tuple[str | None, str]:

@@ -88,16 +88,15 @@ def _fold(builder: DataflowBuilder, step: _Affine) -> relax.Expr | None:
     flow = builder.flow
     producer = flow.producers.get(step.x)
     operator = operator_of(producer.value) if producer is not None else None
-    if producer is not None and isinstance(operator, ops.Linear):
-        unclipped = operator.clip_min is None and operator.clip_max is None
-        # The layer's result must have no other readers; operators in between have been checked before.
-        if unclipped and len(flow.users[step.x]) == 1 and step.x not in flow.outputs:
-            weight, bias = constant(producer.value.args[1]), constant(producer.value.args[2])
-            if weight is not None and bias is not None:
-                scaled = weight * step.scale.reshape((-1,) + (1,) * (weight.ndim - 1))
-                shifted = bias * step.scale + step.shift
-                x = builder.replaced(producer.value.args[0])
-                return make_call(operator, x, _float(scaled), _float(shifted))
+    # The layer's result must have no other readers; operators in between have been checked before.
+    read_once = len(flow.users[step.x]) == 1 and step.x not in flow.outputs
+    if producer is not None and isinstance(operator, ops.Linear) and not operator.is_limited and read_once:
+        weight, bias = constant(producer.value.args[1]), constant(producer.value.args[2])
+        if weight is not None and bias is not None:
+            scaled = weight * step.scale.reshape((-1,) + (1,) * (weight.ndim - 1))
+            shifted = bias * step.scale + step.shift
+            x = builder.replaced(producer.value.args[0])
+            return make_call(operator, x, _float(scaled), _float(shifted))
     per_channel = np.ptp(step.scale) > 0 or np.ptp(step.shift) > 0
     if per_channel and len(tensor_type(step.x).shape) == 4 and (step.scale != 1).any():
         channels = len(step.scale)
