@@ -17,10 +17,10 @@ from tvm import relax
 from pipeline import ops
 from pipeline.ir.bridge import make_call, operator_of
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant, with_arguments
-from pipeline.ir.operator import Array
 from pipeline.ir.program import Program, TensorSpec
 from pipeline.ir.types import QuantizationParameters
 from pipeline.quantization.annotation import Annotation, OperatorDecision
+from pipeline.quantization.channel_scales import multiplied
 from pipeline.quantization.rules import Role, activations, kind_of, role_of
 from pipeline.quantization.spec import weight_spec
 from pipeline.quantization.table import CalibrationTable
@@ -184,19 +184,13 @@ class _Switching:
                 found.append(own)
         return tuple(found)
 
-    def rounded(self, value: relax.Expr, parameters: QuantizationParameters, name: str) -> relax.Expr:
+    def rounded(self, value: relax.Var, parameters: QuantizationParameters, name: str) -> relax.Var:
         """Write a tensor's rounding to 8 bits and back."""
-        factors = np.array([parameters.scale / s for s in parameters.channel_scales], "float32")
-        value = self.times(value, factors, name)
+        value = multiplied(self.builder, value, parameters.factors, name)
         stored = self.builder.emit(make_call(ops.Quantize.of(parameters), value), f"{name}.quantized")
         dequantize = ops.Dequantize(scale=parameters.scale, zero_point=parameters.zero_point)
-        return self.times(self.builder.emit(make_call(dequantize, stored), f"{name}.dequantized"), 1 / factors, name)
-
-    def times(self, value: relax.Expr, factors: Array, name: str) -> relax.Expr:
-        """Write a product of a tensor's channels with factors; there are none if it has one scale."""
-        if not factors.size:
-            return value
-        return self.builder.emit(relax.op.multiply(value, make_constant(factors)), f"{name}.scaled")
+        real = self.builder.emit(make_call(dequantize, stored), f"{name}.dequantized")
+        return multiplied(self.builder, real, 1 / parameters.factors, name)
 
     def choice(self, switch: relax.Var, on: relax.Expr, off: relax.Expr, name: str) -> relax.Var:
         return self.builder.emit(relax.op.where(switch, on, off), f"{name}.switched")

@@ -210,13 +210,13 @@ class Graph:
         """Return what the weights of the operator that is being written are multiplied with: [O] float64.
 
         Runtimes compute convolutions in integers only where the tensors that they read have one scale. So a tensor
-        whose channels have a scale each is written with one, its channels multiplied by `_factors`, for which the
+        whose channels have a scale each is written with one, its channels multiplied by its `factors`, for which the
         weights of what computes it, and of what reads it, make up.
         """
         scale, output = quantized.scale, self._written_in_channels()
         if self._input().channel_scales:
             scale = scale * self._input().scales_for(len(scale)) / self._input().scale
-        return scale if output is None else scale * _factors(output)
+        return scale if output is None else scale * output.factors
 
     def saturates(self) -> bool:
         """Return whether the largest quantized values of a result are what limits it from above."""
@@ -276,9 +276,7 @@ class Graph:
             # Axes that moved are the same ONNX tensor.
             if isinstance(known, _Value) and known.parameters == parameters and written.name in known.names.values():
                 return _Value(value.names, parameters)
-        return self._rounded(
-            value if self._has_weights() else self._times(value, _factors(parameters)), parameters, name
-        )
+        return self._rounded(value if self._has_weights() else self._times(value, parameters.factors), parameters, name)
 
     def _has_weights(self) -> bool:
         """Return whether the operator that is being written multiplies channels with constants."""
@@ -304,7 +302,7 @@ class Graph:
         if isinstance(value, list):
             raise TypeError("A tuple is read as a tensor")
         if value.parameters is not None and not (self.is_int8 and self._has_weights()):
-            return self._times(value, 1 / _factors(value.parameters))
+            return self._times(value, 1 / value.parameters.factors)
         if not self.is_int8:
             return value
         # A layer's sums aren't rounded where a function is computed of them before.
@@ -312,7 +310,7 @@ class Graph:
             return value
         if var not in self._quantized:
             parameters = self._parameters[str(var.name)]
-            scaled = self._times(value, _factors(parameters))
+            scaled = self._times(value, parameters.factors)
             self._quantized[var] = self._rounded(scaled, parameters, str(var.name))
         return self._quantized[var]
 
@@ -381,11 +379,6 @@ class Graph:
 
 def _form(written: Written) -> str:
     return "channels first" if written.channels_first else "as is"
-
-
-def _factors(parameters: QuantizationParameters) -> Array:
-    """Return by what a tensor's channels are multiplied to have the same scale; [0] if they have."""
-    return np.asarray([parameters.scale / s for s in parameters.channel_scales])
 
 
 def _is_quantized(var: relax.Var) -> bool:

@@ -104,6 +104,11 @@ class QuantizationParameters(msgspec.Struct, frozen=True, omit_defaults=True):
         """The size of one step: [C] float64, or a scalar [] if it is the same in all channels."""
         return np.array(self.channel_scales or self.scale)
 
+    @property
+    def factors(self) -> npt.NDArray[Any]:
+        """By what channels are multiplied so that the largest scale holds for all: float64 [C], or [0] if it does."""
+        return np.array([self.scale / scale for scale in self.channel_scales])
+
     def quantized_range(self, low: float | None, high: float | None) -> tuple[int, int]:
         """Return the least and the largest quantized value of a tensor whose real values lie in [low, high].
 

@@ -25,11 +25,12 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
+from tvm import relax
 
 from pipeline import ops
 from pipeline.errors import TableError
 from pipeline.ir.bridge import operator_of, tensor_type
-from pipeline.ir.dataflow import Binding, Dataflow, constant
+from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant
 from pipeline.ir.operator import Array
 from pipeline.ir.program import Program
 from pipeline.ir.types import QuantizationParameters
@@ -153,6 +154,20 @@ def _powers(place: Place) -> Array:
         powers += np.square(weight.astype("float64")).reshape(place.channels, -1).sum(axis=1)
     # All may be zero, and then nothing counts.
     return powers if powers.any() else np.ones(place.channels)
+
+
+def multiplied(builder: DataflowBuilder, value: relax.Var, factors: Array, name: str) -> relax.Var:
+    """Emit a product of a float tensor's channels with `QuantizationParameters.factors`, or with what undoes it.
+
+    Args:
+        builder: what to emit it with.
+        value: the tensor [...,C] float32.
+        factors: [C]; of none, nothing is emitted.
+        name: of the tensor that has the scales.
+    """
+    if not factors.size:
+        return value
+    return builder.emit(relax.op.multiply(value, make_constant(factors.astype("float32"))), f"{name}.scaled")
 
 
 def with_channel_scales(annotation: Annotation, names: Sequence[str]) -> Annotation:

@@ -12,8 +12,7 @@ from tvm import relax
 from pipeline import ops
 from pipeline.errors import TableError
 from pipeline.ir.bridge import make_call, operator_of
-from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, make_constant, variables
-from pipeline.ir.operator import Array
+from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, variables
 from pipeline.ir.program import Program
 from pipeline.ir.types import QuantizationParameters
 from pipeline.quantization import channel_scales
@@ -133,7 +132,9 @@ class _Realizer:
     def _make_quantized(self, var: relax.Var) -> relax.Var:
         if var not in self.quantized:
             parameters = self.parameters[var.name]
-            value = self._times(self.builder.replaced(var), _to_largest_scale(parameters), var)
+            value = channel_scales.multiplied(
+                self.builder, self.builder.replaced(var), parameters.factors, str(var.name)
+            )
             call = make_call(ops.Quantize.of(parameters), value)
             self.quantized[var] = self.builder.emit(call, f"{var.name}.quantized")
         return self.quantized[var]
@@ -149,14 +150,9 @@ class _Realizer:
             parameters = self.parameters[var.name]
             operator = ops.Dequantize(scale=parameters.scale, zero_point=parameters.zero_point)
             real = self.builder.emit(make_call(operator, self.quantized[var]), f"{var.name}.dequantized")
-            self.builder.values[var] = self._times(real, 1 / _to_largest_scale(parameters), var)
-
-    def _times(self, value: relax.Var, factors: Array, var: relax.Var) -> relax.Var:
-        """Multiply a tensor's channels by factors; there are none if it has one scale."""
-        if not factors.size:
-            return value
-        product = relax.op.multiply(value, make_constant(factors.astype("float32")))
-        return self.builder.emit(product, f"{var.name}.scaled")
+            self.builder.values[var] = channel_scales.multiplied(
+                self.builder, real, 1 / parameters.factors, str(var.name)
+            )
 
     def _annotation_as_done(self) -> Annotation:
         def updated(decision: OperatorDecision) -> OperatorDecision:
@@ -166,11 +162,6 @@ class _Realizer:
             return replace(decision, precision="float32", weights=None, reason=reason)
 
         return replace(self.annotation, operators=tuple(updated(o) for o in self.annotation.operators))
-
-
-def _to_largest_scale(parameters: QuantizationParameters) -> Array:
-    """Return by what a tensor's channels are multiplied to be quantized with its largest scale; [0] if it has one."""
-    return np.asarray([parameters.scale / s for s in parameters.channel_scales])
 
 
 def _parameters(annotation: Annotation, table: CalibrationTable) -> dict[str, QuantizationParameters]:

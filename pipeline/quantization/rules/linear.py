@@ -101,9 +101,7 @@ def requantization(context: Context, operator: ops.Operator, largest: Array | fl
     output = context.output
     if output is None:
         return {"output_dtype": "float32"}
-    if not np.all(
-        np.asarray(largest) / (output.scales_for(np.size(largest)) if output.channel_scales else output.scale) < 2**30
-    ):
+    if not np.all(np.asarray(largest) / output.step < 2**30):
         raise NotQuantizable(OUTPUT_SCALE_TOO_SMALL)
     low, high = output.limits
     if isinstance(operator, ops.Clipped):
