@@ -13,13 +13,7 @@ import numpy.typing as npt
 import tvm
 
 from pipeline.compiler.kernel_passes import compile_functions
-from pipeline.kernels.statistics import (
-    WAYS,
-    channel_sums_loop,
-    histogram_loop,
-    rounding_loop,
-    unit_lower_loop,
-)
+from pipeline.kernels.statistics import WAYS, channel_sums_loop, histogram_loop, rounding_loop, unit_lower_loop
 from pipeline.targets import load_target
 
 Array = npt.NDArray[Any]

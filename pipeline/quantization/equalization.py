@@ -154,7 +154,7 @@ def equalized(program: Program, annotation: Annotation, exponents: Mapping[str, 
     def visit(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:
         own, call = binding.var, with_arguments(binding.value, list(map(builder.replaced, binding.value.args)))
         if own in multiplied:
-            weight, bias = _constants(binding)
+            weight, bias = constants_of(binding)
             read = binding.value.args[0]
             constants = map(make_constant, (_with_columns(binding, weight, multiplied[own]), bias))
             call = with_arguments(call, [layers_read.get(read, call.args[0]), *constants])
@@ -209,7 +209,8 @@ def _reads(reader: Binding, producer: Binding) -> bool:
     )
 
 
-def _constants(binding: Binding) -> tuple[Array, Array]:
+def constants_of(binding: Binding) -> tuple[Array, Array]:
+    """Return a layer's weights and bias, or a normalization's scale and bias."""
     first, second = (constant(a) for a in binding.value.args[1:3])
     if first is None or second is None:
         raise TypeError(f"{binding.var.name} has no constant weights")
@@ -282,6 +283,6 @@ def expected_noise(weight: Array, maxima: Array, powers: Array, factors: Array) 
 
 def _grouped(reader: Binding) -> Array:
     """Return a layer's weights [O,...,C/G] as [G,C/G,O/G,K], float64: those of each input channel side by side."""
-    weight, groups = _constants(reader)[0].astype("float64"), _groups(reader)
+    weight, groups = constants_of(reader)[0].astype("float64"), _groups(reader)
     grouped = weight.reshape(groups, weight.shape[0] // groups, -1, weight.shape[-1])
     return np.asarray(grouped.transpose(0, 3, 1, 2))

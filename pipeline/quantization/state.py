@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipeline.ir.program import Program
+from pipeline.ir.types import QuantizationParameters
 from pipeline.quantization.annotation import Annotation
 from pipeline.quantization.statistics import Need, Statistic
 from pipeline.quantization.table import CalibrationTable
@@ -75,6 +76,10 @@ class State:
         if self.table is None:
             raise TypeError("A step that needs the calibration table comes before calibration")
         return self.table
+
+    def parameters_of(self, tensor: str) -> QuantizationParameters:
+        """Return scale and zero point of a quantized tensor, which may be those of another that it shares them with."""
+        return self.calibrated().tensors[self.annotation.source(tensor)].parameters
 
     @property
     def uncorrected(self) -> Program:

@@ -26,7 +26,7 @@ from pipeline.ir.operator import Array
 from pipeline.ir.program import Program
 from pipeline.ir.rewriting import rewrite_bindings
 from pipeline.quantization.annotation import Annotation, OperatorDecision, TensorDecision
-from pipeline.quantization.equalization import expected_noise, seen_of_channels
+from pipeline.quantization.equalization import constants_of, expected_noise, seen_of_channels
 from pipeline.quantization.selection import PART
 from pipeline.quantization.statistics import ChannelMaxima, ChannelPowers, Need, Statistic
 
@@ -59,7 +59,7 @@ class Chain:
     @property
     def second_weight(self) -> Array:
         """The second layer's weights [O,C]."""
-        return _constants(self.bindings[-1])[0]
+        return constants_of(self.bindings[-1])[0]
 
 
 def chains(program: Program, annotation: Annotation) -> tuple[Chain, ...]:
@@ -72,7 +72,7 @@ def chains(program: Program, annotation: Annotation) -> tuple[Chain, ...]:
     found = []
     for second in flow.bindings:
         read_in_int8 = any(user.var.name in int8 for user in flow.users[second.var])
-        if not _is_layer(second, int8) or _is_clipped(second) or read_in_int8:
+        if not _is_layer(second, int8) or _is_limited(second) or read_in_int8:
             continue
         path = [second]
         while True:
@@ -167,7 +167,7 @@ def set_apart(
         for part, own in (("", ~chosen), (PART, chosen)):
             arguments = [wide[read] if part and read in wide else builder.replaced(read)]
             if isinstance(operator_of(binding.value), ops.Dense):
-                weight, bias = _constants(binding)
+                weight, bias = constants_of(binding)
                 if binding.var in lasts:
                     weight, bias = weight[:, own], np.zeros_like(bias) if part else bias
                 else:
@@ -217,13 +217,6 @@ def _is_layer(binding: Binding, int8: set[str]) -> bool:
     )
 
 
-def _is_clipped(binding: Binding) -> bool:
+def _is_limited(binding: Binding) -> bool:
     operator = operator_of(binding.value)
-    return isinstance(operator, ops.Clipped) and (operator.clip_min is not None or operator.clip_max is not None)
-
-
-def _constants(binding: Binding) -> tuple[Array, Array]:
-    first, second = (constant(a) for a in binding.value.args[1:3])
-    if first is None or second is None:
-        raise TypeError(f"{binding.var.name} has no constant weights")
-    return first, second
+    return isinstance(operator, ops.Clipped) and operator.is_limited

@@ -98,7 +98,7 @@ class _Learning:
         layer, operator = self._layers.get(str(binding.var.name)), operator_of(binding.value)
         if layer is None or not isinstance(operator, ops.QConv2d | ops.QDense):
             return binding
-        read = self._state.calibrated().tensors[self._state.annotation.source(layer.input)].parameters
+        read = self._state.parameters_of(layer.input)
         step, scale = read.scales_for(layer.image[-1]), read.scales_for(len(layer.bias))
         quantized = [values.astype("float64") - operator.input_zero_point for values in inputs]
         exact = [values.astype("float64") / step for values in self._float_inputs(layer.name)]

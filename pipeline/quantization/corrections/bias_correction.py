@@ -32,13 +32,13 @@ class BiasCorrection(Correction):
 
     def apply(self, state: State) -> State:
         """See `Correction`."""
-        table, corrected = state.calibrated(), {}
+        corrected = {}
         originals = int8_layers(state.uncorrected, state.annotation)
         for name, layer in int8_layers(state.program, state.annotation).items():
             original, seen = originals[name], state.statistics[Need(layer.input, ChannelMeans)]
             if not isinstance(seen, ChannelMeans):
                 raise TypeError(f"Expected the means of {layer.input}, got {seen}")
-            parameters = table.tensors[state.annotation.source(layer.input)].parameters
+            parameters = state.parameters_of(layer.input)
             quantized = quantize_weights(layer.weight, layer.bias, parameters.scales_for(len(layer.bias)), layer.spec)
             error = quantized.values()
             error -= original.weight

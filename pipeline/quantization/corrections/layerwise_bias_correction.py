@@ -82,7 +82,7 @@ class _Correcting:
         rounded = constant(weight)
         if rounded is None:
             raise TypeError(f"{binding.var.name} has no constant weights")
-        parameters = self._state.calibrated().tensors[self._state.annotation.source(layer.input)].parameters
+        parameters = self._state.parameters_of(layer.input)
         step, scale = parameters.scales_for(layer.image[-1]), parameters.scales_for(len(layer.bias))
         means = [step * (batch_means(values) - operator.input_zero_point) for values in inputs]
         corrected = self._corrected(layer, scale, means)

@@ -59,7 +59,7 @@ class WeightRounding(Correction):
             if not isinstance(seen, SecondMoments):
                 raise TypeError(f"Expected the moments of {name}, got {seen}")
             layer = layers[name]
-            parameters = state.calibrated().tensors[state.annotation.source(layer.input)].parameters
+            parameters = state.parameters_of(layer.input)
             scales = parameters.scales_for(len(layer.bias))
             rounded[name] = _rounded(layer, need.arguments[0], seen, scales)
         return dataclasses.replace(state, program=with_parameters(state.program, rounded))
