@@ -6,6 +6,7 @@ Threads may call them at the same time: Python's lock isn't held meanwhile.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,47 @@ import numpy.typing as npt
 import tvm
 
 from pipeline.compiler.kernel_passes import compile_functions
-from pipeline.kernels.statistics import WAYS, channel_sums_loop, histogram_loop, rounding_loop, unit_lower_loop
+from pipeline.compiler.threads import use_all_cores
+from pipeline.kernels.statistics import (
+    LANES,
+    WAYS,
+    channel_sums_loop,
+    extent_loop,
+    histogram_loop,
+    rounding_loop,
+    unit_lower_loop,
+)
 from pipeline.targets import load_target
 
 Array = npt.NDArray[Any]
 
+_INFINITY = 0x7F800000
+"""The bits of infinity, float32; NaN has larger ones."""
 
-def histogram(values: Array, scale: float, bins: int) -> Array:
-    """Return how many values are in each of equal bins on both sides of zero: [2 * bins] int64.
+
+def extent(values: Array) -> tuple[float, float]:
+    """Return the least and the largest value; infinity and minus infinity if there are no values.
+
+    Args:
+        values: any shape, float32.
+
+    Raises:
+        ValueError: a value isn't finite.
+    """
+    flat = np.ascontiguousarray(values, "float32").reshape(-1)
+    if flat.size == 0:
+        return math.inf, -math.inf
+    ends, magnitude = np.empty(2, "float32"), np.empty(1, "int32")
+    _loop("extent")(np.resize(flat, LANES) if flat.size < LANES else flat, ends, magnitude)
+    if magnitude[0] >= _INFINITY:
+        raise ValueError("A value is NaN or infinite")
+    # Of zeros with both signs, none is the least or the largest.
+    least, largest = (ends + np.float32(0)).tolist()
+    return least, largest
+
+
+def histogram(values: Array, scale: float, bins: int) -> tuple[Array, int]:
+    """Return how many values are in each of equal bins on both sides of zero, [2 * bins] int64, and how many are zero.
 
     A bin holds the end that is nearer to zero; zeros are in the first one above zero.
 
@@ -29,16 +63,16 @@ def histogram(values: Array, scale: float, bins: int) -> Array:
         scale: bins in a distance of one, a power of two; `values * scale` is in (-bins, bins), which isn't checked.
         bins: how many on each side of zero.
     """
-    counts = np.zeros((WAYS, 2 * bins), "int32")
-    _loops()["histogram"](np.ascontiguousarray(values, "float32").reshape(-1), counts, scale)
-    return np.asarray(counts.sum(axis=0, dtype="int64"))
+    counts, zeros = np.zeros((WAYS, 2 * bins), "int32"), np.zeros(LANES, "int32")
+    _loop("histogram")(np.ascontiguousarray(values, "float32").reshape(-1), counts, zeros, scale)
+    return np.asarray(counts.sum(axis=0, dtype="int64")), int(zeros.sum())
 
 
 def channel_sums(values: Array) -> Array:
     """Return the sum of each channel, the last axis, of float32 values of any shape: [C] float64, added up in order."""
     sums = np.zeros(values.shape[-1])
     if values.size:
-        _loops()["channel_sums"](np.ascontiguousarray(values, "float32").reshape(-1, len(sums)), sums)
+        _loop("channel_sums")(np.ascontiguousarray(values, "float32").reshape(-1, len(sums)), sums)
     return sums
 
 
@@ -48,7 +82,8 @@ def unit_lower_factor(matrices: Array) -> Array:
     It is the same for any number of threads, which isn't known of LAPACK's.
     """
     lower = np.zeros(matrices.shape)
-    _loops()["unit_lower"](np.array(matrices, "float64", order="C"), lower)
+    use_all_cores()
+    _loop("unit_lower")(np.array(matrices, "float64", order="C"), lower)
     return lower
 
 
@@ -64,13 +99,20 @@ def round_in_order(weights: Array, lower: Array) -> Array:
     """
     exact, factors = (np.ascontiguousarray(values, "float64") for values in (weights, lower))
     rounded = np.empty(exact.shape)
-    _loops()["rounding"](exact, factors, exact.copy(), rounded)
+    use_all_cores()
+    _loop("rounding")(exact, factors, exact.copy(), rounded)
     return rounded
+
+
+@functools.cache
+def _loop(name: str) -> tvm.runtime.Function:
+    return _loops()[name]
 
 
 @functools.cache
 def _loops() -> tvm.runtime.Module:
     functions = {
+        "extent": extent_loop(),
         "histogram": histogram_loop(),
         "channel_sums": channel_sums_loop(),
         "unit_lower": unit_lower_loop(),

@@ -18,6 +18,7 @@ from pipeline.compiler.build import library_metadata
 from pipeline.compiler.codegen import generate_code
 from pipeline.compiler.loaded_kernels import NOTHING, add_nothing, virtual_machine
 from pipeline.compiler.lower import lower, machine_of
+from pipeline.compiler.threads import use_all_cores
 from pipeline.ir.bridge import tensor_type
 from pipeline.ir.dataflow import Binding, substitute, variables
 from pipeline.ir.program import Program, TensorSpec
@@ -73,6 +74,7 @@ class Executor:
 
     def _chosen(self, feeds: Mapping[str, Array], places: Mapping[str, int]) -> dict[str, Array]:
         arguments = [tvm.runtime.tensor(np.asarray(feeds[name], order="C")) for name in self._inputs]
+        use_all_cores()
         with self._lock:
             result = self._machine["main"](*arguments)
             self._machine[NOTHING]()

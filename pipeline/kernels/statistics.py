@@ -4,52 +4,90 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.lib.buffers import stack_buffer
-from pipeline.kernels.lib.vectors import span
+from pipeline.kernels.lib.buffers import register_buffer, stack_buffer
+from pipeline.kernels.lib.vectors import folded, larger, smaller, span
 
 WAYS = 2
 """How many histograms are counted in by turns, as successive values are often in the same bin."""
 
-_LANES = 16
+LANES = 16
+"""Values that are looked at at once."""
 
-_CHUNK = 64 * _LANES
+_CHUNK = 64 * LANES
 """Values whose bins are computed at once, in vectors, before they are counted one by one."""
 
 
+def extent_loop() -> tirx.PrimFunc:
+    """Return a function of (values, ends, magnitude) that finds the least, the largest and the furthest value.
+
+    values: [N] float32, 16 or more; ends: [2] float32, the least and the largest, neither of which is NaN; magnitude:
+    [1] int32, the largest magnitude's bits, which are those of infinity or more if a value isn't finite.
+    """
+    with IRBuilder() as builder, T.prim_func():
+        T.func_attr({"tirx.noalias": True})
+        size = tirx.Var("size", "int64")
+        values = T.arg("values", T.buffer((size,), "float32", align=4))
+        ends = T.arg("ends", T.buffer((2,), "float32", align=4))
+        magnitude = T.arg("magnitude", T.buffer((1,), "int32", align=4))
+        least, largest = (register_buffer(LANES, "float32") for _ in range(2))
+        furthest, lanes = register_buffer(LANES, "int32"), span(0, LANES)
+        T.buffer_store(least, T.broadcast(T.float32(np.inf), LANES), [lanes])
+        T.buffer_store(largest, T.broadcast(T.float32(-np.inf), LANES), [lanes])
+        T.buffer_store(furthest, T.broadcast(T.int32(0), LANES), [lanes])
+        with T.serial((size + LANES - 1) // LANES) as i:
+            # The last vector may hold some values once more.
+            v = values[span(T.min(i * LANES, size - LANES), LANES)]
+            bits = T.bitwise_and(T.reinterpret(f"int32x{LANES}", v), T.broadcast(T.int32(0x7FFFFFFF), LANES))
+            T.buffer_store(least, smaller(least[lanes], v), [lanes])
+            T.buffer_store(largest, larger(largest[lanes], v), [lanes])
+            T.buffer_store(furthest, T.max(furthest[lanes], bits), [lanes])
+        T.buffer_store(ends, folded(least[lanes], smaller), [0])
+        T.buffer_store(ends, folded(largest[lanes], larger), [1])
+        T.buffer_store(magnitude, folded(furthest[lanes], T.max), [0])
+    return builder.get()
+
+
 def histogram_loop() -> tirx.PrimFunc:
-    """Return a function of (values, counts, scale) that counts values in equal bins on both sides of zero.
+    """Return a function of (values, counts, zeros, scale) that counts values in equal bins on both sides of zero.
 
     A value v below zero is counted in bin `bins - 1 + int(v * scale)`, any other in bin `bins + int(v * scale)`.
 
     values: [N] float32, of which `v * scale` is in (-bins, bins); counts: [WAYS, 2 * bins] int32, to which is added;
-    scale: float32.
+    zeros: [LANES] int32, to which is added how many values are 0, their sum over lanes; scale: float32.
     """
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True})
         size, sides = (tirx.Var(name, "int64") for name in ("size", "sides"))
         values = T.arg("values", T.buffer((size,), "float32", align=4))
         counts = T.arg("counts", T.buffer((WAYS, sides), "int32", align=4))
+        zeros = T.arg("zeros", T.buffer((LANES,), "int32", align=4))
         scale = T.arg("scale", T.float32())
         middle = T.cast(sides // 2, "int32")
-        bins = stack_buffer(_CHUNK, "int32")
+        bins, found = stack_buffer(_CHUNK, "int32"), register_buffer(LANES, "int32")
+        lanes = span(0, LANES)
+        T.buffer_store(found, T.broadcast(T.int32(0), LANES), [lanes])
         with T.serial(size // _CHUNK) as chunk:
-            with T.serial(_CHUNK // _LANES) as i:
-                v = values[span(chunk * _CHUNK + i * _LANES, _LANES)]
-                below = T.cast(v < T.broadcast(T.float32(0), _LANES), f"int32x{_LANES}")
-                scaled = T.cast(v * T.broadcast(scale, _LANES), f"int32x{_LANES}")
-                T.buffer_store(bins, scaled - below + T.broadcast(middle, _LANES), [span(i * _LANES, _LANES)])
+            with T.serial(_CHUNK // LANES) as i:
+                v, nothing = values[span(chunk * _CHUNK + i * LANES, LANES)], T.broadcast(T.float32(0), LANES)
+                below = T.cast(v < nothing, f"int32x{LANES}")
+                scaled = T.cast(v * T.broadcast(scale, LANES), f"int32x{LANES}")
+                T.buffer_store(bins, scaled - below + T.broadcast(middle, LANES), [span(i * LANES, LANES)])
+                T.buffer_store(found, found[lanes] + T.cast(v == nothing, f"int32x{LANES}"), [lanes])
             with T.serial(_CHUNK // WAYS) as i:
                 for way in range(WAYS):
                     at = [way, bins[i * WAYS + way]]
                     T.buffer_store(counts, counts[at] + 1, at)
+        T.buffer_store(zeros, zeros[lanes] + found[lanes], [lanes])
         with T.serial(size % _CHUNK) as i:
             v = values[size // _CHUNK * _CHUNK + i]
             at = [0, T.cast(v * scale, "int32") - T.cast(v < T.float32(0), "int32") + middle]
             T.buffer_store(counts, counts[at] + 1, at)
+            T.buffer_store(zeros, zeros[0] + T.cast(v == T.float32(0), "int32"), [0])
     return builder.get()
 
 

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
+from pipeline.compiler.calibration_loops import extent
 from pipeline.compiler.codegen import concurrently
 from pipeline.compiler.execute import release_activations, shared_executor
 from pipeline.config.options import CalibrateOptions
@@ -112,12 +112,14 @@ def watch(
 
     def update(name: str) -> None:
         values = activations[name]
-        finite = any(not isinstance(w, Statistic) or w.finite for w in watchers[name])
-        if finite and not np.isfinite(values).all():
-            raise SampleError(
-                f"Tensor {names[name]!r} is NaN or infinite for {sample}: the float model itself overflows on it. "
-                "Check the sample's preprocessing."
-            )
+        if any(not isinstance(w, Statistic) or w.finite for w in watchers[name]):
+            try:
+                extent(values)
+            except ValueError as error:
+                raise SampleError(
+                    f"Tensor {names[name]!r} is NaN or infinite for {sample}: the float model itself overflows on it. "
+                    "Check the sample's preprocessing."
+                ) from error
         for watcher in watchers[name]:
             watcher.update(values)
 

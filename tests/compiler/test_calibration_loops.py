@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.compiler.calibration_loops import channel_sums, histogram
+from pipeline.compiler.calibration_loops import channel_sums, extent, histogram
 
 
 def at_offset(values: np.ndarray, offset: int) -> np.ndarray:
@@ -22,13 +22,41 @@ def at_offset(values: np.ndarray, offset: int) -> np.ndarray:
 @pytest.mark.parametrize("offset", [0, 4, 12])
 def test_values_are_counted_in_equal_bins(size: int, offset: int) -> None:
     values = at_offset(np.random.default_rng(size).normal(size=size).astype("float32"), offset)
+    values[::3] = 0
     scale, bins = 2.0**5, 256
     # Half-open bins on both sides of zero, which hold the end that is nearer to zero.
     inner = np.arange(1, bins) / scale
     above = np.searchsorted(inner, values[values >= 0], side="right")
     below = np.searchsorted(inner, -values[values < 0], side="right")
     expected = np.bincount(np.concatenate([bins + above, bins - 1 - below]), minlength=2 * bins)
-    np.testing.assert_array_equal(histogram(values, scale, bins), expected)
+    counts, zeros = histogram(values, scale, bins)
+    np.testing.assert_array_equal(counts, expected)
+    assert zeros == np.count_nonzero(values == 0)
+
+
+@pytest.mark.parametrize("size", [1, 5, 16, 17, 1023])
+@pytest.mark.parametrize("offset", [0, 4])
+def test_the_least_and_the_largest_value_are_found_wherever_they_are(size: int, offset: int) -> None:
+    values = at_offset(np.random.default_rng(size).normal(size=size).astype("float32"), offset)
+    for place in {0, size // 2, size - 1}:
+        for end in (-9.0, 9.0):
+            values[place], before = end, values[place]
+            assert extent(values) == (values.min(), values.max())
+            values[place] = before
+
+
+@pytest.mark.parametrize("size", [1, 16, 33])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_value_that_is_not_finite_is_found_wherever_it_is(size: int, value: float) -> None:
+    for place in range(size):
+        values = np.zeros(size, "float32")
+        values[place] = value
+        with pytest.raises(ValueError, match="infinite"):
+            extent(values)
+
+
+def test_no_values_have_the_extent_that_any_other_extends() -> None:
+    assert extent(np.zeros(0, "float32")) == (np.inf, -np.inf)
 
 
 @pytest.mark.parametrize("shape", [(7, 1), (3, 5), (2, 3, 4, 64), (0, 4), (9,)])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.compiler.calibration_loops import histogram
+from pipeline.compiler.calibration_loops import extent, histogram
 
 Array = npt.NDArray[Any]
 
@@ -66,18 +66,15 @@ class Histogram:
         """
         if values.size == 0:
             return
-        self.minimum = min(self.minimum, float(values.min()))
-        self.maximum = max(self.maximum, float(values.max()))
-        largest = max(abs(self.minimum), abs(self.maximum))
-        if largest == 0.0:
+        least, largest = extent(values)
+        self.minimum, self.maximum = min(self.minimum, least), max(self.maximum, largest)
+        furthest = max(abs(self.minimum), abs(self.maximum))
+        if furthest == 0.0:
             self.zeros += values.size
             return
-        if not math.isfinite(largest):
-            raise ValueError("A histogram can't hold NaN or infinities")
-        self._grow(_limit_above(largest))
+        self._grow(_limit_above(furthest))
         # The scale is a power of two, so the product is exact and a value's bin depends on nothing else.
-        counts = histogram(values, self.bins / self.limit, self.bins)
-        zeros = int(np.count_nonzero(values == 0))
+        counts, zeros = histogram(values, self.bins / self.limit, self.bins)
         counts[self.bins] -= zeros
         self.zeros += zeros
         self.signed_counts += counts
