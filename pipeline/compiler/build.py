@@ -66,7 +66,7 @@ def compile_program(
     if writer is not None:
         writer.assembly(code.assembly())
     metadata = library_metadata(program, target, quantized, recorder.operators)
-    link(code.exportable(), target, Sections(*encode_metadata(metadata), pool.stored()), path)
+    link(code.exportable(), target, Sections(*encode_metadata(metadata), pool), path)
     return path
 
 

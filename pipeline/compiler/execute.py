@@ -97,13 +97,7 @@ class LinkedExecutor(Executor):
         metadata = encode_metadata(library_metadata(program, target, None, ()))
         with tempfile.TemporaryDirectory(prefix="pipeline-linked-") as folder:
             path = Path(folder) / "program.so"
-            link(
-                code.exportable(),
-                target,
-                Sections(*metadata, pool.stored(compressed=False)),
-                path,
-                with_functions=False,
-            )
+            link(code.exportable(), target, Sections(*metadata, pool, compressed=False), path, with_functions=False)
             # The system keeps the file as long as it is loaded.
             return relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
 

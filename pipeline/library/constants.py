@@ -7,7 +7,8 @@ they are first used, and processes share them.
 
 Small constants that can be compressed well are the exception: biases, multipliers, and what kernels want widened,
 several times, or between zeros. They are in *areas*, one for each dtype, which are compressed in the library, and
-expanded when it is loaded. An area that compression would hardly make smaller is part of the section, too.
+expanded when it is loaded. An area that compression would hardly make smaller is part of the section, too. One more
+area is the virtual machine's program, which is mostly zeros.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ TABLE_BYTES = 1000
 _EXPANDED_DTYPES = ("int8", "uint8", "int16", "int32", "float32")
 """Of constants that may be expanded; those of int16 only if int8 has their values."""
 
+_PROGRAM_DTYPE = "int8"
+"""What a program is compressed as: its numbers mostly begin at a multiple of four bytes."""
+
 
 @dataclass(frozen=True)
 class StoredConstants:
@@ -58,11 +62,16 @@ class StoredConstants:
         constants: for `CONSTANTS_SECTION`.
         packed: for `PACKED_SECTION`, as `expand.c` reads it.
         expanded: bytes of memory that expanding takes.
+        program: where the virtual machine's program is: from the beginning of `CONSTANTS_SECTION`, or of what is
+            expanded.
+        program_expanded: whether that is expanded.
     """
 
     constants: bytes
     packed: bytes
     expanded: int
+    program: int
+    program_expanded: bool
 
 
 @dataclass
@@ -94,16 +103,17 @@ class ConstantPool:
         part = str(value.dtype) if _may_be_expanded(value) else ""
         return list(self._parts).index(part) << AREA_BITS | self._parts[part].add(value.tobytes())
 
-    def stored(self, *, compressed: bool = True) -> StoredConstants:
+    def stored(self, program: bytes = b"", *, compressed: bool = True) -> StoredConstants:
         """Return what the library contains of all constants.
 
         Args:
+            program: of the virtual machine, which is an area of its own.
             compressed: whether areas are compressed, which takes time that isn't worth it for a temporary library.
         """
         constants, expanded, scratch = b"", 0, 0
         headers, coded = [], []
-        for dtype, part in self._parts.items():
-            data = part.data()
+        parts = [(dtype, part.data()) for dtype, part in self._parts.items()]
+        for dtype, data in (*parts, (_PROGRAM_DTYPE, program + bytes(_padding(program)))):
             area = Area.of(data, dtype) if compressed and dtype and data else None
             if area is None or area.coded_bytes() + TABLE_BYTES > WORTHWHILE * len(data):
                 headers.append((len(constants), len(data), 0, 0, 0, 0))
@@ -115,7 +125,8 @@ class ConstantPool:
             scratch = max(scratch, expanded + STATES + area.tokens.rows.size)
         states, words, tables = encode(coded)
         header = np.array([len(headers), len(words) // 2, *(field for each in headers for field in each)], "<i4")
-        return StoredConstants(constants, header.tobytes() + states + words + tables, scratch)
+        packed = header.tobytes() + states + words + tables
+        return StoredConstants(constants, packed, scratch, headers[-1][0], program_expanded=bool(headers[-1][2]))
 
 
 def constant_pointer(name: str, dtype: str, offset: tirx.Var) -> tirx.Bind:

@@ -27,7 +27,8 @@ import platformdirs
 
 from pipeline.errors import ArtifactError, BuildError, OptionError
 from pipeline.files import write_bytes
-from pipeline.library.constants import ALIGNMENT, CONSTANTS_SECTION, PACKED_SECTION, ConstantPool, StoredConstants
+from pipeline.ir.tvm_private.relax import RUNTIME_DATA, runtime_data
+from pipeline.library.constants import ALIGNMENT, CONSTANTS_SECTION, PACKED_SECTION, ConstantPool
 from pipeline.library.elf import undefined_symbols
 from pipeline.library.metadata import (
     CHECKSUM_SECTION,
@@ -103,12 +104,14 @@ class Sections:
     Attributes:
         metadata: for `METADATA_SECTION`.
         operators: for `OPERATORS_SECTION`.
-        stored: its constants.
+        constants: of its kernels.
+        compressed: whether small constants are compressed, see `ConstantPool.stored`.
     """
 
     metadata: bytes
     operators: bytes
-    stored: StoredConstants = field(default_factory=lambda: ConstantPool().stored())
+    constants: ConstantPool = field(default_factory=ConstantPool)
+    compressed: bool = True
 
 
 def link(
@@ -133,14 +136,19 @@ def link(
     length = max(len(sections.metadata), len(sections.operators))
     if length > MAX_METADATA_BYTES:
         raise BuildError(f"The metadata of {path} has {length} bytes; the limit is {MAX_METADATA_BYTES}.")
+    program = runtime_data(executable)
+    stored = sections.constants.stored(program, compressed=sections.compressed)
     with tempfile.TemporaryDirectory(prefix="pipeline-link-") as name:
         folder = Path(name)
         (folder / "metadata.json").write_bytes(sections.metadata)
         (folder / "operators.bin").write_bytes(sections.operators)
-        (folder / "constants.bin").write_bytes(sections.stored.constants)
-        (folder / "packed.bin").write_bytes(sections.stored.packed)
+        (folder / "constants.bin").write_bytes(stored.constants)
+        (folder / "packed.bin").write_bytes(stored.packed)
         sources = {source.name: source.read_text(encoding="ascii") for source in _LIBRARY_SOURCES}
-        sources["sections.s"] = _SECTIONS_SOURCE + _EXPANDED_SOURCE.format(size=sections.stored.expanded)
+        sources[_SECTIONS] = _SECTIONS_SOURCE + _EXPANDED_SOURCE.format(size=stored.expanded)
+        if program:
+            part = "expanded" if stored.program_expanded else "constants"
+            sources[_SECTIONS] += _PROGRAM_SOURCE.format(place=f"{part} + {stored.program}")
         sources |= {f"{f}.s": _START_UP_SOURCES[f] for f in target.required_features if f in _START_UP_SOURCES}
         (folder / "exports.map").write_text(_EXPORTS, encoding="ascii")
         for source, text in sources.items():
@@ -148,19 +156,24 @@ def link(
         linker = _Linker(_driver(target, with_functions), target, folder)
 
         def link_objects(output: str, objects: Sequence[str], **_options: Any) -> None:
-            linker.link(Path(output), [*objects, *sources])
+            linker.link(Path(output), list(dict.fromkeys([*objects, *sources])))
 
         link_objects.output_format = "so"  # type: ignore[attr-defined]
         link_objects.get_target_triple = lambda: target.triple  # type: ignore[attr-defined]
         # In a folder of its own, as an object file could have the same name as the library.
         linked = folder / "linked" / path.name
         linked.parent.mkdir()
-        executable.export_library(str(linked), fcompile=link_objects, workspace_dir=name)
+        # The program is in a source that is there anyway.
+        options = {"fcompile": link_objects, "fpack_imports": lambda *_: _SECTIONS, "workspace_dir": name}
+        executable.export_library(str(linked), **options)
         try:
             write_bytes(path, with_checksum(linked.read_bytes()))
         except ArtifactError as error:
             raise BuildError(f"{linker.driver.command[0]} hasn't linked what can be used. {error}") from error
 
+
+_SECTIONS = "sections.s"
+"""Name of the source of all sections."""
 
 _SECTIONS_SOURCE = f"""\
     .section {METADATA_SECTION}, "aR", %progbits
@@ -197,6 +210,13 @@ expanded:
     .zero {{size}}
 """
 """Assembly of the memory for constants that are expanded."""
+
+_PROGRAM_SOURCE = f"""\
+    .globl {RUNTIME_DATA}
+    .type {RUNTIME_DATA}, %object
+    .set {RUNTIME_DATA}, {{place}}
+"""
+"""Assembly that says where the virtual machine's program is, once it is expanded: TVM's runtime asks for it later."""
 
 _LIBRARY_SOURCES = tuple(Path(__file__).with_name(name) for name in ("library.c", "expand.c"))
 

@@ -28,6 +28,7 @@ __asm__(".bss\\n" ROOM("constants") ROOM("packed") ROOM("expanded") ".text\\n");
 #define EXPORTED __attribute__((visibility("default")))
 EXPORTED const char *constants_address(void) {{ return constants; }}
 EXPORTED const char *packed_address(void) {{ return (const char *)&packed; }}
+EXPORTED const char *expanded_address(void) {{ return expanded; }}
 EXPORTED void run(void) {{ expand(); }}
 EXPORTED const char *find(int64_t offset) {{ return pipeline_constant(offset); }}
 """
@@ -38,7 +39,7 @@ Expand = Callable[[list[Array]], list[Array]]
 
 @pytest.fixture(scope="module")
 def expand(tmp_path_factory: pytest.TempPathFactory) -> Expand:
-    """Return a function that returns constants as kernels find them."""
+    """Return a function that returns constants as kernels find them, and stores the last one as a program, too."""
     folder = tmp_path_factory.mktemp("expand")
     shutil.copy(Path(pipeline.__file__).with_name("library") / "expand.c", folder)
     (folder / "wrapper.c").write_text(WRAPPER)
@@ -46,17 +47,21 @@ def expand(tmp_path_factory: pytest.TempPathFactory) -> Expand:
     subprocess.run([*compiler, "wrapper.c", "-o", "expand.so"], cwd=folder, check=True)
     library = ctypes.CDLL(str(folder / "expand.so"))
     library.find.argtypes = [ctypes.c_int64]
-    for function in (library.find, library.constants_address, library.packed_address):
+    addresses = (library.constants_address, library.packed_address, library.expanded_address)
+    for function in (library.find, *addresses):
         function.restype = ctypes.c_void_p
 
     def expanded(values: list[Array]) -> list[Array]:
         pool = ConstantPool()
         offsets = [pool.add(value) for value in values]
-        stored = pool.stored()
+        program = values[-1].tobytes()
+        stored = pool.stored(program)
         assert max(len(stored.constants), len(stored.packed), stored.expanded) <= ROOM
         ctypes.memmove(library.constants_address(), stored.constants, len(stored.constants))
         ctypes.memmove(library.packed_address(), stored.packed, len(stored.packed))
         library.run()
+        start = library.expanded_address() if stored.program_expanded else library.constants_address()
+        assert ctypes.string_at(start + stored.program, len(program)) == program
         found = []
         for value, offset in zip(values, offsets, strict=True):
             address = library.find(offset)

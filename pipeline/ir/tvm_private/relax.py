@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,14 @@ from tvm import relax
 from tvm.ir import GenericConst, Op, make_node
 from tvm.ir import _ffi_api as ir_api
 from tvm.relax import vm_build
+from tvm.runtime import _ffi_api as runtime_api
 
 Constant = GenericConst
 """The class of constants in programs."""
+
+
+RUNTIME_DATA = "__tvm_ffi__library_bin"
+"""The symbol of `runtime_data` in a library."""
 
 
 def register_operator(name: str, summary: str, infer: Callable[[relax.Call, Any], relax.Type]) -> Op:
@@ -58,6 +64,17 @@ def vm_link(
     """
     first, *others = modules or (None,)
     return relax.VMExecutable(vm_build._ffi_api.VMLink(instructions, target, first, others, dict(constants)))
+
+
+def runtime_data(executable: tvm.runtime.Executable) -> bytes:
+    """Return what TVM's runtime reads of a linked executable beside its functions, such as a program; b"" if nothing.
+
+    In a library, it has the name `RUNTIME_DATA`.
+    """
+    if not executable.mod.imports:
+        return b""
+    array = runtime_api.ModulePackImportsToC(executable.mod, False, "").partition("] = {")[2]
+    return bytes.fromhex("".join(re.findall("0x(..)", array)))
 
 
 def with_callees(function: relax.Function, variables: Mapping[str, tvm.ir.GlobalVar]) -> relax.Function:
