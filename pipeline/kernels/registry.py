@@ -127,7 +127,7 @@ _CONVOLUTIONS = (
     Entry(QConv2d, depthwise_dot.depthwise_dot, _LANE_DOTS, depthwise_dot.fills_vectors, "depthwise_dot"),
     Entry(QConv2d, depthwise_pairs.depthwise_pairs, _WIDE, depthwise_pairs.fits_pairs, "depthwise_pairs"),
     Entry(QConv2d, depthwise_lanes.integer_depthwise, (), depthwise_lanes.is_depthwise, "depthwise"),
-    Entry(QConv2d, winograd.winograd, _WORDS, winograd_plan.fits, "winograd", winograd_plan.pays),
+    Entry(QConv2d, winograd.winograd, _WORDS, winograd_plan.fits, "winograd", conv.winograd_pays),
     Entry(QConv2d, conv.block_integer, _BLOCKS, conv.fills_blocks, "block"),
     Entry(QConv2d, conv.integer),
 )
@@ -137,7 +137,7 @@ KERNELS: tuple[Entry, ...] = (
     # Winograd's nest has no room for constants of the function.
     *(dataclasses.replace(e, operator=QConv2dHardSwish) for e in _CONVOLUTIONS if e.generate is not winograd.winograd),
     Entry(QConv2dAdd, conv.matrix_integer, _MATRICES, conv.fills_matrices, "matrix"),
-    Entry(QConv2dAdd, winograd.winograd, _WORDS, winograd_plan.fits, "winograd", winograd_plan.pays),
+    Entry(QConv2dAdd, winograd.winograd, _WORDS, winograd_plan.fits, "winograd", conv.winograd_pays),
     Entry(QConv2dAdd, conv.block_integer, _BLOCKS, conv.fills_blocks, "block"),
     Entry(QConv2dAdd, conv.integer),
     Entry(QConv2dLookup, conv.matrix_integer, _FUSED_LOOKUP + _MATRICES, conv.fills_matrices, "matrix"),

@@ -148,16 +148,17 @@ def dot_lanes(isa: InstructionSet, random: np.random.Generator) -> Iterator[Tria
 
 
 def multiply_words(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
-    words = 2 * isa.lanes
-    acc = numbers(random, "int32", words)
-    activations, weights = (numbers(random, "int16", words) for _ in range(2))
-    for step in range(words):
+    depth, words = isa.int16_depth, 2 * isa.lanes
+    steps, sums = max(isa.load_bytes // 2 // depth, 1), words // depth
+    acc, activations = numbers(random, "int32", sums), numbers(random, "int16", steps * depth)
+    weights = numbers(random, "int16", words)
+    for step in range(steps):
 
         def product(acc: Any, x: Any, w: Any, step: int = step) -> Any:
-            halves = [part(acc, first, isa.lanes) for first in (0, isa.lanes)]
-            return joined(isa.multiply_words(halves, x, step, w))
+            vectors = [part(acc, first, isa.lanes) for first in range(0, sums, isa.lanes)]
+            return joined(isa.multiply_words(vectors, x, step, w))
 
-        expected = meaning.multiply_words(acc, activations, step, weights)
+        expected = meaning.multiply_words(acc, activations, step, weights.reshape(ROWS, sums, depth))
         functions = isa.functions()
         yield trial("multiply_words", product, (acc, activations, weights), expected, functions=functions)
 

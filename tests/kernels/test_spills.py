@@ -24,7 +24,7 @@ LAYERS = {
     "with a tail": Convolution(1, 7, 7, 512, 336),
 }
 
-PRODUCTS = re.compile(r"\s+(\{vex\}\s+)?(v?(pmaddubsw|pmaddwd|pdpbusd)|sdot|sudot|usdot|usmmla|smull|smlal)\s")
+PRODUCTS = re.compile(r"\s+(\{vex\}\s+)?(v?(pmaddubsw|pmaddwd|pdpbusd|pdpwssd)|sdot|sudot|usdot|usmmla|smull|smlal)\s")
 
 SPILL = re.compile(
     r"\s+(v?mov\w+\s+(-?\d*\(%rsp\), %[xyz]mm\d+|%[xyz]mm\d+, -?\d*\(%rsp\))|(ld|st)[rp]\s+q\d+, (q\d+, )?\[sp[],].*)"

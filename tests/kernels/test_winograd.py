@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
@@ -12,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.kernels.isa import Capability, instruction_set
+from pipeline.kernels.isa import Capability, InstructionSet, instruction_set
 from pipeline.kernels.machine import Machine
+from pipeline.kernels.ops import conv
 from pipeline.kernels.registry import select
 from pipeline.kernels.winograd import plan
 from pipeline.kernels.winograd.transforms import (
@@ -39,9 +42,17 @@ LOWEST, HIGHEST = -128, 127
 
 ISAS = [
     n
-    for n in distinct(lambda isa: isa.has(Capability.WORD_PRODUCTS))
+    for n in distinct(lambda isa: (isa.has(Capability.WORD_PRODUCTS), isa.lanes))
     if instruction_set(n).has(Capability.WORD_PRODUCTS)
 ]
+
+
+@contextmanager
+def chosen_anyway() -> Iterator[None]:
+    """Choose Winograd's transforms wherever they can be used, with inputs in the cache at any cost."""
+    costs = {name: dataclasses.replace(getattr(plan, name), fetch=1e9) for name in ("INSTRUCTIONS", "CYCLES")}
+    with mock.patch.object(conv, "WINOGRAD_WORTH", np.inf), mock.patch.multiple(plan, **costs):
+        yield
 
 
 def both(transform: Any, values: Array) -> Array:
@@ -73,33 +84,43 @@ def test_sums_come_back_from_32_bits() -> None:
 
 @st.composite
 def convolutions(draw: st.DrawFn) -> Convolution:
-    """Draw 3x3 convolutions of at least one tile, with whole vectors of input channels."""
+    """Draw 3x3 convolutions of at least one tile; `in_whole_vectors` says what their channels stand for."""
     height, width = draw(st.integers(TILE, 9)), draw(st.integers(TILE, 13))
-    inputs, outputs = 8 * draw(st.integers(1, 5)), draw(st.integers(16, 50))
+    inputs, outputs = draw(st.integers(1, 5)), draw(st.integers(0, 34))
     return Convolution(draw(st.integers(1, 2)), height + 2, width + 2, inputs, outputs, (3, 3))
+
+
+def in_whole_vectors(drawn: Convolution, isa: InstructionSet) -> Convolution:
+    """Return a convolution with so many vectors of inputs, and so many output channels more than a block at least."""
+    inputs, outputs = drawn.channels_in * 2 * isa.lanes, plan.MOST_VECTORS * isa.lanes + drawn.channels_out
+    return dataclasses.replace(drawn, channels_in=inputs, channels_out=outputs)
 
 
 @pytest.mark.parametrize("isa_name", ISAS)
 @given(
-    convolution=convolutions(),
+    drawn=convolutions(),
     seed=SEEDS,
     halo=HALOS,
     adds=st.booleans(),
     output_dtype=st.sampled_from(["uint8", "int8", "float32"]),
     signed=st.booleans(),
     cached=st.sampled_from([0.005, 1]),
+    tasks=st.sampled_from([2, 1000]),
 )
 @examples(4)
 def test_every_result_is_that_of_a_direct_convolution(
     isa_name: str,
-    convolution: Convolution,
+    drawn: Convolution,
     seed: int,
     halo: Halo,
     adds: bool,
     output_dtype: str,
     signed: bool,
     cached: float,
+    tasks: int,
 ) -> None:
+    isa = instruction_set(isa_name)
+    convolution = in_whole_vectors(drawn, isa)
     operator, (x, *constants) = convolution.integer(seed, output_dtype)
     arguments = [stored_signed(x, signed), *constants]
     if output_dtype != "float32":
@@ -110,21 +131,24 @@ def test_every_result_is_that_of_a_direct_convolution(
             arguments.append(stored_signed(residual, signed))
             operator = QConv2dAdd(**dataclasses.asdict(operator), convolution_multiplier=9000, residual_multiplier=7000)
     # Small parts of the cache: several bands of tiles, and chunks of channels.
-    with mock.patch.multiple(plan, WORTH=np.inf, TOO_DEAR=np.inf, INPUT_PART=cached, WEIGHT_PART=cached):
-        machine = Machine(instruction_set(isa_name))
+    with chosen_anyway(), mock.patch.multiple(plan, INPUT_PART=cached, WEIGHT_PART=cached, TASKS=tasks):
         operation = make_operation(operator, *arguments, activations=(0, 4))
-        assert select(operation, machine).variant == "winograd"
+        assert select(operation, Machine(isa)).variant == "winograd"
         assert_exact(isa_name, operator, *arguments, activations=(0, 4))
 
 
 @pytest.mark.parametrize("isa_name", ISAS)
 def test_intermediate_results_may_overflow(isa_name: str) -> None:
     """The largest sums of all, which are just below the limit."""
-    channels = plan.MOST_SUM // (9 * LOWEST * -HIGHEST) // 8 * 8
-    operator, (x, weight, bias, multiplier) = Convolution(1, 6, 6, channels, 16, (3, 3)).integer(0, "float32")
-    x[...], weight[:8], weight[8:] = 0, HIGHEST, -HIGHEST
+    isa = instruction_set(isa_name)
+    convolution = in_whole_vectors(Convolution(1, 6, 6, 1, 0, (3, 3)), isa)
+    channels = plan.MOST_SUM // (9 * LOWEST * -HIGHEST) // convolution.channels_in * convolution.channels_in
+    convolution = dataclasses.replace(convolution, channels_in=channels)
+    operator, (x, weight, bias, multiplier) = convolution.integer(0, "float32")
+    half = convolution.channels_out // 2
+    x[...], weight[:half], weight[half:] = 0, HIGHEST, -HIGHEST
     x[:, 3:] = 255
-    with mock.patch.object(plan, "WORTH", np.inf):
+    with chosen_anyway():
         assert_exact(isa_name, operator, x, weight, bias, multiplier)
 
 
@@ -138,8 +162,15 @@ def test_intermediate_results_may_overflow(isa_name: str) -> None:
         ("neon", Convolution(1, 30, 30, 20, 64, (3, 3)), 127, "block"),
         ("neon", Convolution(1, 5, 30, 64, 64, (3, 3)), 127, "block"),
         ("neon_dotprod", Convolution(1, 30, 30, 64, 64, (3, 3)), 127, "block"),
+        ("avx2", Convolution(1, 30, 30, 64, 64, (3, 3)), 127, "winograd"),
+        ("avx2", Convolution(1, 30, 30, 72, 64, (3, 3)), 127, ""),
+        ("avx512_vnni", Convolution(1, 58, 58, 64, 64, (3, 3)), 127, "winograd"),
+        ("avx512_vnni", Convolution(1, 9, 9, 128, 64, (3, 3)), 127, ""),
     ],
-    ids=["3x3", "sums may be too large", "stride", "few outputs", "odd inputs", "less than a tile", "dot products"],
+    ids=[
+        *("3x3", "sums may be too large", "stride", "few outputs", "odd inputs", "less than a tile", "dot products"),
+        *("pairs", "not in whole vectors", "pairs without an addition", "few tiles"),
+    ],
 )
 def test_convolutions_are_computed_so_where_it_is_exact_and_pays(
     isa_name: str, convolution: Convolution, largest: int, variant: str

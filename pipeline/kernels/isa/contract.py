@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.lib import requantize
+from pipeline.kernels.lib.buffers import VectorsInOrder
 from pipeline.kernels.lib.vectors import (
     clip,
     lanes_of,
@@ -54,7 +55,7 @@ class Capability(Enum):
     FUSED_MULTIPLY_ADD = "multiply-adds of float32 that round once: see `requantize.sums_are_floats`"
     LANE_DOT_PRODUCTS = "`dot_lanes` and `saturate_interleaved`: dot products of activations of each lane's own"
     WIDE_PRODUCTS = "`wide_products` of bytes; to add them to 32 bits takes one instruction, too"
-    WORD_PRODUCTS = "`multiply_words`: values of 16 bits from any place in a register, by weights of 16 bits"
+    WORD_PRODUCTS = "`multiply_words`: values of 16 bits by weights of 16 bits, modulo 2**32"
     BLOCK_PRODUCTS = "`multiply_block` and `sum_blocks`: several pixels by several channels, or many values, at once"
     NEIGHBOUR_PRODUCTS = "`multiply_neighbours`: the same of pixels whose values of a step lie together in a vector"
     TABLE_LOOKUP = "`arrange_table` and `lookup`: a table of 256 bytes in vectors, quicker than loads from memory"
@@ -186,12 +187,12 @@ class InstructionSet:
         return acc + T.cast(T.broadcast(activations, self.lanes), wide) * T.cast(T.cast(weights, words), wide)
 
     def functions(self) -> AbstractContextManager[Any]:
-        """Return a context for those statements of a kernel that use `stream`, `held` or `iterations`."""
+        """Return a context for statements that use `stream`, `held`, `iterations` or arithmetic modulo 2**32."""
         return nullcontext()
 
     def stream(self, buffer: Any, start: Any) -> Stream:
         """Return the vectors of a buffer, int8, int16 or float32, from an index on."""
-        raise NotImplementedError(f"{self.name} has no loads of several vectors")
+        return VectorsInOrder(buffer, start, 4 * self.lanes)
 
     def distance(self, count: int, size: int) -> Any:
         """Return a number of bytes, as `Stream.take` adds it best after it has loaded `count` vectors."""
@@ -225,13 +226,13 @@ class InstructionSet:
         raise NotImplementedError(f"{self.name} multiplies no bytes")
 
     def multiply_words(self, acc: Sequence[Any], activations: Any, step: int, weights: Any) -> list[Any]:
-        """Return `acc + activations[step] * weights`, modulo 2**32.
+        """Return `acc` plus the sums of `int16_depth` products of words, modulo 2**32.
 
         Args:
-            acc: two int32 vectors of `lanes`, one after the other.
-            activations: of a pixel `2 * lanes` values, int16.
-            step: which of them to multiply.
-            weights: int16 vector of `2 * lanes`.
+            acc: `2 / int16_depth` int32 vectors of `lanes`, one after the other.
+            activations: of a pixel `int16_depth` values, int16, or those of as many steps as `load_bytes` has.
+            step: which of these steps' values to multiply.
+            weights: int16 vector of `2 * lanes`: for each lane of `acc` its `int16_depth` values together.
         """
         raise NotImplementedError(f"{self.name} multiplies no words by a value from a register")
 

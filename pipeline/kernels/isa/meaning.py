@@ -66,9 +66,10 @@ def wide_products(left: Array, right: Array) -> Array:
 
 
 def multiply_words(acc: Array, activations: Array, step: int, weights: Array) -> Array:
-    """The accumulators are those of all weights, [2 * lanes], which the method takes and returns in two vectors."""
-    products = activations[..., step, np.newaxis].astype("int64") * weights
-    return np.asarray((acc + products).astype("uint32").view("int32"))
+    """Sums are [n], which the method takes and returns in vectors, weights [n, depth], activations [steps * depth]."""
+    depth = weights.shape[-1]
+    values = activations[..., np.newaxis, step * depth : (step + 1) * depth].astype("int64")
+    return np.asarray((acc + (values * weights).sum(axis=-1)).astype("uint32").view("int32"))
 
 
 def multiply_block(acc: Array, activations: Array, step: int, weights: Array) -> Array:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.lib.vectors import span
@@ -34,6 +36,33 @@ def view(buffer: Any, start: Any, size: int) -> Any:
     """
     first = T.bind(T.address_of(buffer[start]))
     return T.decl_buffer((size,), str(buffer.dtype), data=first)
+
+
+class VectorsInOrder:
+    """The vectors of a buffer from an index on, one after another, as loops come to take them: plain loads."""
+
+    def __init__(self, buffer: Any, start: Any, vector_bytes: int) -> None:
+        self._buffer, self._item_bytes = buffer, np.dtype(str(buffer.dtype)).itemsize
+        self._lanes = vector_bytes // self._item_bytes
+        self._next = register_buffer(1, "int32")
+        T.buffer_store(self._next, start, [0])
+
+    def take(self, count: int, distance: Any = None) -> Iterator[Any]:
+        """Yield the next vectors; all of them must be taken before there are others.
+
+        Args:
+            count: how many.
+            distance: int64 TIR expression: bytes from the first one to what is taken next; None for what lies behind
+                the last one.
+        """
+        first = T.bind(self._next[0])
+        behind = count * self._lanes if distance is None else T.cast(distance // self._item_bytes, "int32")
+        T.buffer_store(self._next, first + behind, [0])
+        for i in range(count):
+            yield T.bind(self._buffer[span(first + i * self._lanes, self._lanes)])
+
+    def wait(self, vectors: Sequence[Any]) -> None:
+        """Do nothing: what order loads are in is left to LLVM."""
 
 
 def store_narrow(buffer: Any, start: Any, values: Any, lanes: int, count: int) -> None:

@@ -40,6 +40,10 @@ from pipeline.ops import Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QConv2dH
 Array = npt.NDArray[Any]
 
 
+WINOGRAD_WORTH = 0.75
+"""Of what a direct convolution costs, what Winograd's may: transformed values fill more of the caches."""
+
+
 def workload(operation: Operation, machine: Machine) -> Workload | None:
     """Return what an operation's register tile is chosen for; None if its kernel has another way."""
     operator = operation.operator
@@ -49,10 +53,25 @@ def workload(operation: Operation, machine: Machine) -> Workload | None:
         return make_workload(geometry_of(operation), machine, 1, "float32")
     if _has_matrices_for(operation, machine) or _is_winograd_for(operation, machine):
         return None
+    return _direct_workload(operation, machine)
+
+
+def _direct_workload(operation: Operation, machine: Machine) -> Workload:
+    """Return what the register tile of an integer product in vectors is chosen for."""
     if _has_blocks_for(operation, machine):
         return make_block_workload(geometry_of(operation), machine, operation.inputs[0].dtype)
     pairs = _pair_workload(operation, machine)
     return pairs or make_workload(geometry_of(operation), machine, *_depth(operation, machine.isa))
+
+
+def winograd_pays(operation: Operation, machine: Machine) -> bool:
+    """Return whether Winograd's transforms, where they fit, cost clearly less than a direct convolution."""
+    g = geometry_of(operation)
+    if not winograd_plan.divides(g, machine):
+        return False
+    direct = _direct_workload(operation, machine)
+    direct_cost = g.batch * g.out_height * direct.cycles(direct.choose())
+    return winograd_plan.WinogradPlan.choose(g, machine).cost() < WINOGRAD_WORTH * direct_cost
 
 
 def product_cycles(operation: Operation, machine: Machine) -> float:
@@ -83,7 +102,7 @@ def _is_winograd_for(operation: Operation, machine: Machine) -> bool:
         return False
     if isinstance(operator, QConv2dHardSwish):
         return False
-    return winograd_plan.fits(operation) and winograd_plan.pays(operation, machine)
+    return winograd_plan.fits(operation) and winograd_pays(operation, machine)
 
 
 def _has_blocks_for(operation: Operation, machine: Machine) -> bool:

@@ -1,37 +1,34 @@
-"""How a convolution is divided among the loops of `winograd.nest`, and whether it takes fewer instructions so.
+"""How a convolution is divided among the loops of `winograd.nest`, and about what it costs so.
 
 Instruction sets that take a step's values from any place in a register are limited by how many instructions begin in a
-cycle, so that these are counted, as in `gemm.lane_tile`.
+cycle, so that these are counted, as in `gemm.lane_tile`; for others, it is cycles, as in `gemm.register_tile`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.gemm.geometry import Geometry, geometry_of
-from pipeline.kernels.gemm.plan import make_block_workload
+from pipeline.kernels.gemm.parallel import TASKS
 from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.lib import tails
-from pipeline.kernels.machine import Machine
+from pipeline.kernels.machine import CACHE_LINE, Machine
 from pipeline.kernels.operation import Operation
 from pipeline.kernels.winograd.transforms import KERNEL, POSITIONS, SHIFT, TILE
 
 WORD_BYTES = 2
 
-WORDS, BLOCK_CHANNELS = 8, 16
-"""Values of 16 bits in a vector of 128 bits, and output channels that are computed together: a vector of bytes."""
+MOST_VECTORS, REGISTERS_PER_VECTOR = 4, 8
+"""Vectors of sums of a block of output channels: at most so many, and one for so many registers."""
 
-BLOCK_VECTORS = 4
-"""Vectors of sums of a block of output channels."""
-
-WEIGHTS, TEMPORARIES = 4, 3
-"""Registers of weights that are loaded together, and registers to spare."""
+LOADED_TOGETHER, LANE_TEMPORARIES, TEMPORARIES = 4, 3, 2
+"""Registers of weights that are loaded together where a step's values come from any place in a register; registers to
+spare there; and elsewhere, with a tile's values among them."""
 
 MIDDLE = 128
 """What is subtracted from activations."""
@@ -39,24 +36,73 @@ MIDDLE = 128
 MOST_SUM = 1 << (31 - SHIFT)
 """Sums below it, of either sign, are exact; see `transforms`."""
 
-INPUT_INSTRUCTIONS, WEIGHT_INSTRUCTIONS, OUTPUT_INSTRUCTIONS = 330, 270, 350
-"""To transform a tile's inputs for a vector of channels, the weights of an input channel and a block of output
-channels, and a tile's outputs of a vector of channels."""
-
-FINISH_INSTRUCTIONS, POSITION_INSTRUCTIONS, LOOP_INSTRUCTIONS = 38, 12, 3
-"""To finish a pixel of a block; for each position of some tiles; and for each step of a loop."""
-
 INPUT_PART, WEIGHT_PART = 1 / 2, 1 / 3
 """Of the second-level cache, for transformed inputs of all channels and for a block's transformed weights."""
 
 BAND_CHOICES = 16
 """Of so many numbers of bands, at most, from the least to twice as many, the one is taken that divides tiles best."""
 
-TOO_DEAR = 1.05
-"""How many times as many instructions as without bands are too many to keep inputs in that cache."""
 
-WORTH = 0.75
-"""How many of a direct convolution's instructions it may take: transformed values fill more of the caches."""
+@dataclass(frozen=True)
+class Costs:
+    """What the parts of the loops cost.
+
+    Attributes:
+        product: the products of a vector of sums, in a step.
+        load: of a step, for each tile and each vector of sums.
+        step: a step, besides.
+        sums: to load or to store a vector of sums, for each position and chunk.
+        position: a position and a chunk of some tiles, besides.
+        inputs: to transform a vector of a tile's inputs.
+        weights: to transform a vector of weights.
+        outputs: to transform a vector of a tile's sums.
+        finish: to requantize and to store a vector of sums of a pixel.
+        fetch: a byte of transformed inputs that isn't in the second-level cache.
+        phase: to have other threads begin.
+    """
+
+    product: float
+    load: float
+    step: float
+    sums: float
+    position: float
+    inputs: float
+    weights: float
+    outputs: float
+    finish: float
+    fetch: float
+    phase: float
+
+
+INSTRUCTIONS = Costs(
+    product=1,
+    load=1 / 8,
+    step=3 / 8,
+    sums=1,
+    position=12,
+    inputs=330,
+    weights=135,
+    outputs=350,
+    finish=9.5,
+    fetch=0.3,
+    phase=3000,
+)
+"""Where instructions are counted."""
+
+CYCLES = Costs(
+    product=0.5,
+    load=0.06,
+    step=0.1,
+    sums=0.6,
+    position=20,
+    inputs=130,
+    weights=55,
+    outputs=110,
+    finish=3,
+    fetch=0.07,
+    phase=3000,
+)
+"""Where cycles are counted, in which two multiplications begin."""
 
 
 @dataclass(frozen=True)
@@ -77,20 +123,21 @@ class WinogradPlan:
 
     @classmethod
     def choose(cls, geometry: Geometry, machine: Machine) -> WinogradPlan:
-        """Return the plan with the fewest instructions, with inputs in the second-level cache if that's not dear.
+        """Return the cheapest plan.
 
-        Weights are transformed for each band, which takes as long as the products of two tiles.
+        Weights are transformed for each band, which takes as long as the products of some tiles; without bands, inputs
+        may be more than the second-level cache holds.
         """
-        whole = cls(geometry, machine, together=1, bands=1)
-        least = min(math.ceil(whole.input_bytes / (machine.l2_bytes * INPUT_PART)), whole.tiles)
-        cheapest = whole._cheapest([1])
-        cached = whole._cheapest(range(least, min(2 * least, whole.tiles) + 1, -(-least // BAND_CHOICES)))
-        return cached if cached.instructions() <= TOO_DEAR * cheapest.instructions() else cheapest
-
-    def _cheapest(self, bands: Iterable[int]) -> WinogradPlan:
-        most = (self.isa.registers - 2 * WEIGHTS - TEMPORARIES) // (BLOCK_VECTORS + 1)
-        plans = [dataclasses.replace(self, together=n, bands=b) for b in bands for n in range(1, most + 1)]
-        return min((p for p in plans if p.together <= p.band_tiles), key=WinogradPlan.instructions)
+        isa, whole = machine.isa, cls(geometry, machine, together=1, bands=1)
+        if isa.load_bytes:
+            free, tile_registers = isa.registers - 2 * LOADED_TOGETHER - LANE_TEMPORARIES, whole.block_vectors + 1
+        else:
+            free, tile_registers = isa.registers - whole.block_vectors - TEMPORARIES, whole.block_vectors
+        least = min(math.ceil(whole.input_bytes / whole.cached_bytes), whole.tiles)
+        bands = {1, *range(least, min(2 * least, whole.tiles) + 1, -(-least // BAND_CHOICES))}
+        together = range(1, free // tile_registers + 1)
+        plans = [dataclasses.replace(whole, together=n, bands=b) for b in sorted(bands) for n in together]
+        return min((p for p in plans if p.together <= p.band_tiles), key=WinogradPlan.cost)
 
     @property
     def isa(self) -> InstructionSet:
@@ -98,9 +145,59 @@ class WinogradPlan:
         return self.machine.isa
 
     @property
+    def words(self) -> int:
+        """Number of values of 16 bits in a vector."""
+        return 2 * self.isa.lanes
+
+    @property
+    def depth(self) -> int:
+        """How many input channels a step takes in."""
+        return self.isa.int16_depth
+
+    @property
+    def steps_per_load(self) -> int:
+        """How many steps' inputs of a tile are loaded at once."""
+        return max(self.isa.load_bytes // WORD_BYTES // self.depth, 1)
+
+    @property
+    def block_vectors(self) -> int:
+        """Number of vectors of sums of a block of output channels."""
+        return min(MOST_VECTORS, self.isa.registers // REGISTERS_PER_VECTOR)
+
+    @property
+    def block_channels(self) -> int:
+        """Number of output channels in a block."""
+        return self.block_vectors * self.isa.lanes
+
+    @property
+    def vector_sums(self) -> int:
+        """How many vectors of sums a vector of weights has products for."""
+        return 2 // self.depth
+
+    @property
+    def step_weights(self) -> int:
+        """How many weights of a block a step takes in."""
+        return self.block_channels * self.depth
+
+    @property
+    def position_weights(self) -> int:
+        """Number of values from the weights of a position to those of the next."""
+        return _apart(self.chunk_steps * self.step_weights)
+
+    @property
+    def position_inputs(self) -> int:
+        """Number of values from the transformed inputs of a position to those of the next."""
+        return _apart(self.band_tiles * self.geometry.group_in)
+
+    @property
+    def chunk_steps(self) -> int:
+        """Number of steps that a chunk takes in."""
+        return self.chunk_channels // self.depth
+
+    @property
     def blocks(self) -> int:
         """Number of blocks of output channels."""
-        return -(-self.geometry.group_out // BLOCK_CHANNELS)
+        return -(-self.geometry.group_out // self.block_channels)
 
     @property
     def tile_rows(self) -> int:
@@ -120,7 +217,17 @@ class WinogradPlan:
     @property
     def input_bytes(self) -> int:
         """Size of all transformed inputs."""
-        return self.tiles * POSITIONS * self.geometry.group_in * WORD_BYTES
+        return self.tiles * self.tile_bytes
+
+    @property
+    def tile_bytes(self) -> int:
+        """Size of a tile's transformed inputs."""
+        return POSITIONS * self.geometry.group_in * WORD_BYTES
+
+    @property
+    def cached_bytes(self) -> float:
+        """Size of transformed inputs that stay in the second-level cache."""
+        return self.machine.l2_bytes * INPUT_PART
 
     @property
     def band_tiles(self) -> int:
@@ -135,8 +242,8 @@ class WinogradPlan:
     @property
     def chunks(self) -> int:
         """How many parts input channels are divided into, so that a part's weights stay in the second-level cache."""
-        vectors = self.geometry.group_in // WORDS
-        vector_weights = WORDS * POSITIONS * BLOCK_CHANNELS * WORD_BYTES
+        vectors = self.geometry.group_in // self.words
+        vector_weights = self.words * POSITIONS * self.block_channels * WORD_BYTES
         most = max(1, int(self.machine.l2_bytes * WEIGHT_PART) // vector_weights)
         return next(n for n in range(1, vectors + 1) if vectors % n == 0 and vectors // n <= most)
 
@@ -146,37 +253,52 @@ class WinogradPlan:
         return self.geometry.group_in // self.chunks
 
     def channels(self) -> npt.NDArray[np.int64]:
-        """Return the output channels of all blocks, of which the last may overlap: [blocks * BLOCK_CHANNELS]."""
-        starts = tails.starts(BLOCK_CHANNELS, self.geometry.group_out)
-        return (starts[:, np.newaxis] + np.arange(BLOCK_CHANNELS)).reshape(-1)
+        """Return the output channels of all blocks, of which the last may overlap: [blocks * block_channels]."""
+        starts = tails.starts(self.block_channels, self.geometry.group_out)
+        return (starts[:, np.newaxis] + np.arange(self.block_channels)).reshape(-1)
 
-    def instructions(self) -> float:
-        """Return about how many instructions the convolution takes."""
-        inputs, vectors, blocks = self.geometry.group_in, self.geometry.group_in / WORDS, self.bands * self.blocks
-        step = self.together * BLOCK_VECTORS + BLOCK_VECTORS / 2 / WEIGHTS
-        load = WORDS * step + self.together + LOOP_INSTRUCTIONS
-        sums = 2 * self.together * BLOCK_VECTORS + POSITION_INSTRUCTIONS
-        products = POSITIONS * (vectors * load + self.chunks * sums)
-        outputs = self.together * (BLOCK_VECTORS * OUTPUT_INSTRUCTIONS + TILE * TILE * FINISH_INSTRUCTIONS)
-        transformed = self.bands * self.band_tiles * vectors * INPUT_INSTRUCTIONS
-        return transformed + blocks * (inputs * WEIGHT_INSTRUCTIONS + self.groups * (products + outputs))
+    @property
+    def bands_are_tasks(self) -> bool:
+        """Whether each thread computes bands of its own, from inputs to outputs, or all threads each band together."""
+        return self.bands % TASKS == 0
+
+    def cost(self) -> float:
+        """Return about how many instructions or cycles the convolution takes; see the module's docstring."""
+        costs, together, vectors = self._costs, self.together, self.block_vectors
+        blocks, channels = self.bands * self.blocks, self.geometry.group_in
+        step = costs.product * together * vectors + costs.load * (together + vectors) + costs.step
+        sums = 2 * costs.sums * together * vectors + costs.position
+        products = POSITIONS * (channels / self.depth * step + self.chunks * sums)
+        outputs = together * vectors * (costs.outputs + TILE * TILE * costs.finish)
+        weights = channels * self.block_channels / self.words * costs.weights
+        inputs = self.bands * self.band_tiles * channels / self.words * costs.inputs
+        fetched = costs.fetch * max(self.band_tiles * self.tile_bytes - self.cached_bytes, 0)
+        phases = 1 if self.bands_are_tasks else 2 * self.bands
+        return inputs + blocks * (fetched + weights + self.groups * (products + outputs)) + phases * costs.phase
+
+    @property
+    def _costs(self) -> Costs:
+        return INSTRUCTIONS if self.isa.load_bytes else CYCLES
 
 
 def fits(operation: Operation) -> bool:
     """Return whether a convolution can be computed so, exactly: of bytes, 3x3, stride 1, and no sum is too large."""
     g = geometry_of(operation)
     shape = (g.groups, g.kernel, g.strides, g.dilation) == (1, (KERNEL, KERNEL), (1, 1), (1, 1))
-    whole = g.group_in % WORDS == 0 and g.group_out >= BLOCK_CHANNELS
-    if operation.inputs[0].dtype == "int16" or not (shape and whole and min(g.out_height, g.out_width) >= TILE):
+    if operation.inputs[0].dtype == "int16" or not shape or min(g.out_height, g.out_width) < TILE:
         return False
     weight = operation.constants[1]
     magnitudes = np.abs(weight.reshape(len(weight), -1).astype("int64")).sum(axis=1)
     return bool((MIDDLE * magnitudes < MOST_SUM).all())
 
 
-def pays(operation: Operation, machine: Machine) -> bool:
-    """Return whether a convolution that fits takes clearly fewer instructions than a direct one."""
-    g = geometry_of(operation)
-    direct = make_block_workload(g, machine, operation.inputs[0].dtype)
-    rows = g.batch * g.out_height
-    return WinogradPlan.choose(g, machine).instructions() < WORTH * rows * direct.cycles(direct.choose())
+def divides(geometry: Geometry, machine: Machine) -> bool:
+    """Return whether input channels are whole vectors of words, and output channels fill a block."""
+    plan = WinogradPlan(geometry, machine, together=1, bands=1)
+    return geometry.group_in % plan.words == 0 and geometry.group_out >= plan.block_channels
+
+
+def _apart(values: int) -> int:
+    """Return a length that is an odd number of cache lines, so that places so far apart share no set of a cache."""
+    line = CACHE_LINE // WORD_BYTES
+    return (-(-values // line) | 1) * line

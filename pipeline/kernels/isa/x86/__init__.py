@@ -10,7 +10,7 @@ from pipeline.kernels.isa.x86.vectors import PairwiseInstructionSet, VbmiInstruc
 SSE41 = PairwiseInstructionSet.extending(
     PORTABLE,
     "sse41",
-    adding=[Capability.LANE_DOT_PRODUCTS],
+    adding=[Capability.LANE_DOT_PRODUCTS, Capability.WORD_PRODUCTS],
     dot_depth=4,
     int16_depth=2,
     weight_dtype="int16",

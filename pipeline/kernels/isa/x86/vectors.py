@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa.contract import Array, InstructionSet
+from pipeline.kernels.lib.modular import modular_add, modular_functions
 from pipeline.kernels.lib.vectors import interleave, lanes_of, part, repeated
 from pipeline.ops import QAdd
 
@@ -81,9 +83,22 @@ class X86InstructionSet(InstructionSet):
 
     def dot_int16(self, acc: Any, activations: Any, weights: Any) -> Any:
         """Return `acc` plus the sums of two products; see the base class."""
-        pair = T.broadcast(T.reinterpret("int32", activations), self.lanes)
-        words = f"int16x{2 * self.lanes}"
-        return self.dot_pairs(acc, T.reinterpret(words, pair), T.cast(weights, words))
+        return self.dot_pairs(acc, self._pair(activations), T.cast(weights, f"int16x{2 * self.lanes}"))
+
+    def functions(self) -> AbstractContextManager[Any]:
+        """Return the context in which LLVM knows additions that may overflow; see the base class."""
+        context: AbstractContextManager[Any] = T.attr(T.int32(0), "pragma_import_llvm", modular_functions(self.lanes))
+        return context
+
+    def multiply_words(self, acc: Sequence[Any], activations: Any, step: int, weights: Any) -> list[Any]:
+        """Return the accumulator plus the sums of two products; see the base class."""
+        (sums,) = acc
+        product = T.call_llvm_pure_intrin(f"int32x{self.lanes}", self.vpmaddwd, self._pair(activations), weights)
+        return [modular_add(sums, product)]
+
+    def _pair(self, activations: Any) -> Any:
+        """Return two neighbouring int16 values in every lane."""
+        return T.reinterpret(f"int16x{2 * self.lanes}", T.broadcast(T.reinterpret("int32", activations), self.lanes))
 
     def dot_pairs(self, acc: Any, left: Any, right: Any) -> Any:
         """Return `acc` plus the sums of two products of int16 values in each of `lanes` lanes."""
@@ -210,6 +225,11 @@ class VnniInstructionSet(X86InstructionSet):
     def dot_lanes(self, acc: Any, activations: Any, weights: Any) -> Any:
         """Return `acc` plus the sums of four products in each lane; see the base class."""
         return T.call_llvm_pure_intrin(f"int32x{self.lanes}", self.vpdpbusd, acc, activations, weights)
+
+    def multiply_words(self, acc: Sequence[Any], activations: Any, step: int, weights: Any) -> list[Any]:
+        """Return the accumulator plus the sums of two products, which `vpdpwssd` lets overflow; see the base class."""
+        (sums,) = acc
+        return [self.dot_pairs(sums, self._pair(activations), weights)]
 
     def dot_pairs(self, acc: Any, left: Any, right: Any) -> Any:
         """Return `acc` plus the sums of two products; see the base class."""
