@@ -234,7 +234,7 @@ class InstructionSet:
             step: which of these steps' values to multiply.
             weights: int16 vector of `2 * lanes`: for each lane of `acc` its `int16_depth` values together.
         """
-        raise NotImplementedError(f"{self.name} multiplies no words by a value from a register")
+        raise NotImplementedError(f"{self.name} multiplies no words")
 
     def multiply_block(self, acc: Any, activations: Sequence[Any], step: int, weights: Any) -> Any:
         """Return `acc` plus the products of `block_pixels` by `block_channels`, of `block_depth` values each.

@@ -102,7 +102,11 @@ CYCLES = Costs(
     fetch=0.07,
     phase=3000,
 )
-"""Where cycles are counted, in which two multiplications begin."""
+"""Where cycles are counted, in which two multiplications begin.
+
+By them, 20 layers take some 5 % more or less than they were measured to, with AVX2 and SSE4.1 on AMD's Zen 4, unless
+their transformed inputs fill the second-level cache several times.
+"""
 
 
 @dataclass(frozen=True)
