@@ -38,11 +38,11 @@ from pipeline.kernels.gemm.geometry import geometry_of
 from pipeline.kernels.gemm.parallel import worth_threads
 from pipeline.kernels.isa.contract import Capability
 from pipeline.kernels.lib import tails
-from pipeline.kernels.lib.buffers import register_buffer, stack_buffer, view
+from pipeline.kernels.lib.buffers import prefetch, register_buffer, stack_buffer, view
 from pipeline.kernels.lib.halo import Halo
 from pipeline.kernels.lib.modular import Modular
 from pipeline.kernels.lib.vectors import joined, part, span, with_other_sign
-from pipeline.kernels.machine import Machine
+from pipeline.kernels.machine import CACHE_LINE, Machine
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.winograd.plan import MIDDLE, WinogradPlan
 from pipeline.kernels.winograd.transforms import (
@@ -170,6 +170,7 @@ class WinogradNest:
                 slot = group * self.group_products if plan.chunks > 1 else 0
                 with T.serial(POSITIONS) as position:
                     at = slot + position * plan.together * plan.block_channels
+                    self._prefetch(block, chunk, group * POSITIONS + position)
                     self._load_sums(at, chunk)
                     self._multiply(position, first, chunk)
                     self._store_sums(at)
@@ -177,6 +178,15 @@ class WinogradNest:
                     with T.serial(plan.block_vectors) as v:
                         self._transform_outputs(slot + i * plan.block_channels, v)
                     self._finish(first_tile + first + i, block)
+
+    def _prefetch(self, block: Any, chunk: Any, number: Any) -> None:
+        """Fetch a part of what the next chunk's weights are made from, while this one's are multiplied."""
+        plan = self.plan
+        chunk_weights = plan.chunk_steps * KERNEL * KERNEL * plan.step_weights
+        start = block * self.block_weights + (chunk + 1) * chunk_weights
+        lines = -(-chunk_weights // (plan.groups * POSITIONS * CACHE_LINE))
+        for line in range(lines):
+            prefetch(self.weights, start + (number * lines + line) * CACHE_LINE, level=2)
 
     def _load_sums(self, at: Any, chunk: Any) -> None:
         """Set accumulators to zero, or from the second chunk on to what they were."""
