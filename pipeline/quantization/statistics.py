@@ -214,14 +214,15 @@ class KeptBatches(Statistic):
     for.
 
     Attributes:
-        limit: how many batches are kept to learn from; of those that are held back, half as many are.
+        limit: how many batches are kept to learn from.
+        held_back_limit: how many are kept of those that are held back.
     """
 
     finite = False
 
-    def __init__(self, limit: int, first: int = 0) -> None:
+    def __init__(self, limit: int, held_back_limit: int, first: int = 0) -> None:
         super().__init__(first)
-        self.limit = limit
+        self.limit, self.held_back_limit = limit, held_back_limit
         # Of batches before the first, others keep the values.
         self._kept: dict[bool, dict[int, Array | None]] = {
             held_back: dict.fromkeys(_least(first, held_back, self._room(held_back))) for held_back in (False, True)
@@ -255,7 +256,7 @@ class KeptBatches(Statistic):
         return values
 
     def _room(self, held_back: bool) -> int:
-        return max(1, self.limit // 2) if held_back else self.limit
+        return self.held_back_limit if held_back else self.limit
 
     def _keep(self, number: int, value: Array) -> None:
         kept = self._kept[is_held_back(number)]

@@ -44,7 +44,7 @@ def numbered(count: int, first: int = 0) -> list[np.ndarray]:
 
 
 def kept(batches: list[np.ndarray], limit: int) -> KeptBatches:
-    seen = KeptBatches(limit)
+    seen = KeptBatches(limit, limit // 2)
     for batch in batches:
         seen.update(batch)
     return seen
@@ -74,7 +74,7 @@ def test_of_many_batches_as_many_are_kept_as_there_is_room_for_and_they_are_spre
 
 
 def test_the_same_batches_of_every_tensor_are_kept() -> None:
-    batches, means = kept(numbered(50), 6), KeptMeans(6)
+    batches, means = kept(numbered(50), 6), KeptMeans(6, 3)
     for batch in numbered(50):
         means.update(batch)
     assert [m.tolist() for m in means.learned_from] == [b[0].tolist() for b in batches.learned_from]
@@ -84,8 +84,8 @@ def test_the_same_batches_of_every_tensor_are_kept() -> None:
 NEEDS = [
     Need("x", ChannelMeans),
     Need("x", ChannelMaxima),
-    Need("x", KeptBatches, (6,)),
-    Need("x", KeptMeans, (3,)),
+    Need("x", KeptBatches, (6, 3)),
+    Need("x", KeptMeans, (3, 6)),
     Need("x", SecondMoments, (Columns(ops.Dense(), (6, 3), 2),)),
 ]
 every_statistic = pytest.mark.parametrize("need", NEEDS, ids=lambda need: need.statistic.__name__)

@@ -32,7 +32,7 @@ from pipeline.ir.program import Program
 from pipeline.quantization.annotation import Annotation
 from pipeline.quantization.corrections.adaptive_rounding import Objective, in_bits, learned_rounding
 from pipeline.quantization.corrections.correction import CannotCorrect, Correction
-from pipeline.quantization.corrections.kept import kept_feeds, kept_needs
+from pipeline.quantization.corrections.kept import kept_needs, walked_feeds
 from pipeline.quantization.corrections.layers import Layer, chosen_parameters, int8_layers, with_parameters
 from pipeline.quantization.corrections.moments import Columns
 from pipeline.quantization.corrections.walk import steps, walk
@@ -67,7 +67,7 @@ class AdaRound(Correction):
     def apply(self, state: State) -> State:
         """See `Correction`."""
         int8_program, _ = realize(state.program, state.annotation, state.calibrated(), warn=False)
-        learned_from, held_back = kept_feeds(state)
+        learned_from, held_back = walked_feeds(state)
         learning = _Learning(state, learned_from, held_back)
         try:
             walk(int8_program, [*learned_from, *held_back], learning)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tvm import relax
@@ -21,7 +23,12 @@ from pipeline.quantization.state import State
 from pipeline.quantization.statistics import HELD_BACK_EVERY, KeptBatches, Need
 
 MOST, FEWEST = 16, 4
-"""Batches to learn from, if a batch is small, and if it is large; half as many more are held back."""
+"""Batches to learn from, if a batch is small, and if it is large."""
+
+WALKED, CHECKED = 0.5, 2
+"""Of batches that are held back, how many a walk over all layers takes, and how many the outputs are compared on, for
+each batch to learn from. A walk takes much longer than a run, and a few samples, some of them far noisier than the
+others, don't tell which of two models is better."""
 
 MEMORY = 128 * 2**20
 """Bytes that the batches and their activations may take, roughly."""
@@ -41,15 +48,36 @@ def kept_limit(program: Program) -> int:
     return max(FEWEST, min(MOST, MEMORY // max(size, 1), MULTIPLY_ADDS // max(work, 1)))
 
 
+def kept_limits(program: Program) -> tuple[int, int]:
+    """Return how many batches are kept to learn from, and how many of those that are held back."""
+    limit = kept_limit(program)
+    return limit, CHECKED * limit
+
+
 def kept_needs(program: Program) -> tuple[Need, ...]:
     """Return what has to be kept: the inputs, and the float program's tensors that are compared for them."""
-    limit, outputs = kept_limit(program), [var for _, var in _outputs(program)]
+    limits, outputs = kept_limits(program), [var for _, var in _outputs(program)]
     logits = (_logits(program, var) for var in outputs)
     kept = [v for v in (*Dataflow.of(program.module).params, *outputs, *logits) if isinstance(v, relax.Var)]
-    return tuple(dict.fromkeys(Need(str(v.name), KeptBatches, (limit,)) for v in kept))
+    return tuple(dict.fromkeys(Need(str(v.name), KeptBatches, limits) for v in kept))
 
 
-def kept_feeds(state: State) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
+def walked(held_back: Sequence[Any], learned_from: int) -> Sequence[Any]:
+    """Return those of the batches held back that a walk takes, beside so many to learn from: spread evenly."""
+    return held_back[:: max(1, math.ceil(len(held_back) / max(1, WALKED * learned_from)))]
+
+
+def walked_feeds(state: State) -> tuple[list[dict[str, Array]], Sequence[dict[str, Array]]]:
+    """Return the feeds that a walk over all layers learns from, and those that it checks layers on.
+
+    Raises:
+        CannotCorrect: there are too few samples.
+    """
+    learned_from, held_back = _kept_feeds(state)
+    return learned_from, walked(held_back, len(learned_from))
+
+
+def _kept_feeds(state: State) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
     """Return the feeds to learn from, and those that are held back; see `kept_needs`.
 
     Raises:
@@ -67,23 +95,49 @@ def kept_feeds(state: State) -> tuple[list[dict[str, Array]], list[dict[str, Arr
 def held_back_sqnr(state: State, int8_program: Program) -> float:
     """Return the signal to quantization noise of an int8 program's outputs on held-back samples, in decibels.
 
+    Noise is the mean of batches' root sums of squares, in place of the root of their mean square: some samples are 30
+    dB noisier than most, and would decide alone. The outputs' decibels are averaged, whatever their scales.
+
     In place of a softmax, what it is computed from is compared, less each row's mean, which makes no difference to a
     softmax: probabilities are nearly all 0 or 1, so a few samples would decide.
 
     Raises:
         CannotCorrect: there are too few samples.
     """
-    pairs, distance = _pairs(state.uncorrected, int8_program), Distance()
-    _, held_back = kept_feeds(state)
+    pairs = _pairs(state.uncorrected, int8_program)
+    _, held_back = _kept_feeds(state)
     names = {str(var.name): spec.name for spec, var in _outputs(int8_program)}
     # With its outputs, too, the program has the kernels of the library that is going to be built.
     run = runner(int8_program.with_more_outputs([p.name for p in pairs if p.name not in names]), len(held_back))
     expected = [_kept(state, pair.tensor).held_back for pair in pairs]
+    distances: list[list[Distance]] = [[] for _ in pairs]
     for number, feed in enumerate(held_back):
         found = run(feed)
-        for pair, values in zip(pairs, expected, strict=True):
-            distance.update(pair.compared(values[number]), pair.compared(found[names.get(pair.name, pair.name)]))
-    return distance.sqnr_db
+        for pair, values, own in zip(pairs, expected, distances, strict=True):
+            own.append(Distance())
+            own[-1].update(pair.compared(values[number]), pair.compared(found[names.get(pair.name, pair.name)]))
+    return mean_sqnr_db(distances)
+
+
+def mean_sqnr_db(outputs: Sequence[Sequence[Distance]]) -> float:
+    """Return the mean of outputs' signal to quantization noise ratios, decibels; see `held_back_sqnr`.
+
+    Args:
+        outputs: for each output, the distance from what it should be of each batch.
+
+    Returns:
+        Infinity if no output has noise; minus infinity if one isn't finite.
+    """
+    found = []
+    for batches in outputs:
+        signal = math.sqrt(math.fsum(b.signal for b in batches) / len(batches))
+        noise = math.fsum(math.sqrt(b.noise) for b in batches) / len(batches)
+        if noise == math.inf:
+            return -math.inf
+        # An output that is always zero says nothing, and one that is computed exactly can't be made better.
+        if signal > 0 and noise > 0:
+            found.append(20 * (math.log10(signal) - math.log10(noise)))
+    return math.fsum(found) / len(found) if found else math.inf
 
 
 @dataclass(frozen=True)
@@ -139,7 +193,7 @@ def finite(decibels: float) -> float | None:
 
 
 def _kept(state: State, var: relax.Var) -> KeptBatches:
-    found = state.statistics[Need(str(var.name), KeptBatches, (kept_limit(state.uncorrected),))]
+    found = state.statistics[Need(str(var.name), KeptBatches, kept_limits(state.uncorrected))]
     if not isinstance(found, KeptBatches):
         raise TypeError(f"Expected batches of {var.name}, got {found}")
     return found

@@ -26,7 +26,7 @@ from pipeline.ir.operator import Array
 from pipeline.ir.program import Program
 from pipeline.quantization.annotation import Annotation
 from pipeline.quantization.corrections.correction import CannotCorrect, Correction
-from pipeline.quantization.corrections.kept import kept_feeds, kept_limit, kept_needs
+from pipeline.quantization.corrections.kept import kept_limits, kept_needs, walked, walked_feeds
 from pipeline.quantization.corrections.layers import Layer, int8_layers, with_biases
 from pipeline.quantization.corrections.walk import walk
 from pipeline.quantization.realize import realize
@@ -43,15 +43,15 @@ class LayerwiseBiasCorrection(Correction):
 
     def needs(self, program: Program, annotation: Annotation) -> tuple[Need, ...]:
         """Return some samples, and the channels' means that the inputs of int8 layers have for each of them."""
-        layers, limit = int8_layers(program, annotation).values(), kept_limit(program)
-        means = dict.fromkeys(Need(layer.input, KeptMeans, (limit,)) for layer in layers)
+        layers, limits = int8_layers(program, annotation).values(), kept_limits(program)
+        means = dict.fromkeys(Need(layer.input, KeptMeans, limits) for layer in layers)
         return (*kept_needs(program), *means)
 
     def apply(self, state: State) -> State:
         """See `Correction`."""
         int8_program, _ = realize(state.program, state.annotation, state.calibrated(), warn=False)
         correcting = _Correcting(state)
-        learned_from, held_back = kept_feeds(state)
+        learned_from, held_back = walked_feeds(state)
         try:
             walk(int8_program, [*learned_from, *held_back], correcting)
         except NotImplementedError as error:
@@ -70,7 +70,7 @@ class _Correcting:
         self._state = state
         self._layers = int8_layers(state.program, state.annotation)
         self._originals = int8_layers(state.uncorrected, state.annotation)
-        self._limit = kept_limit(state.uncorrected)
+        self._limits = kept_limits(state.uncorrected)
         self.biases: dict[str, Array] = {}
 
     def __call__(self, binding: Binding, inputs: Sequence[Array]) -> Binding:
@@ -104,7 +104,7 @@ class _Correcting:
             scale: of its input, for each output channel: [O].
             means: of its quantized input's channels, for each sample: those to learn from, then those held back.
         """
-        seen = self._state.statistics[Need(layer.input, KeptMeans, (self._limit,))]
+        seen = self._state.statistics[Need(layer.input, KeptMeans, self._limits)]
         if not isinstance(seen, KeptMeans):
             raise TypeError(f"Expected the means of {layer.input}, got {seen}")
         original, count = self._originals[layer.name], len(seen.learned_from)
@@ -114,7 +114,8 @@ class _Correcting:
             wanted = original.mean_response(original.weight.astype("float64"), np.mean(expected, axis=0))
             return layer.mean_response(weight, np.mean(found, axis=0)) - wanted
 
-        learned, checked = shift(seen.learned_from, means[:count]), shift(seen.held_back, means[count:])
+        held_back = walked(seen.held_back, count)
+        learned, checked = shift(seen.learned_from, means[:count]), shift(held_back, means[count:])
         already = original.bias.astype("float64") - layer.bias
         if np.square(checked - learned).sum() >= np.square(checked - already).sum():
             return None
