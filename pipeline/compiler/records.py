@@ -82,8 +82,8 @@ def kernel_calls(module: tvm.IRModule, outputs: Sequence[str]) -> tuple[Operator
 def _record(module: tvm.IRModule, call: relax.Call, name: str, output: TensorType) -> OperatorRecord:
     kernel, arguments = call.args[0], call.args[1].fields
     attrs = module[kernel].attrs
-    # Kernels of Relax's operators get constants as arguments. An integer is an offset into the pool, not a tensor.
-    tensors = [a for a in arguments if not isinstance(a, tirx.IntImm)]
+    # Kernels of Relax's operators get constants as arguments. A number is none, and no offset into the pool either.
+    tensors = [a for a in arguments if not isinstance(a, tirx.IntImm | tirx.FloatImm)]
     constant_bytes = sum(tensor_type(a).nbytes for a in tensors if constant(a) is not None)
     return OperatorRecord(
         name=name,

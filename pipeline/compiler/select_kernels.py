@@ -2,18 +2,21 @@
 
 Before -> after: `y = qnn.conv2d(x, w, b, m)` becomes `y = call_tir(conv2d_u8s8_3x3_64x64__avx2, (x, packed w, ...))`.
 If a library is made, the kernel gets the offsets of packed constants in the library instead of the constants. Equal
-operators share one kernel.
+operators share one kernel; those that differ in numbers only, its code (`shared_code`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tvm
 from tvm import relax, tirx
 
 from pipeline.compiler.records import kernel_attributes
+from pipeline.compiler.shared_code import with_shared_code
 from pipeline.ir.bridge import operator_of, tensor_type, to_relax_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant
 from pipeline.ir.operator import Operator
@@ -35,23 +38,19 @@ def select_kernels(module: tvm.IRModule, machine: Machine, pool: ConstantPool | 
             stay arguments, as for programs that run in this process.
     """
     flow = Dataflow.of(module)
-    builder = DataflowBuilder(module)
     # Generating a kernel takes some milliseconds, and recurrent layers and attention have many equal operators.
     made: dict[tuple[Operator, tuple[TensorType, ...]], Kernel] = {}
+    selected: dict[relax.Var, _Selected] = {}
     for binding in flow.bindings:
         operation = as_operation(binding)
         if operation is None:
-            builder.copy(binding)
             continue
         entry = registry.select(operation, machine)
         alike = (operation.operator, operation.inputs)
         kernel = made.get(alike) or entry.generate(operation, machine)
         if not operation.constants:
             made[alike] = kernel
-        arguments = [
-            builder.replaced(binding.value.args[a]) if isinstance(a, int) else make_constant(a)
-            for a in kernel.arguments
-        ]
+        arguments = [binding.value.args[a] if isinstance(a, int) else make_constant(a) for a in kernel.arguments]
         types = [tensor_type(a) for a in arguments]
         constants = {i: value for i, a in enumerate(arguments) if (value := constant(a)) is not None}
         if pool is not None:
@@ -59,12 +58,38 @@ def select_kernels(module: tvm.IRModule, machine: Machine, pool: ConstantPool | 
                 arguments[i] = tirx.IntImm("int64", pool.add(value))
         func = _with_shapes(kernel.func, [*types, operation.output], set() if pool is None else constants.keys())
         attributes = kernel_attributes(operation, sum(value.nbytes for value in constants.values()))
-        global_var = builder.add_function(
-            kernel_name(operation, entry.variant, machine.isa), func.with_attrs(attributes)
-        )
-        call = relax.call_tir(global_var, arguments, to_relax_type(operation.output))
+        name = kernel_name(operation, entry.variant, machine.isa)
+        selected[binding.var] = _Selected(name, func.with_attrs(attributes), tuple(arguments), operation.output)
+    shared = iter(with_shared_code([(each.name, each.func) for each in selected.values()]))
+    builder = DataflowBuilder(module)
+    for binding in flow.bindings:
+        if binding.var not in selected:
+            builder.copy(binding)
+            continue
+        kernel_call, (func, numbers) = selected[binding.var], next(shared)
+        # An offset into the pool isn't a value of the program.
+        arguments = [a if isinstance(a, tirx.IntImm) else builder.replaced(a) for a in kernel_call.arguments]
+        global_var = builder.add_function(kernel_call.name, func)
+        call = relax.call_tir(global_var, [*arguments, *numbers], to_relax_type(kernel_call.output))
         builder.values[binding.var] = builder.emit(call, binding.var.name)
     return builder.finish()
+
+
+@dataclass(frozen=True)
+class _Selected:
+    """A call of a kernel.
+
+    Attributes:
+        name: the kernel's, without its number.
+        func: the kernel.
+        arguments: of the call, without the output; tensors are those of the program before.
+        output: what the kernel returns.
+    """
+
+    name: str
+    func: tirx.PrimFunc
+    arguments: tuple[Any, ...]
+    output: TensorType
 
 
 def as_operation(binding: Binding) -> Operation | None:

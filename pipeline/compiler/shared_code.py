@@ -1,0 +1,125 @@
+"""Kernels that differ in numbers only become one function, which is given the numbers as arguments.
+
+Networks repeat their layers: kernels then differ in zero points, bounds and scales alone, and machine code of each one
+would be a large part of a library. As arguments, these numbers are in registers, or on the stack, where they would
+otherwise be constants in memory, so that kernels take as long as before.
+
+Before -> after: kernels with `T.Broadcast(T.uint8(17), 64)` and `T.Broadcast(T.uint8(5), 64)` become one that has
+`T.Broadcast(value, 64)`, and is called with 17 and 5. What decides about instructions stays a constant: sizes and
+indices, shifts, and numbers at which an instruction isn't needed (`_special`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import tvm_ffi
+from tvm import tirx
+
+from pipeline.ir.tvm_private.relax import hash_of
+
+Number: TypeAlias = tirx.IntImm | tirx.FloatImm
+
+
+def with_shared_code(functions: Sequence[tuple[str, tirx.PrimFunc]]) -> list[tuple[tirx.PrimFunc, tuple[Number, ...]]]:
+    """Return for each function one to call in its place, and the numbers that it is to be given before the output.
+
+    Args:
+        functions: kernels, each with a name. Only those of the same name are compared.
+    """
+    result: list[tuple[tirx.PrimFunc, tuple[Number, ...]]] = [(function, ()) for _, function in functions]
+    by_name: dict[str, list[int]] = {}
+    for i, (name, _) in enumerate(functions):
+        by_name.setdefault(name, []).append(i)
+    for same_name in by_name.values():
+        if len({hash_of(functions[i][1]) for i in same_name}) == 1:
+            continue
+        alike: dict[int, list[tuple[int, list[Number]]]] = {}
+        for i in same_name:
+            template, numbers = _with_arguments(functions[i][1])
+            alike.setdefault(hash_of(template), []).append((i, numbers))
+        for members in alike.values():
+            if len(members) > 1:
+                _share(members, result)
+    return result
+
+
+def _share(members: Sequence[tuple[int, list[Number]]], result: list[tuple[tirx.PrimFunc, tuple[Number, ...]]]) -> None:
+    """Let functions that differ in numbers only be one.
+
+    Args:
+        members: each function's place in `result`, and its numbers.
+        result: of `with_shared_code`.
+    """
+    columns = list(zip(*(numbers for _, numbers in members), strict=True))
+    # Places that have the same numbers as each other, function by function, share an argument.
+    values = [tuple(number.value for number in column) for column in columns]
+    names = [
+        None if len(set(each)) == 1 else (*each, str(column[0].ty))
+        for each, column in zip(values, columns, strict=True)
+    ]
+    first = {name: place for place, name in reversed(list(enumerate(names))) if name is not None}
+    shared, _ = _with_arguments(result[members[0][0]][0], names)
+    for member, (i, _) in enumerate(members):
+        result[i] = shared, tuple(columns[place][member] for place in sorted(first.values()))
+
+
+def _with_arguments(
+    function: tirx.PrimFunc, names: Sequence[tuple[Any, ...] | None] | None = None
+) -> tuple[tirx.PrimFunc, list[Number]]:
+    """Return a function with some of its numbers as arguments, before the last one, and all that may be ones.
+
+    Args:
+        function: the function.
+        names: for each number, anything that those have in common that are the same argument; None if it remains a
+            constant. By default, each one is an argument.
+    """
+    arguments: dict[Any, tirx.Var] = {}
+    numbers: list[Number] = []
+
+    def replaced(number: Number) -> Any:
+        name = len(numbers) if names is None else names[len(numbers)]
+        numbers.append(number)
+        if name is None:
+            return number
+        return arguments.setdefault(name, tirx.Var(f"value{len(arguments) + 1}", number.ty))
+
+    body = _mapped(function.body, replaced)
+    *inputs, output = function.params
+    params = [*inputs, *arguments.values(), output]
+    return tirx.PrimFunc(params, body, function.ret_type, function.attrs), numbers
+
+
+def _mapped(body: tirx.Stmt, replace: Callable[[Number], Any]) -> tirx.Stmt:
+    """Replace numbers that may become arguments, in their order."""
+    kept: list[Any] = []
+
+    def visit_shift(shift: Any) -> Any:
+        kept.append(shift.b)
+        return shift
+
+    def visit_broadcast(vector: tirx.Broadcast) -> tirx.Broadcast:
+        number = vector.value
+        if not isinstance(number, tirx.IntImm) or _special(number) or any(vector.same_as(each) for each in kept):
+            return vector
+        return tirx.Broadcast(replace(number), vector.lanes)
+
+    def visit_float(number: tirx.FloatImm) -> Any:
+        return number if _special(number) else replace(number)
+
+    callbacks = [
+        ((tirx.LShift, tirx.RShift), visit_shift),
+        (tirx.Broadcast, visit_broadcast),
+        (tirx.FloatImm, visit_float),
+    ]
+    return tvm_ffi.structural_map(body, callbacks, order="pre")
+
+
+def _special(number: Number) -> bool:
+    """Return whether an instruction with a number may do nothing: an addition of 0, or a minimum with the largest."""
+    value, dtype = number.value, np.dtype(str(number.ty.dtype))
+    if value in (-1, 0, 1):
+        return True
+    return (dtype.kind in "iu" and value in (np.iinfo(dtype).min, np.iinfo(dtype).max)) or dtype.kind == "b"
