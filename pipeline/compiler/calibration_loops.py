@@ -87,20 +87,21 @@ def unit_lower_factor(matrices: Array) -> Array:
     return lower
 
 
-def round_in_order(weights: Array, lower: Array) -> Array:
+def round_in_order(weights: Array, lower: Array, largest: int) -> Array:
     """Return weights rounded one after another, from the last on, each changing what is wanted of those before it.
 
     Args:
-        weights: [B,O,K] float64 in steps of their scale; those beyond 126.5 are rounded to the nearest.
+        weights: [B,O,K] float64 in steps of their scale; those beyond `largest` - 0.5 are rounded to the nearest.
         lower: [B,K,K] float64: by how much of the error of the weight of a row, that of a column is to be larger.
+        largest: magnitude of what is returned.
 
     Returns:
-        [B,O,K] float64: whole numbers in [-127, 127].
+        [B,O,K] float64: whole numbers in [-largest, largest].
     """
     exact, factors = (np.ascontiguousarray(values, "float64") for values in (weights, lower))
     rounded = np.empty(exact.shape)
     use_all_cores()
-    _loop("rounding")(exact, factors, exact.copy(), rounded)
+    _loop("rounding")(exact, factors, exact.copy(), rounded, float(largest))
     return rounded
 
 

@@ -31,7 +31,9 @@ class AnnotateOptions(Options):
         operators: operators that may become int8; None means all.
         skip: operators that stay in float.
         per_channel: whether weights have a scale for each output channel, or one for all.
-        weight_algorithm: what chooses these scales; one of `quantization.spec.WEIGHT_ALGORITHMS`.
+        weight_algorithm: what chooses these scales; one of `quantization.spec.WEIGHT_ALGORITHMS`. None means abs_max for 8
+            bits, and mse for 4.
+        weight_bits: how many bits the weights of dense layers have, 8 or 4; those of convolutions have 8.
         activation_bits: how many bits activations have that int8 operators read: 8, or 16.
         keep_16: tensors that have 16 bits in any case; see `quantization.widening`.
     """
@@ -57,11 +59,18 @@ class AnnotateOptions(Options):
         flag="--per-channel/--per-tensor",
         paddle="weight_quantize_type",
     )
-    weight_algorithm: str = option(
-        "abs_max",
+    weight_algorithm: str | None = option(
+        None,
         "How the scales of weights are chosen: by the largest weight, or by the smallest squared error.",
         choices=("abs_max", "mse"),
         metavar="NAME",
+        unset="abs_max; mse for 4 bits",
+    )
+    weight_bits: int = option(
+        8,
+        "Bits of dense layers' weights: 4 take half the memory, and are less accurate; convolutions keep 8.",
+        choices=("4", "8"),
+        metavar="4|8",
     )
     activation_bits: int = option(
         8,

@@ -39,6 +39,8 @@ def kernel_name(operation: Operation, variant: str, isa: InstructionSet) -> str:
 def _types(operation: Operation) -> str:
     weighted = isinstance(operation.operator, Conv2d | QConv2d | Dense | QDense)
     inputs = [t.dtype for i, t in enumerate(operation.inputs) if i not in operation.constants or (weighted and i == 1)]
+    if operation.has_int4_weights:
+        inputs[1] = "int4"
     return "".join(dict.fromkeys(_short(dtype) for dtype in [*inputs, operation.output.dtype]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,9 @@ import numpy.typing as npt
 from tvm import tirx
 
 from pipeline.ir.types import TensorType
-from pipeline.ops import Operator
+from pipeline.ops import Operator, QDense
+
+INT4_LOWEST, INT4_HIGHEST = -8, 7
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,14 @@ class Operation:
     inputs: tuple[TensorType, ...]
     output: TensorType
     constants: Mapping[int, npt.NDArray[Any]]
+
+    @functools.cached_property
+    def has_int4_weights(self) -> bool:
+        """Whether this is an integer dense layer all of whose weights have 4 bits, so that they are stored in these."""
+        if not isinstance(self.operator, QDense):
+            return False
+        weight = self.constants[1]
+        return bool(weight.min() >= INT4_LOWEST and weight.max() <= INT4_HIGHEST)
 
 
 @dataclass(frozen=True)

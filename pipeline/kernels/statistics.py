@@ -129,13 +129,13 @@ def unit_lower_loop() -> tirx.PrimFunc:
 
 
 def rounding_loop() -> tirx.PrimFunc:
-    """Return a function of (exact, lower, wanted, rounded) that rounds weights one after another, from the last on.
+    """Return a function of (exact, lower, wanted, rounded, largest) that rounds weights in order, from the last on.
 
     After each, its error times a row of `lower` is added to what is wanted of those that are left. Results are limited
-    to [-127, 127], and weights beyond 126.5 are rounded to the nearest.
+    to [-largest, largest], and weights beyond `largest` - 0.5 are rounded to the nearest.
 
     exact: [B,O,K] float64; lower: [B,K,K] float64; wanted: [B,O,K] float64, `exact` at first, which is overwritten;
-    rounded: [B,O,K] float64.
+    rounded: [B,O,K] float64; largest: float64.
     """
     with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True})
@@ -143,12 +143,13 @@ def rounding_loop() -> tirx.PrimFunc:
         lower_type, type_ = (T.buffer((blocks, n, size), "float64", align=8) for n in (size, out))
         exact, lower = T.arg("exact", type_), T.arg("lower", lower_type)
         wanted, rounded = (T.arg(name, T.buffer((blocks, out, size), "float64", align=8)) for name in ("w", "r"))
+        largest = T.arg("largest", T.float64())
         with T.parallel(blocks * out) as p, T.serial(size) as done:
             b, o, i = p // out, p % out, size - 1 - done
             weight = exact[b, o, i]
-            pinned = T.fabs(weight) > T.float64(126.5)
+            pinned = T.fabs(weight) > largest - T.float64(0.5)
             nearest = T.call_llvm_pure_intrin("float64", "llvm.rint.f64", T.Select(pinned, weight, wanted[b, o, i]))
-            T.buffer_store(rounded, T.max(T.min(nearest, T.float64(127)), T.float64(-127)), [b, o, i])
+            T.buffer_store(rounded, T.max(T.min(nearest, largest), T.float64(0) - largest), [b, o, i])
             with T.serial(i) as j:
                 moved = _multiply_add(weight - rounded[b, o, i], lower[b, i, j], wanted[b, o, j])
                 T.buffer_store(wanted, moved, [b, o, j])

@@ -98,12 +98,14 @@ REASONS = {
 
 
 def _operator(binding: Binding, reason_for_float: str | None, options: AnnotateOptions) -> OperatorDecision:
-    weighted = reason_for_float is None and isinstance(operator_of(binding.value), ops.Linear)
+    operator = operator_of(binding.value)
+    weighted = reason_for_float is None and isinstance(operator, ops.Linear)
+    bits = options.weight_bits if isinstance(operator, ops.Dense) else 8
     return OperatorDecision(
         name=str(binding.var.name),
         operator=kind_of(binding),
         precision="int8" if reason_for_float is None else "float32",
-        weights=weight_spec(options.per_channel, options.weight_algorithm) if weighted else None,
+        weights=weight_spec(options.per_channel, options.weight_algorithm, bits) if weighted else None,
         reason=reason_for_float or REASONS[role_of(binding)],
     )
 

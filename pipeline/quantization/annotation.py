@@ -108,7 +108,7 @@ class Annotation(Record, frozen=True, kw_only=True):
             TableError: a tensor, or an operator's weights, can't be quantized as the annotation says.
         """
         for operator in self.operators:
-            reason = None if operator.weights is None else operator.weights.unsupported_weights()
+            reason = None if operator.weights is None else operator.weights.unsupported_weights(operator.operator)
             if reason is not None:
                 raise TableError(
                     f"Annotation: the weights of {operator.name!r} can't be quantized as it says: {reason}."

@@ -59,7 +59,7 @@ class QuantizationSpec(Record, frozen=True, kw_only=True):
             their largest magnitude.
     """
 
-    dtype: Literal["int8", "uint8", "int16", "uint16"] = "uint8"
+    dtype: Literal["int4", "int8", "uint8", "int16", "uint16"] = "uint8"
     signed: bool = True
     symmetric: bool | None = None
     granularity: Literal["per_tensor", "per_channel"] = "per_tensor"
@@ -68,7 +68,7 @@ class QuantizationSpec(Record, frozen=True, kw_only=True):
     @property
     def steps(self) -> int:
         """How many steps there are from the smallest to the largest quantized value: 255 for 8 bits."""
-        return 2 * LARGEST_INT16 if self.dtype == "int16" else int(2 ** (8 * np.dtype(self.dtype).itemsize)) - 1
+        return 2 * LARGEST_INT16 if self.dtype == "int16" else 2 ** int(self.dtype.lstrip("uint")) - 1
 
     @property
     def magnitude_steps(self) -> int:
@@ -85,10 +85,16 @@ class QuantizationSpec(Record, frozen=True, kw_only=True):
             return f"{self.dtype} has one scale per tensor"
         return None
 
-    def unsupported_weights(self) -> str | None:
-        """Return why no operator can compute with weights that are quantized like this; None if operators can."""
-        if self.dtype != "int8" or not self.signed:
-            return "weights are signed int8; nothing else is computed yet"
+    def unsupported_weights(self, kind: str = "dense") -> str | None:
+        """Return why an operator can't compute with weights that are quantized like this; None if it can.
+
+        Args:
+            kind: the operator's, as in reports.
+        """
+        if self.dtype not in ("int4", "int8") or not self.signed:
+            return "weights are signed int8 or int4; nothing else is computed yet"
+        if self.dtype == "int4" and kind != "dense":
+            return f"weights of {kind} are int8; those of dense layers may be int4"
         if self.symmetric is False:
             return "weights are symmetric; zero points of weights aren't computed yet"
         if self.observer is not None and self.observer not in map(ObserverSpec.of, WEIGHT_ALGORITHMS):
@@ -101,15 +107,18 @@ INT16 = QuantizationSpec(dtype="int16", signed=True, symmetric=True, observer=Ob
 """How activations of 16 bits are quantized. There are steps enough for all of the range, so nothing is clipped."""
 
 
-def weight_spec(per_channel: bool, algorithm: str = "abs_max") -> QuantizationSpec:
-    """Return how weights are quantized: int8, symmetric, with one scale per output channel or one per tensor.
+def weight_spec(per_channel: bool, algorithm: str | None = None, bits: int = 8) -> QuantizationSpec:
+    """Return how weights are quantized: symmetric integers, with one scale per output channel or one per tensor.
 
     Args:
         per_channel: whether each output channel has a scale of its own.
-        algorithm: what chooses the scale, one of `WEIGHT_ALGORITHMS`.
+        algorithm: what chooses the scale, one of `WEIGHT_ALGORITHMS`; None means abs_max for 8 bits, and mse for 4, whose
+            15 values are too few for channels with a single large weight.
+        bits: 8, or 4.
     """
+    algorithm = algorithm or ("mse" if bits == 4 else "abs_max")
     return QuantizationSpec(
-        dtype="int8",
+        dtype="int4" if bits == 4 else "int8",
         signed=True,
         symmetric=True,
         granularity="per_channel" if per_channel else "per_tensor",

@@ -29,7 +29,7 @@ class QuantizedWeights:
     """Weights and bias of one operator, output channels first.
 
     Attributes:
-        weight: int8, in [-127, 127], of the float weights' shape.
+        weight: int8, in [-127, 127] or, with 4 bits, in [-7, 7], of the float weights' shape.
         bias: [O] int32 at scale input_scale * scale[o], or input_scale[o] * scale[o].
         scale: [O] float64, one weight step.
     """
@@ -46,7 +46,7 @@ class QuantizedWeights:
 def quantize_weights(
     weight: Array, bias: Array, input_scale: Array | float, spec: QuantizationSpec
 ) -> QuantizedWeights:
-    """Quantize weights so that a threshold, per output channel or per tensor, becomes 127.
+    """Quantize weights so that a threshold, per output channel or per tensor, becomes 127, or 7 with 4 bits.
 
     The threshold is the largest magnitude or, with `mse`, the one with the smallest squared error. A channel of zeros
     gets scale 1. If the weights of a channel are so small that its bias, in units of input_scale * scale, would not fit
@@ -57,14 +57,15 @@ def quantize_weights(
         bias: [O] float32.
         input_scale: scale of the input's quantized values: one, or one for each output channel, [O]; see
             `QuantizationParameters.scales_for`.
-        spec: one scale for each output channel, or the same for all; int8 and symmetric; what chooses it.
+        spec: int8 or int4, symmetric; one scale for each output channel, or the same for all; what chooses it.
     """
     rows = weight.reshape(weight.shape[0], -1).astype("float64")
     scale = np.broadcast_to(_scales(rows, spec), len(rows))
     scale = np.maximum(scale, np.abs(bias.astype("float64")) / (input_scale * MAX_BIAS))
     # In place: of a large layer, each copy in float64 takes megabytes.
     rows /= scale[:, None]
-    quantized = np.clip(np.rint(rows, out=rows), -127, 127, out=rows).astype("int8")
+    largest = spec.magnitude_steps
+    quantized = np.clip(np.rint(rows, out=rows), -largest, largest, out=rows).astype("int8")
     shift = np.rint(bias.astype("float64") / (input_scale * scale)).astype("int32")
     return QuantizedWeights(quantized.reshape(weight.shape), shift, scale)
 
@@ -73,14 +74,14 @@ def _scales(rows: Array, spec: QuantizationSpec) -> Array:
     """Return the scale of each row, or of all rows together, [1], if there is to be one per tensor."""
     if spec.granularity == "per_tensor":
         rows = rows.reshape(1, -1)
-    largest = np.abs(rows).max(axis=1, initial=0.0)
-    scales = np.where(largest > 0, largest / 127, 1.0)
+    largest, steps = np.abs(rows).max(axis=1, initial=0.0), spec.magnitude_steps
+    scales = np.where(largest > 0, largest / steps, 1.0)
     if spec.observer is None or spec.observer.algorithm == "abs_max":
         return scales
     best, smallest_error = scales, np.full(len(rows), np.inf)
     for share in np.linspace(1, SMALLEST_SHARE, SHARES):
         step = (scales * share)[:, None]
-        errors = ((np.clip(np.rint(rows / step), -127, 127) * step - rows) ** 2).sum(axis=1)
+        errors = ((np.clip(np.rint(rows / step), -steps, steps) * step - rows) ** 2).sum(axis=1)
         best = np.where(errors < smallest_error, step[:, 0], best)
         smallest_error = np.minimum(errors, smallest_error)
     return best

@@ -30,6 +30,21 @@ def test_integer_dense_is_bit_exact(
     assert_exact(isa_name, operator, *arguments)
 
 
+@given(
+    leading=SHAPES,
+    depth=st.integers(1, 100),
+    out=st.integers(1, 150),
+    seed=st.integers(0, 2**32),
+    x_dtype=st.sampled_from(["uint8", "int16"]),
+)
+def test_weights_of_4_bits_are_stored_two_in_a_byte(
+    isa_name: str, leading: tuple[int, ...], depth: int, out: int, seed: int, x_dtype: str
+) -> None:
+    x, weight, *others = integer_arguments(np.random.default_rng(seed), (*leading, depth), (out, depth))
+    weight = (weight >> 4).astype("int8")
+    assert_exact(isa_name, QDense(output_zero_point=128), x.astype(x_dtype), weight, *others)
+
+
 @given(leading=SHAPES, depth=st.integers(1, 100), out=st.integers(1, 150), seed=st.integers(0, 2**32))
 def test_float_dense_is_close(isa_name: str, leading: tuple[int, ...], depth: int, out: int, seed: int) -> None:
     random = np.random.default_rng(seed)

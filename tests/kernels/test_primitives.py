@@ -130,6 +130,16 @@ def dot(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
     yield trial("dot", isa.dot, operands, meaning.dot(acc, activations, weights))
 
 
+def dot_int4(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    activations = numbers(random, "uint8", isa.dot_depth)
+    weights = numbers(random, "int8", isa.lanes * isa.dot_depth, -8, 7)
+    # What is subtracted from activations is in the bias of kernels.
+    subtracted = meaning.activations(activations, isa.activation_offset)
+    lanes = weights.reshape(ROWS, isa.lanes, isa.dot_depth)
+    acc = accumulators(random, subtracted[:, np.newaxis].astype("int64") * lanes)
+    yield trial("dot_int4", isa.dot_int4, (acc, activations, weights), meaning.dot_int4(acc, subtracted, lanes))
+
+
 def dot_int16(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
     activations = numbers(random, "int16", isa.int16_depth, -LARGEST_INT16, LARGEST_INT16)
     weights = numbers(random, "int8", isa.lanes * isa.int16_depth, -127, 127)
@@ -416,6 +426,7 @@ TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
     "dot_bytes": dot_bytes,
     "dot_even_lanes": dot_even_lanes,
     "dot_int16": dot_int16,
+    "dot_int4": dot_int4,
     "dot_lanes": dot_lanes,
     "dot_pairs": dot_pairs,
     "held": streams,
@@ -486,7 +497,7 @@ def test_every_primitive_has_a_meaning_and_is_tried(isa_name: str) -> None:
 
 @pytest.mark.parametrize("isa", instruction_sets().values(), ids=instruction_sets())
 def test_an_instruction_set_has_what_its_capabilities_say_and_what_every_kernel_may_use(isa: InstructionSet) -> None:
-    everywhere = {"activations", "arrange", "dot", "dot_int16"}
+    everywhere = {"activations", "arrange", "dot", "dot_int16", "dot_int4"}
     everywhere |= {"clipped", "multiply_add", "rounded", "saturate", "weighted_sum"}
     promised = everywhere.union(*(PRIMITIVES[capability] for capability in isa.capabilities))
     assert promised <= primitives(isa) - refused(isa)

@@ -16,6 +16,9 @@ Weights are packed in the order in which the nest reads them:
 While a channel block is computed, its tiles prefetch the next one's weights, evenly spread, so that their coming from
 the third-level cache or from memory costs nothing: in a whole network, weights are hardly ever near.
 
+Weights of 4 bits are stored two in a byte, and a channel block's are unpacked, to memory that stays in the second-level
+cache, before its tiles: from farther memory, half as many bytes come.
+
 What doesn't divide is computed twice, not masked: the last tile of a row overlaps the one before, and so do the last
 block of channels and the last step of a segment (there with zero weights for what has been counted). If a last block
 would have many weights twice, it gets a tile of fewer vectors and loops of its own, the *tail*.
@@ -39,7 +42,7 @@ from pipeline.kernels.gemm.micro_kernel import accumulate, begin, step_values
 from pipeline.kernels.gemm.parallel import TASKS, chunks_and_runs, worth_threads
 from pipeline.kernels.gemm.plan import Plan
 from pipeline.kernels.lib import tails
-from pipeline.kernels.lib.buffers import prefetch, register_buffer, store_narrow
+from pipeline.kernels.lib.buffers import prefetch, register_buffer, store_narrow, workspace
 from pipeline.kernels.lib.halo import Halo
 from pipeline.kernels.lib.vectors import joined, part, span
 from pipeline.kernels.machine import CACHE_LINE
@@ -121,6 +124,7 @@ class Nest:
         self.halo = Halo(g.out_height, g.out_width, self.channels_out, *g.halo)
         self.added_halo = Halo(g.out_height, g.out_width, self.channels_out, *g.added_halo)
         self.origin = Origin()
+        self.unpacks, self.int4_run = plan.weight_bits == 4, plan.int4_run
         self.tail = self._tail()
 
     def _tail(self) -> Nest | None:
@@ -131,6 +135,7 @@ class Nest:
         whole, part = plan.parts
         tail = type(self)(part, self.dtypes, self.epilogue)
         tail.channels_out, tail.halo, tail.added_halo = self.channels_out, self.halo, self.added_halo
+        tail.int4_run = self.int4_run
         channel = plan.geometry.group_out - part.geometry.group_out
         tail.origin = Origin(channel, whole.blocks * self.block_weights, whole.blocks * self.block_channels)
         return tail
@@ -155,7 +160,10 @@ class Nest:
         with IRBuilder() as builder, T.prim_func():
             T.func_attr({"tirx.noalias": self.weights_may_be_kept(), "op_pattern": 8})
             self.x = _argument("x", g.batch * g.height * g.width * self.channels_in, self.dtypes[0])
-            self.weights = _argument("weights", weights, self.dtypes[1])
+            if self.unpacks:
+                self.stored = _argument("weights", weights // 2, "int8")
+            else:
+                self.weights = _argument("weights", weights, self.dtypes[1])
             self.bias = _argument("bias", channels, self.dtypes[2])
             self.packed_channels = channels
             self.multiplier = _argument("multiplier", channels * self.epilogue.scales, "float32")
@@ -170,9 +178,10 @@ class Nest:
             with self.plan.isa.functions(), loop(tasks) as p:
                 width = self.plan.isa.lanes * FILLED_VECTORS
                 self.halo.fill_part(self.y, rows, p, tasks, self.epilogue.halo_value, width)
-                self.allocate()
-                if self.tail is not None:
-                    self.tail.allocate()
+                for nest in (self, *(() if self.tail is None else (self.tail,))):
+                    nest.allocate()
+                    if self.unpacks:
+                        nest.weights = workspace(nest.block_weights, self.dtypes[1])
                 # Shares differ by one at most. A thread gets neighbouring tasks, which have the same tiles.
                 tile, next_tile = (c * self.all_tiles // self.chunks for c in (p // self.runs, p // self.runs + 1))
                 block, next_block = (r * blocks // self.runs for r in (p % self.runs, p % self.runs + 1))
@@ -185,7 +194,11 @@ class Nest:
 
     def use_buffers(self, other: Nest) -> None:
         """Read and write what another nest reads and writes."""
-        self.x, self.weights, self.bias = other.x, other.weights, other.bias
+        self.x, self.bias = other.x, other.bias
+        if self.unpacks:
+            self.stored = other.stored
+        else:
+            self.weights = other.weights
         self.multiplier, self.y = other.multiplier, other.y
         self.packed_channels = other.packed_channels
         if self.epilogue.add is not None:
@@ -204,6 +217,8 @@ class Nest:
                     self.tail._compute_block(0, first, count)
 
     def _compute_block(self, block: Any, first: Any, count: Any) -> None:
+        if self.unpacks:
+            self._unpack(block)
         with T.serial(count) as t:
             place = self.place(block, first, t)
             if self.epilogue.add is not None:
@@ -214,6 +229,16 @@ class Nest:
             multipliers = [T.bind(multiplier) for multiplier in self.multipliers(place)]
             for vectors in self.finished_together():
                 self.finish(place, vectors, multipliers)
+
+    def _unpack(self, block: Any) -> None:
+        """Unpack the weights of a channel block, which `packing.join_int4` has packed."""
+        run = self.int4_run
+        first, four = block * (self.block_weights // 2) + self.origin.weights // 2, T.broadcast(T.int8(4), run)
+        with T.serial(self.block_weights // (2 * run)) as k:
+            both = T.bind(self.stored[span(first + k * run, run)])
+            for half, values in enumerate((T.shift_right(T.shift_left(both, four), four), T.shift_right(both, four))):
+                at = span((2 * k + half) * run, run)
+                T.buffer_store(self.weights, T.cast(values, f"{self.dtypes[1]}x{run}"), [at])
 
     def worth_threads(self) -> bool:
         """Return whether this is large enough for several threads."""
@@ -247,7 +272,7 @@ class Nest:
         channel = channel + self.origin.channel
         return Place(
             x=self.first_value(row, column, tile) + group * g.group_in,
-            weights=block * self.block_weights + self.origin.weights,
+            weights=0 if self.unpacks else block * self.block_weights + self.origin.weights,
             next_weights=(block + 1) * self.block_weights + number * self.tile_prefetch,
             packed=block * self.block_channels + self.origin.packed,
             y=self.halo.start(image, out_row) + column * self.channels_out + channel,
@@ -287,7 +312,7 @@ class Nest:
                 offset = tails.start(s % plan.steps, plan.depth, g.segment_length)
                 self.step(place, segment // columns, segment % columns, offset, s)
             return
-        overlaps, several = g.segment_length % plan.depth > 0, self.blocks > 1
+        overlaps, several = g.segment_length % plan.depth > 0, self.blocks > 1 and not self.unpacks
         with T.serial(rows) as ky, T.serial(columns) as kx:
             first = (ky * columns + kx) * plan.steps
             steps = plan.steps - overlaps
@@ -316,7 +341,7 @@ class Nest:
         """
         plan = self.plan
         width = plan.isa.lanes * plan.depth
-        dot = {"float32": plan.isa.multiply_add, "int16": plan.isa.dot_int16}.get(self.dtypes[0], plan.isa.dot)
+        dot = {"float32": plan.isa.multiply_add, "int16": plan.isa.dot_int16}.get(self.dtypes[0], self.dot)
         if self.block_weights * np.dtype(self.dtypes[1]).itemsize > plan.machine.resident_bytes:
             for v in range(plan.tile.nv):
                 ahead = place.weights + ((number + PREFETCH_DISTANCE) * plan.tile.nv + v) * width
@@ -328,11 +353,14 @@ class Nest:
             plan.tile.nv,
             functools.partial(self.register, place),
             dot,
-            lambda i: self.activations(
-                step_values(self.x, x + self.input_offset(i), plan.depth, plan.geometry.segment_length)
-            ),
+            lambda i: step_values(self.x, x + self.input_offset(i), plan.depth, plan.geometry.segment_length),
             lambda v: self.weights[span(place.weights + (number * plan.tile.nv + v) * width, width)],
         )
+
+    def dot(self, acc: Any, values: Any, weights: Any) -> Any:
+        """Return an accumulator plus the products of a pixel's bytes as they are stored, and weights."""
+        isa = self.plan.isa
+        return isa.dot_int4(acc, values, weights) if self.unpacks else isa.dot(acc, isa.activations(values), weights)
 
     def activations(self, values: Any) -> Any:
         """Return values of the input as they are multiplied."""

@@ -48,6 +48,19 @@ def pack_weights(plan: Plan, weight: Array, *, in_order: bool = False) -> Array:
     return _pack_parts(plan, weight, functools.partial(_pack_weights, in_order=in_order))
 
 
+def join_int4(plan: Plan, packed: Array) -> Array:
+    """Return packed weights of 4 bits, two in a byte: int8, flat.
+
+    A byte of a run of `plan.int4_run` has a value of the first as many, in its low bits, and one of the next ones.
+
+    Args:
+        plan: what they are packed for.
+        packed: what `pack_weights` returns, with values in [-8, 7].
+    """
+    low, high = np.moveaxis(packed.astype("int8").reshape(-1, 2, plan.int4_run), 1, 0)
+    return np.asarray(low & 15 | high << 4).reshape(-1)
+
+
 def _pack_weights(plan: Plan, weight: Array, in_order: bool) -> Array:
     cut = cut_weights(plan, weight, plan.depth)
     lanes = cut.reshape(len(cut), plan.tile.nv, plan.isa.lanes, -1, plan.depth)

@@ -41,6 +41,7 @@ class Plan:
         steps_per_load: how many steps' values of a pixel are loaded at once.
         loads_together: how many of these loads there are in the body of a loop.
         panels: whether activations are copied to panels; see `panel_nest`.
+        weight_bits: how many bits weights are stored in: 8, or 4; see `nest`.
     """
 
     geometry: Geometry
@@ -51,6 +52,7 @@ class Plan:
     steps_per_load: int
     loads_together: int
     panels: bool = field(default=False, kw_only=True)
+    weight_bits: int = field(default=8, kw_only=True)
 
     @property
     def isa(self) -> InstructionSet:
@@ -97,6 +99,14 @@ class Plan:
     def block_weights(self) -> int:
         """Number of packed values of a channel block."""
         return self.total_steps * self.block_channels * self.depth
+
+    @property
+    def int4_run(self) -> int:
+        """How many weights of 4 bits are unpacked at once from the low bits of as many bytes: a vector of them at most.
+
+        The same number of bytes' high bits come next; runs end where channel blocks do.
+        """
+        return math.gcd(BYTES_PER_LANE * self.isa.lanes, *(part.block_weights // 2 for part in self.parts))
 
     @property
     def block_channels(self) -> int:

@@ -173,6 +173,16 @@ class InstructionSet:
             raise NotImplementedError(f"{self.name} sums {self.dot_depth} products and must define its own dot")
         return acc + T.broadcast(T.cast(activations, "int32"), self.lanes) * T.cast(weights, f"int32x{self.lanes}")
 
+    def dot_int4(self, acc: Any, activations: Any, weights: Any) -> Any:
+        """Return what `dot` returns, of weights of 4 bits, which may be quicker.
+
+        Args:
+            acc: int32 vector of `lanes`.
+            activations: `dot_depth` neighbouring values of one pixel, the same for all lanes, before `activations`.
+            weights: int8 vector of `lanes * dot_depth` with values in [-8, 7], for each lane its values together.
+        """
+        return self.dot(acc, self.activations(activations), weights)
+
     def dot_int16(self, acc: Any, activations: Any, weights: Any) -> Any:
         """Return `acc + sum over int16_depth of activations * weights`, for values of 16 bits.
 

@@ -34,6 +34,11 @@ def dot_lanes(acc: Array, activations: Array, weights: Array) -> Array:
     return _int32(acc + (activations.astype("int64") * weights).sum(axis=-1))
 
 
+def dot_int4(acc: Array, activations: Array, weights: Array) -> Array:
+    """Activations are [dot_depth], weights [lanes, dot_depth] in [-8, 7]; no sum may leave int32."""
+    return dot_lanes(acc, activations[..., np.newaxis, :], weights)
+
+
 def dot_int16(acc: Array, activations: Array, weights: Array) -> Array:
     """Activations are [int16_depth], weights [lanes, int16_depth]; no sum may leave int32."""
     return dot_lanes(acc, activations[..., np.newaxis, :], weights)

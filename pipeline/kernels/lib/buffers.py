@@ -28,6 +28,11 @@ def stack_buffer(size: int, dtype: str) -> Any:
     return T.decl_buffer((size,), dtype, data=register_buffer(size, dtype).data)
 
 
+def workspace(size: int, dtype: str) -> Any:
+    """Declare a buffer on the heap, from the pool that each thread has."""
+    return T.alloc_buffer((size,), dtype, scope="global")
+
+
 def view(buffer: Any, start: Any, size: int) -> Any:
     """Declare a part of a buffer as a buffer of its own.
 

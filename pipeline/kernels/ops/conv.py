@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from pipeline.kernels.gemm.lane_nest import LaneNest
 from pipeline.kernels.gemm.matrix_nest import make_matrix_function
 from pipeline.kernels.gemm.matrix_plan import fits_matrices, make_matrix_plan
 from pipeline.kernels.gemm.nest import Nest
-from pipeline.kernels.gemm.packing import pack_channels, pack_weights
+from pipeline.kernels.gemm.packing import join_int4, pack_channels, pack_weights
 from pipeline.kernels.gemm.pair_nest import make_pair_function
 from pipeline.kernels.gemm.pair_plan import PairWorkload, make_pair_plan, make_pair_workload, pack_paired_weights
 from pipeline.kernels.gemm.panel_nest import PanelNest
@@ -112,7 +113,7 @@ def _has_blocks_for(operation: Operation, machine: Machine) -> bool:
 
 def _pair_workload(operation: Operation, machine: Machine) -> PairWorkload | None:
     """Return what a tile of pairs of bytes is chosen for, None if there is none; activations have to be unsigned."""
-    if operation.inputs[0].dtype != "uint8":
+    if operation.inputs[0].dtype != "uint8" or operation.has_int4_weights:
         return None
     return make_pair_workload(geometry_of(operation), machine, operation.constants[1])
 
@@ -129,15 +130,21 @@ def integer(operation: Operation, machine: Machine) -> Kernel:
         pair_plan, pairing = make_pair_plan(geometry, machine, weight, pairs)
         packed = pack_paired_weights(pair_plan, pairing, weight)
         return _with_constants(pair_plan, operation, packed, lambda epilogue: make_pair_function(pair_plan, epilogue))
-    plan = make_plan(geometry, machine, *_depth(operation, isa))
-    weight_dtype = "int8" if stored == "int16" else isa.weight_dtype
-    packed = pack_weights(plan, weight.astype(weight_dtype), in_order=stored == "int16")
+    plan = _with_bits(make_plan(geometry, machine, *_depth(operation, isa)), operation)
+    in_order = stored == "int16" or operation.has_int4_weights
+    weight_dtype = "int8" if in_order else isa.weight_dtype
+    packed = pack_weights(plan, weight.astype(weight_dtype), in_order=in_order)
     return _with_constants(
         plan,
         operation,
         packed,
         lambda epilogue: _built(plan, (stored, weight_dtype, "int32"), epilogue),
     )
+
+
+def _with_bits(plan: Plan, operation: Operation) -> Plan:
+    """Return a plan that says in how many bits weights are stored."""
+    return dataclasses.replace(plan, weight_bits=4) if operation.has_int4_weights else plan
 
 
 def _depth(operation: Operation, isa: InstructionSet) -> tuple[int, str]:
@@ -155,7 +162,8 @@ def _built(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue, *, in_b
 
 def fills_matrices(operation: Operation) -> bool:
     """Return whether a kernel with matrix registers is faster."""
-    return operation.inputs[0].dtype == "uint8" and fits_matrices(geometry_of(operation))
+    small = operation.has_int4_weights
+    return operation.inputs[0].dtype == "uint8" and not small and fits_matrices(geometry_of(operation))
 
 
 def matrix_integer(operation: Operation, machine: Machine) -> Kernel:
@@ -176,7 +184,7 @@ def block_integer(operation: Operation, machine: Machine) -> Kernel:
     """Multiply blocks of pixels and channels with `isa.multiply_block`, or as `integer` where a line is too short."""
     if not _has_blocks_for(operation, machine):
         return integer(operation, machine)
-    plan = make_block_plan(geometry_of(operation), machine, operation.inputs[0].dtype)
+    plan = _with_bits(make_block_plan(geometry_of(operation), machine, operation.inputs[0].dtype), operation)
     packed = pack_weights(plan, operation.constants[1])
     dtypes = (operation.inputs[0].dtype, "int8", "int32")
     return _with_constants(plan, operation, packed, lambda epilogue: _built(plan, dtypes, epilogue, in_blocks=True))
@@ -195,6 +203,8 @@ def _with_constants(
     constants = IntegerConstants.of(
         operation, as_floats=isa.has(Capability.FUSED_MULTIPLY_ADD), activation_offset=isa.activation_offset
     )
+    if plan.weight_bits == 4:
+        weights = join_int4(plan, weights)
     scales = constants.packed_scales(lambda own: pack_channels(plan, own, 0.0))
     packed = (weights, pack_channels(plan, constants.start, 0), scales)
     added = (4,) if isinstance(operation.operator, QConv2dAdd) else ()

@@ -88,23 +88,24 @@ def in_bits(values: Array, bits: int, axes: tuple[int, ...] | None = None) -> Ar
     return np.asarray(np.rint(values / unit) * unit)
 
 
-def learned_rounding(objective: Objective, start: Array) -> Array:
+def learned_rounding(objective: Objective, start: Array, largest: int = 127) -> Array:
     """Return weights of which each is what is given, or the next whole number towards its float value.
 
     Args:
         objective: the error that is to become small.
-        start: [B,O,K] float64, whole numbers in [-127, 127]; those of magnitude 127 stay.
+        start: [B,O,K] float64, whole numbers; those of the largest magnitude stay.
+        largest: that magnitude.
 
     Returns:
-        [B,O,K] float64: whole numbers in [-127, 127].
+        [B,O,K] float64: whole numbers in [-largest, largest].
     """
     result = np.empty_like(start)
     for place, part in objective.normalized().pieces():
-        result[place] = _learned(part, start[place])
+        result[place] = _learned(part, start[place], largest)
     return result
 
 
-def _learned(objective: Objective, start: Array) -> Array:
+def _learned(objective: Objective, start: Array, largest: int) -> Array:
     """See `learned_rounding`; all weights are learned together."""
     below = np.where(objective.weight >= start, start, start - 1)
     share = (np.clip(objective.weight - below, 0.01, 0.99) - LOWEST) / STRETCH
@@ -121,7 +122,7 @@ def _learned(objective: Objective, start: Array) -> Array:
         square += (gradient * gradient - square) * np.float32(1 - SECOND_DECAY)
         rate = LEARNING_RATE * np.sqrt(1 - SECOND_DECAY ** (step + 1)) / (1 - FIRST_DECAY ** (step + 1))
         learned -= np.float32(rate) * mean / (np.sqrt(square) + np.float32(1e-8))
-    return np.where(np.abs(start) < 127, np.clip(below + (learned >= 0), -127, 127), start)
+    return np.where(np.abs(start) < largest, np.clip(below + (learned >= 0), -largest, largest), start)
 
 
 def _regularizer_slope(up: Array, progress: float) -> Array:

@@ -12,7 +12,7 @@ the next whole number towards its float value.
 
 A channel's new weights are kept only where the layer's output, activation included, has a smaller squared error on
 samples that are held back. The mean error goes into the bias. The largest weights of a channel, which its scale follows
-from, stay at 127. As in `weight_rounding`, layers with many columns are cut into blocks, each of which is learned by
+from, stay as large. As in `weight_rounding`, layers with many columns are cut into blocks, each of which is learned by
 itself.
 """
 
@@ -144,7 +144,7 @@ class _Reconstruction:
         """
         objective, centers = self._objective(learned_from)
         start = self._columns.cut(self._rounded.weight.astype("float64"))
-        found = learned_rounding(objective, start)
+        found = learned_rounding(objective, start, self._layer.spec.magnitude_steps)
         biases = [self._bias - self._mean_errors(weight, *centers) for weight in (start, found)]
         before, after = np.zeros(len(self._bias)), np.zeros(len(self._bias))
         for rows, missing in self._rows(held_back):

@@ -10,7 +10,7 @@ with H = L D L' and L unit lower triangular, weight i is rounded from w_i + sum 
 
 The mean error goes into the bias, so H is taken about the mean. A channel's new weights are kept only where their error
 is smaller with the moments of held-back samples. The largest weights of a channel, which its scale follows from, stay
-at 127. Layers with more columns than moments are kept for are cut into blocks, each of which is rounded by itself.
+as large. Layers with more columns than moments are kept for are cut into blocks, each of which is rounded by itself.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _rounded(layer: Layer, columns: Columns, seen: SecondMoments, input_scale: A
     step = nearest.scale.reshape(-1, *(1,) * (layer.weight.ndim - 1))
     exact = columns.cut(layer.weight / step)
     center = seen.learned_from.means
-    found = round_with_moments(exact, seen.learned_from.about(center))
+    found = round_with_moments(exact, seen.learned_from.about(center), layer.spec.magnitude_steps)
     errors = columns.cut(nearest.weight) - exact, found - exact
     better = np.less(*(_squared_errors(e, seen.held_back, center, columns.groups) for e in reversed(errors)))
     shift = np.einsum("bok,bk->bo", errors[1], center).reshape(columns.groups, columns.blocks, -1).sum(axis=1)
@@ -104,15 +104,16 @@ def _squared_errors(errors: Array, moments: Moments, center: Array, groups: int)
     return np.asarray(summed.reshape(groups, -1, summed.shape[1]).sum(axis=1).reshape(-1))
 
 
-def round_with_moments(weight: Array, moments: Array) -> Array:
+def round_with_moments(weight: Array, moments: Array, largest: int = 127) -> Array:
     """Return weights rounded one after another, each making up for those before it; see the module.
 
     Args:
-        weight: [B,O,K] float64 in steps of their scale; those beyond 126.5 are rounded to the nearest.
+        weight: [B,O,K] float64 in steps of their scale; those beyond `largest` - 0.5 are rounded to the nearest.
         moments: [B,K,K] float64, symmetric: of what each K weights are multiplied with.
+        largest: magnitude of a quantized weight.
 
     Returns:
-        [B,O,K] float64: whole numbers in [-127, 127].
+        [B,O,K] float64: whole numbers in [-largest, largest].
     """
     count = moments.shape[1]
     diagonal = np.einsum("bkk->bk", moments)
@@ -125,5 +126,5 @@ def round_with_moments(weight: Array, moments: Array) -> Array:
     lower = unit_lower_factor(sorted_moments)
     exact = np.take_along_axis(weight, order[:, None, :], axis=2)
     result = np.empty_like(exact)
-    np.put_along_axis(result, order[:, None, :], round_in_order(exact, lower), axis=2)
+    np.put_along_axis(result, order[:, None, :], round_in_order(exact, lower, largest), axis=2)
     return result

@@ -183,6 +183,10 @@ class PairwiseInstructionSet(X86InstructionSet):
         even = T.bitwise_and(T.reinterpret(f"uint16x{words}", activations), T.broadcast(T.uint16(255), words))
         return self.dot_pairs(acc, T.reinterpret(f"int16x{words}", even), part(weights, 0, words))
 
+    def dot_int4(self, acc: Any, activations: Any, weights: Any) -> Any:
+        """Return `acc` plus the sums of four products, two of which never leave int16; see the base class."""
+        return self.dot_bytes(acc, activations, weights)
+
     def dot_bytes(self, acc: Any, activations: Any, weights: Any) -> Any:
         """Return what `dot` returns, in half of the instructions, if no sum of two neighbouring products leaves int16.
 
