@@ -138,7 +138,8 @@ def _weights(graph: Graph, arrange: Callable[[Array], Array], axis: int | None) 
     if axis is None:
         reals = quantized.weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
         return graph.constant(arrange(reals.astype("float32")), f"{name}.weight"), bias_name
-    return graph.dequantized(arrange(quantized.weight), scale, axis, f"{name}.weight"), bias_name
+    stored = arrange(quantized.weight).astype(graph.weight_dtype())
+    return graph.dequantized(stored, scale, axis, f"{name}.weight"), bias_name
 
 
 @_converts(ops.Conv2d)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from tvm import relax
 
 from pipeline import ops
@@ -24,16 +24,17 @@ from pipeline.ir.dataflow import Binding, Dataflow, constant
 from pipeline.ir.program import Program, TensorSpec
 from pipeline.ir.types import QUANTIZED_LIMITS, QuantizationParameters
 from pipeline.quantization.annotation import Annotation
-from pipeline.quantization.spec import weight_spec
+from pipeline.quantization.spec import QuantizationSpec, weight_spec
 from pipeline.quantization.table import CalibrationTable
 from pipeline.quantization.weights import QuantizedWeights, quantize_weights
 
 Array = npt.NDArray[Any]
 
-OPSET, OPSET_OF_16_BITS = 17, 21
-"""The versions of ONNX's operators: scales per channel need 13, layer normalization 17, and values of 16 bits 21."""
+OPSET, OPSET_OF_4_AND_16_BITS = 17, 21
+"""The versions of ONNX's operators: scales per channel need 13, layer normalization 17, and values of 4 or 16 bits 21.
+"""
 
-_IR_VERSIONS = {OPSET: 8, OPSET_OF_16_BITS: 10}
+_IR_VERSIONS = {OPSET: 8, OPSET_OF_4_AND_16_BITS: 10}
 """Those of the releases of ONNX with these opsets; a larger one would be refused by runtimes of that time."""
 
 TO_CHANNELS_FIRST, TO_CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
@@ -91,15 +92,16 @@ class Graph:
 
     Attributes:
         binding: the operator that is being written.
-        opset: the version of ONNX's operators; what 8 bits need, unless a tensor has 16.
+        opset: the version of ONNX's operators; what 8 bits need, unless a tensor has 16, or weights have 4.
     """
 
     binding: Binding
 
     def __init__(self, program: Program, int8: Program, annotation: Annotation, table: CalibrationTable) -> None:
         self._program = program
-        wide = any(t.spec is not None and t.spec.dtype == "int16" for t in annotation.tensors)
-        self.opset = OPSET_OF_16_BITS if wide else OPSET
+        specs = (*(t.spec for t in annotation.tensors), *(o.weights for o in annotation.operators))
+        others = any(spec is not None and spec.dtype in ("int4", "int16") for spec in specs)
+        self.opset = OPSET_OF_4_AND_16_BITS if others else OPSET
         self._flow = Dataflow.of(program.module)
         self._decisions = {o.name: o for o in annotation.operators if o.precision == "int8"}
         self._parameters = {t.name: table.tensors[annotation.source(t.name)].parameters for t in annotation.tensors}
@@ -199,8 +201,12 @@ class Graph:
         values = constant(weight), constant(bias)
         if values[0] is None or values[1] is None:
             raise TypeError("An int8 operator's weights aren't constant")
-        spec = self._decisions[str(self.binding.var.name)].weights or weight_spec(per_channel=True)
-        return quantize_weights(values[0], values[1], self._input().scales_for(len(values[1])), spec)
+        return quantize_weights(values[0], values[1], self._input().scales_for(len(values[1])), self._weight_spec())
+
+    def weight_dtype(self) -> np.dtype[Any]:
+        """Return what the weights of the operator that is being written are stored as: int8 or int4."""
+        four = self._weight_spec().dtype == "int4"
+        return helper.tensor_dtype_to_np_dtype(TensorProto.INT4 if four else TensorProto.INT8)
 
     def input_scale(self) -> float:
         """Return the scale of the first tensor that an int8 operator reads; its largest if each channel has one."""
@@ -222,6 +228,9 @@ class Graph:
         """Return whether the largest quantized values of a result are what limits it from above."""
         return self._written_in_channels() is not None
 
+    def _weight_spec(self) -> QuantizationSpec:
+        return self._decisions[str(self.binding.var.name)].weights or weight_spec(per_channel=True)
+
     def _input(self) -> QuantizationParameters:
         return self._parameters[str(self.binding.value.args[0].name)]
 
@@ -235,7 +244,7 @@ class Graph:
         """Write quantized constants with what makes reals of them, and return the name of these.
 
         Args:
-            stored: int8 or int32.
+            stored: int4, int8 or int32.
             scale: of all, or of each index of an axis: float32.
             axis: that axis; None if there is one scale.
             name: of the constants.

@@ -23,6 +23,12 @@ MAX_SUM_MULTIPLIER = 2**15 - 1
 SMALLEST_SHARE, SHARES = 0.4, 61
 """Of the largest magnitude, the smallest share that is tried as a threshold, and how many are: 1, 0.99, 0.98 ..."""
 
+NEGLIGIBLE = 2.0**-40
+"""Share of the weights' power below which an error is that of float32: no threshold is better."""
+
+VALUES_TOGETHER = 1 << 14
+"""Weights that thresholds are tried on at a time, which stay in the first-level or second-level cache."""
+
 
 @dataclass(frozen=True)
 class QuantizedWeights:
@@ -78,12 +84,25 @@ def _scales(rows: Array, spec: QuantizationSpec) -> Array:
     scales = np.where(largest > 0, largest / steps, 1.0)
     if spec.observer is None or spec.observer.algorithm == "abs_max":
         return scales
-    best, smallest_error = scales, np.full(len(rows), np.inf)
+    together = max(1, VALUES_TOGETHER // max(rows.shape[1], 1))
+    parts = (slice(first, first + together) for first in range(0, len(rows), together))
+    return np.concatenate([scales[:0], *(_with_least_error(rows[part], scales[part], steps) for part in parts)])
+
+
+def _with_least_error(rows: Array, scales: Array, steps: int) -> Array:
+    """Return the share of each row's scale, [R], with the smallest squared error; `rows` are [R,K] float64."""
+    best, smallest_error, values = scales.copy(), np.full(len(rows), np.inf), np.empty_like(rows)
+    negligible = NEGLIGIBLE * np.square(rows).sum(axis=1)
     for share in np.linspace(1, SMALLEST_SHARE, SHARES):
         step = (scales * share)[:, None]
-        errors = ((np.clip(np.rint(rows / step), -steps, steps) * step - rows) ** 2).sum(axis=1)
-        best = np.where(errors < smallest_error, step[:, 0], best)
-        smallest_error = np.minimum(errors, smallest_error)
+        np.rint(np.divide(rows, step, out=values), out=values)
+        np.multiply(np.clip(values, -steps, steps, out=values), step, out=values)
+        errors = np.square(np.subtract(values, rows, out=values), out=values).sum(axis=1)
+        better = errors < smallest_error
+        best[better], smallest_error[better] = step[better, 0], errors[better]
+        if (smallest_error <= negligible).all():
+            # As of weights that have been rounded already.
+            break
     return best
 
 

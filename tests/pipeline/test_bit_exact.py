@@ -47,13 +47,14 @@ def assert_bit_exact(program: Program, feeds: dict[str, np.ndarray]) -> None:
         np.testing.assert_array_equal(actual[name], value, err_msg=name)
 
 
-@given(st.integers(0, 10_000), st.integers(6, 20), st.booleans(), st.sampled_from([8, 16]))
+@given(st.integers(0, 10_000), st.integers(6, 20), st.booleans(), st.sampled_from([8, 16]), st.sampled_from([4, 8]))
 @examples(4)
-def test_random_networks(seed: int, size: int, symmetric: bool, bits: int) -> None:
+def test_random_networks(seed: int, size: int, symmetric: bool, bits: int, weight_bits: int) -> None:
     program = import_test_model(small_network(seed, size))
     random = np.random.default_rng(seed)
     samples = [random.standard_normal((1, 3, size, size)).astype("float32") for _ in range(3)]
-    quantized = quantize(program, samples[:2], symmetric=symmetric, activation_bits=bits)
+    options = {"symmetric": symmetric, "activation_bits": bits, "weight_bits": weight_bits}
+    quantized = quantize(program, samples[:2], **options)
     assert_bit_exact(quantized.program, {"x": samples[2]})
 
 

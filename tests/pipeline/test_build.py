@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import pipeline
 from pipeline.errors import OptionError, QuantizationError, SampleError
-from tests.models import ModelBuilder
+from tests.models import ModelBuilder, import_test_model
 
 CHANNELS = 4
 
@@ -69,6 +69,20 @@ def test_samples_that_can_be_read_once_are_counted_as_they_come(model: Path, tmp
     options = {"check": False, "verify_import": False, "output": tmp_path}
     pipeline.build(model, samples(2), progress=lambda *state: told.append(state), **options)
     assert ("calibrating", 2, None) in told
+
+
+def test_weights_of_4_bits_take_half_the_bytes_in_a_library(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    b = ModelBuilder()
+    y = b.node("MatMul", "x", b.constant(random.standard_normal((512, 1024)).astype("float32")))
+    float_model = import_test_model(b.model({"x": [1, 512]}, y))
+    samples = [random.standard_normal((1, 512)).astype("float32") for _ in range(4)]
+    sizes = {}
+    for bits in (4, 8):
+        path = tmp_path / f"{bits}.so"
+        pipeline.quantize(float_model, samples, weight_bits=bits, effort="none").build("host", path)
+        sizes[bits] = path.stat().st_size
+    assert 0.45 * 512 * 1024 < sizes[8] - sizes[4] < 0.55 * 512 * 1024
 
 
 def test_nothing_in_int8_is_not_success(float_only: Path, tmp_path: Path) -> None:

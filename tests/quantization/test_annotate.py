@@ -186,6 +186,16 @@ def test_a_spec_can_be_written_in_few_words(tmp_path: Path) -> None:
     assert spec == QuantizationSpec(observer=ObserverSpec(algorithm="abs_max"))
 
 
+@pytest.mark.parametrize(("algorithm", "expected"), [(None, "mse"), ("mse", "mse"), ("abs_max", None)])
+def test_weights_of_4_bits_are_those_of_dense_layers(algorithm: str | None, expected: str | None) -> None:
+    options = AnnotateOptions(weight_bits=4, weight_algorithm=algorithm)
+    weights = {o.operator: o.weights for o in annotate(import_test_model(small_network()), options).operators}
+    dense, convolution = weights["dense"], weights["conv2d"]
+    assert dense is not None and convolution is not None
+    assert (dense.dtype, convolution.dtype) == ("int4", "int8")
+    assert (dense.observer and dense.observer.algorithm) == expected
+
+
 @pytest.mark.parametrize(("algorithm", "expected"), [("abs_max", None), ("mse", ObserverSpec(algorithm="mse"))])
 def test_how_weights_scales_are_chosen_is_part_of_the_annotation(algorithm: str, expected: ObserverSpec | None) -> None:
     annotation = annotate(import_test_model(small_network()), AnnotateOptions(weight_algorithm=algorithm))

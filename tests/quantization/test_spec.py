@@ -82,5 +82,10 @@ def test_weights_that_cannot_be_computed_yet_are_told(spec: QuantizationSpec, me
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
-def test_weights_are_what_can_be_computed(per_channel: bool) -> None:
-    assert weight_spec(per_channel).unsupported_weights() is None
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_are_what_can_be_computed(per_channel: bool, bits: int) -> None:
+    assert weight_spec(per_channel, bits=bits).unsupported_weights() is None
+
+
+def test_weights_of_convolutions_have_8_bits() -> None:
+    assert "dense layers may be int4" in (weight_spec(per_channel=True, bits=4).unsupported_weights("conv2d") or "")

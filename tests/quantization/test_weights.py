@@ -16,12 +16,12 @@ weights = hnp.arrays("float32", st.tuples(st.integers(1, 6), st.integers(1, 9)),
 scales = st.floats(1e-4, 1e2)
 
 
-@given(weights, scales, st.booleans())
+@given(weights, scales, st.booleans(), st.sampled_from([4, 8]))
 @examples(100)
-def test_weights_come_back_within_half_a_step(weight: np.ndarray, scale: float, per_channel: bool) -> None:
-    made = quantize_weights(weight, np.zeros(len(weight), "float32"), scale, weight_spec(per_channel))
+def test_weights_come_back_within_half_a_step(weight: np.ndarray, scale: float, per_channel: bool, bits: int) -> None:
+    made = quantize_weights(weight, np.zeros(len(weight), "float32"), scale, weight_spec(per_channel, "abs_max", bits))
     assert made.weight.dtype == np.int8
-    assert np.abs(made.weight.astype(int)).max(initial=0) <= 127
+    assert np.abs(made.weight.astype(int)).max(initial=0) <= {4: 7, 8: 127}[bits]
     error = np.abs(made.weight * made.scale[:, None] - weight)
     assert (error <= made.scale[:, None] * 0.5000001).all()
 
@@ -35,19 +35,24 @@ def test_a_small_channel_keeps_its_precision_only_per_channel() -> None:
     assert errors[0] < 0.005 < 0.5 < errors[1]
 
 
-@given(weights, st.booleans())
+@given(weights, st.booleans(), st.sampled_from([4, 8]))
 @examples(50)
-def test_mse_chooses_the_threshold_with_the_smallest_squared_error(weight: np.ndarray, per_channel: bool) -> None:
+def test_mse_chooses_the_threshold_with_the_smallest_squared_error(
+    weight: np.ndarray, per_channel: bool, bits: int
+) -> None:
     rows = weight.astype("float64") if per_channel else weight.reshape(1, -1).astype("float64")
+    largest = {4: 7, 8: 127}[bits]
 
     def errors(scale: np.ndarray) -> np.ndarray:
-        return ((np.clip(np.rint(rows / scale[:, None]), -127, 127) * scale[:, None] - rows) ** 2).sum(axis=1)
+        return ((np.clip(np.rint(rows / scale[:, None]), -largest, largest) * scale[:, None] - rows) ** 2).sum(axis=1)
 
-    made = quantize_weights(weight, np.zeros(len(weight), "float32"), 1.0, weight_spec(per_channel, "mse"))
-    plain = quantize_weights(weight, np.zeros(len(weight), "float32"), 1.0, weight_spec(per_channel))
+    made, plain = (
+        quantize_weights(weight, np.zeros(len(weight), "float32"), 1.0, weight_spec(per_channel, algorithm, bits))
+        for algorithm in ("mse", "abs_max")
+    )
     found = errors(made.scale[: len(rows)])
     for share in np.arange(0.4, 1.001, 0.01):
-        assert (found <= errors(plain.scale[: len(rows)] * share) * (1 + 1e-6) + 1e-30).all()
+        assert (found <= errors(plain.scale[: len(rows)] * share) * (1 + 1e-6) + 1e-12 * (rows**2).sum(axis=1)).all()
 
 
 def test_an_outlier_among_weights_is_clipped_by_mse_alone() -> None:
