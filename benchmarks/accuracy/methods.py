@@ -62,6 +62,7 @@ METHODS: dict[str, Method] = {
     "ours-abs-max": Method("ours, abs_max", "ours", {"algorithm": "abs_max"}),
     "ours-best": Method("ours, effort best", "ours", {"effort": "best"}),
     "ours-16": Method("ours, 16 bits", "ours", {"activation_bits": 16}),
+    "ours-4": Method("ours, 4-bit weights", "ours", {"weight_bits": 4}),
     "ours-none": Method("ours, effort none", "ours", {"effort": "none"}),
 }
 """Every method by name."""
