@@ -31,8 +31,8 @@ class AnnotateOptions(Options):
         operators: operators that may become int8; None means all.
         skip: operators that stay in float.
         per_channel: whether weights have a scale for each output channel, or one for all.
-        weight_algorithm: what chooses these scales; one of `quantization.spec.WEIGHT_ALGORITHMS`. None means abs_max for 8
-            bits, and mse for 4.
+        weight_algorithm: what chooses these scales; one of `quantization.spec.WEIGHT_ALGORITHMS`. None means abs_max
+            for 8 bits, and mse for 4.
         weight_bits: how many bits the weights of dense layers have, 8 or 4; those of convolutions have 8.
         activation_bits: how many bits activations have that int8 operators read: 8, or 16.
         keep_16: tensors that have 16 bits in any case; see `quantization.widening`.

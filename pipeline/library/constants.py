@@ -41,6 +41,10 @@ AREA_BITS = 40
 MOST_EXPANDED = 128 * 1024
 """Bytes of a constant that may be expanded: larger ones are worth sharing, and reading when they are used."""
 
+LARGEST_PROGRAM = 1 << 20
+"""Bytes of a program that may be expanded: larger ones hold large constants of operators that have no kernels of ours.
+"""
+
 WORTHWHILE = 0.8
 """An area, or a constant of bytes, is compressed to at most so much of its size."""
 
@@ -112,9 +116,11 @@ class ConstantPool:
         """
         constants, expanded, scratch = b"", 0, 0
         headers, coded = [], []
+        program += bytes(_padding(program))
         parts = [(dtype, part.data()) for dtype, part in self._parts.items()]
-        for dtype, data in (*parts, (_PROGRAM_DTYPE, program + bytes(_padding(program)))):
-            area = Area.of(data, dtype) if compressed and dtype and data else None
+        for dtype, data in (*parts, (_PROGRAM_DTYPE, program)):
+            expandable = dtype and data and (data is not program or len(data) <= LARGEST_PROGRAM)
+            area = Area.of(data, dtype) if compressed and expandable else None
             if area is None or area.coded_bytes() + TABLE_BYTES > WORTHWHILE * len(data):
                 headers.append((len(constants), len(data), 0, 0, 0, 0))
                 constants += data

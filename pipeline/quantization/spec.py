@@ -112,8 +112,8 @@ def weight_spec(per_channel: bool, algorithm: str | None = None, bits: int = 8) 
 
     Args:
         per_channel: whether each output channel has a scale of its own.
-        algorithm: what chooses the scale, one of `WEIGHT_ALGORITHMS`; None means abs_max for 8 bits, and mse for 4, whose
-            15 values are too few for channels with a single large weight.
+        algorithm: what chooses the scale, one of `WEIGHT_ALGORITHMS`; None means abs_max for 8 bits, and mse for 4,
+            whose 15 values are too few for channels with a single large weight.
         bits: 8, or 4.
     """
     algorithm = algorithm or ("mse" if bits == 4 else "abs_max")

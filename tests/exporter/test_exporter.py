@@ -192,12 +192,13 @@ def test_newer_operators_are_written_only_where_16_bits_need_them() -> None:
 @pytest.mark.parametrize("rows", [(), (5,)], ids=["Gemm", "MatMul"])
 def test_weights_of_4_bits_are_written_as_such(rows: tuple[int, ...]) -> None:
     b = ModelBuilder()
-    for out, depth in ((24, 16), (8, 24)):
-        y = b.node("MatMul", "x" if depth == 16 else y, b.constant(weights(depth, out)))
+    y = b.node("MatMul", b.node("MatMul", "x", b.constant(weights(16, 24))), b.constant(weights(24, 8)))
     model, samples = b.model({"x": [2, *rows, 16]}, y), inputs((2, *rows, 16))
     found = quantized(model, samples, weight_bits=4)
     written = exported(found)
-    stored = [onnx.TensorProto.DataType.Name(t.data_type) for t in written.graph.initializer if t.name.endswith("weight")]
+    stored = [
+        onnx.TensorProto.DataType.Name(t.data_type) for t in written.graph.initializer if t.name.endswith("weight")
+    ]
     assert (written.opset_import[0].version, stored) == (21, ["INT4", "INT4"])
     assert all(tensor.steps <= STEPS for tensor in compare_stepwise(found, samples[0]))
     (expected,), (theirs, *_) = execute(found.program, samples[0]).values(), run_exactly(written, samples[0])

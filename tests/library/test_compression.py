@@ -93,3 +93,8 @@ def test_constants_are_what_they_were(expand: Expand, values: list[Array]) -> No
 def test_an_area_of_one_value_is_what_it_was(expand: Expand) -> None:
     for value in (np.full(20_000, 7, "int32"), np.full(20_000, -3, "int16"), np.zeros(100_000, "int8")):
         np.testing.assert_array_equal(expand([value])[0], value)
+
+
+def test_a_program_with_large_constants_is_read_from_the_file() -> None:
+    assert ConstantPool().stored(bytes(1 << 16)).program_expanded
+    assert not ConstantPool().stored(bytes(2 << 20)).program_expanded

@@ -191,7 +191,8 @@ def test_weights_of_4_bits_are_those_of_dense_layers(algorithm: str | None, expe
     options = AnnotateOptions(weight_bits=4, weight_algorithm=algorithm)
     weights = {o.operator: o.weights for o in annotate(import_test_model(small_network()), options).operators}
     dense, convolution = weights["dense"], weights["conv2d"]
-    assert dense is not None and convolution is not None
+    assert dense is not None
+    assert convolution is not None
     assert (dense.dtype, convolution.dtype) == ("int4", "int8")
     assert (dense.observer and dense.observer.algorithm) == expected
 

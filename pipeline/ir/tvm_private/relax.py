@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -73,8 +72,7 @@ def runtime_data(executable: tvm.runtime.Executable) -> bytes:
     """
     if not executable.mod.imports:
         return b""
-    array = runtime_api.ModulePackImportsToC(executable.mod, False, "").partition("] = {")[2]
-    return bytes.fromhex("".join(re.findall("0x(..)", array)))
+    return bytes(runtime_api.ModulePackImportsToTensor(executable.mod).numpy().tobytes())
 
 
 def with_callees(function: relax.Function, variables: Mapping[str, tvm.ir.GlobalVar]) -> relax.Function:
