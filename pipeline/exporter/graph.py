@@ -206,7 +206,8 @@ class Graph:
     def weight_dtype(self) -> np.dtype[Any]:
         """Return what the weights of the operator that is being written are stored as: int8 or int4."""
         four = self._weight_spec().dtype == "int4"
-        return np.dtype(helper.tensor_dtype_to_np_dtype(TensorProto.INT4 if four else TensorProto.INT8))
+        dtype: np.dtype[Any] = helper.tensor_dtype_to_np_dtype(TensorProto.INT4 if four else TensorProto.INT8)
+        return dtype
 
     def input_scale(self) -> float:
         """Return the scale of the first tensor that an int8 operator reads; its largest if each channel has one."""
