@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import Any
 
@@ -12,6 +13,9 @@ from tvm.tirx import IntImm
 from pipeline.ir.operator import Operator, operators
 from pipeline.ir.tvm_private.relax import dictionary_attributes, register_operator
 from pipeline.ir.types import TensorType
+
+MOST = 4096
+"""Conversions that are remembered, those of the last objects: each is asked for by one pass after another."""
 
 _relax_operators: dict[str, Op] = {}
 _registering = threading.Lock()
@@ -50,6 +54,26 @@ def from_relax_type(ty: Any) -> TensorType:
     Raises:
         UnknownShapeError: see `tensor_type`.
     """
+    return _converted(_Same(ty))
+
+
+class _Same:
+    """An object of TVM's as a key: equal if it is the same one, whatever its class takes for equal."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self._address: int = value.__chandle__()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self._address == other._address
+
+    def __hash__(self) -> int:
+        return hash(self._address)
+
+
+@functools.lru_cache(MOST)
+def _converted(key: _Same) -> TensorType:
+    ty = key.value
     if not isinstance(ty, relax.TensorType) or ty.shape is None or not isinstance(ty.shape, relax.ShapeExpr):
         raise UnknownShapeError(f"Expected a tensor of known shape, got {ty}")
     try:
@@ -93,8 +117,12 @@ def operator_of(expr: relax.Expr) -> Operator | None:
     known = operators().get(expr.op.name) if isinstance(expr, relax.Call) and isinstance(expr.op, Op) else None
     if known is None:
         return None
-    values = {} if expr.attrs is None else {key: expr.attrs[key] for key in expr.attrs.keys()}  # noqa: SIM118 - DictAttrs has no iterator
-    return known.from_dict(values)
+    return known.from_dict({}) if expr.attrs is None else _with_attributes(known.name, _Same(expr.attrs))
+
+
+@functools.lru_cache(MOST)
+def _with_attributes(name: str, attributes: _Same) -> Operator:
+    return operators()[name].from_dict(dict(attributes.value.items()))
 
 
 def tensor_operands(expr: relax.Expr) -> tuple[relax.Expr, ...]:

@@ -12,6 +12,8 @@ Environment variables choose another compiler driver, whose C library then provi
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import logging
 import os
 import shlex
@@ -58,6 +60,8 @@ _LIBM_FUNCTIONS = frozenset(
 )
 """Functions of libm that LLVM or TVM may call and that zig's compiler runtime doesn't have."""
 
+_CODE_OPTIONS = ("-O2", "-g0", "-fno-asynchronous-unwind-tables")
+
 _SYSTEM_LIBRARIES = ("-Wl,--as-needed", "-lm", "-lc")
 
 
@@ -69,11 +73,13 @@ class _Driver:
         command: the command, with the arguments that select the target.
         libraries: arguments that link the functions that LLVM calls.
         self_contained: whether `libraries` are linked statically, so that no other library is needed.
+        keeps_objects: whether it compiles what it has compiled before in no time.
     """
 
     command: tuple[str, ...]
     libraries: tuple[str, ...]
     self_contained: bool
+    keeps_objects: bool = False
 
 
 def check_writable(path: Path) -> None:
@@ -156,7 +162,7 @@ def link(
         linker = _Linker(_driver(target, with_functions), target, folder)
 
         def link_objects(output: str, objects: Sequence[str], **_options: Any) -> None:
-            linker.link(Path(output), list(dict.fromkeys([*objects, *sources])))
+            linker.link(Path(output), linker.compiled(list(dict.fromkeys([*objects, *sources]))))
 
         link_objects.output_format = "so"  # type: ignore[attr-defined]
         link_objects.get_target_triple = lambda: target.triple  # type: ignore[attr-defined]
@@ -268,6 +274,24 @@ class _Linker:
             # in the process, as TVM's runtime has loaded libm.
             self._run(output, output.name, [*inputs, *exported, self._link_stub("libm.so", undefined)])
 
+    def compiled(self, inputs: Sequence[str]) -> list[str]:
+        """Return inputs of `link` with objects in place of sources, if the driver keeps those that are always the same.
+
+        The objects are in the same order, so the library is the same.
+
+        Raises:
+            BuildError: compiling failed.
+        """
+        return [self._object(i) if self.driver.keeps_objects and not i.endswith(".o") else i for i in inputs]
+
+    def _object(self, source: str) -> str:
+        made = str(Path(source).with_suffix(".o"))
+        own = {path.name for path in _LIBRARY_SOURCES}
+        # Other sources include files of this library's, which zig doesn't know.
+        cache = _zig_cache(self.folder / "zig-global") if source in own else self.folder / "zig"
+        self._call((*_CODE_OPTIONS, "-fPIC", "-c", source, "-o", made), "Compiling", local_cache=cache)
+        return made
+
     def _link_stub(self, soname: str, symbols: Iterable[str]) -> str:
         """Link a library that defines `symbols` without any code. It takes the place of the device's when linking."""
         lines = [".text", *(f".globl {s}\n.type {s}, %function\n{s}:" for s in sorted(symbols)), ".long 0\n"]
@@ -279,9 +303,8 @@ class _Linker:
 
     def _run(self, output: Path, soname: str, inputs: Sequence[str]) -> None:
         page_size = self.target.linker.page_size
-        command = [
-            *self.driver.command,
-            *("-shared", "-nostdlib", "-O2", "-g0", "-s", "-fno-asynchronous-unwind-tables"),
+        arguments = [
+            *("-shared", "-nostdlib", *_CODE_OPTIONS, "-s"),
             *("-Wl,--gc-sections", "-Wl,-z,now", "-Wl,-z,noexecstack", f"-Wl,-z,max-page-size={page_size}"),
             # -Wl would split a name that contains commas; -Xlinker doesn't.
             *("-Xlinker", "-soname", "-Xlinker", soname),
@@ -289,10 +312,24 @@ class _Linker:
             *self.driver.libraries,
             *("-o", str(output)),
         ]
+        self._call(arguments, "Linking", local_cache=self.folder / "zig")
+
+    def _call(self, arguments: Sequence[str], what: str, local_cache: Path) -> None:
+        """Call the driver.
+
+        Args:
+            arguments: besides the driver's own.
+            what: is done, as the beginning of a sentence.
+            local_cache: the folder in which zig keeps what it makes.
+
+        Raises:
+            BuildError: the driver failed, or couldn't be started.
+        """
+        command = [*self.driver.command, *arguments]
         environment = {
             **os.environ,
             "ZIG_GLOBAL_CACHE_DIR": str(_zig_cache(self.folder / "zig-global")),
-            "ZIG_LOCAL_CACHE_DIR": str(self.folder / "zig"),
+            "ZIG_LOCAL_CACHE_DIR": str(local_cache),
         }
         try:
             result = subprocess.run(
@@ -301,7 +338,7 @@ class _Linker:
         except OSError as error:
             raise BuildError(f"The linker {command[0]} couldn't be started: {error.strerror}.") from error
         if result.returncode != 0:
-            raise BuildError(f"Linking for {self.target.name} failed:\n{result.stderr.strip()}")
+            raise BuildError(f"{what} for {self.target.name} failed:\n{result.stderr.strip()}")
 
 
 def names_linker() -> bool:
@@ -319,8 +356,17 @@ def _driver(target: Target, with_functions: bool = True) -> _Driver:
         if not found:
             raise OptionError(f"ANDROID_NDK_HOME is {ndk}, which holds no toolchains/llvm/prebuilt/*/bin/clang.")
         return _Driver((str(found[0]), f"--target={target.linker.ndk_target}"), _SYSTEM_LIBRARIES, self_contained=False)
-    zig = (sys.executable, "-m", "ziglang", "cc", "-target", target.linker.zig_target)
-    return _Driver(zig, ("-rtlib=compiler-rt",) if with_functions else (), self_contained=with_functions)
+    zig = (*_zig(), "cc", "-target", target.linker.zig_target)
+    libraries = ("-rtlib=compiler-rt",) if with_functions else ()
+    return _Driver(zig, libraries, self_contained=with_functions, keeps_objects=True)
+
+
+@functools.cache
+def _zig() -> tuple[str, ...]:
+    """Return the command that calls zig: its program, without Python's start, where the package has it as a file."""
+    package = importlib.util.find_spec("ziglang")
+    program = None if package is None or package.origin is None else Path(package.origin).with_name("zig")
+    return (str(program),) if program is not None and program.is_file() else (sys.executable, "-m", "ziglang")
 
 
 def _zig_cache(fallback: Path) -> Path:
