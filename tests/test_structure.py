@@ -94,8 +94,8 @@ KERNELS_MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "gemm": "isa lib machine operation",
         "depthwise": "gemm isa lib machine operation",
         "winograd": "gemm isa lib machine operation",
-        "ops": "gemm isa lib machine operation winograd",
-        "registry": "depthwise isa machine operation ops winograd",
+        "ops": "gemm isa lib machine operation",
+        "registry": "depthwise gemm isa machine operation ops winograd",
     }.items()
 }
 """The same within `kernels`."""

@@ -31,7 +31,6 @@ from pipeline.kernels import registry
 from pipeline.kernels.gemm.register_tile import Workload
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.ops.conv import workload
 from pipeline.schema import Record, read_json, to_json
 from pipeline.targets import Target
 
@@ -153,7 +152,7 @@ def tunable_layers(program: Program, target: Target, machine: Machine) -> list[t
     found = []
     for binding in Dataflow.of(module).bindings:
         operation = as_operation(binding)
-        layer = None if operation is None else workload(operation, machine)
+        layer = None if operation is None else registry.workload(operation, machine)
         if operation is not None and layer is not None:
             found.append((binding.var.name, layer, operation))
     return found

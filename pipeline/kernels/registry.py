@@ -16,6 +16,7 @@ from pipeline.kernels.depthwise import dot as depthwise_dot
 from pipeline.kernels.depthwise import lanes as depthwise_lanes
 from pipeline.kernels.depthwise import pairs as depthwise_pairs
 from pipeline.kernels.depthwise import quads as depthwise_quads
+from pipeline.kernels.gemm.register_tile import Workload
 from pipeline.kernels.isa.contract import Capability
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
@@ -101,8 +102,10 @@ class Entry:
         generate: generates the kernel for an operation and a machine.
         requires: capabilities that an instruction set must have to run it at all, or to run it fast.
         accepts: whether the kernel can compute an operation, and does it fast.
-        pays: whether the cost models find it quicker than the kernels behind it.
         variant: the part of its name that distinguishes it from the operator's other kernels; "" for the most general.
+        pays: whether the cost models find it quicker than the kernels behind it.
+        workload: what its register tile is chosen for; None if it has no tile, or another way to choose it.
+        product_cycles: about how many cycles its multiply-adds take, loads and stores left aside; None if no pass asks.
     """
 
     operator: type[Operator]
@@ -111,6 +114,12 @@ class Entry:
     accepts: Predicate = _any
     variant: str = ""
     pays: Comparison = _always
+    workload: Callable[[Operation, Machine], Workload] | None = None
+    product_cycles: Callable[[Operation, Machine], float] | None = None
+
+    def is_for(self, operation: Operation, machine: Machine) -> bool:
+        """Return whether the machine can run this kernel, and whether it is for an operation of its operator."""
+        return machine.isa.has(*self.requires) and self.accepts(operation) and self.pays(operation, machine)
 
 
 _MATRICES = (Capability.MATRIX_REGISTERS,)
@@ -121,43 +130,51 @@ _WIDE = (Capability.WIDE_PRODUCTS,)
 _FUSED_LOOKUP = (Capability.FUSED_LOOKUP,)
 _TABLE_LOOKUP = (Capability.TABLE_LOOKUP,)
 
-_CONVOLUTIONS = (
-    Entry(QConv2d, conv.matrix_integer, _MATRICES, conv.fills_matrices, "matrix"),
-    Entry(QConv2d, depthwise_quads.depthwise_quads, _LANE_DOTS + _WIDE, depthwise_quads.fits_quads, "depthwise_quads"),
-    Entry(QConv2d, depthwise_dot.depthwise_dot, _LANE_DOTS, depthwise_dot.fills_vectors, "depthwise_dot"),
-    Entry(QConv2d, depthwise_pairs.depthwise_pairs, _WIDE, depthwise_pairs.fits_pairs, "depthwise_pairs"),
-    Entry(QConv2d, depthwise_lanes.integer_depthwise, (), depthwise_lanes.is_depthwise, "depthwise"),
-    Entry(QConv2d, winograd.winograd, _WORDS, winograd_plan.fits, "winograd", conv.winograd_pays),
-    Entry(QConv2d, conv.block_integer, _BLOCKS, conv.fills_blocks, "block"),
-    Entry(QConv2d, conv.integer),
+
+def _winograd_pays(operation: Operation, machine: Machine) -> bool:
+    direct = next(entry for entry in (_BLOCK, _VECTORS) if entry.is_for(operation, machine))
+    return direct.workload is not None and winograd_plan.pays(operation, machine, direct.workload(operation, machine))
+
+
+_MATRIX = Entry(
+    QConv2d, conv.matrix_integer, _MATRICES, conv.fills_matrices, "matrix", product_cycles=conv.matrix_cycles
 )
+_QUADS = Entry(
+    QConv2d, depthwise_quads.depthwise_quads, _LANE_DOTS + _WIDE, depthwise_quads.fits_quads, "depthwise_quads"
+)
+_DOT = Entry(QConv2d, depthwise_dot.depthwise_dot, _LANE_DOTS, depthwise_dot.fills_vectors, "depthwise_dot")
+_PAIRS = Entry(QConv2d, depthwise_pairs.depthwise_pairs, _WIDE, depthwise_pairs.fits_pairs, "depthwise_pairs")
+_DEPTHWISE = Entry(QConv2d, depthwise_lanes.integer_depthwise, (), depthwise_lanes.is_depthwise, "depthwise")
+_WINOGRAD = Entry(QConv2d, winograd.winograd, _WORDS, winograd_plan.fits, "winograd", _winograd_pays)
+_BLOCK = Entry(
+    QConv2d,
+    conv.block_integer,
+    _BLOCKS,
+    conv.fills_blocks,
+    "block",
+    conv.lines_fill_blocks,
+    conv.block_workload,
+    conv.block_cycles,
+)
+_VECTORS = Entry(QConv2d, conv.integer, workload=conv.integer_workload, product_cycles=conv.integer_cycles)
+
+
+def _for(operator: type[Operator], *entries: Entry, requires: tuple[Capability, ...] = ()) -> tuple[Entry, ...]:
+    """Return a convolution's kernels for another operator, all of which require something more."""
+    return tuple(dataclasses.replace(e, operator=operator, requires=requires + e.requires) for e in entries)
+
 
 KERNELS: tuple[Entry, ...] = (
-    *_CONVOLUTIONS,
+    *_for(QConv2d, _MATRIX, _QUADS, _DOT, _PAIRS, _DEPTHWISE, _WINOGRAD, _BLOCK, _VECTORS),
     # Winograd's nest has no room for constants of the function.
-    *(dataclasses.replace(e, operator=QConv2dHardSwish) for e in _CONVOLUTIONS if e.generate is not winograd.winograd),
-    Entry(QConv2dAdd, conv.matrix_integer, _MATRICES, conv.fills_matrices, "matrix"),
-    Entry(QConv2dAdd, winograd.winograd, _WORDS, winograd_plan.fits, "winograd", conv.winograd_pays),
-    Entry(QConv2dAdd, conv.block_integer, _BLOCKS, conv.fills_blocks, "block"),
-    Entry(QConv2dAdd, conv.integer),
-    Entry(QConv2dLookup, conv.matrix_integer, _FUSED_LOOKUP + _MATRICES, conv.fills_matrices, "matrix"),
-    Entry(
-        QConv2dLookup,
-        depthwise_dot.depthwise_dot,
-        _FUSED_LOOKUP + _LANE_DOTS,
-        depthwise_dot.fills_vectors,
-        "depthwise_dot",
-    ),
-    Entry(QConv2dLookup, depthwise_lanes.integer_depthwise, _FUSED_LOOKUP, depthwise_lanes.is_depthwise, "depthwise"),
-    Entry(QConv2dLookup, conv.block_integer, _FUSED_LOOKUP + _BLOCKS, conv.fills_blocks, "block"),
-    Entry(QConv2dLookup, conv.integer, _FUSED_LOOKUP),
+    *_for(QConv2dHardSwish, _MATRIX, _QUADS, _DOT, _PAIRS, _DEPTHWISE, _BLOCK, _VECTORS),
+    *_for(QConv2dAdd, _MATRIX, _WINOGRAD, _BLOCK, _VECTORS),
+    *_for(QConv2dLookup, _MATRIX, _DOT, _DEPTHWISE, _BLOCK, _VECTORS, requires=_FUSED_LOOKUP),
+    *_for(QDense, _MATRIX, _BLOCK, _VECTORS),
     Entry(Conv2d, depthwise_lanes.float_depthwise, (), depthwise_lanes.is_depthwise, "depthwise"),
-    Entry(Conv2d, conv.floating),
-    Entry(Conv2dAdd, conv.floating),
-    Entry(QDense, conv.matrix_integer, _MATRICES, conv.fills_matrices, "matrix"),
-    Entry(QDense, conv.block_integer, _BLOCKS, conv.fills_blocks, "block"),
-    Entry(QDense, conv.integer),
-    Entry(Dense, conv.floating),
+    Entry(Conv2d, conv.floating, workload=conv.float_workload),
+    Entry(Conv2dAdd, conv.floating, workload=conv.float_workload),
+    Entry(Dense, conv.floating, workload=conv.float_workload),
     Entry(QMatMul, matmul.integer),
     Entry(MatMul, matmul.floating),
     Entry(QLookup, lookup.in_vectors, _TABLE_LOOKUP, lookup.is_long, "vectors"),
@@ -195,6 +212,20 @@ KERNELS: tuple[Entry, ...] = (
 """All kernels; those of one operator in the order in which they are tried."""
 
 
+def workload(operation: Operation, machine: Machine) -> Workload | None:
+    """Return what the register tile of an operation's kernel is chosen for; None if it has another way."""
+    entry = select(operation, machine)
+    return None if entry.workload is None else entry.workload(operation, machine)
+
+
+def product_cycles(operation: Operation, machine: Machine) -> float:
+    """Return about how many cycles the multiply-adds of a convolution that isn't depthwise take."""
+    entry = select(operation, machine)
+    if entry.product_cycles is None:
+        raise TypeError(f"Expected a convolution by dot products, got {operation.operator}")
+    return entry.product_cycles(operation, machine)
+
+
 def select(operation: Operation, machine: Machine) -> Entry:
     """Return the first kernel for an operation whose requirements a machine meets, that accepts it, and that pays.
 
@@ -203,8 +234,6 @@ def select(operation: Operation, machine: Machine) -> Entry:
             defect: a pass has made an operator that the instruction set has no kernel for.
     """
     for entry in KERNELS:
-        if entry.operator is not type(operation.operator) or not machine.isa.has(*entry.requires):
-            continue
-        if entry.accepts(operation) and entry.pays(operation, machine):
+        if entry.operator is type(operation.operator) and entry.is_for(operation, machine):
             return entry
     raise LookupError(f"No kernel for {operation.operator} on {machine.isa.name}")

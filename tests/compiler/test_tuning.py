@@ -15,7 +15,7 @@ from pipeline.errors import OptionError, TableError
 from pipeline.kernels.gemm.register_tile import RegisterTile
 from pipeline.kernels.isa import instruction_set
 from pipeline.kernels.machine import Machine
-from pipeline.kernels.ops.conv import workload
+from pipeline.kernels.registry import workload
 from pipeline.runtime.local import Runner
 from pipeline.targets import load_target
 from tests.kernels.convolutions import Convolution

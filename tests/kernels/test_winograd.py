@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from pipeline.kernels.isa import Capability, InstructionSet, instruction_set
 from pipeline.kernels.machine import Machine
-from pipeline.kernels.ops import conv
 from pipeline.kernels.registry import select
 from pipeline.kernels.winograd import plan
 from pipeline.kernels.winograd.transforms import (
@@ -51,7 +50,7 @@ ISAS = [
 def chosen_anyway() -> Iterator[None]:
     """Choose Winograd's transforms wherever they can be used, with inputs in the cache at any cost."""
     costs = {name: dataclasses.replace(getattr(plan, name), fetch=1e9) for name in ("INSTRUCTIONS", "CYCLES")}
-    with mock.patch.object(conv, "WINOGRAD_WORTH", np.inf), mock.patch.multiple(plan, **costs):
+    with mock.patch.multiple(plan, WORTH=np.inf, **costs):
         yield
 
 

@@ -35,80 +35,48 @@ from pipeline.kernels.gemm.register_tile import Workload
 from pipeline.kernels.isa.contract import Capability, InstructionSet
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.kernels.winograd import plan as winograd_plan
-from pipeline.ops import Conv2d, Conv2dAdd, Dense, QConv2d, QConv2dAdd, QConv2dHardSwish, QDense
+from pipeline.ops import Conv2d, Conv2dAdd, Dense, QConv2dAdd
 
 Array = npt.NDArray[Any]
 
 
-WINOGRAD_WORTH = 0.75
-"""Of what a direct convolution costs, what Winograd's may: transformed values fill more of the caches."""
-
-
-def workload(operation: Operation, machine: Machine) -> Workload | None:
-    """Return what an operation's register tile is chosen for; None if its kernel has another way."""
-    operator = operation.operator
-    if not isinstance(operator, Conv2d | Dense | QConv2d | QDense) or geometry_of(operation).depthwise:
-        return None
-    if isinstance(operator, Conv2d | Dense):
-        return make_workload(geometry_of(operation), machine, 1, "float32")
-    if _has_matrices_for(operation, machine) or _is_winograd_for(operation, machine):
-        return None
-    return _direct_workload(operation, machine)
-
-
-def _direct_workload(operation: Operation, machine: Machine) -> Workload:
-    """Return what the register tile of an integer product in vectors is chosen for."""
-    if _has_blocks_for(operation, machine):
-        return make_block_workload(geometry_of(operation), machine, operation.inputs[0].dtype)
+def integer_workload(operation: Operation, machine: Machine) -> Workload:
+    """Return what the register tile of `integer` is chosen for."""
     pairs = _pair_workload(operation, machine)
     return pairs or make_workload(geometry_of(operation), machine, *_depth(operation, machine.isa))
 
 
-def winograd_pays(operation: Operation, machine: Machine) -> bool:
-    """Return whether Winograd's transforms, where they fit, cost clearly less than a direct convolution."""
+def block_workload(operation: Operation, machine: Machine) -> Workload:
+    """Return what the register tile of `block_integer` is chosen for."""
+    return make_block_workload(geometry_of(operation), machine, operation.inputs[0].dtype)
+
+
+def float_workload(operation: Operation, machine: Machine) -> Workload:
+    """Return what the register tile of `floating` is chosen for."""
+    return make_workload(geometry_of(operation), machine, 1, "float32")
+
+
+def integer_cycles(operation: Operation, machine: Machine) -> float:
+    """Return about how many cycles the multiply-adds of `integer` take, two dot products of which start in each."""
+    workload = make_workload(geometry_of(operation), machine, *_depth(operation, machine.isa))
+    return _pixels(operation) * workload.vectors * workload.steps * machine.isa.dot_instructions / 2
+
+
+def block_cycles(operation: Operation, machine: Machine) -> float:
+    """Return the same of `block_integer`; all its instructions count, as these are what limits such CPUs."""
+    g, blocks = geometry_of(operation), block_workload(operation, machine)
+    return g.batch * g.out_height * blocks.cycles(blocks.choose()) / 2
+
+
+def matrix_cycles(operation: Operation, machine: Machine) -> float:
+    """Return the same of `matrix_integer`: matrix registers multiply a pixel's step in a cycle."""
+    plan = make_matrix_plan(geometry_of(operation), machine)
+    return _pixels(operation) * plan.vectors * plan.steps * plan.geometry.segments[0] * plan.geometry.segments[1]
+
+
+def _pixels(operation: Operation) -> int:
     g = geometry_of(operation)
-    if not winograd_plan.divides(g, machine):
-        return False
-    direct = _direct_workload(operation, machine)
-    direct_cost = g.batch * g.out_height * direct.cycles(direct.choose())
-    return winograd_plan.WinogradPlan.choose(g, machine).cost() < WINOGRAD_WORTH * direct_cost
-
-
-def product_cycles(operation: Operation, machine: Machine) -> float:
-    """Return about how many cycles the multiply-adds of a convolution take, loads and stores left aside.
-
-    Two dot products start in a cycle, and matrix registers multiply a pixel's step in one. Where products are those of
-    blocks, all instructions count, as these are what limits such CPUs.
-    """
-    g = geometry_of(operation)
-    pixels = g.batch * g.out_height * g.out_width * g.groups
-    if _has_matrices_for(operation, machine):
-        plan = make_matrix_plan(g, machine)
-        return pixels * plan.vectors * plan.steps * plan.geometry.segments[0] * plan.geometry.segments[1]
-    if _has_blocks_for(operation, machine):
-        blocks = make_block_workload(g, machine, operation.inputs[0].dtype)
-        return g.batch * g.out_height * blocks.cycles(blocks.choose()) / 2
-    workload = make_workload(g, machine, *_depth(operation, machine.isa))
-    return pixels * workload.vectors * workload.steps * machine.isa.dot_instructions / 2
-
-
-def _has_matrices_for(operation: Operation, machine: Machine) -> bool:
-    return machine.isa.has(Capability.MATRIX_REGISTERS) and fills_matrices(operation)
-
-
-def _is_winograd_for(operation: Operation, machine: Machine) -> bool:
-    operator = operation.operator
-    if not machine.isa.has(Capability.WORD_PRODUCTS) or not isinstance(operator, QConv2d):
-        return False
-    if isinstance(operator, QConv2dHardSwish):
-        return False
-    return winograd_plan.fits(operation) and winograd_pays(operation, machine)
-
-
-def _has_blocks_for(operation: Operation, machine: Machine) -> bool:
-    isa, pixels = machine.isa, geometry_of(operation).flattened().out_width
-    return isa.has(Capability.BLOCK_PRODUCTS) and fills_blocks(operation) and pixels >= isa.block_pixels
+    return g.batch * g.out_height * g.out_width * g.groups
 
 
 def _pair_workload(operation: Operation, machine: Machine) -> PairWorkload | None:
@@ -180,10 +148,13 @@ def fills_blocks(operation: Operation) -> bool:
     return operation.inputs[0].dtype != "int16" and fits_blocks(geometry_of(operation))
 
 
+def lines_fill_blocks(operation: Operation, machine: Machine) -> bool:
+    """Return whether a line of the output has as many pixels as a product of blocks."""
+    return geometry_of(operation).flattened().out_width >= machine.isa.block_pixels
+
+
 def block_integer(operation: Operation, machine: Machine) -> Kernel:
-    """Multiply blocks of pixels and channels with `isa.multiply_block`, or as `integer` where a line is too short."""
-    if not _has_blocks_for(operation, machine):
-        return integer(operation, machine)
+    """Multiply blocks of pixels and channels with `isa.multiply_block`."""
     plan = _with_bits(make_block_plan(geometry_of(operation), machine, operation.inputs[0].dtype), operation)
     packed = pack_weights(plan, operation.constants[1])
     dtypes = (operation.inputs[0].dtype, "int8", "int32")

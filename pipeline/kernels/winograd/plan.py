@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pipeline.kernels.gemm.geometry import Geometry, geometry_of
 from pipeline.kernels.gemm.parallel import TASKS
+from pipeline.kernels.gemm.register_tile import Workload
 from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.lib import tails
 from pipeline.kernels.machine import CACHE_LINE, Machine
@@ -41,6 +42,9 @@ INPUT_PART, WEIGHT_PART = 1 / 2, 1 / 3
 
 BAND_CHOICES = 16
 """Of so many numbers of bands, at most, from the least to twice as many, the one is taken that divides tiles best."""
+
+WORTH = 0.75
+"""Of what a direct convolution costs, what this may: transformed values fill more of the caches."""
 
 
 @dataclass(frozen=True)
@@ -296,10 +300,25 @@ def fits(operation: Operation) -> bool:
     return bool((MIDDLE * magnitudes < MOST_SUM).all())
 
 
-def divides(geometry: Geometry, machine: Machine) -> bool:
+def _divides(geometry: Geometry, machine: Machine) -> bool:
     """Return whether input channels are whole vectors of words, and output channels fill a block."""
     plan = WinogradPlan(geometry, machine, together=1, bands=1)
     return geometry.group_in % plan.words == 0 and geometry.group_out >= plan.block_channels
+
+
+def pays(operation: Operation, machine: Machine, direct: Workload) -> bool:
+    """Return whether a convolution that fits costs clearly less than a direct one.
+
+    Args:
+        operation: the convolution.
+        machine: has the instruction set.
+        direct: what the direct one's register tile is chosen for.
+    """
+    g = geometry_of(operation)
+    if not _divides(g, machine):
+        return False
+    rows = g.batch * g.out_height
+    return WinogradPlan.choose(g, machine).cost() < WORTH * rows * direct.cycles(direct.choose())
 
 
 def _apart(values: int) -> int:

@@ -26,9 +26,9 @@ from pipeline.ir.bridge import make_call, tensor_type
 from pipeline.ir.dataflow import make_constant
 from pipeline.ir.rewriting import Match, Rule, call, constant_value, rewrite
 from pipeline.ir.types import TensorType
+from pipeline.kernels import registry
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Operation
-from pipeline.kernels.ops.conv import product_cycles
 from pipeline.kernels.ops.quantize_image import unfolding_cycles
 
 Array = npt.NDArray[np.int8]
@@ -72,8 +72,8 @@ class _Unfolding:
         """Return an estimate of the cycles that both operators take, except for those that are the same in all ways."""
         unfolded = self.quantization.infer(tensor_type(image.args[0]))
         inputs = (unfolded, TensorType(self.weight.shape, "int8"), *(tensor_type(a) for a in convolution.args[2:]))
-        operation = Operation(self.convolution, inputs, self.convolution.infer(*inputs), {})
-        return product_cycles(operation, machine) + unfolding_cycles(self.quantization, unfolded, machine.isa)
+        operation = Operation(self.convolution, inputs, self.convolution.infer(*inputs), {1: self.weight})
+        return registry.product_cycles(operation, machine) + unfolding_cycles(self.quantization, unfolded, machine.isa)
 
 
 def _unfoldings(weight: Array, quantization: ops.QuantizeImage, operator: ops.QConv2d) -> list[_Unfolding]:
