@@ -164,6 +164,7 @@ class Nest:
                 self.stored = _argument("weights", weights // 2, "int8")
             else:
                 self.weights = _argument("weights", weights, self.dtypes[1])
+            self.more_arguments()
             self.bias = _argument("bias", channels, self.dtypes[2])
             self.packed_channels = channels
             self.multiplier = _argument("multiplier", channels * self.epilogue.scales, "float32")
@@ -188,6 +189,9 @@ class Nest:
                 self.compute(block, next_block - block, tile, next_tile - tile)
                 self.release()
         return builder.get()
+
+    def more_arguments(self) -> None:
+        """Declare further arguments, between weights and bias."""
 
     def prepare(self, loop: Callable[[int], Any]) -> None:
         """Do what comes before all tiles; `loop` is parallel where the operation is large enough for that."""

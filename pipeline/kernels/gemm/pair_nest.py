@@ -10,10 +10,10 @@ that stays in the first-level cache:
     for step:
         register tile, from the arranged activations
 
-In front of a block's weights stand the order of its inputs, as shuffles take it, where extra steps find theirs, and the
-number of its steps:
+Weights of extra steps are apart from the others. The order of a block's inputs is stored as shuffles take it; behind it
+stand the places where extra steps find their inputs, and the numbers of steps and of extra ones:
 
-    [windows][16] [extra steps][16] [extra steps] int32 [1] int32 [step][nv][lanes][4]
+    [windows][16] [extra steps][16] [extra steps] int32 [2] int32
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tvm.script.ir_builder import tirx as T
 from pipeline.kernels.gemm.epilogue import Epilogue
 from pipeline.kernels.gemm.micro_kernel import accumulate
 from pipeline.kernels.gemm.nest import PREFETCH_DISTANCE, Nest, Place
-from pipeline.kernels.gemm.pair_plan import INT_BYTES, PairPlan
+from pipeline.kernels.gemm.pair_plan import COUNTS, INT_BYTES, PairPlan
 from pipeline.kernels.gemm.pairing import STEP, WINDOW
 from pipeline.kernels.isa.x86.vectors import PairwiseInstructionSet
 from pipeline.kernels.lib import tails
@@ -37,7 +37,7 @@ from pipeline.kernels.machine import CACHE_LINE
 
 
 def make_pair_function(plan: PairPlan, epilogue: Epilogue) -> tirx.PrimFunc:
-    """Return the loop nest for (x, weights, bias, multiplier, and what the epilogue adds) -> y, all flat."""
+    """Return the loop nest for (x, weights, what `pack_pairs` returns beside them, bias, ...) -> y, all flat."""
     return PairNest(plan, epilogue).build()
 
 
@@ -49,54 +49,72 @@ class PairNest(Nest):
         if not isinstance(plan.isa, PairwiseInstructionSet):
             raise TypeError(f"Expected an instruction set that multiplies pairs of bytes, got {plan.isa.name}")
         self.pair_plan, self.isa = plan, plan.isa
-        self.pixel_bytes = self.total_steps * STEP
+        self.pixel_bytes = (self.total_steps + plan.extra) * STEP
 
     def allocate(self) -> None:
         """Declare the accumulators, and room for a tile's activations."""
         super().allocate()
         self.arranged = stack_buffer(self.plan.tile.mr * self.pixel_bytes, "uint8")
 
+    def more_arguments(self) -> None:
+        """Declare the order of inputs, and the weights of extra steps, if there are any."""
+        plan = self.pair_plan
+        self.orders = T.arg("orders", T.buffer((self.blocks * plan.order_bytes,), "uint8"))
+        if plan.extra > 0:
+            self.extra = T.arg("extra", T.buffer((self.blocks * plan.extra_weights,), "int8"))
+
     def reduce(self, place: Place) -> None:
         """Arrange a tile's activations, then add all products to its accumulators."""
-        self._arrange(place)
+        plan = self.pair_plan
+        block = tirx.floordiv(place.weights, self.block_weights)
+        orders = block * plan.order_bytes
+        self._arrange(place, orders)
         # A constant number of steps, LLVM would unroll, and run out of registers.
-        steps = self._read_int(place.weights + self.pair_plan.order_bytes - INT_BYTES)
+        numbers = orders + plan.order_bytes - COUNTS * INT_BYTES
+        steps = self._read_int(numbers)
         if self.blocks == 1:
             with T.serial(steps) as k:
                 self._multiply(place, k)
-            return
-        run = self.steps_per_prefetch
-        with T.serial((steps + (run - 1)) // run) as r:
-            start = place.next_weights + r * self.prefetched_values
-            for line in range(self.lines_per_prefetch):
-                prefetch(self.weights, start + line * self.line_values, level=2)
-            with T.serial(T.min(run, steps - r * run)) as k:
-                self._multiply(place, r * run + k)
+        else:
+            run = self.steps_per_prefetch
+            with T.serial((steps + (run - 1)) // run) as r:
+                start = place.next_weights + r * self.prefetched_values
+                for line in range(self.lines_per_prefetch):
+                    prefetch(self.weights, start + line * self.line_values, level=2)
+                with T.serial(T.min(run, steps - r * run)) as k:
+                    self._multiply(place, r * run + k)
+        if plan.extra > 0:
+            with T.serial(self._read_int(numbers + INT_BYTES)) as e:
+                self._add_products(place, self.extra, block * plan.extra_weights, e, self.total_steps + e)
 
     def _read_int(self, at: Any) -> Any:
-        """Return an int32 that stands in front of a block's weights."""
-        return T.reinterpret("int32", self.weights[span(at, INT_BYTES)])
+        """Return an int32 that stands behind the order of a block's inputs."""
+        return T.reinterpret("int32", self.orders[span(at, INT_BYTES)])
 
     def _multiply(self, place: Place, number: Any) -> None:
         """Add the products of a step."""
         plan = self.plan
         width = self.isa.lanes * STEP
-        weights = place.weights + self.pair_plan.order_bytes
         if self.block_weights > plan.machine.resident_bytes:
-            ahead = weights + (number + PREFETCH_DISTANCE) * plan.tile.nv * width
+            ahead = place.weights + (number + PREFETCH_DISTANCE) * plan.tile.nv * width
             for line in range(0, plan.tile.nv * width, CACHE_LINE):
                 prefetch(self.weights, ahead + line, level=1)
+        self._add_products(place, self.weights, place.weights, number, number)
+
+    def _add_products(self, place: Place, weights: Any, first: Any, number: Any, arranged: Any) -> None:
+        """Add products of a step's weights, by where the block's begin and its number, and of arranged activations."""
+        tile, width = self.plan.tile, self.isa.lanes * STEP
         accumulate(
             self.acc,
-            plan.tile.mr,
-            plan.tile.nv,
+            tile.mr,
+            tile.nv,
             functools.partial(self.register, place),
             self.isa.dot_bytes,
-            lambda i: self.arranged[span(i * self.pixel_bytes + number * STEP, STEP)],
-            lambda v: self.weights[span(weights + (number * plan.tile.nv + v) * width, width)],
+            lambda i: self.arranged[span(i * self.pixel_bytes + arranged * STEP, STEP)],
+            lambda v: weights[span(first + (number * tile.nv + v) * width, width)],
         )
 
-    def _arrange(self, place: Place) -> None:
+    def _arrange(self, place: Place, orders: Any) -> None:
         plan, g = self.pair_plan, self.plan.geometry
         rows, columns = g.segments
         whole, together = g.segment_length // WINDOW, STEP * self.isa.lanes // WINDOW
@@ -106,26 +124,25 @@ class PairNest(Nest):
             if whole >= together:
                 with T.serial(-(-whole // together)) as c:
                     window = tails.start(c, together, whole)
-                    self._shuffle(place, first + window, x + window * WINDOW, together)
+                    self._shuffle(orders, first + window, x + window * WINDOW, together)
             else:
                 with T.serial(whole) as window:
-                    self._shuffle(place, first + window, x + window * WINDOW, 1)
+                    self._shuffle(orders, first + window, x + window * WINDOW, 1)
             if whole < plan.windows:
-                self._shuffle(place, first + whole, x + g.segment_length - WINDOW, 1)
+                self._shuffle(orders, first + whole, x + g.segment_length - WINDOW, 1)
         if plan.extra > 0:
             with T.serial(plan.extra) as e:
-                orders = place.weights + plan.all_windows * WINDOW
-                offset = self._read_int(orders + plan.extra * WINDOW + e * INT_BYTES)
-                step = plan.all_windows * (WINDOW // STEP) + e
-                self._store_shuffled(orders + e * WINDOW, place.x + offset, step * STEP, WINDOW, STEP)
+                order = orders + (plan.all_windows + e) * WINDOW
+                offset = self._read_int(orders + (plan.all_windows + plan.extra) * WINDOW + e * INT_BYTES)
+                self._store_shuffled(order, place.x + offset, (self.total_steps + e) * STEP, WINDOW, STEP)
 
-    def _shuffle(self, place: Place, window: Any, x: Any, count: int) -> None:
+    def _shuffle(self, orders: Any, window: Any, x: Any, count: int) -> None:
         """Arrange `count` neighbouring windows of all pixels."""
-        self._store_shuffled(place.weights + window * WINDOW, x, window * WINDOW, count * WINDOW, count * WINDOW)
+        self._store_shuffled(orders + window * WINDOW, x, window * WINDOW, count * WINDOW, count * WINDOW)
 
     def _store_shuffled(self, order: Any, x: Any, at: Any, taken: int, stored: int) -> None:
         vector = STEP * self.isa.lanes
-        order = repeated(T.reinterpret(f"uint8x{taken}", self.weights[span(order, taken)]), vector)
+        order = repeated(self.orders[span(order, taken)], vector)
         for i in range(self.plan.tile.mr):
             values = repeated(self.x[span(x + self.input_offset(i), taken)], vector)
             shuffled = part(self.isa.shuffle(values, order), 0, stored)

@@ -20,10 +20,13 @@ from pipeline.kernels.gemm.plan import Plan, make_workload
 from pipeline.kernels.gemm.register_tile import RegisterTile, Workload
 from pipeline.kernels.isa.x86.vectors import PairwiseInstructionSet
 from pipeline.kernels.lib import tails
-from pipeline.kernels.machine import CACHE_LINE, Machine
+from pipeline.kernels.machine import Machine
 
 INT_BYTES = 4
-"""Of an int32 in front of the weights."""
+"""Of an int32 behind the order of inputs."""
+
+COUNTS = 2
+"""How many numbers of steps stand at the end."""
 
 MOST_ARRANGED = 16 * 1024
 """Bytes of a tile's activations that stay in the first-level cache beside weights."""
@@ -74,19 +77,19 @@ class PairPlan(Plan):
 
     @property
     def total_steps(self) -> int:
-        """Number of steps in all segments, and extra ones."""
-        return self.all_windows * (WINDOW // STEP) + self.extra
+        """Number of steps in all segments, without extra ones."""
+        return self.all_windows * (WINDOW // STEP)
 
     @property
     def order_bytes(self) -> int:
-        """Bytes in front of a block's weights; see `pair_nest`."""
-        size = (self.all_windows + self.extra) * WINDOW + (self.extra + 1) * INT_BYTES
-        return -(-size // CACHE_LINE) * CACHE_LINE
+        """Bytes of the order of a channel block's inputs; see `pair_nest`."""
+        size = (self.all_windows + self.extra) * WINDOW + (self.extra + COUNTS) * INT_BYTES
+        return -(-size // WINDOW) * WINDOW
 
     @property
-    def block_weights(self) -> int:
-        """Bytes of a channel block, with the order of its inputs."""
-        return self.order_bytes + super().block_weights
+    def extra_weights(self) -> int:
+        """Bytes of a channel block's weights in extra steps."""
+        return self.extra * STEP * self.block_channels
 
     def window_offsets(self) -> Array:
         """Return where each window begins, from a pixel's first value in x: [all_windows] int32."""
@@ -176,8 +179,12 @@ def _some_blocks(vectors: Array, nv: int) -> Array:
     return np.stack([vectors[start : start + nv].reshape(-1, *vectors.shape[2:]) for start in starts])
 
 
-def pack_paired_weights(plan: PairPlan, pairing: Pairing, weight: Array) -> Array:
-    """Return weights, and the order of their inputs, as the nest reads them: see `pair_nest`."""
+def pack_pairs(plan: PairPlan, pairing: Pairing, weight: Array) -> tuple[Array, Array, Array]:
+    """Return weights, the order of their inputs, and weights of extra steps, as the nest reads them: see `pair_nest`.
+
+    The first ones have no more values than the layer, apart from lanes and places without an input. The others can be
+    compressed: there are few different orders, and extra steps are mostly zeros.
+    """
     cut = cut_weights(plan, weight, WINDOW)
     blocks = np.arange(len(cut))[:, np.newaxis]
     ordered = (
@@ -185,14 +192,15 @@ def pack_paired_weights(plan: PairPlan, pairing: Pairing, weight: Array) -> Arra
     )
     extra = cut[blocks, :, pairing.extra_windows]
     extra = np.take_along_axis(extra, pairing.extra_order[:, :, np.newaxis].astype("int64"), axis=-1)
-    extra = (extra * pairing.extra_used[:, :, np.newaxis]).transpose(0, 2, 1, 3)
-    steps = np.concatenate([ordered.reshape(*cut.shape[:2], -1, STEP), extra], axis=2)
+    extra = extra * pairing.extra_used[:, :, np.newaxis]
     offsets = np.ascontiguousarray(plan.window_offsets()[pairing.extra_windows])
     whole = np.zeros((*pairing.extra_windows.shape, WINDOW), "uint8")
     whole[..., :STEP] = pairing.extra_order
-    front = np.concatenate([x.reshape(len(cut), -1).view("uint8") for x in (pairing.order, whole, offsets)], axis=1)
-    counts = (plan.total_steps - plan.extra + pairing.extra_used.any(axis=-1).sum(axis=-1)).astype("int32")
-    front = np.pad(front, ((0, 0), (0, plan.order_bytes - INT_BYTES - front.shape[1])))
-    front = np.concatenate([front, counts[:, np.newaxis].view("uint8")], axis=1)
-    packed = steps.transpose(0, 2, 1, 3).astype("int8").reshape(len(cut), -1)
-    return np.concatenate([front.view("int8"), packed], axis=1).reshape(-1)
+    used = pairing.extra_used.any(axis=-1).sum(axis=-1)
+    counts = np.stack([np.full_like(used, plan.total_steps), used], axis=-1).astype("int32")
+    parts = [x.reshape(len(cut), -1).view("uint8") for x in (pairing.order, whole, offsets)]
+    front = np.concatenate(parts, axis=1)
+    front = np.pad(front, ((0, 0), (0, plan.order_bytes - COUNTS * INT_BYTES - front.shape[1])))
+    orders = np.concatenate([front, counts.view("uint8")], axis=1)
+    steps = ordered.reshape(*cut.shape[:2], -1, STEP).transpose(0, 2, 1, 3)
+    return steps.astype("int8").reshape(-1), orders.reshape(-1), extra.astype("int8").reshape(-1)

@@ -6,13 +6,16 @@ put into any order. So inputs are vertices of a graph, with an edge between thos
 block, and pairs are a matching in it. Weights of real networks have perfect matchings nearly everywhere. An input that
 finds no partner is alone in its pair, and what then doesn't fit the window's eight pairs goes to *extra* steps.
 
-The matching is greedy: the input with the fewest possible partners left chooses first, and takes the one that has the
+A few hundred matchings are tried first, always in the same order (`_known_matchings`): as most windows so have one of
+few orders, a library has these compressed to a byte or less. Windows that none of them suits are matched greedily: the
+input with the fewest possible partners left chooses first, and takes the one that has the
 fewest itself (R. M. Karp and M. Sipser, "Maximum matchings in sparse random graphs", 1981; there, only inputs with one
-partner left have precedence). Windows without a perfect matching are tried again, with ties decided otherwise.
+partner left have precedence). Windows that then have no perfect matching are tried again, with ties decided otherwise.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,12 +127,33 @@ def _matching(edges: Array) -> Array:
     """Return each input's partner, or -1: [n, WINDOW] int8."""
     partner = np.full(edges.shape, _NONE, "int8")
     unsolved = np.arange(len(edges))
+    for known in _known_matchings():
+        suits = (edges[unsolved] >> known & 1).all(axis=1)
+        partner[unsolved[suits]] = known
+        unsolved = unsolved[~suits]
     for attempt in range(ATTEMPTS):
         found = _greedy(edges[unsolved], attempt)
         better = (found != _NONE).sum(axis=1) > (partner[unsolved] != _NONE).sum(axis=1)
         partner[unsolved[better]] = found[better]
         unsolved = unsolved[(partner[unsolved] == _NONE).any(axis=1)]
     return partner
+
+
+@functools.cache
+def _known_matchings() -> tuple[Array, ...]:
+    """Return each input's partner in perfect matchings: [WINDOW] uint16 each.
+
+    Partners differ in the same bits, first of the inputs' own numbers, which gives disjoint matchings; then of their
+    numbers multiplied modulo 17, which only puts these into other orders.
+    """
+    numbers = np.arange(WINDOW)
+    matchings: dict[bytes, Array] = {}
+    for factor in range(1, WINDOW + 1):
+        renamed = (numbers + 1) * factor % (WINDOW + 1) - 1
+        for bits in range(1, WINDOW):
+            partner = np.argsort(renamed)[renamed ^ bits].astype("uint16")
+            matchings.setdefault(partner.tobytes(), partner)
+    return tuple(matchings.values())
 
 
 def _greedy(edges: Array, attempt: int) -> Array:

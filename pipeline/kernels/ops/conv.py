@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from pipeline.kernels.gemm.matrix_plan import fits_matrices, make_matrix_plan
 from pipeline.kernels.gemm.nest import Nest
 from pipeline.kernels.gemm.packing import join_int4, pack_channels, pack_weights
 from pipeline.kernels.gemm.pair_nest import make_pair_function
-from pipeline.kernels.gemm.pair_plan import PairWorkload, make_pair_plan, make_pair_workload, pack_paired_weights
+from pipeline.kernels.gemm.pair_plan import PairWorkload, make_pair_plan, make_pair_workload, pack_pairs
 from pipeline.kernels.gemm.panel_nest import PanelNest
 from pipeline.kernels.gemm.plan import (
     Plan,
@@ -96,8 +96,14 @@ def integer(operation: Operation, machine: Machine) -> Kernel:
     pairs = _pair_workload(operation, machine)
     if pairs is not None:
         pair_plan, pairing = make_pair_plan(geometry, machine, weight, pairs)
-        packed = pack_paired_weights(pair_plan, pairing, weight)
-        return _with_constants(pair_plan, operation, packed, lambda epilogue: make_pair_function(pair_plan, epilogue))
+        packed, *others = pack_pairs(pair_plan, pairing, weight)
+        return _with_constants(
+            pair_plan,
+            operation,
+            packed,
+            lambda epilogue: make_pair_function(pair_plan, epilogue),
+            beside_weights=[each for each in others if each.size > 0],
+        )
     plan = _with_bits(make_plan(geometry, machine, *_depth(operation, isa)), operation)
     in_order = stored == "int16" or operation.has_int4_weights
     weight_dtype = "int8" if in_order else isa.weight_dtype
@@ -168,8 +174,9 @@ def _with_constants(
     make: Callable[[Epilogue], tirx.PrimFunc],
     *,
     multipliers_are_kept: bool = True,
+    beside_weights: Sequence[Array] = (),
 ) -> Kernel:
-    """Return an integer kernel with its packed weights, and with its bias and multipliers."""
+    """Return an integer kernel with its packed weights and what is beside them, and with its bias and multipliers."""
     isa = plan.isa
     constants = IntegerConstants.of(
         operation, as_floats=isa.has(Capability.FUSED_MULTIPLY_ADD), activation_offset=isa.activation_offset
@@ -177,7 +184,7 @@ def _with_constants(
     if plan.weight_bits == 4:
         weights = join_int4(plan, weights)
     scales = constants.packed_scales(lambda own: pack_channels(plan, own, 0.0))
-    packed = (weights, pack_channels(plan, constants.start, 0), scales)
+    packed = (weights, *beside_weights, pack_channels(plan, constants.start, 0), scales)
     added = (4,) if isinstance(operation.operator, QConv2dAdd) else ()
     return Kernel(make(requantize(constants, isa, kept=multipliers_are_kept)), (0, *packed, *added))
 
