@@ -69,12 +69,12 @@ def test_inputs_that_find_none_are_alone_in_their_pairs() -> None:
     assert pairing.extra == WINDOW // STEP
 
 
-def test_weights_of_large_layers_are_nearly_all_paired_and_in_few_orders() -> None:
+def test_weights_of_large_layers_are_nearly_all_paired_and_many_in_the_same_order() -> None:
     weights = np.random.default_rng(0).standard_normal((8, 24, 72, WINDOW))
     largest = np.abs(weights).max(axis=(2, 3), keepdims=True)
     pairing = pair(np.rint(weights / largest * 127).astype("int8"))
     assert pairing.extra <= 72 * WINDOW // STEP * 0.02
-    assert len(np.unique(pairing.order.reshape(-1, WINDOW), axis=0)) <= 8 * 72 / 8
+    assert len(np.unique(pairing.order.reshape(-1, WINDOW), axis=0)) <= 8 * 72 / 2
 
 
 @pytest.mark.parametrize("isa_name", PAIRING)
