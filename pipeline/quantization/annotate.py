@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import relax
 
@@ -14,12 +15,25 @@ from pipeline.ir.bridge import operator_of, tensor_operands, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow
 from pipeline.ir.program import Program
 from pipeline.quantization.annotation import Annotation, OperatorDecision, TensorDecision
-from pipeline.quantization.rules import HardSwish, Role, activations, kind_of, operator_without_rule, role_of, rule_for
+from pipeline.quantization.rules import (
+    Role,
+    activations,
+    kind_of,
+    operator_without_rule,
+    role_of,
+    rule_for,
+    stays_float,
+)
 from pipeline.quantization.selection import select
 from pipeline.quantization.spec import QuantizationSpec, weight_spec
-from pipeline.quantization.widening import widened
+from pipeline.quantization.widening import LISTED, widened
 
 __all__ = ["AnnotateOptions", "Annotation", "OperatorDecision", "TensorDecision", "annotate"]
+
+SKIP_LIST = "the skip list (--skip)"
+"""What messages call the option that leaves operators in float."""
+
+_log = logging.getLogger(__name__)
 
 
 def annotate(program: Program, options: AnnotateOptions | None = None, warn: bool = True) -> Annotation:
@@ -41,7 +55,25 @@ def annotate(program: Program, options: AnnotateOptions | None = None, warn: boo
     reasons = _reasons_for_float(flow, _Wanted.of(program, options))
     operators = [_operator(b, reasons[b.var], options) for b in flow.bindings]
     quantized = [b for b in flow.bindings if reasons[b.var] is None]
+    if warn:
+        _warn_of_idle(program, flow, options)
     return widened(program, Annotation(operators=tuple(operators), tensors=_tensors(flow, quantized)), options, warn)
+
+
+def _warn_of_idle(program: Program, flow: Dataflow, options: AnnotateOptions) -> None:
+    """Warn of each word in the skip list that names only operators that are in float without it, too."""
+    if not options.skip:
+        return
+    reasons = _reasons_for_float(flow, _Wanted.of(program, replace(options, skip=())))
+    for word in options.skip:
+        named = select(program, [word], SKIP_LIST)
+        why = [f"{v.name}: {reason}" for v, reason in reasons.items() if v.name in named and reason is not None]
+        if len(why) == len(named):
+            more = f"; and {len(why) - LISTED} more" if len(why) > LISTED else ""
+            what = "what it names stays in float without it"
+            _log.warning(
+                "--keep-float (--skip) %s has no effect, as %s: %s%s", word, what, "; ".join(why[:LISTED]), more
+            )
 
 
 @dataclass(frozen=True)
@@ -56,7 +88,7 @@ class _Wanted:
         operators = options.operators
         if operators is not None:
             operators = select(program, operators, "operators (--operator)", types_first=True)
-        return cls(operators, select(program, options.skip, "the skip list (--skip)"))
+        return cls(operators, select(program, options.skip, SKIP_LIST))
 
 
 def _reasons_for_float(flow: Dataflow, wanted: _Wanted) -> dict[relax.Var, str | None]:
@@ -132,21 +164,6 @@ def _tensors(flow: Dataflow, quantized: list[Binding]) -> tuple[TensorDecision, 
         reason = "it can be negative" if signed else "it can't be negative"
         tensors.append(TensorDecision(name=str(var.name), spec=QuantizationSpec(signed=signed), reason=reason))
     return tuple(tensors)
-
-
-def stays_float(flow: Dataflow, var: relax.Var, chosen: Set[relax.Var]) -> bool:
-    """Return whether a tensor isn't rounded to 8 bits between int8 operators: a layer's sums that a hard-swish reads.
-
-    Args:
-        flow: the float program.
-        var: the tensor.
-        chosen: the results of all int8 operators.
-    """
-    producer, user = flow.producers.get(var), flow.only_user(var)
-    if producer is None or user is None or var not in chosen or user.var not in chosen:
-        return False
-    layer = operator_of(producer.value) if isinstance(producer.value, relax.Call) else None
-    return isinstance(layer, ops.Linear) and not layer.is_limited and HardSwish.of(user) is not None
 
 
 def _shared(flow: Dataflow, var: relax.Var, chosen: set[relax.Var]) -> tuple[str | None, str]:

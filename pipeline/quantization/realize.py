@@ -16,8 +16,8 @@ from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, variables
 from pipeline.ir.program import Program
 from pipeline.ir.types import QuantizationParameters
 from pipeline.quantization import channel_scales
-from pipeline.quantization.annotate import Annotation, OperatorDecision, stays_float
-from pipeline.quantization.rules import Context, NotQuantizable, rule_for
+from pipeline.quantization.annotate import Annotation, OperatorDecision
+from pipeline.quantization.rules import Context, NotQuantizable, rule_for, stays_float
 from pipeline.quantization.selection import with_names
 from pipeline.quantization.spec import weight_spec
 from pipeline.quantization.table import CalibrationTable

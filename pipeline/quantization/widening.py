@@ -10,14 +10,18 @@ import logging
 from collections.abc import Collection, Mapping, Set
 
 from msgspec.structs import replace
+from tvm import relax
 
 from pipeline.config.options import AnnotateOptions
 from pipeline.ir.dataflow import Binding, Dataflow
 from pipeline.ir.program import Program
 from pipeline.quantization.annotation import Annotation, TensorDecision
-from pipeline.quantization.rules import activations, kind_of, rule_for
+from pipeline.quantization.rules import activations, kind_of, rule_for, stays_float
 from pipeline.quantization.selection import select_tensors
 from pipeline.quantization.spec import INT16
+
+KEEP_16 = "the tensors to keep in 16 bits (--keep-16)"
+"""What messages call the option."""
 
 LISTED = 5
 """How many tensors a warning names."""
@@ -45,12 +49,12 @@ def widened(program: Program, annotation: Annotation, options: AnnotateOptions, 
     Raises:
         OptionError: an option names a tensor that the program doesn't have.
     """
-    named = select_tensors(program, options.keep_16, "the tensors to keep in 16 bits (--keep-16)")
+    named = select_tensors(program, options.keep_16, KEEP_16)
     groups = _groups(annotation)
     wanted = {s: g for s, g in groups.items() if options.activation_bits > 8 or not named.isdisjoint(g)}
+    if warn:
+        _warn_of_idle(program, annotation, options.keep_16)
     if not wanted:
-        if options.keep_16 and warn:
-            _log.warning("No tensor has 16 bits: what --keep-16 names isn't quantized, but stays in float.")
         return annotation
     refused = _refused(program, annotation, wanted)
     if refused and warn:
@@ -73,6 +77,33 @@ def wide_tensors(annotation: Annotation) -> frozenset[str]:
     specs = {tensor.name: tensor.spec for tensor in annotation.calibrated()}
     wide = {name for name, spec in specs.items() if spec is not None and spec.dtype == INT16.dtype}
     return frozenset(t.name for t in annotation.tensors if annotation.source(t.name) in wide)
+
+
+def _warn_of_idle(program: Program, annotation: Annotation, words: Collection[str]) -> None:
+    """Warn of each word that names only tensors that aren't quantized, to any number of bits."""
+    quantized = {tensor.name for tensor in annotation.tensors}
+    int8 = {o.name for o in annotation.operators if o.precision == "int8"}
+    flow = Dataflow.of(program.module)
+    chosen = {b.var for b in flow.bindings if b.var.name in int8}
+    for word in words:
+        named = select_tensors(program, [word], KEEP_16)
+        if not quantized.isdisjoint(named):
+            continue
+        variables = [v for v in (*flow.params, *(b.var for b in flow.bindings)) if v.name in named]
+        why = [_reason_for_none(flow, v, chosen) for v in variables]
+        more = f"; and {len(why) - LISTED} more" if len(why) > LISTED else ""
+        _log.warning("--keep-16 %s has no effect: %s%s", word, "; ".join(why[:LISTED]), more)
+
+
+def _reason_for_none(flow: Dataflow, var: relax.Var, chosen: Set[relax.Var]) -> str:
+    """Return why a tensor isn't quantized, and what can be in its place."""
+    if not stays_float(flow, var, chosen):
+        return f"{var.name!r} stays in float, as no int8 operator reads it"
+    (reader,), read = flow.users[var], activations(flow.producers[var])[0]
+    return (
+        f"{var.name!r} is a layer's sums in float32, which the hard-swish {reader.var.name!r} reads before anything is "
+        f"rounded; keep {reader.var.name!r}, or what the layer reads, {read.name!r}, in its place"
+    )
 
 
 def _groups(annotation: Annotation) -> dict[str, set[str]]:

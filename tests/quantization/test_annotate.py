@@ -203,3 +203,12 @@ def test_how_weights_scales_are_chosen_is_part_of_the_annotation(algorithm: str,
     weights = [o.weights for o in annotation.operators if o.weights is not None]
     assert weights
     assert all(spec.observer == expected for spec in weights)
+
+
+def test_a_name_to_leave_in_float_that_is_there_without_it_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    b = ModelBuilder()
+    program = import_test_model(b.model({"x": (1, 4, 3, 3)}, conv(b, b.node("Tanh", "x", name="before"), "c")))
+    annotate(program, AnnotateOptions(skip=["before", "c"]))
+    assert "--keep-float (--skip) before has no effect, as what it names stays in float without it" in caplog.text
+    assert "before: its input 'x' isn't 8-bit" in caplog.text
+    assert "(--skip) c " not in caplog.text

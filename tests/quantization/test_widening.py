@@ -15,6 +15,7 @@ from pipeline.ir.program import Program
 from pipeline.quantization.annotate import AnnotateOptions, Annotation, annotate
 from pipeline.quantization.calibrate import calibrate
 from pipeline.quantization.realize import realize
+from pipeline.quantization.widening import wide_tensors
 from pipeline.reference import execute
 from tests.models import ModelBuilder, import_test_model, small_network
 
@@ -144,6 +145,41 @@ def test_every_operator_of_a_network_is_computed_with_16_bits_or_named(caplog: p
     assert 0 < len(left) < len(annotation.calibrated()) / 2
 
 
-def test_tensors_to_keep_in_16_bits_that_are_in_float_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    annotate(layers(), AnnotateOptions(keep_16=["z"]))
-    assert "No tensor has 16 bits: what --keep-16 names isn't quantized" in caplog.text
+def test_a_name_to_keep_in_16_bits_that_changes_nothing_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    annotate(layers(), AnnotateOptions(keep_16=["c1", "z"]))
+    assert "--keep-16 z has no effect: 'z' stays in float, as no int8 operator reads it" in caplog.text
+    assert "c1 has" not in caplog.text
+
+
+def test_sums_that_a_hard_swish_reads_are_named_with_what_to_keep_instead(caplog: pytest.LogCaptureFixture) -> None:
+    b, weight = ModelBuilder(), np.ones((8, 8, 1, 1), "float32")
+    sums = b.node("Conv", "x", b.constant(weight), name="sums")
+    y = b.node("Conv", b.node("HardSwish", sums, name="h"), b.constant(weight), name="y")
+    program = import_test_model(b.model({"x": (1, 8, 4, 6)}, y))
+    annotate(program, AnnotateOptions(keep_16=["sums"]))
+    assert "--keep-16 sums has no effect: 'sums' is a layer's sums in float32, which the hard-swish 'h'" in caplog.text
+    assert "keep 'h', or what the layer reads, 'x.permuted', in its place" in caplog.text
+    annotation = annotate(program, AnnotateOptions(keep_16=["h", "x.permuted"]))
+    assert dtypes(annotation) == {"h": "int16", "x.permuted": "int16"}
+
+
+@pytest.mark.parametrize(
+    ("word", "tensor"),
+    [("c", "relu"), ("relu", "relu"), ("sum", "added"), ("pooled", "pooled"), ("part", "part"), ("max*", "pooled")],
+)
+def test_what_is_fused_or_shares_a_scale_has_16_bits_by_any_of_its_names(
+    word: str, tensor: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    b = ModelBuilder()
+
+    def conv(x: str, name: str, channels: int = 8) -> str:
+        return b.node("Conv", x, b.constant(np.ones((8, channels, 1, 1), "float32")), name=name)
+
+    stem = conv("x", "stem")
+    relu = b.node("Relu", conv(stem, "c"), name="relu")
+    added = b.node("Relu", b.node("Add", relu, stem, name="sum"), name="added")
+    pooled = b.node("MaxPool", added, kernel_shape=[2, 2], name="pooled")
+    joined = b.node("Concat", conv(pooled, "part"), pooled, axis=1, name="joined")
+    program = import_test_model(b.model({"x": (1, 8, 4, 6)}, conv(joined, "y", 16)))
+    assert tensor in wide_tensors(annotate(program, AnnotateOptions(keep_16=[word])))
+    assert "no effect" not in caplog.text

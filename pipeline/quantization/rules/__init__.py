@@ -14,6 +14,7 @@ from pipeline.quantization.rules import normalization as normalization
 from pipeline.quantization.rules import pooling as pooling
 from pipeline.quantization.rules import resize as resize
 from pipeline.quantization.rules.elementwise import HardSwish as HardSwish
+from pipeline.quantization.rules.elementwise import stays_float as stays_float
 from pipeline.quantization.rules.rule import Context as Context
 from pipeline.quantization.rules.rule import NotQuantizable as NotQuantizable
 from pipeline.quantization.rules.rule import Role as Role

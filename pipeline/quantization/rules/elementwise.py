@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from tvm import relax
 
 from pipeline import ops
 from pipeline.ir.bridge import make_call, operator_of, tensor_type
-from pipeline.ir.dataflow import Binding, constant, make_constant
+from pipeline.ir.dataflow import Binding, Dataflow, constant, make_constant
 from pipeline.ir.operator import Array
 from pipeline.ir.types import QuantizationParameters
 from pipeline.quantization.rules.linear import OUTPUT_SCALE_TOO_SMALL, requantization
@@ -106,6 +106,21 @@ class HardSwish:
         expected = found.factor * x * np.clip(x + 3, 0, 6) / 6 + found.shift
         values = operator.formula(x)
         return found if found.factor != 0 and np.allclose(values, expected, rtol=1e-6, atol=1e-6) else None
+
+
+def stays_float(flow: Dataflow, var: relax.Var, chosen: Set[relax.Var]) -> bool:
+    """Return whether a tensor isn't rounded to 8 bits between int8 operators: a layer's sums that a hard-swish reads.
+
+    Args:
+        flow: the float program.
+        var: the tensor.
+        chosen: the results of all int8 operators.
+    """
+    producer, user = flow.producers.get(var), flow.only_user(var)
+    if producer is None or user is None or var not in chosen or user.var not in chosen:
+        return False
+    layer = operator_of(producer.value) if isinstance(producer.value, relax.Call) else None
+    return isinstance(layer, ops.Linear) and not layer.is_limited and HardSwish.of(user) is not None
 
 
 def _hard_swish(binding: Binding, sums: relax.Var, output: QuantizationParameters) -> relax.Expr:
