@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import ops
-from pipeline.ops.arrays import pad_image, window_positions
+from pipeline.ops.arrays import window_positions
 from pipeline.quantization.statistics import BLOCK, HELD_BACK_EVERY, Statistic, is_held_back
 
 Array = npt.NDArray[Any]
@@ -104,10 +104,14 @@ class Columns:
         out_h = window_positions(height, top, bottom, kernel_h, dilation_h, stride_h)
         out_w = window_positions(width, left, right, kernel_w, dilation_w, stride_w)
         place = _spread(batch * out_h * out_w, most)
-        n, h, w = place // (out_h * out_w), place // out_w % out_h * stride_h, place % out_w * stride_w
-        padded = pad_image(image, convolution.padding, 0) if any(convolution.padding) else image
-        steps = [padded[n, h + i * dilation_h, w + j * dilation_w] for i in range(kernel_h) for j in range(kernel_w)]
-        return np.stack(steps).transpose(2, 0, 1).reshape(self.groups, per_group * len(steps), len(place))
+        step_h, step_w = (v.reshape(-1, 1) for v in np.mgrid[:kernel_h, :kernel_w])
+        row = place // out_w % out_h * stride_h - top + step_h * dilation_h
+        column = place % out_w * stride_w - left + step_w * dilation_w
+        # Few positions are looked at, so the image isn't padded for those that lie outside of it.
+        near = image[place // (out_h * out_w), row.clip(0, height - 1), column.clip(0, width - 1)]
+        if any(convolution.padding):
+            near[(row < 0) | (row >= height) | (column < 0) | (column >= width)] = 0
+        return np.asarray(near.transpose(2, 0, 1).reshape(self.groups, per_group * len(row), len(place)))
 
     def _split(self, rows: Array) -> Array:
         """Return [groups, rows, blocks, block_width] for [groups, rows, count]."""
