@@ -38,7 +38,7 @@ from pipeline.kernels.gemm.geometry import geometry_of
 from pipeline.kernels.gemm.parallel import worth_threads
 from pipeline.kernels.isa.contract import Capability
 from pipeline.kernels.lib import tails
-from pipeline.kernels.lib.buffers import prefetch, register_buffer, stack_buffer, view
+from pipeline.kernels.lib.buffers import prefetch, register_buffer, stack_buffer, view, workspace
 from pipeline.kernels.lib.halo import Halo
 from pipeline.kernels.lib.modular import Modular
 from pipeline.kernels.lib.vectors import joined, part, span, with_other_sign
@@ -117,7 +117,7 @@ class WinogradNest:
                 self.added = _argument("added", size, self.epilogue.added_dtype)
             self.y = _argument("y", rows * self.halo.row_stride, self.epilogue.dtype)
             with self.isa.functions(), bands_loop(plan.bands) as band:
-                self.inputs = _workspace(POSITIONS * plan.position_inputs, "int16")
+                self.inputs = workspace(POSITIONS * plan.position_inputs, "int16")
                 first_tile = tails.start(band, plan.band_tiles, plan.tiles)
                 with self.loop(plan.band_tiles) as tile:
                     self._transform_inputs(first_tile, tile)
@@ -156,10 +156,10 @@ class WinogradNest:
     def _compute_block(self, first_tile: Any, block: Any) -> None:
         """Compute a block of output channels of a band's tiles."""
         plan = self.plan
-        self.transformed = _workspace(POSITIONS * plan.position_weights, "int16")
+        self.transformed = workspace(POSITIONS * plan.position_weights, "int16")
         # Sums of several chunks have to be kept for all groups, those of the only one but for the group at hand.
         slots = plan.groups if plan.chunks > 1 else 1
-        self.products = _workspace(slots * self.group_products, "int32")
+        self.products = workspace(slots * self.group_products, "int32")
         self.sums = stack_buffer(PIXELS * plan.block_channels, "int32")
         self.acc = register_buffer(plan.together * plan.block_channels, "int32")
         with T.serial(plan.chunks) as chunk:
@@ -294,11 +294,6 @@ class WinogradNest:
 
 def _argument(name: str, size: int, dtype: str) -> Any:
     return T.arg(name, T.buffer((size,), dtype))
-
-
-def _workspace(size: int, dtype: str) -> Any:
-    """Declare a buffer on the heap, from the pool that each thread has."""
-    return T.alloc_buffer((size,), dtype, scope="global")
 
 
 def _flat(values: list[list[Modular]]) -> list[Modular]:

@@ -45,7 +45,7 @@ class PerChannelActivations(Correction):
             if not entry.parameters.channel_scales:
                 entries[name] = channel_scales.choose(place, entry, state.statistics[place.need])
         if not entries:
-            raise CannotCorrect("there is no other tensor that only depthwise convolutions read")
+            raise CannotCorrect("no tensor with one scale is there that only depthwise convolutions read")
         return dataclasses.replace(
             state,
             annotation=channel_scales.with_channel_scales(state.annotation, tuple(entries)),
