@@ -114,9 +114,9 @@ def object_code(part: Mapping[str, tirx.PrimFunc], target: tvm.target.Target) ->
     return found
 
 
-def concurrently(function: Callable[[S], R], values: Iterable[S]) -> tuple[R, ...]:
-    """Return what a function returns for each value, called on as many threads as there are CPUs."""
-    with ThreadPoolExecutor(cpus()) as pool:
+def concurrently(function: Callable[[S], R], values: Iterable[S], most: int | None = None) -> tuple[R, ...]:
+    """Return what a function returns for each value, on as many threads as there are CPUs, or at most so many."""
+    with ThreadPoolExecutor(min(cpus(), most or cpus())) as pool:
         return tuple(pool.map(function, values))
 
 

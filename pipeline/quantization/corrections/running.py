@@ -11,6 +11,7 @@ from typing import Any
 
 from tvm import relax
 
+from pipeline.compiler.codegen import concurrently
 from pipeline.compiler.execute import library_executor, operator_executor
 from pipeline.ir.dataflow import Binding, Dataflow, variables
 from pipeline.ir.operator import Array
@@ -25,6 +26,12 @@ PRODUCTS = 2 * 10**7
 
 PRODUCTS_ALONE = 10**8
 """From so many products on, an operator is compiled by itself."""
+
+PRODUCTS_IN_ORDER = 10**6
+"""From so many products on, an operator's samples are computed by several threads."""
+
+MOST_THREADS = 4
+"""How many, at the most."""
 
 
 def runner(program: Program, count: int) -> Run:
@@ -56,7 +63,11 @@ def evaluate_all(binding: Binding, samples: Sequence[Mapping[relax.Var, Any]]) -
     Raises:
         NotImplementedError: the operator has no NumPy reference.
     """
-    if len(samples) * multiply_adds(binding) < PRODUCTS_ALONE:
+    products = len(samples) * multiply_adds(binding)
+    if products < PRODUCTS_IN_ORDER:
         return [evaluate_binding(binding, values) for values in samples]
+    if products < PRODUCTS_ALONE:
+        # Each thread holds intermediate results, so there are few.
+        return list(concurrently(lambda values: evaluate_binding(binding, values), samples, most=MOST_THREADS))
     run, read = operator_executor(binding).run, dict.fromkeys(variables(binding.value))
     return [next(iter(run({str(v.name): values[v] for v in read}).values())) for values in samples]
