@@ -7,7 +7,8 @@ they are first used, and processes share them.
 
 Small constants that can be compressed well are the exception: biases, multipliers, and what kernels want widened,
 several times, or between zeros. They are in *areas*, one for each dtype, which are compressed in the library, and
-expanded when it is loaded. An area that compression would hardly make smaller is part of the section, too. One more
+expanded when it is loaded. Large constants of int16 that have the values of int8 are stored as such, and widened. An
+area that compression would hardly make smaller is part of the section, too. One more
 area is the virtual machine's program, which is mostly zeros.
 """
 
@@ -39,20 +40,26 @@ AREA_BITS = 40
 """An offset has the number of its area above these bits."""
 
 MOST_EXPANDED = 128 * 1024
-"""Bytes of a constant that may be expanded: larger ones are worth sharing, and reading when they are used."""
+"""Bytes of a constant that may be compressed: larger ones are worth sharing, and reading when they are used."""
+
+MOST_ORDERS = 512 * 1024
+"""The same of bytes without a sign, which are tables and orders of inputs: most of them are alike."""
 
 LARGEST_PROGRAM = 1 << 20
 """Bytes of a program that may be expanded: larger ones hold large constants of operators that have no kernels of ours.
 """
 
-WORTHWHILE = 0.8
+WORTHWHILE = 0.87
 """An area, or a constant of bytes, is compressed to at most so much of its size."""
 
 TABLE_BYTES = 1000
 """About what an area's tables take."""
 
 _EXPANDED_DTYPES = ("int8", "uint8", "int16", "int32", "float32")
-"""Of constants that may be expanded; those of int16 only if int8 has their values."""
+"""Of constants that may be compressed; those of int16 only if int8 has their values."""
+
+_WIDENED = "widened"
+"""The area of int16 constants that are too large to be compressed, but are stored as int8, which has their values."""
 
 _PROGRAM_DTYPE = "int8"
 """What a program is compressed as: its numbers mostly begin at a multiple of four bytes."""
@@ -99,12 +106,12 @@ class ConstantPool:
     """Collects constants, one after another, each at a multiple of `ALIGNMENT`. Equal constants are stored once."""
 
     def __init__(self) -> None:
-        self._parts = {dtype: _Part() for dtype in ("", *_EXPANDED_DTYPES)}
+        self._parts = {name: _Part() for name in ("", _WIDENED, *_EXPANDED_DTYPES)}
 
     def add(self, value: npt.NDArray[Any]) -> int:
         """Add a constant, unless an equal one is there, and return its offset: see `AREA_BITS`."""
         value = np.ascontiguousarray(value)
-        part = str(value.dtype) if _may_be_expanded(value) else ""
+        part = _part_of(value)
         return list(self._parts).index(part) << AREA_BITS | self._parts[part].add(value.tobytes())
 
     def stored(self, program: bytes = b"", *, compressed: bool = True) -> StoredConstants:
@@ -119,7 +126,12 @@ class ConstantPool:
         program += bytes(_padding(program))
         parts = [(dtype, part.data()) for dtype, part in self._parts.items()]
         for dtype, data in (*parts, (_PROGRAM_DTYPE, program)):
-            expandable = dtype and data and (data is not program or len(data) <= LARGEST_PROGRAM)
+            if dtype == _WIDENED and compressed and data:
+                headers.append((expanded, len(data), 0, 1, 0, len(constants)))
+                constants += np.frombuffer(data, "int16").astype("int8").tobytes()
+                expanded += len(data)
+                continue
+            expandable = dtype not in ("", _WIDENED) and data and (data is not program or len(data) <= LARGEST_PROGRAM)
             area = Area.of(data, dtype) if compressed and expandable else None
             if area is None or area.coded_bytes() + TABLE_BYTES > WORTHWHILE * len(data):
                 headers.append((len(constants), len(data), 0, 0, 0, 0))
@@ -132,7 +144,9 @@ class ConstantPool:
         states, words, tables = encode(coded)
         header = np.array([len(headers), len(words) // 2, *(field for each in headers for field in each)], "<i4")
         packed = header.tobytes() + states + words + tables
-        return StoredConstants(constants, packed, scratch, headers[-1][0], program_expanded=bool(headers[-1][2]))
+        return StoredConstants(
+            constants, packed, max(scratch, expanded), headers[-1][0], program_expanded=bool(headers[-1][2])
+        )
 
 
 def constant_pointer(name: str, dtype: str, offset: tirx.Var) -> tirx.Bind:
@@ -147,16 +161,20 @@ def constant_pointer(name: str, dtype: str, offset: tirx.Var) -> tirx.Bind:
     return tirx.Bind(tirx.Var(name, type_), tirx.call_pure_extern(type_, ADDRESS_FUNCTION, offset))
 
 
-def _may_be_expanded(value: npt.NDArray[Any]) -> bool:
-    """Return whether a constant belongs to an area that may be compressed."""
-    if value.dtype not in _EXPANDED_DTYPES or not 0 < value.nbytes <= MOST_EXPANDED:
-        return False
-    if value.dtype == "int16":
-        return bool((value == value.astype("int8")).all())
-    if value.dtype == "int8":
+def _part_of(value: npt.NDArray[Any]) -> str:
+    """Return the part that a constant belongs to: a dtype, if it may be compressed."""
+    dtype, narrow = str(value.dtype), False
+    if dtype == "int16":
+        narrow = bool((value == value.astype("int8")).all())
+    if dtype not in _EXPANDED_DTYPES or not 0 < value.nbytes <= (MOST_ORDERS if dtype == "uint8" else MOST_EXPANDED):
+        return _WIDENED if narrow else ""
+    if dtype == "int16":
+        return dtype if narrow else ""
+    if dtype == "int8":
         data = value.tobytes()
-        return Area.of(data + bytes(_padding(data)), "int8").coded_bytes() < WORTHWHILE * value.nbytes
-    return True
+        smaller = Area.of(data + bytes(_padding(data)), "int8").coded_bytes() < WORTHWHILE * value.nbytes
+        return dtype if smaller else ""
+    return dtype
 
 
 def _padding(data: bytes) -> int:

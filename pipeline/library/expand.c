@@ -9,12 +9,12 @@ enum { AREAS = 8, AREA_BITS = 40, GRANULE = 16, STATES = 64, FREQUENCY_BITS = 11
 
 /* An area of constants of one dtype. */
 typedef struct {
-    int32_t start;    /* where it is: of what is expanded if it is coded, else of what is stored as it is */
+    int32_t start;    /* where it is: of what is expanded if it is coded or widened, else of what is stored as it is */
     int32_t size;     /* bytes */
     int32_t coded;    /* whether it is */
     int32_t widened;  /* whether bytes become int16 */
     int32_t period;   /* how many tables of frequencies the bytes of new granules take turns with */
-    int32_t literals; /* bytes of new granules */
+    int32_t literals; /* bytes of new granules; if it is widened, but not coded, where its bytes are stored */
 } Area;
 
 typedef struct {
@@ -102,6 +102,11 @@ static void expand_area(Stream *stream, const Area *area, uint8_t *to) {
     }
 }
 
+/* Make bytes int16. */
+static void widen(const int8_t *from, int32_t count, int16_t *to) {
+    for (int32_t i = 0; i < count; i++) to[i] = from[i];
+}
+
 /* Linux runs this when it loads the library. */
 __attribute__((constructor)) static void expand(void) {
     const uint32_t *states = (const uint32_t *)&packed.areas[packed.count];
@@ -110,7 +115,11 @@ __attribute__((constructor)) static void expand(void) {
     for (int i = 0; i < STATES; i++) stream.states[i] = states[i];
     for (int32_t i = 0; i < packed.count; i++) {
         const Area *area = &packed.areas[i];
-        areas[i] = (area->coded ? expanded : constants) + area->start;
-        if (area->coded) expand_area(&stream, area, (uint8_t *)expanded + area->start);
+        char *to = expanded + area->start;
+        areas[i] = area->coded || area->widened ? to : constants + area->start;
+        if (area->coded)
+            expand_area(&stream, area, (uint8_t *)to);
+        else if (area->widened)
+            widen((const int8_t *)constants + area->literals, area->size / 2, (int16_t *)to);
     }
 }

@@ -98,3 +98,14 @@ def test_an_area_of_one_value_is_what_it_was(expand: Expand) -> None:
 def test_a_program_with_large_constants_is_read_from_the_file() -> None:
     assert ConstantPool().stored(bytes(1 << 16)).program_expanded
     assert not ConstantPool().stored(bytes(2 << 20)).program_expanded
+
+
+def test_large_constants_of_int16_that_fit_int8_are_stored_in_8_bits(expand: Expand) -> None:
+    narrow = np.random.default_rng(0).integers(-128, 128, 100_000).astype("int16")
+    wide = narrow + 1
+    pool = ConstantPool()
+    for value in (narrow, wide):
+        pool.add(value)
+    assert len(pool.stored().constants) == narrow.nbytes // 2 + wide.nbytes
+    for value, found in zip((narrow, wide), expand([narrow, wide]), strict=True):
+        np.testing.assert_array_equal(found, value)
