@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pipeline.analysis.metrics import BUILT_IN, MeasuredSample, Tally, UserMetric, ranking_of, share_of, tally_of
-from pipeline.analysis.switches import LAYER, TENSOR, Part, with_switches
+from pipeline.analysis.switches import TENSOR, Part, with_switches
 from pipeline.api import Quantized
 from pipeline.compiler.execute import Executor
 from pipeline.distances import Array
@@ -29,9 +29,11 @@ class Simulation:
 
     def __init__(self, quantized: Quantized) -> None:
         self._quantized = quantized
-        self._switched = with_switches(quantized.source, quantized.annotation, quantized.table, quantized.realized)
+        self._switched = with_switches(
+            quantized.source, quantized.annotation, quantized.table, quantized.realized, layers=False
+        )
         self._run = Executor(self._switched.program).run
-        self.parts: tuple[Part, ...] = tuple(p for p in self._switched.parts if p.kind != LAYER)
+        self.parts: tuple[Part, ...] = tuple(self._switched.parts)
 
     def tally(
         self, annotation: Annotation, samples: Sequence[MeasuredSample], metric: UserMetric | str, described: str

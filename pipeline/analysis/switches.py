@@ -86,7 +86,11 @@ class SwitchedProgram(Switches):
 
 
 def with_switches(
-    program: Program, annotation: Annotation, table: CalibrationTable, realized: Program | None = None
+    program: Program,
+    annotation: Annotation,
+    table: CalibrationTable,
+    realized: Program | None = None,
+    layers: bool = True,
 ) -> SwitchedProgram:
     """Return a float program with switches.
 
@@ -96,15 +100,18 @@ def with_switches(
         table: scales and zero points.
         realized: the program as corrections have left it, of which layers have their weights where these are quantized;
             None means the float program itself.
+        layers: whether what a layer reads can be quantized for it alone; a program without that takes less time.
     """
-    return _Switching(program, annotation, table, realized or program).run()
+    return _Switching(program, annotation, table, realized or program, layers).run()
 
 
 class _Switching:
     """One walk over the program."""
 
-    def __init__(self, program: Program, annotation: Annotation, table: CalibrationTable, realized: Program) -> None:
-        self.program = program
+    def __init__(
+        self, program: Program, annotation: Annotation, table: CalibrationTable, realized: Program, layers: bool
+    ) -> None:
+        self.program, self.layers = program, layers
         self.flow = Dataflow.of(program.module)
         self.corrected = {str(b.var.name): b for b in Dataflow.of(realized.module).bindings}
         self.decisions = {o.name: o for o in annotation.operators if o.precision == "int8"}
@@ -112,7 +119,7 @@ class _Switching:
         self.parameters = {name: table.tensors[source].parameters for name, source in self.sources.items()}
         self.parts: dict[Part, tuple[str, ...]] = {}
         # Inputs come first, so it has to be known beforehand how many switches there will be.
-        names = [f"switch {i}" for i in range(2 * len(self.decisions) + len(self.sources))]
+        names = [f"switch {i}" for i in range((1 + layers) * len(self.decisions) + len(self.sources))]
         self.unused = {name: relax.Var(name, relax.TensorType((), "bool")) for name in names}
         self.switches = dict(self.unused)
         self.builder = DataflowBuilder(program.module, params=[*self.flow.params, *self.switches.values()])
@@ -143,15 +150,18 @@ class _Switching:
 
     def switched_layer(self, binding: Binding, decision: OperatorDecision) -> relax.Var:
         """Return a layer's result with what it reads, and its weights, rounded or not."""
-        name, read = str(binding.var.name), self.switch()
+        name = str(binding.var.name)
         own: tuple[str, ...] = (name,)
         arguments = [self.builder.replaced(a) for a in binding.value.args]
-        for i, argument in enumerate(binding.value.args):
-            if isinstance(argument, relax.Var):
-                rounded = self.rounded(arguments[i], self.parameters[str(argument.name)], name)
-                arguments[i] = self.choice(read, rounded, arguments[i], name)
+        switches: tuple[str, ...] = ()
+        if self.layers:
+            read = self.switch()
+            switches = (str(read.name),)
+            for i, argument in enumerate(binding.value.args):
+                if isinstance(argument, relax.Var):
+                    rounded = self.rounded(arguments[i], self.parameters[str(argument.name)], name)
+                    arguments[i] = self.choice(read, rounded, arguments[i], name)
         result = self.builder.emit(with_arguments(binding.value, arguments), name)
-        switches: tuple[str, ...] = (str(read.name),)
         if isinstance(operator_of(binding.value), ops.Linear):
             weights = self.switch()
             arguments[1:3] = self.rounded_weights(binding, decision)
@@ -159,7 +169,8 @@ class _Switching:
             result = self.choice(weights, rounded, result, name)
             self.parts[Part(WEIGHTS, name, kind_of(binding), own)] = (str(weights.name),)
             switches += (str(weights.name),)
-        self.parts[Part(LAYER, name, kind_of(binding), own)] = switches
+        if self.layers:
+            self.parts[Part(LAYER, name, kind_of(binding), own)] = switches
         return result
 
     def rounded_weights(self, binding: Binding, decision: OperatorDecision) -> list[relax.Expr]:
