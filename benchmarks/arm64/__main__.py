@@ -52,6 +52,9 @@ from tests.runtime.sysroot import make_sysroot
 
 DEFAULT_NETWORKS = ("mobilenet_v1", "mobilenet_v2", "resnet18")
 
+ACTIVATION_BITS = {"int8": 8, "int16": 16}
+"""For each precision with integers, the bits of activations."""
+
 CPUS = {
     "android-arm64": "cortex-a53",
     "android-arm64-dotprod": "cortex-a76",
@@ -86,7 +89,10 @@ def build(name: str, precision: str, targets: Sequence[str], folder: Path) -> di
     """Build a network for targets and for this machine; return the libraries by target."""
     network = NETWORKS[name]
     program = pipeline.load(network.write(folder / f"{name}.onnx"))
-    quantized = pipeline.quantize(program, network.samples(SAMPLES)) if precision == "int8" else None
+    quantized = None
+    if precision in ACTIVATION_BITS:
+        samples = network.samples(SAMPLES)
+        quantized = pipeline.quantize(program, samples, activation_bits=ACTIVATION_BITS[precision])
     libraries = {}
     for target in dict.fromkeys((*targets, "host")):
         path = folder / f"{name}.{precision}.{target}.so"
@@ -141,7 +147,12 @@ def find_sysroot(cache: Path) -> Path:
 @click.argument("names", nargs=-1, type=click.Choice(sorted(NETWORKS)))
 @click.option("--target", "targets", type=click.Choice(list(CPUS)), multiple=True, default=tuple(CPUS)[:3])
 @click.option(
-    "--precision", "precisions", type=click.Choice(["int8", "float32"]), multiple=True, default=("int8", "float32")
+    "--precision",
+    "precisions",
+    type=click.Choice([*ACTIVATION_BITS, "float32"]),
+    multiple=True,
+    default=("int8", "float32"),
+    help="int16 is with activations of 16 bits.",
 )
 @click.option("--layers", "show_layers", is_flag=True, help="Show each kernel.")
 @click.option("--kernel", "pattern", help="Show the instructions of kernels whose names hold this pattern.")
@@ -167,7 +178,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Emulator(find_sysroot(cache), build_plugin(Path(folder))), Path(folder), cache)
         for name, precision in itertools.product(names or DEFAULT_NETWORKS, precisions):
-            chosen = targets if precision == "int8" else (FLOAT_TARGET,)
+            chosen = targets if precision in ACTIVATION_BITS else (FLOAT_TARGET,)
             runs = measure(bench, name, precision, chosen, Show(pattern, cores))
             for target, run in zip(chosen, runs, strict=True):
                 result = {
