@@ -45,9 +45,42 @@ UNARY = (
 )
 BINARY = ("add", "divide", "maximum", "minimum", "multiply", "power", "subtract")
 
+FUNCTIONS = ("acos", "asin", "asinh", "atan", "atanh", "cosh", "isfinite", "isinf", "isnan", "sign", "sinh", "tan")
+COMPARISONS = ("equal", "greater", "greater_equal", "less", "less_equal", "not_equal")
+DIVISIONS = ("floor_divide", "floor_mod", "mod")
+BITWISE = ("bitwise_and", "bitwise_or", "bitwise_xor")
+LOGICAL = ("logical_and", "logical_or", "logical_xor")
+
+
+def _of_integers(name: str) -> Callable[[Expr], Expr]:
+    return lambda x: getattr(op, name)(op.astype(x, "int32"), relax.const(np.int32(5)))
+
+
+def _of_booleans(name: str) -> Callable[[Expr], Expr]:
+    return lambda x: getattr(op, name)(_binary("less")(x), op.greater(x, relax.const(np.float32(0.5))))
+
+
 CALLS: dict[str, Callable[[Expr], Expr]] = {
-    **{name: _unary(name) for name in UNARY},
-    **{name: _binary(name) for name in BINARY},
+    **{name: _unary(name) for name in (*UNARY, *FUNCTIONS)},
+    **{name: _binary(name) for name in (*BINARY, *COMPARISONS, *DIVISIONS)},
+    **{name: _of_integers(name) for name in BITWISE},
+    **{name: _of_booleans(name) for name in LOGICAL},
+    "acosh": lambda x: op.acosh(op.add(x, relax.const(np.float32(1)))),
+    "mod, negative": lambda x: op.mod(op.negative(x), relax.const(np.float32(1.5))),
+    "floor_mod, negative": lambda x: op.floor_mod(op.negative(x), relax.const(np.float32(1.5))),
+    "bitwise_not": lambda x: op.bitwise_not(op.astype(x, "int32")),
+    "logical_not": lambda x: op.logical_not(_binary("less")(x)),
+    "where": lambda x: op.where(_binary("less")(x), x, op.negative(x)),
+    "argmax": lambda x: op.argmax(x, 1),
+    "argmin": lambda x: op.argmin(x, -1, keepdims=True),
+    "prod": lambda x: op.prod(x, [3], keepdims=True),
+    "variance": lambda x: op.variance(x, [1, 2]),
+    "nn.softmax": lambda x: op.nn.softmax(x, 2),
+    "nn.log_softmax": lambda x: op.nn.log_softmax(x, -1),
+    "broadcast_to": lambda x: op.broadcast_to(op.mean(x, [1], keepdims=True), SHAPE),
+    "scatter_elements": lambda x: op.scatter_elements(
+        x, relax.const(np.full((2, 1, 6, 8), -1)), op.negative(op.mean(x, [1], keepdims=True)), 1
+    ),
     "astype": lambda x: op.astype(x, "int32"),
     "nn.gelu": op.nn.gelu,
     "nn.gelu_tanh": op.nn.gelu_tanh,

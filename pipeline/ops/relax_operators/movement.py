@@ -123,6 +123,33 @@ class GatherElements(RelaxOperator):
         return np.take_along_axis(x, indices.astype("int64"), int(self.attribute("axis")))
 
 
+class ScatterElements(RelaxOperator):
+    """A tensor with single values along an axis replaced, at one index each."""
+
+    names = relax_names("scatter_elements")
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the values."""
+        reduction = str(self.attribute("reduction"))
+        if reduction != "update":
+            raise NotImplementedError(f"Scattering with reduction {reduction!r} has no NumPy reference")
+        x, indices, updates = arguments
+        axis, result = int(self.attribute("axis")), x.copy()
+        at = indices.astype("int64")
+        np.put_along_axis(result, np.where(at < 0, at + x.shape[axis], at), updates, axis)
+        return result
+
+
+class BroadcastTo(RelaxOperator):
+    """A tensor repeated along axes of length 1."""
+
+    names = relax_names("broadcast_to")
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the values."""
+        return np.ascontiguousarray(np.broadcast_to(arguments[0], self.output.shape))
+
+
 class Resize2d(RelaxOperator):
     """Resizing of images. Nearest-neighbour and linear resizing move values, as `Traits.moves_values` defines it."""
 

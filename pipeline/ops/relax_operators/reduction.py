@@ -35,6 +35,33 @@ class Reduction(RelaxOperator):
         return np.asarray(self.FUNCTIONS[self.name](arguments[0], axis=axes, keepdims=keepdims))
 
 
+class Spread(RelaxOperator):
+    """The product or the variance along some axes, of which passes assume nothing."""
+
+    FUNCTIONS: ClassVar[Mapping[str, Callable[..., Array]]] = {"prod": np.prod, "variance": np.var}
+
+    names = relax_names(" ".join(FUNCTIONS))
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the reduced values."""
+        axis, keepdims = self.attribute("axis"), bool(self.attribute("keepdims"))
+        axes = None if axis is None else tuple(int(a) for a in axis)
+        result = self.FUNCTIONS[self.name](arguments[0], axis=axes, keepdims=keepdims)
+        return np.asarray(result, self.output.dtype)
+
+
+class PositionOfExtreme(RelaxOperator):
+    """The index of the largest or least value along an axis, the first of equal ones."""
+
+    names = relax_names("argmax argmin")
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the indices."""
+        find, axis = (np.argmax if self.name == "argmax" else np.argmin), self.attribute("axis")
+        found = find(arguments[0], None if axis is None else int(axis), keepdims=bool(self.attribute("keepdims")))
+        return np.asarray(found, self.output.dtype)
+
+
 class MeanPool(RelaxOperator):
     """Means over windows of an image."""
 
@@ -61,6 +88,19 @@ class MeanPool(RelaxOperator):
             counted = padded if bool(self.attribute("count_include_pad")) else seen.shape[1] * seen.shape[2]
             y[:, row, column] = seen.sum(axis=(1, 2)) / counted
         return y
+
+
+class Softmax(RelaxOperator):
+    """Exponentials beside their sum along an axis, or the logarithms of that."""
+
+    names = relax_names("nn.softmax nn.log_softmax")
+
+    def evaluate(self, *arguments: Array) -> Array:
+        """Return the function's values."""
+        (x,), axis = arguments, int(self.attribute("axis"))
+        shifted = x - x.max(axis=axis, keepdims=True)
+        total = np.exp(shifted).sum(axis=axis, keepdims=True)
+        return np.asarray(np.exp(shifted) / total if self.name == "nn.softmax" else shifted - np.log(total))
 
 
 class MatMul(RelaxOperator):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from onnx.reference import ReferenceEvaluator
 
 from pipeline.config.options import AnnotateOptions, CalibrateOptions
 from pipeline.ir.dataflow import Dataflow, constant
@@ -99,3 +100,19 @@ def test_only_biases_change_and_they_do_so_in_the_same_way_each_time() -> None:
     assert dataclasses.replace(first, program=program, statistics={}) == dataclasses.replace(
         second, program=program, statistics={}
     )
+
+
+def test_a_model_that_chooses_by_indices_that_it_computes_is_corrected() -> None:
+    b = ModelBuilder()
+    weights = [random.standard_normal(shape).astype("float32") for shape in ((8, 4, 1, 1), (8,))]
+    convolution = b.node("Conv", "x", *map(b.constant, weights), name="c")
+    greatest = b.node("ArgMax", b.node("ReduceMax", convolution, keepdims=0, axes=[0, 1, 2]), keepdims=1)
+    model = b.model({"x": (1, 4, 5, 5)}, b.node("Gather", convolution, greatest, axis=3, name="y"))
+    program, correction = import_test_model(model), LayerwiseBiasCorrection()
+    samples = [random.uniform(0, 4, (1, 4, 5, 5)).astype("float32") for _ in range(8)]
+    assert "relax.less" in {binding.operator for binding in Dataflow.of(program.module).bindings}
+    (expected,) = ReferenceEvaluator(model).run(None, {"x": samples[0]})
+    np.testing.assert_allclose(execute(program, {"x": samples[0]})["y"], expected, rtol=1e-5, atol=1e-5)
+    state = calibrated(program, samples, correction)
+    before, after = biases(state.program), biases(correction.apply(state).program)
+    assert any((x != y).any() for x, y in zip(before, after, strict=True))
