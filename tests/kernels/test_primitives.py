@@ -296,13 +296,18 @@ def saturate(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial
             value[: ROWS // 2] = random.integers(-300, 600, (ROWS // 2, value.shape[1]))
         expected = meaning.saturate(values, zero_point, low, high)
         yield trial("saturate", lambda *v, b=(zero_point, low, high): isa.saturate(v, *b), values, expected)
-        short = [numbers(random, "int16", n).astype("int32") for n in lanes]
-        yield trial(
-            "saturate",
-            lambda *v, b=(zero_point, low, high): isa.saturate(v, *b, short=True),
-            short,
-            meaning.saturate(short, zero_point, low, high),
-        )
+
+
+def quantized(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    shapes = [*([isa.lanes] * count for count in range(1, isa.saturate_vectors + 1)), [1], [3], [4 * isa.lanes]]
+    dtypes = itertools.cycle(["uint8", "int8"])
+    for lanes, dtype, limits in zip(shapes * 2, dtypes, itertools.cycle(bounds(random)), strict=False):
+        halves = [numbers(random, "int32", n, -65000, 65000).astype("float32") / 2 for n in lanes]
+        for value in halves:
+            value[: ROWS // 2] = random.integers(-600, 1200, (ROWS // 2, value.shape[1])) / 2
+        values = [np.where(random.random(v.shape) < 0.5, v, np.nextafter(v, np.float32(0))) for v in halves]
+        expected = meaning.quantized(values, *limits, dtype)
+        yield trial("quantized", lambda *v, b=(*limits, dtype): isa.quantized(v, *b), values, expected)
 
 
 def saturate_interleaved(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
@@ -437,6 +442,7 @@ TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
     "multiply_neighbours": multiply_neighbours,
     "multiply_add": multiply_add,
     "multiply_words": multiply_words,
+    "quantized": quantized,
     "rounded": rounded,
     "saturate": saturate,
     "saturate_interleaved": saturate_interleaved,

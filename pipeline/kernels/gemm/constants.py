@@ -32,7 +32,7 @@ class IntegerConstants:
         function: what `factor` is for.
         table: [256] uint8, which results are looked up in; None if they aren't.
         added_dtype: of the tensor that is added to the result; "" if there is none.
-        short: whether all sums fit int16 once they are scaled and rounded.
+        short: whether all sums fit int16 once they are scaled, rounded and shifted by the zero point.
     """
 
     operator: QConv2d | QDense

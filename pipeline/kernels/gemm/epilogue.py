@@ -108,18 +108,22 @@ def _requantize(wanted: _Requantization, isa: InstructionSet, interleaved: bool,
 
     def finish(accumulators: Sequence[Any], multipliers: Sequence[Any], factors: Sequence[Any] = ()) -> Any:
         values = [scaled(a, m) for a, m in zip(accumulators, multipliers, strict=True)]
-        if function is not None:
-            values = [hard_swished(v, f, function, isa) for v, f in zip(values, factors, strict=True)]
-        else:
-            values = [isa.rounded(v) for v in values]
         bounds = (operator.output_zero_point, operator.output_min, operator.output_max)
-        if interleaved:
-            result = isa.saturate_interleaved(values, *bounds)
+        dtype = "uint8" if added_dtype else operator.output_dtype
+        narrow_dtype = dtype if table is None else "uint8"
+        if wanted.short and function is None and not interleaved:
+            result = isa.quantized(values, *bounds, narrow_dtype)
         else:
-            result = isa.saturate(values, *bounds, short=wanted.short)
+            if function is None:
+                integers = [isa.rounded(v) for v in values]
+            else:
+                integers = [hard_swished(v, f, function, isa) for v, f in zip(values, factors, strict=True)]
+            narrow = isa.saturate_interleaved if interleaved else isa.saturate
+            result = as_stored(narrow(integers, *bounds), narrow_dtype)
         if table is not None:
-            result = isa.lookup(result, _constant_vectors(isa.arrange_table(table), isa.table_vectors))
-        return result if added_dtype else as_stored(result, operator.output_dtype)
+            looked_up = isa.lookup(result, _constant_vectors(isa.arrange_table(table), isa.table_vectors))
+            result = as_stored(looked_up, dtype)
+        return result
 
     def add(result: Any, other: Any) -> Any:
         if not isinstance(operator, QConv2dAdd):

@@ -14,6 +14,7 @@ from tvm.script.ir_builder import tirx as T
 from pipeline.kernels.lib import requantize
 from pipeline.kernels.lib.buffers import VectorsInOrder
 from pipeline.kernels.lib.vectors import (
+    as_stored,
     clip,
     lanes_of,
     shift_and_clamp,
@@ -201,7 +202,7 @@ class InstructionSet:
         return nullcontext()
 
     def stream(self, buffer: Any, start: Any) -> Stream:
-        """Return the vectors of a buffer, int8, int16 or float32, from an index on."""
+        """Return the vectors of a buffer, int8, int16, int32 or float32, from an index on."""
         return VectorsInOrder(buffer, start, 4 * self.lanes)
 
     def distance(self, count: int, size: int) -> Any:
@@ -306,7 +307,7 @@ class InstructionSet:
         """
         return requantize.rounded(value)
 
-    def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int, *, short: bool = False) -> Any:
+    def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
         """Return `uint8(clamp(values + zero_point, low, high))` as one vector.
 
         Args:
@@ -314,10 +315,22 @@ class InstructionSet:
             zero_point: added to each value.
             low: least result, at least 0.
             high: largest result, at most 255.
-            short: whether all values are known to fit int16.
         """
         (value,) = values
         return shift_and_clamp(value, zero_point, low, high)
+
+    def quantized(self, values: Sequence[Any], zero_point: int, low: int, high: int, dtype: str) -> Any:
+        """Return `uint8(clamp(round(values) + zero_point, low, high))` as one vector, as it is stored in `dtype`.
+
+        Args:
+            values: float32 vectors, as many and as long as those of `saturate`, which fit int16 once they are rounded.
+            zero_point: added to each value.
+            low: least result, at least 0.
+            high: largest result, at most 255.
+            dtype: uint8, or int8 for results minus 128.
+        """
+        integers = [self.rounded(value) for value in values]
+        return as_stored(self.saturate(integers, zero_point, low, high), dtype)
 
     def weighted_sum(self, left: Any, right: Any, operator: QAdd) -> Any:
         """Return `qnn.add(left, right)`; see the operator's description.

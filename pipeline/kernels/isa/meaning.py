@@ -142,6 +142,12 @@ def saturate_interleaved(values: Sequence[Array], zero_point: int, low: int, hig
     return saturate([channels.reshape(*channels.shape[:-2], -1)], zero_point, low, high)
 
 
+def quantized(values: Sequence[Array], zero_point: int, low: int, high: int, dtype: str) -> Array:
+    """Rounded and saturated; of int8, 128 is subtracted, as its results are stored so."""
+    unsigned = saturate([rounded(value) for value in values], zero_point, low, high)
+    return (unsigned.astype("int16") + np.iinfo(dtype).min).astype(dtype)
+
+
 def weighted_sum(left: Array, right: Array, operator: QAdd) -> Array:
     """Half of the step is added before the shift, which rounds down; no sum may leave int32."""
     total = (left.astype("int64") - operator.a_zero_point) * operator.a_multiplier

@@ -61,7 +61,7 @@ def sums_are_floats(weight: Array, bias: Array, multiplier: Array) -> bool:
 
 
 def results_are_short(weight: Array, bias: Array, multiplier: Array) -> bool:
-    """Return whether every sum that uint8 inputs can give fits int16 once it is scaled and rounded.
+    """Return whether every sum that uint8 inputs can give, scaled and rounded, fits int16 even with a zero point added.
 
     Args:
         weight: [O, ...] int8.
@@ -69,8 +69,8 @@ def results_are_short(weight: Array, bias: Array, multiplier: Array) -> bool:
         multiplier: [O] float32.
     """
     largest = np.maximum(*(np.abs(bound) for bound in sum_bounds(weight, bias)))
-    # Rounding to float32 adds less than the one that is left.
-    return bool((largest * np.abs(multiplier.astype("float64")) < np.iinfo("int16").max - 1).all())
+    # A zero point is below 256. Rounding to float32 adds less than the one that is left.
+    return bool((largest * np.abs(multiplier.astype("float64")) < np.iinfo("int16").max - 257).all())
 
 
 def rounded(value: Any) -> Any:

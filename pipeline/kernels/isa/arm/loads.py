@@ -26,8 +26,17 @@ REGISTER_BYTES = 16
 _AWAITED = (1, 4, 8)
 """Of so many vectors, one instruction can wait for the results."""
 
-_ELEMENTS = {"int8": ("i8", "v16i8"), "int16": ("i16", "v8i16"), "float32": ("float", "v4f32")}
+_ELEMENTS = {
+    "int8": ("i8", "v16i8"),
+    "int16": ("i16", "v8i16"),
+    "int32": ("i32", "v4i32"),
+    "float32": ("float", "v4f32"),
+}
 """LLVM's names of a dtype, and of a register of it."""
+
+
+_IN_PAIRS = ("int32",)
+"""What is loaded by instructions for two registers, which may be any two: sums, as they live through loops."""
 
 
 def load_functions() -> Any:
@@ -97,7 +106,7 @@ def _load(dtype: str, count: int) -> str:
     (element, suffix), lanes = _ELEMENTS[dtype], _lanes(dtype)
     register, result = f"<{lanes} x {element}>", f"<{count * lanes} x {element}>"
     head = f"define {result} @pipeline_load_{dtype}_{count}(i64 %a) {{\n%p = inttoptr i64 %a to ptr"
-    if count == 1:
+    if count == 1 or dtype in _IN_PAIRS:
         return "\n".join([head, f"%r = load {result}, ptr %p, align 1", f"ret {result} %r", "}"])
     load, several = f"@llvm.aarch64.neon.ld1x{count}.{suffix}.p0", f"{{{', '.join([register] * count)}}}"
     body = [f"%s = call {several} {load}(ptr %p)"]

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa.arm.loads import ArmStream, held, load_functions, unknown
@@ -18,6 +19,9 @@ from pipeline.ops import QAdd
 
 MOST_NARROWING_SHIFT = 16
 """By how many bits 32-bit values can be shifted while they are narrowed."""
+
+ROUNDING_OFFSET = 1.5 * 2.0**23
+"""Added to a float32 of up to 22 bits, it leaves an integer in the lower bits, as the next float32 is one larger."""
 
 POST_INDEX = 256
 """Bytes that a load of one register can't add to its address any more."""
@@ -96,20 +100,37 @@ class NeonInstructionSet(InstructionSet):
         name = "llvm.aarch64.neon.fcvtns.v4i32.v4f32"
         return joined([T.call_llvm_pure_intrin("int32x4", name, v) for v in self._vectors(value)])
 
-    def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int, *, short: bool = False) -> Any:
+    def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
         """Return `uint8(clamp(values + zero_point, low, high))`, narrowed twice with saturation; see the base class.
 
         Saturating to 16 bits on the way changes nothing, as the result lies in 0..255 in any case.
         """
         if lanes_of(values[0]) % self.lanes:
             return super().saturate(values, zero_point, low, high)
-        vectors = [v for value in values for v in self._vectors(value)]
-        if short:
-            # LLVM makes one instruction of two vectors' lower halves: `uzp1`.
-            narrow = [T.Shuffle([T.reinterpret("int16x8", v)], [0, 2, 4, 6]) for v in vectors]
-        else:
-            narrow = [_narrowed("sqxtn.v4i16", "int16x4", v) for v in vectors]
+        narrow = [_narrowed("sqxtn.v4i16", "int16x4", v) for value in values for v in self._vectors(value)]
         return self._to_bytes(narrow, zero_point, low, high)
+
+    def quantized(self, values: Sequence[Any], zero_point: int, low: int, high: int, dtype: str) -> Any:
+        """Return quantized values; see the base class.
+
+        Where what is added is even, adding it with `ROUNDING_OFFSET` rounds, ties to even, and leaves an integer in
+        the lower 16 bits.
+        """
+        if lanes_of(values[0]) % self.lanes:
+            return super().quantized(values, zero_point, low, high, dtype)
+        vectors = [v for value in values for v in self._vectors(value)]
+        smallest = np.iinfo(dtype).min
+        offset = zero_point + smallest
+        if offset and offset % 2 == 0:
+            # The absolute difference from a negative number, as LLVM would contract a product and a sum.
+            subtrahend = T.broadcast(T.float32(-ROUNDING_OFFSET - offset), self.lanes)
+            name, offset = "llvm.aarch64.neon.fabd.v4f32", 0
+            rounded = [T.call_llvm_pure_intrin("float32x4", name, v, subtrahend) for v in vectors]
+        else:
+            rounded = [self.rounded(v) for v in vectors]
+        # LLVM makes one instruction of two vectors' lower halves: `uzp1`.
+        narrow = [T.Shuffle([T.reinterpret("int16x8", v)], [0, 2, 4, 6]) for v in rounded]
+        return self._to_bytes(narrow, offset, low + smallest, high + smallest, dtype)
 
     def saturate_interleaved(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
         """Return four narrowed vectors, which interleaving 128 bits left in order; see the base class."""
@@ -145,18 +166,19 @@ class NeonInstructionSet(InstructionSet):
         """Cut a vector into those of `lanes`."""
         return [part(value, first, self.lanes) for first in range(0, lanes_of(value), self.lanes)]
 
-    def _to_bytes(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
-        """Return `uint8(clamp(values + zero_point, low, high))` of int16 vectors of `lanes` as one vector."""
-        lanes = len(values) * self.lanes
+    def _to_bytes(self, values: Sequence[Any], offset: int, low: int, high: int, dtype: str = "uint8") -> Any:
+        """Return `dtype(clamp(values + offset, low, high))` of int16 vectors of `lanes` as one vector."""
+        lanes, limits = len(values) * self.lanes, np.iinfo(dtype)
         pairs = [joined(values[i : i + 2]) if i + 1 < len(values) else repeated(values[i], 8) for i in _even(values)]
-        if zero_point:
-            offset = T.broadcast(T.int16(zero_point), 8)
-            pairs = [T.call_llvm_pure_intrin("int16x8", "llvm.sadd.sat.v8i16", pair, offset) for pair in pairs]
-        octets = [_narrowed("sqxtun.v8i8", "uint8x8", pair) for pair in pairs]
+        if offset:
+            added = T.broadcast(T.int16(offset), 8)
+            pairs = [T.call_llvm_pure_intrin("int16x8", "llvm.sadd.sat.v8i16", pair, added) for pair in pairs]
+        narrow = "sqxtun" if dtype == "uint8" else "sqxtn"
+        octets = [_narrowed(f"{narrow}.v8i8", f"{dtype}x8", pair) for pair in pairs]
         result = part(joined(octets), 0, lanes)
-        if high < 255:
-            result = T.min(result, T.broadcast(T.uint8(high), lanes))
-        return T.max(result, T.broadcast(T.uint8(low), lanes)) if low > 0 else result
+        if high < limits.max:
+            result = T.min(result, T.broadcast(T.IntImm(dtype, high), lanes))
+        return T.max(result, T.broadcast(T.IntImm(dtype, low), lanes)) if low > limits.min else result
 
     def multiply_block(self, acc: Any, activations: Sequence[Any], step: int, weights: Any) -> Any:
         """Return `acc` plus 16 products, four in each lane; see the base class.

@@ -36,7 +36,7 @@ class X86InstructionSet(InstructionSet):
     vpackuswb: str
     vpshufb: str
 
-    def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int, *, short: bool = False) -> Any:
+    def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
         """Return `uint8(clamp(values + zero_point, low, high))`, packing four vectors; see the base class.
 
         Packing works within 128 bits, so the result's dwords are transposed: 128-bit part by vector instead of vector
