@@ -61,6 +61,7 @@ METHODS: dict[str, Method] = {
     "ours-kl": Method("ours, kl", "ours", {"algorithm": "kl"}),
     "ours-abs-max": Method("ours, abs_max", "ours", {"algorithm": "abs_max"}),
     "ours-best": Method("ours, effort best", "ours", {"effort": "best"}),
+    "ours-adaround": Method("ours, adaround", "ours", {"adaround": True}),
     "ours-16": Method("ours, 16 bits", "ours", {"activation_bits": 16}),
     "ours-4": Method("ours, 4-bit weights", "ours", {"weight_bits": 4}),
     "ours-none": Method("ours, effort none", "ours", {"effort": "none"}),
