@@ -33,6 +33,7 @@ OTHERS_OPTIONS = {
     "--valid_targets",
     "--quant_model",
     "--count",
+    "--method",
     "--isa",
     "--core",
     "--kernel",
