@@ -160,10 +160,8 @@ class Nest:
         with IRBuilder() as builder, T.prim_func():
             T.func_attr({"tirx.noalias": self.weights_may_be_kept(), "op_pattern": 8})
             self.x = _argument("x", g.batch * g.height * g.width * self.channels_in, self.dtypes[0])
-            if self.unpacks:
-                self.stored = _argument("weights", weights // 2, "int8")
-            else:
-                self.weights = _argument("weights", weights, self.dtypes[1])
+            size, dtype = (weights // 2, "int8") if self.unpacks else (weights, self.dtypes[1])
+            self.stored = self.weights = _argument("weights", size, dtype)
             self.more_arguments()
             self.bias = _argument("bias", channels, self.dtypes[2])
             self.packed_channels = channels
@@ -179,7 +177,7 @@ class Nest:
             with self.plan.isa.functions(), loop(tasks) as p:
                 width = self.plan.isa.lanes * FILLED_VECTORS
                 self.halo.fill_part(self.y, rows, p, tasks, self.epilogue.halo_value, width)
-                for nest in (self, *(() if self.tail is None else (self.tail,))):
+                for nest in filter(None, (self, self.tail)):
                     nest.allocate()
                     if self.unpacks:
                         nest.weights = workspace(nest.block_weights, self.dtypes[1])
@@ -198,11 +196,7 @@ class Nest:
 
     def use_buffers(self, other: Nest) -> None:
         """Read and write what another nest reads and writes."""
-        self.x, self.bias = other.x, other.bias
-        if self.unpacks:
-            self.stored = other.stored
-        else:
-            self.weights = other.weights
+        self.x, self.stored, self.weights, self.bias = other.x, other.stored, other.weights, other.bias
         self.multiplier, self.y = other.multiplier, other.y
         self.packed_channels = other.packed_channels
         if self.epilogue.add is not None:
