@@ -16,6 +16,7 @@ from msgspec import Meta
 from pipeline import cpu
 from pipeline.data import data_directory
 from pipeline.errors import OptionError, TargetError, unknown_name
+from pipeline.other_tools import TARGETS, hint
 from pipeline.schema import Record, convert, parse_toml
 
 if TYPE_CHECKING:
@@ -142,7 +143,8 @@ def load_target(name_or_path: str | Path) -> Target:
 def _shipped_file(name: str) -> Path:
     files = {path.stem: path for path in data_directory("targets").glob("*.toml")}
     if name not in files:
-        raise OptionError(unknown_name("target", name, files) + " A target file of your own is given by its path.")
+        own = " A target file of your own is given by its path."
+        raise OptionError(unknown_name("target", name, files) + hint(TARGETS, name) + own)
     return files[name]
 
 

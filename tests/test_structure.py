@@ -35,9 +35,10 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "cpu": "data errors",
         "memory": "",
         "distances": "",
-        "targets": "cpu data errors schema",
+        "other_tools": "",
+        "targets": "cpu data errors other_tools schema",
         # What users may set.
-        "config": "errors targets",
+        "config": "errors other_tools targets",
         # Programs, operators, kernels and passes; kernels don't use Relax.
         "ir": "",
         "ops": "ir",
@@ -56,7 +57,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "importer": "errors files ir memory ops passes.float",
         "samples": "config conversion errors files ir",
         "quantization.spec": "ir schema",
-        "quantization.observers": "compiler errors quantization.spec schema",
+        "quantization.observers": "compiler errors other_tools quantization.spec schema",
         "quantization": (
             "compiler config distances errors files ir ops quantization.observers quantization.spec reference samples "
             "scale_out schema"

@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 
 from pipeline.cli.console import Verbosity, set_verbosity
 from pipeline.config.options import BuildOptions, MixedPrecisionOptions
-from pipeline.config.schema import Option, Options, description, options_of
+from pipeline.config.schema import Option, Options, counterpart, description, options_of
 
 _SEARCHED = frozenset(o.key for o in options_of(MixedPrecisionOptions))
 """Keys of the options that a build without a search doesn't have."""
@@ -25,7 +25,7 @@ def new_command(name: str) -> Decorator:
     """Return a decorator that makes a command and adds the options of all commands; `--json` is `as_json`."""
 
     def decorate(function: Any) -> click.Command:
-        made = click.command(name=name)(function)
+        made = click.command(name=name, cls=_Command)(function)
         said = "Print one JSON object, with the result or an error, instead of tables."
         made.params.append(click.Option(["--json", "as_json"], is_flag=True, help=said))
         for flags, verbosity, help_text in (
@@ -37,6 +37,19 @@ def new_command(name: str) -> Decorator:
         return made
 
     return decorate
+
+
+class _Command(click.Command):
+    """Answers options of other tools with what they are here."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            found = counterpart(options_of(BuildOptions), error.option_name)
+            if not found:
+                raise
+            raise click.UsageError(f"No such option {error.option_name!r}.{found}", ctx) from error
 
 
 def _verbosity_callback(verbosity: Verbosity) -> Callable[[click.Context, click.Parameter, bool], None]:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from pipeline.errors import OptionError, unknown_name
+from pipeline.other_tools import OPTIONS, hint
 
 _KEY = "option"
 """Key in the metadata of a dataclass field that leads to the details of an option."""
@@ -276,12 +277,22 @@ def _path(_kind: type[Path], value: Any) -> Path:
     return Path(value)
 
 
+def counterpart(options: Iterable[Option], name: str) -> str:
+    """Return a sentence, after a space, that says what an option of PaddleSlim or Paddle-Lite is here; "" if unknown.
+
+    Args:
+        options: those that there are.
+        name: the option there, as it was given.
+    """
+    plain = name.lstrip("-").replace("-", "_")
+    called = next((f" It is called {o.key} ({o.flag}) here." for o in options if plain and o.paddle == plain), "")
+    return hint(OPTIONS, plain) or called
+
+
 def _check_keys(values: Mapping[str, Any], options: Sequence[Option]) -> None:
-    renamed = {o.paddle: o.key for o in options if o.paddle}
     known = [o.key for o in options]
     for key in values:
         if key in known:
             continue
-        if key in renamed:
-            raise OptionError(f"Unknown option {key!r}. It is called {renamed[key]!r} here.")
-        raise OptionError(unknown_name("option", key, known))
+        found = counterpart(options, key)
+        raise OptionError(f"Unknown option {key!r}.{found}" if found else unknown_name("option", key, known))

@@ -24,12 +24,13 @@ from pipeline.quantization.rules import (
     rule_for,
     stays_float,
 )
-from pipeline.quantization.selection import select
+from pipeline.quantization.selection import absent_types, select
 from pipeline.quantization.spec import QuantizationSpec, weight_spec
 from pipeline.quantization.widening import LISTED, widened
 
 __all__ = ["AnnotateOptions", "Annotation", "OperatorDecision", "TensorDecision", "annotate"]
 
+OPERATORS = "operators (--operator)"
 SKIP_LIST = "the skip list (--skip)"
 """What messages call the option that leaves operators in float."""
 
@@ -56,8 +57,15 @@ def annotate(program: Program, options: AnnotateOptions | None = None, warn: boo
     operators = [_operator(b, reasons[b.var], options) for b in flow.bindings]
     quantized = [b for b in flow.bindings if reasons[b.var] is None]
     if warn:
+        _warn_of_absent_types(program, options)
         _warn_of_idle(program, flow, options)
     return widened(program, Annotation(operators=tuple(operators), tensors=_tensors(flow, quantized)), options, warn)
+
+
+def _warn_of_absent_types(program: Program, options: AnnotateOptions) -> None:
+    absent = absent_types(program, options.operators or ())
+    if absent:
+        _log.warning("%s: the model has no operator of these types: %s", OPERATORS, ", ".join(absent))
 
 
 def _warn_of_idle(program: Program, flow: Dataflow, options: AnnotateOptions) -> None:
@@ -87,7 +95,7 @@ class _Wanted:
     def of(cls, program: Program, options: AnnotateOptions) -> _Wanted:
         operators = options.operators
         if operators is not None:
-            operators = select(program, operators, "operators (--operator)", types_first=True)
+            operators = select(program, operators, OPERATORS, types_first=True)
         return cls(operators, select(program, options.skip, SKIP_LIST))
 
 

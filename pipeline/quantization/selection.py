@@ -143,6 +143,10 @@ class Selection:
         matching = [n for known in lists for k, n in known.items() if fnmatchcase(k.lower(), word.lower())]
         return set().union(*matching)
 
+    def is_absent_type(self, word: str) -> bool:
+        """Whether a word is a known type, as it is spelled, that none of the program's operators has."""
+        return self._types.get(word) == set()
+
     def unknown(self, word: str) -> str:
         """Return the message for a word that stands for no operator: similar words, and the types in the model."""
         types = [t for t, names in self._types.items() if names]
@@ -163,13 +167,21 @@ def select(program: Program, words: Iterable[str], where: str, types_first: bool
         program: the float program.
         words: see the module's docstring.
         where: the option that holds them, for the message.
-        types_first: see `Selection.find`.
+        types_first: see `Selection.find`. Among such words, a known type that no operator has stands for none, if
+            another word stands for some: lists of types, such as PaddleSlim's default, are meant for many models.
 
     Raises:
         OptionError: a word stands for none of the program's operators.
     """
-    selection = Selection(program)
-    return set().union(*(_found(selection, word, where, OptionError, types_first) for word in words))
+    selection, given = Selection(program), list(words)
+    absent = [word for word in given if types_first and selection.is_absent_type(word)]
+    meant = given if len(absent) == len(given) else [word for word in given if word not in absent]
+    return set().union(*(_found(selection, word, where, OptionError, types_first) for word in meant))
+
+
+def absent_types(program: Program, words: Iterable[str]) -> list[str]:
+    """Return the words that are known types which no operator of the program has."""
+    return list(filter(Selection(program).is_absent_type, words))
 
 
 def select_tensors(program: Program, words: Iterable[str], where: str) -> set[str]:

@@ -169,6 +169,8 @@ REFUSALS: list[Refusal] = [
     ("library", ["run", "text.onnx", "--input", "x.npy"], "text.onnx"),
     ("library_missing", ["inspect", "none.so"], "none.so"),
     ("option", ["build", "small.onnx", "--sample", "samples"], "No such option"),
+    ("paddleslims_option", ["build", "small.onnx", "--algo", "KL"], "It is called algorithm (--algorithm) here"),
+    ("paddle_lites_option", ["build", "small.onnx", "--quant_model=true"], "Quantizing weights alone isn't there"),
     ("command", ["biuld"], "Unknown command 'biuld'"),
 ]
 

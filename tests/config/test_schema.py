@@ -72,7 +72,7 @@ def test_one_text_is_a_list_of_one() -> None:
     ("values", "message"),
     [
         ({"sise": 1}, "Unknown option 'sise'.*Did you mean 'size'"),
-        ({"color": "red"}, "Unknown option 'color'. It is called 'colour' here"),
+        ({"color": "red"}, "Unknown option 'color'. It is called colour \\(--colour\\) here"),
         ({"colour": "rad"}, "Unknown colour 'rad'. Known: dark_blue, red. Did you mean 'red'"),
         ({"size": 0}, "--size is 0; it must be at least 1"),
         ({"size": 10}, "--size is 10; it must be at most 9"),

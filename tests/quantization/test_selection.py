@@ -15,7 +15,7 @@ from pipeline.ir.program import Program
 from pipeline.quantization.annotate import AnnotateOptions, Annotation, annotate
 from pipeline.quantization.annotation import OperatorDecision
 from pipeline.quantization.rules import kinds as known_kinds
-from pipeline.quantization.selection import ONNX_KINDS, PADDLE_KINDS, select, with_names
+from pipeline.quantization.selection import ONNX_KINDS, PADDLE_KINDS, absent_types, select, with_names
 from tests.models import ModelBuilder, import_test_model
 
 
@@ -103,6 +103,16 @@ def test_a_word_that_means_nothing_is_an_error_that_says_what_there_is(
 ) -> None:
     with pytest.raises(OptionError, match=f"Unknown operator .* in skip: .*{message}"):
         select(program, [word], "skip")
+
+
+def test_among_types_to_quantize_those_that_the_model_lacks_stand_for_none(program: Program) -> None:
+    paddleslims = ["conv2d", "depthwise_conv2d", "conv2d_transpose", "mul", "matmul", "matmul_v2"]
+    assert select(program, paddleslims, "operators", types_first=True) == {CONV, DEPTHWISE, HEAD}
+    assert absent_types(program, paddleslims) == ["conv2d_transpose", "matmul"]
+    with pytest.raises(OptionError, match="Unknown operator 'conv2d_transpose'"):
+        select(program, ["conv2d_transpose", "matmul"], "operators", types_first=True)
+    with pytest.raises(OptionError, match="Unknown operator 'conv3d'"):
+        select(program, ["conv2d", "conv3d"], "operators", types_first=True)
 
 
 def test_a_type_that_is_known_as_it_is_spelled_is_no_other_one() -> None:

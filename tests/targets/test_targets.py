@@ -38,6 +38,12 @@ def test_the_package_brings_these_targets() -> None:
     }
 
 
+@pytest.mark.parametrize(("name", "answer"), [("arm", "android-arm64 for Android"), ("OpenCL", "run on the CPU")])
+def test_paddle_lites_targets_are_answered_with_those_here(name: str, answer: str) -> None:
+    with pytest.raises(OptionError, match=f"Unknown target '{name}'.*{answer}"):
+        load_target(name)
+
+
 @pytest.mark.parametrize("name", CONCRETE)
 def test_a_shipped_target_is_whole(name: str) -> None:
     target = load_target(name)

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import msgspec
 
 from pipeline.errors import OptionError, unknown_name
+from pipeline.other_tools import ALGORITHMS as PADDLESLIMS
+from pipeline.other_tools import hint
 from pipeline.quantization.observers.abs_max import AbsMax
 from pipeline.quantization.observers.auto import Auto
 from pipeline.quantization.observers.averages import AverageMaximum, MovingAverage
@@ -38,7 +40,8 @@ def make_observer(spec: ObserverSpec) -> Observer:
         OptionError: there is no algorithm of that name, it has no such option, or an option's value is wrong.
     """
     if spec.algorithm not in ALGORITHMS:
-        raise OptionError(unknown_name("calibration algorithm", spec.algorithm, ALGORITHMS))
+        message = unknown_name("calibration algorithm", spec.algorithm, ALGORITHMS)
+        raise OptionError(message + hint(PADDLESLIMS, spec.algorithm))
     observer = ALGORITHMS[spec.algorithm]
     return observer(_options(observer, spec.options))
 

@@ -110,6 +110,8 @@ def test_an_unknown_option_is_an_error(algorithm: str) -> None:
 
 
 def test_an_unknown_algorithm_is_an_error() -> None:
+    with pytest.raises(OptionError, match=r"Unknown calibration algorithm 'ptf'.*powers of two, isn't there.*--equal"):
+        observed("ptf")
     with pytest.raises(OptionError, match=r"Unknown calibration algorithm 'kll'.*Did you mean 'kl'"):
         observed("kll")
 
