@@ -15,7 +15,7 @@ from pipeline.config.schema import keywords
 from pipeline.exporter import to_onnx
 from pipeline.files import make_folder, write_bytes
 from pipeline.importer import import_model
-from pipeline.importer.normalize import Shapes
+from pipeline.importer.normalize import Fixed, Shapes
 from pipeline.ir.preprocessing import ImagePreprocessing
 from pipeline.ir.program import Program, summary_of
 from pipeline.library.metadata import FloatOperator, QuantizationSummary
@@ -110,15 +110,18 @@ class Quantized:
         )
 
 
-def load(path: str | Path, shapes: Shapes | None = None, samples: Samples | None = None) -> Program:
+def load(
+    path: str | Path, shapes: Shapes | None = None, samples: Samples | None = None, fixed: Fixed | None = None
+) -> Program:
     """Read an ONNX file as a float32 program; see `importer.import_model`.
 
     Args:
         path: the .onnx file.
         shapes: input name -> shape, for inputs whose shape the file leaves open.
         samples: open shapes that aren't in `shapes` are taken from the first sample; see `samples.shapes`.
+        fixed: input name -> value of all its elements, for inputs that become constants.
     """
-    return import_model(path, shapes, lambda declared, given: open_shapes(declared, given, samples))
+    return import_model(path, shapes, lambda declared, given: open_shapes(declared, given, samples), fixed)
 
 
 @keywords(QuantizeOptions)

@@ -30,7 +30,7 @@ from pipeline.targets import Target
 def compile_program(
     program: Program,
     target: Target,
-    path: Path,
+    path: str | Path,
     quantized: QuantizationSummary | None = None,
     dump: Path | None = None,
     tuned: TuningDatabase | None = None,
@@ -46,7 +46,7 @@ def compile_program(
         tuned: measured register tiles to use, see `tuning`; None leaves the choice to the cost model.
 
     Returns:
-        `path`.
+        The library's path.
 
     Raises:
         TableError: the tuning database names a tile that isn't possible for its layer.
@@ -54,7 +54,8 @@ def compile_program(
         BuildError: linking failed.
         OptionError: the output can't be written.
     """
-    check_writable(path)
+    written = Path(path)
+    check_writable(written)
     machine = machine_of(target)
     if tuned is not None:
         machine = dataclasses.replace(machine, tuned=tuned.choices())
@@ -66,8 +67,8 @@ def compile_program(
     if writer is not None:
         writer.assembly(code.assembly())
     metadata = library_metadata(program, target, quantized, recorder.operators)
-    link(code.exportable(), target, Sections(*encode_metadata(metadata), pool), path)
-    return path
+    link(code.exportable(), target, Sections(*encode_metadata(metadata), pool), written)
+    return written
 
 
 def library_metadata(

@@ -303,6 +303,7 @@ class ModelOptions(Options):
     Attributes:
         quantize: how the float program becomes an int8 one.
         shapes: input name -> shape, for inputs whose shapes the model leaves open.
+        fixed: input name -> value of all its elements, for inputs that become constants.
         calibration: file of a calibration table to use as it is; then the model isn't run on samples for that.
         annotation: file that says what becomes int8; then `annotate` doesn't decide it.
         verify_import: whether to compare the float program with an independent evaluation of the ONNX file.
@@ -315,6 +316,13 @@ class ModelOptions(Options):
         flag="--shape",
         metavar="NAME=D,D,...",
         parse=parse_shape,
+    )
+    fixed: Mapping[str, float] = option(
+        {},
+        "Fix an input to a number, in all of its elements; the library won't have that input.",
+        flag="--fix",
+        metavar="NAME=VALUE",
+        parse=parse_number,
     )
     calibration: Path | None = option(None, "Use this calibration table instead of calibrating.", metavar="FILE")
     annotation: Path | None = option(

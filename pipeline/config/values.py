@@ -46,16 +46,16 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def parse_number(text: str) -> tuple[str, int | float]:
-    """Return the name and the value of a numeric option from a text such as `kept=0.999`.
+    """Return a name and a number from a text such as `kept=0.999`.
 
     Raises:
         OptionError: the text has another form.
     """
-    name, separator, value = text.partition("=")
+    name, separator, value = text.rpartition("=")
     try:
         number = int(value) if value.isdecimal() else float(value)
     except ValueError:
         number, separator = 0, ""
     if not separator or not name:
-        raise OptionError(f"{text!r} isn't an option with a number. Expected NAME=VALUE, for example kept=0.999.")
+        raise OptionError(f"{text!r} isn't a name with a number. Expected NAME=VALUE, for example kept=0.999.")
     return name, number

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -15,7 +16,7 @@ from tvm import relax
 
 from pipeline.errors import ModelError
 from pipeline.importer.frontend import CONVERTIBLE, convert
-from pipeline.importer.normalize import DeclaredShapes, Shapes, declared_shapes, normalize
+from pipeline.importer.normalize import DeclaredShapes, Fixed, Shapes, declared_shapes, fix_inputs, normalize
 from pipeline.importer.read import read_model
 from pipeline.importer.read.check import check_model
 from pipeline.importer.source_nodes import source_nodes
@@ -31,25 +32,30 @@ Completion = Callable[[DeclaredShapes, Shapes], Shapes]
 """Returns the shapes given, completed by others, from the shapes that the model declares and those given."""
 
 
-def import_model(path: str | Path, shapes: Shapes | None = None, complete: Completion | None = None) -> Program:
+def import_model(
+    path: str | Path, shapes: Shapes | None = None, complete: Completion | None = None, fixed: Fixed | None = None
+) -> Program:
     """Read an ONNX file and return it as a float32 program.
 
     Args:
         path: the .onnx file; external weights must lie below its folder.
         shapes: input name -> shape, for inputs whose shape the file leaves open; an open batch is 1.
         complete: adds shapes for more inputs, for example those of samples.
+        fixed: input name -> value of all its elements, for inputs that the program doesn't have, as their values never
+            change.
 
     Raises:
         ModelError: the file can't be read, or has operators that can't be imported (all are named).
-        OptionError: `shapes` doesn't fit the model.
+        OptionError: `shapes` or `fixed` doesn't fit the model.
     """
     path = Path(path)
     model, digest = read_model(path)
     # A file's name may be any bytes, but the model's name is text in reports and metadata.
     name = os.fsencode(path.name).decode("utf-8", "replace")
-    given = shapes or {}
+    constants = fix_inputs(model, fixed or {}, shapes or {})
+    given = {input_name: shape for input_name, shape in (shapes or {}).items() if input_name not in constants}
     chosen = given if complete is None else complete(declared_shapes(model), given)
-    program = _import(model, chosen, name.removesuffix(".onnx"), digest)
+    program = replace(_import(model, chosen, name.removesuffix(".onnx"), digest), fixed=constants)
     release_memory()
     return program
 

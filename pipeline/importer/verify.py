@@ -85,7 +85,7 @@ def verify_import(path: Path, program: Program, make_run: Callable[[Program], Ru
     failures = []
     for evaluator in _evaluators():
         try:
-            expected = evaluator.run(path, model, feeds, [])
+            expected = evaluator.run(path, model, {**feeds, **program.fixed}, [])
         except EvaluationError as error:
             failures.append(f"{evaluator.name}: {error}")
             continue
@@ -231,7 +231,7 @@ class _Comparison:
             for key, value in self.feeds.items()
         }
         try:
-            moved = evaluator.run(self.path, self.model, perturbed, [])
+            moved = evaluator.run(self.path, self.model, {**perturbed, **self.program.fixed}, [])
         except EvaluationError:
             # It was quick enough only once, say: then nothing is known of rounding.
             return 0.0
@@ -248,7 +248,7 @@ class _Comparison:
         if not names:
             return None
         try:
-            expected = evaluator.run(self.path, self.model, self.feeds, names)
+            expected = evaluator.run(self.path, self.model, {**self.feeds, **self.program.fixed}, names)
         except EvaluationError:
             # Only the outputs can be evaluated, so the first difference stays unknown.
             return None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from pipeline.ir.preprocessing import ImagePreprocessing
 
 if TYPE_CHECKING:
     # Only for the annotation: the runner uses TensorSpec in processes that don't load the compiler.
+    import numpy.typing as npt
     import tvm
 
 
@@ -59,6 +60,7 @@ class Program:
         source_sha256: hexadecimal SHA-256 of the ONNX file (external data included).
         nodes: the ONNX model's nodes, in order, for options that name them; not stored in libraries.
         preprocessing: how pictures become the input; None if that isn't known.
+        fixed: inputs of the ONNX model that the program doesn't have, and the values that they always have.
     """
 
     module: tvm.IRModule
@@ -68,6 +70,7 @@ class Program:
     source_sha256: str
     nodes: tuple[SourceNode, ...] = ()
     preprocessing: ImagePreprocessing | None = None
+    fixed: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return name, inputs, outputs and the number of operators."""

@@ -123,15 +123,15 @@ class Annotation(Record, frozen=True, kw_only=True):
         self.check_supported()
         return {t.name: t.spec for t in self.tensors if t.spec is not None}
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the annotation as JSON."""
-        write_text(path, to_json(self))
+        write_text(Path(path), to_json(self))
 
     @classmethod
-    def load(cls, path: Path) -> Annotation:
+    def load(cls, path: str | Path) -> Annotation:
         """Read an annotation file.
 
         Raises:
             TableError: it can't be read, isn't JSON, or doesn't fit the schema.
         """
-        return read_json(path, cls, "annotation", TableError)
+        return read_json(Path(path), cls, "annotation", TableError)

@@ -82,19 +82,19 @@ class CalibrationTable(Record, frozen=True, kw_only=True):
     equalization: dict[str, tuple[int, ...]] | UnsetType = UNSET
     wide_channels: dict[str, tuple[int, ...]] | UnsetType = UNSET
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the table as JSON; see `files.write_text`."""
-        write_text(path, self.to_json())
+        write_text(Path(path), self.to_json())
 
     def to_json(self) -> str:
         """Return the table as the text of its file."""
         return to_json(self)
 
     @classmethod
-    def load(cls, path: Path) -> CalibrationTable:
+    def load(cls, path: str | Path) -> CalibrationTable:
         """Read a table.
 
         Raises:
             TableError: it can't be read, isn't JSON, or doesn't fit the schema; the message names the entry.
         """
-        return read_json(path, cls, "calibration table", TableError)
+        return read_json(Path(path), cls, "calibration table", TableError)

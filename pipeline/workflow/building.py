@@ -83,7 +83,7 @@ def _build_model(model: Path, samples: Samples | None, options: BuildOptions, te
     folder = make_folder(options.output)
     check_writable(folder / "library.so")
     tell("importing", 0, None)
-    program = load(model, options.shapes, samples)
+    program = load(model, options.shapes, samples, options.fixed)
     held_back = samples is not None and options.quantize.calibrate.hold_back > 0
     if options.check and (held_back or options.check_samples is not None):
         # Samples that don't fit the model, or a share that holds none back, are refused here, before the long work.

@@ -15,6 +15,7 @@ from pipeline.importer import import_model
 from pipeline.importer.read import external, read_model
 from pipeline.importer.read.check.contents import stored_tensors
 from pipeline.reference import execute
+from pipeline.workflow import verify
 from tests.models import ModelBuilder, import_test_model, run_onnx, small_network
 
 
@@ -231,6 +232,62 @@ def test_control_flow_is_refused() -> None:
     condition = b.node("Greater", total, b.constant(np.float32(0)))
     with pytest.raises(ModelError, match="If 'y': which branch is taken depends on the data"):
         import_test_model(b.model({"x": (1, 3)}, b.node("If", condition, name="y", **branches)))
+
+
+def model_for_two_rates() -> onnx.ModelProto:
+    """Return a model with two networks, of which it takes one by its input `rate`: x -> 2x if that is 8000, else 3x."""
+    b = ModelBuilder()
+    branches = {}
+    for name, factor in (("then_branch", 2), ("else_branch", 3)):
+        nodes = [
+            onnx.helper.make_node("Constant", [], [f"{name}_factor"], value_float=float(factor)),
+            onnx.helper.make_node("Mul", ["x", f"{name}_factor"], [name]),
+        ]
+        output = onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3])
+        branches[name] = onnx.helper.make_graph(nodes, name, [], [output])
+    condition = b.node("Equal", "rate", b.constant(np.int64(8000)))
+    model = b.model({"x": (1, 3), "rate": ()}, b.node("If", condition, name="y", **branches))
+    model.graph.input[1].type.tensor_type.elem_type = TensorProto.INT64
+    return model
+
+
+@pytest.mark.parametrize(("rate", "factor"), [(8000, 2), (16000, 3)])
+def test_an_input_that_is_fixed_is_a_constant(tmp_path: Path, rate: int, factor: int) -> None:
+    path = tmp_path / "rates.onnx"
+    onnx.save(model_for_two_rates(), path)
+    with pytest.raises(ModelError, match=r"which branch is taken depends on the data; .*fix it: --fix NAME=VALUE"):
+        import_model(path)
+    program = import_model(path, fixed={"rate": rate})
+    assert [i.name for i in program.inputs] == ["x"]
+    x = np.arange(3, dtype="float32")[None]
+    np.testing.assert_array_equal(execute(program, {"x": x})["y"], factor * x)
+    check = verify(path, program)
+    assert check.largest_error is not None
+    assert check.largest_error < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("fixed", "message"),
+    [
+        ({"rat": 1}, "Unknown input in the values to fix 'rat'.*Did you mean 'rate'"),
+        ({"rate": 0.5}, "Input 'rate' can't be fixed to 0.5: it is of int64"),
+        ({"rate": 1e30}, "can't be fixed"),
+        ({"rate": float("nan")}, "can't be fixed"),
+        ({"x": 1}, "which branch is taken"),
+    ],
+)
+def test_values_that_do_not_fit(tmp_path: Path, fixed: dict[str, float], message: str) -> None:
+    path = tmp_path / "rates.onnx"
+    onnx.save(model_for_two_rates(), path)
+    with pytest.raises((OptionError, ModelError), match=message):
+        import_model(path, fixed=fixed)
+
+
+def test_a_fixed_input_has_the_shape_given_or_a_batch_of_one(tmp_path: Path) -> None:
+    b = ModelBuilder()
+    onnx.save(b.model({"x": (1, 3), "scale": ("batch", 3)}, b.node("Mul", "x", "scale", name="y")), tmp_path / "m.onnx")
+    assert import_model(tmp_path / "m.onnx", fixed={"scale": 2}).outputs[0].shape == (1, 3)
+    assert import_model(tmp_path / "m.onnx", {"scale": (4, 3)}, fixed={"scale": 2}).outputs[0].shape == (4, 3)
 
 
 @pytest.mark.parametrize(

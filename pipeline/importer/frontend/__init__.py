@@ -177,7 +177,7 @@ _RECURRENT = (
 _REASONS = {
     "ConvInteger": _QUANTIZED,
     "GRU": _RECURRENT,
-    "If": "which branch is taken depends on the data, not on shapes alone",
+    "If": "which branch is taken depends on the data; if that is an input that never changes, fix it: --fix NAME=VALUE",
     "LSTM": _RECURRENT,
     "Loop": "the number of iterations depends on the data, not on shapes alone",
     "QLinearConv": _QUANTIZED,
