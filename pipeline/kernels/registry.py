@@ -156,6 +156,16 @@ _BLOCK = Entry(
     conv.block_workload,
     conv.block_cycles,
 )
+_BYTES = Entry(
+    QConv2d,
+    conv.block_integer,
+    _BLOCKS + _LANE_DOTS,
+    conv.words_fill_blocks,
+    "bytes",
+    conv.lines_fill_blocks,
+    conv.block_workload,
+    conv.block_cycles,
+)
 _VECTORS = Entry(QConv2d, conv.integer, workload=conv.integer_workload, product_cycles=conv.integer_cycles)
 
 
@@ -165,12 +175,12 @@ def _for(operator: type[Operator], *entries: Entry, requires: tuple[Capability, 
 
 
 KERNELS: tuple[Entry, ...] = (
-    *_for(QConv2d, _MATRIX, _QUADS, _DOT, _PAIRS, _DEPTHWISE, _WINOGRAD, _BLOCK, _VECTORS),
+    *_for(QConv2d, _MATRIX, _QUADS, _DOT, _PAIRS, _DEPTHWISE, _WINOGRAD, _BLOCK, _BYTES, _VECTORS),
     # Winograd's nest has no room for constants of the function.
-    *_for(QConv2dHardSwish, _MATRIX, _QUADS, _DOT, _PAIRS, _DEPTHWISE, _BLOCK, _VECTORS),
-    *_for(QConv2dAdd, _MATRIX, _WINOGRAD, _BLOCK, _VECTORS),
-    *_for(QConv2dLookup, _MATRIX, _DOT, _DEPTHWISE, _BLOCK, _VECTORS, requires=_FUSED_LOOKUP),
-    *_for(QDense, _MATRIX, _BLOCK, _VECTORS),
+    *_for(QConv2dHardSwish, _MATRIX, _QUADS, _DOT, _PAIRS, _DEPTHWISE, _BLOCK, _BYTES, _VECTORS),
+    *_for(QConv2dAdd, _MATRIX, _WINOGRAD, _BLOCK, _BYTES, _VECTORS),
+    *_for(QConv2dLookup, _MATRIX, _DOT, _DEPTHWISE, _BLOCK, _BYTES, _VECTORS, requires=_FUSED_LOOKUP),
+    *_for(QDense, _MATRIX, _BLOCK, _BYTES, _VECTORS),
     Entry(Conv2d, depthwise_lanes.float_depthwise, (), depthwise_lanes.is_depthwise, "depthwise"),
     Entry(Conv2d, conv.floating, workload=conv.float_workload),
     Entry(Conv2dAdd, conv.floating, workload=conv.float_workload),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.kernels.isa import instruction_set
-from pipeline.targets import list_targets, load_target
+from pipeline.targets import Target, list_targets, load_target
 from tests.kernels.convolutions import Convolution
 from tests.kernels.harness import assembly, generate, make_operation
 
@@ -88,15 +88,25 @@ def test_spills_are_found(product: str, spilled: list[str], others: list[str], j
     assert spills(text.replace(f"\t{product}", f".LBB0_1:\n\t{product}", 1)) == spilled
 
 
+def generated(target: Target, layer: str, stored: str) -> str:
+    """Return the assembly of a layer's kernel, whose activations are uint8 or int16."""
+    operator, (x, weight, bias, multiplier) = LAYERS[layer].integer(seed=0)
+    # Distributed as weights of networks, of which most can be paired.
+    weight = np.clip(np.rint(np.random.default_rng(0).normal(0, 35, weight.shape)), -127, 127).astype("int8")
+    operation = make_operation(operator, x.astype(stored), weight, bias, multiplier)
+    return assembly(generate(operation, instruction_set(target.instruction_set)), target.tvm_target())
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("target_name", TARGETS)
 def test_no_spills(target_name: str, layer: str, request: pytest.FixtureRequest) -> None:
     if (target_name, layer) in UNROLLED:
         reason = "LLVM unrolls all 24 steps of 12 dot products, and loads weights of later ones too early"
         request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
-    target = load_target(target_name)
-    operator, (x, weight, bias, multiplier) = LAYERS[layer].integer(seed=0)
-    # Distributed as weights of networks, of which most can be paired.
-    weight = np.clip(np.rint(np.random.default_rng(0).normal(0, 35, weight.shape)), -127, 127).astype("int8")
-    kernel = generate(make_operation(operator, x, weight, bias, multiplier), instruction_set(target.instruction_set))
-    assert spills(assembly(kernel, target.tvm_target())) == []
+    assert spills(generated(load_target(target_name), layer, "uint8")) == []
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("target_name", TARGETS)
+def test_no_spills_with_16_bits(target_name: str, layer: str) -> None:
+    assert spills(generated(load_target(target_name), layer, "int16")) == []

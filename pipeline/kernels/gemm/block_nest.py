@@ -11,7 +11,7 @@ epilogue, `sum_blocks` brings them there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
@@ -69,17 +69,29 @@ class BlockNest(LaneNest):
             vector = next(weights)
             for number in range(self.pixel_blocks):
                 pixels = [values(number * isa.block_pixels + p) for p in range(isa.block_pixels)]
-                at = self.block(number, block)
-                product = isa.multiply_block(self.acc[at], pixels, step, vector)
-                T.buffer_store(self.acc, product, [at])
+                self.multiply_block(self.block(number, block), pixels, step, vector)
+
+    def multiply_block(self, at: Any, pixels: Sequence[Any], step: int, weights: Any) -> None:
+        """Add the products of one step to the accumulator at a place.
+
+        Args:
+            at: the place.
+            pixels: of each pixel what `LaneNest.prepared` returned.
+            step: which of the loaded steps.
+            weights: those of a block of channels.
+        """
+        T.buffer_store(self.acc, self.plan.isa.multiply_block(self.acc[at], pixels, step, weights), [at])
 
     def sums(self, place: Place, i: int, v: int) -> Any:
         """Return the finished sums of pixel i and vector v."""
-        isa, per_vector = self.plan.isa, self.blocks_per_vector
-        number, pixel = self.pixel_block(i)
-        blocks = [self.acc[self.block(number, v * per_vector + block)] for block in range(per_vector)]
-        result = isa.sum_blocks(blocks)[pixel]
+        result = self.summed(self.acc, i, v)
         return result + self._bias(place, v) if self.lanes_share_sums else result
+
+    def summed(self, accumulators: Any, i: int, v: int) -> Any:
+        """Return the sums of pixel i and vector v in a buffer of accumulators."""
+        number, pixel = self.pixel_block(i)
+        channels = range(v * self.blocks_per_vector, (v + 1) * self.blocks_per_vector)
+        return self.plan.isa.sum_blocks([accumulators[self.block(number, block)] for block in channels])[pixel]
 
     def _bias(self, place: Place, v: int) -> Any:
         return self.bias[span(place.packed + v * self.plan.isa.lanes, self.plan.isa.lanes)]

@@ -57,7 +57,7 @@ class IntegerConstants:
         Args:
             operation: an integer convolution or dense layer.
             as_floats: whether accumulators may be the bits of float32, if the constants allow it.
-            activation_offset: what is subtracted from activations of 8 bits before they are multiplied.
+            activation_offset: what is subtracted from activations before they are multiplied.
         """
         operator, bytes_only = operation.operator, operation.inputs[0].dtype != "int16"
         if not isinstance(operator, QConv2d | QDense):
@@ -70,7 +70,7 @@ class IntegerConstants:
         floats = as_floats and bytes_only and sums_are_floats(weight, start, multiplier)
         if floats:
             start = start + np.int32(FLOAT_OFFSET_BITS)
-        if activation_offset and bytes_only:
+        if activation_offset:
             start = folded_bias(start, weight, -activation_offset)
         added_dtype = operation.inputs[-1].dtype if isinstance(operator, QConv2dAdd) else ""
         function = (

@@ -98,11 +98,14 @@ class LaneNest(Nest):
 
         @functools.cache
         def values(i: int) -> Any:
-            vector = step_values(self.x, x + self.input_offset(i), loaded, plan.geometry.segment_length)
-            return plan.isa.held(T.bind(self.activations(vector)))
+            return self.prepared(step_values(self.x, x + self.input_offset(i), loaded, plan.geometry.segment_length))
 
         for step in steps:
             self.add_products(values, weights, step)
+
+    def prepared(self, values: Any) -> Any:
+        """Return a pixel's values that were loaded, as they are multiplied, in registers."""
+        return self.plan.isa.held(T.bind(self.activations(values)))
 
     def add_products(self, values: Callable[[int], Any], weights: Iterator[Any], step: int) -> None:
         """Add the products of one step to all accumulators.

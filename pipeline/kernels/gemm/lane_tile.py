@@ -25,6 +25,9 @@ BLOCK_TILE_INSTRUCTIONS, BLOCK_FINISH_INSTRUCTIONS, SEGMENT_INSTRUCTIONS = 60, 5
 SHARED_SUM_TEMPORARIES, SHARED_SUM_INSTRUCTIONS = 6, 3
 """Registers and instructions that products of blocks need where several lanes hold a sum together."""
 
+WORD_TEMPORARIES, CUT_INSTRUCTIONS, JOIN_INSTRUCTIONS = 3, 4, 2
+"""To cut a pixel's values of 16 bits into bytes: registers, instructions; and to join the sums of both."""
+
 MOST_UNROLLED_INSTRUCTIONS, SPILL_INSTRUCTIONS = 300, 5
 """LLVM unrolls shorter reductions completely, and then spills: so many instructions for each accumulator."""
 
@@ -161,3 +164,24 @@ class BlockWorkload(LaneWorkload):
 
     def _finish(self, tile: RegisterTile) -> int:
         return (BLOCK_FINISH_INSTRUCTIONS + self._lanes_per_sum) * tile.mr * tile.nv
+
+
+@dataclass(frozen=True)
+class WordWorkload(BlockWorkload):
+    """What tiles are chosen for where both bytes of values of 16 bits are multiplied: see `word_nest`."""
+
+    def loads_together(self, tile: RegisterTile) -> int:
+        """Return 1: there are no registers for more."""
+        return 1
+
+    def _live(self, tile: RegisterTile) -> int:
+        return super()._live(tile) + tile.mr * tile.nv * self._lanes_per_sum + tile.mr + WORD_TEMPORARIES
+
+    def _prepare(self, tile: RegisterTile) -> int:
+        return tile.mr * (CUT_INSTRUCTIONS + 2 * (self.machine.isa.block_pixels > 1))
+
+    def _products(self, tile: RegisterTile) -> int:
+        return 2 * super()._products(tile)
+
+    def _finish(self, tile: RegisterTile) -> int:
+        return super()._finish(tile) + JOIN_INSTRUCTIONS * tile.mr * tile.nv

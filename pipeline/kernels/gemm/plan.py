@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.gemm.geometry import Geometry
-from pipeline.kernels.gemm.lane_tile import BlockWorkload, LaneWorkload
+from pipeline.kernels.gemm.lane_tile import BlockWorkload, LaneWorkload, WordWorkload
 from pipeline.kernels.gemm.panel_tile import PanelWorkload, cheaper, fits_panels
 from pipeline.kernels.gemm.register_tile import RegisterTile, Workload, tail_vectors
 from pipeline.kernels.gemm.widened_tile import make_vector_workload
@@ -164,7 +164,10 @@ def fits_blocks(geometry: Geometry) -> bool:
 
 
 def make_block_plan(geometry: Geometry, machine: Machine, stored: str) -> Plan:
-    """Return the plan of an int8 product of blocks, with activations that are stored in a dtype; see `block_nest`."""
+    """Return the plan of a product of blocks of bytes, with activations that are stored in a dtype.
+
+    See `block_nest`, and for int16 `word_nest`.
+    """
     workload = make_block_workload(geometry, machine, stored)
     depth, together = machine.isa.block_depth, workload.steps_per_load
     g = geometry.flattened().merged(machine.isa.lanes)
@@ -181,12 +184,14 @@ def make_block_workload(geometry: Geometry, machine: Machine, stored: str) -> Bl
         g.group_out,
         g.groups * g.group_out,
         steps,
-        "int8",
+        "int16" if stored == "int16" else "int8",
         machine,
         isa.load_bytes // isa.block_depth,
         g.out_height,
         math.prod(g.segments),
         stored != isa.activation_dtype,
     )
+    if stored == "int16":
+        return WordWorkload(*shape)
     blocks = BlockWorkload(*shape)
     return cheaper(blocks, PanelWorkload(*shape, g)) if fits_panels(g, isa) else blocks

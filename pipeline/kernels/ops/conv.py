@@ -32,6 +32,7 @@ from pipeline.kernels.gemm.plan import (
     make_workload,
 )
 from pipeline.kernels.gemm.register_tile import Workload
+from pipeline.kernels.gemm.word_nest import WordNest, words_offset
 from pipeline.kernels.isa.contract import Capability, InstructionSet
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
@@ -130,7 +131,7 @@ def _depth(operation: Operation, isa: InstructionSet) -> tuple[int, str]:
 def _built(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue, *, in_blocks: bool = False) -> tirx.PrimFunc:
     # A model has equal layers, and is lowered several times, with other constants.
     lanes = LaneNest if plan.steps_per_load > 1 else Nest
-    blocks = PanelNest if plan.panels else BlockNest
+    blocks = WordNest if dtypes[0] == "int16" else PanelNest if plan.panels else BlockNest
     return (blocks if in_blocks else lanes)(plan, dtypes, epilogue).build()
 
 
@@ -154,6 +155,11 @@ def fills_blocks(operation: Operation) -> bool:
     return operation.inputs[0].dtype != "int16" and fits_blocks(geometry_of(operation))
 
 
+def words_fill_blocks(operation: Operation) -> bool:
+    """Return whether activations have 16 bits, and a kernel with products of blocks of their bytes is faster."""
+    return operation.inputs[0].dtype == "int16" and fits_blocks(geometry_of(operation))
+
+
 def lines_fill_blocks(operation: Operation, machine: Machine) -> bool:
     """Return whether a line of the output has as many pixels as a product of blocks."""
     return geometry_of(operation).flattened().out_width >= machine.isa.block_pixels
@@ -163,8 +169,14 @@ def block_integer(operation: Operation, machine: Machine) -> Kernel:
     """Multiply blocks of pixels and channels with `isa.multiply_block`."""
     plan = _with_bits(make_block_plan(geometry_of(operation), machine, operation.inputs[0].dtype), operation)
     packed = pack_weights(plan, operation.constants[1])
-    dtypes = (operation.inputs[0].dtype, "int8", "int32")
-    return _with_constants(plan, operation, packed, lambda epilogue: _built(plan, dtypes, epilogue, in_blocks=True))
+    stored = operation.inputs[0].dtype
+    return _with_constants(
+        plan,
+        operation,
+        packed,
+        lambda epilogue: _built(plan, (stored, "int8", "int32"), epilogue, in_blocks=True),
+        words_offset=words_offset(machine.isa) if stored == "int16" else 0,
+    )
 
 
 def _with_constants(
@@ -175,11 +187,17 @@ def _with_constants(
     *,
     multipliers_are_kept: bool = True,
     beside_weights: Sequence[Array] = (),
+    words_offset: int = 0,
 ) -> Kernel:
-    """Return an integer kernel with its packed weights and what is beside them, and with its bias and multipliers."""
+    """Return an integer kernel with its packed weights and what is beside them, and with its bias and multipliers.
+
+    Activations of 16 bits are multiplied minus `words_offset`.
+    """
     isa = plan.isa
     constants = IntegerConstants.of(
-        operation, as_floats=isa.has(Capability.FUSED_MULTIPLY_ADD), activation_offset=isa.activation_offset
+        operation,
+        as_floats=isa.has(Capability.FUSED_MULTIPLY_ADD),
+        activation_offset=words_offset if operation.inputs[0].dtype == "int16" else isa.activation_offset,
     )
     if plan.weight_bits == 4:
         weights = join_int4(plan, weights)
