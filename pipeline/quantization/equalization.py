@@ -241,7 +241,7 @@ def _exponents(place: Place, maxima: Array, powers: Array) -> tuple[int, ...]:
             relative = rows / np.maximum(rows.max(axis=1, keepdims=True), np.finfo("float32").tiny)
             largest = np.maximum(largest, relative.max(axis=2).reshape(-1))
     alive = (maxima > 0) & (largest > 0)
-    wide, narrow = (np.log2(v, where=alive, out=np.full(len(v), -np.inf)) for v in (maxima, 1 / largest))
+    wide, narrow = (np.log2(v) for v in (np.where(alive, maxima, 1), 1 / np.where(alive, largest, 1)))
     shared = [_rounded(np.where(alive, a * wide + (1 - a) * narrow, -np.inf)) for a in SHARES]
     candidates = [(0,) * len(maxima), *shared]
     errors = [sum(relative_error(weight, maxima, powers, 2.0 ** np.array(c)) for weight in readers) for c in candidates]

@@ -114,6 +114,18 @@ def test_the_float_function_does_not_change_by_a_bit(make: Callable[[], Program]
         np.testing.assert_array_equal(execute(other, feed)["y"], execute(program, feed)["y"])
 
 
+@pytest.mark.filterwarnings("error")
+def test_channels_that_are_zero_keep_their_scale_without_a_warning() -> None:
+    b, widths = ModelBuilder(), np.where(np.arange(CHANNELS) == 3, 0, WIDTHS)
+    normalized = b.node(
+        "LayerNormalization", "x", constant(b, CHANNELS, rows=widths), constant(b, CHANNELS, rows=widths)
+    )
+    unread = b.node("MatMul", normalized, constant(b, CHANNELS, 5, rows=np.arange(CHANNELS) > 0), name="y")
+    (exponents,) = chosen(import_test_model(b.model({"x": (1, 4, CHANNELS)}, unread))).values()
+    assert any(exponents)
+    assert (exponents[0], exponents[3]) == (0, 0)
+
+
 def test_channels_that_depthwise_layers_read_become_equally_wide() -> None:
     program = convolutions(CHANNELS, relu)
     other = equalization.equalized(program, annotate(program), exponents := chosen(program))
