@@ -15,6 +15,7 @@ from pipeline.api import quantize_with
 from pipeline.config.options import CompareOptions, QuantizeOptions, SensitivityOptions, StudyOptions
 from pipeline.config.schema import keywords
 from pipeline.errors import OptionError
+from pipeline.files import check_writable
 from pipeline.ir.program import Program
 from pipeline.report.plots import check_plot, plot_comparison, plot_sensitivity
 from pipeline.samples import Samples, feed_count, hold_back_filter, with_image_options
@@ -80,6 +81,8 @@ def sensitivity(
         raise OptionError("A ranking ends with what to leave in float by --skip, which an annotation file overrides.")
     if options.plot is not None:
         check_plot(options.plot)
+    if options.state is not None:
+        check_writable(options.state)
     check_reusable(samples, options)
     metric = options.metric if options.metric in BUILT_IN else load_metric(options.metric)
     with engine_for(options.quantize.scale_out) as engine:

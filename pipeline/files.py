@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import lzma
 import math
@@ -62,6 +63,50 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise OptionError(f"The output folder {path} can't be made: {error.strerror}.") from error
     return path
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that can't be written, before any work is done.
+
+    Raises:
+        OptionError: its folder doesn't exist or isn't writable, or the path is a folder.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise OptionError(f"The folder {folder} of the output {path} doesn't exist.")
+    if path.is_dir():
+        raise OptionError(f"The output {path} is a folder; give a file.")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OptionError(f"The folder {folder} of the output {path} isn't writable: {error.strerror}.") from error
+
+
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """Make a temporary folder for the block.
+
+    Args:
+        prefix: what its name begins with.
+
+    Raises:
+        OptionError: it can't be made, or is on a file system that becomes full.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=prefix)
+    except OSError as error:
+        raise OptionError(f"A temporary folder can't be made: {error.strerror}. {_OTHER_FOLDER}") from error
+    with folder as name:
+        try:
+            yield Path(name)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise OptionError(f"{tempfile.gettempdir()} is full: {error.strerror}. {_OTHER_FOLDER}") from error
+
+
+_OTHER_FOLDER = "Set TMPDIR to a folder that can be written to and has space."
 
 
 def write_text(path: Path, text: str) -> None:

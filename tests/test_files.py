@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from pipeline import files
-from pipeline.errors import SampleError
-from pipeline.files import StoredArray, load_arrays, stored_arrays
+from pipeline.errors import OptionError, SampleError
+from pipeline.files import StoredArray, check_writable, load_arrays, stored_arrays, temporary_folder
 
 ARRAYS = npst.arrays(
     npst.scalar_dtypes(), npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4), elements=None
@@ -33,6 +35,32 @@ def test_an_array_comes_back_as_it_was_saved(
     assert isinstance(loaded, np.ndarray)
     assert (loaded.dtype, loaded.shape) == (array.dtype, array.shape)
     assert loaded.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("path", ["/proc/model.onnx", "/no/such/folder/model.onnx", "/tmp"])  # noqa: S108
+def test_an_output_that_cannot_be_written_is_refused(path: str) -> None:
+    with pytest.raises(OptionError, match=path):
+        check_writable(Path(path))
+
+
+def test_a_temporary_folder_that_cannot_be_made_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/nowhere")
+    with pytest.raises(OptionError, match=r"A temporary folder can't be made: .* Set TMPDIR"), temporary_folder("a-"):
+        pass
+
+
+def test_a_temporary_folder_that_becomes_full_is_a_clear_error() -> None:
+    def fail(number: int) -> None:
+        with temporary_folder("a-") as folder:
+            folders.append(folder)
+            raise OSError(number, "why")
+
+    folders: list[Path] = []
+    with pytest.raises(OptionError, match=r"is full: why\. Set TMPDIR"):
+        fail(errno.ENOSPC)
+    with pytest.raises(FileNotFoundError):
+        fail(errno.ENOENT)
+    assert not any(folder.exists() for folder in folders)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

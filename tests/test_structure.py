@@ -73,7 +73,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
             "analysis api compiler config cpu distances errors files importer ir library ops profiling quantization "
             "quantization.spec recipes report runtime samples scale_out schema targets"
         ),
-        "diagnosis": "analysis api config errors ir report samples scale_out workflow",
+        "diagnosis": "analysis api config errors files ir report samples scale_out workflow",
         "cli": (
             "analysis config diagnosis errors files importer ir library profiling quantization recipes report runtime "
             "samples targets workflow"

@@ -13,6 +13,7 @@ from pipeline.cli.console import progress, show
 from pipeline.cli.options import given, new_command, options
 from pipeline.config.options import ExportOptions
 from pipeline.errors import OptionError
+from pipeline.files import check_writable, make_folder
 
 
 @new_command("quantize")
@@ -29,6 +30,9 @@ def command(model: str, samples: Path | None, as_json: bool, **values: Any) -> N
     from pipeline.workflow import quantize_model, with_recipe
 
     path, given_samples, chosen = with_recipe(model, samples, chosen)
+    if chosen.output is not None:
+        make_folder(chosen.output.parent)
+    check_writable(chosen.output or Path("model.onnx"))
     with progress() as tell:
         quantized = quantize_model(path, given_samples, chosen, tell)
         tell("writing", 0, None)

@@ -16,7 +16,7 @@ from pipeline.compiler.records import KernelRecorder
 from pipeline.compiler.tuning import TuningDatabase
 from pipeline.ir.program import Program
 from pipeline.library.constants import ConstantPool
-from pipeline.library.link import Sections, check_writable, link
+from pipeline.library.link import Sections, check_library_writable, link
 from pipeline.library.metadata import (
     ArtifactMetadata,
     OperatorRecord,
@@ -55,7 +55,7 @@ def compile_program(
         OptionError: the output can't be written.
     """
     written = Path(path)
-    check_writable(written)
+    check_library_writable(written)
     machine = machine_of(target)
     if tuned is not None:
         machine = dataclasses.replace(machine, tuned=tuned.choices())

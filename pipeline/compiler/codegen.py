@@ -7,12 +7,10 @@ don't hold Python's lock meanwhile. The division doesn't depend on the machine, 
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import tvm
@@ -101,12 +99,17 @@ def object_code(part: Mapping[str, tirx.PrimFunc], target: tvm.target.Target) ->
     with _lock:
         found = _objects.pop(key, None)
     if found is None:
-        with tempfile.TemporaryDirectory(prefix="pipeline-objects-") as folder:
-            path = Path(folder) / "part.o"
-            compile_functions(part, target).write_to_file(str(path))
+        # In memory: LLVM ends the process if a file system becomes full.
+        with os.fdopen(os.memfd_create("part.o"), "r+b") as file:
+            path = f"/proc/self/fd/{file.fileno()}"
+            compile_functions(part, target).write_to_file(path, "o")
             # Only debuggers would need the tables, as no exception passes through a kernel.
-            path.write_bytes(with_sections_excluded(path.read_bytes(), {UNWIND_TABLES}))
-            found = tvm.runtime.load_static_library(str(path), list(part))
+            stored = with_sections_excluded(file.read(), {UNWIND_TABLES})
+            file.seek(0)
+            file.truncate()
+            file.write(stored)
+            file.flush()
+            found = tvm.runtime.load_static_library(path, list(part))
     with _lock:
         _objects[key] = found
         for old in list(_objects)[:-MOST_OBJECTS]:

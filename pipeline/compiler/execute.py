@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,6 +17,7 @@ from pipeline.compiler.codegen import generate_code
 from pipeline.compiler.loaded_kernels import NOTHING, add_nothing, virtual_machine
 from pipeline.compiler.lower import lower, machine_of
 from pipeline.compiler.threads import use_all_cores
+from pipeline.files import temporary_folder
 from pipeline.ir.bridge import tensor_type
 from pipeline.ir.dataflow import Binding, substitute, variables
 from pipeline.ir.program import Program, TensorSpec
@@ -95,8 +94,8 @@ class LinkedExecutor(Executor):
         code = generate_code(lower(program.module, tvm_target, machine_of(target), pool), tvm_target)
         add_nothing(code.instructions)
         metadata = encode_metadata(library_metadata(program, target, None, ()))
-        with tempfile.TemporaryDirectory(prefix="pipeline-linked-") as folder:
-            path = Path(folder) / "program.so"
+        with temporary_folder("pipeline-linked-") as folder:
+            path = folder / "program.so"
             link(code.exportable(), target, Sections(*metadata, pool, compressed=False), path, with_functions=False)
             # The system keeps the file as long as it is loaded.
             return relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())

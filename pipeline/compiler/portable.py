@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from pipeline.compiler.build import library_metadata
 from pipeline.compiler.codegen import generate_code
 from pipeline.compiler.execute import shared_tensors
 from pipeline.compiler.lower import lower, machine_of
+from pipeline.files import temporary_folder
 from pipeline.ir.program import Program
 from pipeline.library.link import Sections, link
 from pipeline.library.metadata import encode_metadata
@@ -57,7 +56,7 @@ def portable_code(program: Program, tensors: Sequence[str] | None = None) -> Por
     tvm_target = target.tvm_target()
     code = generate_code(lower(program.module, tvm_target, machine_of(target)), tvm_target)
     metadata = library_metadata(program, target, None, ())
-    with tempfile.TemporaryDirectory(prefix="pipeline-portable-") as folder:
-        path = Path(folder) / "program.so"
+    with temporary_folder("pipeline-portable-") as folder:
+        path = folder / "program.so"
         link(code.exportable(), target, Sections(*encode_metadata(metadata)), path, with_functions=False)
         return PortableCode(path.read_bytes(), wanted)

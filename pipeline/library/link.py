@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 
 from pipeline.errors import ArtifactError, BuildError, OptionError
-from pipeline.files import write_bytes
+from pipeline.files import check_writable, temporary_folder, write_bytes
 from pipeline.ir.tvm_private.relax import RUNTIME_DATA, runtime_data
 from pipeline.library.constants import ALIGNMENT, CONSTANTS_SECTION, PACKED_SECTION, ConstantPool
 from pipeline.library.elf import undefined_symbols
@@ -82,25 +82,15 @@ class _Driver:
     keeps_objects: bool = False
 
 
-def check_writable(path: Path) -> None:
+def check_library_writable(path: Path) -> None:
     """Refuse an output path that can't be written, before any work is done.
 
     Raises:
-        OptionError: the name doesn't end with ".so", which TVM needs to load it; the folder doesn't exist or isn't
-            writable; or the path is a folder.
+        OptionError: the name doesn't end with ".so", which TVM needs to load it; or see `files.check_writable`.
     """
-    folder = path.parent
     if path.suffix != ".so":
         raise OptionError(f"The output {path} is a shared library; end its name with .so.")
-    if not folder.is_dir():
-        raise OptionError(f"The folder {folder} of the output {path} doesn't exist.")
-    if path.is_dir():
-        raise OptionError(f"The output {path} is a folder; give a file.")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OptionError(f"The folder {folder} of the output {path} isn't writable: {error.strerror}.") from error
+    check_writable(path)
 
 
 @dataclass(frozen=True)
@@ -138,14 +128,13 @@ def link(
             the target is known to have.
         OptionError: the output can't be written, or the environment names a linker that doesn't exist.
     """
-    check_writable(path)
+    check_library_writable(path)
     length = max(len(sections.metadata), len(sections.operators))
     if length > MAX_METADATA_BYTES:
         raise BuildError(f"The metadata of {path} has {length} bytes; the limit is {MAX_METADATA_BYTES}.")
     program = runtime_data(executable)
     stored = sections.constants.stored(program, compressed=sections.compressed)
-    with tempfile.TemporaryDirectory(prefix="pipeline-link-") as name:
-        folder = Path(name)
+    with temporary_folder("pipeline-link-") as folder:
         (folder / "metadata.json").write_bytes(sections.metadata)
         (folder / "operators.bin").write_bytes(sections.operators)
         (folder / "constants.bin").write_bytes(stored.constants)
@@ -170,7 +159,7 @@ def link(
         linked = folder / "linked" / path.name
         linked.parent.mkdir()
         # The program is in a source that is there anyway.
-        options = {"fcompile": link_objects, "fpack_imports": lambda *_: _SECTIONS, "workspace_dir": name}
+        options = {"fcompile": link_objects, "fpack_imports": lambda *_: _SECTIONS, "workspace_dir": str(folder)}
         executable.export_library(str(linked), **options)
         try:
             write_bytes(path, with_checksum(linked.read_bytes()))

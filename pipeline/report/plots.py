@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.analysis.comparison import Comparison
 from pipeline.analysis.sensitivity import Sensitivity
 from pipeline.errors import OptionError, missing_extra
-from pipeline.files import write_bytes
+from pipeline.files import check_writable, write_bytes
 
 FORMATS = ("pdf", "png", "svg")
 """What pictures may be written as, by the ends of their files' names."""
@@ -30,10 +30,11 @@ def check_plot(path: Path) -> None:
     """Refuse, before the work, to draw what can't be drawn.
 
     Raises:
-        OptionError: the file's name says no known format, or matplotlib isn't installed.
+        OptionError: the file's name says no known format, it can't be written, or matplotlib isn't installed.
     """
     if path.suffix.removeprefix(".") not in FORMATS:
         raise OptionError(f"--plot {path}: pictures are written as {', '.join(f'.{f}' for f in FORMATS)}; name it so.")
+    check_writable(path)
     _matplotlib()
 
 

@@ -14,9 +14,8 @@ from pipeline.compiler.tuning import TunedLayer, TuningDatabase, tune
 from pipeline.config.options import BuildOptions
 from pipeline.config.schema import keywords
 from pipeline.errors import OptionError, QuantizationError
-from pipeline.files import make_folder
+from pipeline.files import check_writable, make_folder
 from pipeline.ir.program import Program
-from pipeline.library.link import check_writable
 from pipeline.quantization.annotate import Annotation
 from pipeline.quantization.steps import watched_tensors
 from pipeline.report.agreement import shortfalls
@@ -82,6 +81,11 @@ def _build_model(model: Path, samples: Samples | None, options: BuildOptions, te
     check_measurable(samples, options)
     folder = make_folder(options.output)
     check_writable(folder / "library.so")
+    times = options.mixed.operator_times
+    # Times that are there are only read.
+    written_later = (options.tune, options.quantize.calibrate.resume, None if times and times.exists() else times)
+    for path in filter(None, written_later):
+        check_writable(path)
     tell("importing", 0, None)
     program = load(model, options.shapes, samples, options.fixed)
     held_back = samples is not None and options.quantize.calibrate.hold_back > 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from pipeline.compiler.build import compile_program
 from pipeline.compiler.tuning import TuningDatabase
 from pipeline.cpu import missing_features
 from pipeline.errors import OptionError
-from pipeline.files import write_text
+from pipeline.files import temporary_folder, write_text
 from pipeline.ir.dataflow import Dataflow, variables
 from pipeline.ir.program import Program
 from pipeline.ir.types import LARGEST_INT16
@@ -111,8 +110,8 @@ def _where_products_are_summed(program: Program, times: Mapping[str, float]) -> 
 def _measure(quantized: Quantized, target: Target, tell: Progress) -> OperatorTimes:
     names = _tensors(quantized.source)
     tell("measuring operators in float, in int8 and with 16 bits", 0, None)
-    with tempfile.TemporaryDirectory(prefix="pipeline-times-") as folder:
-        paths = [Path(folder) / f"{kind}.so" for kind in ("float32", "int8", "int16")]
+    with temporary_folder("pipeline-times-") as folder:
+        paths = [folder / f"{kind}.so" for kind in ("float32", "int8", "int16")]
         for program, path in zip((quantized.source, quantized.program, _in_16_bits(quantized)), paths, strict=True):
             compile_program(program, target, path)
         float32, int8, int16 = (dict(_by_tensor(profile(p, threads=1, limits=False), names)) for p in paths)
@@ -162,8 +161,8 @@ def timed(
     if library is None or not mixed.found.exceptions:
         return mixed.found
     tell("measuring what exceptions cost", 0, None)
-    with tempfile.TemporaryDirectory(prefix="pipeline-mixed-") as folder:
-        path = mixed.without.build(targets[library.target], Path(folder) / "int8.so", tuned=database)
+    with temporary_folder("pipeline-mixed-") as folder:
+        path = mixed.without.build(targets[library.target], folder / "int8.so", tuned=database)
         int8, own = (profile(p, threads=1, limits=False) for p in (path, library.path))
     costs = exception_times(mixed, int8, own)
     return replace(

@@ -207,12 +207,35 @@ def test_a_mistake_is_one_clear_error(
     assert [p for folder in left for p in folder.rglob("*") if p.is_file()] == [], "nothing half-written"
 
 
-def test_an_output_folder_that_cannot_be_written_is_refused_before_the_work(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model: Path, samples: Path
+@pytest.mark.parametrize(
+    ("command", "option", "path"),
+    [
+        ("build", "--output", "/proc/self"),
+        ("build", "--tune", "/proc/self/tuned.json"),
+        ("build", "--resume", "/proc/self/state"),
+        ("build", "--operator-times", "/proc/self/times.json"),
+        ("quantize", "--output", "/proc/self/model.onnx"),
+        ("compare", "--plot", "/proc/self/plot.svg"),
+        ("sensitivity", "--plot", "/proc/self/plot.svg"),
+        ("sensitivity", "--state", "/proc/self/state.json"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    model: Path,
+    samples: Path,
+    command: str,
+    option: str,
+    path: str,
 ) -> None:
-    code, _, err = run(capsys, monkeypatch, "build", model, "--samples", samples, "-o", "/proc/self")
+    monkeypatch.chdir(tmp_path)
+    more = ["--max-drop", "1%"] if option == "--operator-times" else []
+    code, _, err = run(capsys, monkeypatch, command, model, "--samples", samples, option, path, *more)
     assert code == 2
     assert "isn't writable" in err
+    assert "calibrating" not in err
 
 
 def test_the_program_itself_ends_with_code_2(tmp_path: Path, samples: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.compiler.kernel_passes import code_generation, compile_functions
 from pipeline.compiler.lower import lower, machine_of
 from pipeline.ir.program import Program
 from pipeline.library.constants import ConstantPool
+from pipeline.targets import load_target
 from tests.models import ModelBuilder, import_test_model
 
 SHAPE = (1, 3, 16, 16)
@@ -57,6 +59,15 @@ def test_it_gives_the_same_as_a_program_that_is_compiled_in_memory(int8_program:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-6)
+
+
+def test_object_code_needs_no_temporary_folder(int8_program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codegen, "_objects", {})
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/nowhere")
+    target = load_target("host")
+    lowered = lower(int8_program.module, target.tvm_target(), machine_of(target))
+    assert codegen.generate_code(lowered, target.tvm_target()).exportable()
+    assert codegen._objects
 
 
 def test_object_code_of_few_kernels_is_kept(int8_program: Program, monkeypatch: pytest.MonkeyPatch) -> None:

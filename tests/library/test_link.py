@@ -17,7 +17,7 @@ from elftools.elf.elffile import ELFFile
 import pipeline
 from pipeline.errors import BuildError, OptionError
 from pipeline.importer import import_proto
-from pipeline.library.link import check_writable
+from pipeline.library.link import check_library_writable
 from pipeline.runtime.local import Runner
 from pipeline.targets import list_targets, load_target
 from tests.models import ModelBuilder, import_test_model
@@ -205,4 +205,4 @@ def test_zigs_cache_may_be_unwritable(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("path", ["/proc/model.so", "/no/such/folder/model.so", "/tmp/model.dll", "/tmp"])  # noqa: S108
 def test_an_output_that_cannot_be_written_is_refused_at_once(path: str) -> None:
     with pytest.raises(OptionError, match=path):
-        check_writable(Path(path))
+        check_library_writable(Path(path))
