@@ -119,6 +119,7 @@ class RemoteRunner(LibraryRunner):
         self._libraries: dict[str, Any] = {}
         self._machine: Any = None
         self._through_tracker = tracker is not None
+        self._has_run = False
         _check_reachable(self.address, "tracker" if self._through_tracker else "server", timeout)
         self._worker = Worker(f"session with {self.address}")
         _OPEN.add(self)
@@ -142,6 +143,7 @@ class RemoteRunner(LibraryRunner):
             self._set_inputs(self._machine, arrays)
             with _reading_answers():
                 self._machine.invoke_stateful("main")
+            self._has_run = True
             return self._outputs()
 
         return self._call("running the model", run)
@@ -329,6 +331,8 @@ class RemoteRunner(LibraryRunner):
     def _advice(self) -> str:
         if self._session is None:
             return "Check the key, and what the server printed."
+        if self._has_run:
+            return "Check what the server printed, and open the session again."
         target = self.metadata.target
         features = ", ".join(target.required_features)
         return (
@@ -336,6 +340,9 @@ class RemoteRunner(LibraryRunner):
             "the session ends like this. Check that, and what the server printed."
         )
 
+
+_ENDED = "code == RPCCode::kReturn"
+"""What TVM's client expects of an answer; it says that this is false if there is none, as the connection is closed."""
 
 _OPEN: weakref.WeakSet[RemoteRunner] = weakref.WeakSet()
 
@@ -393,4 +400,6 @@ def _last_line(error: BaseException) -> str:
     """Return the last line of an error message of TVM, which says what happened, as a sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[-1] if lines else type(error).__name__
+    if _ENDED in text:
+        return "The server has ended the session, or the connection is lost."
     return text if text.endswith(".") else f"{text}."

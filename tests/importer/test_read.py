@@ -296,9 +296,10 @@ def test_a_fixed_input_has_the_shape_given_or_a_batch_of_one(tmp_path: Path) -> 
         ({"y": (1, 3)}, "Unknown input.*Did you mean|Unknown input"),
         ({"x": (1, 4, 6, 4)}, "contradicts the model"),
         ({"x": (1, 3)}, "contradicts the model"),
+        ({"x": (1, 3, 0, 4)}, r"Shape \(1, 3, 0, 4\) for input 'x' has no elements"),
         ({}, r"dimension 2 isn't known. Give it, for example --shape x=1,3,224,4"),
     ],
-    ids=["name", "size", "rank", "open"],
+    ids=["name", "size", "rank", "empty", "open"],
 )
 def test_shapes_that_do_not_fit(shapes: dict[str, tuple[int, ...]], message: str) -> None:
     b = ModelBuilder()

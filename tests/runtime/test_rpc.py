@@ -20,6 +20,7 @@ import pytest
 from pipeline import cpu
 from pipeline.errors import ArtifactError, DeviceError, OptionError, SampleError
 from pipeline.profiling import profile
+from pipeline.runtime import rpc
 from pipeline.runtime.local import Runner
 from pipeline.runtime.rpc import Address, RemoteRunner
 from tests.runtime.conftest import LibraryFor
@@ -157,15 +158,25 @@ def test_a_port_of_something_else_is_refused(library: Path) -> None:
         RemoteRunner(library, rpc=f"127.0.0.1:{silent.getsockname()[1]}", timeout=1)
 
 
-def test_a_server_that_dies_ends_the_session_with_an_error(library: Path) -> None:
+@pytest.mark.parametrize(
+    ("runs_before", "advice"), [(0, "The library needs a CPU of"), (1, "Check what the server printed, and open the")]
+)
+def test_a_server_that_dies_ends_the_session_with_an_error(library: Path, runs_before: int, advice: str) -> None:
     import psutil
 
     with rpc_server() as port, RemoteRunner(library, rpc=f"127.0.0.1:{port}", timeout=20) as remote:
+        for _ in range(runs_before):
+            remote.run(sample(0))
         listening = [c.pid for c in psutil.net_connections("tcp4") if c.laddr and c.laddr.port == port and c.pid]
         for pid in set(listening) - {os.getpid()}:
             os.kill(pid, signal.SIGKILL)
-        with pytest.raises(DeviceError, match="running the model failed"):
+        with pytest.raises(DeviceError, match=f"running the model failed: .*{advice}"):
             remote.run(sample(0))
+
+
+def test_a_connection_that_is_closed_instead_of_an_answer_is_said_in_words() -> None:
+    error = RuntimeError("rpc_endpoint.cc:408\nCheck failed: (code == RPCCode::kReturn) is false: code=1")
+    assert rpc._last_line(error) == "The server has ended the session, or the connection is lost."
 
 
 def test_a_tracker_finds_the_device(library: Path) -> None:

@@ -146,7 +146,12 @@ def _resolved(name: str, dims: tuple[int | None, ...] | None, wanted: Sequence[i
                 f"Shape {tuple(shape)} for input {name!r} contradicts the model, which has "
                 f"{_written(declared)} ('?' may be any size)."
             )
-    unknown = [i for i, d in enumerate(shape) if d is None or d <= 0]
+    if 0 in shape:
+        raise OptionError(
+            f"Shape {tuple(shape)} for input {name!r} has no elements, and such inputs can't be compiled. Give samples "
+            "that have some, or a shape."
+        )
+    unknown = [i for i, d in enumerate(shape) if d is None or d < 0]
     if unknown:
         raise OptionError(
             f"Input {name!r} has the shape {_written(declared)}: dimension {unknown[0]} isn't known. "
