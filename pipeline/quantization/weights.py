@@ -16,8 +16,14 @@ Array = npt.NDArray[Any]
 MAX_BIAS = 2**28
 """Largest |bias| in units of the int32 accumulator; the rest of the int32 range is left for the sum of products."""
 
+MULTIPLIER_BITS, BYTE_MULTIPLIER_BITS = 22, 16
+"""Significant bits of multipliers, and of those whose results have 8 bits."""
+
 MAX_SUM_MULTIPLIER = 2**15 - 1
 """Largest multiplier of a sum's operand."""
+
+LARGEST_BYTE_SHIFT = 14
+"""Largest shift of a sum of 8 bits. Multipliers are then wrong by less than 1/100 of a step of the result."""
 
 
 SMALLEST_SHARE, SHARES = 0.4, 61
@@ -125,14 +131,20 @@ def accumulator_bounds(
     return magnitude * furthest + bias, magnitude * (largest_input + input_zero_point) + bias
 
 
-def short_multipliers(multipliers: Array) -> Array:
-    """Return multipliers rounded to 22 significant bits, as float32 of the same shape.
+def short_multipliers(multipliers: Array, dtype: str = "float32") -> Array:
+    """Return multipliers rounded to `MULTIPLIER_BITS`, as float32 of the same shape.
 
     With so short multipliers, kernels can do without converting their int32 sums to float32 (`kernels.lib.requantize`).
-    The relative error is at most 2**-22.
+    For results of 8 bits, `BYTE_MULTIPLIER_BITS` are enough, and take less space in a library: the relative error, at
+    most 2**-16, is less than 1/250 of a step.
+
+    Args:
+        multipliers: of any shape.
+        dtype: of the results.
     """
+    bits = BYTE_MULTIPLIER_BITS if dtype == "uint8" else MULTIPLIER_BITS
     mantissa, exponent = np.frexp(multipliers.astype("float64"))
-    return np.asarray(np.ldexp(np.rint(np.ldexp(mantissa, 22)), exponent - 22), "float32")
+    return np.asarray(np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits), "float32")
 
 
 def sum_multipliers(
@@ -141,15 +153,16 @@ def sum_multipliers(
     """Return (a_multiplier, b_multiplier, shift) for `qnn.add`.
 
     Each scale's ratio to the output's becomes multiplier / 2**shift. If all tensors have 8 bits, it is the largest
-    shift at which both multipliers fit 16 bits: that is precise enough, the sum then fits 32 bits, and CPUs multiply
-    such numbers two at a time. If one has 16 bits, it is the largest at which the sum fits 32 bits.
+    shift up to `LARGEST_BYTE_SHIFT` at which both multipliers fit 16 bits: the sum then fits 32 bits, CPUs multiply
+    such numbers two at a time, and sums with the same shift share their code. If one tensor has 16 bits, it is the
+    largest at which the sum fits 32 bits.
 
     Raises:
         ValueError: an operand's scale is too large for the output's: with 8 bits, over 2**14 times as large.
     """
     ratios = (a.scale / output.scale, b.scale / output.scale)
     bytes_only = all(p.dtype == "uint8" for p in (a, b, output))
-    for shift in range(30, 0, -1):
+    for shift in range(LARGEST_BYTE_SHIFT if bytes_only else 30, 0, -1):
         left, right = (round(r * 2**shift) for r in ratios)
         most = left * a.furthest + right * b.furthest + (1 << (shift - 1))
         if max(left, right) <= MAX_SUM_MULTIPLIER if bytes_only else most < 2**31:

@@ -47,7 +47,7 @@ def quantized_product(
     fields = requantization(context, operator, bound * multiplier)
     if context.output is not None:
         multiplier = multiplier / context.output.scales_for(len(bias))
-    arrays = (weights.weight, weights.bias, short_multipliers(multiplier))
+    arrays = (weights.weight, weights.bias, short_multipliers(multiplier, fields["output_dtype"]))
     quantized = make(input_zero_point=x.zero_point, **fields)
     return make_call(quantized, context.quantized(binding.value.args[0]), *(make_constant(a) for a in arrays))
 
