@@ -7,6 +7,10 @@ are bytes, coded by asymmetric numeral systems (J. Duda, "Asymmetric numeral sys
 interleaving of states is F. Giesen's, "Interleaved entropy coders", 2014, arXiv:1402.3392). Frequencies are those of
 the bytes at the same place in an element, so that exponents, zeros and the like cost next to nothing.
 
+A granule that is an order of the numbers below 16 in pairs (`kernels.gemm.pairing`: the first ones ascend, and each is
+less than its second one) is coded by *ranks*, with a token of its own: how many of the numbers that are left are less
+than each pair's second one. They take fewer bits than a reference.
+
 int16 constants whose values are those of int8 are coded as int8.
 """
 
@@ -33,8 +37,14 @@ FREQUENCY_BITS = 11
 WORD_BITS = 16
 """What a state gives to the stream, or takes from it, at a time; states are at least 2**16."""
 
-FARTHEST = (1 << 16) - 1
+RANKED = (1 << 16) - 1
+"""The token of a granule that is coded by ranks."""
+
+FARTHEST = RANKED - 1
 """Granules to the farthest one that a token refers to."""
+
+PAIRS = GRANULE // 2
+"""Ranks of a granule."""
 
 _LONG = 0x80
 """Flag of the first of two bytes of a frequency."""
@@ -83,15 +93,18 @@ class Area:
     Attributes:
         size: bytes.
         widened: whether values of one byte become int16.
-        literals: bytes of new granules.
-        tokens, granules: symbols of tokens, low and high bytes by turns, and of new granules.
+        literals: bytes of new granules, except for ranked ones.
+        ranked: bytes of ranks.
+        tokens, granules, ranks: symbols of tokens, low and high bytes by turns, of new granules, and of ranks.
     """
 
     size: int
     widened: bool
     literals: int
+    ranked: int
     tokens: Symbols
     granules: Symbols
+    ranks: Symbols
 
     @classmethod
     def of(cls, data: bytes, dtype: str) -> Area:
@@ -105,15 +118,28 @@ class Area:
         widened = dtype == "int16"
         bytes_ = (values.astype("int8") if widened else values).view("uint8")
         granules = bytes_.reshape(len(data) // GRANULE, -1)
-        distances = _distances(granules)
-        literals = granules[distances == 0].reshape(-1)
+        tokens = _distances(granules)
+        if dtype == "uint8":
+            tokens = np.where(_are_pairs(granules), RANKED, tokens)
+        literals = granules[tokens == 0].reshape(-1)
+        ranks = _ranks(granules[tokens == RANKED]).reshape(-1)
         period = 1 if widened else GRANULE if dtype == "uint8" else 4
-        tokens = Symbols.of(distances.astype("<u2").view("uint8"), 2)
-        return cls(len(data), widened, literals.size, tokens, Symbols.of(literals, period))
+        coded = Symbols.of(tokens.astype("<u2").view("uint8"), 2), Symbols.of(literals, period)
+        return cls(len(data), widened, literals.size, ranks.size, *coded, Symbols.of(ranks, PAIRS))
+
+    @property
+    def symbols(self) -> tuple[Symbols, ...]:
+        """All symbols, in the order in which they are coded; ranks only if there are any."""
+        return self.tokens, self.granules, *((self.ranks,) if self.ranked > 0 else ())
+
+    @property
+    def scratch(self) -> int:
+        """Bytes that expanding takes behind the area."""
+        return STATES + self.tokens.rows.size + self.ranks.rows.size
 
     def coded_bytes(self) -> float:
         """Return about how many bytes the area takes."""
-        return self.tokens.coded_bytes() + self.granules.coded_bytes()
+        return sum(symbols.coded_bytes() for symbols in self.symbols)
 
 
 def _distances(granules: Array) -> Array:
@@ -126,9 +152,26 @@ def _distances(granules: Array) -> Array:
     return np.where((last >= 0) & (number - last <= FARTHEST), number - last, 0)
 
 
+def _are_pairs(granules: Array) -> Array:
+    """Return which granules can be coded by ranks: [n] bool of [n, GRANULE] uint8."""
+    first, second = granules[:, 0::2], granules[:, 1::2]
+    once = (np.sort(granules, axis=1) == np.arange(GRANULE)).all(axis=1)
+    ascending = (np.diff(first.astype("int16"), axis=1) > 0).all(axis=1)
+    return np.asarray(once & ascending & (first < second).all(axis=1))
+
+
+def _ranks(granules: Array) -> Array:
+    """Return the ranks of granules: [n, PAIRS] uint8 of [n, GRANULE]."""
+    pairs = granules.reshape(-1, PAIRS, 2).astype("int16")
+    second = pairs[:, :, 1]
+    # Of all numbers below a pair's second one, those in the pairs before it and its own first one aren't left.
+    taken = [(pairs[:, : i + 1] < second[:, i, np.newaxis, np.newaxis]).sum(axis=(1, 2)) for i in range(PAIRS)]
+    return np.asarray(second - np.stack(taken, axis=1)).astype("uint8")
+
+
 def encode(areas: Sequence[Area]) -> tuple[bytes, bytes, bytes]:
     """Return the states with which decoding areas begins, the stream's words, and tables of frequencies."""
-    symbols = [each for area in areas for each in (area.tokens, area.granules)]
+    symbols = [each for area in areas for each in area.symbols]
     tables = b"".join(_table_bytes(table) for each in symbols for table in each.tables)
     none = [np.zeros((0, STATES), "uint64")]
     frequencies = np.concatenate([*none, *(each.frequencies().astype("uint64") for each in symbols)])

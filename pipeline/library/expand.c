@@ -5,7 +5,8 @@
 
 #define HIDDEN __attribute__((visibility("hidden")))
 
-enum { AREAS = 8, AREA_BITS = 40, GRANULE = 16, STATES = 64, FREQUENCY_BITS = 11, WORD_BITS = 16, LONG = 0x80 };
+enum { AREAS = 8, AREA_BITS = 40, GRANULE = 16, PAIRS = GRANULE / 2, RANKED = 0xFFFF };
+enum { STATES = 64, FREQUENCY_BITS = 11, WORD_BITS = 16, LONG = 0x80 };
 
 /* An area of constants of one dtype. */
 typedef struct {
@@ -15,6 +16,7 @@ typedef struct {
     int32_t widened;  /* whether bytes become int16 */
     int32_t period;   /* how many tables of frequencies the bytes of new granules take turns with */
     int32_t literals; /* bytes of new granules; if it is widened, but not coded, where its bytes are stored */
+    int32_t ranked;   /* bytes of ranks */
 } Area;
 
 typedef struct {
@@ -84,16 +86,34 @@ static void decode(Stream *stream, int32_t count, int32_t period, uint8_t *to) {
     stream->words = words;
 }
 
-/* Expand an area. Tokens are kept behind it, where the next area will be. Literals are decoded to its end, and moved to
- * where they belong from the first to the last, so that none is overwritten before it is moved. */
+/* Write numbers below GRANULE in pairs: the lowest one that is left, and the one of a rank among the others. */
+static void order(const uint8_t *rank, uint8_t *to) {
+    uint32_t left = (1 << GRANULE) - 1;
+    for (int i = 0; i < PAIRS; i++) {
+        *to++ = __builtin_ctz(left);
+        uint32_t others = left &= left - 1;
+        for (int k = 0; k < rank[i]; k++) others &= others - 1;
+        *to++ = __builtin_ctz(others);
+        left ^= others & -others;
+    }
+}
+
+/* Expand an area. Tokens and ranks are kept behind it, where the next area will be. Literals are decoded to its end, and
+ * moved to where they belong from the first to the last, so that none is overwritten before it is moved. */
 static void expand_area(Stream *stream, const Area *area, uint8_t *to) {
     const uint8_t *end = to + area->size, *token = end + STATES, *literal = end - area->literals;
-    decode(stream, area->size / GRANULE * 2, 2, (uint8_t *)token);
+    const int32_t tokens = area->size / GRANULE * 2;
+    const uint8_t *rank = token + (tokens + STATES - 1) / STATES * STATES;
+    decode(stream, tokens, 2, (uint8_t *)token);
     decode(stream, area->literals, area->period, (uint8_t *)literal);
+    if (area->ranked) decode(stream, area->ranked, PAIRS, (uint8_t *)rank);
     for (; to < end; to += GRANULE, token += 2) {
-        const int32_t distance = (token[0] | token[1] << 8) * GRANULE;
-        if (distance) {
-            for (int i = 0; i < GRANULE; i++) to[i] = to[i - distance];
+        const int32_t distance = token[0] | token[1] << 8;
+        if (distance == RANKED) {
+            order(rank, to);
+            rank += PAIRS;
+        } else if (distance) {
+            for (int i = 0; i < GRANULE; i++) to[i] = to[i - distance * GRANULE];
         } else if (area->widened) {
             for (int i = 0; i < GRANULE; i += 2) to[i + 1] = (to[i] = *literal++) & 0x80 ? 0xFF : 0;
         } else {

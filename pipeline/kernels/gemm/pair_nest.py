@@ -70,8 +70,7 @@ class PairNest(Nest):
         orders = block * plan.order_bytes
         self._arrange(place, orders)
         # A constant number of steps, LLVM would unroll, and run out of registers.
-        numbers = orders + plan.order_bytes - COUNTS * INT_BYTES
-        steps = self._read_int(numbers)
+        steps = self._read_int(orders + plan.order_bytes - COUNTS * INT_BYTES)
         if self.blocks == 1:
             with T.serial(steps) as k:
                 self._multiply(place, k)
@@ -84,8 +83,12 @@ class PairNest(Nest):
                 with T.serial(T.min(run, steps - r * run)) as k:
                     self._multiply(place, r * run + k)
         if plan.extra > 0:
-            with T.serial(self._read_int(numbers + INT_BYTES)) as e:
+            with T.serial(self._extra_steps(orders)) as e:
                 self._add_products(place, self.extra, block * plan.extra_weights, e, self.total_steps + e)
+
+    def _extra_steps(self, orders: Any) -> Any:
+        """Return how many extra steps a block has, by where the order of its inputs begins."""
+        return self._read_int(orders + self.pair_plan.order_bytes - INT_BYTES)
 
     def _read_int(self, at: Any) -> Any:
         """Return an int32 that stands behind the order of a block's inputs."""
@@ -131,7 +134,7 @@ class PairNest(Nest):
             if whole < plan.windows:
                 self._shuffle(orders, first + whole, x + g.segment_length - WINDOW, 1)
         if plan.extra > 0:
-            with T.serial(plan.extra) as e:
+            with T.serial(self._extra_steps(orders)) as e:
                 order = orders + (plan.all_windows + e) * WINDOW
                 offset = self._read_int(orders + (plan.all_windows + plan.extra) * WINDOW + e * INT_BYTES)
                 self._store_shuffled(order, place.x + offset, (self.total_steps + e) * STEP, WINDOW, STEP)

@@ -146,7 +146,7 @@ def make_pair_workload(geometry: Geometry, machine: Machine, weight: Array) -> P
         return None
     vectors = cut_weights(single, weight, WINDOW)
     fitting = [nv for nv in range(1, work.vectors + 1) if _fits_registers(RegisterTile(1, nv), machine)]
-    extra = tuple(pair(_some_blocks(vectors, nv)).extra for nv in fitting)
+    extra = tuple(int(pair(_some_blocks(vectors, nv)).used_extra.max()) for nv in fitting)
     fields = {field.name: getattr(work, field.name) for field in dataclasses.fields(work)}
     pairs = PairWorkload(**fields, windows=single.all_windows, extra_steps=extra)
     pair_cycles, widened_cycles = (each.cycles(each.candidates()[0]) for each in (pairs, work))
@@ -196,7 +196,7 @@ def pack_pairs(plan: PairPlan, pairing: Pairing, weight: Array) -> tuple[Array, 
     offsets = np.ascontiguousarray(plan.window_offsets()[pairing.extra_windows])
     whole = np.zeros((*pairing.extra_windows.shape, WINDOW), "uint8")
     whole[..., :STEP] = pairing.extra_order
-    used = pairing.extra_used.any(axis=-1).sum(axis=-1)
+    used = pairing.used_extra
     counts = np.stack([np.full_like(used, plan.total_steps), used], axis=-1).astype("int32")
     parts = [x.reshape(len(cut), -1).view("uint8") for x in (pairing.order, whole, offsets)]
     front = np.concatenate(parts, axis=1)

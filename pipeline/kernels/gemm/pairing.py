@@ -6,16 +6,16 @@ put into any order. So inputs are vertices of a graph, with an edge between thos
 block, and pairs are a matching in it. Weights of real networks have perfect matchings nearly everywhere. An input that
 finds no partner is alone in its pair, and what then doesn't fit the window's eight pairs goes to *extra* steps.
 
-A few hundred matchings are tried first, always in the same order (`_known_matchings`): as most windows so have one of
-few orders, a library has these compressed to a byte or less. Windows that none of them suits are matched greedily: the
-input with the fewest possible partners left chooses first, and takes the one that has the
-fewest itself (R. M. Karp and M. Sipser, "Maximum matchings in sparse random graphs", 1981; there, only inputs with one
-partner left have precedence). Windows that then have no perfect matching are tried again, with ties decided otherwise.
+Of all perfect matchings of a window, the *smallest* is taken: its lowest input has the lowest partner that leaves the
+others one, and so on. A library then has an order compressed to some two bytes at most (`library.compression`): the
+partners' ranks, most of which are small. It is searched depth first, for a limited number of steps. Windows that have
+none, or where it isn't found so soon, are matched greedily: the input with the fewest possible partners left chooses
+first, and takes the one that has the fewest itself (R. M. Karp and M. Sipser, "Maximum matchings in sparse random
+graphs", 1981; there, only inputs with one partner left have precedence), several times, with ties decided otherwise.
 """
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +33,23 @@ STEP = 4
 LARGEST_SUM = 128
 """Of two weights: 255 times as much is less than 2**15."""
 
+EXTRA_STEPS = 4
+"""Blocks have a multiple of so many extra steps, of which the last ones may be empty: layers of equal sizes then mostly
+have the same kernel.
+"""
+
+SEARCH_STEPS = 400
+"""At finding the smallest perfect matching: a step chooses a partner, or takes a choice back."""
+
 ATTEMPTS = 8
-"""At finding a perfect matching."""
+"""At finding another perfect matching, or the largest one."""
 
 _NONE = -1
 
 _BITS = np.array([bin(i).count("1") for i in range(1 << 8)], "uint8")
+
+_LOWEST = np.array([WINDOW, *((i & -i).bit_length() - 1 for i in range(1, 1 << WINDOW))], "uint16")
+"""The lowest bit of each number of `WINDOW` bits that is set; `WINDOW` if none is."""
 
 _ALL = (1 << WINDOW) - 1
 
@@ -63,8 +74,13 @@ class Pairing:
 
     @property
     def extra(self) -> int:
-        """Number of extra steps in each block."""
+        """Number of extra steps in each block, empty ones included."""
         return int(self.extra_windows.shape[1])
+
+    @property
+    def used_extra(self) -> Array:
+        """Number of extra steps that aren't empty, which are the first ones: [blocks] int."""
+        return np.asarray(self.extra_used.any(axis=-1).sum(axis=-1))
 
 
 def pair(weights: Array) -> Pairing:
@@ -99,7 +115,7 @@ def pair(weights: Array) -> Pairing:
             missing = STEP - len(places[start : start + STEP])
             step = places[start : start + STEP] + [0] * missing, counts[start : start + STEP] + [False] * missing
             extras[block].append((int(window), *step))
-    extra = max(len(steps) for steps in extras)
+    extra = -(-max(len(steps) for steps in extras) // EXTRA_STEPS) * EXTRA_STEPS
     padded = [steps + [(0, [0] * STEP, [False] * STEP)] * (extra - len(steps)) for steps in extras]
     return Pairing(
         order,
@@ -125,12 +141,8 @@ def _edges(weights: Array) -> Array:
 
 def _matching(edges: Array) -> Array:
     """Return each input's partner, or -1: [n, WINDOW] int8."""
-    partner = np.full(edges.shape, _NONE, "int8")
-    unsolved = np.arange(len(edges))
-    for known in _known_matchings():
-        suits = (edges[unsolved] >> known & 1).all(axis=1)
-        partner[unsolved[suits]] = known
-        unsolved = unsolved[~suits]
+    partner = _smallest(edges)
+    unsolved = np.flatnonzero((partner == _NONE).any(axis=1))
     for attempt in range(ATTEMPTS):
         found = _greedy(edges[unsolved], attempt)
         better = (found != _NONE).sum(axis=1) > (partner[unsolved] != _NONE).sum(axis=1)
@@ -139,21 +151,38 @@ def _matching(edges: Array) -> Array:
     return partner
 
 
-@functools.cache
-def _known_matchings() -> tuple[Array, ...]:
-    """Return each input's partner in perfect matchings: [WINDOW] uint16 each.
-
-    Partners differ in the same bits, first of the inputs' own numbers, which gives disjoint matchings; then of their
-    numbers multiplied modulo 17, which only puts these into other orders.
-    """
-    numbers = np.arange(WINDOW)
-    matchings: dict[bytes, Array] = {}
-    for factor in range(1, WINDOW + 1):
-        renamed = (numbers + 1) * factor % (WINDOW + 1) - 1
-        for bits in range(1, WINDOW):
-            partner = np.argsort(renamed)[renamed ^ bits].astype("uint16")
-            matchings.setdefault(partner.tobytes(), partner)
-    return tuple(matchings.values())
+def _smallest(edges: Array) -> Array:
+    """Return each input's partner in the smallest perfect matching, [n, WINDOW] int8, or -1 for all that has none."""
+    n, bits, pairs = len(edges), np.uint16(1) << np.arange(WINDOW, dtype="uint16"), WINDOW // 2
+    partner = np.full((n, WINDOW), _NONE, "int8")
+    # Of each pair: the inputs that are free before it, and which of them its first one may still choose.
+    free, possible = np.full((n, pairs), _ALL, "uint16"), np.zeros((n, pairs), "uint16")
+    possible[:, 0] = edges[:, 0]
+    chosen = np.zeros((n, pairs, 2), "int8")
+    pair_number, searched = np.zeros(n, "int64"), np.arange(n)
+    for _ in range(SEARCH_STEPS):
+        at = pair_number[searched]
+        stuck = possible[searched, at] == 0
+        pair_number[searched[stuck]] -= 1
+        row, at = searched[~stuck], at[~stuck]
+        first, second = _LOWEST[free[row, at]], _LOWEST[possible[row, at]]
+        chosen[row, at] = np.stack([first, second], axis=1)
+        possible[row, at] &= ~bits[second]
+        left = free[row, at] & ~(bits[first] | bits[second])
+        complete = left == 0
+        pairs_of = chosen[row[complete]]
+        for one, other in ((0, 1), (1, 0)):
+            partner[row[complete, np.newaxis], pairs_of[:, :, one]] = pairs_of[:, :, other]
+        row, at, left = row[~complete], at[~complete] + 1, left[~complete]
+        partners = edges[row] & left[:, np.newaxis]
+        lonely = ((partners == 0) & ((left[:, np.newaxis] & bits) != 0)).any(axis=1)
+        free[row, at] = left
+        possible[row, at] = np.where(lonely, 0, partners[np.arange(len(row)), _LOWEST[left]])
+        pair_number[row] = at
+        searched = searched[(pair_number[searched] >= 0) & (partner[searched, 0] == _NONE)]
+        if len(searched) == 0:
+            break
+    return partner
 
 
 def _greedy(edges: Array, attempt: int) -> Array:
