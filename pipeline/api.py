@@ -19,6 +19,7 @@ from pipeline.importer.normalize import Fixed, Shapes
 from pipeline.ir.preprocessing import ImagePreprocessing
 from pipeline.ir.program import Program, summary_of
 from pipeline.library.metadata import FloatOperator, QuantizationSummary
+from pipeline.process_state import one_at_a_time
 from pipeline.quantization.annotate import Annotation
 from pipeline.quantization.calibrate import CalibrationTable
 from pipeline.quantization.state import CorrectionOutcome
@@ -157,6 +158,7 @@ def quantize(
     return quantize_with(program, samples, QuantizeOptions.from_values(keys, base), annotation, table, progress)
 
 
+@one_at_a_time
 def quantize_with(
     program: Program,
     samples: Samples | None,

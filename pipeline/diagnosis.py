@@ -17,12 +17,14 @@ from pipeline.config.schema import keywords
 from pipeline.errors import OptionError
 from pipeline.files import check_writable
 from pipeline.ir.program import Program
+from pipeline.process_state import one_at_a_time
 from pipeline.report.plots import check_plot, plot_comparison, plot_sensitivity
 from pipeline.samples import Samples, feed_count, hold_back_filter, with_image_options
 from pipeline.scale_out import Engine, engine_for
 from pipeline.workflow import Progress, check_reusable, measured_on, quantize_model, with_recipe
 
 
+@one_at_a_time
 @keywords(CompareOptions)
 def compare(
     model: str | Path, samples: Samples | None = None, *, progress: Progress | None = None, **keys: Any
@@ -58,6 +60,7 @@ def compare(
     return result
 
 
+@one_at_a_time
 @keywords(SensitivityOptions)
 def sensitivity(
     model: str | Path, samples: Samples | None = None, *, progress: Progress | None = None, **keys: Any

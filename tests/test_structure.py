@@ -36,6 +36,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "memory": "",
         "distances": "",
         "other_tools": "",
+        "process_state": "",
         "targets": "cpu data errors other_tools schema",
         # What users may set.
         "config": "errors other_tools targets",
@@ -49,31 +50,34 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "passes.lowering": "errors ir kernels ops",
         # Libraries, written and read.
         "library": "errors files ir schema targets",
-        "compiler": "cpu errors files ir kernels library memory ops passes.lowering schema targets",
+        "compiler": "cpu errors files ir kernels library memory ops passes.lowering process_state schema targets",
         "runtime": "conversion cpu errors ir library",
         # Whoever runs programs over samples may do so in other processes.
-        "scale_out": "compiler config cpu data errors ir runtime targets",
+        "scale_out": "compiler config cpu data errors ir process_state runtime targets",
         # The stages before the compiler. Only calibration compiles.
-        "importer": "errors files ir memory ops passes.float",
-        "samples": "config conversion errors files ir",
+        "importer": "errors files ir memory ops passes.float process_state",
+        "samples": "config conversion errors files ir process_state",
         "quantization.spec": "ir schema",
         "quantization.observers": "compiler errors other_tools quantization.spec schema",
         "quantization": (
-            "compiler config distances errors files ir ops quantization.observers quantization.spec reference samples "
-            "scale_out schema"
+            "compiler config distances errors files ir ops process_state quantization.observers quantization.spec "
+            "reference samples scale_out schema"
         ),
         # Whatever combines the stages.
         "exporter": "errors ir ops quantization quantization.spec",
-        "api": "compiler config errors exporter files importer ir library quantization samples scale_out targets",
+        "api": (
+            "compiler config errors exporter files importer ir library process_state quantization samples "
+            "scale_out targets"
+        ),
         "analysis": "api compiler distances errors files ir ops quantization quantization.spec scale_out schema",
         "profiling": "compiler errors kernels library runtime schema targets",
         "recipes": "data errors files ir samples schema",
         "report": "analysis compiler distances errors files importer ir library profiling quantization scale_out",
         "workflow": (
-            "analysis api compiler config cpu distances errors files importer ir library ops profiling quantization "
-            "quantization.spec recipes report runtime samples scale_out schema targets"
+            "analysis api compiler config cpu distances errors files importer ir library ops process_state profiling "
+            "quantization quantization.spec recipes report runtime samples scale_out schema targets"
         ),
-        "diagnosis": "analysis api config errors files ir report samples scale_out workflow",
+        "diagnosis": "analysis api config errors files ir process_state report samples scale_out workflow",
         "cli": (
             "analysis config diagnosis errors files importer ir library profiling quantization recipes report runtime "
             "samples targets workflow"

@@ -24,9 +24,11 @@ from pipeline.library.metadata import (
     TargetSummary,
     encode_metadata,
 )
+from pipeline.process_state import one_at_a_time
 from pipeline.targets import Target
 
 
+@one_at_a_time
 def compile_program(
     program: Program,
     target: Target,

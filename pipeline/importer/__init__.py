@@ -25,6 +25,7 @@ from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program, TensorSpec
 from pipeline.memory import release_memory
 from pipeline.passes.float import PASSES
+from pipeline.process_state import one_at_a_time
 
 __all__ = ["import_model", "import_proto"]
 
@@ -32,6 +33,7 @@ Completion = Callable[[DeclaredShapes, Shapes], Shapes]
 """Returns the shapes given, completed by others, from the shapes that the model declares and those given."""
 
 
+@one_at_a_time
 def import_model(
     path: str | Path, shapes: Shapes | None = None, complete: Completion | None = None, fixed: Fixed | None = None
 ) -> Program:
@@ -60,6 +62,7 @@ def import_model(
     return program
 
 
+@one_at_a_time
 def import_proto(model: onnx.ModelProto, shapes: Shapes, name: str, source_sha256: str) -> Program:
     """Return an ONNX model in memory as a float32 program.
 

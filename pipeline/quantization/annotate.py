@@ -14,6 +14,7 @@ from pipeline.config.options import AnnotateOptions
 from pipeline.ir.bridge import operator_of, tensor_operands, tensor_type
 from pipeline.ir.dataflow import Binding, Dataflow
 from pipeline.ir.program import Program
+from pipeline.process_state import one_at_a_time
 from pipeline.quantization.annotation import Annotation, OperatorDecision, TensorDecision
 from pipeline.quantization.rules import (
     Role,
@@ -37,6 +38,7 @@ SKIP_LIST = "the skip list (--skip)"
 _log = logging.getLogger(__name__)
 
 
+@one_at_a_time
 def annotate(program: Program, options: AnnotateOptions | None = None, warn: bool = True) -> Annotation:
     """Decide what becomes int8; the program isn't changed.
 

@@ -12,6 +12,7 @@ from pipeline.config.options import CalibrateOptions
 from pipeline.errors import TableError
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
+from pipeline.process_state import one_at_a_time
 from pipeline.quantization.annotation import Annotation
 from pipeline.quantization.channel_scales import annotated_places, choose
 from pipeline.quantization.observers import ALGORITHMS, Observer, make_observer
@@ -32,6 +33,7 @@ LISTED = 5
 _log = logging.getLogger(__name__)
 
 
+@one_at_a_time
 def calibrate(
     program: Program,
     annotation: Annotation,

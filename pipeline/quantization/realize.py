@@ -15,6 +15,7 @@ from pipeline.ir.bridge import make_call, operator_of
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, variables
 from pipeline.ir.program import Program
 from pipeline.ir.types import QuantizationParameters
+from pipeline.process_state import one_at_a_time
 from pipeline.quantization import channel_scales
 from pipeline.quantization.annotate import Annotation, OperatorDecision
 from pipeline.quantization.rules import Context, NotQuantizable, rule_for, stays_float
@@ -27,6 +28,7 @@ __all__ = ["realize"]
 _log = logging.getLogger(__name__)
 
 
+@one_at_a_time
 def realize(
     program: Program, annotation: Annotation, table: CalibrationTable, warn: bool = True
 ) -> tuple[Program, Annotation]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import struct
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from pipeline.config.options import ImageOptions
 from pipeline.errors import OptionError, SampleError, missing_extra
 from pipeline.ir.preprocessing import ImagePreprocessing, Size
 from pipeline.ir.program import TensorSpec
+from pipeline.process_state import without_warnings
 
 Array = npt.NDArray[Any]
 
@@ -250,10 +250,8 @@ def _reading(file: Path) -> Iterator[None]:
     """Turn Pillow's errors for broken pictures into SampleErrors that name the file."""
     broken = pillow().Image.DecompressionBombError, SyntaxError, ValueError, EOFError, struct.error
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of large pictures, for which there is a limit here, and of parts of damaged ones that it
-            # skips.
-            warnings.simplefilter("ignore")
+        # Pillow warns of large pictures, for which there is a limit here, and of parts of damaged ones that it skips.
+        with without_warnings():
             yield
     except pillow().UnidentifiedImageError as error:
         raise SampleError(f"{file} isn't a picture of a known kind ({', '.join(_FORMATS)}), or is damaged.") from error

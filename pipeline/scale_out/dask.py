@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import uuid
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 import pipeline
 from pipeline.compiler.portable import portable_code
 from pipeline.errors import DeviceError, missing_extra
+from pipeline.process_state import without_warnings
 from pipeline.scale_out import worker
 from pipeline.scale_out.engine import Engine, Item, Result, Runnable, Watched, Work
 from pipeline.targets import load_target
@@ -61,9 +61,8 @@ class DaskCluster(Engine):
             self._client.run(function)
 
     def _submitted(self, function: Any, *arguments: Any) -> Any:
-        with warnings.catch_warnings():
-            # Programs and samples are large, and are sent once.
-            warnings.filterwarnings("ignore", "Sending large graph")
+        # Programs and samples are large, and are sent once.
+        with without_warnings("Sending large graph"):
             return self._client.submit(function, *arguments, pure=False)
 
     def _result(self, future: Any) -> Any:

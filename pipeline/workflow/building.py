@@ -16,6 +16,7 @@ from pipeline.config.schema import keywords
 from pipeline.errors import OptionError, QuantizationError
 from pipeline.files import check_writable, make_folder
 from pipeline.ir.program import Program
+from pipeline.process_state import one_at_a_time
 from pipeline.quantization.annotate import Annotation
 from pipeline.quantization.steps import watched_tensors
 from pipeline.report.agreement import shortfalls
@@ -64,6 +65,7 @@ def build(
     return build_model(path, samples, chosen, progress)
 
 
+@one_at_a_time
 def build_model(
     model: Path, samples: Samples | None, options: BuildOptions, progress: Progress | None = None
 ) -> BuildReport:

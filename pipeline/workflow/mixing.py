@@ -16,6 +16,7 @@ from pipeline.config.schema import keywords, options_of
 from pipeline.distances import Array
 from pipeline.errors import OptionError
 from pipeline.ir.program import Program
+from pipeline.process_state import one_at_a_time
 from pipeline.quantization.annotate import AnnotateOptions, annotate
 from pipeline.quantization.steps import check_options
 from pipeline.samples import Samples, with_image_options
@@ -30,6 +31,7 @@ HELD_BACK = 0.2
 """Share of the samples that `max_drop` is measured on where no option says so."""
 
 
+@one_at_a_time
 @keywords(QuantizeOptions)
 def quantize_within(
     program: Program,

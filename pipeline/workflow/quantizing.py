@@ -16,6 +16,7 @@ from pipeline.config.options import ModelOptions
 from pipeline.errors import OptionError, QuantizationError, SampleError
 from pipeline.importer.verify import ImportCheck, example_feeds, verify_import
 from pipeline.ir.program import Program
+from pipeline.process_state import one_at_a_time
 from pipeline.quantization.annotate import Annotation, annotate
 from pipeline.quantization.calibrate import CalibrationTable
 from pipeline.quantization.selection import with_names
@@ -59,6 +60,7 @@ def with_recipe(
     return prepared.model, prepared.calibration, replace(options, shapes=prepared.shapes)
 
 
+@one_at_a_time
 def quantize_model(
     model: Path, samples: Samples | None, options: ModelOptions, progress: Progress | None = None
 ) -> Quantized:

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from pipeline.importer import import_model
+from pipeline.errors import ModelError
+from pipeline.importer import frontend, import_model
 from pipeline.ir.dataflow import Dataflow, constant
 from pipeline.ir.program import TensorSpec
 from pipeline.recipes import load_recipe, prepare
@@ -96,6 +97,23 @@ def test_transposed_convolutions(case: Convolution) -> None:
         inputs.append(b.constant(random.standard_normal(out).astype("float32")))
     y = b.node("ConvTranspose", "x", *inputs, **case.attributes)
     assert "nn.conv2d_transpose" in assert_same(b.model({"x": case.shape}, b.node("Relu", y)), case.shape)
+
+
+def test_standard_output_stays_the_programs_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Other threads may print while a model is imported.
+    monkeypatch.setattr(frontend._Importer, "finish", lambda self: print("meanwhile"))
+    import_test_model(small_network())
+    assert capsys.readouterr().out == "meanwhile\n"
+
+
+def test_what_cannot_be_imported_is_only_in_the_error(capsys: pytest.CaptureFixture[str]) -> None:
+    b = ModelBuilder()
+    y = b.node("Cast", b.node("NonZero", b.node("Relu", "x")), to=onnx.TensorProto.FLOAT)
+    with pytest.raises(ModelError, match="depends on the data"):
+        import_test_model(b.model({"x": (1, 3)}, y))
+    assert capsys.readouterr() == ("", "")
 
 
 def test_what_follows_a_transposed_convolution_disappears_into_it() -> None:

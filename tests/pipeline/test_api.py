@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 
 import pipeline
@@ -23,6 +25,18 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = pipeline.load(prepared.model, prepared.shapes)
     quantized = pipeline.quantize(model, prepared.calibration, algorithm="kl")
     return quantized.build("host", tmp_path_factory.mktemp("out") / "digits.host.so")
+
+
+def test_threads_may_build_at_the_same_time(tmp_path: Path) -> None:
+    onnx.save(small_network(), tmp_path / "model.onnx")
+    x = np.random.default_rng(0).standard_normal((8, 3, 12, 12)).astype("float32")
+
+    def build(name: str) -> bytes:
+        quantized = pipeline.quantize(pipeline.load(tmp_path / "model.onnx"), list(x), effort="none")
+        return quantized.build("host", tmp_path / name / "model.so").read_bytes()
+
+    with ThreadPoolExecutor(3) as pool:
+        assert len(set(pool.map(build, "abc"))) == 1
 
 
 def test_a_real_model_answers_right(library: Path) -> None:

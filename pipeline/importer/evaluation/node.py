@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from onnx import NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from pipeline.importer.evaluation.operators import CORRECTED
+from pipeline.process_state import without_warnings
 
 Array = npt.NDArray[Any]
 
@@ -95,8 +95,7 @@ def run_node(
     inputs = [_value_info(name, value) for name, value in values.items()]
     graph = helper.make_graph([node], "node", inputs, [onnx.ValueInfoProto(name=name) for name in outputs])
     model = helper.make_model(graph, opset_imports=opsets, functions=functions)
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
+    with without_warnings(), np.errstate(all="ignore"):
         return dict(
             zip(outputs, ReferenceEvaluator(model, new_ops=list(CORRECTED)).run(None, dict(values)), strict=True)
         )

@@ -6,9 +6,6 @@ all kinds of exceptions, which `fallback.convert_by_tvm` turns into a `ModelErro
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +21,7 @@ from pipeline.importer.frontend.names import name_tensors
 from pipeline.importer.normalize.recurrent import MAX_STEPS
 from pipeline.ir.bridge import UnknownShapeError, has_known_shape
 from pipeline.ir.tvm_private.onnx_frontend import GraphImporter, converted_operators
+from pipeline.process_state import without_warnings
 
 CONVERTIBLE = frozenset({*converted_operators(), *CONVERTERS}) - {
     "Attention",
@@ -58,9 +56,8 @@ def convert(model: onnx.ModelProto) -> tvm.IRModule:
     opset = max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     _check_operators(model.graph, opset)
     importer = _Importer(model)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        # TVM warns about names that it changes, and prints each operator that fails, which our own error lists.
-        warnings.simplefilter("ignore")
+    # TVM warns about names that it changes.
+    with without_warnings():
         try:
             module = importer.from_onnx(model.graph, opset)
         except _FailedNodes as failed:
@@ -69,7 +66,9 @@ def convert(model: onnx.ModelProto) -> tvm.IRModule:
     return name_tensors(module, importer.names())
 
 
-class _FailedNodes(Exception):
+class _FailedNodes(BaseException):
+    """Some nodes can't be converted. TVM would print every Exception, beside the error that lists them."""
+
     def __init__(self, failures: list[str]) -> None:
         super().__init__("; ".join(failures))
         self.failures = failures
