@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa.narrowing import saturate
 from pipeline.kernels.lib.broadcast import Axis, axes, offsets
@@ -103,8 +104,7 @@ def _binary(operation: Operation, width: int, combine: Callable[[Any, Any], Any]
     outer: tuple[Axis, ...] = tuple(outer_axes)
     rows = math.prod(axis.size for axis in outer)
     run = Run.of(inner.size, width, 1 if outer else MAX_TASKS)
-    size = operation.output.size
-    loop = loop_for(size, rows * run.tasks)
+    loop = loop_for(operation.output.size, rows * run.tasks)
 
     def operand(buffer: Any, row: Any, start: Any, which: int, stride: int) -> Any:
         offset = offsets(outer, row)[which]
@@ -112,18 +112,13 @@ def _binary(operation: Operation, width: int, combine: Callable[[Any, Any], Any]
             return splat(buffer[offset], run.width)
         return buffer[span(offset + start, run.width)]
 
-    @T.prim_func
-    def func(
-        a: T.Buffer((a_type.size,), a_type.dtype),
-        b: T.Buffer((b_type.size,), b_type.dtype),
-        y: T.Buffer((size,), operation.output.dtype),
-    ):
+    with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True, "op_pattern": 8})
-        for p in loop(rows * run.tasks):
-            for s in T.serial(run.steps):
-                y[span(p // run.tasks * inner.size + run.start(p % run.tasks, s), run.width)] = combine(
-                    operand(a, p // run.tasks, run.start(p % run.tasks, s), 0, inner.a_stride),
-                    operand(b, p // run.tasks, run.start(p % run.tasks, s), 1, inner.b_stride),
-                )
-
-    return Kernel(func, (0, 1))
+        a = T.arg("a", T.buffer((a_type.size,), a_type.dtype))
+        b = T.arg("b", T.buffer((b_type.size,), b_type.dtype))
+        y = T.arg("y", T.buffer((operation.output.size,), operation.output.dtype))
+        with loop(rows * run.tasks) as task, T.serial(run.steps) as step:
+            row, start = task // run.tasks, run.start(task % run.tasks, step)
+            left, right = operand(a, row, start, 0, inner.a_stride), operand(b, row, start, 1, inner.b_stride)
+            T.buffer_store(y, combine(left, right), [span(row * inner.size + start, run.width)])
+    return Kernel(builder.get(), (0, 1))

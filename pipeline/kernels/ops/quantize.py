@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.isa.narrowing import saturate
@@ -65,13 +66,11 @@ def _unary(operation: Operation, width: int, convert: Callable[[Any], Any]) -> K
     """Return the loop over one operand; `convert` gets vectors."""
     source, target = operation.inputs[0], operation.output
     run = Run.of(target.size, width, MAX_TASKS)
-    loop = loop_for(target.size, run.tasks)
-
-    @T.prim_func
-    def func(x: T.Buffer((source.size,), source.dtype), y: T.Buffer((target.size,), target.dtype)):
+    with IRBuilder() as builder, T.prim_func():
         T.func_attr({"tirx.noalias": True, "op_pattern": 8})
-        for p in loop(run.tasks):
-            for s in T.serial(run.steps):
-                y[span(run.start(p, s), run.width)] = convert(x[span(run.start(p, s), run.width)])
-
-    return Kernel(func, (0,))
+        x = T.arg("x", T.buffer((source.size,), source.dtype))
+        y = T.arg("y", T.buffer((target.size,), target.dtype))
+        with loop_for(target.size, run.tasks)(run.tasks) as task, T.serial(run.steps) as step:
+            place = span(run.start(task, step), run.width)
+            T.buffer_store(y, convert(x[place]), [place])
+    return Kernel(builder.get(), (0,))
