@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tvm
+from tvm import tirx
 
 from pipeline.compiler.kernel_passes import compile_functions
 from pipeline.compiler.threads import use_all_cores
@@ -105,18 +108,31 @@ def round_in_order(weights: Array, lower: Array, largest: int) -> Array:
     return rounded
 
 
-@functools.cache
+_lock = threading.Lock()
+
+
 def _loop(name: str) -> tvm.runtime.Function:
-    return _loops()[name]
+    # Several threads need their first loop at the same time.
+    with _lock:
+        return (_of_values if name in _OF_VALUES else _of_weights)()[name]
+
+
+_OF_VALUES = {"extent": extent_loop, "histogram": histogram_loop, "channel_sums": channel_sums_loop}
+
+_OF_WEIGHTS = {"unit_lower": unit_lower_loop, "rounding": rounding_loop}
+"""Loops that only some corrections need."""
 
 
 @functools.cache
-def _loops() -> tvm.runtime.Module:
-    functions = {
-        "extent": extent_loop(),
-        "histogram": histogram_loop(),
-        "channel_sums": channel_sums_loop(),
-        "unit_lower": unit_lower_loop(),
-        "rounding": rounding_loop(),
-    }
+def _of_values() -> tvm.runtime.Module:
+    return _compiled(_OF_VALUES)
+
+
+@functools.cache
+def _of_weights() -> tvm.runtime.Module:
+    return _compiled(_OF_WEIGHTS)
+
+
+def _compiled(loops: Mapping[str, Callable[[], tirx.PrimFunc]]) -> tvm.runtime.Module:
+    functions = {name: loop() for name, loop in loops.items()}
     return compile_functions(functions, load_target("host").tvm_target())

@@ -9,8 +9,8 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.lib.buffers import register_buffer, stack_buffer
-from pipeline.kernels.lib.vectors import folded, larger, smaller, span
+from pipeline.kernels.lib.buffers import folded, register_buffer, stack_buffer
+from pipeline.kernels.lib.vectors import larger, smaller, span
 
 WAYS = 2
 """How many histograms are counted in by turns, as successive values are often in the same bin."""

@@ -16,6 +16,7 @@ from pipeline.errors import SampleError
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.quantization.input_range import range_warnings
+from pipeline.quantization.observers.histogram import Histogram
 from pipeline.quantization.resuming import Resumption
 from pipeline.quantization.statistics import Statistic
 from pipeline.samples import Samples, batch_of, hold_back_filter, named_feeds
@@ -111,17 +112,22 @@ def watch(
     """
 
     def update(name: str) -> None:
-        values = activations[name]
-        if any(not isinstance(w, Statistic) or w.finite for w in watchers[name]):
-            try:
+        values, own = activations[name], watchers[name]
+        # These look for such values as they come to them; looking at all values twice takes longer.
+        checking = [w for w in own if isinstance(w, Histogram)]
+        try:
+            if not checking and any(not isinstance(w, Statistic) or w.finite for w in own):
                 extent(values)
-            except ValueError as error:
-                raise SampleError(
-                    f"Tensor {names[name]!r} is NaN or infinite for {sample}: the float model itself overflows on it. "
-                    "Check the sample's preprocessing."
-                ) from error
-        for watcher in watchers[name]:
-            watcher.update(values)
+            for watcher in checking:
+                watcher.update(values)
+        except ValueError as error:
+            raise SampleError(
+                f"Tensor {names[name]!r} is NaN or infinite for {sample}: the float model itself overflows on it. "
+                "Check the sample's preprocessing."
+            ) from error
+        for watcher in own:
+            if not isinstance(watcher, Histogram):
+                watcher.update(values)
 
     if sum(values.size for values in activations.values()) < THREADED:
         for name in activations:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.lib.vectors import span
+from pipeline.kernels.lib.vectors import lanes_of, part, span
 
 
 def register_buffer(size: int, dtype: str) -> Any:
@@ -31,6 +31,26 @@ def stack_buffer(size: int, dtype: str) -> Any:
 def workspace(size: int, dtype: str) -> Any:
     """Declare a buffer on the heap, from the pool that each thread has."""
     return T.alloc_buffer((size,), dtype, scope="global")
+
+
+def folded(value: Any, combine: Callable[[Any, Any], Any]) -> Any:
+    """Return all lanes of a vector combined to one value, half with half at each step; there are 2**n lanes.
+
+    Each half is in a register of its own: an expression of all steps would hold the vector once for each time that
+    `combine` names an operand, to the power of the steps, and TVM's passes visit every copy.
+    """
+    while (lanes := lanes_of(value)) > 1:
+        half = lanes // 2
+        left, right = (_in_register(part(value, start, half)) for start in (0, half))
+        value = combine(left, right)
+    return value
+
+
+def _in_register(value: Any) -> Any:
+    lanes = lanes_of(value)
+    register, everything = register_buffer(lanes, str(value.ty.dtype).removesuffix(f"x{lanes}")), span(0, lanes)
+    T.buffer_store(register, value, [everything])
+    return register[everything]
 
 
 def view(buffer: Any, start: Any, size: int) -> Any:

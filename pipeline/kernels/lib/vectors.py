@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tvm.script import tirx as T
@@ -93,13 +93,6 @@ def joined(values: Sequence[Any]) -> Any:
 def repeated(value: Any, length: int) -> Any:
     """Return a vector of `length` lanes that begins with a shorter one's; what is in the other lanes doesn't matter."""
     return part(joined([value] * -(-length // lanes_of(value))), 0, length)
-
-
-def folded(value: Any, combine: Callable[[Any, Any], Any]) -> Any:
-    """Return all lanes of a vector combined to one value, half with half at each step; there are 2**n lanes."""
-    while (lanes := lanes_of(value)) > 1:
-        value = combine(part(value, 0, lanes // 2), part(value, lanes // 2, lanes // 2))
-    return value
 
 
 def interleave(left: Any, right: Any, dtype: str, lanes: int) -> tuple[Any, Any]:

@@ -28,10 +28,10 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.isa.narrowing import saturate
-from pipeline.kernels.lib.buffers import register_buffer
+from pipeline.kernels.lib.buffers import folded, register_buffer
 from pipeline.kernels.lib.loops import MAX_TASKS, Run, loop_for
 from pipeline.kernels.lib.vector_math import exp_of_negative
-from pipeline.kernels.lib.vectors import folded, span, splat, vector_type
+from pipeline.kernels.lib.vectors import span, splat, vector_type
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.ops import LayerNorm, QSoftmax
