@@ -21,10 +21,12 @@ from pipeline.ir.tvm_private.relax import hash_of, vm_instructions, vm_link
 from pipeline.library.elf import with_sections_excluded
 from pipeline.memory import release_memory
 
-PARTS = 8
-"""How many parts kernels are divided into: enough to keep several CPUs busy, and few enough to cost no time."""
+PARTS, KERNELS = 8, 6
+"""How many parts kernels are divided into, at the least, to keep several CPUs busy; and how many kernels a part may
+have: of a program that is compiled again with some other kernels, parts that have none of these are compiled already.
+A part takes some 15 milliseconds, beside its kernels."""
 
-MOST_OBJECTS = 4 * PARTS
+MOST_OBJECTS = 128
 """Of so many parts, object code is kept, some tens of kilobytes each."""
 
 UNWIND_TABLES = ".eh_frame"
@@ -80,7 +82,8 @@ def generate_code(module: tvm.IRModule, target: tvm.target.Target) -> Code:
     """
     instructions, remaining = vm_instructions(module)
     functions = [(v.name_hint, f) for v, f in remaining.functions.items() if isinstance(f, tirx.PrimFunc)]
-    parts = tuple(dict(functions[i::PARTS]) for i in range(min(PARTS, len(functions))))
+    count = min(max(PARTS, -(-len(functions) // KERNELS)), len(functions))
+    parts = tuple(dict(functions[i::count]) for i in range(count))
     return Code(target, instructions, dict((module.attrs or {}).get("const_name_to_constant", {})), parts)
 
 
