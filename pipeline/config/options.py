@@ -195,6 +195,7 @@ class CorrectionOptions(Options):
         effort: which corrections are on where their own switches don't say it; one of `EFFORTS`.
         equalization: see `quantization.equalization`.
         per_channel_activations: see `quantization.corrections.per_channel_activations`.
+        mse_ranges: see `quantization.corrections.mse_ranges`.
         weight_rounding: see `quantization.corrections.weight_rounding`.
         adaround: see `quantization.corrections.adaround`.
         bias_correction: see `quantization.corrections.bias_correction`.
@@ -217,6 +218,12 @@ class CorrectionOptions(Options):
         None,
         "Give each channel of a tensor a scale of its own, where only depthwise convolutions read it.",
         flag="--per-channel-activations/--per-tensor-activations",
+        unset="as --effort says",
+    )
+    mse_ranges: bool | None = option(
+        None,
+        "Take the ranges with the smallest squared error everywhere, where --algorithm auto has chosen others.",
+        flag="--mse-ranges/--no-mse-ranges",
         unset="as --effort says",
     )
     weight_rounding: bool | None = option(

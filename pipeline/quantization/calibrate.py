@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
@@ -19,7 +19,7 @@ from pipeline.quantization.observers import ALGORITHMS, Observer, make_observer
 from pipeline.quantization.observers.readers import AS_IT_IS, Reader
 from pipeline.quantization.readers import readers_of
 from pipeline.quantization.sharded import collect_with
-from pipeline.quantization.spec import SCALES_ABOVE, ObserverSpec, QuantizationSpec, ScaleTooLargeError
+from pipeline.quantization.spec import SCALES_ABOVE, Choice, ObserverSpec, QuantizationSpec, ScaleTooLargeError
 from pipeline.quantization.statistics import Need, Statistic
 from pipeline.quantization.table import Calibrated, CalibrationTable
 from pipeline.samples import Samples
@@ -63,10 +63,17 @@ def calibrate(
 
 @dataclass(frozen=True)
 class Calibration:
-    """What one pass over the samples gives: the calibration table, and the statistics that corrections asked for."""
+    """What one pass over the samples gives.
+
+    Attributes:
+        table: scales and zero points.
+        statistics: what corrections asked for.
+        closest: other entries of the table for some tensors, those with the smallest squared error; see `Choice`.
+    """
 
     table: CalibrationTable
     statistics: Mapping[Need, Statistic]
+    closest: Mapping[str, Calibrated] = field(default_factory=dict)
 
 
 def calibrate_with_statistics(
@@ -102,12 +109,20 @@ def calibrate_with_statistics(
     found = collect_with(engine or ThisProcess(), program, wanted, needs, samples, options, progress, warn)
     flow = Dataflow.of(program.module)
     readers = {str(var.name): readers_of(flow, var) for var in flow.users if var.name in specs}
-    entries = {name: make_entry(name, found.observers[name], spec, readers[name]) for name, (spec, _) in specs.items()}
-    entries |= {p.tensor: choose(p, entries[p.tensor], found.statistics[p.need]) for p in scaled}
+    choices = {name: _choice(name, found.observers[name], spec, readers[name]) for name, (spec, _) in specs.items()}
+
+    def entries_of(chosen: Mapping[str, Choice]) -> dict[str, Calibrated]:
+        return {name: _entry(choice, found.observers[name], specs[name][0]) for name, choice in chosen.items()}
+
+    entries = entries_of(choices)
+    closest = entries_of({name: choice.closest for name, choice in choices.items() if choice.closest is not None})
+    for place in scaled:
+        within = closest.pop(place.tensor, entries[place.tensor])
+        entries[place.tensor] = choose(place, within, found.statistics[place.need])
     for text in _odd_tensors(entries, specs) if warn else ():
         _log.warning(text)
     table = CalibrationTable(model_sha256=program.source_sha256, samples=found.samples, tensors=entries)
-    return Calibration(table, found.statistics)
+    return Calibration(table, found.statistics, closest)
 
 
 def make_entry(
@@ -124,13 +139,22 @@ def make_entry(
     Raises:
         TableError: the values are so large that the scale would be out of range.
     """
+    return _entry(_choice(name, observer, spec, readers), observer, spec)
+
+
+def _choice(name: str, observer: Observer, spec: QuantizationSpec, readers: Sequence[Reader]) -> Choice:
+    """Return what a tensor's observer chooses; see `make_entry`."""
     try:
-        choice = observer.choose(spec, readers)
+        return observer.choose(spec, readers)
     except ScaleTooLargeError as error:
         raise TableError(
             f"Tensor {name!r} has values so large that {error}. Check the samples and the model, or leave the tensor "
             f"in float: --skip {name}."
         ) from error
+
+
+def _entry(choice: Choice, observer: Observer, spec: QuantizationSpec) -> Calibrated:
+    """Return a choice as an entry of the table."""
     seen = observer.minimum <= observer.maximum
     return Calibrated(
         threshold=choice.threshold,

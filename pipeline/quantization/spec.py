@@ -134,11 +134,13 @@ class Choice:
         parameters: scale and zero point.
         threshold: the largest magnitude that isn't clipped.
         algorithm: which algorithm's choice it is, where the observer compares several; "" if it is the observer's own.
+        closest: the choice with the smallest squared error, where the observer has looked for it and not taken it.
     """
 
     parameters: QuantizationParameters
     threshold: float
     algorithm: str = ""
+    closest: Choice | None = None
 
 
 class ScaleTooLargeError(ValueError):

@@ -9,7 +9,7 @@ from pipeline.ir.program import Program
 from pipeline.ir.types import QuantizationParameters
 from pipeline.quantization.annotation import Annotation
 from pipeline.quantization.statistics import Need, Statistic
-from pipeline.quantization.table import CalibrationTable
+from pipeline.quantization.table import Calibrated, CalibrationTable
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class State:
         annotation: what becomes int8; once it is realized, what did.
         table: scales and zero points.
         statistics: what else calibration has found out.
+        closest: entries that the table might have instead, by name of the tensor: see `calibrate.Calibration`.
         original: the float program that was annotated and calibrated; None before that.
         corrections: what became of those that were wanted, in order.
         sqnr_db: signal to quantization noise of the program's outputs on held-back samples, decibels; None if it wasn't
@@ -62,6 +63,7 @@ class State:
     annotation: Annotation = field(default_factory=lambda: Annotation(operators=(), tensors=()))
     table: CalibrationTable | None = None
     statistics: Mapping[Need, Statistic] = field(default_factory=dict)
+    closest: Mapping[str, Calibrated] = field(default_factory=dict)
     original: Program | None = None
     corrections: tuple[CorrectionOutcome, ...] = ()
     sqnr_db: float | None = None

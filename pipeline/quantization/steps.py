@@ -89,7 +89,9 @@ class Calibrate:
         found = calibrate_with_statistics(
             state.program, state.annotation, self.samples, self.options, self.progress, needs, self.engine, self.warn
         )
-        return dataclasses.replace(state, table=found.table, statistics=found.statistics, original=state.program)
+        return dataclasses.replace(
+            state, table=found.table, statistics=found.statistics, closest=found.closest, original=state.program
+        )
 
 
 @dataclass(frozen=True)

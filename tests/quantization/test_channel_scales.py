@@ -157,8 +157,9 @@ def test_a_table_gives_the_same_model_again(tmp_path: Path) -> None:
 
 def test_an_annotation_can_ask_for_it() -> None:
     program, found = limited()
+    (name,) = channel_scales.tensors_with_channel_scales(found.annotation)
     again = quantize(program, feeds(), annotation=found.annotation, effort="none")
-    assert again.table == found.table
+    assert again.table.tensors[name] == found.table.tensors[name]
 
 
 def test_a_layer_that_stays_in_float_leaves_one_scale(caplog: pytest.LogCaptureFixture) -> None:

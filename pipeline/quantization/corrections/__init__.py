@@ -10,6 +10,7 @@ from pipeline.quantization.corrections.adaround import AdaRound
 from pipeline.quantization.corrections.bias_correction import BiasCorrection
 from pipeline.quantization.corrections.correction import CannotCorrect, Correction
 from pipeline.quantization.corrections.layerwise_bias_correction import LayerwiseBiasCorrection
+from pipeline.quantization.corrections.mse_ranges import MSERanges
 from pipeline.quantization.corrections.per_channel_activations import PerChannelActivations
 from pipeline.quantization.corrections.weight_rounding import WeightRounding
 
@@ -26,6 +27,7 @@ CORRECTIONS: dict[str, Correction] = {
     correction.name: correction
     for correction in (
         PerChannelActivations(),
+        MSERanges(),
         WeightRounding(),
         AdaRound(),
         BiasCorrection(),

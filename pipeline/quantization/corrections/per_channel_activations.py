@@ -1,6 +1,8 @@
 """Gives each channel of a tensor a scale of its own, where only depthwise convolutions read it.
 
-See `quantization.channel_scales`. It changes scales, so it comes before corrections that depend on them.
+See `quantization.channel_scales`. All other tensors get the ranges with the smallest squared error, as in
+`mse_ranges`: what speaks for other ranges are quiet channels of depthwise layers' inputs, which have scales of their
+own now. It changes scales, so it comes before corrections that depend on them.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from pipeline.ir.program import Program
 from pipeline.quantization import channel_scales
 from pipeline.quantization.annotation import Annotation
 from pipeline.quantization.corrections.correction import CannotCorrect, Correction
+from pipeline.quantization.corrections.mse_ranges import with_smallest_errors
 from pipeline.quantization.state import State
 from pipeline.quantization.statistics import Need
 
@@ -24,7 +27,7 @@ class PerChannelActivations(Correction):
     """See the module's docstring."""
 
     name = "per_channel_activations"
-    changes = "scales of tensors that only depthwise convolutions read"
+    changes = "scales of tensors that only depthwise convolutions read, and ranges of others"
     changes_scales = True
 
     def needs(self, program: Program, annotation: Annotation) -> tuple[Need, ...]:
@@ -38,8 +41,7 @@ class PerChannelActivations(Correction):
 
     def apply(self, state: State) -> State:
         """See `Correction`."""
-        table = state.calibrated()
-        entries = {}
+        table, entries = with_smallest_errors(state), {}
         for name, place in channel_scales.places(state.uncorrected, state.annotation).items():
             entry = table.tensors[name]
             if not entry.parameters.channel_scales:

@@ -6,6 +6,9 @@ of a range that clips them serve all channels, small ones included, which the ne
 up. That is what `kl` is good at. So its range is taken unless its error is much larger than the smallest; where it is,
 that of `mse` is. It is as well wherever dense layers or matrix products read what a layer normalization computes: they
 sum up all channels, and its few large values are always in the same ones, so that clipping them shifts every sum.
+
+Which of both a model is better with is known only when it runs, so a choice of `kl` names that of `mse` as well, and
+corrections try it; see `corrections.mse_ranges`.
 """
 
 from __future__ import annotations
@@ -58,4 +61,4 @@ class Auto(Histogram, Observer):
         scales, zero_points = zip(*((c.parameters.scale, c.parameters.zero_point) for c in (kl, mse)), strict=True)
         kl_error, mse_error = errors(np.array(scales), np.array(zero_points))
         tolerance = min(self.tolerance, 1.0) if in_products in readers else self.tolerance
-        return kl if kl_error <= tolerance * mse_error else mse
+        return replace(kl, closest=mse) if kl_error <= tolerance * mse_error else mse
