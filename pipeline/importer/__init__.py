@@ -5,6 +5,7 @@ The steps are `read`, `normalize`, `frontend` (with our converters), and the pas
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ import tvm
 from tvm import relax
 
 from pipeline.errors import ModelError
+from pipeline.files import arrays_digest
 from pipeline.importer.frontend import CONVERTIBLE, convert
 from pipeline.importer.normalize import DeclaredShapes, Fixed, Shapes, declared_shapes, fix_inputs, normalize
 from pipeline.importer.read import read_model
@@ -55,6 +57,9 @@ def import_model(
     # A file's name may be any bytes, but the model's name is text in reports and metadata.
     name = os.fsencode(path.name).decode("utf-8", "replace")
     constants = fix_inputs(model, fixed or {}, shapes or {})
+    if constants:
+        # What tables and states say of a model holds for these values only.
+        digest = hashlib.sha256(digest.encode() + arrays_digest(constants)).hexdigest()
     given = {input_name: shape for input_name, shape in (shapes or {}).items() if input_name not in constants}
     chosen = given if complete is None else complete(declared_shapes(model), given)
     program = replace(_import(model, chosen, name.removesuffix(".onnx"), digest), fixed=constants)

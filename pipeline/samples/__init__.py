@@ -182,9 +182,12 @@ def feed_count(
 
 
 def batch_of(inputs: Sequence[TensorSpec]) -> int:
-    """Return how many samples a program takes at once: the first dimension of its input with the most dimensions."""
-    shape = max((i.shape for i in inputs), key=len, default=())
-    return shape[0] if shape else 1
+    """Return how many samples a program takes at once: the first dimension of its first input that has several.
+
+    Inputs with more dimensions may come later, such as the states of recurrent layers, where the batch is the second.
+    """
+    shapes = sorted((i.shape for i in inputs), key=lambda shape: len(shape) < 2)
+    return shapes[0][0] if shapes and shapes[0] else 1
 
 
 def _title(batch: Sequence[FittedSample]) -> str:

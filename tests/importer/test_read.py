@@ -266,6 +266,14 @@ def test_an_input_that_is_fixed_is_a_constant(tmp_path: Path, rate: int, factor:
     assert check.largest_error < 1e-6
 
 
+def test_a_model_with_an_input_fixed_is_another_model(tmp_path: Path) -> None:
+    b = ModelBuilder()
+    onnx.save(b.model({"x": (1, 3), "scale": (1, 3)}, b.node("Mul", "x", "scale", name="y")), tmp_path / "m.onnx")
+    known = [import_model(tmp_path / "m.onnx", fixed=fixed).source_sha256 for fixed in ({}, {"scale": 1}, {"scale": 2})]
+    assert len(set(known)) == 3
+    assert known[0] == import_model(tmp_path / "m.onnx").source_sha256
+
+
 @pytest.mark.parametrize(
     ("fixed", "message"),
     [

@@ -310,7 +310,9 @@ def test_samples_of_a_batch_must_have_the_same_axes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shapes", "batch"), [([(1,), (4, 3)], 4), ([(), (2, 3, 4), (7, 1)], 2), ([()], 1), ([], 1)], ids=str
+    ("shapes", "batch"),
+    [([(1,), (4, 3)], 4), ([(1, 576), (2, 1, 128)], 1), ([(), (2, 3, 4), (7, 1)], 2), ([()], 1), ([], 1)],
+    ids=str,
 )
 def test_the_batch_of_a_program(shapes: list[tuple[int, ...]], batch: int) -> None:
     assert batch_of([TensorSpec(str(i), shape, "float32") for i, shape in enumerate(shapes)]) == batch
