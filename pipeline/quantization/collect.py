@@ -118,8 +118,8 @@ def watch(
         try:
             if not checking and any(not isinstance(w, Statistic) or w.finite for w in own):
                 extent(values)
-            for watcher in checking:
-                watcher.update(values)
+            for histogram in checking:
+                histogram.update(values)
         except ValueError as error:
             raise SampleError(
                 f"Tensor {names[name]!r} is NaN or infinite for {sample}: the float model itself overflows on it. "
