@@ -137,10 +137,13 @@ def arrays_of(sample: Any, inputs: Sequence[TensorSpec], name: str) -> dict[str,
     arrays = _by_name(sample, expected)
     if arrays.keys() != set(expected):
         given = sorted(map(str, arrays)) if arrays else f"{_size(sample)} without names"
-        raise SampleError(
-            f"{capitalized(name)} holds {given}; the model's inputs are {sorted(expected)}. Name the arrays after the "
-            f"inputs, as np.savez(file, **{{{min(expected)!r}: array}}) does."
+        others = sorted(str(key) for key in arrays.keys() - set(expected))
+        advice = (
+            f"Leave {', '.join(map(repr, others))} out."
+            if arrays.keys() > set(expected)
+            else f"Name the arrays after the inputs, as np.savez(file, **{{{min(expected)!r}: array}}) does."
         )
+        raise SampleError(f"{capitalized(name)} holds {given}; the model's inputs are {sorted(expected)}. {advice}")
     return {n: _as_array(a, n, name) for n, a in arrays.items()}
 
 

@@ -19,6 +19,7 @@ import pipeline
 from pipeline.cli.console import show
 from pipeline.data import data_directory
 from pipeline.errors import ModelError
+from pipeline.library.metadata import read_metadata
 from tests.cli.commands import run
 from tests.models import ModelBuilder, small_network
 from tests.runtime.servers import free_port, rpc_server
@@ -205,6 +206,23 @@ def test_a_mistake_is_one_clear_error(
     assert "Traceback" not in out + err
     left = [p for p in tmp_path.iterdir() if p not in before]
     assert [p for folder in left for p in folder.rglob("*") if p.is_file()] == [], "nothing half-written"
+
+
+def test_an_input_that_never_changes_is_left_out_of_samples_and_library(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    b, random = ModelBuilder(), np.random.default_rng(0)
+    weights = b.constant(random.standard_normal((8, 4)).astype("float32"))
+    y = b.node("Mul", b.node("MatMul", "x", weights), "speed")
+    onnx.save(b.model({"x": (1, 8), "speed": (1, 1)}, y), tmp_path / "m.onnx")
+    np.savez(tmp_path / "s.npz", x=random.standard_normal((40, 8)).astype("float32"))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["m.onnx", "--samples", "s.npz", "--json", "--effort", "none"]
+    code, text, _ = run(capsys, monkeypatch, "build", *arguments)
+    assert (code, "the model's inputs are ['speed', 'x']" in text) == (2, True)
+    code, text, _ = run(capsys, monkeypatch, "build", *arguments, "--fix", "speed=1.5")
+    assert code == 0
+    assert [i.name for i in read_metadata(tmp_path / "out" / "m.host.so").inputs] == ["x"]
 
 
 @pytest.mark.parametrize(
