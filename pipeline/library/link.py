@@ -233,6 +233,10 @@ request_tiles:
 """Code that runs when a library is loaded, by required feature: Linux grants AMX's tiles only to those who ask."""
 
 
+_objects: dict[tuple[str, ...], bytes] = {}
+"""Objects of `_LIBRARY_SOURCES` that this process has compiled, by the driver's command and the source's name."""
+
+
 @dataclass(frozen=True)
 class _Linker:
     """Links in a folder, which is the working directory of all commands, so that no path gets into the library."""
@@ -275,10 +279,18 @@ class _Linker:
 
     def _object(self, source: str) -> str:
         made = str(Path(source).with_suffix(".o"))
-        own = {path.name for path in _LIBRARY_SOURCES}
-        # Other sources include files of this library's, which zig doesn't know.
-        cache = _zig_cache(self.folder / "zig-global") if source in own else self.folder / "zig"
-        self._call((*_CODE_OPTIONS, "-fPIC", "-c", source, "-o", made), "Compiling", local_cache=cache)
+        compile_source = (*_CODE_OPTIONS, "-fPIC", "-c", source, "-o", made)
+        if source not in {path.name for path in _LIBRARY_SOURCES}:
+            # It includes files of this library's, which zig doesn't know.
+            self._call(compile_source, "Compiling", local_cache=self.folder / "zig")
+            return made
+        # Even what zig knows takes it some hundredths of a second.
+        key = (*self.driver.command, source)
+        if key not in _objects:
+            self._call(compile_source, "Compiling", local_cache=_zig_cache(self.folder / "zig-global"))
+            _objects[key] = (self.folder / made).read_bytes()
+        else:
+            (self.folder / made).write_bytes(_objects[key])
         return made
 
     def _link_stub(self, soname: str, symbols: Iterable[str]) -> str:
