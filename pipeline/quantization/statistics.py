@@ -243,7 +243,7 @@ class KeptBatches(Statistic):
 
     def _add(self, values: Array) -> None:
         kept, room = self._kept[is_held_back(self.batches)], self._room(is_held_back(self.batches))
-        if len(kept) < room or _hash(self.batches) < max(map(_hash, kept)):
+        if len(kept) < room or (room and _hash(self.batches) < max(map(_hash, kept))):
             self._keep(self.batches, self._reduced(values))
 
     def _take(self, other: KeptBatches) -> None:

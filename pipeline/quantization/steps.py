@@ -148,7 +148,8 @@ class Collect:
 def _needs(state: State, corrections: Sequence[Correction], keep_samples: bool) -> Iterable[Need]:
     """Return what corrections need, and the samples that what is done is checked on."""
     own = [need for c in corrections for need in c.needs(state.program, state.annotation)]
-    return dict.fromkeys([*(kept_needs(state.program) if keep_samples else ()), *own])
+    checked_on = kept_needs(state.program, to_learn=any(need in own for need in kept_needs(state.program)))
+    return dict.fromkeys([*(checked_on if keep_samples else ()), *own])
 
 
 def watched_tensors(program: Program, annotation: Annotation, options: QuantizeOptions) -> tuple[str, ...]:

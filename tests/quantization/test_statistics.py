@@ -57,6 +57,14 @@ def test_means_leave_out_what_is_held_back() -> None:
     assert seen.means.tolist() == [np.mean([0, 1, 2, 4, 5, 6])] * 3
 
 
+def test_none_is_kept_to_learn_from_where_the_limit_is_0() -> None:
+    seen = KeptBatches(0, 1)
+    for batch in numbered(8):
+        seen.update(batch)
+    assert seen.learned_from == []
+    assert len(seen.held_back) == 1
+
+
 def test_a_few_batches_are_all_kept() -> None:
     seen = kept(numbered(8), 10)
     assert [b[0, 0] for b in seen.learned_from] == [0, 1, 2, 4, 5, 6]

@@ -25,7 +25,7 @@ from pipeline.quantization.corrections import (
 from pipeline.quantization.corrections.layers import int8_layers, with_biases
 from pipeline.quantization.realize import realize
 from pipeline.quantization.state import State
-from pipeline.quantization.statistics import Need
+from pipeline.quantization.statistics import KeptBatches, Need
 from pipeline.quantization.steps import Annotate, Calibrate, Correct, Realize, TakeTable, run, steps
 from tests.models import ModelBuilder, import_test_model, small_network
 
@@ -124,6 +124,16 @@ def calibrated(program: Program, correction: Correction, count: int = 8) -> Stat
     return run(
         program, [Annotate(AnnotateOptions()), Calibrate(samples[:count], options, [correction], keep_samples=True)]
     )
+
+
+@pytest.mark.parametrize(("name", "learns"), [("bias_correction", False), ("layerwise_bias_correction", True)])
+def test_samples_to_learn_from_are_kept_only_for_corrections_that_run_on_them(
+    program: Program, name: str, learns: bool
+) -> None:
+    (correction,) = wanted_corrections(CorrectionOptions(effort="none", **{name: True}))
+    kept = [s for s in calibrated(program, correction).statistics.values() if type(s) is KeptBatches]
+    assert kept
+    assert all(len(s.held_back) == 2 and bool(s.learned_from) is learns for s in kept)
 
 
 def test_a_correction_that_makes_held_back_samples_worse_is_dropped(program: Program) -> None:

@@ -54,12 +54,22 @@ def kept_limits(program: Program) -> tuple[int, int]:
     return limit, CHECKED * limit
 
 
-def kept_needs(program: Program) -> tuple[Need, ...]:
-    """Return what has to be kept: the inputs, and the float program's tensors that are compared for them."""
-    limits, outputs = kept_limits(program), [var for _, var in _outputs(program)]
+def kept_needs(program: Program, to_learn: bool = True) -> tuple[Need, ...]:
+    """Return what has to be kept: the inputs, and the float program's tensors that are compared for them.
+
+    Args:
+        program: the float program.
+        to_learn: whether batches are kept to learn from, beside those that are held back.
+    """
+    limits, outputs = _limits(program, to_learn), [var for _, var in _outputs(program)]
     logits = (_logits(program, var) for var in outputs)
     kept = [v for v in (*Dataflow.of(program.module).params, *outputs, *logits) if isinstance(v, relax.Var)]
     return tuple(dict.fromkeys(Need(str(v.name), KeptBatches, limits) for v in kept))
+
+
+def _limits(program: Program, to_learn: bool) -> tuple[int, int]:
+    learned_from, held_back = kept_limits(program)
+    return learned_from if to_learn else 0, held_back
 
 
 def walked(held_back: Sequence[Any], learned_from: int) -> Sequence[Any]:
@@ -193,7 +203,8 @@ def finite(decibels: float) -> float | None:
 
 
 def _kept(state: State, var: relax.Var) -> KeptBatches:
-    found = state.statistics[Need(str(var.name), KeptBatches, kept_limits(state.uncorrected))]
+    needs = (Need(str(var.name), KeptBatches, _limits(state.uncorrected, to_learn)) for to_learn in (True, False))
+    found = next((state.statistics[need] for need in needs if need in state.statistics), None)
     if not isinstance(found, KeptBatches):
         raise TypeError(f"Expected batches of {var.name}, got {found}")
     return found
