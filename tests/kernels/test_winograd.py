@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.kernels.gemm.geometry import geometry_of
 from pipeline.kernels.isa import Capability, InstructionSet, instruction_set
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.registry import select
@@ -177,3 +178,13 @@ def test_convolutions_are_computed_so_where_it_is_exact_and_pays(
     operator, (x, weight, *others) = convolution.integer(0)
     operation = make_operation(operator, x, np.full_like(weight, largest), *others)
     assert select(operation, Machine(instruction_set(isa_name))).variant == variant
+
+
+@pytest.mark.parametrize("channels", [64, 128])
+def test_two_threads_have_equal_shares(channels: int) -> None:
+    """Of output channels, or, where these are a single block, of tiles."""
+    operator, arguments = Convolution(1, 58, 58, 64, channels, (3, 3)).integer(0)
+    geometry = geometry_of(make_operation(operator, *arguments))
+    chosen = plan.WinogradPlan.choose(geometry, Machine(instruction_set("avx512_vnni")))
+    assert chosen.blocks == channels // 64
+    assert chosen.bands_are_tasks or chosen.blocks % 2 == 0

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.gemm.geometry import Geometry, geometry_of
-from pipeline.kernels.gemm.parallel import TASKS
+from pipeline.kernels.gemm.parallel import TASKS, worth_threads
 from pipeline.kernels.gemm.register_tile import Workload
 from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.lib import tails
@@ -42,6 +42,9 @@ INPUT_PART, WEIGHT_PART = 1 / 2, 1 / 3
 
 BAND_CHOICES = 16
 """Of so many numbers of bands, at most, from the least to twice as many, the one is taken that divides tiles best."""
+
+THREADS = 2
+"""With how many threads a plan should be cheap, too."""
 
 WORTH = 0.75
 """Of what a direct convolution costs, what this may: transformed values fill more of the caches."""
@@ -134,7 +137,7 @@ class WinogradPlan:
         """Return the cheapest plan.
 
         Weights are transformed for each band, which takes as long as the products of some tiles; without bands, inputs
-        may be more than the second-level cache holds.
+        may be more than the second-level cache holds, and threads share no more than the blocks.
         """
         isa, whole = machine.isa, cls(geometry, machine, together=1, bands=1)
         if isa.load_bytes:
@@ -143,6 +146,8 @@ class WinogradPlan:
             free, tile_registers = isa.registers - whole.block_vectors - TEMPORARIES, whole.block_vectors
         least = min(math.ceil(whole.input_bytes / whole.cached_bytes), whole.tiles)
         bands = {1, *range(least, min(2 * least, whole.tiles) + 1, -(-least // BAND_CHOICES))}
+        if whole.tiles >= TASKS:
+            bands.add(TASKS)
         together = range(1, free // tile_registers + 1)
         plans = [dataclasses.replace(whole, together=n, bands=b) for b in sorted(bands) for n in together]
         return min((p for p in plans if p.together <= p.band_tiles), key=WinogradPlan.cost)
@@ -270,8 +275,21 @@ class WinogradPlan:
         """Whether each thread computes bands of its own, from inputs to outputs, or all threads each band together."""
         return self.bands % TASKS == 0
 
+    @property
+    def occupied(self) -> float:
+        """How many threads' time the blocks of a band take, for each thread's worth of work, with `THREADS` of them.
+
+        It is more than 1 where they can't be shared equally: the thread that has fewer of them waits.
+        """
+        if self.bands_are_tasks or not worth_threads(self.geometry, self.isa, 1):
+            return 1
+        return -(-self.blocks // THREADS) * THREADS / self.blocks
+
     def cost(self) -> float:
-        """Return about how many instructions or cycles the convolution takes; see the module's docstring."""
+        """Return about how many instructions or cycles the convolution takes; see the module's docstring.
+
+        It is the mean of what one thread takes and of what `THREADS` take all together.
+        """
         costs, together, vectors = self._costs, self.together, self.block_vectors
         blocks, channels = self.bands * self.blocks, self.geometry.group_in
         step = costs.product * together * vectors + costs.load * (together + vectors) + costs.step
@@ -282,7 +300,8 @@ class WinogradPlan:
         inputs = self.bands * self.band_tiles * channels / self.words * costs.inputs
         fetched = costs.fetch * max(self.band_tiles * self.tile_bytes - self.cached_bytes, 0)
         phases = 1 if self.bands_are_tasks else 2 * self.bands
-        return inputs + blocks * (fetched + weights + self.groups * (products + outputs)) + phases * costs.phase
+        block = fetched + weights + self.groups * (products + outputs)
+        return inputs + (1 + self.occupied) / 2 * blocks * block + phases * costs.phase
 
     @property
     def _costs(self) -> Costs:
