@@ -221,19 +221,6 @@ def test_a_shape_that_depends_on_the_data_is_refused() -> None:
         import_test_model(b.model({"x": (1, 3)}, y))
 
 
-def test_control_flow_is_refused() -> None:
-    b = ModelBuilder()
-    branches = {}
-    for name, op_type in (("then_branch", "Relu"), ("else_branch", "Sigmoid")):
-        node = onnx.helper.make_node(op_type, ["x"], [name])
-        output = onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3])
-        branches[name] = onnx.helper.make_graph([node], name, [], [output])
-    total = b.node("ReduceSum", "x", keepdims=0)
-    condition = b.node("Greater", total, b.constant(np.float32(0)))
-    with pytest.raises(ModelError, match="If 'y': which branch is taken depends on the data"):
-        import_test_model(b.model({"x": (1, 3)}, b.node("If", condition, name="y", **branches)))
-
-
 def model_for_two_rates() -> onnx.ModelProto:
     """Return a model with two networks, of which it takes one by its input `rate`: x -> 2x if that is 8000, else 3x."""
     b = ModelBuilder()
@@ -255,8 +242,6 @@ def model_for_two_rates() -> onnx.ModelProto:
 def test_an_input_that_is_fixed_is_a_constant(tmp_path: Path, rate: int, factor: int) -> None:
     path = tmp_path / "rates.onnx"
     onnx.save(model_for_two_rates(), path)
-    with pytest.raises(ModelError, match=r"which branch is taken depends on the data; .*fix it: --fix NAME=VALUE"):
-        import_model(path)
     program = import_model(path, fixed={"rate": rate})
     assert [i.name for i in program.inputs] == ["x"]
     x = np.arange(3, dtype="float32")[None]
@@ -274,6 +259,42 @@ def test_a_model_with_an_input_fixed_is_another_model(tmp_path: Path) -> None:
     assert known[0] == import_model(tmp_path / "m.onnx").source_sha256
 
 
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_branches_whose_results_are_alike_are_both_computed(tmp_path: Path, rate: int) -> None:
+    onnx.save(model_for_two_rates(), tmp_path / "rates.onnx")
+    program = import_model(tmp_path / "rates.onnx")
+    feeds = {"x": np.arange(3, dtype="float32")[None], "rate": np.array(rate)}
+    np.testing.assert_array_equal(execute(program, feeds)["y"], run_onnx(model_for_two_rates(), feeds)[0])
+
+
+def choice(then: list[onnx.NodeProto], other: list[onnx.NodeProto], dtype: int) -> onnx.ModelProto:
+    """Return a model that takes one of two lists of nodes, which read x: [1,3] and write `then` and `other`."""
+    b = ModelBuilder()
+    results = [onnx.helper.make_tensor_value_info(name, dtype, None) for name in ("then", "other")]
+    graphs = [onnx.helper.make_graph(n, o.name, [], [o]) for n, o in zip((then, other), results, strict=True)]
+    condition = b.node("Cast", b.node("ReduceSum", "x", keepdims=0), to=TensorProto.BOOL)
+    model = b.model({"x": (1, 3)}, b.node("If", condition, name="y", then_branch=graphs[0], else_branch=graphs[1]))
+    model.graph.input[0].type.tensor_type.elem_type = dtype
+    model.graph.output[0].type.tensor_type.elem_type = dtype
+    return model
+
+
+@pytest.mark.parametrize(
+    ("then", "other", "dtype"),
+    [
+        (["Relu", "x"], ["ReduceSum", "x"], TensorProto.FLOAT),
+        (["Relu", "x"], ["Reshape", "x", "seven"], TensorProto.FLOAT),
+        (["Identity", "x"], ["Div", "x", "x"], TensorProto.INT64),
+    ],
+    ids=["other shapes", "not for this shape", "division by zero"],
+)
+def test_other_branches_are_refused(then: list[str], other: list[str], dtype: int) -> None:
+    seven = onnx.helper.make_node("Constant", [], ["seven"], value_ints=[7])
+    first, second = (helper.make_node(op, [*reads], [o]) for (op, *reads), o in ((then, "then"), (other, "other")))
+    with pytest.raises(ModelError, match=r"If 'y': which branch is taken depends on the data; .*fix it: --fix NAME=VA"):
+        import_test_model(choice([first], [seven, second], dtype))
+
+
 @pytest.mark.parametrize(
     ("fixed", "message"),
     [
@@ -281,7 +302,6 @@ def test_a_model_with_an_input_fixed_is_another_model(tmp_path: Path) -> None:
         ({"rate": 0.5}, "Input 'rate' can't be fixed to 0.5: it is of int64"),
         ({"rate": 1e30}, "can't be fixed"),
         ({"rate": float("nan")}, "can't be fixed"),
-        ({"x": 1}, "which branch is taken"),
     ],
 )
 def test_values_that_do_not_fit(tmp_path: Path, fixed: dict[str, float], message: str) -> None:

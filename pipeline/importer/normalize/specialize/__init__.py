@@ -3,7 +3,8 @@
 Before -> after:
 
     Shape arithmetic (`Shape -> Gather -> Concat -> Reshape`) becomes a constant.
-    An `If` with a constant condition becomes the branch that is taken.
+    An `If` with a constant condition becomes the branch that is taken; with another one, it becomes both branches and
+    a `Where`, if their results have the same shapes.
     A `Loop` with a constant number of iterations is unrolled.
     Calls of the model's own functions, and of operators that ONNX defines as functions, are inlined.
     Nodes of operator sets before 13 become nodes of set 13.

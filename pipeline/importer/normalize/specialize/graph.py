@@ -136,10 +136,11 @@ class SpecializedGraph:
         """Add the nodes of a branch of an If, or of one iteration of a loop, and return its outputs."""
         inner = scope | {value.name: tensor for value, tensor in zip(graph.input, inputs, strict=True)}
         self.depth += 1
-        self._add_initializers(graph, inner)
-        results = self._graph(graph, inner, opset)
-        self.depth -= 1
-        return results
+        try:
+            self._add_initializers(graph, inner)
+            return self._graph(graph, inner, opset)
+        finally:
+            self.depth -= 1
 
     def _nodes(self, nodes: Iterable[NodeProto], wanted: Iterable[str], scope: Scope, opset: int) -> None:
         for node, used in live_nodes(list(nodes), wanted):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Protocol
 
 import numpy as np
+import onnx
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from pipeline.errors import ModelError
@@ -205,10 +206,48 @@ def _compress(graph: Specializer, node: NodeProto, inputs: Results, scope: Scope
 
 def _if(graph: Specializer, node: NodeProto, inputs: Results, scope: Scope, opset: int) -> Results | None:
     condition = inputs[0]
-    if condition is None or condition.value is None:
+    if condition is None:
         return None
+    if condition.value is None:
+        return _selected(graph, node, condition, scope, opset)
     branch = attribute_of(node, "then_branch" if condition.value.any() else "else_branch", None)
     return graph.subgraph(branch, scope, opset)
+
+
+def _selected(graph: Specializer, node: NodeProto, condition: Tensor, scope: Scope, opset: int) -> Results | None:
+    """If with a condition that depends on the data becomes both branches, and Where, if their results are alike.
+
+    That is possible as nothing but results comes of a branch. Integers could be divided by a zero that the condition
+    excludes, which ends the process.
+    """
+    before = len(graph.nodes)
+    try:
+        then, other = (
+            graph.subgraph(attribute_of(node, name, None), scope, opset) for name in ("then_branch", "else_branch")
+        )
+    except ModelError:
+        # One that isn't for inputs of these shapes, and would never be taken.
+        then = other = []
+    known = {t.name: t.dtype for results in graph.made.values() for t in results if t is not None}
+    may_fail = any(n.op_type in ("Div", "Mod") and known.get(n.output[0]) not in _FLOATS for n in graph.nodes[before:])
+    alike = [(t.dtype, t.shape) for t in then] == [(t.dtype, t.shape) for t in other]
+    if not then or not alike or may_fail or any(not t.dtype or t.shape is None for t in then):
+        del graph.nodes[before:]
+        graph.made.clear()
+        return None
+    title = node_name(node)
+    empty = graph.constant(np.array([], "int64"), f"{title}.scalar")
+    inner: Scope = scope | {t.name: t for t in (condition, empty, *then, *other)}
+    scalar = helper.make_node("Reshape", [condition.name, empty.name], [f"{title}.condition"])
+    results: list[Tensor | None] = []
+    (inner[scalar.output[0]],) = graph.node(scalar, set(scalar.output), inner, max(opset, MIN_OPSET))
+    for a, b, name in zip(then, other, node.output, strict=True):
+        chosen = helper.make_node("Where", [scalar.output[0], a.name, b.name], [name or f"{title}.unread"])
+        results += graph.node(chosen, set(chosen.output), inner, max(opset, MIN_OPSET))
+    return results
+
+
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
 _MAX_TURNS = 1024
