@@ -39,7 +39,7 @@ CORRECTIONS: dict[str, Correction] = {
 BY_EFFORT: Mapping[str, frozenset[str]] = {
     "none": frozenset(),
     "fast": frozenset({"bias_correction"}),
-    "balanced": frozenset(CORRECTIONS) - {"adaround"},
+    "balanced": frozenset(CORRECTIONS) - {"adaround", "mse_ranges"},
     "best": frozenset(CORRECTIONS) - {"adaround"},
 }
 """The corrections that each effort switches on, by its name."""
