@@ -18,6 +18,7 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.gemm.lane_nest import LaneNest
 from pipeline.kernels.gemm.nest import Place
+from pipeline.kernels.isa.contract import Blocks
 from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.vectors import span
 
@@ -26,37 +27,42 @@ class BlockNest(LaneNest):
     """The nest, with accumulators of blocks of pixels and channels."""
 
     @property
+    def product(self) -> Blocks:
+        """What an instruction multiplies; values of 16 bits are multiplied as bytes."""
+        return self.plan.isa.blocks("float32" if self.dtypes[0] == "float32" else "int8")
+
+    @property
     def pixel_blocks(self) -> int:
         """How many blocks have the pixels of a tile."""
-        return self.plan.tile.mr // self.plan.isa.block_pixels
+        return self.plan.tile.mr // self.product.pixels
 
     def pixel_block(self, i: int) -> tuple[int, int]:
         """Return the number of the block that has pixel i of a tile, and the pixel's place in it."""
-        return divmod(i, self.plan.isa.block_pixels)
+        return divmod(i, self.product.pixels)
 
     @property
     def blocks_per_vector(self) -> int:
         """How many blocks have the channels of a vector."""
-        return self.plan.isa.lanes // self.plan.isa.block_channels
+        return self.plan.isa.lanes // self.product.channels
 
     @property
     def lanes_share_sums(self) -> bool:
         """Whether several lanes hold a sum together."""
-        return self.blocks_per_vector > self.plan.isa.block_pixels
+        return self.blocks_per_vector > self.product.pixels
 
     def allocate(self) -> None:
         """Declare the accumulators."""
         tile, isa = self.plan.tile, self.plan.isa
         blocks = self.pixel_blocks * tile.nv * self.blocks_per_vector
-        self.acc = register_buffer(blocks * isa.lanes, "int32")
+        self.acc = register_buffer(blocks * isa.lanes, self.dtypes[2])
 
     def start(self, place: Place) -> None:
         """Set all accumulators to the bias, or to zero where several lanes hold a sum."""
-        tile, isa, per_vector = self.plan.tile, self.plan.isa, self.blocks_per_vector
+        tile, isa, product, per_vector = self.plan.tile, self.plan.isa, self.product, self.blocks_per_vector
         for v in range(tile.nv):
             for block in range(per_vector):
-                channels = range(block * isa.block_channels, (block + 1) * isa.block_channels)
-                value = T.Shuffle([self._bias(place, v)], [*channels] * isa.block_pixels)
+                channels = range(block * product.channels, (block + 1) * product.channels)
+                value = T.Shuffle([self._bias(place, v)], [*channels] * product.pixels)
                 if self.lanes_share_sums:
                     value = T.broadcast(T.int32(0), isa.lanes)
                 for pixels in range(self.pixel_blocks):
@@ -64,11 +70,11 @@ class BlockNest(LaneNest):
 
     def add_products(self, values: Callable[[int], Any], weights: Iterator[Any], step: int) -> None:
         """Add the products of one step to all accumulators; see the base class."""
-        tile, isa = self.plan.tile, self.plan.isa
-        for block in range(tile.nv * self.blocks_per_vector):
+        together = self.product.pixels
+        for block in range(self.plan.tile.nv * self.blocks_per_vector):
             vector = next(weights)
             for number in range(self.pixel_blocks):
-                pixels = [values(number * isa.block_pixels + p) for p in range(isa.block_pixels)]
+                pixels = [values(number * together + p) for p in range(together)]
                 self.multiply_block(self.block(number, block), pixels, step, vector)
 
     def multiply_block(self, at: Any, pixels: Sequence[Any], step: int, weights: Any) -> None:
@@ -91,7 +97,8 @@ class BlockNest(LaneNest):
         """Return the sums of pixel i and vector v in a buffer of accumulators."""
         number, pixel = self.pixel_block(i)
         channels = range(v * self.blocks_per_vector, (v + 1) * self.blocks_per_vector)
-        return self.plan.isa.sum_blocks([accumulators[self.block(number, block)] for block in channels])[pixel]
+        blocks = [accumulators[self.block(number, block)] for block in channels]
+        return blocks[0] if len(blocks) == 1 else self.plan.isa.sum_blocks(blocks)[pixel]
 
     def _bias(self, place: Place, v: int) -> Any:
         return self.bias[span(place.packed + v * self.plan.isa.lanes, self.plan.isa.lanes)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.kernels.gemm.register_tile import RegisterTile, Workload
+from pipeline.kernels.isa.contract import Blocks
 
 WEIGHTS = 4
 """Vectors of weights that one instruction loads."""
@@ -105,6 +106,11 @@ class BlockWorkload(LaneWorkload):
     segments: int
     converted: bool
 
+    @property
+    def product(self) -> Blocks:
+        """What an instruction multiplies; values of 16 bits are multiplied as bytes."""
+        return self.machine.isa.blocks("float32" if self.dtype == "float32" else "int8")
+
     def choose(self) -> RegisterTile:
         """Return the tile that was measured to be the quickest, or the cheapest one, of pixels in one or two rows.
 
@@ -132,28 +138,26 @@ class BlockWorkload(LaneWorkload):
 
     @property
     def _blocks_per_vector(self) -> int:
-        return self.machine.isa.lanes // self.machine.isa.block_channels
+        return self.machine.isa.lanes // self.product.channels
 
     @property
     def _lanes_per_sum(self) -> int:
-        return self._blocks_per_vector // self.machine.isa.block_pixels
+        return self._blocks_per_vector // self.product.pixels
 
     def fits(self, tile: RegisterTile) -> bool:
         """Return whether pixels fill their blocks, and whether all that lives at once has a register."""
-        isa = self.machine.isa
-        return tile.mr % isa.block_pixels == 0 and super().fits(tile)
+        return tile.mr % self.product.pixels == 0 and super().fits(tile)
 
     def loads_together(self, tile: RegisterTile) -> int:
         """Return 2 if there are registers for two loads of each pixel, else 1."""
         return 2 if self._live(tile) + tile.mr - WEIGHTS <= self.machine.isa.registers else 1
 
     def _live(self, tile: RegisterTile) -> int:
-        isa = self.machine.isa
-        temporaries = SHARED_SUM_TEMPORARIES if self._lanes_per_sum > 1 else int(isa.block_pixels > 1)
+        temporaries = SHARED_SUM_TEMPORARIES if self._lanes_per_sum > 1 else int(self.product.pixels > 1)
         return tile.mr * tile.nv * self._lanes_per_sum + tile.mr + 2 * WEIGHTS + temporaries + self.converted
 
     def _prepare(self, tile: RegisterTile) -> int:
-        return tile.mr * (self.converted + (self.machine.isa.block_pixels > 1))
+        return tile.mr * (self.converted + (self.product.pixels > 1))
 
     def _products(self, tile: RegisterTile) -> int:
         sums = tile.mr * tile.nv * self._lanes_per_sum
@@ -178,7 +182,7 @@ class WordWorkload(BlockWorkload):
         return super()._live(tile) + tile.mr * tile.nv * self._lanes_per_sum + tile.mr + WORD_TEMPORARIES
 
     def _prepare(self, tile: RegisterTile) -> int:
-        return tile.mr * (CUT_INSTRUCTIONS + 2 * (self.machine.isa.block_pixels > 1))
+        return tile.mr * (CUT_INSTRUCTIONS + 2 * (self.product.pixels > 1))
 
     def _products(self, tile: RegisterTile) -> int:
         return 2 * super()._products(tile)

@@ -5,7 +5,7 @@ values and weights: tiles may be larger, and where an instruction multiplies pai
 the loop. Each tile's columns of a row of the input are a *panel*, those that neighbours share in both, and copied
 before all products, as other values lie between them in NHWC:
 
-    [row of the input][tile in a row][step of the channels][column modulo stride][column][block_depth values]
+    [row of the input][tile in a row][step of the channels][column modulo stride][column][values of a step]
 
     for row of the kernel, column of the kernel:
         for some steps of the channels:            unrolled
@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.gemm.block_nest import BlockNest
@@ -36,34 +37,39 @@ class PanelNest(BlockNest):
     @property
     def layout(self) -> Panels:
         """The order of the copied activations."""
-        return Panels(self.plan.geometry, self.plan.isa, self.plan.tile)
+        return Panels(self.plan.geometry, self.product, self.plan.tile)
+
+    @property
+    def panel_dtype(self) -> str:
+        """The dtype of copied activations."""
+        return "float32" if self.dtypes[0] == "float32" else "int8"
 
     def prepare(self, loop: Callable[[int], Any]) -> None:
         """Copy the activations."""
-        g, layout, load_bytes = self.plan.geometry, self.layout, self.plan.isa.load_bytes
+        g, layout, loaded = self.plan.geometry, self.layout, self.product.loaded
         rows = g.batch * g.height
         # The last load of a step may go beyond it.
-        size = rows * self.tiles * layout.values + load_bytes
-        self.panels = T.alloc_buffer((size,), "int8")
+        size = rows * self.tiles * layout.values + loaded
+        self.panels = T.alloc_buffer((size,), self.panel_dtype)
         with loop(rows * self.tiles) as panel:
             column = tails.start(panel % self.tiles, self.plan.tile.columns, g.out_width) * g.strides[1]
             x = (panel // self.tiles * g.width + column) * g.group_in
-            with T.serial(-(-g.group_in // load_bytes)) as k:
-                channel = tails.start(k, load_bytes, g.group_in)
+            with T.serial(-(-g.group_in // loaded)) as k:
+                channel = tails.start(k, loaded, g.group_in)
                 self._copy(x + channel, panel * layout.values + channel // layout.depth * layout.step_values)
 
     def _copy(self, x: Any, y: Any) -> None:
-        """Copy `load_bytes` channels of a panel's columns: from x, in NHWC, to y."""
-        g, layout, load_bytes = self.plan.geometry, self.layout, self.plan.isa.load_bytes
-        together = load_bytes // layout.depth
+        """Copy as many channels of a panel's columns as a load brings: from x, in NHWC, to y."""
+        g, layout, loaded = self.plan.geometry, self.layout, self.product.loaded
+        together = loaded // layout.depth
         for phase, count in enumerate(layout.columns):
             for first in range(0, count, together):
                 columns = [min(c, count - 1) * g.strides[1] + phase for c in range(first, first + together)]
                 # Else LLVM would load them again after each store, which might have changed them.
-                vectors = [T.bind(self.activations(self.x[span(x + c * g.group_in, load_bytes)])) for c in columns]
+                vectors = [T.bind(self.activations(self.x[span(x + c * g.group_in, loaded)])) for c in columns]
                 at = y + (phase * layout.phase_columns + first) * layout.depth
                 for step, vector in enumerate(_transposed(vectors, layout.depth)):
-                    T.buffer_store(self.panels, vector, [span(at + step * layout.step_values, load_bytes)])
+                    T.buffer_store(self.panels, vector, [span(at + step * layout.step_values, loaded)])
 
     def use_buffers(self, other: Nest) -> None:
         """Read and write what another nest reads and writes."""
@@ -83,17 +89,18 @@ class PanelNest(BlockNest):
     def pixel_block(self, i: int) -> tuple[int, int]:
         """Return the number of the block that has pixel i of a tile, and the pixel's place in it."""
         line, column = divmod(i, self.plan.tile.columns)
-        number, place = divmod(column, self.plan.isa.block_pixels)
+        number, place = divmod(column, self.product.pixels)
         return line * self._line_blocks + number, place
 
     @property
     def _line_blocks(self) -> int:
-        return -(-self.plan.tile.columns // self.plan.isa.block_pixels)
+        return -(-self.plan.tile.columns // self.product.pixels)
 
     def start(self, place: Place) -> None:
         """Set all accumulators to the bias, loaded for each pixel, as one load takes the place of several copies."""
         tile, isa = self.plan.tile, self.plan.isa
-        if isa.block_pixels > 1:
+        if self.product.pixels > 1 or self.dtypes[2] == "float32":
+            # float32 is loaded into neighbouring registers, where LLVM wouldn't keep so many sums.
             super().start(place)
             return
         for first in range(0, tile.nv, LOADED):
@@ -116,7 +123,7 @@ class PanelNest(BlockNest):
         row_values = g.dilation[0] * self.tiles * layout.values
         together, steps = self.plan.loads_together, layout.steps
         line_values = g.strides[0] * self.tiles * layout.values
-        distance = self.plan.isa.distance(layout.loads, layout.step_values)
+        distance = self.plan.isa.distance(layout.loads, layout.step_values * np.dtype(self.panel_dtype).itemsize)
         with T.serial(g.kernel[0]) as ky, T.serial(g.kernel[1]) as kx:
             x = place.x + ky * row_values + layout.column(kx * g.dilation[1])
             lines = [self.plan.isa.stream(self.panels, x + n * line_values) for n in range(self.plan.tile.lines)]
@@ -134,27 +141,39 @@ class PanelNest(BlockNest):
                 stream.wait(self._all_sums())
 
     def _all_sums(self) -> list[Any]:
-        """Return all accumulators."""
+        """Return all accumulators, as int32."""
         blocks = range(self.plan.tile.nv * self.blocks_per_vector)
-        return [self.acc[self.block(pixels, block)] for pixels in range(self.pixel_blocks) for block in blocks]
+        sums = [self.acc[self.block(pixels, block)] for pixels in range(self.pixel_blocks) for block in blocks]
+        if self.dtypes[2] == "int32":
+            return sums
+        return [T.reinterpret(f"int32x{self.plan.isa.lanes}", each) for each in sums]
 
     def _add(self, loaded: list[list[Any]], weights: Iterator[Any]) -> None:
         """Add the products of a step: of the vectors of each line, and of the next weights."""
-        isa, tile = self.plan.isa, self.plan.tile
-        together, dtype = isa.load_bytes // isa.block_depth, f"{isa.activation_dtype}x{isa.load_bytes}"
+        tile, product = self.plan.tile, self.product
+        together = product.loaded // product.depth
         for block in range(tile.nv * self.blocks_per_vector):
             vector = next(weights)
             for line, values in enumerate(loaded):
-                for column in range(0, tile.columns, isa.block_pixels):
+                for column in range(0, tile.columns, product.pixels):
                     at = self.block(self.pixel_block(line * tile.columns + column)[0], block)
-                    pixels = T.reinterpret(dtype, values[column // together])
-                    product = isa.multiply_neighbours(self.acc[at], pixels, column % together, vector)
-                    T.buffer_store(self.acc, product, [at])
+                    pixels = values[column // together]
+                    T.buffer_store(self.acc, self._product(self.acc[at], pixels, column % together, vector), [at])
+
+    def _product(self, acc: Any, values: Any, first: int, weights: Any) -> Any:
+        """Return an accumulator plus the products of the pixels from number `first` on, of those in a vector."""
+        isa = self.plan.isa
+        if self.dtypes[0] == "float32":
+            return isa.multiply_add(acc, T.Shuffle([values], [first]), weights)
+        pixels = T.reinterpret(f"{isa.activation_dtype}x{isa.load_bytes}", values)
+        return isa.multiply_neighbours(acc, pixels, first, weights)
 
 
 def _transposed(vectors: list[Any], depth: int) -> list[Any]:
-    """Return vectors of bytes, one of each pixel, as one for each `depth` values, with those of all pixels."""
+    """Return vectors, one of each pixel, as one for each `depth` values, with those of all pixels."""
     count = len(vectors)
+    if depth == 1:
+        return [T.Shuffle(vectors, [pixel * count + step for pixel in range(count)]) for step in range(count)]
     words = [T.reinterpret(vector_type(f"int{8 * depth}", count), v) for v in vectors]
     return [
         T.reinterpret(f"int8x{count * depth}", T.Shuffle(words, [pixel * count + step for pixel in range(count)]))

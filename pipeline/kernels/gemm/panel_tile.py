@@ -8,16 +8,21 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.kernels.gemm.geometry import Geometry
 from pipeline.kernels.gemm.lane_tile import (
     BLOCK_FINISH_INSTRUCTIONS,
     BLOCK_TILE_INSTRUCTIONS,
+    FINISH_INSTRUCTIONS,
+    TILE_INSTRUCTIONS,
     BlockWorkload,
+    LaneWorkload,
 )
 from pipeline.kernels.gemm.register_tile import MAX_MR, MAX_NV, RegisterTile, tail_vectors
-from pipeline.kernels.isa.contract import Capability, InstructionSet
+from pipeline.kernels.isa.contract import Blocks, Capability, InstructionSet
+
+AnyWorkload = TypeVar("AnyWorkload", bound=LaneWorkload)
 
 LEAST_STEPS, MOST_STEPS = 4, 16
 """Steps in the body of a loop, if so many divide all; else there are some behind the loop."""
@@ -47,18 +52,18 @@ class Panels:
 
     Attributes:
         geometry: of the operation.
-        isa: the instruction set.
+        product: what an instruction multiplies.
         tile: the register tile.
     """
 
     geometry: Geometry
-    isa: InstructionSet
+    product: Blocks
     tile: RegisterTile
 
     @property
     def depth(self) -> int:
         """How many values of a pixel a step takes in."""
-        return self.isa.block_depth
+        return self.product.depth
 
     @property
     def steps(self) -> int:
@@ -77,7 +82,7 @@ class Panels:
     @property
     def phase_columns(self) -> int:
         """For how many columns there is room for each remainder: whole vectors."""
-        together = self.isa.load_bytes // self.depth
+        together = self.product.loaded // self.depth
         return -(-max(self.columns) // together) * together
 
     @property
@@ -93,7 +98,7 @@ class Panels:
     @property
     def loads(self) -> int:
         """How many vectors hold a step's values of a tile's row."""
-        return -(-self.tile.columns * self.depth // self.isa.load_bytes)
+        return -(-self.tile.columns * self.depth // self.product.loaded)
 
     def column(self, offset: Any) -> Any:
         """Return where the column is that is `offset`, a TIR expression, behind the first one of a tile."""
@@ -101,14 +106,14 @@ class Panels:
         return (offset % stride * self.phase_columns + offset // stride) * self.depth
 
 
-def fits_panels(geometry: Geometry, isa: InstructionSet) -> bool:
-    """Return whether activations can be copied to panels, and all of them are needed."""
-    g = geometry
+def fits_panels(geometry: Geometry, isa: InstructionSet, dtype: str) -> bool:
+    """Return whether activations of a dtype can be copied to panels, and all of them are needed."""
+    g, product = geometry, isa.blocks(dtype)
     return (
-        isa.has(Capability.NEIGHBOUR_PRODUCTS)
+        (isa.has(Capability.NEIGHBOUR_PRODUCTS) or dtype == "float32")
         and g.groups == 1
-        and g.group_in >= isa.load_bytes
-        and g.group_in % isa.block_depth == 0
+        and g.group_in >= product.loaded > 0
+        and g.group_in % product.depth == 0
         and all(kernel >= stride for kernel, stride in zip(g.kernel, g.strides, strict=True))
     )
 
@@ -159,8 +164,8 @@ class PanelWorkload(BlockWorkload):
         columns = -(-self.pixels // tile.columns)
         lines = -(-self.rows // tile.lines) / self.rows
         products = lines * columns * (whole * self._tile_cycles(tile) + tail)
-        # `load_bytes` channels are copied at once; the last ones twice, where these don't divide them.
-        pieces = -(-g.group_in // self.machine.isa.load_bytes)
+        # What a load brings is copied at once; the last channels twice, where that doesn't divide them.
+        pieces = -(-g.group_in // self.product.loaded)
         copied = g.height / g.out_height * columns * pieces * (panels.step_values // panels.depth)
         return products + COPY_INSTRUCTIONS * copied
 
@@ -168,11 +173,14 @@ class PanelWorkload(BlockWorkload):
         taps, steps, together = math.prod(self.geometry.kernel), self._panels(tile).steps, self.loads_together(tile)
         loads = tile.lines + -(-tile.nv * self._blocks_per_vector // LOADED)
         step = self._sums(tile) + loads + LOOP_INSTRUCTIONS / together
-        finish = BLOCK_TILE_INSTRUCTIONS + BLOCK_FINISH_INSTRUCTIONS * self.finished_vectors(tile)
+        begin, finish_vector = BLOCK_TILE_INSTRUCTIONS, BLOCK_FINISH_INSTRUCTIONS
+        if self.dtype == "float32":
+            begin, finish_vector = TILE_INSTRUCTIONS, FINISH_INSTRUCTIONS
+        finish = begin + finish_vector * self.finished_vectors(tile)
         return taps * (steps * step + TAP_INSTRUCTIONS) + finish
 
     def _panels(self, tile: RegisterTile) -> Panels:
-        return Panels(self.geometry, self.machine.isa, tile)
+        return Panels(self.geometry, self.product, tile)
 
     def _live(self, tile: RegisterTile) -> int:
         """Return how many registers accumulators, values and weights take."""
@@ -181,11 +189,12 @@ class PanelWorkload(BlockWorkload):
 
     def _sums(self, tile: RegisterTile) -> int:
         """Return how many registers hold the sums of a tile."""
-        blocks = -(-tile.columns // self.machine.isa.block_pixels)
+        blocks = -(-tile.columns // self.product.pixels)
         return tile.lines * blocks * tile.nv * self._blocks_per_vector
 
 
-def cheaper(blocks: BlockWorkload, panels: PanelWorkload) -> BlockWorkload:
+def cheaper(blocks: AnyWorkload, panels: PanelWorkload) -> AnyWorkload | PanelWorkload:
     """Return whichever of two workloads has the cheaper tile, or the one that a tile was measured for."""
-    tuned = [w for w in (blocks, panels) if w.key in w.machine.tuned]
-    return min(tuned or [blocks, panels], key=lambda w: w.cycles(w.choose()))
+    both: list[AnyWorkload | PanelWorkload] = [blocks, panels]
+    tuned = [w for w in both if w.key in w.machine.tuned]
+    return min(tuned or both, key=lambda w: w.cycles(w.choose()))

@@ -137,8 +137,8 @@ def make_plan(geometry: Geometry, machine: Machine, depth: int, dtype: str) -> P
     workload = make_workload(geometry, machine, depth, dtype)
     g = geometry.flattened().merged(machine.isa.lanes)
     together = _steps_per_load(g, machine.isa, dtype)
-    tile = workload.choose()
-    return Plan(g, machine, depth, tile, workload.vectors, together, workload.loads_together(tile))
+    tile, panels = workload.choose(), isinstance(workload, PanelWorkload)
+    return Plan(g, machine, depth, tile, workload.vectors, together, workload.loads_together(tile), panels=panels)
 
 
 def make_workload(geometry: Geometry, machine: Machine, depth: int, dtype: str) -> Workload:
@@ -148,7 +148,10 @@ def make_workload(geometry: Geometry, machine: Machine, depth: int, dtype: str) 
     shape = (g.out_width, g.group_out, g.groups * g.group_out, steps, dtype, machine)
     together = _steps_per_load(g, machine.isa, dtype)
     if together > 1:
-        return LaneWorkload(*shape, together)
+        lanes = LaneWorkload(*shape, together)
+        if not fits_panels(g, machine.isa, dtype):
+            return lanes
+        return cheaper(lanes, PanelWorkload(*shape, together, g.out_height, math.prod(g.segments), False, g))
     return make_vector_workload(*shape)
 
 
@@ -194,4 +197,4 @@ def make_block_workload(geometry: Geometry, machine: Machine, stored: str) -> Bl
     if stored == "int16":
         return WordWorkload(*shape)
     blocks = BlockWorkload(*shape)
-    return cheaper(blocks, PanelWorkload(*shape, g)) if fits_panels(g, isa) else blocks
+    return cheaper(blocks, PanelWorkload(*shape, g)) if fits_panels(g, isa, "int8") else blocks

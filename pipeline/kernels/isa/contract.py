@@ -65,6 +65,22 @@ class Capability(Enum):
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """What an instruction multiplies.
+
+    Attributes:
+        pixels, channels: so many by so many at once.
+        depth: how many products it adds to each sum.
+        loaded: how many values of a pixel a load brings; see `InstructionSet.load_bytes`.
+    """
+
+    pixels: int
+    channels: int
+    depth: int
+    loaded: int
+
+
+@dataclass(frozen=True)
 class InstructionSet:
     """The sizes of an instruction set's registers, and the few operations that kernels consist of.
 
@@ -134,6 +150,12 @@ class InstructionSet:
     def activation_dtype(self) -> str:
         """The dtype in which `dot` takes activations."""
         return "int8" if self.activation_offset else "uint8"
+
+    def blocks(self, dtype: str) -> Blocks:
+        """Return what `multiply_block` multiplies, int8, or what `multiply_add` does, float32."""
+        if dtype == "float32":
+            return Blocks(1, self.lanes, 1, self.load_bytes // 4)
+        return Blocks(self.block_pixels, self.block_channels, self.block_depth, self.load_bytes)
 
     def has(self, *capabilities: Capability) -> bool:
         """Return whether this instruction set has all of some capabilities."""

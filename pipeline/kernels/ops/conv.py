@@ -131,8 +131,8 @@ def _depth(operation: Operation, isa: InstructionSet) -> tuple[int, str]:
 def _built(plan: Plan, dtypes: tuple[str, str, str], epilogue: Epilogue, *, in_blocks: bool = False) -> tirx.PrimFunc:
     # A model has equal layers, and is lowered several times, with other constants.
     lanes = LaneNest if plan.steps_per_load > 1 else Nest
-    blocks = WordNest if dtypes[0] == "int16" else PanelNest if plan.panels else BlockNest
-    return (blocks if in_blocks else lanes)(plan, dtypes, epilogue).build()
+    blocks = WordNest if dtypes[0] == "int16" else BlockNest
+    return (PanelNest if plan.panels else blocks if in_blocks else lanes)(plan, dtypes, epilogue).build()
 
 
 def fills_matrices(operation: Operation) -> bool:
