@@ -35,7 +35,7 @@ Array = npt.NDArray[Any]
 ROWS = 96
 """How many vectors of operands a primitive is tried on at once."""
 
-NO_PRIMITIVES = {"emit", "extending", "functions", "has", "iterations", "lineage", "release"}
+NO_PRIMITIVES = {"blocks", "emit", "extending", "functions", "has", "iterations", "lineage", "release"}
 """Methods of instruction sets that compute nothing by themselves."""
 
 
