@@ -28,8 +28,8 @@ class BlockNest(LaneNest):
 
     @property
     def product(self) -> Blocks:
-        """What an instruction multiplies; values of 16 bits are multiplied as bytes."""
-        return self.plan.isa.blocks("float32" if self.dtypes[0] == "float32" else "int8")
+        """What an instruction multiplies."""
+        return self.plan.isa.blocks(self.dtypes[0])
 
     @property
     def pixel_blocks(self) -> int:

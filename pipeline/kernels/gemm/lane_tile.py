@@ -108,8 +108,8 @@ class BlockWorkload(LaneWorkload):
 
     @property
     def product(self) -> Blocks:
-        """What an instruction multiplies; values of 16 bits are multiplied as bytes."""
-        return self.machine.isa.blocks("float32" if self.dtype == "float32" else "int8")
+        """What an instruction multiplies."""
+        return self.machine.isa.blocks(self.dtype)
 
     def choose(self) -> RegisterTile:
         """Return the tile that was measured to be the quickest, or the cheapest one, of pixels in one or two rows.

@@ -152,7 +152,7 @@ class InstructionSet:
         return "int8" if self.activation_offset else "uint8"
 
     def blocks(self, dtype: str) -> Blocks:
-        """Return what `multiply_block` multiplies, int8, or what `multiply_add` does, float32."""
+        """Return what `multiply_add` multiplies, float32, or `multiply_block`, for all others."""
         if dtype == "float32":
             return Blocks(1, self.lanes, 1, self.load_bytes // 4)
         return Blocks(self.block_pixels, self.block_channels, self.block_depth, self.load_bytes)
