@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.kernels.gemm import pair_plan
-from pipeline.kernels.gemm.pairing import STEP, WINDOW, Pairing, pair
+from pipeline.kernels.gemm.pairing import STEP, WINDOW, Pairing, arrange, pair
 from pipeline.kernels.isa import instruction_set
 from pipeline.kernels.isa.x86.vectors import PairwiseInstructionSet
 from tests.kernels.convolutions import Convolution
@@ -38,27 +38,28 @@ def drawn_weights(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return (normal, extreme, np.where(random.random(shape) < 0.2, extreme, normal), same)[kind].astype("int8")
 
 
-def steps(weights: Array, pairing: Pairing) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def steps(weights: Array, pairing: Pairing) -> tuple[Array, Array]:
     """Return weights in pairs, [blocks, lanes, pairs, 2], and which input each place takes, [blocks, pairs, 2]."""
     blocks, lanes, windows, _ = weights.shape
-    regular = np.arange(windows)[:, np.newaxis] * WINDOW + pairing.order.astype("int64")
-    extra = pairing.extra_windows[..., np.newaxis] * WINDOW + pairing.extra_order
-    inputs = np.concatenate([regular.reshape(blocks, -1), extra.reshape(blocks, -1)], axis=1)
-    used = np.concatenate([pairing.used.reshape(blocks, -1), pairing.extra_used.reshape(blocks, -1)], axis=1)
-    flat = weights.reshape(blocks, lanes, -1).astype("int64")
-    placed = np.take_along_axis(flat, np.broadcast_to(inputs[:, np.newaxis], (blocks, lanes, inputs.shape[1])), axis=2)
-    return (placed * used[:, np.newaxis]).reshape(blocks, lanes, -1, 2), np.where(used, inputs, -1)
+    ordered, extra = arrange(weights, pairing)
+    regular_inputs = np.arange(windows)[:, np.newaxis] * WINDOW + pairing.order.astype("int64")
+    extra_inputs = pairing.extra_windows[..., np.newaxis] * WINDOW + pairing.extra_order
+    inputs = np.concatenate([regular_inputs.reshape(blocks, -1), extra_inputs.reshape(blocks, -1)], axis=1)
+    values = np.concatenate([ordered.reshape(blocks, lanes, -1), extra.reshape(blocks, lanes, -1)], axis=2)
+    return values.reshape(blocks, lanes, -1, 2), inputs.reshape(blocks, -1, 2)
 
 
 @given(seed=SEEDS, blocks=st.integers(1, 3), lanes=st.integers(1, 24), windows=st.integers(1, 5))
 @settings(max_examples=50)
-def test_pairs_fit_16_bits_and_every_input_counts_once(seed: int, blocks: int, lanes: int, windows: int) -> None:
+def test_pairs_fit_16_bits_and_every_weight_counts_once(seed: int, blocks: int, lanes: int, windows: int) -> None:
     weights = drawn_weights(np.random.default_rng(seed), (blocks, lanes, windows, WINDOW))
     pairs, inputs = steps(weights, pair(weights))
-    assert (255 * np.maximum(pairs, 0).sum(axis=-1) < 2**15).all()
-    assert (255 * np.minimum(pairs, 0).sum(axis=-1) >= -(2**15)).all()
-    for row in inputs:
-        assert sorted(row[row >= 0]) == list(range(windows * WINDOW))
+    assert (255 * np.maximum(pairs.astype("int64"), 0).sum(axis=-1) < 2**15).all()
+    assert (255 * np.minimum(pairs.astype("int64"), 0).sum(axis=-1) >= -(2**15)).all()
+    for block, (values, places) in enumerate(zip(pairs, inputs, strict=True)):
+        counted = np.zeros((lanes, windows * WINDOW), "int64")
+        np.add.at(counted, (slice(None), places.reshape(-1)), values.reshape(lanes, -1))
+        np.testing.assert_array_equal(counted, weights[block].reshape(lanes, -1))
 
 
 def test_inputs_that_find_partners_need_no_extra_steps() -> None:
@@ -66,9 +67,13 @@ def test_inputs_that_find_partners_need_no_extra_steps() -> None:
     assert pair(weights).extra == 0
 
 
-def test_inputs_that_find_none_are_alone_in_their_pairs() -> None:
-    pairing = pair(np.full((1, 8, 1, WINDOW), 127, "int8"))
+def test_what_is_too_much_for_a_pair_goes_to_extra_steps() -> None:
+    weights = np.full((1, 8, 1, WINDOW), 127, "int8")
+    pairing = pair(weights)
+    ordered, extra = arrange(weights, pairing)
     assert pairing.extra == WINDOW // STEP
+    assert sorted(set(ordered.reshape(-1).tolist())) == [1, 127]
+    assert sorted(set(extra.reshape(-1).tolist())) == [0, 126]
 
 
 def perfect_matchings(edges: Sequence[Set[int]], free: tuple[int, ...]) -> Iterator[list[int]]:
@@ -90,7 +95,7 @@ def test_windows_are_in_the_order_of_their_smallest_perfect_matching(seed: int, 
     smallest = next(perfect_matchings(edges, tuple(range(WINDOW))), None)
     pairing = pair(weights.astype("int8"))
     if smallest is None:
-        assert not pairing.used.all()
+        assert pairing.used_extra.all()
     else:
         assert pairing.order.reshape(-1).tolist() == smallest
 

@@ -11,9 +11,10 @@ that stays in the first-level cache:
         register tile, from the arranged activations
 
 Weights of extra steps are apart from the others. The order of a block's inputs is stored as shuffles take it; behind it
-stand the places where extra steps find their inputs, and the numbers of steps and of extra ones:
+stand the orders of extra steps, each with the place where it finds its inputs, and the numbers of steps and of extra
+ones:
 
-    [windows][16] [extra steps][16] [extra steps] int32 [2] int32
+    [windows][16] [extra steps]([4], int32) [2] int32
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tvm.script.ir_builder import tirx as T
 from pipeline.kernels.gemm.epilogue import Epilogue
 from pipeline.kernels.gemm.micro_kernel import accumulate
 from pipeline.kernels.gemm.nest import PREFETCH_DISTANCE, Nest, Place
-from pipeline.kernels.gemm.pair_plan import COUNTS, INT_BYTES, PairPlan
+from pipeline.kernels.gemm.pair_plan import COUNTS, EXTRA_BYTES, INT_BYTES, PairPlan
 from pipeline.kernels.gemm.pairing import STEP, WINDOW
 from pipeline.kernels.isa.x86.vectors import PairwiseInstructionSet
 from pipeline.kernels.lib import tails
@@ -135,17 +136,22 @@ class PairNest(Nest):
                 self._shuffle(orders, first + whole, x + g.segment_length - WINDOW, 1)
         if plan.extra > 0:
             with T.serial(self._extra_steps(orders)) as e:
-                order = orders + (plan.all_windows + e) * WINDOW
-                offset = self._read_int(orders + (plan.all_windows + plan.extra) * WINDOW + e * INT_BYTES)
-                self._store_shuffled(order, place.x + offset, (self.total_steps + e) * STEP, WINDOW, STEP)
+                order = orders + plan.all_windows * WINDOW + e * EXTRA_BYTES
+                x = place.x + self._read_int(order + STEP)
+                self._store_shuffled(self._order(order, STEP), x, (self.total_steps + e) * STEP, WINDOW, STEP)
 
     def _shuffle(self, orders: Any, window: Any, x: Any, count: int) -> None:
         """Arrange `count` neighbouring windows of all pixels."""
-        self._store_shuffled(orders + window * WINDOW, x, window * WINDOW, count * WINDOW, count * WINDOW)
+        order = self._order(orders + window * WINDOW, count * WINDOW)
+        self._store_shuffled(order, x, window * WINDOW, count * WINDOW, count * WINDOW)
+
+    def _order(self, at: Any, length: int) -> Any:
+        """Return a vector that begins with some places' inputs."""
+        return repeated(self.orders[span(at, length)], STEP * self.isa.lanes)
 
     def _store_shuffled(self, order: Any, x: Any, at: Any, taken: int, stored: int) -> None:
+        """Load `taken` values of all pixels, and store the first ones of their order."""
         vector = STEP * self.isa.lanes
-        order = repeated(self.orders[span(order, taken)], vector)
         for i in range(self.plan.tile.mr):
             values = repeated(self.x[span(x + self.input_offset(i), taken)], vector)
             shuffled = part(self.isa.shuffle(values, order), 0, stored)

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.kernels.gemm.geometry import Geometry
 from pipeline.kernels.gemm.packing import cut_weights
-from pipeline.kernels.gemm.pairing import STEP, WINDOW, Array, Pairing, pair
+from pipeline.kernels.gemm.pairing import STEP, WINDOW, Array, Pairing, arrange, pair
 from pipeline.kernels.gemm.plan import Plan, make_workload
 from pipeline.kernels.gemm.register_tile import RegisterTile, Workload
 from pipeline.kernels.isa.x86.vectors import PairwiseInstructionSet
@@ -24,6 +24,9 @@ from pipeline.kernels.machine import Machine
 
 INT_BYTES = 4
 """Of an int32 behind the order of inputs."""
+
+EXTRA_BYTES = STEP + INT_BYTES
+"""Of an extra step there: its order, and where its window begins."""
 
 COUNTS = 2
 """How many numbers of steps stand at the end."""
@@ -83,7 +86,7 @@ class PairPlan(Plan):
     @property
     def order_bytes(self) -> int:
         """Bytes of the order of a channel block's inputs; see `pair_nest`."""
-        size = (self.all_windows + self.extra) * WINDOW + (self.extra + COUNTS) * INT_BYTES
+        size = self.all_windows * WINDOW + self.extra * EXTRA_BYTES + COUNTS * INT_BYTES
         return -(-size // WINDOW) * WINDOW
 
     @property
@@ -183,24 +186,16 @@ def pack_pairs(plan: PairPlan, pairing: Pairing, weight: Array) -> tuple[Array, 
     """Return weights, the order of their inputs, and weights of extra steps, as the nest reads them: see `pair_nest`.
 
     The first ones have no more values than the layer, apart from lanes and places without an input. The others can be
-    compressed: there are few different orders, and extra steps are mostly zeros.
+    compressed: an order takes little more than a byte, and extra steps are mostly zeros.
     """
     cut = cut_weights(plan, weight, WINDOW)
-    blocks = np.arange(len(cut))[:, np.newaxis]
-    ordered = (
-        np.take_along_axis(cut, pairing.order[:, np.newaxis].astype("int64"), axis=-1) * pairing.used[:, np.newaxis]
-    )
-    extra = cut[blocks, :, pairing.extra_windows]
-    extra = np.take_along_axis(extra, pairing.extra_order[:, :, np.newaxis].astype("int64"), axis=-1)
-    extra = extra * pairing.extra_used[:, :, np.newaxis]
-    offsets = np.ascontiguousarray(plan.window_offsets()[pairing.extra_windows])
-    whole = np.zeros((*pairing.extra_windows.shape, WINDOW), "uint8")
-    whole[..., :STEP] = pairing.extra_order
+    ordered, extra = arrange(cut, pairing)
+    offsets = plan.window_offsets()[pairing.extra_windows][..., np.newaxis]
+    extra_steps = np.concatenate([pairing.extra_order, np.ascontiguousarray(offsets).view("uint8")], axis=-1)
     used = pairing.used_extra
     counts = np.stack([np.full_like(used, plan.total_steps), used], axis=-1).astype("int32")
-    parts = [x.reshape(len(cut), -1).view("uint8") for x in (pairing.order, whole, offsets)]
-    front = np.concatenate(parts, axis=1)
+    front = np.concatenate([each.reshape(len(cut), -1) for each in (pairing.order, extra_steps)], axis=1)
     front = np.pad(front, ((0, 0), (0, plan.order_bytes - COUNTS * INT_BYTES - front.shape[1])))
     orders = np.concatenate([front, counts.view("uint8")], axis=1)
     steps = ordered.reshape(*cut.shape[:2], -1, STEP).transpose(0, 2, 1, 3)
-    return steps.astype("int8").reshape(-1), orders.reshape(-1), extra.astype("int8").reshape(-1)
+    return steps.reshape(-1), orders.reshape(-1), extra.transpose(0, 2, 1, 3).reshape(-1)

@@ -3,8 +3,9 @@
 Such an instruction is exact for two weights whose sum is at most `LARGEST_SUM` in magnitude, whatever the activations
 are; weights of different signs always are. Which two inputs meet is free: a *window* of 16 neighbouring inputs can be
 put into any order. So inputs are vertices of a graph, with an edge between those that may meet in every lane of a
-block, and pairs are a matching in it. Weights of real networks have perfect matchings nearly everywhere. An input that
-finds no partner is alone in its pair, and what then doesn't fit the window's eight pairs goes to *extra* steps.
+block, and pairs are a matching in it. Weights of real networks have perfect matchings nearly everywhere. Inputs that
+find no partner are paired with each other nevertheless: of the second one's weight, each lane takes as much as the sum
+allows, and the remainder, which is zero in most lanes, goes to an *extra* step, where the input stands once more.
 
 Of all perfect matchings of a window, the *smallest* is taken: its lowest input has the lowest partner that leaves the
 others one, and so on. A library then has an order compressed to some two bytes at most (`library.compression`): the
@@ -33,6 +34,9 @@ STEP = 4
 LARGEST_SUM = 128
 """Of two weights: 255 times as much is less than 2**15."""
 
+EXTRA_INPUTS = STEP // 2
+"""Inputs in an extra step, each alone in a pair."""
+
 EXTRA_STEPS = 4
 """Blocks have a multiple of so many extra steps, of which the last ones may be empty: layers of equal sizes then mostly
 have the same kernel.
@@ -60,16 +64,15 @@ class Pairing:
 
     Attributes:
         order: [blocks, windows, WINDOW] uint8, which input of a window stands in each place.
-        used: [blocks, windows, WINDOW] bool, whether it counts there; some that are alone in a pair stand beside an
-            input that counts elsewhere.
         extra_windows: [blocks, extra] int, which window each extra step takes its inputs from.
-        extra_order, extra_used: the same as `order` and `used` of extra steps, [blocks, extra, STEP].
+        extra_places: [blocks, extra, EXTRA_INPUTS] int, where the inputs of each extra step stand in their windows;
+            each is the first one of a pair there, beside nothing.
+        extra_used: the same shape, bool, whether there is an input.
     """
 
     order: Array
-    used: Array
     extra_windows: Array
-    extra_order: Array
+    extra_places: Array
     extra_used: Array
 
     @property
@@ -82,6 +85,13 @@ class Pairing:
         """Number of extra steps that aren't empty, which are the first ones: [blocks] int."""
         return np.asarray(self.extra_used.any(axis=-1).sum(axis=-1))
 
+    @property
+    def extra_order(self) -> Array:
+        """Which input of a window stands in each place of an extra step: [blocks, extra, STEP] uint8."""
+        blocks = np.arange(len(self.order))[:, np.newaxis, np.newaxis]
+        inputs = self.order[blocks, self.extra_windows[..., np.newaxis], self.extra_places] * self.extra_used
+        return np.asarray(np.stack([inputs, np.zeros_like(inputs)], axis=-1).reshape(*inputs.shape[:2], STEP))
+
 
 def pair(weights: Array) -> Pairing:
     """Return how inputs are paired.
@@ -91,39 +101,50 @@ def pair(weights: Array) -> Pairing:
     """
     blocks, lanes, windows, _ = weights.shape
     flat = weights.transpose(0, 2, 3, 1).reshape(blocks * windows, WINDOW, lanes)
-    partner = _matching(_edges(flat)).reshape(blocks, windows, WINDOW)
-    order = np.empty((blocks, windows, WINDOW), "uint8")
-    used = np.ones((blocks, windows, WINDOW), bool)
+    edges = _edges(flat)
+    partner = _completed(_matching(edges))
     inputs = np.arange(WINDOW)
-    # The first one of each pair, and those that are alone, in their order; each with its partner, or itself, beside it.
-    leads = (partner == _NONE) | (partner > inputs)
-    perfect = leads.sum(axis=-1) == WINDOW // 2
-    first = np.argsort(~leads[perfect], axis=-1, kind="stable")[:, : WINDOW // 2]
-    order[perfect] = np.stack([first, np.take_along_axis(partner[perfect], first, axis=-1)], axis=-1).reshape(
-        -1, WINDOW
-    )
-    extras: list[list[tuple[int, list[int], list[bool]]]] = [[] for _ in range(blocks)]
-    for block, window in np.argwhere(~perfect):
-        mates = partner[block, window]
-        pairs = [(int(i), int(mates[i])) for i in np.flatnonzero(leads[block, window])]
-        # Whole pairs first, so that it's single inputs that are left over.
-        pairs.sort(key=lambda two: two[1] == _NONE)
-        places = [place for i, mate in pairs for place in (i, i if mate == _NONE else mate)]
-        counts = [count for _, mate in pairs for count in (True, mate != _NONE)]
-        order[block, window], used[block, window] = places[:WINDOW], counts[:WINDOW]
-        for start in range(WINDOW, len(places), STEP):
-            missing = STEP - len(places[start : start + STEP])
-            step = places[start : start + STEP] + [0] * missing, counts[start : start + STEP] + [False] * missing
-            extras[block].append((int(window), *step))
-    extra = -(-max(len(steps) for steps in extras) // EXTRA_STEPS) * EXTRA_STEPS
-    padded = [steps + [(0, [0] * STEP, [False] * STEP)] * (extra - len(steps)) for steps in extras]
-    return Pairing(
-        order,
-        used,
-        np.array([[step[0] for step in steps] for steps in padded], "int64").reshape(blocks, extra),
-        np.array([[step[1] for step in steps] for steps in padded], "uint8").reshape(blocks, extra, STEP),
-        np.array([[step[2] for step in steps] for steps in padded], bool).reshape(blocks, extra, STEP),
-    )
+    first = np.argsort(partner < inputs, axis=-1, kind="stable")[:, : WINDOW // 2]
+    second = np.take_along_axis(partner, first, axis=-1)
+    order = np.stack([first, second], axis=-1).reshape(blocks, windows, WINDOW).astype("uint8")
+    met = np.take_along_axis(edges, first, axis=-1) >> second.astype("uint16") & 1
+    steps: list[list[tuple[int, list[int]]]] = [[] for _ in range(blocks)]
+    for block, window in np.argwhere((met == 0).any(axis=-1).reshape(blocks, windows)):
+        places = np.flatnonzero(met[block * windows + window] == 0) * 2 + 1
+        for start in range(0, len(places), EXTRA_INPUTS):
+            steps[block].append((int(window), places[start : start + EXTRA_INPUTS].tolist()))
+    extra = -(-max(len(each) for each in steps) // EXTRA_STEPS) * EXTRA_STEPS
+    extra_windows = np.zeros((blocks, extra), "int64")
+    extra_places = np.zeros((blocks, extra, EXTRA_INPUTS), "int64")
+    extra_used = np.zeros((blocks, extra, EXTRA_INPUTS), bool)
+    for block, each in enumerate(steps):
+        for i, (window, taken) in enumerate(each):
+            extra_windows[block, i] = window
+            extra_places[block, i, : len(taken)], extra_used[block, i, : len(taken)] = taken, True
+    return Pairing(order, extra_windows, extra_places, extra_used)
+
+
+def arrange(weights: Array, pairing: Pairing) -> tuple[Array, Array]:
+    """Return weights in their order, and those of extra steps.
+
+    Args:
+        weights: those of `pair`.
+        pairing: what it has returned.
+
+    Returns:
+        [blocks, lanes, windows, WINDOW] int8 and [blocks, lanes, extra, STEP] int8.
+    """
+    order = pairing.order[:, np.newaxis].astype("int64")
+    ordered = np.take_along_axis(weights, order, axis=-1).astype("int16")
+    first, second = ordered[..., 0::2], ordered[..., 1::2]
+    too_much = np.abs(first + second) - LARGEST_SUM
+    remainder = np.where(too_much > 0, np.sign(second) * too_much, 0)
+    ordered[..., 1::2] -= remainder
+    blocks = np.arange(len(weights))[:, np.newaxis, np.newaxis]
+    moved = remainder[blocks, :, pairing.extra_windows[..., np.newaxis], pairing.extra_places // 2]
+    moved = (moved * pairing.extra_used[..., np.newaxis]).transpose(0, 3, 1, 2)
+    extra = np.stack([moved, np.zeros_like(moved)], axis=-1).reshape(*moved.shape[:3], STEP)
+    return ordered.astype("int8"), extra.astype("int8")
 
 
 def _edges(weights: Array) -> Array:
@@ -148,6 +169,15 @@ def _matching(edges: Array) -> Array:
         better = (found != _NONE).sum(axis=1) > (partner[unsolved] != _NONE).sum(axis=1)
         partner[unsolved[better]] = found[better]
         unsolved = unsolved[(partner[unsolved] == _NONE).any(axis=1)]
+    return partner
+
+
+def _completed(partner: Array) -> Array:
+    """Pair inputs that have no partner with each other, in their order: [n, WINDOW] int8."""
+    partner = partner.copy()
+    for row in np.flatnonzero((partner == _NONE).any(axis=1)):
+        first, second = np.flatnonzero(partner[row] == _NONE).reshape(-1, 2).T
+        partner[row, first], partner[row, second] = second, first
     return partner
 
 
