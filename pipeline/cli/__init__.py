@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import itertools
 import json
+import os
 import signal
 import sys
 import threading
@@ -90,6 +91,7 @@ def main() -> None:
     log_to_console()
     with _interrupts() as interrupts:
         try:
+            _check_encoding()
             cli.main(standalone_mode=False)
         except (click.Abort, KeyboardInterrupt):
             _end_interrupted()
@@ -97,6 +99,23 @@ def main() -> None:
             if interrupts:
                 _end_interrupted()
             _end(error)
+
+
+def _check_encoding() -> None:
+    """Refuse arguments that aren't text in the encoding of file names, as libraries that get such a name fail.
+
+    Raises:
+        click.UsageError: there is one.
+    """
+    encoding = sys.getfilesystemencoding()
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode(encoding)
+        except UnicodeEncodeError as error:
+            raise click.UsageError(
+                f"{os.fsencode(argument)!r} isn't text in {encoding}, the encoding of this locale. If it is in "
+                "UTF-8, set LC_ALL=C.UTF-8 or PYTHONUTF8=1, else rename the file."
+            ) from error
 
 
 @contextlib.contextmanager

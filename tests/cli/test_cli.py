@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -263,6 +264,15 @@ def test_the_program_itself_ends_with_code_2(tmp_path: Path, samples: Path) -> N
     said, error = result.stderr.splitlines()
     assert said == "importing"
     assert error.startswith("error: ")
+
+
+def test_a_file_name_that_the_locale_has_no_letters_for_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "inspect", "modèle.onnx"]
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "isn't text in ascii" in result.stderr
+    assert "LC_ALL=C.UTF-8" in result.stderr
 
 
 def test_a_fault_of_this_package_keeps_its_traceback_and_asks_for_a_report(
