@@ -9,7 +9,7 @@ import functools
 import math
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,9 @@ Array = npt.NDArray[Any]
 _INFINITY = 0x7F800000
 """The bits of infinity, float32; NaN has larger ones."""
 
+_PART = 2**15
+"""Values that are worth another thread's while."""
+
 
 def extent(values: Array) -> tuple[float, float]:
     """Return the least and the largest value; infinity and minus infinity if there are no values.
@@ -44,37 +47,73 @@ def extent(values: Array) -> tuple[float, float]:
     Raises:
         ValueError: a value isn't finite.
     """
-    flat = np.ascontiguousarray(values, "float32").reshape(-1)
-    if flat.size == 0:
+    if values.size == 0:
         return math.inf, -math.inf
-    ends, magnitude = np.empty(2, "float32"), np.empty(1, "int32")
-    _loop("extent")(np.resize(flat, LANES) if flat.size < LANES else flat, ends, magnitude)
-    if magnitude[0] >= _INFINITY:
+    ends, magnitude = np.empty((1, 2, LANES), "float32"), np.empty((1, LANES), "int32")
+    _loop("extent")(_flat(values), ends, magnitude)
+    return _ends(ends, magnitude)
+
+
+def _flat(values: Array) -> Array:
+    """Return values in a row; of less than a vector, some once more."""
+    flat = np.ascontiguousarray(values, "float32").reshape(-1)
+    return np.resize(flat, LANES) if flat.size < LANES else flat
+
+
+def _ends(ends: Array, magnitude: Array) -> tuple[float, float]:
+    """Return the least and the largest value of [P,2,LANES] ends, of which [P,LANES] are the magnitudes' bits."""
+    if magnitude.max() >= _INFINITY:
         raise ValueError("A value is NaN or infinite")
     # Of zeros with both signs, none is the least or the largest.
-    least, largest = (ends + np.float32(0)).tolist()
-    return least, largest
+    return float(ends[:, 0].min() + np.float32(0)), float(ends[:, 1].max() + np.float32(0))
 
 
-def histogram(values: Array, scale: float, bins: int) -> tuple[Array, int]:
-    """Return how many values are in each of equal bins on both sides of zero, [2 * bins] int64, and how many are zero.
+class Counted(NamedTuple):
+    """What `histogram` finds.
 
-    A bin holds the end that is nearer to zero; zeros are in the first one above zero.
+    Attributes:
+        counts: how many values are in each bin, [2 * bins] int64, those below zero first. Those beyond all bins are in
+            the first or the last one, and zeros in none.
+        zeros: how many values are zero.
+        least: the least value.
+        largest: the largest value.
+    """
+
+    counts: Array
+    zeros: int
+    least: float
+    largest: float
+
+
+def histogram(values: Array, scale: float, bins: int) -> Counted:
+    """Return how many values are in each of equal bins on both sides of zero, and their extent.
+
+    A bin holds the end that is nearer to zero. Large tensors are counted by several threads.
 
     Args:
-        values: any shape, float32.
-        scale: bins in a distance of one, a power of two; `values * scale` is in (-bins, bins), which isn't checked.
+        values: any shape, float32, not empty.
+        scale: bins in a distance of one, a power of two.
         bins: how many on each side of zero.
+
+    Raises:
+        ValueError: a value isn't finite.
     """
-    counts, zeros = np.zeros((WAYS, 2 * bins), "int32"), np.zeros(LANES, "int32")
-    _loop("histogram")(np.ascontiguousarray(values, "float32").reshape(-1), counts, zeros, scale)
-    return np.asarray(counts.sum(axis=0, dtype="int64")), int(zeros.sum())
+    use_all_cores()
+    parts = max(1, min(values.size // _PART, tvm.runtime.num_threads()))
+    counts, partial = np.empty(2 * bins + LANES, "int64"), np.empty((parts, WAYS, 2 * bins + LANES), "int32")
+    ends, magnitude = np.empty((parts, 2, LANES), "float32"), np.empty((parts, LANES), "int32")
+    _loop("histogram")(_flat(values), partial, counts, ends, magnitude, scale, float(bins), values.size)
+    return Counted(counts[: 2 * bins], int(counts[2 * bins :].sum()), *_ends(ends, magnitude))
 
 
 def channel_sums(values: Array) -> Array:
-    """Return the sum of each channel, the last axis, of float32 values of any shape: [C] float64, added up in order."""
+    """Return the sum of each channel, the last axis, of float32 values of any shape: [C] float64, added up in order.
+
+    Several threads add up some channels each.
+    """
     sums = np.zeros(values.shape[-1])
     if values.size:
+        use_all_cores()
         _loop("channel_sums")(np.ascontiguousarray(values, "float32").reshape(-1, len(sums)), sums)
     return sums
 
@@ -124,15 +163,16 @@ _OF_WEIGHTS = {"unit_lower": unit_lower_loop, "rounding": rounding_loop}
 
 
 @functools.cache
-def _of_values() -> tvm.runtime.Module:
+def _of_values() -> dict[str, tvm.runtime.Function]:
     return _compiled(_OF_VALUES)
 
 
 @functools.cache
-def _of_weights() -> tvm.runtime.Module:
+def _of_weights() -> dict[str, tvm.runtime.Function]:
     return _compiled(_OF_WEIGHTS)
 
 
-def _compiled(loops: Mapping[str, Callable[[], tirx.PrimFunc]]) -> tvm.runtime.Module:
-    functions = {name: loop() for name, loop in loops.items()}
-    return compile_functions(functions, load_target("host").tvm_target())
+def _compiled(loops: Mapping[str, Callable[[], tirx.PrimFunc]]) -> dict[str, tvm.runtime.Function]:
+    compiled = compile_functions({name: loop() for name, loop in loops.items()}, load_target("host").tvm_target())
+    # A module looks a function up by its name each time.
+    return {name: compiled[name] for name in loops}

@@ -27,14 +27,18 @@ Array = npt.NDArray[Any]
 RANGE_BATCHES = 4
 """How many batches, the first ones, are examined for values of another range than the model was trained on."""
 
-THREADED = 2**16
-"""Of so many values in a batch, tensors are watched in several threads."""
+THREADED = 2**20
+"""Of so many values in a batch, tensors are watched in several threads, where watchers run on one core each."""
 
 _logger = logging.getLogger(__name__)
 
 
 class Watcher(Protocol):
     """An observer or a statistic, which sees a tensor's values batch by batch."""
+
+    @property
+    def on_all_cores(self) -> bool:
+        """Whether `update` itself runs on all cores."""
 
     def update(self, values: Array) -> None:
         """Take in a tensor's values for one batch: float32, finite unless it is a statistic that takes all values."""
@@ -111,30 +115,32 @@ def watch(
         SampleError: a tensor has values that aren't finite, and a watcher that takes no others.
     """
 
-    def update(name: str) -> None:
-        values, own = activations[name], watchers[name]
-        # These look for such values as they come to them; looking at all values twice takes longer.
-        checking = [w for w in own if isinstance(w, Histogram)]
+    def see(name: str, own: Iterable[Watcher]) -> None:
+        for watcher in own:
+            watcher.update(activations[name])
+
+    rest: dict[str, list[Watcher]] = {}
+    for name, values in activations.items():
+        own = watchers[name]
         try:
-            if not checking and any(not isinstance(w, Statistic) or w.finite for w in own):
+            # Histograms look for such values as they come to them; looking at all values twice takes longer.
+            checked = any(isinstance(w, Histogram) for w in own)
+            if not checked and any(not isinstance(w, Statistic) or w.finite for w in own):
                 extent(values)
-            for histogram in checking:
-                histogram.update(values)
+            see(name, [w for w in own if w.on_all_cores])
         except ValueError as error:
             raise SampleError(
                 f"Tensor {names[name]!r} is NaN or infinite for {sample}: the float model itself overflows on it. "
                 "Check the sample's preprocessing."
             ) from error
-        for watcher in own:
-            if not isinstance(watcher, Histogram):
-                watcher.update(values)
-
-    if sum(values.size for values in activations.values()) < THREADED:
-        for name in activations:
-            update(name)
+        if others := [w for w in own if not w.on_all_cores]:
+            rest[name] = others
+    if sum(activations[name].size for name in rest) < THREADED:
+        for name, others in rest.items():
+            see(name, others)
     else:
         # Most of the work is done without Python's lock.
-        concurrently(update, activations)
+        concurrently(lambda name: see(name, rest[name]), rest)
 
 
 def warn_of_samples(program: Program, statistics: SampleStatistics, feeds: Sequence[Mapping[str, Array]]) -> None:

@@ -38,6 +38,7 @@ class Statistic(ABC):
 
     Class attributes:
         finite: whether it can only take in finite values.
+        on_all_cores: whether `update` itself runs on all cores.
 
     Attributes:
         first: number of the first batch that it sees, 0 unless others see those before it; a multiple of `BLOCK`.
@@ -45,6 +46,7 @@ class Statistic(ABC):
     """
 
     finite: ClassVar[bool] = True
+    on_all_cores: ClassVar[bool] = False
 
     def __init__(self, first: int = 0) -> None:
         self.first = self.batches = first
@@ -118,6 +120,8 @@ class Need:
 
 class ChannelMeans(Statistic):
     """The mean of each channel, the last axis, over all samples that aren't held back; float64."""
+
+    on_all_cores = True
 
     def __init__(self, first: int = 0) -> None:
         super().__init__(first)
@@ -279,6 +283,7 @@ class KeptMeans(KeptBatches):
     """The mean of each channel, the last axis, for each of the batches that `KeptBatches` keeps: [C] float64."""
 
     finite = True
+    on_all_cores = True
 
     def _reduced(self, values: Array) -> Array:
         return batch_means(values)

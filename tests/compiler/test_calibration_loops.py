@@ -17,8 +17,8 @@ def at_offset(values: np.ndarray, offset: int) -> np.ndarray:
     return placed
 
 
-# Fewer values than a vector has, and than are computed at once.
-@pytest.mark.parametrize("size", [0, 5, 1023, 1024, 5000, 2**14 + 3])
+# Fewer values than a vector has, than are computed at once, and than several threads are worth.
+@pytest.mark.parametrize("size", [1, 5, 1023, 1024, 5000, 2**14 + 3, 2**17 + 5])
 @pytest.mark.parametrize("offset", [0, 4, 12])
 def test_values_are_counted_in_equal_bins(size: int, offset: int) -> None:
     values = at_offset(np.random.default_rng(size).normal(size=size).astype("float32"), offset)
@@ -26,12 +26,24 @@ def test_values_are_counted_in_equal_bins(size: int, offset: int) -> None:
     scale, bins = 2.0**5, 256
     # Half-open bins on both sides of zero, which hold the end that is nearer to zero.
     inner = np.arange(1, bins) / scale
-    above = np.searchsorted(inner, values[values >= 0], side="right")
+    above = np.searchsorted(inner, values[values > 0], side="right")
     below = np.searchsorted(inner, -values[values < 0], side="right")
     expected = np.bincount(np.concatenate([bins + above, bins - 1 - below]), minlength=2 * bins)
-    counts, zeros = histogram(values, scale, bins)
-    np.testing.assert_array_equal(counts, expected)
-    assert zeros == np.count_nonzero(values == 0)
+    counted = histogram(values, scale, bins)
+    np.testing.assert_array_equal(counted.counts, expected)
+    assert counted.zeros == np.count_nonzero(values == 0)
+    assert (counted.least, counted.largest) == (values.min(), values.max())
+
+
+@pytest.mark.parametrize("size", [1, 17, 1024, 1024 + 17, 2**17 + 5])
+def test_values_beyond_all_bins_are_in_the_last_ones_and_their_extent_is_told(size: int) -> None:
+    values = np.random.default_rng(size).normal(size=size).astype("float32")
+    values[0], values[-1] = 2.0**100, -3e38 if size > 1 else 2.0**100
+    counted = histogram(values, 1024.0, 256)
+    assert (counted.least, counted.largest) == (values.min(), values.max())
+    assert counted.counts.sum() == size
+    assert counted.counts[0] == np.count_nonzero(values <= -255 / 1024)
+    assert counted.counts[-1] == np.count_nonzero(values >= 255 / 1024)
 
 
 @pytest.mark.parametrize("size", [1, 5, 16, 17, 1023])
@@ -45,7 +57,7 @@ def test_the_least_and_the_largest_value_are_found_wherever_they_are(size: int, 
             values[place] = before
 
 
-@pytest.mark.parametrize("size", [1, 16, 33])
+@pytest.mark.parametrize("size", [1, 16, 33, 1050])
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 def test_a_value_that_is_not_finite_is_found_wherever_it_is(size: int, value: float) -> None:
     for place in range(size):
@@ -53,6 +65,8 @@ def test_a_value_that_is_not_finite_is_found_wherever_it_is(size: int, value: fl
         values[place] = value
         with pytest.raises(ValueError, match="infinite"):
             extent(values)
+        with pytest.raises(ValueError, match="infinite"):
+            histogram(values, 1.0, 256)
 
 
 def test_no_values_have_the_extent_that_any_other_extends() -> None:

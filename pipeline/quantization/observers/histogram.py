@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.compiler.calibration_loops import extent, histogram
+from pipeline.compiler.calibration_loops import Counted, extent, histogram
 
 Array = npt.NDArray[Any]
 
@@ -25,6 +25,9 @@ class Histogram:
     value arrives, it doubles and neighbouring bins merge in pairs, as often as needed; so the counts don't depend on
     the order of the data or on how it is split among workers. Exact zeros are counted apart.
 
+    Class attributes:
+        on_all_cores: see `Observer`.
+
     Attributes:
         signed_counts: [2 * bins] int64, those below zero first; zeros aren't in it.
         zeros: how many values were exactly 0.
@@ -35,6 +38,8 @@ class Histogram:
     Args:
         bins: how many on each side of zero, a power of two.
     """
+
+    on_all_cores: ClassVar[bool] = True
 
     def __init__(self, bins: int = BINS) -> None:
         self.signed_counts: npt.NDArray[np.int64] = np.zeros(2 * bins, "int64")
@@ -66,18 +71,29 @@ class Histogram:
         """
         if values.size == 0:
             return
-        least, largest = extent(values)
-        self.minimum, self.maximum = min(self.minimum, least), max(self.maximum, largest)
-        furthest = max(abs(self.minimum), abs(self.maximum))
-        if furthest == 0.0:
+        if self.limit == 0.0:
+            self._extend(*extent(values))
+        # Mostly, values are within the limit: then they are looked at once.
+        counted = self._count(values) if self.limit > 0.0 else None
+        if counted is not None and self._extend(counted.least, counted.largest):
+            counted = self._count(values)
+        if counted is None:
             self.zeros += values.size
             return
-        self._grow(_limit_above(furthest))
+        self.zeros += counted.zeros
+        self.signed_counts += counted.counts
+
+    def _count(self, values: Array) -> Counted:
         # The scale is a power of two, so the product is exact and a value's bin depends on nothing else.
-        counts, zeros = histogram(values, self.bins / self.limit, self.bins)
-        counts[self.bins] -= zeros
-        self.zeros += zeros
-        self.signed_counts += counts
+        return histogram(values, self.bins / self.limit, self.bins)
+
+    def _extend(self, least: float, largest: float) -> bool:
+        """Take in values' extent, and return whether the limit is another one for it."""
+        self.minimum, self.maximum = min(self.minimum, least), max(self.maximum, largest)
+        furthest, before = max(abs(self.minimum), abs(self.maximum)), self.limit
+        if furthest > 0.0:
+            self._grow(_limit_above(furthest))
+        return self.limit != before
 
     def merge(self, other: Histogram) -> None:
         """Add all that another histogram has seen."""

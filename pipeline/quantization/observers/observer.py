@@ -27,6 +27,7 @@ class Observer(ABC):
         algorithm: its name in options and tables.
         options: its options, a record with defaults; the class is made with one.
         ordered: whether it is an exception: the values' order, and so merging, makes a difference.
+        on_all_cores: whether `update` itself runs on all cores.
 
     Attributes:
         minimum: smallest value seen; infinity before the first.
@@ -36,6 +37,7 @@ class Observer(ABC):
     algorithm: ClassVar[str]
     options: ClassVar[type[Record]] = NoOptions
     ordered: ClassVar[bool] = False
+    on_all_cores: ClassVar[bool] = False
 
     minimum: float
     maximum: float
