@@ -200,6 +200,9 @@ class QConv2d(Accumulated, _Convolution):
     `realize` guarantees that acc and `acc * multiplier` fit int32 for every possible x.
 
     With a `halo`, see `WithHalo`, the uint8 result is [N,top+OH+bottom,left+OW+right,O].
+
+    The first and the last rows of x, as many as `zero_rows` says, hold `input_zero_point`, as the compiler knows of
+    what it has padded: kernels may leave out their products, which are zero.
     """
 
     name = "qnn.conv2d"
@@ -213,6 +216,7 @@ class QConv2d(Accumulated, _Convolution):
     input_zero_point: int = 0
     halo: Sides = NO_SIDES
     halo_value: int = 0
+    zero_rows: tuple[int, int] = (0, 0)
 
     @property
     def geometry(self) -> Conv2d:

@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import tvm
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.ir.types import TensorType
@@ -52,6 +52,25 @@ def test_integer_convolution_is_bit_exact(
     isa_name: str, convolution: Convolution, seed: int, output_dtype: str, signed: bool
 ) -> None:
     operator, (x, *constants) = convolution.integer(seed, output_dtype)
+    assert_exact(isa_name, operator, stored_signed(x, signed), *constants)
+
+
+@given(
+    convolution=convolutions(),
+    seed=st.integers(0, 2**32),
+    zero_rows=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    signed=st.booleans(),
+)
+@example(convolution=Convolution(2, 9, 9, 64, 24, (3, 3)), seed=0, zero_rows=(1, 1), signed=True)
+@example(convolution=Convolution(1, 9, 65, 16, 24, (5, 5), (2, 2), groups=2), seed=0, zero_rows=(2, 2), signed=False)
+@example(convolution=Convolution(1, 12, 9, 16, 24, (3, 3), (1, 1), (2, 2)), seed=0, zero_rows=(2, 2), signed=True)
+def test_rows_of_padding_are_left_out(
+    isa_name: str, convolution: Convolution, seed: int, zero_rows: tuple[int, int], signed: bool
+) -> None:
+    operator, (x, *constants) = convolution.integer(seed)
+    top, bottom = zero_rows
+    x[:, :top] = x[:, max(0, convolution.height - bottom) :] = operator.input_zero_point
+    operator = dataclasses.replace(operator, zero_rows=zero_rows)
     assert_exact(isa_name, operator, stored_signed(x, signed), *constants)
 
 

@@ -101,7 +101,7 @@ class BlockNest(LaneNest):
         return blocks[0] if len(blocks) == 1 else self.plan.isa.sum_blocks(blocks)[pixel]
 
     def _bias(self, place: Place, v: int) -> Any:
-        return self.bias[span(place.packed + v * self.plan.isa.lanes, self.plan.isa.lanes)]
+        return self.bias[span(place.bias + v * self.plan.isa.lanes, self.plan.isa.lanes)]
 
     def block(self, pixels: int, channels: int) -> Any:
         """Return the place in `acc` of the sums of a block of pixels and one of channels, by their numbers."""

@@ -20,6 +20,7 @@ class Geometry:
         out_height, out_width: of the output.
         halo: (top, left, bottom, right) of the output.
         added_halo: the halo, in the same order, of the tensor that is added to the output.
+        zero_rows: how many rows at the top and at the bottom of the input are padding.
     """
 
     batch: int
@@ -35,6 +36,7 @@ class Geometry:
     out_width: int
     halo: tuple[int, int, int, int] = (0, 0, 0, 0)
     added_halo: tuple[int, int, int, int] = (0, 0, 0, 0)
+    zero_rows: tuple[int, int] = (0, 0)
 
     @property
     def depthwise(self) -> bool:
@@ -98,6 +100,7 @@ def geometry_of(operation: Operation) -> Geometry:
         padded_h, padded_w = operation.output.shape[1:3]
         size = (padded_h - halo[0] - halo[2], padded_w - halo[1] - halo[3])
         image = (batch, height, width, operator.groups, *per_group)
-        return Geometry(*image, window, operator.strides, operator.dilation, *size, halo, added_halo)
+        zero_rows = operator.zero_rows if isinstance(operator, QConv2d) else (0, 0)
+        return Geometry(*image, window, operator.strides, operator.dilation, *size, halo, added_halo, zero_rows)
     rows = x.size // x.shape[-1]
     return Geometry(1, 1, rows, 1, x.shape[-1], weight.shape[0], (1, 1), (1, 1), (1, 1), 1, rows)

@@ -47,14 +47,18 @@ class LaneNest(Nest):
         plan, together = self.plan, self.plan.steps_per_load
         rows, columns = plan.geometry.segments
         groups = plan.geometry.segment_length // (together * plan.depth)
-        weights = plan.isa.stream(self.weights, place.weights)
-        with T.serial(rows) as ky, T.serial(columns) as kx:
+        weights = plan.isa.stream(self.weights, self.first_weight(place))
+        with T.serial(place.above, rows - place.below) as ky, T.serial(columns) as kx:
             x = place.x + self.segment(ky, kx)
             unrolled = plan.loads_together if groups >= LEAST_UNROLLED else 1
             with T.serial(self.iterations(groups // unrolled)) as k:
                 self._groups(x, k * unrolled, unrolled, weights)
             self._groups(x, groups // unrolled * unrolled, groups % unrolled, weights)
             self._rest(x, range(groups * together, plan.steps), weights)
+
+    def first_weight(self, place: Place) -> Any:
+        """Return where the weights are that a tile takes first."""
+        return place.weights + place.above * (self.block_weights // self.plan.geometry.kernel[0])
 
     def iterations(self, count: int) -> Any:
         """Return how often a loop runs, so that LLVM doesn't unroll short ones, whose steps it would mix."""

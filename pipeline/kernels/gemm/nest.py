@@ -63,7 +63,9 @@ class Place:
 
     Attributes:
         x: of the first pixel's first value.
-        weights, packed: of the channel block's weights, and of its bias and multipliers.
+        weights, packed: of the channel block's weights, and of its multipliers.
+        bias: of what the channel block's accumulators begin with.
+        above, below: how many rows of the kernel are left out at its top and at its bottom.
         next_weights: of those weights of the next block that this tile prefetches into the second-level cache.
         y: of the first pixel's first value in the group.
         added: the same in the tensor that the epilogue adds.
@@ -74,6 +76,9 @@ class Place:
     weights: Any
     next_weights: Any
     packed: Any
+    bias: Any
+    above: Any
+    below: Any
     y: Any
     added: Any
     sums: Any
@@ -163,7 +168,8 @@ class Nest:
             size, dtype = (weights // 2, "int8") if self.unpacks else (weights, self.dtypes[1])
             self.stored = self.weights = _argument("weights", size, dtype)
             self.more_arguments()
-            self.bias = _argument("bias", channels, self.dtypes[2])
+            starts = len(self.plan.left_out.counts) if self.plan.leaves_out else 1
+            self.bias = _argument("bias", channels * starts, self.dtypes[2])
             self.packed_channels = channels
             self.multiplier = _argument("multiplier", channels * self.epilogue.scales, "float32")
             if self.epilogue.add is not None:
@@ -268,11 +274,19 @@ class Nest:
         row = image * g.height + out_row * g.strides[0]
         channel = group * g.group_out + tails.start(block % plan.blocks, self.block_channels, g.group_out)
         channel = channel + self.origin.channel
+        packed, above, below = block * self.block_channels + self.origin.packed, 0, 0
+        bias = packed
+        if plan.leaves_out:
+            above, below = T.bind(plan.left_out.above(out_row)), T.bind(plan.left_out.below(out_row))
+            bias = packed + plan.left_out.number(above, below) * self.packed_channels
         return Place(
             x=self.first_value(row, column, tile) + group * g.group_in,
             weights=0 if self.unpacks else block * self.block_weights + self.origin.weights,
             next_weights=(block + 1) * self.block_weights + number * self.tile_prefetch,
-            packed=block * self.block_channels + self.origin.packed,
+            packed=packed,
+            bias=bias,
+            above=above,
+            below=below,
             y=self.halo.start(image, out_row) + column * self.channels_out + channel,
             added=self.added_halo.start(image, out_row) + column * self.channels_out + channel,
             sums=0,
@@ -297,7 +311,7 @@ class Nest:
             plan.tile.mr,
             plan.tile.nv,
             functools.partial(self.register, place),
-            lambda v: self.bias[span(place.packed + v * lanes, lanes)],
+            lambda v: self.bias[span(place.bias + v * lanes, lanes)],
         )
 
     def reduce(self, place: Place) -> None:

@@ -105,7 +105,7 @@ class PanelNest(BlockNest):
             return
         for first in range(0, tile.nv, LOADED):
             count = min(LOADED, tile.nv - first)
-            bias = isa.stream(self.bias, place.packed + first * isa.lanes)
+            bias = isa.stream(self.bias, place.bias + first * isa.lanes)
             for pixel in range(self.pixel_blocks):
                 for v, vector in enumerate(bias.take(count, T.int64(0))):
                     T.buffer_store(self.acc, vector, [self.block(pixel, first + v)])
@@ -119,12 +119,12 @@ class PanelNest(BlockNest):
     def reduce(self, place: Place) -> None:
         """Add all products to a tile's accumulators."""
         g, layout = self.plan.geometry, self.layout
-        weights = self.plan.isa.stream(self.weights, place.weights)
+        weights = self.plan.isa.stream(self.weights, self.first_weight(place))
         row_values = g.dilation[0] * self.tiles * layout.values
         together, steps = self.plan.loads_together, layout.steps
         line_values = g.strides[0] * self.tiles * layout.values
         distance = self.plan.isa.distance(layout.loads, layout.step_values * np.dtype(self.panel_dtype).itemsize)
-        with T.serial(g.kernel[0]) as ky, T.serial(g.kernel[1]) as kx:
+        with T.serial(place.above, g.kernel[0] - place.below) as ky, T.serial(g.kernel[1]) as kx:
             x = place.x + ky * row_values + layout.column(kx * g.dilation[1])
             lines = [self.plan.isa.stream(self.panels, x + n * line_values) for n in range(self.plan.tile.lines)]
             with T.serial(self.iterations(steps // together)):

@@ -15,6 +15,7 @@ from pipeline.kernels.gemm.lane_tile import BlockWorkload, LaneWorkload, WordWor
 from pipeline.kernels.gemm.panel_tile import PanelWorkload, cheaper, fits_panels
 from pipeline.kernels.gemm.register_tile import RegisterTile, Workload, tail_vectors
 from pipeline.kernels.gemm.widened_tile import make_vector_workload
+from pipeline.kernels.gemm.zero_rows import LeftOut
 from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.lib import tails
 from pipeline.kernels.machine import Machine
@@ -42,6 +43,7 @@ class Plan:
         loads_together: how many of these loads there are in the body of a loop.
         panels: whether activations are copied to panels; see `panel_nest`.
         weight_bits: how many bits weights are stored in: 8, or 4; see `nest`.
+        leaves_out: whether products of rows of padding are left out; see `zero_rows`.
     """
 
     geometry: Geometry
@@ -53,6 +55,7 @@ class Plan:
     loads_together: int
     panels: bool = field(default=False, kw_only=True)
     weight_bits: int = field(default=8, kw_only=True)
+    leaves_out: bool = field(default=False, kw_only=True)
 
     @property
     def isa(self) -> InstructionSet:
@@ -99,6 +102,11 @@ class Plan:
     def block_weights(self) -> int:
         """Number of packed values of a channel block."""
         return self.total_steps * self.block_channels * self.depth
+
+    @property
+    def left_out(self) -> LeftOut:
+        """Which rows of the kernel are left out."""
+        return LeftOut(self.geometry, self.tile.lines)
 
     @property
     def int4_run(self) -> int:
@@ -175,7 +183,17 @@ def make_block_plan(geometry: Geometry, machine: Machine, stored: str) -> Plan:
     depth, together = machine.isa.block_depth, workload.steps_per_load
     g = geometry.flattened().merged(machine.isa.lanes)
     tile, panels = workload.choose(), isinstance(workload, PanelWorkload)
-    return Plan(g, machine, depth, tile, workload.vectors, together, workload.loads_together(tile), panels=panels)
+    return Plan(
+        g,
+        machine,
+        depth,
+        tile,
+        workload.vectors,
+        together,
+        workload.loads_together(tile),
+        panels=panels,
+        leaves_out=LeftOut(g, tile.lines).works,
+    )
 
 
 def make_block_workload(geometry: Geometry, machine: Machine, stored: str) -> BlockWorkload:

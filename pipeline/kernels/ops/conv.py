@@ -194,17 +194,26 @@ def _with_constants(
     Activations of 16 bits are multiplied minus `words_offset`.
     """
     isa = plan.isa
+    activation_offset = words_offset if operation.inputs[0].dtype == "int16" else isa.activation_offset
     constants = IntegerConstants.of(
-        operation,
-        as_floats=isa.has(Capability.FUSED_MULTIPLY_ADD),
-        activation_offset=words_offset if operation.inputs[0].dtype == "int16" else isa.activation_offset,
+        operation, as_floats=isa.has(Capability.FUSED_MULTIPLY_ADD), activation_offset=activation_offset
     )
     if plan.weight_bits == 4:
         weights = join_int4(plan, weights)
     scales = constants.packed_scales(lambda own: pack_channels(plan, own, 0.0))
-    packed = (weights, *beside_weights, pack_channels(plan, constants.start, 0), scales)
+    starts = np.concatenate([pack_channels(plan, start, 0) for start in _starts(plan, constants, activation_offset)])
+    packed = (weights, *beside_weights, starts, scales)
     added = (4,) if isinstance(operation.operator, QConv2dAdd) else ()
     return Kernel(make(requantize(constants, isa, kept=multipliers_are_kept)), (0, *packed, *added))
+
+
+def _starts(plan: Plan, constants: IntegerConstants, activation_offset: int) -> list[Array]:
+    """Return what accumulators begin with, for each number of the kernel's rows that may be left out."""
+    if not plan.leaves_out:
+        return [constants.start]
+    padding = constants.operator.input_zero_point - activation_offset
+    sums = [plan.left_out.sums(constants.weight, *counts) for counts in plan.left_out.counts]
+    return [(constants.start + padding * s).astype("int32") for s in sums]
 
 
 def floating(operation: Operation, machine: Machine) -> Kernel:

@@ -1,13 +1,15 @@
 """SeparatePadding: the padding of convolutions becomes an operator, so that kernels needn't handle image edges.
 
 Before -> after: `conv2d(x, padding=p)` becomes `conv2d(nn.pad(x, p), padding=0)`, for the float and the integer
-operator. For the integer operator, the padding's value is the input's zero point. Convolutions of the same tensor with
+operator. For the integer operator, the padding's value is the input's zero point, and it keeps the
+number of rows that are padding, as kernels may leave these out. Convolutions of the same tensor with
 the same padding share one `nn.pad`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import tvm
 from tvm import relax
@@ -26,11 +28,15 @@ def separate_padding(module: tvm.IRModule) -> tvm.IRModule:
         operator = operator_of(binding.value)
         if not isinstance(operator, ops.Conv2d | ops.QConv2d) or not any(operator.padding):
             return None
-        value = float(operator.input_zero_point) if isinstance(operator, ops.QConv2d) else 0.0
+        value = 0.0
+        changed: dict[str, Any] = {"padding": (0, 0, 0, 0)}
+        if isinstance(operator, ops.QConv2d):
+            value = float(operator.input_zero_point)
+            changed["zero_rows"] = (operator.padding[0], operator.padding[2])
         x, *constants = (builder.replaced(a) for a in binding.value.args)
         pad = ops.Pad(padding=operator.padding, value=value)
         if (x, pad) not in padded:
             padded[x, pad] = builder.emit(make_call(pad, x), f"{binding.var.name}.padded")
-        return make_call(dataclasses.replace(operator, padding=(0, 0, 0, 0)), padded[x, pad], *constants)
+        return make_call(dataclasses.replace(operator, **changed), padded[x, pad], *constants)
 
     return rewrite_bindings(module, visit)

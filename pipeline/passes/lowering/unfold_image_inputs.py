@@ -81,7 +81,7 @@ def _unfoldings(weight: Array, quantization: ops.QuantizeImage, operator: ops.QC
     ways = [_Unfolding(quantization, operator, weight)]
     out, kernel_h, kernel_w, channels = weight.shape
     step, column_step = operator.strides
-    convolution = dataclasses.replace(operator, strides=(1, column_step))
+    convolution = dataclasses.replace(operator, strides=(1, column_step), zero_rows=(0, 0))
     for rows in range(max(2, step), kernel_h + 1):
         if (kernel_h - rows) % step:
             continue
