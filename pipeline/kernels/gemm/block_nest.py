@@ -18,7 +18,7 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.gemm.lane_nest import LaneNest
 from pipeline.kernels.gemm.nest import Place
-from pipeline.kernels.isa.contract import Blocks
+from pipeline.kernels.isa.contract import Blocks, Stream
 from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.vectors import span
 
@@ -87,6 +87,14 @@ class BlockNest(LaneNest):
             weights: those of a block of channels.
         """
         T.buffer_store(self.acc, self.plan.isa.multiply_block(self.acc[at], pixels, step, weights), [at])
+
+    def wait(self, stream: Stream) -> None:
+        """Have LLVM load what is taken next after all sums so far; see the base class."""
+        blocks = range(self.plan.tile.nv * self.blocks_per_vector)
+        sums = [self.acc[self.block(pixels, block)] for pixels in range(self.pixel_blocks) for block in blocks]
+        if self.dtypes[2] != "int32":
+            sums = [T.reinterpret(f"int32x{self.plan.isa.lanes}", each) for each in sums]
+        stream.wait(sums)
 
     def sums(self, place: Place, i: int, v: int) -> Any:
         """Return the finished sums of pixel i and vector v."""

@@ -53,12 +53,18 @@ class LaneNest(Nest):
             unrolled = plan.loads_together if groups >= LEAST_UNROLLED else 1
             with T.serial(self.iterations(groups // unrolled)) as k:
                 self._groups(x, k * unrolled, unrolled, weights)
-            self._groups(x, groups // unrolled * unrolled, groups % unrolled, weights)
+            left = groups % unrolled
+            if left:
+                self.wait(weights)
+                self._groups(x, groups - left, left, weights)
             self._rest(x, range(groups * together, plan.steps), weights)
 
     def first_weight(self, place: Place) -> Any:
         """Return where the weights are that a tile takes first."""
         return place.weights + place.above * (self.block_weights // self.plan.geometry.kernel[0])
+
+    def wait(self, stream: Stream) -> None:
+        """Have LLVM load what is taken next after all sums so far, where it would run out of registers otherwise."""
 
     def iterations(self, count: int) -> Any:
         """Return how often a loop runs, so that LLVM doesn't unroll short ones, whose steps it would mix."""
@@ -75,8 +81,11 @@ class LaneNest(Nest):
         """Add the products of a segment's last steps, which are fewer than one load brings."""
         plan, together = self.plan, self.plan.steps_per_load
         length = plan.geometry.segment_length
+        if not steps:
+            return
+        self.wait(weights)
         vectors = weights.take(len(steps) * self.vectors_per_step)
-        if length % plan.depth == 0 and steps:
+        if length % plan.depth == 0:
             # The last load overlaps the one before; its first lanes have been counted.
             self._steps(x + length - together * plan.depth, range(together - len(steps), together), vectors)
             return

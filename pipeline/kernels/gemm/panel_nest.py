@@ -138,15 +138,7 @@ class PanelNest(BlockNest):
             self._add(loaded, weights.take(self.vectors_per_step))
             # Else LLVM loads the values of many steps at once, and runs out of registers.
             for stream in (*lines, weights):
-                stream.wait(self._all_sums())
-
-    def _all_sums(self) -> list[Any]:
-        """Return all accumulators, as int32."""
-        blocks = range(self.plan.tile.nv * self.blocks_per_vector)
-        sums = [self.acc[self.block(pixels, block)] for pixels in range(self.pixel_blocks) for block in blocks]
-        if self.dtypes[2] == "int32":
-            return sums
-        return [T.reinterpret(f"int32x{self.plan.isa.lanes}", each) for each in sums]
+                self.wait(stream)
 
     def _add(self, loaded: list[list[Any]], weights: Iterator[Any]) -> None:
         """Add the products of a step: of the vectors of each line, and of the next weights."""
