@@ -17,19 +17,24 @@ from typing import Any, TypeAlias
 import numpy as np
 import tvm_ffi
 from tvm import tirx
+from tvm.script.ir_builder import tirx as T
 
 from pipeline.ir.tvm_private.relax import hash_of
 
 Number: TypeAlias = tirx.IntImm | tirx.FloatImm
 
 
-def with_shared_code(functions: Sequence[tuple[str, tirx.PrimFunc]]) -> list[tuple[tirx.PrimFunc, tuple[Number, ...]]]:
-    """Return for each function one to call in its place, and the numbers that it is to be given before the output.
+Shared: TypeAlias = tuple[tirx.PrimFunc, tuple[tirx.IntImm, ...]]
+"""A function, and the numbers that it is to be given before the output: of a float32, the bits."""
+
+
+def with_shared_code(functions: Sequence[tuple[str, tirx.PrimFunc]]) -> list[Shared]:
+    """Return for each function what to call in its place.
 
     Args:
         functions: kernels, each with a name. Only those of the same name are compared.
     """
-    result: list[tuple[tirx.PrimFunc, tuple[Number, ...]]] = [(function, ()) for _, function in functions]
+    result: list[Shared] = [(function, ()) for _, function in functions]
     by_name: dict[str, list[int]] = {}
     for i, (name, _) in enumerate(functions):
         by_name.setdefault(name, []).append(i)
@@ -46,7 +51,7 @@ def with_shared_code(functions: Sequence[tuple[str, tirx.PrimFunc]]) -> list[tup
     return result
 
 
-def _share(members: Sequence[tuple[int, list[Number]]], result: list[tuple[tirx.PrimFunc, tuple[Number, ...]]]) -> None:
+def _share(members: Sequence[tuple[int, list[Number]]], result: list[Shared]) -> None:
     """Let functions that differ in numbers only be one.
 
     Args:
@@ -63,7 +68,7 @@ def _share(members: Sequence[tuple[int, list[Number]]], result: list[tuple[tirx.
     first = {name: place for place, name in reversed(list(enumerate(names))) if name is not None}
     shared, _ = _with_arguments(result[members[0][0]][0], names)
     for member, (i, _) in enumerate(members):
-        result[i] = shared, tuple(columns[place][member] for place in sorted(first.values()))
+        result[i] = shared, tuple(_as_argument(columns[place][member]) for place in sorted(first.values()))
 
 
 def _with_arguments(
@@ -84,12 +89,22 @@ def _with_arguments(
         numbers.append(number)
         if name is None:
             return number
-        return arguments.setdefault(name, tirx.Var(f"value{len(arguments) + 1}", number.ty))
+        argument = arguments.setdefault(name, tirx.Var(f"value{len(arguments) + 1}", _as_argument(number).ty))
+        return T.reinterpret(str(number.ty), argument) if isinstance(number, tirx.FloatImm) else argument
 
     body = _mapped(function.body, replaced)
     *inputs, output = function.params
     params = [*inputs, *arguments.values(), output]
     return tirx.PrimFunc(params, body, function.ret_type, function.attrs), numbers
+
+
+def _as_argument(number: Number) -> tirx.IntImm:
+    """Return what stands for a number in a call: for a float, which TVM would compute by a function, its bits."""
+    if isinstance(number, tirx.IntImm):
+        return number
+    value = np.dtype(str(number.ty)).type(number.value)
+    bits = f"int{8 * value.itemsize}"
+    return tirx.IntImm(bits, int(value.view(bits)))
 
 
 def _mapped(body: tirx.Stmt, replace: Callable[[Number], Any]) -> tirx.Stmt:
