@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +55,13 @@ class Dataflow:
         Raises:
             UnsupportedProgramError: the function has control flow.
         """
-        function = module["main"]
+        # Modules don't change, and one pass after another asks for the same.
+        if (found := _flows.get(module)) is None:
+            found = _flows[module] = cls._read(module["main"])
+        return found
+
+    @classmethod
+    def _read(cls, function: relax.Function) -> Dataflow:
         aliases: dict[relax.Expr, relax.Expr] = {}
 
         def resolve(expr: relax.Expr) -> relax.Expr:
@@ -76,8 +83,12 @@ class Dataflow:
                     bindings.append(Binding(binding.var, value))
                 else:
                     bindings.append(Binding(binding.var, value))
-        if aliases:
-            bindings = [Binding(b.var, substitute(b.value, {k: resolve(k) for k in aliases})) for b in bindings]
+        resolved = {k: resolve(k) for k in aliases}
+        # Others stay the objects that they are, whose types are known.
+        bindings = [
+            b if resolved.keys().isdisjoint(variables(b.value)) else Binding(b.var, substitute(b.value, resolved))
+            for b in bindings
+        ]
         body = resolve(function.body.body)
         returned = tuples.get(body, body)
         outputs = tuple(returned.fields) if isinstance(returned, relax.Tuple) else (returned,)
@@ -104,6 +115,10 @@ class Dataflow:
         """Return the one binding that reads `var`; None if there are none or several, or if `var` is an output."""
         users = self.users[var]
         return users[0] if len(users) == 1 and var not in self.outputs else None
+
+
+_flows: WeakKeyDictionary[tvm.IRModule, Dataflow] = WeakKeyDictionary()
+"""The dataflow of each module that is still in use."""
 
 
 @dataclass
@@ -172,9 +187,20 @@ class DataflowBuilder:
         return unused
 
     def copy(self, binding: Binding) -> relax.Var:
-        """Append a binding of the old function, with its variables replaced, and return the new variable."""
-        var = self.emit(self.replaced(binding.value), binding.var.name)
-        self.replace(binding.var, var)
+        """Append a binding of the old function, with its variables replaced, and return the new variable.
+
+        A binding that reads what it read before stays the same, with its variable.
+        """
+        old, value = binding.var, binding.value
+        same = all(self.values.get(v, v).same_as(v) for v in variables(value)) and not value.ty.is_missing()
+        if same and old.name not in self._names and isinstance(old, relax.DataflowVar):
+            self._names.add(old.name)
+            self._builder.emit_normalized(relax.VarBinding(old, value))
+            self._computed[old] = value
+            var = old
+        else:
+            var = self.emit(self.replaced(value), old.name)
+        self.replace(old, var)
         return var
 
     def add_function(self, name: str, function: tvm.tirx.PrimFunc) -> tvm.ir.GlobalVar:

@@ -20,6 +20,7 @@ import itertools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -29,7 +30,7 @@ from tvm import relax
 from tvm.ir import GenericConst
 
 from pipeline.ir.bridge import operator_of, tensor_type
-from pipeline.ir.dataflow import Binding, DataflowBuilder, constant, operator_name
+from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, operator_name
 from pipeline.ir.operator import Operator, operators
 from pipeline.ir.types import TensorType
 
@@ -77,10 +78,17 @@ class Pattern(ABC):
             found: what names have matched so far; each result contains it.
         """
 
+    @abstractmethod
+    def may_match(self, operators: AbstractSet[str]) -> bool:
+        """Return whether anything in a program can match that has no other operators than these."""
+
 
 @dataclass(frozen=True)
 class _Anything(Pattern):
     name: str
+
+    def may_match(self, operators: AbstractSet[str]) -> bool:
+        return True
 
     def matches(self, expr: relax.Expr, builder: DataflowBuilder, found: Captures) -> Iterator[Captures]:
         yield from _captured(self.name, expr, found)
@@ -90,6 +98,9 @@ class _Anything(Pattern):
 class _Constant(Pattern):
     name: str
     where: Callable[[Array], bool]
+
+    def may_match(self, operators: AbstractSet[str]) -> bool:
+        return True
 
     def matches(self, expr: relax.Expr, builder: DataflowBuilder, found: Captures) -> Iterator[Captures]:
         value = constant(expr)
@@ -105,6 +116,9 @@ class _Call(Pattern):
     where: Callable[[relax.Call], bool]
     read_once: bool
     commutative: bool
+
+    def may_match(self, operators: AbstractSet[str]) -> bool:
+        return not self.names.isdisjoint(operators) and all(o.may_match(operators) for o in self.operands)
 
     def matches(self, expr: relax.Expr, builder: DataflowBuilder, found: Captures) -> Iterator[Captures]:
         made = expr if isinstance(expr, relax.Call) else builder.producing_call(expr)
@@ -130,6 +144,9 @@ class _Call(Pattern):
 @dataclass(frozen=True)
 class _OneOf(Pattern):
     patterns: tuple[Pattern, ...]
+
+    def may_match(self, operators: AbstractSet[str]) -> bool:
+        return any(pattern.may_match(operators) for pattern in self.patterns)
 
     def matches(self, expr: relax.Expr, builder: DataflowBuilder, found: Captures) -> Iterator[Captures]:
         for pattern in self.patterns:
@@ -339,6 +356,10 @@ def rewrite(module: tvm.IRModule, *rules: Rule, declined: list[Declined] | None 
         rules: the rules, tried in order.
         declined: a list to which matches are appended that rules declined; they are also logged at level DEBUG.
     """
+    # Most rules are for operators that most programs don't have.
+    found = {binding.operator for binding in Dataflow.of(module).bindings}
+    if not any(rule.pattern.may_match(found) for rule in rules):
+        return module
 
     def visit(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:
         if not isinstance(binding.value, relax.Call):
@@ -352,6 +373,6 @@ def rewrite(module: tvm.IRModule, *rules: Rule, declined: list[Declined] | None 
                     declined.append(result)
             elif result is not None:
                 return result
-        return value
+        return None
 
     return rewrite_bindings(module, visit)

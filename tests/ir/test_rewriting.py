@@ -58,6 +58,34 @@ def test_what_does_not_match_stays() -> None:
     assert steps(after) == steps(EXP_OF_SUM)
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        call("relax.multiply", anything("x")),
+        call("relax.exp", call("relax.multiply", anything("x"))),
+        one_of(call("relax.multiply", anything("x")), call("relax.exp", call("relax.sin", anything("x")))),
+    ],
+)
+def test_a_program_without_the_operators_of_any_rule_is_returned_as_it_is(pattern: Pattern) -> None:
+    assert rewrite(EXP_OF_SUM, to_abs(pattern)) is EXP_OF_SUM
+
+
+def test_what_reads_the_same_as_before_keeps_its_variable() -> None:
+    before = program(
+        ("a", lambda x: relax.op.add(x, number(1))),
+        ("b", lambda a: relax.op.exp(a)),
+        ("c", lambda b: relax.op.sin(b)),
+        outputs=("c",),
+    )
+    after = rewrite(before, to_abs(call("relax.exp", anything("x"))))
+    assert steps(after) == [("a", "relax.add"), ("b", "relax.abs"), ("c", "relax.sin")]
+    kept = [
+        new.var.same_as(old.var)
+        for new, old in zip(Dataflow.of(after).bindings, Dataflow.of(before).bindings, strict=True)
+    ]
+    assert kept == [True, False, False]
+
+
 def test_a_chain_is_fused_in_one_walk() -> None:
     module = program(
         ("a", lambda x: relax.op.exp(x)),
