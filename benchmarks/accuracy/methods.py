@@ -58,13 +58,17 @@ METHODS: dict[str, Method] = {
     "nncf-mixed": Method("NNCF mixed", "openvino", {"preset": "mixed"}),
     "nncf-accurate": Method("NNCF accurate bias correction", "openvino", {"fast_bias_correction": False}),
     "ours": Method("ours", "ours"),
-    "ours-kl": Method("ours, kl", "ours", {"algorithm": "kl"}),
-    "ours-abs-max": Method("ours, abs_max", "ours", {"algorithm": "abs_max"}),
     "ours-best": Method("ours, effort best", "ours", {"effort": "best"}),
     "ours-adaround": Method("ours, adaround", "ours", {"adaround": True}),
     "ours-16": Method("ours, 16 bits", "ours", {"activation_bits": 16}),
     "ours-4": Method("ours, 4-bit weights", "ours", {"weight_bits": 4}),
     "ours-none": Method("ours, effort none", "ours", {"effort": "none"}),
+    "ours-none-kl": Method("ours, effort none, kl", "ours", {"effort": "none", "algorithm": "kl"}),
+    "ours-none-abs-max": Method("ours, effort none, abs_max", "ours", {"effort": "none", "algorithm": "abs_max"}),
+    "ours-none-mse": Method("ours, effort none, mse", "ours", {"effort": "none", "algorithm": "mse"}),
+    "ours-none-mse-weights": Method(
+        "ours, effort none, mse for weights", "ours", {"effort": "none", "weight_algorithm": "mse"}
+    ),
 }
 """Every method by name."""
 
