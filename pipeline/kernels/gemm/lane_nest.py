@@ -31,6 +31,9 @@ LANE_BYTES = 4
 MOST_UNROLLED = 6
 """Iterations of a loop that LLVM may unroll completely."""
 
+MANY_TILES = 4
+"""Tiles in a row, from which on a loop of their own saves instructions."""
+
 LEAST_UNROLLED = 4
 """Loads of a pixel in a segment, from which on several are together in the loop's body."""
 
@@ -41,6 +44,21 @@ class LaneNest(Nest):
     def weights_may_be_kept(self) -> bool:
         """Return true: loads in loops aren't taken out of these."""
         return True
+
+    def compute_tiles(self, block: Any, first: Any, count: Any) -> None:
+        """Compute `count` tiles of a channel block, from number `first` on; see the base class.
+
+        Where a row has many, there is a loop for its tiles within one for the rows, so that less depends on each tile.
+        """
+        if self.tiles < MANY_TILES or self.tiles == self.all_tiles:
+            super().compute_tiles(block, first, count)
+            return
+        behind, first_band = first + count, first // self.tiles
+        with T.serial((behind - 1) // self.tiles + 1 - first_band) as b:
+            band = T.bind(first_band + b)
+            start = T.bind(T.max(first - band * self.tiles, 0))
+            with T.serial(T.min(behind - band * self.tiles, self.tiles) - start) as t:
+                self.compute_tile(self.place_in(block, band, start + t, 0))
 
     def reduce(self, place: Place) -> None:
         """Add all products to a tile's accumulators."""

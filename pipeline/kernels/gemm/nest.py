@@ -223,16 +223,23 @@ class Nest:
     def _compute_block(self, block: Any, first: Any, count: Any) -> None:
         if self.unpacks:
             self._unpack(block)
+        self.compute_tiles(block, first, count)
+
+    def compute_tiles(self, block: Any, first: Any, count: Any) -> None:
+        """Compute `count` tiles of a channel block, from number `first` on."""
         with T.serial(count) as t:
-            place = self.place(block, first, t)
-            if self.epilogue.add is not None:
-                self.prefetch_added(place)
-            self.start(place)
-            self.reduce(place)
-            # Else LLVM would read them again after each store, which might have changed them.
-            multipliers = [T.bind(multiplier) for multiplier in self.multipliers(place)]
-            for vectors in self.finished_together():
-                self.finish(place, vectors, multipliers)
+            self.compute_tile(self.place(block, first, t))
+
+    def compute_tile(self, place: Place) -> None:
+        """Compute and store a tile."""
+        if self.epilogue.add is not None:
+            self.prefetch_added(place)
+        self.start(place)
+        self.reduce(place)
+        # Else LLVM would read them again after each store, which might have changed them.
+        multipliers = [T.bind(multiplier) for multiplier in self.multipliers(place)]
+        for vectors in self.finished_together():
+            self.finish(place, vectors, multipliers)
 
     def _unpack(self, block: Any) -> None:
         """Unpack the weights of a channel block, which `packing.join_int4` has packed."""
@@ -265,12 +272,22 @@ class Nest:
 
     def place(self, block: Any, first: Any, number: Any) -> Place:
         """Return where a tile is, by its channel block, the chunk's first tile and its own number in the chunk."""
+        return self.place_in(block, (first + number) // self.tiles, (first + number) % self.tiles, number)
+
+    def place_in(self, block: Any, band: Any, tile: Any, number: Any) -> Place:
+        """Return where a tile is.
+
+        Args:
+            block: its channel block.
+            band: of the rows that tiles are in, counted through all images.
+            tile: its number in the band.
+            number: the same in the chunk.
+        """
         plan, g = self.plan, self.plan.geometry
-        band, tile = (first + number) // self.tiles, (first + number) % self.tiles
         group = block // plan.blocks
         column = tails.start(tile, plan.tile.columns, g.out_width)
-        image = band // self.bands
-        out_row = tails.start(band % self.bands, plan.tile.lines, g.out_height)
+        image, band = (0, band) if g.batch == 1 else (band // self.bands, band % self.bands)
+        out_row = tails.start(band, plan.tile.lines, g.out_height)
         row = image * g.height + out_row * g.strides[0]
         channel = group * g.group_out + tails.start(block % plan.blocks, self.block_channels, g.group_out)
         channel = channel + self.origin.channel

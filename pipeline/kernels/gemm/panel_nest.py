@@ -17,7 +17,8 @@ The order of the weights is that of `nest`, as a step never has values of two co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from pipeline.kernels.gemm.nest import Nest, Place
 from pipeline.kernels.gemm.panel_tile import LOADED, Panels
 from pipeline.kernels.isa.contract import Stream
 from pipeline.kernels.lib import tails
-from pipeline.kernels.lib.vectors import span, vector_type
+from pipeline.kernels.lib.vectors import lanes_of, span, vector_type
 
 
 class PanelNest(BlockNest):
@@ -64,7 +65,7 @@ class PanelNest(BlockNest):
         together = loaded // layout.depth
         for phase, count in enumerate(layout.columns):
             for first in range(0, count, together):
-                columns = [min(c, count - 1) * g.strides[1] + phase for c in range(first, first + together)]
+                columns = [c * g.strides[1] + phase for c in range(first, min(first + together, count))]
                 # Else LLVM would load them again after each store, which might have changed them.
                 vectors = [T.bind(self.activations(self.x[span(x + c * g.group_in, loaded)])) for c in columns]
                 at = y + (phase * layout.phase_columns + first) * layout.depth
@@ -127,7 +128,7 @@ class PanelNest(BlockNest):
         with T.serial(place.above, g.kernel[0] - place.below) as ky, T.serial(g.kernel[1]) as kx:
             x = place.x + ky * row_values + layout.column(kx * g.dilation[1])
             lines = [self.plan.isa.stream(self.panels, x + n * line_values) for n in range(self.plan.tile.lines)]
-            with T.serial(self.iterations(steps // together)):
+            with T.serial(self.iterations(steps // together)) if steps > together else nullcontext():
                 self._panel_steps(lines, distance, together, weights)
             self._panel_steps(lines, distance, steps % together, weights)
 
@@ -162,12 +163,32 @@ class PanelNest(BlockNest):
 
 
 def _transposed(vectors: list[Any], depth: int) -> list[Any]:
-    """Return vectors, one of each pixel, as one for each `depth` values, with those of all pixels."""
-    count = len(vectors)
-    if depth == 1:
-        return [T.Shuffle(vectors, [pixel * count + step for pixel in range(count)]) for step in range(count)]
-    words = [T.reinterpret(vector_type(f"int{8 * depth}", count), v) for v in vectors]
-    return [
-        T.reinterpret(f"int8x{count * depth}", T.Shuffle(words, [pixel * count + step for pixel in range(count)]))
-        for step in range(count)
-    ]
+    """Return vectors, one of each pixel, as one for each `depth` values, with those of all pixels.
+
+    It takes shuffles of two vectors at a time: of those of four, LLVM makes more instructions.
+
+    Args:
+        vectors: of as many values as there is room for pixels, or of fewer pixels; then the other lanes are anything.
+        depth: how many values stay together.
+    """
+    dtype, width = str(vectors[0].ty.dtype).rpartition("x")[0], lanes_of(vectors[0]) // depth
+    words = vectors if depth == 1 else [T.reinterpret(vector_type(f"int{8 * depth}", width), v) for v in vectors]
+    if len(words) == 1:
+        words = [T.Shuffle(words, [step] * width) for step in range(width)]
+    elif len(words) == 2:
+        halves = [_interleaved(words, half) for half in range(2)]
+        order = [range(2 * s, 2 * s + 2) for s in range(width // 2)]
+        words = [T.Shuffle([half], [*pair] * (width // 2)) for half in halves for pair in order]
+    else:
+        words += [words[-1]] * (width - len(words))
+        for _ in range(width.bit_length() - 1):
+            pairs = zip(words[: width // 2], words[width // 2 :], strict=True)
+            words = [_interleaved(pair, half) for pair in pairs for half in range(2)]
+    return words if depth == 1 else [T.reinterpret(vector_type(dtype, width * depth), word) for word in words]
+
+
+def _interleaved(pair: Sequence[Any], half: int) -> Any:
+    """Return the lower or the upper halves of two vectors, lane by lane."""
+    lanes = lanes_of(pair[0])
+    first = half * lanes // 2
+    return T.bind(T.Shuffle(list(pair), [v * lanes + first + k for k in range(lanes // 2) for v in range(2)]))
