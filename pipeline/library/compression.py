@@ -11,7 +11,8 @@ A granule that is an order of the numbers below 16 in pairs (`kernels.gemm.pairi
 less than its second one) is coded by *ranks*, with a token of its own: how many of the numbers that are left are less
 than each pair's second one. They take fewer bits than a reference.
 
-int16 constants whose values are those of int8 are coded as int8.
+int16 constants whose values are those of int8 are coded as int8. Of int32 and float32, the differences from the values
+before are coded where that takes fewer bytes: a layer's biases and multipliers are near each other.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ FARTHEST = RANKED - 1
 
 PAIRS = GRANULE // 2
 """Ranks of a granule."""
+
+DIFFERENCES = {"int32": -1, "float32": ~0xFF}
+"""Which bits of each dtype's values are coded as differences; multipliers' last eight bits are mostly zeros."""
 
 _LONG = 0x80
 """Flag of the first of two bytes of a frequency."""
@@ -93,6 +97,7 @@ class Area:
     Attributes:
         size: bytes.
         widened: whether values of one byte become int16.
+        differences: which bits of values of four bytes are differences from those before: the highest ones, or none.
         literals: bytes of new granules, except for ranked ones.
         ranked: bytes of ranks.
         tokens, granules, ranks: symbols of tokens, low and high bytes by turns, of new granules, and of ranks.
@@ -100,6 +105,7 @@ class Area:
 
     size: int
     widened: bool
+    differences: int
     literals: int
     ranked: int
     tokens: Symbols
@@ -123,9 +129,14 @@ class Area:
             tokens = np.where(_are_pairs(granules), RANKED, tokens)
         literals = granules[tokens == 0].reshape(-1)
         ranks = _ranks(granules[tokens == RANKED]).reshape(-1)
-        period = 1 if widened else GRANULE if dtype == "uint8" else 4
-        coded = Symbols.of(tokens.astype("<u2").view("uint8"), 2), Symbols.of(literals, period)
-        return cls(len(data), widened, literals.size, ranks.size, *coded, Symbols.of(ranks, PAIRS))
+        differences, coded_literals = 0, Symbols.of(literals, _period(dtype))
+        if dtype in DIFFERENCES:
+            other = Symbols.of(_differences(literals, DIFFERENCES[dtype]), _period(dtype))
+            if other.coded_bytes() < coded_literals.coded_bytes():
+                differences, coded_literals = DIFFERENCES[dtype], other
+        coded_tokens = Symbols.of(tokens.astype("<u2").view("uint8"), 2)
+        coded = coded_tokens, coded_literals, Symbols.of(ranks, PAIRS)
+        return cls(len(data), widened, differences, literals.size, ranks.size, *coded)
 
     @property
     def symbols(self) -> tuple[Symbols, ...]:
@@ -140,6 +151,21 @@ class Area:
     def coded_bytes(self) -> float:
         """Return about how many bytes the area takes."""
         return sum(symbols.coded_bytes() for symbols in self.symbols)
+
+
+def _period(dtype: str) -> int:
+    """Return how many tables the bytes of a dtype's new granules take turns with."""
+    return {"int16": 1, "uint8": GRANULE}.get(dtype, 4)
+
+
+def _differences(literals: Array, mask: int) -> Array:
+    """Return values with their bits in `mask` as differences from those before, whose lowest bit there is the sign."""
+    values, kept = literals.view("<u4"), np.uint32(mask & 0xFFFFFFFF)
+    high = values & kept
+    changes = high - np.concatenate([np.zeros(min(1, len(high)), "uint32"), high[:-1]])
+    signs = (changes.view("int32") >> 31).view("uint32")
+    coded = ((changes << np.uint32(1)) ^ signs) & kept | values & ~kept
+    return np.asarray(coded.astype("<u4").view("uint8"))
 
 
 def _distances(granules: Array) -> Array:

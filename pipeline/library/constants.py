@@ -127,24 +127,25 @@ class ConstantPool:
         parts = [(dtype, part.data()) for dtype, part in self._parts.items()]
         for dtype, data in (*parts, (_PROGRAM_DTYPE, program)):
             if dtype == _WIDENED and compressed and data:
-                headers.append((expanded, len(data), 0, 1, 0, len(constants), 0))
+                headers.append((expanded, len(data), 0, 1, 0, 0, len(constants), 0))
                 constants += np.frombuffer(data, "int16").astype("int8").tobytes()
                 expanded += len(data)
                 continue
             expandable = dtype not in ("", _WIDENED) and data and (data is not program or len(data) <= LARGEST_PROGRAM)
             area = Area.of(data, dtype) if compressed and expandable else None
             if area is None or area.coded_bytes() + TABLE_BYTES > WORTHWHILE * len(data):
-                headers.append((len(constants), len(data), 0, 0, 0, 0, 0))
+                headers.append((len(constants), len(data), 0, 0, 0, 0, 0, 0))
                 constants += data
                 continue
             period = len(area.granules.tables)
-            headers.append((expanded, area.size, 1, area.widened, period, area.literals, area.ranked))
+            header = expanded, area.size, 1, area.widened, area.differences, period, area.literals, area.ranked
+            headers.append(header)
             coded.append(area)
             expanded += area.size
             scratch = max(scratch, expanded + area.scratch)
         states, words, tables = encode(coded)
-        header = np.array([len(headers), len(words) // 2, *(field for each in headers for field in each)], "<i4")
-        packed = header.tobytes() + states + words + tables
+        numbers = np.array([len(headers), len(words) // 2, *(field for each in headers for field in each)], "<i4")
+        packed = numbers.tobytes() + states + words + tables
         return StoredConstants(
             constants, packed, max(scratch, expanded), headers[-1][0], program_expanded=bool(headers[-1][2])
         )

@@ -14,6 +14,7 @@ typedef struct {
     int32_t size;     /* bytes */
     int32_t coded;    /* whether it is */
     int32_t widened;  /* whether bytes become int16 */
+    int32_t differences; /* which bits of words are differences from those before; not of what is widened */
     int32_t period;   /* how many tables of frequencies the bytes of new granules take turns with */
     int32_t literals; /* bytes of new granules; if it is widened, but not coded, where its bytes are stored */
     int32_t ranked;   /* bytes of ranks */
@@ -30,6 +31,9 @@ typedef struct {
 typedef struct {
     uint32_t symbol : 8, frequency : FREQUENCY_BITS + 1, within : FREQUENCY_BITS;
 } Slot;
+
+/* Four bytes of any constants. */
+typedef uint32_t __attribute__((may_alias)) Word;
 
 typedef Slot Table[1 << FREQUENCY_BITS];
 
@@ -98,11 +102,19 @@ static void order(const uint8_t *rank, uint8_t *to) {
     }
 }
 
+/* Return the value of a word whose bits in `mask` are its difference from the last one, the lowest one its sign. */
+static Word value(Word word, Word last, Word mask) {
+    const Word sign = word & mask & -mask ? mask : 0;
+    const Word difference = (word >> 1 & mask) ^ sign;
+    return ((last & mask) + difference) | (word & ~mask);
+}
+
 /* Expand an area. Tokens and ranks are kept behind it, where the next area will be. Literals are decoded to its end, and
  * moved to where they belong from the first to the last, so that none is overwritten before it is moved. */
 static void expand_area(Stream *stream, const Area *area, uint8_t *to) {
     const uint8_t *end = to + area->size, *token = end + STATES, *literal = end - area->literals;
     const int32_t tokens = area->size / GRANULE * 2;
+    Word last = 0;
     const uint8_t *rank = token + (tokens + STATES - 1) / STATES * STATES;
     decode(stream, tokens, 2, (uint8_t *)token);
     decode(stream, area->literals, area->period, (uint8_t *)literal);
@@ -117,7 +129,10 @@ static void expand_area(Stream *stream, const Area *area, uint8_t *to) {
         } else if (area->widened) {
             for (int i = 0; i < GRANULE; i += 2) to[i + 1] = (to[i] = *literal++) & 0x80 ? 0xFF : 0;
         } else {
-            for (int i = 0; i < GRANULE; i++) to[i] = *literal++;
+            for (int i = 0; i < GRANULE; i += sizeof(Word), literal += sizeof(Word)) {
+                last = value(*(const Word *)literal, last, area->differences);
+                *(Word *)(to + i) = last;
+            }
         }
     }
 }

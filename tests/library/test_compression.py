@@ -139,3 +139,15 @@ def test_large_constants_of_int16_that_fit_int8_are_stored_in_8_bits(expand: Exp
     assert len(pool.stored().constants) == narrow.nbytes // 2 + wide.nbytes
     for value, found in zip((narrow, wide), expand([narrow, wide]), strict=True):
         np.testing.assert_array_equal(found, value)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+def test_values_near_those_before_take_fewer_bytes_and_are_what_they_were(expand: Expand, dtype: str) -> None:
+    random = np.random.default_rng(0)
+    near = (np.repeat([-1e6, 3e6, 5e8, -2e9], 1000) + random.normal(0, 1000, 4000)).astype("int32").view(dtype)
+    pool = ConstantPool()
+    pool.add(near)
+    assert len(pool.stored().packed) < 0.5 * near.nbytes
+    far = random.integers(0, 1 << 32, 4000, "uint32").view(dtype)
+    for value in (near, far):
+        np.testing.assert_array_equal(expand([value])[0].view("uint32"), value.view("uint32"))
