@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import threading
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+import tvm
 
 from pipeline.compiler.codegen import generate_code
 from pipeline.compiler.dump import Dump
 from pipeline.compiler.lower import lower, machine_of
 from pipeline.compiler.records import KernelRecorder
 from pipeline.compiler.tuning import TuningDatabase
+from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
+from pipeline.ir.tvm_private.relax import hash_of
+from pipeline.kernels.machine import Machine
 from pipeline.library.constants import ConstantPool
 from pipeline.library.link import Sections, check_library_writable, link
 from pipeline.library.metadata import (
@@ -26,6 +32,9 @@ from pipeline.library.metadata import (
 )
 from pipeline.process_state import one_at_a_time
 from pipeline.targets import Target
+
+MOST_CONSTANTS = 2**26
+"""Bytes of constants of a program that is kept for the library that is going to be built."""
 
 
 @one_at_a_time
@@ -61,16 +70,91 @@ def compile_program(
     machine = machine_of(target)
     if tuned is not None:
         machine = dataclasses.replace(machine, tuned=tuned.choices())
-    writer = None if dump is None else Dump(dump)
-    recorder = KernelRecorder([o.name for o in program.outputs], writer)
-    tvm_target = target.tvm_target()
-    pool = ConstantPool()
-    code = generate_code(lower(program.module, tvm_target, machine, pool, recorder), tvm_target)
+    writer, tvm_target = None if dump is None else Dump(dump), target.tvm_target()
+    lowered = _kept.take(_key(program, tvm_target, machine)) if writer is None else None
+    lowered = lowered or _lowered(program, tvm_target, machine, writer)
+    code = generate_code(lowered.module, tvm_target)
     if writer is not None:
         writer.assembly(code.assembly())
-    metadata = library_metadata(program, target, quantized, recorder.operators)
-    link(code.exportable(), target, Sections(*encode_metadata(metadata), pool), written)
+    metadata = library_metadata(program, target, quantized, lowered.operators)
+    link(code.exportable(), target, Sections(*encode_metadata(metadata), lowered.constants), written)
     return written
+
+
+@dataclass(frozen=True)
+class LoweredProgram:
+    """What a library is made of.
+
+    Attributes:
+        module: after all phases of `lower`.
+        constants: of its kernels.
+        operators: its kernel calls.
+    """
+
+    module: tvm.IRModule
+    constants: ConstantPool
+    operators: tuple[OperatorRecord, ...]
+
+
+def lower_for_trial(program: Program, target: Target) -> LoweredProgram:
+    """Lower a program that corrections are checked with; if it is the one that is built next, it isn't lowered again.
+
+    Raises:
+        TargetError: see `compile_program`.
+    """
+    tvm_target, machine = target.tvm_target(), machine_of(target)
+    # What was kept before can go before as much is made again.
+    _kept.forget()
+    lowered = _lowered(program, tvm_target, machine)
+    if lowered.constants.size <= MOST_CONSTANTS:
+        _kept.keep(_key(program, tvm_target, machine), lowered)
+    return lowered
+
+
+def _lowered(
+    program: Program, tvm_target: tvm.target.Target, machine: Machine, dump: Dump | None = None
+) -> LoweredProgram:
+    pool, recorder = ConstantPool(), KernelRecorder([o.name for o in program.outputs], dump)
+    module = lower(program.module, tvm_target, machine, pool, recorder)
+    return LoweredProgram(module, pool, recorder.operators)
+
+
+def _key(program: Program, tvm_target: tvm.target.Target, machine: Machine) -> tuple[object, ...]:
+    """Return all that lowering depends on; hashes leave out the names of tensors."""
+    flow = Dataflow.of(program.module)
+    names = (*flow.params, *(b.var for b in flow.bindings))
+    outputs = [o.name for o in program.outputs]
+    tiles = sorted(machine.tuned.items())
+    return str(tvm_target), machine, tiles, hash_of(program.module), [str(v.name) for v in names], outputs
+
+
+class _Kept:
+    """The last program that was lowered for a trial."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: tuple[tuple[object, ...], LoweredProgram] | None = None
+
+    def keep(self, key: tuple[object, ...], lowered: LoweredProgram) -> None:
+        """Keep a program."""
+        with self._lock:
+            self._last = key, lowered
+
+    def take(self, key: tuple[object, ...]) -> LoweredProgram | None:
+        """Return the program that was kept, and keep it no longer; None if it is another one."""
+        with self._lock:
+            if self._last is None or self._last[0] != key:
+                return None
+            (_, lowered), self._last = self._last, None
+            return lowered
+
+    def forget(self) -> None:
+        """Keep nothing."""
+        with self._lock:
+            self._last = None
+
+
+_kept = _Kept()
 
 
 def library_metadata(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,32 +147,23 @@ def round_in_order(weights: Array, lower: Array, largest: int) -> Array:
     return rounded
 
 
+_LOOPS: dict[str, Callable[[], tirx.PrimFunc]] = {
+    "extent": extent_loop,
+    "histogram": histogram_loop,
+    "channel_sums": channel_sums_loop,
+    "unit_lower": unit_lower_loop,
+    "rounding": rounding_loop,
+}
+
 _lock = threading.Lock()
 
 
 def _loop(name: str) -> tvm.runtime.Function:
     # Several threads need their first loop at the same time.
     with _lock:
-        return (_of_values if name in _OF_VALUES else _of_weights)()[name]
-
-
-_OF_VALUES = {"extent": extent_loop, "histogram": histogram_loop, "channel_sums": channel_sums_loop}
-
-_OF_WEIGHTS = {"unit_lower": unit_lower_loop, "rounding": rounding_loop}
-"""Loops that only some corrections need."""
+        return _compiled(name)
 
 
 @functools.cache
-def _of_values() -> dict[str, tvm.runtime.Function]:
-    return _compiled(_OF_VALUES)
-
-
-@functools.cache
-def _of_weights() -> dict[str, tvm.runtime.Function]:
-    return _compiled(_OF_WEIGHTS)
-
-
-def _compiled(loops: Mapping[str, Callable[[], tirx.PrimFunc]]) -> dict[str, tvm.runtime.Function]:
-    compiled = compile_functions({name: loop() for name, loop in loops.items()}, load_target("host").tvm_target())
-    # A module looks a function up by its name each time.
-    return {name: compiled[name] for name in loops}
+def _compiled(name: str) -> tvm.runtime.Function:
+    return compile_functions({name: _LOOPS[name]()}, load_target("host").tvm_target())[name]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
-from pipeline.compiler.build import library_metadata
+from pipeline.compiler.build import library_metadata, lower_for_trial
 from pipeline.compiler.codegen import generate_code
 from pipeline.compiler.loaded_kernels import NOTHING, add_nothing, virtual_machine
 from pipeline.compiler.lower import lower, machine_of
@@ -21,7 +21,6 @@ from pipeline.files import temporary_folder
 from pipeline.ir.bridge import tensor_type
 from pipeline.ir.dataflow import Binding, substitute, variables
 from pipeline.ir.program import Program, TensorSpec
-from pipeline.library.constants import ConstantPool
 from pipeline.library.link import Sections, link, names_linker
 from pipeline.library.metadata import encode_metadata
 from pipeline.memory import release_memory
@@ -89,14 +88,15 @@ class LinkedExecutor(Executor):
     """
 
     def _compiled(self, program: Program) -> relax.VirtualMachine:
-        target, pool = load_target("host"), ConstantPool()
-        tvm_target = target.tvm_target()
-        code = generate_code(lower(program.module, tvm_target, machine_of(target), pool), tvm_target)
+        target = load_target("host")
+        lowered = lower_for_trial(program, target)
+        code = generate_code(lowered.module, target.tvm_target())
         add_nothing(code.instructions)
         metadata = encode_metadata(library_metadata(program, target, None, ()))
+        sections = Sections(*metadata, lowered.constants, compressed=False)
         with temporary_folder("pipeline-linked-") as folder:
             path = folder / "program.so"
-            link(code.exportable(), target, Sections(*metadata, pool, compressed=False), path, with_functions=False)
+            link(code.exportable(), target, sections, path, with_functions=False)
             # The system keeps the file as long as it is loaded.
             return relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
 

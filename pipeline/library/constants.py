@@ -114,6 +114,11 @@ class ConstantPool:
         part = _part_of(value)
         return list(self._parts).index(part) << AREA_BITS | self._parts[part].add(value.tobytes())
 
+    @property
+    def size(self) -> int:
+        """Bytes of all constants."""
+        return sum(part.size for part in self._parts.values())
+
     def stored(self, program: bytes = b"", *, compressed: bool = True) -> StoredConstants:
         """Return what the library contains of all constants.
 

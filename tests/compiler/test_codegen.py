@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tvm
-from tvm import tirx
+from tvm import relax, tirx
 
 import pipeline
-from pipeline.compiler import codegen
+from pipeline.compiler import build, codegen
 from pipeline.compiler.execute import Executor, LinkedExecutor
 from pipeline.compiler.kernel_passes import code_generation, compile_functions
 from pipeline.compiler.lower import lower, machine_of
+from pipeline.ir.dataflow import Binding, DataflowBuilder, constant, make_constant, with_arguments
 from pipeline.ir.program import Program
+from pipeline.ir.rewriting import rewrite_bindings
 from pipeline.library.constants import ConstantPool
 from pipeline.targets import load_target
 from tests.models import ModelBuilder, import_test_model
@@ -51,6 +54,39 @@ def test_a_library_has_the_code_that_corrections_were_checked_with(
     LinkedExecutor(int8_program)
     monkeypatch.setattr(codegen, "compile_functions", lambda *_: pytest.fail("a kernel is compiled again"))
     pipeline.compile_program(int8_program, pipeline.load_target("host"), tmp_path / "model.so")
+
+
+def built(program: Program, folder: Path) -> bytes:
+    return pipeline.compile_program(program, pipeline.load_target("host"), folder / "model.so").read_bytes()
+
+
+def test_the_program_that_was_checked_last_is_lowered_once(
+    int8_program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = built(int8_program, tmp_path)
+    LinkedExecutor(int8_program)
+    with monkeypatch.context() as patched:
+        patched.setattr(build, "lower", lambda *_: pytest.fail("it is lowered again"))
+        assert built(int8_program, tmp_path) == expected
+    # It isn't kept any longer.
+    assert built(int8_program, tmp_path) == expected
+
+
+def test_a_program_of_other_constants_or_names_is_lowered_anew(int8_program: Program, tmp_path: Path) -> None:
+    def with_constants(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:
+        if not isinstance(binding.value, relax.Call):
+            return None
+        arguments = [a if (v := constant(a)) is None else make_constant(v[::-1].copy()) for a in binding.value.args]
+        return with_arguments(builder.replaced(binding.value), [builder.replaced(a) for a in arguments])
+
+    def with_names(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:
+        return builder.emit(builder.replaced(binding.value), f"{binding.var.name}.other")
+
+    for visit in (with_constants, with_names):
+        other = dataclasses.replace(int8_program, module=rewrite_bindings(int8_program.module, visit))
+        expected = built(other, tmp_path)
+        LinkedExecutor(int8_program)
+        assert built(other, tmp_path) == expected != built(int8_program, tmp_path)
 
 
 def test_it_gives_the_same_as_a_program_that_is_compiled_in_memory(int8_program: Program) -> None:
