@@ -7,8 +7,10 @@ import pytest
 
 from pipeline.api import quantize
 from pipeline.compiler.execute import Executor
+from pipeline.ir.bridge import operator_of
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
+from pipeline.ops import QConv2d
 from pipeline.passes.lowering.fuse_hard_swishes import fuse_hard_swishes
 from pipeline.passes.lowering.fuse_image_inputs import fuse_image_inputs
 from pipeline.passes.lowering.fuse_lookups import fuse_lookups
@@ -36,6 +38,13 @@ class Network(ModelBuilder):
 def operators(program: Program) -> list[str]:
     module = write_halos(separate_padding(fuse_image_inputs(fuse_residual_adds(program.module))))
     return [b.operator for b in Dataflow.of(module).bindings]
+
+
+def test_rows_of_padding_are_known() -> None:
+    n = Network()
+    module = separate_padding(n.quantized(n.conv("x")).module)
+    convolutions = [c for b in Dataflow.of(module).bindings if isinstance(c := operator_of(b.value), QConv2d)]
+    assert [c.zero_rows for c in convolutions] == [(1, 1), (0, 0)]
 
 
 def test_a_residual_sum_joins_the_convolution_before_it() -> None:

@@ -102,6 +102,14 @@ def test_tile_registers_take_three_rows_of_a_large_kernel() -> None:
     assert unfolding(module, "avx512_vnni") == (7, 2)
 
 
+@pytest.mark.parametrize(("isa_name", "expected"), [("avx512_vnni", (0, 0)), ("portable", (1, 1))])
+def test_rows_of_padding_are_known_unless_they_are_unfolded(isa_name: str, expected: tuple[int, int]) -> None:
+    module = image_network((1, 3, 64, 64), 32, (3, 3), (2, 2), (1, 1, 1, 1), zero_rows=(1, 1))
+    convolution = operators(unfold_image_inputs(module, Machine(instruction_set(isa_name))))[1]
+    assert isinstance(convolution, QConv2d)
+    assert convolution.zero_rows == expected
+
+
 @pytest.mark.parametrize("isa_name", ["portable", "avx512_vnni"])
 def test_what_fills_its_steps_stays_as_it_is(isa_name: str) -> None:
     # Four channels fill a dot-product instruction.
