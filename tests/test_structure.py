@@ -35,6 +35,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "cpu": "data errors",
         "memory": "",
         "distances": "",
+        "matchings": "",
         "other_tools": "",
         "process_state": "",
         "targets": "cpu data errors other_tools schema",
@@ -44,12 +45,12 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "ir": "",
         "ops": "ir",
         "reference": "ir ops",
-        "kernels": "errors ir ops",
+        "kernels": "errors ir matchings ops",
         "passes": "",
         "passes.float": "errors ir ops",
         "passes.lowering": "errors ir kernels ops",
         # Libraries, written and read.
-        "library": "errors files ir schema targets",
+        "library": "errors files ir matchings schema targets",
         "compiler": "cpu errors files ir kernels library memory ops passes.lowering process_state schema targets",
         "runtime": "conversion cpu errors ir library",
         # Whoever runs programs over samples may do so in other processes.

@@ -1,15 +1,15 @@
 """Compression of small constants: what a library stores of them, and expands when it is loaded (`expand.c`).
 
 An *area* is a run of constants of one dtype. It is cut into granules of `GRANULE` bytes, and a granule that has been
-there before is a reference to that: how many granules it is behind, as a token; a token of 0 stands for a new granule.
-(Depthwise kernels want a channel's constants several times, at the same places in a vector.) Tokens and new granules
-are bytes, coded by asymmetric numeral systems (J. Duda, "Asymmetric numeral systems", 2013, arXiv:1311.2540; the
-interleaving of states is F. Giesen's, "Interleaved entropy coders", 2014, arXiv:1402.3392). Frequencies are those of
-the bytes at the same place in an element, so that exponents, zeros and the like cost next to nothing.
+there before is a reference to that: how many granules it is behind, as a token; a token of 0 stands for a new granule,
+or for one whose bytes take fewer bits than a reference. (Depthwise kernels want a channel's constants several times, at
+the same places in a vector.) Tokens and new granules are bytes, coded by asymmetric numeral systems (J. Duda,
+"Asymmetric numeral systems", 2013, arXiv:1311.2540; the interleaving of states is F. Giesen's, "Interleaved entropy
+coders", 2014, arXiv:1402.3392). Frequencies are those of the bytes at the same place in an element, so that exponents,
+zeros and the like cost next to nothing.
 
-A granule that is an order of the numbers below 16 in pairs (`kernels.gemm.pairing`: the first ones ascend, and each is
-less than its second one) is coded by *ranks*, with a token of its own: how many of the numbers that are left are less
-than each pair's second one. They take fewer bits than a reference.
+A granule that is an order of the numbers below 16 in pairs is coded as a number (`pipeline.matchings`), with a
+token of its own: numbers are chosen small, and take fewer bits than a reference.
 
 int16 constants whose values are those of int8 are coded as int8. Of int32 and float32, the differences from the values
 before are coded where that takes fewer bytes: a layer's biases and multipliers are near each other.
@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from pipeline.matchings import are_matchings, numbers_of
 
 Array = npt.NDArray[Any]
 
@@ -38,17 +40,20 @@ FREQUENCY_BITS = 11
 WORD_BITS = 16
 """What a state gives to the stream, or takes from it, at a time; states are at least 2**16."""
 
-RANKED = (1 << 16) - 1
-"""The token of a granule that is coded by ranks."""
+NUMBERED = (1 << 16) - 1
+"""The token of a granule that is coded as a number."""
 
-FARTHEST = RANKED - 1
+FARTHEST = NUMBERED - 1
 """Granules to the farthest one that a token refers to."""
 
-PAIRS = GRANULE // 2
-"""Ranks of a granule."""
+NUMBER_BYTES = 4
+"""Bytes of a granule's number, the lowest one first."""
 
 DIFFERENCES = {"int32": -1, "float32": ~0xFF}
 """Which bits of each dtype's values are coded as differences; multipliers' last eight bits are mostly zeros."""
+
+CHOICES = 4
+"""How often references are weighed against new granules, by the frequencies that the last choice has led to."""
 
 _LONG = 0x80
 """Flag of the first of two bytes of a frequency."""
@@ -98,19 +103,19 @@ class Area:
         size: bytes.
         widened: whether values of one byte become int16.
         differences: which bits of values of four bytes are differences from those before: the highest ones, or none.
-        literals: bytes of new granules, except for ranked ones.
-        ranked: bytes of ranks.
-        tokens, granules, ranks: symbols of tokens, low and high bytes by turns, of new granules, and of ranks.
+        literals: bytes of new granules, except for those that are numbers.
+        numbered: bytes of numbers.
+        tokens, granules, ranks: symbols of tokens, low and high bytes by turns, of new granules, and of numbers.
     """
 
     size: int
     widened: bool
     differences: int
     literals: int
-    ranked: int
+    numbered: int
     tokens: Symbols
     granules: Symbols
-    ranks: Symbols
+    numbers: Symbols
 
     @classmethod
     def of(cls, data: bytes, dtype: str) -> Area:
@@ -125,28 +130,30 @@ class Area:
         bytes_ = (values.astype("int8") if widened else values).view("uint8")
         granules = bytes_.reshape(len(data) // GRANULE, -1)
         tokens = _distances(granules)
+        if dtype not in DIFFERENCES:
+            tokens = _cheaper(tokens, granules, _period(dtype))
         if dtype == "uint8":
-            tokens = np.where(_are_pairs(granules), RANKED, tokens)
+            tokens = np.where(are_matchings(granules), NUMBERED, tokens)
         literals = granules[tokens == 0].reshape(-1)
-        ranks = _ranks(granules[tokens == RANKED]).reshape(-1)
+        numbers = numbers_of(granules[tokens == NUMBERED]).astype("<u4").view("uint8")
         differences, coded_literals = 0, Symbols.of(literals, _period(dtype))
         if dtype in DIFFERENCES:
             other = Symbols.of(_differences(literals, DIFFERENCES[dtype]), _period(dtype))
             if other.coded_bytes() < coded_literals.coded_bytes():
                 differences, coded_literals = DIFFERENCES[dtype], other
         coded_tokens = Symbols.of(tokens.astype("<u2").view("uint8"), 2)
-        coded = coded_tokens, coded_literals, Symbols.of(ranks, PAIRS)
-        return cls(len(data), widened, differences, literals.size, ranks.size, *coded)
+        coded = coded_tokens, coded_literals, Symbols.of(numbers, NUMBER_BYTES)
+        return cls(len(data), widened, differences, literals.size, numbers.size, *coded)
 
     @property
     def symbols(self) -> tuple[Symbols, ...]:
-        """All symbols, in the order in which they are coded; ranks only if there are any."""
-        return self.tokens, self.granules, *((self.ranks,) if self.ranked > 0 else ())
+        """All symbols, in the order in which they are coded; numbers only if there are any."""
+        return self.tokens, self.granules, *((self.numbers,) if self.numbered > 0 else ())
 
     @property
     def scratch(self) -> int:
         """Bytes that expanding takes behind the area."""
-        return STATES + self.tokens.rows.size + self.ranks.rows.size
+        return STATES + self.tokens.rows.size + self.numbers.rows.size
 
     def coded_bytes(self) -> float:
         """Return about how many bytes the area takes."""
@@ -178,21 +185,22 @@ def _distances(granules: Array) -> Array:
     return np.where((last >= 0) & (number - last <= FARTHEST), number - last, 0)
 
 
-def _are_pairs(granules: Array) -> Array:
-    """Return which granules can be coded by ranks: [n] bool of [n, GRANULE] uint8."""
-    first, second = granules[:, 0::2], granules[:, 1::2]
-    once = (np.sort(granules, axis=1) == np.arange(GRANULE)).all(axis=1)
-    ascending = (np.diff(first.astype("int16"), axis=1) > 0).all(axis=1)
-    return np.asarray(once & ascending & (first < second).all(axis=1))
+def _cheaper(tokens: Array, granules: Array, period: int) -> Array:
+    """Return tokens that say new where a granule's own bytes take fewer bits than a reference, as mostly zeros do."""
+    places, result = np.arange(granules.shape[1]) % period, tokens
+    for _ in range(CHOICES):
+        pairs = result.astype("<u2").view("uint8").reshape(-1, 2)
+        low, high = (_bits(pairs[:, i : i + 1]) for i in range(2))
+        tables = np.stack([_bits(granules[result == 0][:, first::period]) for first in range(period)])
+        new = tables[places, granules].sum(axis=1) + low[0] + high[0]
+        result = np.where(new < low[tokens & 0xFF] + high[tokens >> 8], 0, tokens)
+    return result
 
 
-def _ranks(granules: Array) -> Array:
-    """Return the ranks of granules: [n, PAIRS] uint8 of [n, GRANULE]."""
-    pairs = granules.reshape(-1, PAIRS, 2).astype("int16")
-    second = pairs[:, :, 1]
-    # Of all numbers below a pair's second one, those in the pairs before it and its own first one aren't left.
-    taken = [(pairs[:, : i + 1] < second[:, i, np.newaxis, np.newaxis]).sum(axis=(1, 2)) for i in range(PAIRS)]
-    return np.asarray(second - np.stack(taken, axis=1)).astype("uint8")
+def _bits(symbols: Array) -> Array:
+    """Return about how many bits each byte takes, if they are as frequent as in `symbols`: [256]."""
+    counts = np.bincount(symbols.reshape(-1), minlength=256) + 0.1
+    return np.asarray(np.log2(counts.sum()) - np.log2(counts))
 
 
 def encode(areas: Sequence[Area]) -> tuple[bytes, bytes, bytes]:

@@ -143,7 +143,7 @@ class ConstantPool:
                 constants += data
                 continue
             period = len(area.granules.tables)
-            header = expanded, area.size, 1, area.widened, area.differences, period, area.literals, area.ranked
+            header = expanded, area.size, 1, area.widened, area.differences, period, area.literals, area.numbered
             headers.append(header)
             coded.append(area)
             expanded += area.size

@@ -5,8 +5,9 @@
 
 #define HIDDEN __attribute__((visibility("hidden")))
 
-enum { AREAS = 8, AREA_BITS = 40, GRANULE = 16, PAIRS = GRANULE / 2, RANKED = 0xFFFF };
+enum { AREAS = 8, AREA_BITS = 40, GRANULE = 16, NUMBERED = 0xFFFF, NUMBER_BYTES = 4 };
 enum { STATES = 64, FREQUENCY_BITS = 11, WORD_BITS = 16, LONG = 0x80 };
+enum { MATCHINGS = 15 * 13 * 11 * 9 * 7 * 5 * 3, STRIDE = 1200943 }; /* see matchings.py */
 
 /* An area of constants of one dtype. */
 typedef struct {
@@ -17,7 +18,7 @@ typedef struct {
     int32_t differences; /* which bits of words are differences from those before; not of what is widened */
     int32_t period;   /* how many tables of frequencies the bytes of new granules take turns with */
     int32_t literals; /* bytes of new granules; if it is widened, but not coded, where its bytes are stored */
-    int32_t ranked;   /* bytes of ranks */
+    int32_t numbered; /* bytes of numbers */
 } Area;
 
 typedef struct {
@@ -90,13 +91,14 @@ static void decode(Stream *stream, int32_t count, int32_t period, uint8_t *to) {
     stream->words = words;
 }
 
-/* Write numbers below GRANULE in pairs: the lowest one that is left, and the one of a rank among the others. */
-static void order(const uint8_t *rank, uint8_t *to) {
-    uint32_t left = (1 << GRANULE) - 1;
-    for (int i = 0; i < PAIRS; i++) {
+/* Write a matching: inputs in pairs, the lowest one that is left, and the one of a rank among the others. */
+static void order(uint32_t number, uint8_t *to) {
+    uint32_t left = (1 << GRANULE) - 1, ranks = (uint64_t)number * STRIDE % MATCHINGS;
+    for (uint32_t radix = GRANULE - 1; left; radix -= 2) {
         *to++ = __builtin_ctz(left);
         uint32_t others = left &= left - 1;
-        for (int k = 0; k < rank[i]; k++) others &= others - 1;
+        for (uint32_t k = ranks % radix; k; k--) others &= others - 1;
+        ranks /= radix;
         *to++ = __builtin_ctz(others);
         left ^= others & -others;
     }
@@ -109,21 +111,21 @@ static Word value(Word word, Word last, Word mask) {
     return ((last & mask) + difference) | (word & ~mask);
 }
 
-/* Expand an area. Tokens and ranks are kept behind it, where the next area will be. Literals are decoded to its end, and
+/* Expand an area. Tokens and numbers are kept behind it, where the next area will be. Literals are decoded to its end, and
  * moved to where they belong from the first to the last, so that none is overwritten before it is moved. */
 static void expand_area(Stream *stream, const Area *area, uint8_t *to) {
     const uint8_t *end = to + area->size, *token = end + STATES, *literal = end - area->literals;
     const int32_t tokens = area->size / GRANULE * 2;
     Word last = 0;
-    const uint8_t *rank = token + (tokens + STATES - 1) / STATES * STATES;
+    const uint8_t *number = token + (tokens + STATES - 1) / STATES * STATES;
     decode(stream, tokens, 2, (uint8_t *)token);
     decode(stream, area->literals, area->period, (uint8_t *)literal);
-    if (area->ranked) decode(stream, area->ranked, PAIRS, (uint8_t *)rank);
+    if (area->numbered) decode(stream, area->numbered, NUMBER_BYTES, (uint8_t *)number);
     for (; to < end; to += GRANULE, token += 2) {
         const int32_t distance = token[0] | token[1] << 8;
-        if (distance == RANKED) {
-            order(rank, to);
-            rank += PAIRS;
+        if (distance == NUMBERED) {
+            order(*(const Word *)number, to);
+            number += NUMBER_BYTES;
         } else if (distance) {
             for (int i = 0; i < GRANULE; i++) to[i] = to[i - distance * GRANULE];
         } else if (area->widened) {

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pipeline
+from pipeline import matchings
 from pipeline.library.constants import ALIGNMENT, ConstantPool
 from tests.properties import examples
 
@@ -90,34 +91,20 @@ def test_constants_are_what_they_were(expand: Expand, values: list[Array]) -> No
         np.testing.assert_array_equal(found, value)
 
 
-def orders(random: np.random.Generator, count: int, near: float) -> Array:
-    """Return numbers below 16 in pairs, as `kernels.gemm.pairing` orders inputs: [count, 16] uint8.
-
-    A pair's second number is the next one that is left, or a later one the more rarely, the larger `near` is.
-    """
-    rows = []
-    for _ in range(count):
-        left, row = list(range(16)), []
-        while left:
-            first = left.pop(0)
-            row += [first, left.pop(min(int(random.geometric(near)), len(left)) - 1)]
-        rows.append(row)
-    return np.array(rows, "uint8")
-
-
 @examples(10)
-@given(seed=st.integers(0, 2**32), count=st.integers(1, 200), near=st.sampled_from([0.01, 0.5, 0.99]))
-def test_orders_among_other_bytes_are_what_they_were(expand: Expand, seed: int, count: int, near: float) -> None:
+@given(seed=st.integers(0, 2**32), count=st.integers(1, 200), most=st.sampled_from([1, 1000, matchings.COUNT]))
+def test_orders_among_other_bytes_are_what_they_were(expand: Expand, seed: int, count: int, most: int) -> None:
     random = np.random.default_rng(seed)
-    granules = np.concatenate([orders(random, count, near), random.integers(0, 16, (count, 16)).astype("uint8")])
+    orders = matchings.orders(random.integers(0, most, count))
+    granules = np.concatenate([orders, random.integers(0, 16, (count, 16)).astype("uint8")])
     value = random.permutation(granules).reshape(-1)
     np.testing.assert_array_equal(expand([value])[0], value)
 
 
-def test_orders_of_numbers_that_are_near_each_other_take_some_two_bytes() -> None:
+def test_orders_of_small_numbers_take_little_more_than_a_byte() -> None:
     pool = ConstantPool()
-    pool.add(orders(np.random.default_rng(0), 2000, 0.6))
-    assert len(pool.stored().packed) < 2000 * 2
+    pool.add(matchings.orders(np.random.default_rng(0).geometric(0.01, 4000)))
+    assert len(pool.stored().packed) < 4000 * 1.3
 
 
 def test_an_area_of_one_value_is_what_it_was(expand: Expand) -> None:

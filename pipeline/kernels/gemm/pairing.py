@@ -7,25 +7,27 @@ block, and pairs are a matching in it. Weights of real networks have perfect mat
 find no partner are paired with each other nevertheless: of the second one's weight, each lane takes as much as the sum
 allows, and the remainder, which is zero in most lanes, goes to an *extra* step, where the input stands once more.
 
-Of all perfect matchings of a window, the *smallest* is taken: its lowest input has the lowest partner that leaves the
-others one, and so on. A library then has an order compressed to some two bytes at most (`library.compression`): the
-partners' ranks, most of which are small. It is searched depth first, for a limited number of steps. Windows that have
-none, or where it isn't found so soon, are matched greedily: the input with the fewest possible partners left chooses
+Of all perfect matchings of a window, the first one of a fixed sequence is taken (`matchings`), as far as that is
+searched. A library then has an order compressed to its number (`library.compression`), which mostly takes little more
+than a byte. Windows that have none there are matched greedily: the input with the fewest possible partners left chooses
 first, and takes the one that has the fewest itself (R. M. Karp and M. Sipser, "Maximum matchings in sparse random
 graphs", 1981; there, only inputs with one partner left have precedence), several times, with ties decided otherwise.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.matchings import INPUTS, orders
+
 Array = npt.NDArray[Any]
 
-WINDOW = 16
+WINDOW = INPUTS
 """Inputs in a window: what a shuffle of bytes takes in."""
 
 STEP = 4
@@ -42,8 +44,11 @@ EXTRA_STEPS = 4
 have the same kernel.
 """
 
-SEARCH_STEPS = 400
-"""At finding the smallest perfect matching: a step chooses a partner, or takes a choice back."""
+SEARCHED = 1 << 15
+"""Matchings of the sequence that are tried."""
+
+MOST_TOGETHER = 1024
+"""Of them, tried at a time."""
 
 ATTEMPTS = 8
 """At finding another perfect matching, or the largest one."""
@@ -52,10 +57,14 @@ _NONE = -1
 
 _BITS = np.array([bin(i).count("1") for i in range(1 << 8)], "uint8")
 
-_LOWEST = np.array([WINDOW, *((i & -i).bit_length() - 1 for i in range(1, 1 << WINDOW))], "uint16")
-"""The lowest bit of each number of `WINDOW` bits that is set; `WINDOW` if none is."""
-
 _ALL = (1 << WINDOW) - 1
+
+_PAIR = np.zeros((WINDOW, WINDOW), "int64")
+"""Numbers of pairs of inputs, by the lower and the higher one."""
+_PAIR[np.triu_indices(WINDOW, 1)] = np.arange(WINDOW * (WINDOW - 1) // 2)
+
+_PAIRS_PER_WORD = 60
+"""Pairs whose bits are in one integer."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +171,7 @@ def _edges(weights: Array) -> Array:
 
 def _matching(edges: Array) -> Array:
     """Return each input's partner, or -1: [n, WINDOW] int8."""
-    partner = _smallest(edges)
+    partner = _first(edges)
     unsolved = np.flatnonzero((partner == _NONE).any(axis=1))
     for attempt in range(ATTEMPTS):
         found = _greedy(edges[unsolved], attempt)
@@ -181,38 +190,34 @@ def _completed(partner: Array) -> Array:
     return partner
 
 
-def _smallest(edges: Array) -> Array:
-    """Return each input's partner in the smallest perfect matching, [n, WINDOW] int8, or -1 for all that has none."""
-    n, bits, pairs = len(edges), np.uint16(1) << np.arange(WINDOW, dtype="uint16"), WINDOW // 2
-    partner = np.full((n, WINDOW), _NONE, "int8")
-    # Of each pair: the inputs that are free before it, and which of them its first one may still choose.
-    free, possible = np.full((n, pairs), _ALL, "uint16"), np.zeros((n, pairs), "uint16")
-    possible[:, 0] = edges[:, 0]
-    chosen = np.zeros((n, pairs, 2), "int8")
-    pair_number, searched = np.zeros(n, "int64"), np.arange(n)
-    for _ in range(SEARCH_STEPS):
-        at = pair_number[searched]
-        stuck = possible[searched, at] == 0
-        pair_number[searched[stuck]] -= 1
-        row, at = searched[~stuck], at[~stuck]
-        first, second = _LOWEST[free[row, at]], _LOWEST[possible[row, at]]
-        chosen[row, at] = np.stack([first, second], axis=1)
-        possible[row, at] &= ~bits[second]
-        left = free[row, at] & ~(bits[first] | bits[second])
-        complete = left == 0
-        pairs_of = chosen[row[complete]]
-        for one, other in ((0, 1), (1, 0)):
-            partner[row[complete, np.newaxis], pairs_of[:, :, one]] = pairs_of[:, :, other]
-        row, at, left = row[~complete], at[~complete] + 1, left[~complete]
-        partners = edges[row] & left[:, np.newaxis]
-        lonely = ((partners == 0) & ((left[:, np.newaxis] & bits) != 0)).any(axis=1)
-        free[row, at] = left
-        possible[row, at] = np.where(lonely, 0, partners[np.arange(len(row)), _LOWEST[left]])
-        pair_number[row] = at
-        searched = searched[(pair_number[searched] >= 0) & (partner[searched, 0] == _NONE)]
-        if len(searched) == 0:
-            break
+def _first(edges: Array) -> Array:
+    """Return each input's partner in the first matching of the sequence, [n, WINDOW] int8, or -1 if none is found."""
+    matchings, pairs = _searched()
+    missing = np.zeros((len(edges), pairs.shape[1]), "uint64")
+    for first, second in zip(*np.triu_indices(WINDOW, 1), strict=True):
+        met = edges[:, first] >> np.uint16(second) & np.uint16(1)
+        word, bit = divmod(int(_PAIR[first, second]), _PAIRS_PER_WORD)
+        missing[:, word] |= (met ^ 1).astype("uint64") << np.uint64(bit)
+    partner, searched = np.full((len(edges), WINDOW), _NONE, "int8"), np.arange(len(edges))
+    start, stop = 0, 16
+    while start < SEARCHED and len(searched) > 0:
+        fits = np.asarray(((missing[searched, np.newaxis] & pairs[start:stop]) == 0).all(axis=-1))
+        found = np.asarray(fits.any(axis=1))
+        order = matchings[start + fits[found].argmax(axis=1)]
+        row = searched[found, np.newaxis]
+        partner[row, order[:, 0::2]], partner[row, order[:, 1::2]] = order[:, 1::2], order[:, 0::2]
+        searched = searched[~found]
+        start, stop = stop, min(2 * stop, stop + MOST_TOGETHER)
     return partner
+
+
+@functools.cache
+def _searched() -> tuple[Array, Array]:
+    """Return the matchings that are tried, and their pairs as bits: [SEARCHED, WINDOW] uint8, [SEARCHED, 2] uint64."""
+    order = orders(np.arange(SEARCHED))
+    words, bits = np.divmod(_PAIR[order[:, 0::2], order[:, 1::2]], _PAIRS_PER_WORD)
+    masks = np.uint64(1) << bits.astype("uint64")
+    return order, np.stack([np.where(words == word, masks, 0).sum(axis=1) for word in range(2)], axis=1)
 
 
 def _greedy(edges: Array, attempt: int) -> Array:
