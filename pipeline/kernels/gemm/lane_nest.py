@@ -66,8 +66,8 @@ class LaneNest(Nest):
         rows, columns = plan.geometry.segments
         groups = plan.geometry.segment_length // (together * plan.depth)
         weights = plan.isa.stream(self.weights, self.first_weight(place))
-        with T.serial(place.above, rows - place.below) as ky, T.serial(columns) as kx:
-            x = place.x + self.segment(ky, kx)
+        with T.serial(rows - place.below - place.above) as row, T.serial(columns) as kx:
+            x = place.x + self.segment(place.above + row, kx)
             unrolled = plan.loads_together if groups >= LEAST_UNROLLED else 1
             with T.serial(self.iterations(groups // unrolled)) as k:
                 self._groups(x, k * unrolled, unrolled, weights)

@@ -125,8 +125,8 @@ class PanelNest(BlockNest):
         together, steps = self.plan.loads_together, layout.steps
         line_values = g.strides[0] * self.tiles * layout.values
         distance = self.plan.isa.distance(layout.loads, layout.step_values * np.dtype(self.panel_dtype).itemsize)
-        with T.serial(place.above, g.kernel[0] - place.below) as ky, T.serial(g.kernel[1]) as kx:
-            x = place.x + ky * row_values + layout.column(kx * g.dilation[1])
+        with T.serial(g.kernel[0] - place.below - place.above) as row, T.serial(g.kernel[1]) as kx:
+            x = place.x + (place.above + row) * row_values + layout.column(kx * g.dilation[1])
             lines = [self.plan.isa.stream(self.panels, x + n * line_values) for n in range(self.plan.tile.lines)]
             with T.serial(self.iterations(steps // together)) if steps > together else nullcontext():
                 self._panel_steps(lines, distance, together, weights)
