@@ -105,7 +105,7 @@ class Area:
         differences: which bits of values of four bytes are differences from those before: the highest ones, or none.
         literals: bytes of new granules, except for those that are numbers.
         numbered: bytes of numbers.
-        tokens, granules, ranks: symbols of tokens, low and high bytes by turns, of new granules, and of numbers.
+        tokens, granules, numbers: symbols of tokens, low and high bytes by turns, of new granules, and of numbers.
     """
 
     size: int

@@ -155,3 +155,14 @@ def test_products_of_values_of_16_bits(isa_name: str, seed: int) -> None:
             assert_exact(isa_name, chosen, x, *constants)
     _, *constants = integer_arguments(random, (5, 71), (33, 71))
     assert_exact(isa_name, QDense(**LIMITS), wide_values(random, 5, 71), *constants)
+
+
+@examples(1)
+@given(seed=SEEDS)
+def test_rows_of_padding_are_left_out(isa_name: str, seed: int) -> None:
+    convolution = Convolution(2, 9, 9, 64, 24, (3, 3))
+    operator, (_, *constants, multiplier) = convolution.integer(seed)
+    x = wide_values(np.random.default_rng(seed), *convolution.x_shape)
+    x[:, 0] = x[:, -1] = 0
+    padded = replace(operator, input_zero_point=0, zero_rows=(1, 1))
+    assert_exact(isa_name, padded, x, *constants, (multiplier / 100).astype("float32"))
