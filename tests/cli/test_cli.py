@@ -339,5 +339,10 @@ def test_an_interrupt_ends_with_code_130_whatever_becomes_of_it(
             raise error from interrupt
 
     monkeypatch.setattr("pipeline.cli.targets_command.list_targets", list_targets)
-    code, out, err = run(capsys, monkeypatch, "targets")
+    # Shells have what they start in the background ignore interrupts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code, out, err = run(capsys, monkeypatch, "targets")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (code, out, err.strip()) == (130, "", "Interrupted.")
