@@ -23,7 +23,6 @@ from pipeline.ir.tvm_private.relax import hash_of
 
 Number: TypeAlias = tirx.IntImm | tirx.FloatImm
 
-
 Shared: TypeAlias = tuple[tirx.PrimFunc, tuple[tirx.IntImm, ...]]
 """A function, and the numbers that it is to be given before the output: of a float32, the bits."""
 

@@ -1,9 +1,9 @@
 """SeparatePadding: the padding of convolutions becomes an operator, so that kernels needn't handle image edges.
 
 Before -> after: `conv2d(x, padding=p)` becomes `conv2d(nn.pad(x, p), padding=0)`, for the float and the integer
-operator. For the integer operator, the padding's value is the input's zero point, and it keeps the
-number of rows that are padding, as kernels may leave these out. Convolutions of the same tensor with
-the same padding share one `nn.pad`.
+operator. For the integer operator, the padding's value is the input's zero point, and the convolution is told how many
+rows are padding, as kernels may leave these out. Convolutions of the same tensor with the same padding share one
+`nn.pad`.
 """
 
 from __future__ import annotations

@@ -73,13 +73,13 @@ class Histogram:
             return
         if self.limit == 0.0:
             self._extend(*extent(values))
-        # Mostly, values are within the limit: then they are looked at once.
-        counted = self._count(values) if self.limit > 0.0 else None
-        if counted is not None and self._extend(counted.least, counted.largest):
-            counted = self._count(values)
-        if counted is None:
+        if self.limit == 0.0:
             self.zeros += values.size
             return
+        # Mostly, values are within the limit: then they are looked at once.
+        counted = self._count(values)
+        if self._extend(counted.least, counted.largest):
+            counted = self._count(values)
         self.zeros += counted.zeros
         self.signed_counts += counted.counts
 
