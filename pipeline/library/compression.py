@@ -1,15 +1,16 @@
 """Compression of small constants: what a library stores of them, and expands when it is loaded (`expand.c`).
 
 An *area* is a run of constants of one dtype. It is cut into granules of `GRANULE` bytes, and a granule that has been
-there before is a reference to that: how many granules it is behind, as a token; a token of 0 stands for a new granule,
-or for one whose bytes take fewer bits than a reference. (Depthwise kernels want a channel's constants several times, at
-the same places in a vector.) Tokens and new granules are bytes, coded by asymmetric numeral systems (J. Duda,
+there before is a reference to that: a token of how many granules it is behind, plus one. A token of 0 stands for a new
+granule, or for one whose bytes take fewer bits than a reference. (Depthwise kernels want a channel's constants several
+times, at the same places in a vector.) Tokens and new granules are bytes, coded by asymmetric numeral systems (J. Duda,
 "Asymmetric numeral systems", 2013, arXiv:1311.2540; the interleaving of states is F. Giesen's, "Interleaved entropy
 coders", 2014, arXiv:1402.3392). Frequencies are those of the bytes at the same place in an element, so that exponents,
 zeros and the like cost next to nothing.
 
 A granule that is an order of the numbers below 16 in pairs is coded as a number (`pipeline.matchings`), with a
-token of its own: numbers are chosen small, and take fewer bits than a reference.
+token of its own: numbers are chosen small, and take fewer bits than a reference. That token has no bit in its high
+byte, as tokens of most other granules, so that one byte alone says which granules are orders.
 
 int16 constants whose values are those of int8 are coded as int8. Of int32 and float32, the differences from the values
 before are coded where that takes fewer bytes: a layer's biases and multipliers are near each other.
@@ -40,10 +41,10 @@ FREQUENCY_BITS = 11
 WORD_BITS = 16
 """What a state gives to the stream, or takes from it, at a time; states are at least 2**16."""
 
-NUMBERED = (1 << 16) - 1
+NUMBERED = 1
 """The token of a granule that is coded as a number."""
 
-FARTHEST = NUMBERED - 1
+FARTHEST = (1 << 16) - 1 - NUMBERED
 """Granules to the farthest one that a token refers to."""
 
 NUMBER_BYTES = 4
@@ -129,11 +130,11 @@ class Area:
         widened = dtype == "int16"
         bytes_ = (values.astype("int8") if widened else values).view("uint8")
         granules = bytes_.reshape(len(data) // GRANULE, -1)
-        tokens = _distances(granules)
-        if dtype not in DIFFERENCES:
-            tokens = _cheaper(tokens, granules, _period(dtype))
+        tokens = _references(granules)
         if dtype == "uint8":
             tokens = np.where(are_matchings(granules), NUMBERED, tokens)
+        if dtype not in DIFFERENCES:
+            tokens = _cheapest(tokens, granules, _period(dtype))
         literals = granules[tokens == 0].reshape(-1)
         numbers = numbers_of(granules[tokens == NUMBERED]).astype("<u4").view("uint8")
         differences, coded_literals = 0, Symbols.of(literals, _period(dtype))
@@ -141,7 +142,7 @@ class Area:
             other = Symbols.of(_differences(literals, DIFFERENCES[dtype]), _period(dtype))
             if other.coded_bytes() < coded_literals.coded_bytes():
                 differences, coded_literals = DIFFERENCES[dtype], other
-        coded_tokens = Symbols.of(tokens.astype("<u2").view("uint8"), 2)
+        coded_tokens = Symbols.of(_bytes_of(tokens), 2)
         coded = coded_tokens, coded_literals, Symbols.of(numbers, NUMBER_BYTES)
         return cls(len(data), widened, differences, literals.size, numbers.size, *coded)
 
@@ -175,26 +176,39 @@ def _differences(literals: Array, mask: int) -> Array:
     return np.asarray(coded.astype("<u4").view("uint8"))
 
 
-def _distances(granules: Array) -> Array:
-    """Return how many granules before each one an equal one is; 0 if none is, or it is too far away."""
+def _references(granules: Array) -> Array:
+    """Return tokens that refer to the last granule that is equal; 0 if none is, or it is too far away."""
     number, last = np.arange(len(granules)), np.full(len(granules), -1)
     kinds = np.unique(granules, axis=0, return_inverse=True)[1].reshape(-1)
     order = np.argsort(kinds, kind="stable")
     again = kinds[order][1:] == kinds[order][:-1]
     last[order[1:][again]] = order[:-1][again]
-    return np.where((last >= 0) & (number - last <= FARTHEST), number - last, 0)
+    return np.where((last >= 0) & (number - last <= FARTHEST), number - last + NUMBERED, 0)
 
 
-def _cheaper(tokens: Array, granules: Array, period: int) -> Array:
-    """Return tokens that say new where a granule's own bytes take fewer bits than a reference, as mostly zeros do."""
-    places, result = np.arange(granules.shape[1]) % period, tokens
-    for _ in range(CHOICES):
-        pairs = result.astype("<u2").view("uint8").reshape(-1, 2)
-        low, high = (_bits(pairs[:, i : i + 1]) for i in range(2))
-        tables = np.stack([_bits(granules[result == 0][:, first::period]) for first in range(period)])
-        new = tables[places, granules].sum(axis=1) + low[0] + high[0]
-        result = np.where(new < low[tokens & 0xFF] + high[tokens >> 8], 0, tokens)
-    return result
+def _cheapest(tokens: Array, granules: Array, period: int) -> Array:
+    """Return tokens that say new where a granule's own bytes take fewer bits than a reference, as mostly zeros do.
+
+    What a granule takes depends on how the others are coded, so that two beginnings are tried: all that can be
+    references are, and none is.
+    """
+    places, numbered = np.arange(granules.shape[1]) % period, tokens == NUMBERED
+    results, bits = [], []
+    for result in (tokens, np.where(numbered, NUMBERED, 0)):
+        for _ in range(CHOICES):
+            low, high = (_bits(each) for each in _bytes_of(result).reshape(-1, 2).T)
+            tables = np.stack([_bits(granules[result == 0][:, first::period]) for first in range(period)])
+            new = tables[places, granules].sum(axis=1) + low[0] + high[0]
+            result = np.where(~numbered & (new < low[tokens & 0xFF] + high[tokens >> 8]), 0, tokens)
+        symbols = Symbols.of(_bytes_of(result), 2), Symbols.of(granules[result == 0].reshape(-1), period)
+        results.append(result)
+        bits.append(sum(each.coded_bytes() for each in symbols))
+    return results[int(np.argmin(bits))]
+
+
+def _bytes_of(tokens: Array) -> Array:
+    """Return tokens as bytes, the low one first."""
+    return tokens.astype("<u2").view("uint8")
 
 
 def _bits(symbols: Array) -> Array:

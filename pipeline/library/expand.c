@@ -5,7 +5,7 @@
 
 #define HIDDEN __attribute__((visibility("hidden")))
 
-enum { AREAS = 8, AREA_BITS = 40, GRANULE = 16, NUMBERED = 0xFFFF, NUMBER_BYTES = 4 };
+enum { AREAS = 8, AREA_BITS = 40, GRANULE = 16, NUMBERED = 1, NUMBER_BYTES = 4 };
 enum { STATES = 64, FREQUENCY_BITS = 11, WORD_BITS = 16, LONG = 0x80 };
 enum { MATCHINGS = 15 * 13 * 11 * 9 * 7 * 5 * 3, STRIDE = 1200943 }; /* see matchings.py */
 
@@ -122,11 +122,12 @@ static void expand_area(Stream *stream, const Area *area, uint8_t *to) {
     decode(stream, area->literals, area->period, (uint8_t *)literal);
     if (area->numbered) decode(stream, area->numbered, NUMBER_BYTES, (uint8_t *)number);
     for (; to < end; to += GRANULE, token += 2) {
-        const int32_t distance = token[0] | token[1] << 8;
-        if (distance == NUMBERED) {
+        const int32_t reference = token[0] | token[1] << 8;
+        if (reference == NUMBERED) {
             order(*(const Word *)number, to);
             number += NUMBER_BYTES;
-        } else if (distance) {
+        } else if (reference) {
+            const int32_t distance = reference - NUMBERED;
             for (int i = 0; i < GRANULE; i++) to[i] = to[i - distance * GRANULE];
         } else if (area->widened) {
             for (int i = 0; i < GRANULE; i += 2) to[i + 1] = (to[i] = *literal++) & 0x80 ? 0xFF : 0;

@@ -138,3 +138,11 @@ def test_values_near_those_before_take_fewer_bytes_and_are_what_they_were(expand
     far = random.integers(0, 1 << 32, 4000, "uint32").view(dtype)
     for value in (near, far):
         np.testing.assert_array_equal(expand([value])[0].view("uint32"), value.view("uint32"))
+
+
+def test_which_granules_are_orders_takes_a_bit_or_less() -> None:
+    random = np.random.default_rng(0)
+    pool, orders = ConstantPool(), matchings.orders(np.zeros(40_000, int))
+    orders[random.random(len(orders)) < 0.1] = 0
+    pool.add(orders[: len(orders) // 2])
+    assert len(pool.stored().packed) < 20_000 / 8
