@@ -78,8 +78,11 @@ class Target(Record, frozen=True, kw_only=True):
         """The CPU architecture: the first part of the triple."""
         return self.triple.partition("-")[0]
 
-    def tvm_target(self) -> tvm.target.Target:
+    def tvm_target(self, optimization_level: int | None = None) -> tvm.target.Target:
         """Return TVM's description of this target.
+
+        Args:
+            optimization_level: LLVM's, 0 to 3; by default 3.
 
         Raises:
             TargetError: LLVM doesn't know the triple or the CPU.
@@ -90,7 +93,8 @@ class Target(Record, frozen=True, kw_only=True):
         if not codegen.llvm_is_valid_cpu(self.cpu, self.triple):
             raise TargetError(f"Target {self.name}: LLVM knows no CPU {self.cpu!r} for the triple {self.triple!r}.")
         description = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.cpu, "mattr": list(self.features)}
-        return tvm.target.Target({key: value for key, value in description.items() if value})
+        level = {} if optimization_level is None else {"opt-level": optimization_level}
+        return tvm.target.Target({key: value for key, value in description.items() if value} | level)
 
 
 class _Choice(Record, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import tvm
 from tvm import tirx
 
+from pipeline.compiler.codegen import in_background
 from pipeline.compiler.kernel_passes import compile_functions
 from pipeline.compiler.threads import use_all_cores
 from pipeline.kernels.statistics import (
@@ -147,23 +148,30 @@ def round_in_order(weights: Array, lower: Array, largest: int) -> Array:
     return rounded
 
 
-_LOOPS: dict[str, Callable[[], tirx.PrimFunc]] = {
+_OF_VALUES: dict[str, Callable[[], tirx.PrimFunc]] = {
     "extent": extent_loop,
     "histogram": histogram_loop,
     "channel_sums": channel_sums_loop,
-    "unit_lower": unit_lower_loop,
-    "rounding": rounding_loop,
 }
 
+_OF_WEIGHTS: dict[str, Callable[[], tirx.PrimFunc]] = {"unit_lower": unit_lower_loop, "rounding": rounding_loop}
+
 _lock = threading.Lock()
+
+
+def compile_ahead() -> None:
+    """Begin to compile, in the background, the functions that look at values: calibration needs them soon."""
+    in_background(lambda: _loop("histogram"))
 
 
 def _loop(name: str) -> tvm.runtime.Function:
     # Several threads need their first loop at the same time.
     with _lock:
-        return _compiled(name)
+        return _compiled(of_values=name in _OF_VALUES)[name]
 
 
 @functools.cache
-def _compiled(name: str) -> tvm.runtime.Function:
-    return compile_functions({name: _LOOPS[name]()}, load_target("host").tvm_target())[name]
+def _compiled(*, of_values: bool) -> dict[str, tvm.runtime.Function]:
+    loops = _OF_VALUES if of_values else _OF_WEIGHTS
+    module = compile_functions({name: loop() for name, loop in loops.items()}, load_target("host").tvm_target())
+    return {name: module[name] for name in loops}

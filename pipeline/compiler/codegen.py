@@ -126,6 +126,13 @@ def concurrently(function: Callable[[S], R], values: Iterable[S], most: int | No
         return tuple(pool.map(function, values))
 
 
+def in_background(function: Callable[[], object]) -> None:
+    """Call a function in a thread of its own. If it fails, so does what needs its result, where it says so."""
+    pool = ThreadPoolExecutor(1)
+    pool.submit(function)
+    pool.shutdown(wait=False)
+
+
 def cpus() -> int:
     """Return how many CPUs this process may use."""
     return len(os.sched_getaffinity(0))

@@ -14,6 +14,7 @@ area is the virtual machine's program, which is mostly zeros.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -178,10 +179,20 @@ def _part_of(value: npt.NDArray[Any]) -> str:
     if dtype == "int16":
         return dtype if narrow else ""
     if dtype == "int8":
-        data = value.tobytes()
-        smaller = Area.of(data + bytes(_padding(data)), "int8").coded_bytes() < WORTHWHILE * value.nbytes
-        return dtype if smaller else ""
+        return dtype if _is_compressed(value.tobytes()) else ""
     return dtype
+
+
+_compressed: dict[bytes, bool] = {}
+"""Whether int8 constants are compressed, by their digest: weights of programs that differ in biases are the same."""
+
+
+def _is_compressed(data: bytes) -> bool:
+    """Return whether an int8 constant would be so much smaller that it is compressed."""
+    digest = hashlib.sha256(data).digest()
+    if digest not in _compressed:
+        _compressed[digest] = Area.of(data + bytes(_padding(data)), "int8").coded_bytes() < WORTHWHILE * len(data)
+    return _compressed[digest]
 
 
 def _padding(data: bytes) -> int:

@@ -20,6 +20,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -236,6 +237,8 @@ request_tiles:
 _objects: dict[tuple[str, ...], bytes] = {}
 """Objects of `_LIBRARY_SOURCES` that this process has compiled, by the driver's command and the source's name."""
 
+_compiling = threading.Lock()
+
 
 @dataclass(frozen=True)
 class _Linker:
@@ -286,11 +289,12 @@ class _Linker:
             return made
         # Even what zig knows takes it some hundredths of a second.
         key = (*self.driver.command, source)
-        if key not in _objects:
-            self._call(compile_source, "Compiling", local_cache=_zig_cache(self.folder / "zig-global"))
-            _objects[key] = (self.folder / made).read_bytes()
-        else:
-            (self.folder / made).write_bytes(_objects[key])
+        # If another thread is compiling it, that will be done sooner.
+        with _compiling:
+            if key not in _objects:
+                self._call(compile_source, "Compiling", local_cache=_zig_cache(self.folder / "zig-global"))
+                _objects[key] = (self.folder / made).read_bytes()
+        (self.folder / made).write_bytes(_objects[key])
         return made
 
     def _link_stub(self, soname: str, symbols: Iterable[str]) -> str:
@@ -340,6 +344,19 @@ class _Linker:
             raise BuildError(f"The linker {command[0]} couldn't be started: {error.strerror}.") from error
         if result.returncode != 0:
             raise BuildError(f"{what} for {self.target.name} failed:\n{result.stderr.strip()}")
+
+
+def compile_ahead(target: Target) -> None:
+    """Compile what is the same in all libraries for a target, which then takes no time when one is linked.
+
+    Raises:
+        BuildError: compiling failed.
+        OptionError: the environment names a linker that doesn't exist.
+    """
+    with temporary_folder("pipeline-link-") as folder:
+        for source in _LIBRARY_SOURCES:
+            (folder / source.name).write_text(source.read_text(encoding="ascii"), encoding="ascii")
+        _Linker(_driver(target), target, folder).compiled([source.name for source in _LIBRARY_SOURCES])
 
 
 def names_linker() -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from pipeline.compiler.calibration_loops import extent
+from pipeline.compiler.calibration_loops import compile_ahead, extent
 from pipeline.compiler.codegen import concurrently
 from pipeline.compiler.execute import release_activations, shared_executor
 from pipeline.config.options import CalibrateOptions
@@ -73,6 +73,7 @@ def collect(
         SampleError: there is no sample, one doesn't fit the model, or the model's values for it aren't finite.
         OptionError: the samples aren't those of the resumption, or its file can't be written.
     """
+    compile_ahead()
     batch, names = batch_of(program.inputs), known_names(program, watchers)
     batches, statistics, kept = 0, SampleStatistics(program.inputs), list[Mapping[str, Array]]()
     if resumption is not None:

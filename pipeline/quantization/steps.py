@@ -15,7 +15,7 @@ from typing import Protocol, TypeAlias
 import msgspec
 from msgspec import UNSET
 
-from pipeline.compiler.execute import release_activations
+from pipeline.compiler.execute import prepare_library_executors, release_activations
 from pipeline.config.options import AnnotateOptions, CalibrateOptions, QuantizeOptions
 from pipeline.errors import OptionError, TableError
 from pipeline.ir.program import Program
@@ -85,6 +85,8 @@ class Calibrate:
 
     def __call__(self, state: State) -> State:
         """See `calibrate`."""
+        if self.keep_samples:
+            prepare_library_executors()
         needs = _needs(state, self.corrections, self.keep_samples)
         found = calibrate_with_statistics(
             state.program, state.annotation, self.samples, self.options, self.progress, needs, self.engine, self.warn

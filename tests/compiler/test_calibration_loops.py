@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.compiler import calibration_loops
 from pipeline.compiler.calibration_loops import channel_sums, extent, histogram
 
 
@@ -71,6 +72,21 @@ def test_a_value_that_is_not_finite_is_found_wherever_it_is(size: int, value: fl
 
 def test_no_values_have_the_extent_that_any_other_extends() -> None:
     assert extent(np.zeros(0, "float32")) == (np.inf, -np.inf)
+
+
+def test_loops_that_are_compiled_in_the_background_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[list[str]] = []
+    compile_functions = calibration_loops.compile_functions
+    monkeypatch.setattr(
+        calibration_loops,
+        "compile_functions",
+        lambda *given: (compiled.append([*given[0]]), compile_functions(*given))[1],
+    )
+    calibration_loops._compiled.cache_clear()
+    calibration_loops.compile_ahead()
+    assert extent(np.arange(9, dtype="float32")) == (0, 8)
+    assert channel_sums(np.ones((2, 3), "float32")).tolist() == [2, 2, 2]
+    assert compiled == [["extent", "histogram", "channel_sums"]]
 
 
 @pytest.mark.parametrize("shape", [(7, 1), (3, 5), (2, 3, 4, 64), (0, 4), (9,)])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline import reference
-from pipeline.compiler import loaded_kernels
+from pipeline.compiler import execute, loaded_kernels
 from pipeline.compiler.execute import Executor, shared_executor
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
@@ -86,3 +86,12 @@ def test_a_program_is_compiled_once_for_all_that_ask_for_less() -> None:
     for name, value in executor.tensors({"x": x}, tensors).items():
         np.testing.assert_allclose(value, values[name], rtol=1e-4, atol=1e-5)
     assert_right(executor, program)
+
+
+def test_kernels_that_llvm_optimizes_less_compute_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = convolution(0)
+    x = np.random.default_rng(9).standard_normal((1, 3, 8, 8)).astype("float32")
+    (found,) = Executor(program).run({"x": x}).values()
+    monkeypatch.setattr(execute, "OPTIMIZATION_LEVEL", 3)
+    (expected,) = Executor(program).run({"x": x}).values()
+    np.testing.assert_array_equal(found, expected, strict=True)

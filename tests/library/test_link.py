@@ -17,7 +17,8 @@ from elftools.elf.elffile import ELFFile
 import pipeline
 from pipeline.errors import BuildError, OptionError
 from pipeline.importer import import_proto
-from pipeline.library.link import check_library_writable
+from pipeline.library import link
+from pipeline.library.link import _Linker, check_library_writable
 from pipeline.runtime.local import Runner
 from pipeline.targets import list_targets, load_target
 from tests.models import ModelBuilder, import_test_model
@@ -200,6 +201,22 @@ def test_a_missing_linker_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_zigs_cache_may_be_unwritable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
     assert quantized_model().build("host", tmp_path / "model.so").exists()
+
+
+def test_sources_of_all_libraries_are_compiled_once_for_each_architecture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, ...]] = []
+    call = _Linker._call
+    monkeypatch.setattr(
+        _Linker, "_call", lambda self, given, *rest, **k: (calls.append(given), call(self, given, *rest, **k))
+    )
+    monkeypatch.setattr(link, "_objects", {})
+    link.compile_ahead(load_target("host"))
+    assert [arguments[-3] for arguments in calls] == ["library.c", "expand.c"]
+    calls.clear()
+    quantized_model().build("host", tmp_path / "model.so")
+    assert not [arguments for arguments in calls if {"library.c", "expand.c"} & {*arguments}]
 
 
 @pytest.mark.parametrize("path", ["/proc/model.so", "/no/such/folder/model.so", "/tmp/model.dll", "/tmp"])  # noqa: S108
