@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from pipeline import matchings
 from pipeline.kernels.gemm import pair_plan
+from pipeline.kernels.gemm.geometry import geometry_of
 from pipeline.kernels.gemm.pairing import SEARCHED, STEP, WINDOW, Pairing, arrange, pair
 from pipeline.kernels.isa import instruction_set
 from pipeline.kernels.isa.x86.vectors import PairwiseInstructionSet
+from pipeline.kernels.machine import Machine
 from tests.kernels.convolutions import Convolution
 from tests.kernels.harness import generate, make_operation
 from tests.kernels.instruction_sets import distinct
@@ -26,6 +28,8 @@ PAIRING = [
     if isinstance(instruction_set(name), PairwiseInstructionSet)
 ]
 """Instruction sets that multiply pairs of bytes."""
+
+MACHINE = Machine(instruction_set("avx2"))
 
 
 def drawn_weights(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
@@ -70,7 +74,7 @@ def test_what_is_too_much_for_a_pair_goes_to_extra_steps() -> None:
     weights = np.full((1, 8, 1, WINDOW), 127, "int8")
     pairing = pair(weights)
     ordered, extra = arrange(weights, pairing)
-    assert pairing.extra == WINDOW // STEP
+    assert pairing.used_extra.tolist() == [WINDOW // STEP]
     assert sorted(set(ordered.reshape(-1).tolist())) == [1, 127]
     assert sorted(set(extra.reshape(-1).tolist())) == [0, 126]
 
@@ -94,6 +98,33 @@ def test_windows_are_in_the_order_of_the_first_matching_that_fits(seed: int, wid
     if fits.any():
         assert pairing.order.reshape(-1).tolist() == tried[fits.argmax()].tolist()
         assert pairing.extra == 0
+
+
+def test_windows_with_an_odd_input_are_in_the_order_of_the_first_matching_that_misses_one_pair() -> None:
+    random = np.random.default_rng(0)
+    weights = random.integers(-60, 60, (1, 8, 1, WINDOW)).astype("int8")
+    weights[..., 5] = 127
+    weights[..., 6:9] = 100
+    fits = np.abs(weights[0, :, 0].astype(int)[:, :, np.newaxis] + weights[0, :, 0, np.newaxis]).max(axis=0) <= 128
+    assert not fits[5].any()
+    tried = matchings.orders(np.arange(SEARCHED))
+    missed = (~fits[tried[:, 0::2], tried[:, 1::2]]).sum(axis=1)
+    pairing = pair(weights)
+    assert pairing.extra_used.sum() == missed.min() > 0
+    assert pairing.order.reshape(-1).tolist() == tried[missed.argmin()].tolist()
+
+
+def test_layers_of_equal_sizes_have_the_same_function_though_their_inputs_are_paired_otherwise() -> None:
+    structures = set()
+    for seed in range(4):
+        operator, (x, weight, bias, multiplier) = Convolution(1, 28, 28, 512, 128).integer(seed=0)
+        weight = np.clip(np.rint(np.random.default_rng(seed).normal(0, 32, weight.shape)), -127, 127).astype("int8")
+        operation = make_operation(operator, x, weight, bias, multiplier)
+        workload = pair_plan.make_pair_workload(geometry_of(operation), MACHINE, weight)
+        assert workload is not None
+        plan, _ = pair_plan.make_pair_plan(geometry_of(operation), MACHINE, weight, workload)
+        structures.add(plan)
+    assert len(structures) == 1
 
 
 def test_weights_of_large_layers_are_nearly_all_paired() -> None:

@@ -49,6 +49,14 @@ FINISH_CYCLES, PARTIAL_LINE_CYCLES, TILE_CYCLES = 0.7, 2.5, 12
 WORTHWHILE = 1.05
 """Weights of 16 bits are twice as long, so they have to save some time."""
 
+USUAL_EXTRA_STEPS = 2
+"""Extra steps of a block for each vector of channels but the first one, in mobile networks and ResNets."""
+
+EQUALLY_QUICK = 1.01
+"""Layers of equal sizes have the same tile, and so the same kernel, if it takes at most so much of the quickest one's
+cycles.
+"""
+
 TRIED_BLOCKS = 4
 """Channel blocks that are paired to choose a tile."""
 
@@ -119,6 +127,17 @@ class PairWorkload(Workload):
         """Return whether a tile fits the registers, and its activations the first-level cache."""
         arranged = tile.mr * self.windows * WINDOW
         return _fits_registers(tile, self.machine) and (tile.mr == 1 or arranged <= MOST_ARRANGED)
+
+    def candidates(self) -> list[RegisterTile]:
+        """Return all tiles that fit the registers, the cheapest first, or one before it that depends on sizes alone."""
+        quickest_first = super().candidates()
+        usual = tuple(USUAL_EXTRA_STEPS * i for i in range(len(self.extra_steps)))
+        if self.extra_steps == usual:
+            return quickest_first
+        tile = dataclasses.replace(self, extra_steps=usual).candidates()[0]
+        if self.cycles(tile) > EQUALLY_QUICK * self.cycles(quickest_first[0]):
+            return quickest_first
+        return [tile, *(each for each in quickest_first if each != tile)]
 
     def cycles(self, tile: RegisterTile) -> float:
         """Return about how long a row takes with a tile."""

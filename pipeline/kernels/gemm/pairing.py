@@ -12,6 +12,7 @@ searched. A library then has an order compressed to its number (`library.compres
 than a byte. Windows that have none there are matched greedily: the input with the fewest possible partners left chooses
 first, and takes the one that has the fewest itself (R. M. Karp and M. Sipser, "Maximum matchings in sparse random
 graphs", 1981; there, only inputs with one partner left have precedence), several times, with ties decided otherwise.
+Where that finds no perfect matching, the first one of the sequence that misses as few pairs is taken, if there is one.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ LARGEST_SUM = 128
 EXTRA_INPUTS = STEP // 2
 """Inputs in an extra step, each alone in a pair."""
 
-EXTRA_STEPS = 4
-"""Blocks have a multiple of so many extra steps, of which the last ones may be empty: layers of equal sizes then mostly
-have the same kernel.
+EXTRA_STEPS, EXTRA_STEPS_OF_ALL = 4, 32
+"""Blocks have a multiple of so many extra steps, of which the last ones may be empty; where there are few blocks, of so
+many that those of all blocks are about the second number. Layers of equal sizes then mostly have the same kernel.
 """
 
 SEARCHED = 1 << 15
@@ -111,7 +112,7 @@ def pair(weights: Array) -> Pairing:
     blocks, lanes, windows, _ = weights.shape
     flat = weights.transpose(0, 2, 3, 1).reshape(blocks * windows, WINDOW, lanes)
     edges = _edges(flat)
-    partner = _completed(_matching(edges))
+    partner = _matching(edges)
     inputs = np.arange(WINDOW)
     first = np.argsort(partner < inputs, axis=-1, kind="stable")[:, : WINDOW // 2]
     second = np.take_along_axis(partner, first, axis=-1)
@@ -122,7 +123,8 @@ def pair(weights: Array) -> Pairing:
         places = np.flatnonzero(met[block * windows + window] == 0) * 2 + 1
         for start in range(0, len(places), EXTRA_INPUTS):
             steps[block].append((int(window), places[start : start + EXTRA_INPUTS].tolist()))
-    extra = -(-max(len(each) for each in steps) // EXTRA_STEPS) * EXTRA_STEPS
+    multiple = max(EXTRA_STEPS, EXTRA_STEPS_OF_ALL // blocks)
+    extra = -(-max(len(each) for each in steps) // multiple) * multiple
     extra_windows = np.zeros((blocks, extra), "int64")
     extra_places = np.zeros((blocks, extra, EXTRA_INPUTS), "int64")
     extra_used = np.zeros((blocks, extra, EXTRA_INPUTS), bool)
@@ -170,7 +172,7 @@ def _edges(weights: Array) -> Array:
 
 
 def _matching(edges: Array) -> Array:
-    """Return each input's partner, or -1: [n, WINDOW] int8."""
+    """Return each input's partner, which it may not meet if there are no others: [n, WINDOW] int8."""
     partner = _first(edges)
     unsolved = np.flatnonzero((partner == _NONE).any(axis=1))
     for attempt in range(ATTEMPTS):
@@ -178,7 +180,12 @@ def _matching(edges: Array) -> Array:
         better = (found != _NONE).sum(axis=1) > (partner[unsolved] != _NONE).sum(axis=1)
         partner[unsolved[better]] = found[better]
         unsolved = unsolved[(partner[unsolved] == _NONE).any(axis=1)]
-    return partner
+    missing = (partner[unsolved] == _NONE).sum(axis=1) // 2
+    for count in np.unique(missing):
+        rows = unsolved[missing == count]
+        found = _first(edges[rows], count)
+        partner[rows] = np.where(found == _NONE, partner[rows], found)
+    return _completed(partner)
 
 
 def _completed(partner: Array) -> Array:
@@ -190,8 +197,13 @@ def _completed(partner: Array) -> Array:
     return partner
 
 
-def _first(edges: Array) -> Array:
-    """Return each input's partner in the first matching of the sequence, [n, WINDOW] int8, or -1 if none is found."""
+def _first(edges: Array, missed: int = 0) -> Array:
+    """Return each input's partner in the sequence's first matching that fits: [n, WINDOW] int8, or -1 if none does.
+
+    Args:
+        edges: [n, WINDOW] uint16.
+        missed: how many pairs may be none of the edges.
+    """
     matchings, pairs = _searched()
     missing = np.zeros((len(edges), pairs.shape[1]), "uint64")
     for first, second in zip(*np.triu_indices(WINDOW, 1), strict=True):
@@ -201,7 +213,8 @@ def _first(edges: Array) -> Array:
     partner, searched = np.full((len(edges), WINDOW), _NONE, "int8"), np.arange(len(edges))
     start, stop = 0, 16
     while start < SEARCHED and len(searched) > 0:
-        fits = np.asarray(((missing[searched, np.newaxis] & pairs[start:stop]) == 0).all(axis=-1))
+        left = missing[searched, np.newaxis] & pairs[start:stop]
+        fits = (left == 0).all(axis=-1) if missed == 0 else _count_bits(left).sum(axis=-1) <= missed
         found = np.asarray(fits.any(axis=1))
         order = matchings[start + fits[found].argmax(axis=1)]
         row = searched[found, np.newaxis]
@@ -209,6 +222,11 @@ def _first(edges: Array) -> Array:
         searched = searched[~found]
         start, stop = stop, min(2 * stop, stop + MOST_TOGETHER)
     return partner
+
+
+def _count_bits(words: Array) -> Array:
+    """Return how many bits of each uint64 are set."""
+    return np.asarray(_BITS[words[..., np.newaxis].view("uint8")].sum(axis=-1))
 
 
 @functools.cache
