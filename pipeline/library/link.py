@@ -273,12 +273,17 @@ class _Linker:
     def compiled(self, inputs: Sequence[str]) -> list[str]:
         """Return inputs of `link` with objects in place of sources, if the driver keeps those that are always the same.
 
-        The objects are in the same order, so the library is the same.
+        The objects are in the same order, so the library is the same. Of one that isn't self-contained, which is a
+        temporary one, sources of its own remain: the linker compiles them itself, in less time than another call takes.
 
         Raises:
             BuildError: compiling failed.
         """
-        return [self._object(i) if self.driver.keeps_objects and not i.endswith(".o") else i for i in inputs]
+        if not self.driver.keeps_objects:
+            return list(inputs)
+        always_same = {path.name for path in _LIBRARY_SOURCES}
+        compiled = {i for i in inputs if i in always_same or (self.driver.self_contained and not i.endswith(".o"))}
+        return [self._object(i) if i in compiled else i for i in inputs]
 
     def _object(self, source: str) -> str:
         made = str(Path(source).with_suffix(".o"))
