@@ -35,6 +35,9 @@ LAYERS = {
     "grouped, as resnext": Convolution(1, 16, 16, 4, 4, (3, 3), groups=32),
     "channel multiplier": Convolution(1, 9, 9, 1, 4, (3, 3), groups=8),
     "transformer patches": Convolution(1, 32, 32, 3, 48, (16, 16), (16, 16)),
+    "one and a half vectors of 16": Convolution(2, 9, 9, 16, 24, (3, 3)),
+    "two and a half vectors of 16": Convolution(1, 7, 9, 96, 40),
+    "less than half a vector of 16": Convolution(1, 9, 9, 24, 4),
 }
 
 
@@ -158,6 +161,14 @@ def test_no_weights_are_stored_twice_where_channels_are_whole_vectors(isa_name: 
         kernel = generate(make_operation(operator, *arguments), instruction_set(isa_name))
     _, weights, bias, multiplier = kernel.arguments
     assert [np.size(constant) for constant in (weights, bias, multiplier)] == [512 * 336, 336, 336]
+
+
+@pytest.mark.parametrize("channels", [24, 40, 18, 4])
+def test_half_a_vector_multiplies_the_last_channels_if_it_holds_them(channels: int) -> None:
+    operator, arguments = Convolution(1, 9, 9, 96, channels).integer(seed=0)
+    kernel = generate(make_operation(operator, *arguments), instruction_set("avx512_vnni"))
+    products = re.findall(r"vpdpbusd\s.*", assembly(kernel, compile_target("avx512_vnni")))
+    assert {product.split("%")[-1][:3] for product in products} == ({"ymm", "zmm"} if channels > 16 else {"ymm"})
 
 
 def test_padding_is_refused() -> None:

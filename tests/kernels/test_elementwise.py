@@ -52,6 +52,7 @@ class Broadcast:
 BROADCASTS = {
     "residual": Broadcast((1, 28, 28, 96), (1, 28, 28, 96)),
     "squeeze-excite": Broadcast((2, 14, 14, 120), (2, 1, 1, 120)),
+    "squeeze-excite, few channels": Broadcast((2, 9, 15, 24), (2, 1, 1, 24)),
     "squeeze-excite, operands swapped": Broadcast((2, 1, 1, 63), (2, 14, 14, 63)),
     "one number": Broadcast((1, 7, 7, 70), (1,)),
     "scalar": Broadcast((1, 7, 7, 70), ()),

@@ -21,7 +21,8 @@ cache, before its tiles: from farther memory, half as many bytes come.
 
 What doesn't divide is computed twice, not masked: the last tile of a row overlaps the one before, and so do the last
 block of channels and the last step of a segment (there with zero weights for what has been counted). If a last block
-would have many weights twice, it gets a tile of fewer vectors and loops of its own, the *tail*.
+would have many weights twice, it gets a tile of fewer vectors and loops of its own, the *tail*. Where one block has all
+channels, its last vector may be half as long: 24 channels are one and a half vectors of 16.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from pipeline.kernels.gemm.plan import Plan
 from pipeline.kernels.lib import tails
 from pipeline.kernels.lib.buffers import prefetch, register_buffer, store_narrow, workspace
 from pipeline.kernels.lib.halo import Halo
-from pipeline.kernels.lib.vectors import joined, part, span
+from pipeline.kernels.lib.vectors import joined, lanes_of, part, span
 from pipeline.kernels.machine import CACHE_LINE
 
 FILLED_VECTORS = 4
@@ -328,7 +329,7 @@ class Nest:
             plan.tile.mr,
             plan.tile.nv,
             functools.partial(self.register, place),
-            lambda v: self.bias[span(place.bias + v * lanes, lanes)],
+            lambda v: self.bias[span(place.bias + v * lanes, plan.vector_lanes(v))],
         )
 
     def reduce(self, place: Place) -> None:
@@ -369,11 +370,10 @@ class Nest:
             number: of the step, through all segments.
         """
         plan = self.plan
-        width = plan.isa.lanes * plan.depth
-        dot = {"float32": plan.isa.multiply_add, "int16": plan.isa.dot_int16}.get(self.dtypes[0], self.dot)
+        lanes, step_weights = plan.isa.lanes, self.block_channels * plan.depth
         if self.block_weights * np.dtype(self.dtypes[1]).itemsize > plan.machine.resident_bytes:
             for v in range(plan.tile.nv):
-                ahead = place.weights + ((number + PREFETCH_DISTANCE) * plan.tile.nv + v) * width
+                ahead = place.weights + (number + PREFETCH_DISTANCE) * step_weights + v * lanes * plan.depth
                 prefetch(self.weights, ahead, level=1)
         x = place.x + self.segment(ky, kx) + offset
         accumulate(
@@ -381,14 +381,22 @@ class Nest:
             plan.tile.mr,
             plan.tile.nv,
             functools.partial(self.register, place),
-            dot,
+            self.dot,
             lambda i: step_values(self.x, x + self.input_offset(i), plan.depth, plan.geometry.segment_length),
-            lambda v: self.weights[span(place.weights + (number * plan.tile.nv + v) * width, width)],
+            lambda v: self.weights[
+                span(place.weights + number * step_weights + v * lanes * plan.depth, plan.vector_lanes(v) * plan.depth)
+            ],
         )
 
     def dot(self, acc: Any, values: Any, weights: Any) -> Any:
-        """Return an accumulator plus the products of a pixel's bytes as they are stored, and weights."""
+        """Return an accumulator plus the products of a pixel's values as they are stored, and weights."""
         isa = self.plan.isa
+        if isa.half is not None and lanes_of(acc) == isa.half.lanes:
+            isa = isa.half
+        if self.dtypes[0] == "float32":
+            return isa.multiply_add(acc, values, weights)
+        if self.dtypes[0] == "int16":
+            return isa.dot_int16(acc, values, weights)
         return isa.dot_int4(acc, values, weights) if self.unpacks else isa.dot(acc, isa.activations(values), weights)
 
     def activations(self, values: Any) -> Any:
@@ -424,6 +432,14 @@ class Nest:
         """Return all (pixel, vector) pairs of a tile, in groups that the epilogue takes together."""
         mr, nv = self.plan.tile.mr, self.plan.tile.nv
         together = 1 if self.plan.narrow else self.epilogue.together
+        if self.plan.half:
+            halves = [[(i, nv - 1)] for i in range(mr)]
+            if together > 1:
+                # Two pixels' halves make a vector; that of the last pixel is finished twice, if it has no other.
+                halves = [[(i, nv - 1), (min(i + 1, mr - 1), nv - 1)] for i in range(0, mr, 2)]
+            filled = [[(i, v)] for i in range(mr) for v in range(nv - 1)] + halves
+            firsts = range(0, len(filled), together)
+            return [[*itertools.chain(*filled[first : first + together])] for first in firsts]
         if self.channels_out == self.block_channels:
             vectors = [(i, v) for i in range(mr) for v in range(nv)]
             groups = [vectors[first : first + together] for first in range(0, len(vectors), together)]
@@ -439,13 +455,11 @@ class Nest:
 
     def finish(self, place: Place, vectors: list[tuple[int, int]], multipliers: list[Any]) -> None:
         """Finish and store the accumulators of some (pixel, vector) pairs, with the block's multipliers."""
-        plan, lanes = self.plan, self.plan.isa.lanes
-        accumulators = [self.sums(place, i, v) for i, v in vectors]
+        plan = self.plan
+        accumulators = self._filled([self.sums(place, i, v) for i, v in vectors])
         of_scales = (multipliers[k * plan.tile.nv :] for k in range(self.epilogue.scales))
-        result = self.epilogue.finish(accumulators, *([own[v] for _, v in vectors] for own in of_scales))
-        runs = [(i, v, count * lanes) for i, v, count in self._runs(vectors)]
-        if plan.narrow:
-            runs = [(*vectors[0], lanes)]
+        result = self.epilogue.finish(accumulators, *(self._filled([own[v] for _, v in vectors]) for own in of_scales))
+        runs = self._runs(vectors)
         if self.epilogue.add is not None:
             row = self.added_halo.row_stride
             added = [self._load(self.added, place.added + self._output(i, v, row), n) for i, v, n in runs]
@@ -455,18 +469,24 @@ class Nest:
             result = T.bind(result)
         first = 0
         for i, v, count in runs:
-            start = place.y + self._output(i, v, self.halo.row_stride)
+            start, values = place.y + self._output(i, v, self.halo.row_stride), part(result, first, count)
             if plan.narrow:
-                store_narrow(self.y, start, result, lanes, plan.geometry.group_out)
+                store_narrow(self.y, start, values, count, plan.geometry.group_out)
             else:
-                T.buffer_store(self.y, part(result, first, count), [span(start, count)])
+                T.buffer_store(self.y, values, [span(start, count)])
             first += count
 
     def multipliers(self, place: Place) -> list[Any]:
         """Return the multipliers of a block, as many vectors as it has, and then as many of each further scale."""
-        lanes, starts = self.plan.isa.lanes, [k * self.packed_channels for k in range(self.epilogue.scales)]
-        vectors = [start + v * lanes for start in starts for v in range(self.plan.tile.nv)]
-        return [self.multiplier[span(place.packed + vector, lanes)] for vector in vectors]
+        plan, starts = self.plan, [k * self.packed_channels for k in range(self.epilogue.scales)]
+        vectors = [(start + v * plan.isa.lanes, plan.vector_lanes(v)) for start in starts for v in range(plan.tile.nv)]
+        return [self.multiplier[span(place.packed + first, lanes)] for first, lanes in vectors]
+
+    def _filled(self, vectors: list[Any]) -> list[Any]:
+        """Return vectors of which neighbouring halves are joined."""
+        whole = [v for v in vectors if lanes_of(v) == self.plan.isa.lanes]
+        halves = [v for v in vectors if lanes_of(v) < self.plan.isa.lanes]
+        return whole + [joined(halves[first : first + 2]) for first in range(0, len(halves), 2)]
 
     def _output(self, i: int, v: int, row_stride: int) -> int:
         """Return the offset of a pixel's vector from the first pixel's first value in the block."""
@@ -480,13 +500,13 @@ class Nest:
         return T.Shuffle([buffer[start + min(c, last)] for c in range(lanes)], list(range(lanes)))
 
     def _runs(self, vectors: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
-        """Cut (pixel, vector) pairs into runs that lie together in the output: (pixel, vector, how many vectors)."""
-        if self.plan.geometry.group_out < self.block_channels:
-            return [(i, v, 1) for i, v in vectors]
+        """Cut (pixel, vector) pairs into runs that lie together in the output: (pixel, vector, how many channels)."""
+        if self.plan.geometry.group_out < self.block_channels or self.plan.half:
+            return [(i, v, self.plan.vector_lanes(v)) for i, v in vectors]
         # Pixels without other channels between them lie together, too, up to the end of their line.
         per_run = self.plan.tile.columns if self.channels_out == self.block_channels else 1
         runs = [list(run) for _, run in itertools.groupby(vectors, key=lambda vector: vector[0] // per_run)]
-        return [(*run[0], len(run)) for run in runs]
+        return [(*run[0], len(run) * self.plan.isa.lanes) for run in runs]
 
     def sums(self, place: Place, i: int, v: int) -> Any:
         """Return the finished sums of pixel i and vector v."""
@@ -494,8 +514,7 @@ class Nest:
 
     def register(self, place: Place, i: int, v: int) -> Any:
         """Return the place in `acc` of the sums of pixel i and vector v."""
-        lanes = self.plan.isa.lanes
-        return span((i * self.plan.tile.nv + v) * lanes, lanes)
+        return span(i * self.block_channels + v * self.plan.isa.lanes, self.plan.vector_lanes(v))
 
 
 def _argument(name: str, size: int, dtype: str) -> Any:

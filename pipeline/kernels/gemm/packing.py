@@ -62,11 +62,13 @@ def join_int4(plan: Plan, packed: Array) -> Array:
 
 
 def _pack_weights(plan: Plan, weight: Array, in_order: bool) -> Array:
-    cut = cut_weights(plan, weight, plan.depth)
-    lanes = cut.reshape(len(cut), plan.tile.nv, plan.isa.lanes, -1, plan.depth)
-    ordered = lanes.transpose(0, 3, 1, 2, 4)
-    arranged = ordered if plan.depth == 1 or in_order else plan.isa.arrange(ordered)
-    return np.ascontiguousarray(arranged).reshape(-1)
+    ordered = cut_weights(plan, weight, plan.depth).transpose(0, 2, 1, 3)
+    if plan.depth == 1 or in_order:
+        return np.ascontiguousarray(ordered).reshape(-1)
+    vectors = np.split(ordered, range(plan.isa.lanes, plan.block_channels, plan.isa.lanes), axis=2)
+    sets = [plan.isa if v.shape[2] == plan.isa.lanes else plan.isa.half for v in vectors]
+    arranged = [isa.arrange(v) for isa, v in zip(sets, vectors, strict=True) if isa is not None]
+    return np.concatenate(arranged, axis=-1).reshape(-1)
 
 
 def cut_weights(plan: Plan, weight: Array, size: int) -> Array:

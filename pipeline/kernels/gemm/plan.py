@@ -44,6 +44,7 @@ class Plan:
         panels: whether activations are copied to panels; see `panel_nest`.
         weight_bits: how many bits weights are stored in: 8, or 4; see `nest`.
         leaves_out: whether products of rows of padding are left out; see `zero_rows`.
+        half: whether the last vector of a channel block has half of the lanes.
     """
 
     geometry: Geometry
@@ -56,6 +57,7 @@ class Plan:
     panels: bool = field(default=False, kw_only=True)
     weight_bits: int = field(default=8, kw_only=True)
     leaves_out: bool = field(default=False, kw_only=True)
+    half: bool = field(default=False, kw_only=True)
 
     @property
     def isa(self) -> InstructionSet:
@@ -119,18 +121,22 @@ class Plan:
     @property
     def block_channels(self) -> int:
         """Number of output channels in a block, if it is full."""
-        return self.tile.nv * self.isa.lanes
+        return sum(self.vector_lanes(v) for v in range(self.tile.nv))
+
+    def vector_lanes(self, v: int) -> int:
+        """Return how many channels a vector of a block has."""
+        is_half = self.half and v == self.tile.nv - 1
+        return self.isa.half.lanes if is_half and self.isa.half is not None else self.isa.lanes
 
     def vector_channel(self, v: int) -> int:
         """Return the first channel of a vector within its block; an only block's last vector may overlap."""
-        return int(tails.start(v, self.isa.lanes, self.geometry.group_out))
+        return min(v * self.isa.lanes, max(self.geometry.group_out - self.vector_lanes(v), 0))
 
     def channels(self) -> Array:
-        """Return the output channel, within its group, of each packed lane: [blocks * nv * lanes] int."""
+        """Return the output channel, within its group, of each packed lane: [blocks * block_channels] int."""
         blocks = tails.starts(self.block_channels, self.geometry.group_out)
-        vectors = np.array([self.vector_channel(v) for v in range(self.tile.nv)])
-        starts = blocks[:, None] + vectors
-        return np.asarray((starts[..., None] + np.arange(self.isa.lanes)).reshape(-1))
+        vectors = [self.vector_channel(v) + np.arange(self.vector_lanes(v)) for v in range(self.tile.nv)]
+        return np.asarray((blocks[:, None] + np.concatenate(vectors)).reshape(-1))
 
 
 def make_plan(geometry: Geometry, machine: Machine, depth: int, dtype: str) -> Plan:
@@ -146,7 +152,17 @@ def make_plan(geometry: Geometry, machine: Machine, depth: int, dtype: str) -> P
     g = geometry.flattened().merged(machine.isa.lanes)
     together = _steps_per_load(g, machine.isa, dtype)
     tile, panels = workload.choose(), isinstance(workload, PanelWorkload)
-    return Plan(g, machine, depth, tile, workload.vectors, together, workload.loads_together(tile), panels=panels)
+    return Plan(
+        g,
+        machine,
+        depth,
+        tile,
+        workload.vectors,
+        together,
+        workload.loads_together(tile),
+        panels=panels,
+        half=workload.ends_in_half(tile),
+    )
 
 
 def make_workload(geometry: Geometry, machine: Machine, depth: int, dtype: str) -> Workload:

@@ -129,6 +129,11 @@ class Workload:
         """Return how many loads of a pixel's values there are best in the body of a loop."""
         return 1
 
+    def ends_in_half(self, tile: RegisterTile) -> bool:
+        """Return whether half a vector is enough for the last channels of a tile that has all of them."""
+        isa = self.machine.isa
+        return isa.half is not None and tile.nv == self.vectors and 0 < self.channels % isa.lanes <= isa.half.lanes
+
     @property
     def key(self) -> str:
         """The key of this workload in tuning databases."""
@@ -146,16 +151,20 @@ class Workload:
         return tiles * (self.steps * self._step(tile) + self._epilogue(tile) + self._spills(tile))
 
     def _step(self, tile: RegisterTile) -> float:
-        products = max(tile.mr * tile.nv, MIN_ACCUMULATORS) / 2
+        nv = self._computed_vectors(tile)
+        products = max(tile.mr * nv, MIN_ACCUMULATORS) / 2
         loads = (tile.mr + tile.nv) * CYCLES_PER_LOAD[self.dtype]
-        step_bytes = tile.nv * self.machine.isa.lanes * 4
+        step_bytes = nv * self.machine.isa.lanes * 4
         fetched = step_bytes / BYTES_PER_CYCLE if self.steps * step_bytes > self.machine.resident_bytes else 0
         return max(products, loads, fetched) + 1
 
     def _epilogue(self, tile: RegisterTile) -> float:
-        partial = self.partial_lines(tile)
+        finished, partial = tile.mr * self._computed_vectors(tile), self.partial_lines(tile)
         whole = 0.0 if partial else tile.mr * tile.nv * self.machine.isa.lanes * self._item_bytes / CACHE_LINE
-        return EPILOGUE_CYCLES * tile.mr * tile.nv + whole * STORE_CYCLES + partial * PARTIAL_STORE_CYCLES
+        return EPILOGUE_CYCLES * finished + whole * STORE_CYCLES + partial * PARTIAL_STORE_CYCLES
+
+    def _computed_vectors(self, tile: RegisterTile) -> float:
+        return tile.nv - 0.5 if self.ends_in_half(tile) else tile.nv
 
     def partial_lines(self, tile: RegisterTile) -> int:
         """Return how many cache lines of the output a tile fills in part; none, if it fills all that it touches."""

@@ -106,6 +106,7 @@ class InstructionSet:
         saturate_vectors: how many int32 vectors `saturate` narrows together best.
         pixels_together: how many neighbouring pixels an instruction takes at once.
         table_vectors: how many vectors hold a table of 256 bytes for `lookup`.
+        half: an instruction set that multiplies vectors of half as many lanes, where those take half the time.
         capabilities: what it has that not all have.
     """
 
@@ -125,6 +126,7 @@ class InstructionSet:
     saturate_vectors: int = 1
     pixels_together: int = 1
     table_vectors: int = 0
+    half: InstructionSet | None = None
     capabilities: frozenset[Capability] = frozenset()
 
     @classmethod

@@ -63,10 +63,14 @@ AVX512_VNNI = VnniInstructionSet.extending(
     AVX512,
     "avx512_vnni",
     weight_dtype="int8",
+    half=AVX_VNNI,
     vpdpbusd="llvm.x86.avx512.vpdpbusd.512",
     vpdpwssd="llvm.x86.avx512.vpdpwssd.512",
 )
-"""`vpdpbusd` sums four unsigned by signed products into each of 16 int32 lanes."""
+"""`vpdpbusd` sums four unsigned by signed products into each of 16 int32 lanes.
+
+AMD's Zen 4 computes 512 bits in two halves. Elsewhere half a vector takes as long as a whole one, and never longer.
+"""
 
 AVX512_VBMI = VbmiInstructionSet.extending(
     AVX512_VNNI, "avx512_vbmi", adding=[Capability.FUSED_LOOKUP], table_vectors=4

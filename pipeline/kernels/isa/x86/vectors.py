@@ -66,9 +66,11 @@ class X86InstructionSet(InstructionSet):
 
     def weighted_sum(self, left: Any, right: Any, operator: QAdd) -> Any:
         """Return `qnn.add(left, right)`, both products at once by `vpmaddwd`; see the base class."""
-        octets, words = 4 * self.lanes, 2 * self.lanes
-        if lanes_of(left) != octets or max(abs(operator.a_multiplier), abs(operator.b_multiplier)) >= 1 << 15:
+        octets, words, count = 4 * self.lanes, 2 * self.lanes, lanes_of(left)
+        few, large = count <= 2 * self.lanes, max(abs(operator.a_multiplier), abs(operator.b_multiplier)) >= 1 << 15
+        if few or count > octets or large:
             return super().weighted_sum(left, right, operator)
+        left, right = repeated(left, octets), repeated(right, octets)
         zeros = T.broadcast(T.uint8(0), octets)
         halves = interleave(left, right, "uint8", octets)
         pairs = [pair for half in halves for pair in interleave(half, zeros, "uint8", octets)]
@@ -79,7 +81,7 @@ class X86InstructionSet(InstructionSet):
         shift = T.broadcast(T.int32(operator.shift), self.lanes)
         sums = [self.dot_pairs(offset, T.reinterpret(f"int16x{words}", pair), multipliers) for pair in pairs]
         bounds = operator.output_zero_point, operator.output_min, operator.output_max
-        return self.saturate_interleaved([T.shift_right(s, shift) for s in sums], *bounds)
+        return part(self.saturate_interleaved([T.shift_right(s, shift) for s in sums], *bounds), 0, count)
 
     def dot_int16(self, acc: Any, activations: Any, weights: Any) -> Any:
         """Return `acc` plus the sums of two products; see the base class."""
