@@ -433,13 +433,13 @@ class Nest:
         mr, nv = self.plan.tile.mr, self.plan.tile.nv
         together = 1 if self.plan.narrow else self.epilogue.together
         if self.plan.half:
-            halves = [[(i, nv - 1)] for i in range(mr)]
-            if together > 1:
-                # Two pixels' halves make a vector; that of the last pixel is finished twice, if it has no other.
-                halves = [[(i, nv - 1), (min(i + 1, mr - 1), nv - 1)] for i in range(0, mr, 2)]
-            filled = [[(i, v)] for i in range(mr) for v in range(nv - 1)] + halves
+            # Two pixels' halves make a vector; what is left over of an odd number of pixels is finished by itself.
+            paired = mr // 2 * 2 if together > 1 else 0
+            filled = [[(i, v)] for i in range(mr) for v in range(nv - 1)]
+            filled += [[(i, nv - 1), (i + 1, nv - 1)] for i in range(0, paired, 2)]
             firsts = range(0, len(filled), together)
-            return [[*itertools.chain(*filled[first : first + together])] for first in firsts]
+            whole = [[*itertools.chain(*filled[first : first + together])] for first in firsts]
+            return whole + [[(i, nv - 1)] for i in range(paired, mr)]
         if self.channels_out == self.block_channels:
             vectors = [(i, v) for i in range(mr) for v in range(nv)]
             groups = [vectors[first : first + together] for first in range(0, len(vectors), together)]
