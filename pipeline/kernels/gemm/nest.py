@@ -438,8 +438,8 @@ class Nest:
             filled = [[(i, v)] for i in range(mr) for v in range(nv - 1)]
             filled += [[(i, nv - 1), (i + 1, nv - 1)] for i in range(0, paired, 2)]
             firsts = range(0, len(filled), together)
-            whole = [[*itertools.chain(*filled[first : first + together])] for first in firsts]
-            return whole + [[(i, nv - 1)] for i in range(paired, mr)]
+            groups = [[*itertools.chain(*filled[first : first + together])] for first in firsts]
+            return groups + [[(i, nv - 1)] for i in range(paired, mr)]
         if self.channels_out == self.block_channels:
             vectors = [(i, v) for i in range(mr) for v in range(nv)]
             groups = [vectors[first : first + together] for first in range(0, len(vectors), together)]

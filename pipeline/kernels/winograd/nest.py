@@ -23,7 +23,7 @@ overlaps.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,8 @@ PIXELS = TILE * TILE
 def winograd(operation: Operation, machine: Machine) -> Kernel:
     """Multiply what is transformed with `isa.multiply_words`."""
     plan = WinogradPlan.choose(geometry_of(operation), machine)
+    if plan is None:
+        raise TypeError(f"Expected a qnn.conv2d whose channels fill vectors, got {operation.operator}")
     as_floats = machine.isa.has(Capability.FUSED_MULTIPLY_ADD)
     constants = IntegerConstants.of(operation, as_floats=as_floats, activation_offset=MIDDLE)
     epilogue = requantize(constants, machine.isa)
@@ -237,13 +239,23 @@ class WinogradNest:
             ]
             taken = weights.take(plan.steps_per_load * vectors // sums)
             for step in range(plan.steps_per_load):
-                for v in range(0, vectors, sums):
-                    vector = next(taken)
-                    for i, tile in enumerate(tiles):
-                        places = [self._lanes(i * vectors + v + n) for n in range(sums)]
-                        results = self.isa.multiply_words([acc[at] for at in places], tile, step, vector)
-                        for at, result in zip(places, results, strict=True):
-                            T.buffer_store(acc, result, [at])
+                for v, vector, i, tile in self._products(range(0, vectors, sums), taken, tiles):
+                    places = [self._lanes(i * vectors + v + n) for n in range(sums)]
+                    results = self.isa.multiply_words([acc[at] for at in places], tile, step, vector)
+                    for at, result in zip(places, results, strict=True):
+                        T.buffer_store(acc, result, [at])
+
+    def _products(self, firsts: range, weights: Iterator[Any], tiles: list[Any]) -> Iterator[tuple[int, Any, int, Any]]:
+        """Yield each vector of weights of a step with each tile, and both numbers.
+
+        All tiles' values are in registers where they come from any place in one, elsewhere all weights.
+        """
+        vectors = zip(firsts, (next(weights) for _ in firsts), strict=True)
+        if self.isa.load_bytes:
+            yield from ((*vector, *tile) for vector in vectors for tile in enumerate(tiles))
+        else:
+            kept = [*vectors]
+            yield from ((*vector, *tile) for tile in enumerate(tiles) for vector in kept)
 
     def _transform_outputs(self, at: Any, v: Any) -> None:
         """Transform the outputs of a tile's vector of channels to sums."""
@@ -278,13 +290,15 @@ class WinogradNest:
                 at = (i * TILE + j * pixels) * plan.block_channels
                 values = [self.sums[self._lanes(p * vectors + v, at)] + bias[v] for p, v in numbers]
                 result = self.epilogue.finish(values, [multipliers[v] for _, v in numbers])
-                length = together * lanes
-                offsets = [(j * pixels + p) * g.group_out + first * lanes for p in range(pixels)]
+                length, runs = together * lanes, [(p, first) for p in range(pixels)]
+                if plan.overlaps:
+                    length, runs = lanes, numbers
+                offsets = [(j * pixels + p) * g.group_out + plan.vector_channel(v) for p, v in runs]
                 if self.epilogue.add is not None:
                     start = added + i * self.added_halo.row_stride
                     result = self.epilogue.add(result, joined([self.added[span(start + o, length)] for o in offsets]))
-                for p, offset in enumerate(offsets):
-                    stored = part(result, p * length, length)
+                for number, offset in enumerate(offsets):
+                    stored = part(result, number * length, length)
                     T.buffer_store(self.y, stored, [span(y + i * self.halo.row_stride + offset, length)])
 
     def _lanes(self, number: Any, first: Any = 0) -> Any:
