@@ -35,7 +35,7 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.depthwise.plan import DEPTH, MAX_PIXELS, Band, Plan, Use, pack_channels, pack_weights
 from pipeline.kernels.gemm.constants import IntegerConstants
-from pipeline.kernels.gemm.epilogue import MOST, Epilogue, requantize
+from pipeline.kernels.gemm.epilogue import MOST, Addends, Epilogue, requantize
 from pipeline.kernels.gemm.geometry import geometry_of
 from pipeline.kernels.gemm.parallel import TASKS, worth_threads
 from pipeline.kernels.isa.contract import Capability
@@ -61,6 +61,9 @@ PARALLEL_DEPTH = 2
 into shuffles; but smaller layers (up to about 10 microseconds) cost their neighbours more than they save, when these
 find half of their input in another core's cache.
 """
+
+INTERLEAVED_BYTES = 16
+"""Bytes that interleaving works within."""
 
 MIN_CHANNELS = 64
 """Places of fewer channels are for the generic kernel."""
@@ -89,7 +92,10 @@ def depthwise_dot(operation: Operation, machine: Machine) -> Kernel:
     constants = IntegerConstants.of(
         operation, as_floats=isa.has(Capability.FUSED_MULTIPLY_ADD), activation_offset=isa.activation_offset
     )
-    func = _built(plan, operation.inputs[0].dtype, requantize(constants, isa, interleaved=True, kept=False))
+    # What is interleaved in 128 bits stays in order.
+    in_order = DEPTH * isa.lanes == INTERLEAVED_BYTES
+    epilogue = requantize(constants, isa, interleaved=not in_order, kept=False, loads_addends=True)
+    func = _built(plan, operation.inputs[0].dtype, epilogue)
     scales = constants.packed_scales(functools.partial(pack_channels, plan))
     packed = pack_channels(plan, constants.start), scales
     return Kernel(func, (0, pack_weights(plan, constants.weight), *packed))
@@ -130,10 +136,12 @@ class _Nest:
             self.bias = T.arg("bias", T.buffer((blocks * plan.vector,), "int32"))
             self.multiplier = T.arg("multiplier", T.buffer((self.epilogue.scales * blocks * plan.vector,), "float32"))
             self.y = T.arg("y", T.buffer((g.batch * g.out_height * self.out_stride,), self.epilogue.dtype))
-            with loop(g.batch * self.chunks * self.parts) as p:
+            with plan.isa.functions(), loop(g.batch * self.chunks * self.parts) as p:
                 self.acc = register_buffer(plan.live * plan.vector, "int32")
                 self.taps = register_buffer(DEPTH * plan.vector, plan.isa.activation_dtype)
                 self.kept = register_buffer(self.block_weights, plan.isa.weight_dtype)
+                if self.epilogue.addends:
+                    self.addends = Addends(self.epilogue, plan.isa, DEPTH)
                 image = p // (self.chunks * self.parts)
                 row = tails.start(p // self.parts % self.chunks, self.rows, g.out_height)
                 x = (image * g.height + row * g.strides[0]) * self.in_stride
@@ -167,6 +175,8 @@ class _Nest:
         if self.weights_are_kept:
             for number in range(self.products * DEPTH):
                 T.buffer_store(self.kept, self._stored_weights(block, number), [self._bytes(number)])
+        if self.epilogue.addends:
+            self.addends.prepare(self._scales(block)[0])
         for output in range(plan.live):
             self._start(output, block)
         for row in range(plan.fresh_rows.start):
@@ -231,9 +241,9 @@ class _Nest:
         """Store the uppermost output row's vector, and move the other rows' sums up."""
         plan = self.plan
         sums = [self.acc[self._sums(0, v)] for v in range(DEPTH)]
-        firsts = [(k * plan.blocks + block) * DEPTH for k in range(self.epilogue.scales)]
-        scales = ([self.multiplier[self._lanes(first + v)] for v in range(DEPTH)] for first in firsts)
-        result = self.epilogue.finish(sums, *scales)
+        run = [(0, DEPTH)]
+        loaded = self.addends.loads(run, sums)(run) if self.epilogue.addends else {}
+        result = self.epilogue.finish(sums, *self._scales(block), **loaded)
         pieces = plan.pieces(band)
         length = plan.vector // pieces
         for i in range(pieces):
@@ -243,6 +253,11 @@ class _Nest:
             for v in range(DEPTH):
                 T.buffer_store(self.acc, self.acc[self._sums(output, v)], [self._sums(output - 1, v)])
         self._start(plan.live - 1, block)
+
+    def _scales(self, block: Any) -> list[list[Any]]:
+        """Return the multipliers of a block, and as many vectors of each further scale."""
+        firsts = [(k * self.plan.blocks + block) * DEPTH for k in range(self.epilogue.scales)]
+        return [[self.multiplier[self._lanes(first + v)] for v in range(DEPTH)] for first in firsts]
 
     def _sums(self, output: int, v: int) -> Any:
         return self._lanes(output * DEPTH + v)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +30,10 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.depthwise.lanes import is_depthwise
 from pipeline.kernels.gemm.constants import IntegerConstants
-from pipeline.kernels.gemm.epilogue import requantize
+from pipeline.kernels.gemm.epilogue import Addends, requantize
 from pipeline.kernels.gemm.geometry import Geometry, geometry_of
 from pipeline.kernels.gemm.parallel import TASKS, worth_threads
-from pipeline.kernels.isa.contract import InstructionSet
+from pipeline.kernels.isa.contract import Capability, InstructionSet
 from pipeline.kernels.lib import tails
 from pipeline.kernels.lib.buffers import register_buffer, view
 from pipeline.kernels.lib.vectors import part, with_other_sign
@@ -79,7 +80,8 @@ def fits_pairs(operation: Operation) -> bool:
 def depthwise_pairs(operation: Operation, machine: Machine) -> Kernel:
     """Multiply bytes, add 16 bits; the zero point and 128 are in the bias."""
     plan = Plan.choose(geometry_of(operation), machine.isa)
-    constants = IntegerConstants.of(operation, as_floats=False, activation_offset=MIDDLE)
+    as_floats = machine.isa.has(Capability.FUSED_MULTIPLY_ADD)
+    constants = IntegerConstants.of(operation, as_floats=as_floats, activation_offset=MIDDLE)
     nest = TileNest(plan, operation.inputs[0].dtype, len(plan.taps), constants)
     scales = constants.packed_scales(functools.partial(pack_channels, plan))
     packed = pack_channels(plan, constants.start), scales
@@ -184,8 +186,10 @@ class TileNest:
 
     def __init__(self, plan: Plan, stored: str, weight_vectors: int, constants: IntegerConstants) -> None:
         self.plan, self.stored, self.weight_vectors = plan, stored, weight_vectors
-        # Lower halves would be joined by one instruction less, but LLVM then orders instructions so that it spills.
-        self.epilogue = requantize(dataclasses.replace(constants, short=False), plan.isa)
+        if not constants.floats:
+            # Lower halves would be joined by one instruction less, but LLVM then orders instructions so that it spills.
+            constants = dataclasses.replace(constants, short=False)
+        self.epilogue = requantize(constants, plan.isa, loads_addends=True)
         g = plan.geometry
         self.in_stride, self.out_stride = g.width * g.groups, g.out_width * g.groups
         self.bands = -(-g.out_height // plan.rows)
@@ -203,7 +207,9 @@ class TileNest:
             scales = self.epilogue.scales * plan.blocks * plan.vector
             self.multiplier = T.arg("multiplier", T.buffer((scales,), "float32"))
             self.y = T.arg("y", T.buffer((g.batch * g.out_height * self.out_stride,), self.epilogue.dtype))
-            with (T.parallel if tasks > 1 else T.serial)(tasks) as p:
+            with plan.isa.functions(), (T.parallel if tasks > 1 else T.serial)(tasks) as p:
+                if self.epilogue.addends:
+                    self.addends = Addends(self.epilogue, plan.isa, VECTORS)
                 first, behind = (task * bands // tasks for task in (p, p + 1))
                 with T.serial(behind - first) as r, T.serial(plan.blocks) as block:
                     self._band(first + r, block)
@@ -220,6 +226,8 @@ class TileNest:
         self.block_bias = view(self.bias, block * vector, vector)
         starts = [k * (plan.blocks * vector) + block * vector for k in range(self.epilogue.scales)]
         self.block_scales = [view(self.multiplier, start, vector) for start in starts]
+        if self.epilogue.addends:
+            self.addends.prepare([self.block_scales[0][self.lanes(v)] for v in range(VECTORS)])
         with T.serial(-(-g.out_width // plan.columns)) as t:
             column = tails.start(t, plan.columns, g.out_width)
             self._tile(x + column * (g.strides[1] * g.groups), y + column * g.groups)
@@ -231,10 +239,14 @@ class TileNest:
             for v in range(VECTORS):
                 T.buffer_store(acc, self.block_bias[self.lanes(v)], [self.lanes(pixel * VECTORS + v)])
         self.add_products(acc, x)
+        loads = None
+        if self.epilogue.addends:
+            every = [acc[self.lanes(v)] for v in range(plan.pixels * VECTORS)]
+            loads = self.addends.loads([(0, VECTORS)], every)
         for pixel in range(plan.pixels):
             row, column = plan.output_pixel(pixel)
             at = y + row * self.out_stride + column * g.groups
-            T.buffer_store(self.y, self._finished(acc, pixel), [T.ramp(at, 1, plan.vector)])
+            T.buffer_store(self.y, self._finished(acc, pixel, loads), [T.ramp(at, 1, plan.vector)])
 
     def add_products(self, acc: Any, x: Any) -> None:
         """Add all products of a tile to its sums.
@@ -279,10 +291,10 @@ class TileNest:
                 wide = T.cast(part(total, quarter * isa.lanes, isa.lanes), f"int32x{isa.lanes}")
                 T.buffer_store(acc, acc[at] + wide, [at])
 
-    def _finished(self, acc: Any, number: int) -> Any:
+    def _finished(self, acc: Any, number: int, loads: Callable[..., dict[str, Any]] | None) -> Any:
         sums = [acc[self.lanes(number * VECTORS + v)] for v in range(VECTORS)]
         scales = ([own[self.lanes(v)] for v in range(VECTORS)] for own in self.block_scales)
-        return self.epilogue.finish(sums, *scales)
+        return self.epilogue.finish(sums, *scales, **({} if loads is None else loads([(0, VECTORS)])))
 
     def bytes_of(self, number: Any) -> Any:
         """Return the index of a vector of bytes."""

@@ -22,6 +22,7 @@ from tvm.script.ir_builder import tirx as T
 from pipeline.kernels.depthwise.pairs import VECTORS, Plan, TileNest, fits_tiles, pack_channels
 from pipeline.kernels.gemm.constants import IntegerConstants
 from pipeline.kernels.gemm.geometry import geometry_of
+from pipeline.kernels.isa.contract import Capability
 from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.vectors import interleave
 from pipeline.kernels.machine import Machine
@@ -47,7 +48,8 @@ def depthwise_quads(operation: Operation, machine: Machine) -> Kernel:
     """Sum three taps with one dot product; the zero point is in the bias."""
     g, isa = geometry_of(operation), machine.isa
     plan = Plan(g, isa, min(ROWS, g.out_height), COLUMNS)
-    constants = IntegerConstants.of(operation, as_floats=False, activation_offset=isa.activation_offset)
+    as_floats = isa.has(Capability.FUSED_MULTIPLY_ADD)
+    constants = IntegerConstants.of(operation, as_floats=as_floats, activation_offset=isa.activation_offset)
     nest = _Nest(plan, operation.inputs[0].dtype, VECTORS * g.kernel[0], constants)
     scales = constants.packed_scales(functools.partial(pack_channels, plan))
     packed = pack_channels(plan, constants.start), scales

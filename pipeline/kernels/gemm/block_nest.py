@@ -90,11 +90,13 @@ class BlockNest(LaneNest):
 
     def wait(self, stream: Stream) -> None:
         """Have LLVM load what is taken next after all sums so far; see the base class."""
+        stream.wait(self.sums_in_registers())
+
+    def sums_in_registers(self) -> list[Any]:
+        """Return the vectors of accumulators; see the base class."""
         blocks = range(self.plan.tile.nv * self.blocks_per_vector)
         sums = [self.acc[self.block(pixels, block)] for pixels in range(self.pixel_blocks) for block in blocks]
-        if self.dtypes[2] != "int32":
-            sums = [T.reinterpret(f"int32x{self.plan.isa.lanes}", each) for each in sums]
-        stream.wait(sums)
+        return sums if self.dtypes[2] == "int32" else [T.reinterpret(f"int32x{self.plan.isa.lanes}", s) for s in sums]
 
     def sums(self, place: Place, i: int, v: int) -> Any:
         """Return the finished sums of pixel i and vector v."""

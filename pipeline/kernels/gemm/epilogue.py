@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,13 @@ from pipeline.kernels.gemm.constants import IntegerConstants
 from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.isa.hard_swish import hard_swished
 from pipeline.kernels.isa.narrowing import saturate
+from pipeline.kernels.lib.buffers import stack_buffer
 from pipeline.kernels.lib.requantize import FLOAT_OFFSET
 from pipeline.kernels.lib.vectors import (
     as_stored,
     fused_multiply_add,
     lanes_of,
+    span,
     splat,
     vector_type,
     with_other_sign,
@@ -44,6 +46,8 @@ class Epilogue:
         halo_value: what a halo around the output is filled with.
         scales: how many float32 constants there are for each channel: a multiplier, and a factor if that is 2; see
             `IntegerConstants.packed_scales`.
+        addends: whether `finish` also takes what `Addends` loads.
+        offset: a number that `Addends` loads as well, in a vector; None if there is none.
     """
 
     dtype: str
@@ -53,10 +57,17 @@ class Epilogue:
     added_dtype: str = ""
     halo_value: float = 0
     scales: int = 1
+    addends: bool = False
+    offset: float | None = None
 
 
 def requantize(
-    constants: IntegerConstants, isa: InstructionSet, *, interleaved: bool = False, kept: bool = True
+    constants: IntegerConstants,
+    isa: InstructionSet,
+    *,
+    interleaved: bool = False,
+    kept: bool = True,
+    loads_addends: bool = False,
 ) -> Epilogue:
     """Return the last step of an integer operator: to uint8, or to int16 or float32 if `output_dtype` says so.
 
@@ -67,11 +78,51 @@ def requantize(
         isa: the instruction set.
         interleaved: accumulators come four vectors at a time, as for `InstructionSet.saturate_interleaved`.
         kept: whether multipliers are in registers, where several vectors of accumulators share them.
+        loads_addends: whether the kernel loads addends, if the epilogue wants them.
     """
     table = None if constants.table is None else tuple(constants.table.tolist())
     added, function = constants.added_dtype, constants.function
     wanted = _Requantization(constants.operator, constants.floats, constants.short, added, table, function)
-    return _requantize(wanted, isa, interleaved, kept)
+    addends = loads_addends and constants.floats and isa.overwrites_addends and constants.operator.stores_bytes
+    return _requantize(wanted, isa, interleaved, kept, addends)
+
+
+class Addends:
+    """What an epilogue adds to products of a block's accumulators, on the stack, from where it is loaded each time.
+
+    Behind it stands the epilogue's offset, which LLVM would otherwise keep in a register through all loops.
+    """
+
+    def __init__(self, epilogue: Epilogue, isa: InstructionSet, vectors: int) -> None:
+        self._epilogue, self._isa, self._vectors = epilogue, isa, vectors
+        self._buffer = stack_buffer((vectors + 1) * isa.lanes, "float32")
+
+    def prepare(self, multipliers: Sequence[Any]) -> None:
+        """Compute them for a block's vectors of multipliers."""
+        lanes, offset = self._isa.lanes, self._epilogue.offset
+        values = [m * splat(T.float32(-FLOAT_OFFSET), lanes) for m in multipliers]
+        if offset is not None:
+            values.append(splat(T.float32(offset), lanes))
+        for v, value in enumerate(values):
+            T.buffer_store(self._buffer, value, [span(v * lanes, lanes)])
+
+    def loads(self, runs: Iterable[tuple[int, int]], sums: Sequence[Any] = ()) -> Callable[..., dict[str, Any]]:
+        """Return a function from runs to further arguments of the epilogue's `finish`, for a tile.
+
+        Args:
+            runs: the runs of neighbouring vectors that it will get: the first one's number, and how many, at most four.
+            sums: int32 vectors, after which they are loaded.
+        """
+        isa, none = self._isa, T.int64(0)
+        streams = {(first, count): isa.stream(self._buffer, first * isa.lanes) for first, count in runs}
+        offset = {}
+        for stream in streams.values():
+            stream.wait(sums)
+        if self._epilogue.offset is not None:
+            stream = isa.stream(self._buffer, self._vectors * isa.lanes)
+            stream.wait(sums)
+            offset = {"offset": next(stream.take(1))}
+        return lambda runs: {"addends": [each for run in runs for each in streams[run].take(run[1], none)], **offset}
 
 
 @dataclass(frozen=True)
@@ -87,7 +138,9 @@ class _Requantization:
 
 
 @functools.lru_cache(maxsize=MOST)
-def _requantize(wanted: _Requantization, isa: InstructionSet, interleaved: bool, kept: bool) -> Epilogue:
+def _requantize(
+    wanted: _Requantization, isa: InstructionSet, interleaved: bool, kept: bool, loads_addends: bool
+) -> Epilogue:
     operator, added_dtype, function = wanted.operator, wanted.added_dtype, wanted.function
     table = None if wanted.table is None else np.array(wanted.table, "uint8")
     scaled = _scaled
@@ -106,13 +159,25 @@ def _requantize(wanted: _Requantization, isa: InstructionSet, interleaved: bool,
 
         return Epilogue("int16", narrow)
 
-    def finish(accumulators: Sequence[Any], multipliers: Sequence[Any], factors: Sequence[Any] = ()) -> Any:
-        values = [scaled(a, m) for a, m in zip(accumulators, multipliers, strict=True)]
-        bounds = (operator.output_zero_point, operator.output_min, operator.output_max)
-        dtype = "uint8" if added_dtype else operator.output_dtype
-        narrow_dtype = dtype if table is None else "uint8"
-        if wanted.short and function is None and not interleaved:
-            result = isa.quantized(values, *bounds, narrow_dtype)
+    bounds = (operator.output_zero_point, operator.output_min, operator.output_max)
+    dtype = "uint8" if added_dtype else operator.output_dtype
+    narrow_dtype = dtype if table is None else "uint8"
+    short = wanted.short and function is None and not interleaved
+
+    def finish(
+        accumulators: Sequence[Any],
+        multipliers: Sequence[Any],
+        factors: Sequence[Any] = (),
+        addends: Sequence[Any] = (),
+        offset: Any = None,
+    ) -> Any:
+        if loads_addends:
+            operands = zip(map(_as_float, accumulators), multipliers, addends, strict=True)
+            values = [fused_multiply_add(*each) for each in operands]
+        else:
+            values = [scaled(a, m) for a, m in zip(accumulators, multipliers, strict=True)]
+        if short:
+            result = isa.quantized(values, *bounds, narrow_dtype, offset)
         else:
             if function is None:
                 integers = [isa.rounded(v) for v in values]
@@ -134,7 +199,17 @@ def _requantize(wanted: _Requantization, isa: InstructionSet, interleaved: bool,
     halo_value = operator.halo_value if isinstance(operator, QConv2d) else 0
     add_or_none = add if added_dtype else None
     scales = 1 if function is None else 2
-    return Epilogue(operator.output_dtype, finish, isa.saturate_vectors, add_or_none, added_dtype, halo_value, scales)
+    return Epilogue(
+        operator.output_dtype,
+        finish,
+        isa.saturate_vectors,
+        add_or_none,
+        added_dtype,
+        halo_value,
+        scales,
+        loads_addends,
+        isa.rounding_offset(operator.output_zero_point, narrow_dtype) if loads_addends and short else None,
+    )
 
 
 @functools.lru_cache(maxsize=MOST)
@@ -163,16 +238,17 @@ def _scaled(accumulator: Any, multiplier: Any) -> Any:
 
 
 def _scaled_float(accumulator: Any, multiplier: Any) -> Any:
-    lanes = lanes_of(accumulator)
-    value = T.reinterpret(vector_type("float32", lanes), accumulator)
-    # Vectors that share a multiplier share the offset, too. Stored, it would take as much space as all multipliers.
-    offset = multiplier * splat(T.float32(-FLOAT_OFFSET), lanes)
-    return fused_multiply_add(value, multiplier, offset)
+    # Vectors that share a multiplier share the addend, too. Stored, it would take as much space as all multipliers.
+    return fused_multiply_add(
+        _as_float(accumulator), multiplier, multiplier * splat(T.float32(-FLOAT_OFFSET), lanes_of(accumulator))
+    )
 
 
 def _scaled_difference(accumulator: Any, multiplier: Any) -> Any:
-    lanes = lanes_of(accumulator)
-    value = T.reinterpret(vector_type("float32", lanes), accumulator)
     # The difference is exact. Both instructions can take an operand from memory, so that they are no more than a load
     # of the multiplier and a fused multiply-add with a stored offset.
-    return (value - splat(T.float32(FLOAT_OFFSET), lanes)) * multiplier
+    return (_as_float(accumulator) - splat(T.float32(FLOAT_OFFSET), lanes_of(accumulator))) * multiplier
+
+
+def _as_float(accumulator: Any) -> Any:
+    return T.reinterpret(vector_type("float32", lanes_of(accumulator)), accumulator)

@@ -38,7 +38,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.gemm.epilogue import Epilogue
+from pipeline.kernels.gemm.epilogue import Addends, Epilogue
 from pipeline.kernels.gemm.micro_kernel import accumulate, begin, step_values
 from pipeline.kernels.gemm.parallel import TASKS, chunks_and_runs, worth_threads
 from pipeline.kernels.gemm.plan import Plan
@@ -186,6 +186,8 @@ class Nest:
                 self.halo.fill_part(self.y, rows, p, tasks, self.epilogue.halo_value, width)
                 for nest in filter(None, (self, self.tail)):
                     nest.allocate()
+                    if nest.epilogue.addends:
+                        nest.addends = Addends(nest.epilogue, nest.plan.isa, nest.plan.tile.nv)
                     if self.unpacks:
                         nest.weights = workspace(nest.block_weights, self.dtypes[1])
                 # Shares differ by one at most. A thread gets neighbouring tasks, which have the same tiles.
@@ -224,6 +226,9 @@ class Nest:
     def _compute_block(self, block: Any, first: Any, count: Any) -> None:
         if self.unpacks:
             self._unpack(block)
+        if self.epilogue.addends:
+            packed, lanes = self.first_packed(block), self.plan.isa.lanes
+            self.addends.prepare([self.multiplier[span(packed + v * lanes, lanes)] for v in range(self.plan.tile.nv)])
         self.compute_tiles(block, first, count)
 
     def compute_tiles(self, block: Any, first: Any, count: Any) -> None:
@@ -238,9 +243,13 @@ class Nest:
         self.start(place)
         self.reduce(place)
         # Else LLVM would read them again after each store, which might have changed them.
-        multipliers = [T.bind(multiplier) for multiplier in self.multipliers(place)]
-        for vectors in self.finished_together():
-            self.finish(place, vectors, multipliers)
+        multipliers, groups = [T.bind(multiplier) for multiplier in self.multipliers(place)], self.finished_together()
+        loads = None
+        if self.epilogue.addends:
+            runs = dict.fromkeys(run for vectors in groups for run in _neighbours(vectors))
+            loads = self.addends.loads(runs, self.sums_in_registers())
+        for vectors in groups:
+            self.finish(place, vectors, multipliers, loads)
 
     def _unpack(self, block: Any) -> None:
         """Unpack the weights of a channel block, which `packing.join_int4` has packed."""
@@ -292,7 +301,7 @@ class Nest:
         row = image * g.height + out_row * g.strides[0]
         channel = group * g.group_out + tails.start(block % plan.blocks, self.block_channels, g.group_out)
         channel = channel + self.origin.channel
-        packed, above, below = block * self.block_channels + self.origin.packed, 0, 0
+        packed, above, below = self.first_packed(block), 0, 0
         bias = packed
         if plan.leaves_out:
             above, below = T.bind(plan.left_out.above(out_row)), T.bind(plan.left_out.below(out_row))
@@ -309,6 +318,10 @@ class Nest:
             added=self.added_halo.start(image, out_row) + column * self.channels_out + channel,
             sums=0,
         )
+
+    def first_packed(self, block: Any) -> Any:
+        """Return where a channel block's bias and multipliers are."""
+        return block * self.block_channels + self.origin.packed
 
     def first_value(self, row: Any, column: Any, tile: Any) -> Any:
         """Return where a tile's first value is.
@@ -453,12 +466,26 @@ class Nest:
             groups += [left[first : first + step] for first in range(0, len(left), max(step, 1))]
         return groups
 
-    def finish(self, place: Place, vectors: list[tuple[int, int]], multipliers: list[Any]) -> None:
-        """Finish and store the accumulators of some (pixel, vector) pairs, with the block's multipliers."""
+    def finish(
+        self,
+        place: Place,
+        vectors: list[tuple[int, int]],
+        multipliers: list[Any],
+        loads: Callable[..., dict[str, Any]] | None = None,
+    ) -> None:
+        """Finish and store the accumulators of some (pixel, vector) pairs.
+
+        Args:
+            place: the tile.
+            vectors: the pairs.
+            multipliers: what `multipliers` returns.
+            loads: what `Addends.loads` returns, if the epilogue has any.
+        """
         plan = self.plan
         accumulators = self._filled([self.sums(place, i, v) for i, v in vectors])
         of_scales = (multipliers[k * plan.tile.nv :] for k in range(self.epilogue.scales))
-        result = self.epilogue.finish(accumulators, *(self._filled([own[v] for _, v in vectors]) for own in of_scales))
+        scales = [self._filled([own[v] for _, v in vectors]) for own in of_scales]
+        result = self.epilogue.finish(accumulators, *scales, **({} if loads is None else loads(_neighbours(vectors))))
         runs = self._runs(vectors)
         if self.epilogue.add is not None:
             row = self.added_halo.row_stride
@@ -475,6 +502,10 @@ class Nest:
             else:
                 T.buffer_store(self.y, values, [span(start, count)])
             first += count
+
+    def sums_in_registers(self) -> list[Any]:
+        """Return the vectors of accumulators, as int32, if what the epilogue loads has to wait for them."""
+        return []
 
     def multipliers(self, place: Place) -> list[Any]:
         """Return the multipliers of a block, as many vectors as it has, and then as many of each further scale."""
@@ -515,6 +546,17 @@ class Nest:
     def register(self, place: Place, i: int, v: int) -> Any:
         """Return the place in `acc` of the sums of pixel i and vector v."""
         return span(i * self.block_channels + v * self.plan.isa.lanes, self.plan.vector_lanes(v))
+
+
+def _neighbours(vectors: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Cut (pixel, vector) pairs into runs of a pixel's neighbouring vectors: (first vector, how many)."""
+    runs: list[tuple[int, int]] = []
+    for k, (i, v) in enumerate(vectors):
+        if k > 0 and vectors[k - 1] == (i, v - 1):
+            runs[-1] = runs[-1][0], runs[-1][1] + 1
+        else:
+            runs.append((v, 1))
+    return runs
 
 
 def _argument(name: str, size: int, dtype: str) -> Any:

@@ -115,6 +115,9 @@ class PanelNest(BlockNest):
         """Return the multipliers of a block, several from each load; see the base class."""
         isa, starts = self.plan.isa, [k * self.packed_channels for k in range(self.epilogue.scales)]
         streams = [isa.stream(self.multiplier, place.packed + start) for start in starts]
+        if self.epilogue.addends:
+            for stream in streams:
+                self.wait(stream)
         return [vector for stream in streams for vector in stream.take(self.plan.tile.nv)]
 
     def reduce(self, place: Place) -> None:

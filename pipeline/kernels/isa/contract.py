@@ -105,6 +105,7 @@ class InstructionSet:
         weight_dtype: how weights are stored for `dot`: int8, or wider if that saves instructions.
         saturate_vectors: how many int32 vectors `saturate` narrows together best.
         pixels_together: how many neighbouring pixels an instruction takes at once.
+        overwrites_addends: whether a multiply-add takes the place of its addend, which is then best loaded each time.
         table_vectors: how many vectors hold a table of 256 bytes for `lookup`.
         half: an instruction set that multiplies vectors of half as many lanes, where those take half the time.
         capabilities: what it has that not all have.
@@ -125,6 +126,7 @@ class InstructionSet:
     weight_dtype: str = "int8"
     saturate_vectors: int = 1
     pixels_together: int = 1
+    overwrites_addends: bool = False
     table_vectors: int = 0
     half: InstructionSet | None = None
     capabilities: frozenset[Capability] = frozenset()
@@ -343,7 +345,13 @@ class InstructionSet:
         (value,) = values
         return shift_and_clamp(value, zero_point, low, high)
 
-    def quantized(self, values: Sequence[Any], zero_point: int, low: int, high: int, dtype: str) -> Any:
+    def rounding_offset(self, zero_point: int, dtype: str) -> float | None:
+        """Return a number for `quantized` to take in a vector, where it uses one; arguments are the same."""
+        del zero_point, dtype
+
+    def quantized(
+        self, values: Sequence[Any], zero_point: int, low: int, high: int, dtype: str, offset: Any = None
+    ) -> Any:
         """Return `uint8(clamp(round(values) + zero_point, low, high))` as one vector, as it is stored in `dtype`.
 
         Args:
@@ -352,6 +360,7 @@ class InstructionSet:
             low: least result, at least 0.
             high: largest result, at most 255.
             dtype: uint8, or int8 for results minus 128.
+            offset: float32 vector of `lanes` of what `rounding_offset` returns, if the kernel has one.
         """
         integers = [self.rounded(value) for value in values]
         return as_stored(self.saturate(integers, zero_point, low, high), dtype)

@@ -204,7 +204,8 @@ def _with_constants(
     starts = np.concatenate([pack_channels(plan, start, 0) for start in _starts(plan, constants, activation_offset)])
     packed = (weights, *beside_weights, starts, scales)
     added = (4,) if isinstance(operation.operator, QConv2dAdd) else ()
-    return Kernel(make(requantize(constants, isa, kept=multipliers_are_kept)), (0, *packed, *added))
+    epilogue = requantize(constants, isa, kept=multipliers_are_kept, loads_addends=True)
+    return Kernel(make(epilogue), (0, *packed, *added))
 
 
 def _starts(plan: Plan, constants: IntegerConstants, activation_offset: int) -> list[Array]:

@@ -110,27 +110,33 @@ class NeonInstructionSet(InstructionSet):
         narrow = [_narrowed("sqxtn.v4i16", "int16x4", v) for value in values for v in self._vectors(value)]
         return self._to_bytes(narrow, zero_point, low, high)
 
-    def quantized(self, values: Sequence[Any], zero_point: int, low: int, high: int, dtype: str) -> Any:
-        """Return quantized values; see the base class.
+    def rounding_offset(self, zero_point: int, dtype: str) -> float | None:
+        """Return what the absolute difference is taken from; see the base class.
 
         Where what is added is even, adding it with `ROUNDING_OFFSET` rounds, ties to even, and leaves an integer in
-        the lower 16 bits.
+        the lower 16 bits. Of a negative number it is a difference, as LLVM would contract a product and a sum.
         """
+        offset = zero_point + np.iinfo(dtype).min
+        return -ROUNDING_OFFSET - offset if offset and offset % 2 == 0 else None
+
+    def quantized(
+        self, values: Sequence[Any], zero_point: int, low: int, high: int, dtype: str, offset: Any = None
+    ) -> Any:
+        """Return quantized values; see the base class."""
         if lanes_of(values[0]) % self.lanes:
             return super().quantized(values, zero_point, low, high, dtype)
         vectors = [v for value in values for v in self._vectors(value)]
         smallest = np.iinfo(dtype).min
-        offset = zero_point + smallest
-        if offset and offset % 2 == 0:
-            # The absolute difference from a negative number, as LLVM would contract a product and a sum.
-            subtrahend = T.broadcast(T.float32(-ROUNDING_OFFSET - offset), self.lanes)
-            name, offset = "llvm.aarch64.neon.fabd.v4f32", 0
-            rounded = [T.call_llvm_pure_intrin("float32x4", name, v, subtrahend) for v in vectors]
+        added, subtrahend = zero_point + smallest, self.rounding_offset(zero_point, dtype)
+        if subtrahend is not None:
+            vector = T.broadcast(T.float32(subtrahend), self.lanes) if offset is None else offset
+            name, added = "llvm.aarch64.neon.fabd.v4f32", 0
+            rounded = [T.call_llvm_pure_intrin("float32x4", name, v, vector) for v in vectors]
         else:
             rounded = [self.rounded(v) for v in vectors]
         # LLVM makes one instruction of two vectors' lower halves: `uzp1`.
         narrow = [T.Shuffle([T.reinterpret("int16x8", v)], [0, 2, 4, 6]) for v in rounded]
-        return self._to_bytes(narrow, offset, low + smallest, high + smallest, dtype)
+        return self._to_bytes(narrow, added, low + smallest, high + smallest, dtype)
 
     def saturate_interleaved(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
         """Return four narrowed vectors, which interleaving 128 bits left in order; see the base class."""
@@ -252,7 +258,13 @@ def _even(values: Sequence[Any]) -> range:
 NEON = NeonInstructionSet.extending(
     PORTABLE,
     "neon",
-    adding=[Capability.BLOCK_PRODUCTS, Capability.TABLE_LOOKUP, Capability.WIDE_PRODUCTS, Capability.WORD_PRODUCTS],
+    adding=[
+        Capability.BLOCK_PRODUCTS,
+        Capability.FUSED_MULTIPLY_ADD,
+        Capability.TABLE_LOOKUP,
+        Capability.WIDE_PRODUCTS,
+        Capability.WORD_PRODUCTS,
+    ],
     registers=32,
     dot_instructions=4,
     activation_offset=128,
@@ -261,5 +273,6 @@ NEON = NeonInstructionSet.extending(
     block_channels=1,
     block_depth=16,
     saturate_vectors=4,
+    overwrites_addends=True,
     table_vectors=16,
 )
