@@ -23,6 +23,10 @@ from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.vectors import span
 
 
+LOADED = 4
+"""Most vectors that one instruction loads."""
+
+
 class BlockNest(LaneNest):
     """The nest, with accumulators of blocks of pixels and channels."""
 
@@ -57,8 +61,20 @@ class BlockNest(LaneNest):
         self.acc = register_buffer(blocks * isa.lanes, self.dtypes[2])
 
     def start(self, place: Place) -> None:
-        """Set all accumulators to the bias, or to zero where several lanes hold a sum."""
+        """Set all accumulators to the bias, or to zero where several lanes hold a sum.
+
+        Where an accumulator is a vector of bias, that is loaded for each pixel, as one load takes the place of several
+        copies; but not of float32, which is loaded into neighbouring registers, where LLVM wouldn't keep so many sums.
+        """
         tile, isa, product, per_vector = self.plan.tile, self.plan.isa, self.product, self.blocks_per_vector
+        if per_vector == product.pixels == 1 and self.dtypes[2] == "int32":
+            for first in range(0, tile.nv, LOADED):
+                count = min(LOADED, tile.nv - first)
+                bias = isa.stream(self.bias, place.bias + first * isa.lanes)
+                for pixel in range(self.pixel_blocks):
+                    for v, vector in enumerate(bias.take(count, T.int64(0))):
+                        T.buffer_store(self.acc, vector, [self.block(pixel, first + v)])
+            return
         for v in range(tile.nv):
             for block in range(per_vector):
                 channels = range(block * product.channels, (block + 1) * product.channels)
@@ -67,6 +83,15 @@ class BlockNest(LaneNest):
                     value = T.broadcast(T.int32(0), isa.lanes)
                 for pixels in range(self.pixel_blocks):
                     T.buffer_store(self.acc, value, [self.block(pixels, v * per_vector + block)])
+
+    def multipliers(self, place: Place) -> list[Any]:
+        """Return the multipliers of a block, several from each load; see the base class."""
+        isa, starts = self.plan.isa, [k * self.packed_channels for k in range(self.epilogue.scales)]
+        streams = [isa.stream(self.multiplier, place.packed + start) for start in starts]
+        if self.epilogue.addends:
+            for stream in streams:
+                self.wait(stream)
+        return [vector for stream in streams for vector in stream.take(self.plan.tile.nv)]
 
     def add_products(self, values: Callable[[int], Any], weights: Iterator[Any], step: int) -> None:
         """Add the products of one step to all accumulators; see the base class."""

@@ -103,8 +103,8 @@ class LaneNest(Nest):
             return
         self.wait(weights)
         vectors = weights.take(len(steps) * self.vectors_per_step)
-        if length % plan.depth == 0:
-            # The last load overlaps the one before; its first lanes have been counted.
+        if length % plan.depth == 0 or len(steps) == plan.steps_at_end > 1:
+            # The last load overlaps the one before; its first values have been counted.
             self._steps(x + length - together * plan.depth, range(together - len(steps), together), vectors)
             return
         for step in steps:

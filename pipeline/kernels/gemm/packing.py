@@ -77,16 +77,18 @@ def cut_weights(plan: Plan, weight: Array, size: int) -> Array:
     Args:
         plan: what to pack for.
         weight: as of `pack_weights`.
-        size: values in each piece. The last one of a segment overlaps the one before, with zeros for its values.
+        size: values in each piece. The last ones of a segment, mostly one, overlap those before, with zeros for their
+            values.
     """
     g = plan.geometry
     weight = _block_diagonal(weight, g.group_in // weight.shape[-1], g.group_out)
     rows, columns = g.segments
     length = g.segment_length
     runs = weight.reshape(g.groups, g.group_out, rows * columns, length)
-    index = tails.starts(size, length)[:, None] + np.arange(size)
+    last = plan.steps_at_end if size == plan.depth else 1
+    index = tails.starts(size, length, last)[:, None] + np.arange(size)
     # A piece that overlaps the one before must not count its values again.
-    pieces = np.where(tails.fresh(size, length), runs[..., np.minimum(index, length - 1)], 0).astype(weight.dtype)
+    pieces = np.where(tails.fresh(size, length, last), runs[..., np.minimum(index, length - 1)], 0).astype(weight.dtype)
     channels = plan.channels()
     valid = channels < g.group_out
     picked = pieces[:, np.where(valid, channels, 0)] * valid[:, None, None, None].astype(weight.dtype)

@@ -26,7 +26,7 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.gemm.block_nest import BlockNest
 from pipeline.kernels.gemm.nest import Nest, Place
-from pipeline.kernels.gemm.panel_tile import LOADED, Panels
+from pipeline.kernels.gemm.panel_tile import Panels
 from pipeline.kernels.isa.contract import Stream
 from pipeline.kernels.lib import tails
 from pipeline.kernels.lib.vectors import lanes_of, span, vector_type
@@ -96,29 +96,6 @@ class PanelNest(BlockNest):
     @property
     def _line_blocks(self) -> int:
         return -(-self.plan.tile.columns // self.product.pixels)
-
-    def start(self, place: Place) -> None:
-        """Set all accumulators to the bias, loaded for each pixel, as one load takes the place of several copies."""
-        tile, isa = self.plan.tile, self.plan.isa
-        if self.product.pixels > 1 or self.dtypes[2] == "float32":
-            # float32 is loaded into neighbouring registers, where LLVM wouldn't keep so many sums.
-            super().start(place)
-            return
-        for first in range(0, tile.nv, LOADED):
-            count = min(LOADED, tile.nv - first)
-            bias = isa.stream(self.bias, place.bias + first * isa.lanes)
-            for pixel in range(self.pixel_blocks):
-                for v, vector in enumerate(bias.take(count, T.int64(0))):
-                    T.buffer_store(self.acc, vector, [self.block(pixel, first + v)])
-
-    def multipliers(self, place: Place) -> list[Any]:
-        """Return the multipliers of a block, several from each load; see the base class."""
-        isa, starts = self.plan.isa, [k * self.packed_channels for k in range(self.epilogue.scales)]
-        streams = [isa.stream(self.multiplier, place.packed + start) for start in starts]
-        if self.epilogue.addends:
-            for stream in streams:
-                self.wait(stream)
-        return [vector for stream in streams for vector in stream.take(self.plan.tile.nv)]
 
     def reduce(self, place: Place) -> None:
         """Add all products to a tile's accumulators."""

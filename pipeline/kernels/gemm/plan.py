@@ -96,6 +96,13 @@ class Plan:
         return -(-self.geometry.segment_length // self.depth)
 
     @property
+    def steps_at_end(self) -> int:
+        """How many steps of a segment end where it does: those whose values one load brings, or the last one."""
+        together = max(self.steps_per_load, 1)
+        left = self.steps - self.geometry.segment_length // (together * self.depth) * together
+        return left if 0 < left <= together and left < self.steps else 1
+
+    @property
     def total_steps(self) -> int:
         """Number of steps in all segments."""
         return self.geometry.segments[0] * self.geometry.segments[1] * self.steps

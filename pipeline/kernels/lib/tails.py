@@ -27,12 +27,22 @@ def start(piece: Any, size: int, total: int) -> Any:
     return min(piece * size, last) if isinstance(piece, int) else T.min(piece * size, last)
 
 
-def starts(size: int, total: int) -> npt.NDArray[np.int64]:
-    """Return where each piece begins: [pieces]."""
-    return np.minimum(np.arange(-(-total // size)) * size, max(total - size, 0))
+def starts(size: int, total: int, last: int = 1) -> npt.NDArray[np.int64]:
+    """Return where each piece begins: [pieces].
+
+    Args:
+        size: values in each piece.
+        total: values in all.
+        last: how many pieces end where all values do, one behind the other; the first of them overlaps.
+    """
+    number = np.arange(-(-total // size))
+    left = number - len(number)
+    return np.where(left >= -last, np.maximum(total + left * size, 0), number * size)
 
 
-def fresh(size: int, total: int) -> npt.NDArray[np.bool_]:
-    """Return which values of each piece exist, and are in none before it: [pieces, size]."""
-    index = starts(size, total)[:, np.newaxis] + np.arange(size)
-    return (index >= np.arange(len(index))[:, np.newaxis] * size) & (index < total)
+def fresh(size: int, total: int, last: int = 1) -> npt.NDArray[np.bool_]:
+    """Return which values of each piece exist, and are in none before it: [pieces, size]; see `starts`."""
+    first = starts(size, total, last)
+    index = first[:, np.newaxis] + np.arange(size)
+    behind = np.concatenate([[0], first[:-1] + size])
+    return (index >= behind[:, np.newaxis]) & (index < total)
