@@ -208,6 +208,7 @@ class TileNest:
             self.multiplier = T.arg("multiplier", T.buffer((scales,), "float32"))
             self.y = T.arg("y", T.buffer((g.batch * g.out_height * self.out_stride,), self.epilogue.dtype))
             with plan.isa.functions(), (T.parallel if tasks > 1 else T.serial)(tasks) as p:
+                self.allocate()
                 if self.epilogue.addends:
                     self.addends = Addends(self.epilogue, plan.isa, VECTORS)
                 first, behind = (task * bands // tasks for task in (p, p + 1))
@@ -226,27 +227,35 @@ class TileNest:
         self.block_bias = view(self.bias, block * vector, vector)
         starts = [k * (plan.blocks * vector) + block * vector for k in range(self.epilogue.scales)]
         self.block_scales = [view(self.multiplier, start, vector) for start in starts]
+        self.prepare_block()
         if self.epilogue.addends:
             self.addends.prepare([self.block_scales[0][self.lanes(v)] for v in range(VECTORS)])
         with T.serial(-(-g.out_width // plan.columns)) as t:
             column = tails.start(t, plan.columns, g.out_width)
             self._tile(x + column * (g.strides[1] * g.groups), y + column * g.groups)
 
+    def allocate(self) -> None:
+        """Declare what a task needs."""
+
+    def prepare_block(self) -> None:
+        """Do what comes before all tiles of a block of channels in a band."""
+
     def _tile(self, x: Any, y: Any) -> None:
         plan, g = self.plan, self.plan.geometry
         acc = register_buffer(plan.pixels * plan.vector, "int32")
+        # Loaded for each pixel, as one load takes the place of several copies.
+        bias = plan.isa.stream(self.block_bias, 0)
         for pixel in range(plan.pixels):
-            for v in range(VECTORS):
-                T.buffer_store(acc, self.block_bias[self.lanes(v)], [self.lanes(pixel * VECTORS + v)])
+            for v, vector in enumerate(bias.take(VECTORS, T.int64(0))):
+                T.buffer_store(acc, vector, [self.lanes(pixel * VECTORS + v)])
         self.add_products(acc, x)
-        loads = None
-        if self.epilogue.addends:
-            every = [acc[self.lanes(v)] for v in range(plan.pixels * VECTORS)]
-            loads = self.addends.loads([(0, VECTORS)], every)
+        every = [acc[self.lanes(v)] for v in range(plan.pixels * VECTORS)]
+        loads = self.addends.loads([(0, VECTORS)], every) if self.epilogue.addends else None
+        scales = [self._scales(own, every) for own in self.block_scales]
         for pixel in range(plan.pixels):
             row, column = plan.output_pixel(pixel)
             at = y + row * self.out_stride + column * g.groups
-            T.buffer_store(self.y, self._finished(acc, pixel, loads), [T.ramp(at, 1, plan.vector)])
+            T.buffer_store(self.y, self._finished(acc, pixel, scales, loads), [T.ramp(at, 1, plan.vector)])
 
     def add_products(self, acc: Any, x: Any) -> None:
         """Add all products of a tile to its sums.
@@ -291,9 +300,16 @@ class TileNest:
                 wide = T.cast(part(total, quarter * isa.lanes, isa.lanes), f"int32x{isa.lanes}")
                 T.buffer_store(acc, acc[at] + wide, [at])
 
-    def _finished(self, acc: Any, number: int, loads: Callable[..., dict[str, Any]] | None) -> Any:
+    def _scales(self, own: Any, sums: list[Any]) -> list[Any]:
+        """Return a block's multipliers or factors, which are loaded after sums, by one instruction."""
+        stream = self.plan.isa.stream(own, 0)
+        stream.wait(sums)
+        return list(stream.take(VECTORS))
+
+    def _finished(
+        self, acc: Any, number: int, scales: list[list[Any]], loads: Callable[..., dict[str, Any]] | None
+    ) -> Any:
         sums = [acc[self.lanes(number * VECTORS + v)] for v in range(VECTORS)]
-        scales = ([own[self.lanes(v)] for v in range(VECTORS)] for own in self.block_scales)
         return self.epilogue.finish(sums, *scales, **({} if loads is None else loads([(0, VECTORS)])))
 
     def bytes_of(self, number: Any) -> Any:

@@ -23,7 +23,7 @@ from pipeline.kernels.depthwise.pairs import VECTORS, Plan, TileNest, fits_tiles
 from pipeline.kernels.gemm.constants import IntegerConstants
 from pipeline.kernels.gemm.geometry import geometry_of
 from pipeline.kernels.isa.contract import Capability
-from pipeline.kernels.lib.buffers import register_buffer
+from pipeline.kernels.lib.buffers import register_buffer, stack_buffer
 from pipeline.kernels.lib.vectors import interleave
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
@@ -67,20 +67,34 @@ class _Nest(TileNest):
     reads_ahead = False
     """Else LLVM reads constants before the loops, and spills them."""
 
+    def allocate(self) -> None:
+        """Declare weights as the second column wants them; see the base class."""
+        self.shifted = stack_buffer(self.weight_vectors * self.plan.vector, "int8")
+
+    def prepare_block(self) -> None:
+        """Shift the weights for the second column, by a byte; see the base class."""
+        lanes = self.plan.isa.lanes
+        for number in range(self.weight_vectors):
+            weights = T.reinterpret(f"int32x{lanes}", self.block_weights[self.bytes_of(number)])
+            moved = T.shift_left(weights, T.broadcast(T.int32(8), lanes))
+            T.buffer_store(self.shifted, T.reinterpret(f"int8x{self.plan.vector}", moved), [self.bytes_of(number)])
+
     def add_products(self, acc: Any, x: Any) -> None:
         """Add dot products, kernel row by kernel row; see the base class."""
         plan = self.plan
         quads = [self._quads(x, row) for row in range(plan.rows)]
+        streams = [plan.isa.stream(weights, 0) for weights in (self.block_weights, self.shifted)]
         for kernel_row in range(plan.geometry.kernel[0]):
             if kernel_row + plan.rows > len(quads):
                 quads.append(self._quads(x, kernel_row + plan.rows - 1))
-            for v in range(VECTORS):
-                weights = self.block_weights[self.bytes_of(kernel_row * VECTORS + v)]
-                for column in range(COLUMNS):
+            for column, stream in enumerate(streams):
+                for v, weights in enumerate(stream.take(VECTORS)):
                     for row in range(plan.rows):
                         at = self.lanes((row * COLUMNS + column) * VECTORS + v)
                         taps = quads[row + kernel_row][self.bytes_of(v)]
-                        T.buffer_store(acc, plan.isa.dot_lanes(acc[at], taps, self._shifted(weights, column)), [at])
+                        T.buffer_store(acc, plan.isa.dot_lanes(acc[at], taps, weights), [at])
+            for stream in streams:
+                stream.wait([acc[self.lanes(v)] for v in range(plan.pixels * VECTORS)])
 
     def _quads(self, x: Any, row: int) -> Any:
         """Return four interleaved pixels of a row, in registers."""
@@ -96,11 +110,3 @@ class _Nest(TileNest):
                 values = T.reinterpret(f"{isa.activation_dtype}x{size}", taps)
                 T.buffer_store(quads, values, [self.bytes_of(2 * half + i)])
         return quads
-
-    def _shifted(self, weights: Any, column: int) -> Any:
-        """Return weights for a column of the tile: as many bytes later."""
-        if column == 0:
-            return weights
-        lanes = self.plan.isa.lanes
-        moved = T.shift_left(T.reinterpret(f"int32x{lanes}", weights), T.broadcast(T.int32(8 * column), lanes))
-        return T.reinterpret(f"int8x{self.plan.vector}", moved)
