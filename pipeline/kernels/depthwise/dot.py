@@ -194,8 +194,8 @@ class _Nest:
             output_row(self.rows - remaining, remaining)
 
     def _start(self, output: int, block: Any) -> None:
-        for v in range(DEPTH):
-            T.buffer_store(self.acc, self.bias[self._lanes(block * DEPTH + v)], [self._sums(output, v)])
+        for v, vector in enumerate(self._constants(self.bias, block)):
+            T.buffer_store(self.acc, vector, [self._sums(output, v)])
 
     def _input_row(self, band: Band, x: Any, block: Any, uses: list[Use]) -> None:
         for use in uses:
@@ -256,8 +256,14 @@ class _Nest:
 
     def _scales(self, block: Any) -> list[list[Any]]:
         """Return the multipliers of a block, and as many vectors of each further scale."""
-        firsts = [(k * self.plan.blocks + block) * DEPTH for k in range(self.epilogue.scales)]
-        return [[self.multiplier[self._lanes(first + v)] for v in range(DEPTH)] for first in firsts]
+        return [self._constants(self.multiplier, k * self.plan.blocks + block) for k in range(self.epilogue.scales)]
+
+    def _constants(self, buffer: Any, block: Any) -> list[Any]:
+        """Return a block's vectors of bias, or of what results are multiplied by."""
+        if self.epilogue.addends:
+            # The addends are loaded many at a time, and so are these.
+            return list(self.plan.isa.stream(buffer, block * self.plan.vector).take(DEPTH))
+        return [buffer[self._lanes(block * DEPTH + v)] for v in range(DEPTH)]
 
     def _sums(self, output: int, v: int) -> Any:
         return self._lanes(output * DEPTH + v)
