@@ -20,6 +20,7 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.ir.types import TensorType
 from pipeline.kernels.isa.contract import InstructionSet
+from pipeline.kernels.lib import tails
 from pipeline.kernels.lib.buffers import stack_buffer
 from pipeline.kernels.lib.loops import Run, loop_for
 from pipeline.kernels.lib.vectors import as_stored, span, splat
@@ -180,6 +181,15 @@ class RowBuffer:
             with T.serial(pixels) as pixel:
                 for first in range(0, pixel_bytes, width):
                     store(pixel, min(first, pixel_bytes - width))
+            return
+        group = SHUFFLED_BYTES // channels
+        if len(slots) > 1 and width == SHUFFLED_BYTES and group <= pixels:
+            # As many pixels as a shuffle finds in a vector of each row fill several vectors; the last of these overlap.
+            offsets = tails.starts(width, group * pixel_bytes).tolist()
+            with T.serial(-(-pixels // group)) as step:
+                pixel = tails.start(step, group, pixels)
+                for offset in offsets:
+                    store(pixel, offset)
             return
         together = width // pixel_bytes
         with T.serial((length - width) // (together * pixel_bytes) + 1) as step:
