@@ -35,7 +35,17 @@ Array = npt.NDArray[Any]
 ROWS = 96
 """How many vectors of operands a primitive is tried on at once."""
 
-NO_PRIMITIVES = {"blocks", "emit", "extending", "functions", "has", "iterations", "lineage", "release"}
+NO_PRIMITIVES = {
+    "blocks",
+    "emit",
+    "extending",
+    "functions",
+    "has",
+    "iterations",
+    "lineage",
+    "release",
+    "rounding_offset",
+}
 """Methods of instruction sets that compute nothing by themselves."""
 
 
@@ -308,6 +318,13 @@ def quantized(isa: InstructionSet, random: np.random.Generator) -> Iterator[Tria
         values = [np.where(random.random(v.shape) < 0.5, v, np.nextafter(v, np.float32(0))) for v in halves]
         expected = meaning.quantized(values, *limits, dtype)
         yield trial("quantized", lambda *v, b=(*limits, dtype): isa.quantized(v, *b), values, expected)
+        number = isa.rounding_offset(limits[0], dtype)
+        if number is not None:
+            offset = np.full((ROWS, isa.lanes), number, "float32")
+            operands = [*values, offset]
+            yield trial(
+                "quantized", lambda *v, b=(*limits, dtype): isa.quantized(v[:-1], *b, v[-1]), operands, expected
+            )
 
 
 def saturate_interleaved(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:

@@ -18,13 +18,10 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.gemm.lane_nest import LaneNest
 from pipeline.kernels.gemm.nest import Place
+from pipeline.kernels.gemm.panel_tile import LOADED
 from pipeline.kernels.isa.contract import Blocks, Stream
 from pipeline.kernels.lib.buffers import register_buffer
 from pipeline.kernels.lib.vectors import span
-
-
-LOADED = 4
-"""Most vectors that one instruction loads."""
 
 
 class BlockNest(LaneNest):

@@ -83,7 +83,8 @@ def requantize(
     table = None if constants.table is None else tuple(constants.table.tolist())
     added, function = constants.added_dtype, constants.function
     wanted = _Requantization(constants.operator, constants.floats, constants.short, added, table, function)
-    addends = loads_addends and constants.floats and isa.overwrites_addends and constants.operator.stores_bytes
+    stores_bytes = constants.operator.output_dtype in ("uint8", "int8")
+    addends = loads_addends and constants.floats and isa.overwrites_addends and stores_bytes
     return _requantize(wanted, isa, interleaved, kept, addends)
 
 

@@ -130,6 +130,7 @@ class Nest:
         self.halo = Halo(g.out_height, g.out_width, self.channels_out, *g.halo)
         self.added_halo = Halo(g.out_height, g.out_width, self.channels_out, *g.added_halo)
         self.origin = Origin()
+        self.addends: Addends | None = None
         self.unpacks, self.int4_run = plan.weight_bits == 4, plan.int4_run
         self.tail = self._tail()
 
@@ -226,7 +227,7 @@ class Nest:
     def _compute_block(self, block: Any, first: Any, count: Any) -> None:
         if self.unpacks:
             self._unpack(block)
-        if self.epilogue.addends:
+        if self.addends is not None:
             packed, lanes = self.first_packed(block), self.plan.isa.lanes
             self.addends.prepare([self.multiplier[span(packed + v * lanes, lanes)] for v in range(self.plan.tile.nv)])
         self.compute_tiles(block, first, count)
@@ -245,7 +246,7 @@ class Nest:
         # Else LLVM would read them again after each store, which might have changed them.
         multipliers, groups = [T.bind(multiplier) for multiplier in self.multipliers(place)], self.finished_together()
         loads = None
-        if self.epilogue.addends:
+        if self.addends is not None:
             runs = dict.fromkeys(run for vectors in groups for run in _neighbours(vectors))
             loads = self.addends.loads(runs, self.sums_in_registers())
         for vectors in groups:

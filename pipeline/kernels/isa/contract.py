@@ -348,6 +348,7 @@ class InstructionSet:
     def rounding_offset(self, zero_point: int, dtype: str) -> float | None:
         """Return a number for `quantized` to take in a vector, where it uses one; arguments are the same."""
         del zero_point, dtype
+        return None
 
     def quantized(
         self, values: Sequence[Any], zero_point: int, low: int, high: int, dtype: str, offset: Any = None
