@@ -204,7 +204,8 @@ def _with_constants(
     starts = np.concatenate([pack_channels(plan, start, 0) for start in _starts(plan, constants, activation_offset)])
     packed = (weights, *beside_weights, starts, scales)
     added = (4,) if isinstance(operation.operator, QConv2dAdd) else ()
-    epilogue = requantize(constants, isa, kept=multipliers_are_kept, loads_addends=True)
+    # One vector would be copied as quickly as it's loaded.
+    epilogue = requantize(constants, isa, kept=multipliers_are_kept, loads_addends=plan.tile.nv > 1)
     return Kernel(make(epilogue), (0, *packed, *added))
 
 
