@@ -69,6 +69,7 @@ class Costs:
         outputs: to transform a vector of a tile's sums.
         finish: to requantize and to store a vector of sums of a pixel.
         fetch: a byte of transformed inputs that isn't in the second-level cache.
+        share: a byte of them that another thread has transformed.
         phase: to have other threads begin.
     """
 
@@ -82,6 +83,7 @@ class Costs:
     outputs: float
     finish: float
     fetch: float
+    share: float
     phase: float
 
 
@@ -96,9 +98,10 @@ INSTRUCTIONS = Costs(
     outputs=350,
     finish=9.5,
     fetch=0.3,
+    share=0,
     phase=3000,
 )
-"""Where instructions are counted."""
+"""Where instructions are counted, of which sharing takes none."""
 
 CYCLES = Costs(
     product=0.5,
@@ -111,6 +114,7 @@ CYCLES = Costs(
     outputs=110,
     finish=3,
     fetch=0.07,
+    share=0.3,
     phase=3000,
 )
 """Where cycles are counted, in which two multiplications begin.
@@ -311,6 +315,13 @@ class WinogradPlan:
             return 1
         return -(-self.blocks // THREADS) * THREADS / self.blocks
 
+    @property
+    def shared_bytes(self) -> int:
+        """How many bytes of transformed inputs `THREADS` threads read of each other, all together."""
+        if self.bands_are_tasks or not worth_threads(self.geometry, self.isa, 1):
+            return 0
+        return (THREADS - 1) * self.bands * self.band_tiles * self.tile_bytes
+
     def cost(self) -> float:
         """Return about how many instructions or cycles the convolution takes; see the module's docstring.
 
@@ -327,7 +338,8 @@ class WinogradPlan:
         fetched = costs.fetch * max(self.band_tiles * self.tile_bytes - self.cached_bytes, 0)
         phases = 1 if self.bands_are_tasks else 2 * self.bands
         block = fetched + weights + self.groups * (products + outputs)
-        return inputs + (1 + self.occupied) / 2 * blocks * block + phases * costs.phase
+        shared = costs.share * self.shared_bytes / 2
+        return inputs + (1 + self.occupied) / 2 * blocks * block + phases * costs.phase + shared
 
     @property
     def _costs(self) -> Costs:
