@@ -83,6 +83,8 @@ class BlockNest(LaneNest):
 
     def multipliers(self, place: Place) -> list[Any]:
         """Return the multipliers of a block, several from each load; see the base class."""
+        if self.lanes_share_sums:
+            return super().multipliers(place)
         isa, starts = self.plan.isa, [k * self.packed_channels for k in range(self.epilogue.scales)]
         streams = [isa.stream(self.multiplier, place.packed + start) for start in starts]
         if self.epilogue.addends:

@@ -175,6 +175,8 @@ def block_integer(operation: Operation, machine: Machine) -> Kernel:
         operation,
         packed,
         lambda epilogue: _built(plan, (stored, "int8", "int32"), epilogue, in_blocks=True),
+        # Where several lanes hold a sum, joining them leaves LLVM no registers for what is added.
+        as_floats=machine.isa.lanes == machine.isa.block_pixels * machine.isa.block_channels,
         words_offset=words_offset(machine.isa) if stored == "int16" else 0,
     )
 
@@ -186,6 +188,7 @@ def _with_constants(
     make: Callable[[Epilogue], tirx.PrimFunc],
     *,
     multipliers_are_kept: bool = True,
+    as_floats: bool = True,
     beside_weights: Sequence[Array] = (),
     words_offset: int = 0,
 ) -> Kernel:
@@ -196,7 +199,7 @@ def _with_constants(
     isa = plan.isa
     activation_offset = words_offset if operation.inputs[0].dtype == "int16" else isa.activation_offset
     constants = IntegerConstants.of(
-        operation, as_floats=isa.has(Capability.FUSED_MULTIPLY_ADD), activation_offset=activation_offset
+        operation, as_floats=as_floats and isa.has(Capability.FUSED_MULTIPLY_ADD), activation_offset=activation_offset
     )
     if plan.weight_bits == 4:
         weights = join_int4(plan, weights)

@@ -69,7 +69,8 @@ def winograd(operation: Operation, machine: Machine) -> Kernel:
     plan = WinogradPlan.choose(geometry_of(operation), machine)
     if plan is None:
         raise TypeError(f"Expected a qnn.conv2d whose channels fill vectors, got {operation.operator}")
-    as_floats = machine.isa.has(Capability.FUSED_MULTIPLY_ADD)
+    # Copying what is added takes as long as a conversion.
+    as_floats = machine.isa.has(Capability.FUSED_MULTIPLY_ADD) and not machine.isa.overwrites_addends
     constants = IntegerConstants.of(operation, as_floats=as_floats, activation_offset=MIDDLE)
     epilogue = requantize(constants, machine.isa)
     channels = plan.channels()
