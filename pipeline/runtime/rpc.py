@@ -121,6 +121,7 @@ class RemoteRunner(LibraryRunner):
         self._through_tracker = tracker is not None
         self._has_run = False
         _check_reachable(self.address, "tracker" if self._through_tracker else "server", timeout)
+        others = set(_connections(self.address))
         self._worker = Worker(f"session with {self.address}")
         _OPEN.add(self)
         try:
@@ -128,6 +129,12 @@ class RemoteRunner(LibraryRunner):
             self._call("loading the library", lambda: self._load(path, num_threads))
         except BaseException:
             self.close()
+            # If an answer came to TVM's client while the interpreter ends, that would abort the process. For answers of
+            # trackers, it waits in Python, which the interpreter can end.
+            if not self._through_tracker and not self._worker.has_ended(_CLOSING_SECONDS):
+                for connection in set(_connections(self.address)) - others:
+                    connection.end()
+                self._worker.has_ended(_ENDING_SECONDS)
             raise
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Array]:
@@ -344,6 +351,9 @@ class RemoteRunner(LibraryRunner):
 _ENDED = "code == RPCCode::kReturn"
 """What TVM's client expects of an answer; it says that this is false if there is none, as the connection is closed."""
 
+_CLOSING_SECONDS, _ENDING_SECONDS = 0.1, 5.0
+"""How long a thread may take to close a session by itself; and once its connection has been ended."""
+
 _OPEN: weakref.WeakSet[RemoteRunner] = weakref.WeakSet()
 
 
@@ -394,6 +404,39 @@ def _check_reachable(address: Address, role: str, timeout: float) -> None:
             f"No RPC {role} can be reached at {address}: {error.strerror or error}. Check that it runs, and its port: "
             f"python -m tvm.exec.rpc_{role} --host HOST --port {address.port}"
         ) from error
+
+
+@dataclass(frozen=True)
+class _Connection:
+    """A TCP connection of this process.
+
+    Attributes:
+        descriptor: its file descriptor.
+        name: what the system calls it, as descriptors are used again.
+    """
+
+    descriptor: int
+    name: str
+
+    def end(self) -> None:
+        """Let whatever waits for data see the end of the connection. Its descriptor stays open."""
+        # OSError: it has been closed meanwhile.
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self.descriptor)) as duplicate:
+            duplicate.shutdown(socket.SHUT_RDWR)
+
+
+def _connections(address: Address) -> Iterator[_Connection]:
+    """Yield all connections of this process to an address, those of TVM's client included, which doesn't tell them."""
+    peers = {found[4][:2] for found in socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)}
+    for entry in Path("/proc/self/fd").iterdir():
+        # OSError: it has been closed meanwhile, or isn't connected.
+        with contextlib.suppress(OSError):
+            kind = str(entry.readlink())
+            if not kind.startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(entry.name))) as duplicate:
+                if duplicate.family in (socket.AF_INET, socket.AF_INET6) and duplicate.getpeername()[:2] in peers:
+                    yield _Connection(int(entry.name), kind)
 
 
 def _last_line(error: BaseException) -> str:

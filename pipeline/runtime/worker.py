@@ -26,7 +26,8 @@ class Worker:
     def __init__(self, name: str) -> None:
         self._process = os.getpid()
         self._tasks: queue.SimpleQueue[tuple[Callable[[], Any], _Answer] | None] = queue.SimpleQueue()
-        threading.Thread(target=_work, args=(self._tasks,), name=name, daemon=True).start()
+        self._thread = threading.Thread(target=_work, args=(self._tasks,), name=name, daemon=True)
+        self._thread.start()
 
     @property
     def is_in_this_process(self) -> bool:
@@ -66,6 +67,11 @@ class Worker:
     def close(self) -> None:
         """End the thread after all earlier calls."""
         self._tasks.put(None)
+
+    def has_ended(self, timeout: float) -> bool:
+        """Return whether the thread has ended, waiting so many seconds at most; see `close`."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
 
 
 def _work(tasks: queue.SimpleQueue[tuple[Callable[[], Any], _Answer] | None]) -> None:

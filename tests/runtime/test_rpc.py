@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,21 @@ def test_a_session_ends_when_it_is_closed(library: Path, server: str) -> None:
 def test_a_busy_server_is_given_up_after_the_timeout(library: Path, server: str) -> None:
     with RemoteRunner(library, rpc=server), pytest.raises(DeviceError, match="connecting took more than 1 seconds"):
         RemoteRunner(library, rpc=server, timeout=1)
+
+
+def test_no_thread_waits_for_a_server_that_was_given_up(library: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = "{}:{}".format(*silent.getsockname())
+        with pytest.raises(DeviceError, match="connecting took more than"):
+            RemoteRunner(library, rpc=address, timeout=1)
+        assert not [thread.name for thread in threading.enumerate() if address in thread.name]
+
+
+def test_a_server_that_was_given_up_keeps_its_session_with_another_runner(library: Path, server: str) -> None:
+    with RemoteRunner(library, rpc=server, timeout=20) as remote:
+        with pytest.raises(DeviceError, match="connecting took more than"):
+            RemoteRunner(library, rpc=server, timeout=1)
+        remote.run(sample(0))
 
 
 def test_a_wrong_key_is_refused(library: Path, server: str) -> None:
