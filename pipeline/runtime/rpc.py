@@ -428,7 +428,9 @@ class _Connection:
 def _connections(address: Address) -> Iterator[_Connection]:
     """Yield all connections of this process to an address, those of TVM's client included, which doesn't tell them."""
     peers = {found[4][:2] for found in socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)}
-    for entry in Path("/proc/self/fd").iterdir():
+    # Without /proc, as in some containers, a session works all the same.
+    descriptors = Path("/proc/self/fd")
+    for entry in descriptors.iterdir() if descriptors.exists() else ():
         # OSError: it has been closed meanwhile, or isn't connected.
         with contextlib.suppress(OSError):
             kind = str(entry.readlink())

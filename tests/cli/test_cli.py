@@ -224,6 +224,10 @@ def test_an_input_that_never_changes_is_left_out_of_samples_and_library(
     code, text, _ = run(capsys, monkeypatch, "build", *arguments, "--fix", "speed=1.5")
     assert code == 0
     assert [i.name for i in read_metadata(tmp_path / "out" / "m.host.so").inputs] == ["x"]
+    code, text, _ = run(capsys, monkeypatch, "compare", *arguments, "--fix", "speed=1.5")
+    assert (code, json.loads(text)["tensors"][0]["name"]) == (0, "x")
+    code, text, _ = run(capsys, monkeypatch, "sensitivity", *arguments, "--fix", "speed=1.5")
+    assert (code, "--fix speed=1.5" in json.loads(text)["command"]) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +262,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
 
 
 def test_the_program_itself_ends_with_code_2(tmp_path: Path, samples: Path) -> None:
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "build", str(tmp_path / "none.onnx")]
+    command = [sys.executable, "-m", "pipeline", "build", str(tmp_path / "none.onnx")]
     result = subprocess.run([*command, "--samples", str(samples)], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     said, error = result.stderr.splitlines()
