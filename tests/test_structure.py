@@ -83,6 +83,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
             "analysis config diagnosis errors files importer ir library profiling quantization recipes report runtime "
             "samples targets workflow"
         ),
+        "__main__": "cli",
     }.items()
 }
 """What each part of the package may import from the others."""
