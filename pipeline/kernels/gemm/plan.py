@@ -158,18 +158,15 @@ def make_plan(geometry: Geometry, machine: Machine, depth: int, dtype: str) -> P
     workload = make_workload(geometry, machine, depth, dtype)
     g = geometry.flattened().merged(machine.isa.lanes)
     together = _steps_per_load(g, machine.isa, dtype)
+    plan = _with_tile(g, depth, workload, together)
+    return dataclasses.replace(plan, half=workload.ends_in_half(plan.tile))
+
+
+def _with_tile(geometry: Geometry, depth: int, workload: Workload, steps_per_load: int) -> Plan:
+    """Return a plan with the tile that is best for a workload."""
     tile, panels = workload.choose(), isinstance(workload, PanelWorkload)
-    return Plan(
-        g,
-        machine,
-        depth,
-        tile,
-        workload.vectors,
-        together,
-        workload.loads_together(tile),
-        panels=panels,
-        half=workload.ends_in_half(tile),
-    )
+    loads = workload.loads_together(tile)
+    return Plan(geometry, workload.machine, depth, tile, workload.vectors, steps_per_load, loads, panels=panels)
 
 
 def make_workload(geometry: Geometry, machine: Machine, depth: int, dtype: str) -> Workload:
@@ -203,20 +200,9 @@ def make_block_plan(geometry: Geometry, machine: Machine, stored: str) -> Plan:
     See `block_nest`, and for int16 `word_nest`.
     """
     workload = make_block_workload(geometry, machine, stored)
-    depth, together = machine.isa.block_depth, workload.steps_per_load
     g = geometry.flattened().merged(machine.isa.lanes)
-    tile, panels = workload.choose(), isinstance(workload, PanelWorkload)
-    return Plan(
-        g,
-        machine,
-        depth,
-        tile,
-        workload.vectors,
-        together,
-        workload.loads_together(tile),
-        panels=panels,
-        leaves_out=LeftOut(g, tile.lines).works,
-    )
+    plan = _with_tile(g, machine.isa.block_depth, workload, workload.steps_per_load)
+    return dataclasses.replace(plan, leaves_out=plan.left_out.works)
 
 
 def make_block_workload(geometry: Geometry, machine: Machine, stored: str) -> BlockWorkload:
