@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,8 +32,8 @@ from pipeline.kernels.winograd.transforms import (
 )
 from pipeline.ops import QConv2dAdd
 from tests.kernels.convolutions import Convolution, stored_signed
-from tests.kernels.harness import make_operation
-from tests.kernels.instruction_sets import distinct
+from tests.kernels.harness import assembly, generate, make_operation
+from tests.kernels.instruction_sets import compile_target, distinct
 from tests.kernels.tensors import HALOS, SEEDS, Halo, assert_exact
 from tests.properties import examples
 
@@ -42,7 +43,7 @@ LOWEST, HIGHEST = -128, 127
 
 ISAS = [
     n
-    for n in distinct(lambda isa: (isa.has(Capability.WORD_PRODUCTS), isa.lanes))
+    for n in distinct(lambda isa: (isa.has(Capability.WORD_PRODUCTS), isa.lanes, isa.half is None))
     if instruction_set(n).has(Capability.WORD_PRODUCTS)
 ]
 
@@ -180,6 +181,15 @@ def test_convolutions_are_computed_so_where_it_is_exact_and_pays(
     operator, (x, weight, *others) = convolution.integer(0)
     operation = make_operation(operator, x, np.full_like(weight, largest), *others)
     assert select(operation, Machine(instruction_set(isa_name))).variant == variant
+
+
+@pytest.mark.parametrize("channels", [24, 40, 18, 32])
+def test_half_a_vector_multiplies_the_last_channels_if_it_holds_them(channels: int) -> None:
+    operator, arguments = Convolution(1, 82, 82, 96, channels, (3, 3)).integer(0)
+    with chosen_anyway():
+        kernel = generate(make_operation(operator, *arguments), instruction_set("avx512_vnni"))
+    products = re.findall(r"vpdpwssd\s.*", assembly(kernel, compile_target("avx512_vnni")))
+    assert {product.split("%")[-1][:3] for product in products} == ({"ymm", "zmm"} if channels % 16 else {"zmm"})
 
 
 @pytest.mark.parametrize("channels", [24, 64, 128])

@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.errors import TableError
+from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.machine import CACHE_LINE, Machine
 
 MAX_MR = 28
@@ -58,6 +59,11 @@ def tail_vectors(vectors: int, nv: int, vector_bytes: int) -> int:
     """
     whole, left = divmod(vectors, nv)
     return left if whole and (nv - left) * vector_bytes >= MIN_TAIL_BYTES else 0
+
+
+def ends_in_half(channels: int, isa: InstructionSet) -> bool:
+    """Return whether half a vector is enough for the last ones of a number of channels."""
+    return isa.half is not None and 0 < channels % isa.lanes <= isa.half.lanes
 
 
 @dataclass(frozen=True)
@@ -131,8 +137,7 @@ class Workload:
 
     def ends_in_half(self, tile: RegisterTile) -> bool:
         """Return whether half a vector is enough for the last channels of a tile that has all of them."""
-        isa = self.machine.isa
-        return isa.half is not None and tile.nv == self.vectors and 0 < self.channels % isa.lanes <= isa.half.lanes
+        return tile.nv == self.vectors and ends_in_half(self.channels, self.machine.isa)
 
     @property
     def key(self) -> str:

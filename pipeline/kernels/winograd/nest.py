@@ -17,12 +17,14 @@ A step is one input channel, or two where an instruction adds neighbouring produ
 
 Transformed weights are eight times as large as weights are in a library, so they are made where they are used, which is
 a tenth of the work or less where there are some tens of tiles. As everywhere (`lib/tails.py`), what doesn't divide
-overlaps.
+overlaps. Where one block has all output channels, its last vector may be half as long: then weights of two steps are
+transformed together, and outputs of two pixels requantized, as these are whole vectors.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -74,7 +76,8 @@ def winograd(operation: Operation, machine: Machine) -> Kernel:
     constants = IntegerConstants.of(operation, as_floats=as_floats, activation_offset=MIDDLE)
     epilogue = requantize(constants, machine.isa)
     channels = plan.channels()
-    packed = pack_weights(plan, constants.weight), constants.start[channels], constants.multiplier[channels]
+    finished = np.tile(channels.reshape(plan.blocks, -1), plan.pixels_together).reshape(-1)
+    packed = pack_weights(plan, constants.weight), constants.start[finished], constants.multiplier[finished]
     added = (4,) if isinstance(operation.operator, QConv2dAdd) else ()
     return Kernel(_built(plan, operation.inputs[0].dtype, epilogue), (0, *packed, *added))
 
@@ -86,9 +89,13 @@ def _built(plan: WinogradPlan, stored: str, epilogue: Epilogue) -> tirx.PrimFunc
 
 
 def pack_weights(plan: WinogradPlan, weight: Array) -> Array:
-    """Return OHWI weights as they are transformed: [block][step][9][channel of the block][depth], flat."""
-    blocks = weight[plan.channels()].reshape(plan.blocks, plan.block_channels, KERNEL * KERNEL, -1, plan.depth)
-    return np.ascontiguousarray(blocks.transpose(0, 3, 2, 1, 4)).reshape(-1)
+    """Return OHWI weights as they are transformed: [block][step][9][channel of the block][depth], flat.
+
+    Of steps that are transformed together, the weights of one tap follow each other.
+    """
+    steps = -1, plan.steps_together, plan.depth
+    blocks = weight[plan.channels()].reshape(plan.blocks, plan.block_channels, KERNEL * KERNEL, *steps)
+    return np.ascontiguousarray(blocks.transpose(0, 3, 2, 4, 1, 5)).reshape(-1)
 
 
 class WinogradNest:
@@ -113,8 +120,9 @@ class WinogradNest:
             T.func_attr({"tirx.noalias": True, "op_pattern": 8})
             self.x = _argument("x", g.batch * g.height * g.width * g.group_in, self.stored)
             self.weights = _argument("weights", blocks * self.block_weights, "int8")
-            self.bias = _argument("bias", blocks * plan.block_channels, "int32")
-            self.multiplier = _argument("multiplier", blocks * plan.block_channels, "float32")
+            finished = blocks * plan.pixels_together * plan.block_channels
+            self.bias = _argument("bias", finished, "int32")
+            self.multiplier = _argument("multiplier", finished, "float32")
             if self.epilogue.add is not None:
                 size = g.batch * self.added_halo.padded_height * self.added_halo.row_stride
                 self.added = _argument("added", size, self.epilogue.added_dtype)
@@ -166,8 +174,8 @@ class WinogradNest:
         self.sums = stack_buffer(PIXELS * plan.block_channels, "int32")
         self.acc = register_buffer(plan.together * plan.block_channels, "int32")
         with T.serial(plan.chunks) as chunk:
-            with T.serial(plan.chunk_steps) as step:
-                self._transform_weights(block, chunk, step)
+            with T.serial(plan.chunk_steps // plan.steps_together) as steps:
+                self._transform_weights(block, chunk, steps)
             with T.serial(plan.groups) as group:
                 first = tails.start(group, plan.together, plan.band_tiles)
                 slot = group * self.group_products if plan.chunks > 1 else 0
@@ -178,8 +186,7 @@ class WinogradNest:
                     self._multiply(position, first, chunk)
                     self._store_sums(at)
                 with T.If(chunk == plan.chunks - 1), T.Then(), T.serial(plan.together) as i:
-                    with T.serial(plan.block_vectors) as v:
-                        self._transform_outputs(slot + i * plan.block_channels, v)
+                    self._transform_outputs(slot + i * plan.block_channels)
                     self._finish(first_tile + first + i, block)
 
     def _prefetch(self, block: Any, chunk: Any, number: Any) -> None:
@@ -194,28 +201,39 @@ class WinogradNest:
     def _load_sums(self, at: Any, chunk: Any) -> None:
         """Set accumulators to zero, or from the second chunk on to what they were."""
 
-        def set_to(value: Callable[[int], Any]) -> None:
-            for i in range(self.plan.together * self.plan.block_vectors):
-                T.buffer_store(self.acc, value(i), [self._lanes(i)])
+        def set_to(value: Callable[[int, int], Any]) -> None:
+            for i, v in self._sums():
+                T.buffer_store(self.acc, value(i, v), [self._place_of_sums(i, v)])
 
-        zeros = T.broadcast(T.int32(0), self.isa.lanes)
+        def zeros(_: int, v: int) -> Any:
+            return T.broadcast(T.int32(0), self.plan.vector_isa(v).lanes)
+
         if self.plan.chunks == 1:
-            set_to(lambda _: zeros)
+            set_to(zeros)
             return
         with T.If(chunk == 0):
             with T.Then():
-                set_to(lambda _: zeros)
+                set_to(zeros)
             with T.Else():
-                set_to(lambda i: self.products[self._lanes(i, at)])
+                set_to(lambda i, v: self.products[self._place_of_sums(i, v, at)])
 
     def _store_sums(self, at: Any) -> None:
-        for i in range(self.plan.together * self.plan.block_vectors):
-            T.buffer_store(self.products, self.acc[self._lanes(i)], [self._lanes(i, at)])
+        for i, v in self._sums():
+            T.buffer_store(self.products, self.acc[self._place_of_sums(i, v)], [self._place_of_sums(i, v, at)])
 
-    def _transform_weights(self, block: Any, chunk: Any, step: Any) -> None:
-        """Transform the weights of a step and a block of output channels."""
-        plan, taps, words, values = self.plan, KERNEL * KERNEL, self.plan.words, self.plan.step_weights
-        start = block * self.block_weights + (chunk * plan.chunk_steps + step) * taps * values
+    def _sums(self) -> Iterator[tuple[int, int]]:
+        """Return the tiles and vectors that there are sums of."""
+        return itertools.product(range(self.plan.together), range(self.plan.block_vectors))
+
+    def _place_of_sums(self, i: int, v: int, first: Any = 0) -> Any:
+        """Return the place of a tile's vector of sums, from some place on."""
+        return span(first + i * self.plan.block_channels + v * self.isa.lanes, self.plan.vector_isa(v).lanes)
+
+    def _transform_weights(self, block: Any, chunk: Any, steps: Any) -> None:
+        """Transform the weights of some steps and a block of output channels."""
+        plan, taps, words = self.plan, KERNEL * KERNEL, self.plan.words
+        values = plan.steps_together * plan.step_weights
+        start = block * self.block_weights + (chunk * plan.chunk_steps // plan.steps_together + steps) * taps * values
         loaded_together = self.isa.load_bytes or words
         with T.serial(values // loaded_together) as load:
             first = load * loaded_together
@@ -224,13 +242,14 @@ class WinogradNest:
                 taps_of = [Modular(T.bind(T.cast(part(v, begin, words), f"int16x{words}"))) for v in loaded]
                 kernel = [taps_of[i : i + KERNEL] for i in range(0, taps, KERNEL)]
                 for number, result in enumerate(_flat(in_both_dimensions(transform_weights, kernel))):
-                    at = number * plan.position_weights + step * values + first + begin
+                    at = number * plan.position_weights + steps * values + first + begin
                     T.buffer_store(self.transformed, result.value, [span(at, words)])
 
     def _multiply(self, position: Any, first: Any, chunk: Any) -> None:
         """Add the products of some tiles with a block's channels, of one position and some input channels."""
         plan, g, acc, vectors = self.plan, self.geometry, self.acc, self.plan.block_vectors
-        weights = self.isa.stream(self.transformed, position * plan.position_weights)
+        first_weight = position * plan.position_weights
+        weights = self.isa.stream(self.transformed, first_weight)
         start = position * plan.position_inputs + first * g.group_in + chunk * plan.chunk_channels
         values, sums = plan.steps_per_load * plan.depth, plan.vector_sums
         with T.serial(self.isa.iterations(plan.chunk_channels // values)) as k:
@@ -238,13 +257,23 @@ class WinogradNest:
                 self.isa.held(T.bind(self.inputs[span(start + i * g.group_in + k * values, values)]))
                 for i in range(plan.together)
             ]
-            taken = weights.take(plan.steps_per_load * vectors // sums)
+            if plan.half is None:
+                taken = weights.take(plan.steps_per_load * vectors // sums)
+            else:
+                taken = self._vectors_of_step(first_weight + k * plan.step_weights)
             for step in range(plan.steps_per_load):
                 for v, vector, i, tile in self._products(range(0, vectors, sums), taken, tiles):
-                    places = [self._lanes(i * vectors + v + n) for n in range(sums)]
-                    results = self.isa.multiply_words([acc[at] for at in places], tile, step, vector)
+                    places = [self._place_of_sums(i, v + n) for n in range(sums)]
+                    results = plan.vector_isa(v).multiply_words([acc[at] for at in places], tile, step, vector)
                     for at, result in zip(places, results, strict=True):
                         T.buffer_store(acc, result, [at])
+
+    def _vectors_of_step(self, first: Any) -> Iterator[Any]:
+        """Yield the vectors of a step's weights, of which the last one is shorter."""
+        plan = self.plan
+        for v in range(plan.block_vectors):
+            at = first + v * self.isa.lanes * plan.depth
+            yield T.bind(self.transformed[span(at, plan.vector_isa(v).lanes * plan.depth)])
 
     def _products(self, firsts: range, weights: Iterator[Any], tiles: list[Any]) -> Iterator[tuple[int, Any, int, Any]]:
         """Yield each vector of weights of a step with each tile, and both numbers.
@@ -258,53 +287,66 @@ class WinogradNest:
             kept = [*vectors]
             yield from ((*vector, *tile) for tile in enumerate(tiles) for vector in kept)
 
-    def _transform_outputs(self, at: Any, v: Any) -> None:
-        """Transform the outputs of a tile's vector of channels to sums."""
-        plan, lanes = self.plan, self.isa.lanes
+    def _transform_outputs(self, at: Any) -> None:
+        """Transform the outputs of a tile to sums, vector by vector."""
+        whole = self.plan.block_vectors - (self.plan.half is not None)
+        with T.serial(whole) as v:
+            self._transform_vector(at, v, self.isa.lanes)
+        if self.plan.half is not None:
+            self._transform_vector(at, whole, self.plan.half.lanes)
+
+    def _transform_vector(self, at: Any, v: Any, lanes: int) -> None:
+        plan, first = self.plan, v * self.isa.lanes
         position = plan.together * plan.block_channels
 
         def value(row: int, column: int) -> Modular:
             number = row * WINDOW + column
-            return Modular(T.bind(self.products[self._lanes(v, number * position + at)]))
+            return Modular(T.bind(self.products[span(number * position + at + first, lanes)]))
 
         window = [[value(row, column) for column in range(WINDOW)] for row in range(WINDOW)]
         for pixel, result in enumerate(_flat(in_both_dimensions(transform_output, window))):
             shifted = T.shift_right((result * INVERSE_OF_NINE).value, T.broadcast(T.int32(SHIFT), lanes))
-            T.buffer_store(self.sums, shifted, [self._lanes(v, pixel * plan.block_channels)])
+            T.buffer_store(self.sums, shifted, [span(pixel * plan.block_channels + first, lanes)])
 
     def _finish(self, tile: Any, block: Any) -> None:
         """Requantize and store a tile's sums of a block of channels, of so many pixels that they fill a vector."""
-        plan, g, lanes, vectors = self.plan, self.geometry, self.isa.lanes, self.plan.block_vectors
+        plan, g, lanes = self.plan, self.geometry, self.isa.lanes
         image, row, column = self._place(tile)
         channel = tails.start(block, plan.block_channels, g.group_out)
+        pixels = max(self.epilogue.together // plan.block_vectors, plan.pixels_together)
+        period, count = plan.pixels_together * plan.block_channels // lanes, pixels * plan.block_channels // lanes
 
         def constants(buffer: Any) -> list[Any]:
-            return [T.bind(buffer[self._lanes(v, block * plan.block_channels)]) for v in range(vectors)]
+            return [T.bind(buffer[self._lanes(v, block * period * lanes)]) for v in range(period)] * (count // period)
 
         bias, multipliers = constants(self.bias), constants(self.multiplier)
         y, added = (halo.start(image, row) + column * g.group_out + channel for halo in (self.halo, self.added_halo))
-        together = min(self.epilogue.together, vectors)
-        pixels = max(self.epilogue.together // vectors, 1)
+        places = plan.channels()[: plan.block_channels] + g.group_out * np.arange(pixels)[:, np.newaxis]
         with T.serial(TILE) as i, T.serial(TILE // pixels) as j:
-            for first in range(0, vectors, together):
-                numbers = [(p, v) for p in range(pixels) for v in range(first, first + together)]
-                at = (i * TILE + j * pixels) * plan.block_channels
-                values = [self.sums[self._lanes(p * vectors + v, at)] + bias[v] for p, v in numbers]
-                result = self.epilogue.finish(values, [multipliers[v] for _, v in numbers])
-                length, runs = together * lanes, [(p, first) for p in range(pixels)]
-                if plan.overlaps:
-                    length, runs = lanes, numbers
-                offsets = [(j * pixels + p) * g.group_out + plan.vector_channel(v) for p, v in runs]
+            sums, pixel = (i * TILE + j * pixels) * plan.block_channels, j * pixels * g.group_out
+            for first in range(0, count, self.epilogue.together):
+                vectors = range(first, min(first + self.epilogue.together, count))
+                values = [self.sums[self._lanes(v, sums)] + bias[v] for v in vectors]
+                result = self.epilogue.finish(values, [multipliers[v] for v in vectors])
+                runs = _runs(places.reshape(count, lanes)[vectors].reshape(-1))
                 if self.epilogue.add is not None:
-                    start = added + i * self.added_halo.row_stride
-                    result = self.epilogue.add(result, joined([self.added[span(start + o, length)] for o in offsets]))
-                for number, offset in enumerate(offsets):
-                    stored = part(result, number * length, length)
-                    T.buffer_store(self.y, stored, [span(y + i * self.halo.row_stride + offset, length)])
+                    start = added + i * self.added_halo.row_stride + pixel
+                    others = [self.added[span(start + place, length)] for place, length in runs]
+                    result = self.epilogue.add(result, joined(others))
+                start, done = y + i * self.halo.row_stride + pixel, 0
+                for place, length in runs:
+                    T.buffer_store(self.y, part(result, done, length), [span(start + place, length)])
+                    done += length
 
     def _lanes(self, number: Any, first: Any = 0) -> Any:
         """Return the place of a vector of sums, or of what goes with them, by its number from some place on."""
         return span(first + number * self.isa.lanes, self.isa.lanes)
+
+
+def _runs(places: Array) -> list[tuple[int, int]]:
+    """Cut places into runs of neighbours: the first of each, and how many."""
+    runs = np.split(places, np.flatnonzero(np.diff(places) != 1) + 1)
+    return [(int(run[0]), len(run)) for run in runs]
 
 
 def _argument(name: str, size: int, dtype: str) -> Any:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pipeline.kernels.gemm.geometry import Geometry, geometry_of
 from pipeline.kernels.gemm.parallel import TASKS, worth_threads
-from pipeline.kernels.gemm.register_tile import Workload
+from pipeline.kernels.gemm.register_tile import Workload, ends_in_half
 from pipeline.kernels.isa.contract import InstructionSet
 from pipeline.kernels.lib import tails
 from pipeline.kernels.machine import CACHE_LINE, Machine
@@ -155,7 +155,8 @@ class WinogradPlan:
     def fits(self) -> bool:
         """Whether input channels and weights are whole vectors of words, and output channels fill a block's."""
         loaded_together, channels = self.isa.load_bytes or self.words, self.geometry.group_out
-        whole = self.geometry.group_in % self.words == 0 and self.step_weights % loaded_together == 0
+        weights = self.steps_together * self.step_weights
+        whole = self.geometry.group_in % self.words == 0 and weights % loaded_together == 0
         return whole and channels >= self.isa.lanes
 
     def _divided(self) -> Iterator[WinogradPlan]:
@@ -198,9 +199,34 @@ class WinogradPlan:
         return max(self.isa.load_bytes // WORD_BYTES // self.depth, 1)
 
     @property
+    def half(self) -> InstructionSet | None:
+        """What multiplies the last vector of an only block, if half of the lanes are enough for its channels."""
+        only = self.block_vectors == -(-self.geometry.group_out // self.isa.lanes)
+        return self.isa.half if only and ends_in_half(self.geometry.group_out, self.isa) else None
+
+    def vector_isa(self, v: int) -> InstructionSet:
+        """Return what multiplies a vector of a block: it has as many lanes."""
+        return self.half if self.half is not None and v == self.block_vectors - 1 else self.isa
+
+    @property
+    def computed_vectors(self) -> float:
+        """Number of vectors of output channels in a block."""
+        return self.block_channels / self.isa.lanes
+
+    @property
     def block_channels(self) -> int:
         """Number of output channels in a block."""
-        return self.block_vectors * self.isa.lanes
+        return sum(self.vector_isa(v).lanes for v in range(self.block_vectors))
+
+    @property
+    def pixels_together(self) -> int:
+        """How many pixels' channels fill whole vectors."""
+        return 1 if self.half is None else 2
+
+    @property
+    def steps_together(self) -> int:
+        """How many steps' weights fill whole vectors, and are transformed together."""
+        return 1 if self.half is None else 2
 
     @property
     def vector_sums(self) -> int:
@@ -288,17 +314,12 @@ class WinogradPlan:
     def channels(self) -> npt.NDArray[np.int64]:
         """Return the output channels of all blocks, of which the last may overlap: [blocks * block_channels]."""
         starts = tails.starts(self.block_channels, self.geometry.group_out)
-        vectors = [self.vector_channel(v) + np.arange(self.isa.lanes) for v in range(self.block_vectors)]
+        vectors = [self.vector_channel(v) + np.arange(self.vector_isa(v).lanes) for v in range(self.block_vectors)]
         return (starts[:, np.newaxis] + np.concatenate(vectors)).reshape(-1)
 
     def vector_channel(self, v: int) -> int:
         """Return the first channel of a vector within its block; an only block's last vector may overlap."""
-        return int(tails.start(v, self.isa.lanes, self.geometry.group_out))
-
-    @property
-    def overlaps(self) -> bool:
-        """Whether an only block's last vector overlaps the one before."""
-        return self.geometry.group_out < self.block_channels
+        return min(v * self.isa.lanes, self.geometry.group_out - self.vector_isa(v).lanes)
 
     @property
     def bands_are_tasks(self) -> bool:
@@ -327,9 +348,9 @@ class WinogradPlan:
 
         It is the mean of what one thread takes and of what `THREADS` take all together.
         """
-        costs, together, vectors = self._costs, self.together, self.block_vectors
+        costs, together, vectors = self._costs, self.together, self.computed_vectors
         blocks, channels = self.bands * self.blocks, self.geometry.group_in
-        step = costs.product * together * vectors + costs.load * (together + vectors) + costs.step
+        step = costs.product * together * vectors + costs.load * (together + self.block_vectors) + costs.step
         sums = 2 * costs.sums * together * vectors + costs.position
         products = POSITIONS * (channels / self.depth * step + self.chunks * sums)
         outputs = together * vectors * (costs.outputs + TILE * TILE * costs.finish)

@@ -89,7 +89,9 @@ class X86InstructionSet(InstructionSet):
 
     def functions(self) -> AbstractContextManager[Any]:
         """Return the context in which LLVM knows additions that may overflow; see the base class."""
-        context: AbstractContextManager[Any] = T.attr(T.int32(0), "pragma_import_llvm", modular_functions(self.lanes))
+        lanes = [isa.lanes for isa in (self, self.half) if isa is not None]
+        functions = "\n".join(modular_functions(n) for n in lanes)
+        context: AbstractContextManager[Any] = T.attr(T.int32(0), "pragma_import_llvm", functions)
         return context
 
     def multiply_words(self, acc: Sequence[Any], activations: Any, step: int, weights: Any) -> list[Any]:
