@@ -39,6 +39,10 @@ _PART = 2**15
 """Values that are worth another thread's while."""
 
 
+class NotFiniteError(ValueError):
+    """A value is NaN or infinite."""
+
+
 def extent(values: Array) -> tuple[float, float]:
     """Return the least and the largest value; infinity and minus infinity if there are no values.
 
@@ -46,7 +50,7 @@ def extent(values: Array) -> tuple[float, float]:
         values: any shape, float32.
 
     Raises:
-        ValueError: a value isn't finite.
+        NotFiniteError: a value is NaN or infinite.
     """
     if values.size == 0:
         return math.inf, -math.inf
@@ -64,7 +68,7 @@ def _flat(values: Array) -> Array:
 def _ends(ends: Array, magnitude: Array) -> tuple[float, float]:
     """Return the least and the largest value of [P,2,LANES] ends, of which [P,LANES] are the magnitudes' bits."""
     if magnitude.max() >= _INFINITY:
-        raise ValueError("A value is NaN or infinite")
+        raise NotFiniteError("A value is NaN or infinite")
     # Of zeros with both signs, none is the least or the largest.
     return float(ends[:, 0].min() + np.float32(0)), float(ends[:, 1].max() + np.float32(0))
 
@@ -97,7 +101,7 @@ def histogram(values: Array, scale: float, bins: int) -> Counted:
         bins: how many on each side of zero.
 
     Raises:
-        ValueError: a value isn't finite.
+        NotFiniteError: a value is NaN or infinite.
     """
     use_all_cores()
     parts = max(1, min(values.size // _PART, tvm.runtime.num_threads()))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from pipeline.compiler.calibration_loops import compile_ahead, extent
+from pipeline.compiler.calibration_loops import NotFiniteError, compile_ahead, extent
 from pipeline.compiler.codegen import concurrently
 from pipeline.compiler.execute import release_activations, shared_executor
 from pipeline.config.options import CalibrateOptions
@@ -129,7 +129,7 @@ def watch(
             if not checked and any(not isinstance(w, Statistic) or w.finite for w in own):
                 extent(values)
             see(name, [w for w in own if w.on_all_cores])
-        except ValueError as error:
+        except NotFiniteError as error:
             raise SampleError(
                 f"Tensor {names[name]!r} is NaN or infinite for {sample}: the float model itself overflows on it. "
                 "Check the sample's preprocessing."

@@ -14,6 +14,7 @@ from pipeline.errors import SampleError, TableError
 from pipeline.ir.program import Program
 from pipeline.quantization.annotate import Annotation, annotate
 from pipeline.quantization.calibrate import CalibrateOptions, CalibrationTable, calibrate
+from pipeline.quantization.observers.histogram import Histogram
 from pipeline.quantization.spec import ObserverSpec
 from tests.models import ModelBuilder, import_test_model, small_network
 
@@ -79,6 +80,16 @@ def test_values_that_are_not_finite_are_told_by_the_models_own_name() -> None:
     program = import_test_model(b.model({"x": (1, 3, 4, 4)}, y))
     with pytest.raises(SampleError, match="Tensor 'logarithm' is NaN or infinite"):
         calibrate(program, annotate(program), [np.zeros((1, 3, 4, 4), "float32")])
+
+
+def test_only_values_that_are_not_finite_are_blamed_on_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("a bug of ours")
+
+    monkeypatch.setattr(Histogram, "update", fail)
+    program = import_test_model(small_network())
+    with pytest.raises(ValueError, match="a bug of ours"):
+        calibrate(program, annotate(program), samples)
 
 
 def test_progress_counts_batches() -> None:

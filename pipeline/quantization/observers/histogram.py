@@ -67,7 +67,7 @@ class Histogram:
         """Add all elements of a float32 array.
 
         Raises:
-            ValueError: one is NaN or infinite.
+            NotFiniteError: one is NaN or infinite.
         """
         if values.size == 0:
             return
