@@ -279,14 +279,25 @@ def choice(then: list[onnx.NodeProto], other: list[onnx.NodeProto], dtype: int) 
     return model
 
 
+@pytest.mark.parametrize(("operator", "expected"), [("Div", [[-1, 0, 1]]), ("Mod", [[5, 0, 2]])])
+def test_a_branch_may_divide_integers_by_a_number(operator: str, expected: list[list[int]]) -> None:
+    seven = helper.make_node("Constant", [], ["seven"], value_ints=[7])
+    then, division = helper.make_node("Neg", ["x"], ["then"]), helper.make_node(operator, ["x", "seven"], ["other"])
+    program = import_test_model(choice([then], [seven, division], TensorProto.INT64))
+    # The condition is the sum.
+    for x, y in (([[-9, 0, 9]], expected), ([[1, 2, 3]], [[-1, -2, -3]])):
+        np.testing.assert_array_equal(execute(program, {"x": np.array(x)})["y"], y)
+
+
 @pytest.mark.parametrize(
     ("then", "other", "dtype"),
     [
         (["Relu", "x"], ["ReduceSum", "x"], TensorProto.FLOAT),
         (["Relu", "x"], ["Reshape", "x", "seven"], TensorProto.FLOAT),
         (["Identity", "x"], ["Div", "x", "x"], TensorProto.INT64),
+        (["Identity", "x"], ["Mod", "x", "x"], TensorProto.INT64),
     ],
-    ids=["other shapes", "not for this shape", "division by zero"],
+    ids=["other shapes", "not for this shape", "division by zero", "remainder of a division by zero"],
 )
 def test_other_branches_are_refused(then: list[str], other: list[str], dtype: int) -> None:
     seven = onnx.helper.make_node("Constant", [], ["seven"], value_ints=[7])

@@ -25,6 +25,7 @@ class Specializer(Protocol):
 
     nodes: list[NodeProto]
     made: dict[tuple[object, ...], Sequence[Tensor | None]]
+    constants: dict[str, Array]
 
     def constant(self, value: Array, name: str, dtype: int | None = None) -> Tensor:
         """Return a new constant."""
@@ -217,8 +218,8 @@ def _if(graph: Specializer, node: NodeProto, inputs: Results, scope: Scope, opse
 def _selected(graph: Specializer, node: NodeProto, condition: Tensor, scope: Scope, opset: int) -> Results | None:
     """If with a condition that depends on the data becomes both branches, and Where, if their results are alike.
 
-    That is possible as nothing but results comes of a branch. Integers could be divided by a zero that the condition
-    excludes, which ends the process.
+    That is possible as nothing but results comes of a branch, unless it divides integers: the condition may exclude a
+    zero, and a division by it would end the process.
     """
     before = len(graph.nodes)
     try:
@@ -229,7 +230,10 @@ def _selected(graph: Specializer, node: NodeProto, condition: Tensor, scope: Sco
         # One that isn't for inputs of these shapes, and would never be taken.
         then = other = []
     known = {t.name: t.dtype for results in graph.made.values() for t in results if t is not None}
-    may_fail = any(n.op_type in ("Div", "Mod") and known.get(n.output[0]) not in _FLOATS for n in graph.nodes[before:])
+    may_fail = any(
+        n.op_type in ("Div", "Mod") and known.get(n.output[0]) not in _FLOATS and not _divides(graph.constants, n)
+        for n in graph.nodes[before:]
+    )
     alike = [(t.dtype, t.shape) for t in then] == [(t.dtype, t.shape) for t in other]
     if not then or not alike or may_fail or any(not t.dtype or t.shape is None for t in then):
         del graph.nodes[before:]
@@ -245,6 +249,12 @@ def _selected(graph: Specializer, node: NodeProto, condition: Tensor, scope: Sco
         chosen = helper.make_node("Where", [scalar.output[0], a.name, b.name], [name or f"{title}.unread"])
         results += graph.node(chosen, set(chosen.output), inner, max(opset, MIN_OPSET))
     return results
+
+
+def _divides(constants: Mapping[str, Array], division: NodeProto) -> bool:
+    """Return whether all integers can be divided by a division's divisor: the least one can't by -1, nor any by 0."""
+    divisor = constants.get(division.input[1])
+    return divisor is not None and not np.isin(divisor, (0, -1)).any()
 
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
