@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
+from queue import SimpleQueue
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,7 +14,7 @@ from tvm import relax
 
 from pipeline.compiler.build import library_metadata, lower_for_trial
 from pipeline.compiler.codegen import generate_code, in_background
-from pipeline.compiler.loaded_kernels import NOTHING, add_nothing, virtual_machine
+from pipeline.compiler.loaded_kernels import NOTHING, add_nothing, virtual_machines
 from pipeline.compiler.lower import lower, machine_of
 from pipeline.compiler.threads import use_all_cores
 from pipeline.files import temporary_folder
@@ -32,9 +32,12 @@ OPTIMIZATION_LEVEL = 1
 """LLVM's, for kernels that are only run here: generated with vectors and register tiles, they are as fast and compute
 the same bytes as with 3, and take a fifth less time to compile."""
 
+AT_ONCE = 2
+"""How many threads can run a program of `Executor` at the same time; others wait."""
+
 
 class Executor:
-    """A program, compiled for this machine.
+    """A program, compiled for this machine. Threads may run it at the same time; see `AT_ONCE`.
 
     Args:
         program: a float or int8 program.
@@ -46,11 +49,12 @@ class Executor:
     """
 
     def __init__(self, program: Program, tensors: Sequence[str] = ()) -> None:
-        self._machine = self._compiled(program.with_more_outputs(tensors) if tensors else program)
+        self._idle: SimpleQueue[relax.VirtualMachine] = SimpleQueue()
+        for machine in self._compiled(program.with_more_outputs(tensors) if tensors else program):
+            self._idle.put(machine)
         self._inputs = [i.name for i in program.inputs]
         self._outputs = {o.name: number for number, o in enumerate(program.outputs)}
         self._tensors = {name: len(program.outputs) + number for number, name in enumerate(tensors)}
-        self._lock = threading.Lock()
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs by name for one batch of inputs by name."""
@@ -69,17 +73,21 @@ class Executor:
         """Return whether variables are among those that were wanted."""
         return self._tensors.keys() >= set(names)
 
-    def _compiled(self, program: Program) -> relax.VirtualMachine:
+    def _compiled(self, program: Program) -> list[relax.VirtualMachine]:
+        """Return machines that run the program."""
         target = load_target("host")
         lowered = lower(program.module, target.tvm_target(), machine_of(target))
-        return virtual_machine(lowered, target.tvm_target(OPTIMIZATION_LEVEL))
+        return virtual_machines(lowered, target.tvm_target(OPTIMIZATION_LEVEL), AT_ONCE)
 
     def _chosen(self, feeds: Mapping[str, Array], places: Mapping[str, int]) -> dict[str, Array]:
         arguments = [tvm.runtime.tensor(np.asarray(feeds[name], order="C")) for name in self._inputs]
         use_all_cores()
-        with self._lock:
-            result = self._machine["main"](*arguments)
-            self._machine[NOTHING]()
+        machine = self._idle.get()
+        try:
+            result = machine["main"](*arguments)
+            machine[NOTHING]()
+        finally:
+            self._idle.put(machine)
         results = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
         return {name: _array(results[place]) for name, place in places.items()}
 
@@ -91,7 +99,7 @@ class LinkedExecutor(Executor):
         BuildError: linking failed.
     """
 
-    def _compiled(self, program: Program) -> relax.VirtualMachine:
+    def _compiled(self, program: Program) -> list[relax.VirtualMachine]:
         target = load_target("host")
         lowered = lower_for_trial(program, target)
         code = generate_code(lowered.module, target.tvm_target())
@@ -102,7 +110,7 @@ class LinkedExecutor(Executor):
             path = folder / "program.so"
             link(code.exportable(), target, sections, path, with_functions=False)
             # The system keeps the file as long as it is loaded.
-            return relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
+            return [relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())]
 
 
 def library_executor(program: Program) -> Executor:

@@ -42,12 +42,13 @@ _loaded: dict[str, None] = {}
 """Names of the kernels that are registered, the one that was used last at the end."""
 
 
-def virtual_machine(module: tvm.IRModule, target: tvm.target.Target) -> relax.VirtualMachine:
-    """Return a virtual machine that runs a program in this process.
+def virtual_machines(module: tvm.IRModule, target: tvm.target.Target, count: int) -> list[relax.VirtualMachine]:
+    """Return virtual machines that run a program in this process. One can't run twice at the same time.
 
     Args:
         module: a module after all phases of `lower`, without a pool of constants.
         target: what kernels are compiled for; this machine.
+        count: how many; they share the program's constants.
     """
     kernels = {v.name_hint: f for v, f in module.functions.items() if isinstance(f, tirx.PrimFunc)}
     names = {before: _name(before, kernel, target) for before, kernel in kernels.items()}
@@ -58,9 +59,10 @@ def virtual_machine(module: tvm.IRModule, target: tvm.target.Target) -> relax.Vi
     add_nothing(instructions)
     with _lock:
         _load({names[before]: kernel for before, kernel in kernels.items()}, target)
-        # The machine holds the functions that it calls, so they may be forgotten later. It is given the executable's
+        # A machine holds the functions that it calls, so they may be forgotten later. It is given the executable's
         # module, which runs as it is: `jit`, which finds that out, takes several times the constants' memory for it.
-        return relax.VirtualMachine(vm_link(instructions, target, (), constants).mod, tvm.cpu())
+        executable = vm_link(instructions, target, (), constants).mod
+        return [relax.VirtualMachine(executable, tvm.cpu()) for _ in range(count)]
 
 
 def add_nothing(instructions: relax.ExecBuilder) -> None:

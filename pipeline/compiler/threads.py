@@ -21,6 +21,8 @@ _configured = threading.local()
 def use_all_cores() -> None:
     """Make TVM run kernels that the calling thread starts on as many threads as the process may use physical cores.
 
+    If the thread shares the cores with others, see `share_cores`, it is as many as its share.
+
     Unless the environment says how many threads there should be, TVM itself takes half of an x86 machine's CPUs, as
     each core may have two. Results are the same with any number of threads.
     """
@@ -29,5 +31,16 @@ def use_all_cores() -> None:
         return
     # The calling thread may run where it could before.
     configure = tvm.get_global_func("runtime.config_threadpool")
-    configure(_THREADS_SHARE_CORES, len(usable_cores()), [str(cpu) for cpu in sorted(allowed)])
+    share = max(1, len(usable_cores()) // getattr(_configured, "sharers", 1))
+    configure(_THREADS_SHARE_CORES, share, [str(cpu) for cpu in sorted(allowed)])
     _configured.cpus = allowed
+
+
+def share_cores(sharers: int) -> None:
+    """Leave the calling thread, which hasn't run a kernel yet, its share of the cores: so many threads share them."""
+    _configured.sharers = sharers
+
+
+def most_sharers() -> int:
+    """Return how many threads can share the cores: 1 if the environment says how many there should be."""
+    return 1 if any(name in os.environ for name in _VARIABLES) else len(usable_cores())

@@ -43,8 +43,8 @@ def calibrate(
 ) -> CalibrationTable:
     """Run the program once over the samples and return a scale and zero point for each tensor that needs one.
 
-    Memory holds one batch's activations and a histogram for each tensor, however many samples there are. Samples that
-    look odd are warned of; see `collect`.
+    Memory holds a histogram for each tensor, and one batch's activations or two small ones', however many samples there
+    are. Samples that look odd are warned of; see `collect`.
 
     Args:
         program: the float program that was annotated.

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from pipeline.compiler.calibration_loops import NotFiniteError, compile_ahead, extent
 from pipeline.compiler.codegen import concurrently
-from pipeline.compiler.execute import release_activations, shared_executor
+from pipeline.compiler.execute import AT_ONCE, release_activations, shared_executor
+from pipeline.compiler.threads import most_sharers, share_cores
 from pipeline.config.options import CalibrateOptions
 from pipeline.errors import SampleError
+from pipeline.ir.bridge import tensor_type
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.quantization.input_range import range_warnings
@@ -26,6 +31,10 @@ Array = npt.NDArray[Any]
 
 RANGE_BATCHES = 4
 """How many batches, the first ones, are examined for values of another range than the model was trained on."""
+
+MOST_SHARED = 2**26
+"""Bytes of a batch's wanted values up to which several batches are run at once: larger ones would take much memory, and
+gain less."""
 
 THREADED = 2**20
 """Of so many values in a batch, tensors are watched in several threads, where watchers run on one core each."""
@@ -58,7 +67,8 @@ def collect(
     A warning says so if there are few samples, if they are all the same or constant, or if their values have another
     range than the model was trained on (`samples.statistics`, `quantization.input_range`).
 
-    Memory holds one batch's activations and what the watchers keep, however many samples there are.
+    Memory holds one batch's activations, or two small ones', and what the watchers keep, however many samples there
+    are. Samples are read ahead, by no more than two batches.
 
     Args:
         program: a float program.
@@ -78,16 +88,17 @@ def collect(
     batches, statistics, kept = 0, SampleStatistics(program.inputs), list[Mapping[str, Array]]()
     if resumption is not None:
         batches, statistics, kept = resumption.batches, resumption.statistics, resumption.first_feeds
-    for sample, feed, activations in _activations(program, list(watchers), samples, options, resumption):
+
+    def take_in(sample: str, feed: Mapping[str, Array], activations: Mapping[str, Array]) -> None:
         statistics.update(sample, feed, batch)
-        if batches < RANGE_BATCHES:
+        if len(kept) < RANGE_BATCHES:
             kept.append(feed)
         watch(watchers, activations, sample, names)
-        # The next batch's activations can take its memory.
-        del activations
-        batches += 1
         if resumption is not None:
             resumption.note(feed)
+
+    for _ in _runs(program, list(watchers), _feeds(program, samples, options, resumption), take_in):
+        batches += 1
         if progress is not None:
             progress(batches)
     release_activations()
@@ -156,14 +167,64 @@ def warn_of_samples(program: Program, statistics: SampleStatistics, feeds: Seque
         _logger.warning(text)
 
 
-def _activations(
-    program: Program, names: list[str], samples: Samples, options: CalibrateOptions, resumption: Resumption | None
-) -> Iterator[tuple[str, dict[str, Array], dict[str, Array]]]:
-    """Yield for each batch its name in messages, the inputs, and the values of the named tensors."""
+def _feeds(
+    program: Program, samples: Samples, options: CalibrateOptions, resumption: Resumption | None
+) -> Iterator[tuple[str, dict[str, Array]]]:
+    """Yield for each batch that watchers haven't seen its name in messages and the inputs."""
     part = hold_back_filter(options.hold_back)
     stream = named_feeds(samples, program.inputs, options.batch_size, options.batch_nums, part, warn=True)
-    for name, feed in stream if resumption is None else resumption.remaining(stream):
-        yield name, feed, shared_executor(program, names).tensors(feed, names)
+    return stream if resumption is None else resumption.remaining(stream)
+
+
+def _runs(
+    program: Program,
+    names: list[str],
+    feeds: Iterator[tuple[str, dict[str, Array]]],
+    take_in: Callable[[str, Mapping[str, Array], Mapping[str, Array]], None],
+) -> Iterator[None]:
+    """Run a program, and yield after each batch.
+
+    Small batches are run several at once, each on its share of the cores. One alone leaves cores idle, at the end of
+    each kernel and between kernels; in order, then, comes only what is done with its values.
+
+    Args:
+        program: see `collect`.
+        names: the tensors whose values are wanted.
+        feeds: for each batch, its name in messages and the inputs.
+        take_in: called with each batch's name, inputs and values of tensors, in order, in another thread.
+    """
+
+    def run(before: Future[None] | None, name: str, feed: Mapping[str, Array]) -> None:
+        activations = shared_executor(program, names).tensors(feed, names)
+        if before is not None:
+            before.result()
+        take_in(name, feed, activations)
+
+    at_once = min(AT_ONCE, most_sharers()) if _bytes(program, names) <= MOST_SHARED else 1
+    pending = deque[Future[None]]()
+    pool = ThreadPoolExecutor(at_once, initializer=share_cores, initargs=(at_once,))
+    try:
+        for name, feed in feeds:
+            if not pending:
+                shared_executor(program, names)
+            # The user may write the next sample to the same memory.
+            own = {key: np.array(value) for key, value in feed.items()}
+            pending.append(pool.submit(run, pending[-1] if pending else None, name, own))
+            if len(pending) > at_once:
+                pending.popleft().result()
+                yield
+        while pending:
+            pending.popleft().result()
+            yield
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _bytes(program: Program, names: Iterable[str]) -> int:
+    """Return how much memory tensors of a program take."""
+    wanted = set(names)
+    tensors = (b.var for b in Dataflow.of(program.module).bindings if b.var.name in wanted)
+    return sum(t.size * np.dtype(t.dtype).itemsize for t in map(tensor_type, tensors))
 
 
 def known_names(program: Program, names: Iterable[str]) -> dict[str, str]:

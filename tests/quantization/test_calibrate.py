@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from pipeline.errors import SampleError, TableError
 from pipeline.ir.program import Program
+from pipeline.quantization import collect
 from pipeline.quantization.annotate import Annotation, annotate
 from pipeline.quantization.calibrate import CalibrateOptions, CalibrationTable, calibrate
 from pipeline.quantization.observers.histogram import Histogram
@@ -56,6 +57,38 @@ def test_the_order_of_samples_and_their_number_in_a_batch_do_not_matter(table: C
     program = import_test_model(small_network())
     found = calibrate(program, annotate(program), list(samples())[::-1], CalibrateOptions(batch_size=2))
     assert found == table
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_batches_that_are_run_at_once_are_seen_in_order(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+    monkeypatch.setattr(collect, "most_sharers", lambda: cores)
+    program = import_test_model(small_network())
+    larger = [x * np.float32(2**i) for i, x in enumerate(samples(20))]
+    found = calibrate(program, annotate(program), larger, CalibrateOptions(algorithm="moving_average"))
+    shares = 0.9 ** np.arange(20)[::-1]
+    low, high = (shares @ [end(x) for x in larger] / shares.sum() for end in (np.min, np.max))
+    assert next(iter(found.tensors.values())).threshold == pytest.approx(max(-low, high))
+
+
+def test_a_generator_may_yield_the_same_memory_again(table: CalibrationTable) -> None:
+    program, memory = import_test_model(small_network()), np.empty((1, 3, 12, 12), "float32")
+
+    def generate() -> Iterator[np.ndarray]:
+        for sample in samples():
+            memory[...] = sample
+            yield memory
+
+    assert calibrate(program, annotate(program), generate) == table
+
+
+def test_the_first_batch_that_overflows_is_told() -> None:
+    b = ModelBuilder()
+    y = b.node("Conv", b.node("Log", "x"), b.constant(np.ones((2, 3, 2, 2), "float32")))
+    program = import_test_model(b.model({"x": (1, 3, 4, 4)}, y))
+    given, counted = [np.full((1, 3, 4, 4), float(i < 5), "float32") for i in range(9)], list[int]()
+    with pytest.raises(SampleError, match="is NaN or infinite for sample 5"):
+        calibrate(program, annotate(program), given, progress=counted.append)
+    assert counted == [1, 2, 3, 4, 5]
 
 
 def test_abs_max_covers_what_was_seen() -> None:
