@@ -288,6 +288,14 @@ def clipped(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]
         yield trial("clipped", lambda v, b=(low, high): isa.clipped(v, *b), (values,), expected)
 
 
+def limited(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    for lanes, (low, high) in zip((isa.lanes, 4 * isa.lanes, 1, 3), ((0.0, 6.0), (None, 1e37)) * 2, strict=True):
+        values = numbers(random, "int32", lanes, -30, 30).astype("float32") / 4
+        values[0] = np.resize(np.array([-0.0, 0.0, np.inf, -np.inf, 1e-45, -1e-45, 3e38, -3e38], "float32"), lanes)
+        expected = meaning.limited(values, low, high)
+        yield trial("limited", lambda v, b=(low, high): isa.limited(v, *b), (values,), expected)
+
+
 def rounded(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
     for lanes in (isa.lanes, 4 * isa.lanes, 1, 3):
         halves = numbers(random, "int32", lanes, -600, 600).astype("float32") / 2
@@ -452,6 +460,7 @@ TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
     "dot_lanes": dot_lanes,
     "dot_pairs": dot_pairs,
     "held": streams,
+    "limited": limited,
     "load": matrices,
     "lookup": lookup,
     "multiply": matrices,
@@ -521,7 +530,7 @@ def test_every_primitive_has_a_meaning_and_is_tried(isa_name: str) -> None:
 @pytest.mark.parametrize("isa", instruction_sets().values(), ids=instruction_sets())
 def test_an_instruction_set_has_what_its_capabilities_say_and_what_every_kernel_may_use(isa: InstructionSet) -> None:
     everywhere = {"activations", "arrange", "dot", "dot_int16", "dot_int4"}
-    everywhere |= {"clipped", "multiply_add", "rounded", "saturate", "weighted_sum"}
+    everywhere |= {"clipped", "limited", "multiply_add", "rounded", "saturate", "weighted_sum"}
     promised = everywhere.union(*(PRIMITIVES[capability] for capability in isa.capabilities))
     assert promised <= primitives(isa) - refused(isa)
     assert (isa.table_vectors > 0) == isa.has(Capability.TABLE_LOOKUP)

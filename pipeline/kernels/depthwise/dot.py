@@ -94,7 +94,9 @@ def depthwise_dot(operation: Operation, machine: Machine) -> Kernel:
     )
     # What is interleaved in 128 bits stays in order.
     in_order = DEPTH * isa.lanes == INTERLEAVED_BYTES
-    epilogue = requantize(constants, isa, interleaved=not in_order, kept=False, loads_addends=True)
+    # A function's summands are worth it where sums alone don't fit the registers, too.
+    loads_addends = isa.overwrites_addends or plan.sums_fit_registers or constants.function is not None
+    epilogue = requantize(constants, isa, interleaved=not in_order, kept=False, loads_addends=loads_addends)
     func = _built(plan, operation.inputs[0].dtype, epilogue)
     scales = constants.packed_scales(functools.partial(pack_channels, plan))
     packed = pack_channels(plan, constants.start), scales
@@ -176,7 +178,7 @@ class _Nest:
             for number in range(self.products * DEPTH):
                 T.buffer_store(self.kept, self._stored_weights(block, number), [self._bytes(number)])
         if self.epilogue.addends:
-            self.addends.prepare(self._scales(block)[0])
+            self.addends.prepare(*self._scales(block))
         for output in range(plan.live):
             self._start(output, block)
         for row in range(plan.fresh_rows.start):

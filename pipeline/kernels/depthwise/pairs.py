@@ -189,7 +189,7 @@ class TileNest:
         if not constants.floats:
             # Lower halves would be joined by one instruction less, but LLVM then orders instructions so that it spills.
             constants = dataclasses.replace(constants, short=False)
-        self.epilogue = requantize(constants, plan.isa, loads_addends=True)
+        self.epilogue = requantize(constants, plan.isa, loads_addends=plan.isa.overwrites_addends)
         g = plan.geometry
         self.in_stride, self.out_stride = g.width * g.groups, g.out_width * g.groups
         self.bands = -(-g.out_height // plan.rows)

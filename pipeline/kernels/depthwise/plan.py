@@ -180,6 +180,11 @@ class Plan:
         return -(-self.geometry.kernel[0] // self.geometry.strides[0]) if self._rows_are_shared else 1
 
     @property
+    def sums_fit_registers(self) -> bool:
+        """Whether registers are left beside the sums of a place."""
+        return DEPTH * self.live < self.isa.registers
+
+    @property
     def _rows_are_shared(self) -> bool:
         return self.geometry.dilation[0] == 1
 

@@ -13,7 +13,7 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.gemm.constants import IntegerConstants
 from pipeline.kernels.isa.contract import InstructionSet
-from pipeline.kernels.isa.hard_swish import hard_swished
+from pipeline.kernels.isa.hard_swish import hard_swished, has_summand, summand_of, without_added
 from pipeline.kernels.isa.narrowing import saturate
 from pipeline.kernels.lib.buffers import stack_buffer
 from pipeline.kernels.lib.requantize import FLOAT_OFFSET
@@ -47,6 +47,8 @@ class Epilogue:
         scales: how many float32 constants there are for each channel: a multiplier, and a factor if that is 2; see
             `IntegerConstants.packed_scales`.
         addends: whether `finish` also takes what `Addends` loads.
+        summand: from a vector of a function's factors to what the function adds, which `Addends` can load as well, as
+            float32; None if there is none.
         offset: a number that `Addends` loads as well, in a vector; None if there is none.
     """
 
@@ -58,6 +60,7 @@ class Epilogue:
     halo_value: float = 0
     scales: int = 1
     addends: bool = False
+    summand: Callable[[Any], Any] | None = None
     offset: float | None = None
 
 
@@ -84,24 +87,29 @@ def requantize(
     added, function = constants.added_dtype, constants.function
     wanted = _Requantization(constants.operator, constants.floats, constants.short, added, table, function)
     stores_bytes = constants.operator.output_dtype in ("uint8", "int8")
-    addends = loads_addends and constants.floats and isa.overwrites_addends and stores_bytes
+    addends = loads_addends and constants.floats and stores_bytes
     return _requantize(wanted, isa, interleaved, kept, addends)
 
 
 class Addends:
     """What an epilogue adds to products of a block's accumulators, on the stack, from where it is loaded each time.
 
-    Behind it stands the epilogue's offset, which LLVM would otherwise keep in a register through all loops.
+    Behind it stand the function's summands, if the kernel gives its factors, and the epilogue's offset, which LLVM
+    would otherwise keep in a register through all loops.
     """
 
     def __init__(self, epilogue: Epilogue, isa: InstructionSet, vectors: int) -> None:
         self._epilogue, self._isa, self._vectors = epilogue, isa, vectors
-        self._buffer = stack_buffer((vectors + 1) * isa.lanes, "float32")
+        self._summands = False
+        self._buffer = stack_buffer((2 * vectors + 1) * isa.lanes, "float32")
 
-    def prepare(self, multipliers: Sequence[Any]) -> None:
-        """Compute them for a block's vectors of multipliers."""
-        lanes, offset = self._isa.lanes, self._epilogue.offset
+    def prepare(self, multipliers: Sequence[Any], factors: Sequence[Any] = ()) -> None:
+        """Compute them for a block's vectors of multipliers, and of factors."""
+        lanes, offset, summand = self._isa.lanes, self._epilogue.offset, self._epilogue.summand
         values = [m * splat(T.float32(-FLOAT_OFFSET), lanes) for m in multipliers]
+        if summand is not None and factors:
+            self._summands = True
+            values += [summand(factor) for factor in factors]
         if offset is not None:
             values.append(splat(T.float32(offset), lanes))
         for v, value in enumerate(values):
@@ -115,15 +123,24 @@ class Addends:
             sums: int32 vectors, after which they are loaded.
         """
         isa, none = self._isa, T.int64(0)
-        streams = {(first, count): isa.stream(self._buffer, first * isa.lanes) for first, count in runs}
+        starts = {"addends": 0, **({"summands": self._vectors} if self._summands else {})}
+        streams = {
+            name: {(first, count): isa.stream(self._buffer, (start + first) * isa.lanes) for first, count in runs}
+            for name, start in starts.items()
+        }
         offset = {}
-        for stream in streams.values():
+        for stream in (stream for each in streams.values() for stream in each.values()):
             stream.wait(sums)
         if self._epilogue.offset is not None:
             stream = isa.stream(self._buffer, self._vectors * isa.lanes)
             stream.wait(sums)
             offset = {"offset": next(stream.take(1))}
-        return lambda runs: {"addends": [each for run in runs for each in streams[run].take(run[1], none)], **offset}
+
+        def load(runs: Sequence[tuple[int, int]]) -> dict[str, Any]:
+            taken = {n: [v for run in runs for v in each[run].take(run[1], none)] for n, each in streams.items()}
+            return {**taken, **offset}
+
+        return load
 
 
 @dataclass(frozen=True)
@@ -160,7 +177,8 @@ def _requantize(
 
         return Epilogue("int16", narrow)
 
-    bounds = (operator.output_zero_point, operator.output_min, operator.output_max)
+    narrowed = operator if function is None else without_added(function)
+    bounds = (narrowed.output_zero_point, narrowed.output_min, narrowed.output_max)
     dtype = "uint8" if added_dtype else operator.output_dtype
     narrow_dtype = dtype if table is None else "uint8"
     short = wanted.short and function is None and not interleaved
@@ -170,6 +188,7 @@ def _requantize(
         multipliers: Sequence[Any],
         factors: Sequence[Any] = (),
         addends: Sequence[Any] = (),
+        summands: Sequence[Any] = (),
         offset: Any = None,
     ) -> Any:
         if loads_addends:
@@ -183,7 +202,8 @@ def _requantize(
             if function is None:
                 integers = [isa.rounded(v) for v in values]
             else:
-                integers = [hard_swished(v, f, function, isa) for v, f in zip(values, factors, strict=True)]
+                known = summands or [None] * len(values)
+                integers = [hard_swished(*each, function, isa) for each in zip(values, factors, known, strict=True)]
             narrow = isa.saturate_interleaved if interleaved else isa.saturate
             result = as_stored(narrow(integers, *bounds), narrow_dtype)
         if table is not None:
@@ -209,6 +229,7 @@ def _requantize(
         halo_value,
         scales,
         loads_addends,
+        None if function is None or not has_summand(function) else lambda f: summand_of(f, function, isa),
         isa.rounding_offset(operator.output_zero_point, narrow_dtype) if loads_addends and short else None,
     )
 

@@ -124,6 +124,11 @@ def clipped(value: Array, low: float | None, high: float | None) -> Array:
     return np.clip(value, low, high) if low is not None or high is not None else value
 
 
+def limited(value: Array, low: float | None, high: float) -> Array:
+    """The same, of values that aren't NaN."""
+    return clipped(value, low, high)
+
+
 def rounded(value: Array) -> Array:
     """Ties go to the even one of two integers."""
     return _int32(np.rint(value.astype("float64")))

@@ -208,7 +208,8 @@ def _with_constants(
     packed = (weights, *beside_weights, starts, scales)
     added = (4,) if isinstance(operation.operator, QConv2dAdd) else ()
     # One vector would be copied as quickly as it's loaded.
-    epilogue = requantize(constants, isa, kept=multipliers_are_kept, loads_addends=plan.tile.nv > 1)
+    loads_addends = isa.overwrites_addends and plan.tile.nv > 1
+    epilogue = requantize(constants, isa, kept=multipliers_are_kept, loads_addends=loads_addends)
     return Kernel(make(epilogue), (0, *packed, *added))
 
 

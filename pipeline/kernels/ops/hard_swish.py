@@ -10,7 +10,7 @@ from __future__ import annotations
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.isa.hard_swish import hard_swished
+from pipeline.kernels.isa.hard_swish import hard_swished, without_added
 from pipeline.kernels.isa.narrowing import saturate
 from pipeline.kernels.lib.loops import over_channels
 from pipeline.kernels.lib.vectors import span
@@ -32,6 +32,6 @@ def hard_swish(operation: Operation, machine: Machine) -> Kernel:
         y = T.arg("y", T.buffer((size,), operation.output.dtype))
         with over_channels(size, channels, isa.saturate_vectors * isa.lanes) as (start, channel, width):
             at = span(start, width)
-            values = hard_swished(x[at], factor[span(channel, width)], operator, isa)
-            T.buffer_store(y, saturate(values, operator, isa), [at])
+            values = hard_swished(x[at], factor[span(channel, width)], None, operator, isa)
+            T.buffer_store(y, saturate(values, without_added(operator), isa), [at])
     return Kernel(builder.get(), (0, operation.constants[1]))

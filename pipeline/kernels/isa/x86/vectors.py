@@ -17,7 +17,7 @@ from tvm.script.ir_builder import tirx as T
 
 from pipeline.kernels.isa.contract import Array, InstructionSet
 from pipeline.kernels.lib.modular import modular_add, modular_functions
-from pipeline.kernels.lib.vectors import interleave, lanes_of, part, repeated
+from pipeline.kernels.lib.vectors import interleave, lanes_of, part, repeated, splat, vector_type
 from pipeline.ops import QAdd
 
 
@@ -35,6 +35,19 @@ class X86InstructionSet(InstructionSet):
     vpackssdw: str
     vpackuswb: str
     vpshufb: str
+
+    def limited(self, value: Any, low: float | None, high: float) -> Any:
+        """Return limited values, by instructions for integers; see the base class.
+
+        They order floats of 0 or more like these, and take those below for less than 0. AMD's Zen 4 starts two of them
+        in a cycle, where it starts one of those for floats.
+        """
+        lanes = lanes_of(value)
+        bits = T.reinterpret(vector_type("int32", lanes), value)
+        if low is not None:
+            bits = T.max(bits, splat(T.int32(0), lanes))
+        highest = splat(T.int32(int(np.float32(high).view("int32"))), lanes)
+        return T.reinterpret(vector_type("float32", lanes), T.min(bits, highest))
 
     def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
         """Return `uint8(clamp(values + zero_point, low, high))`, packing four vectors; see the base class.
