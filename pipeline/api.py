@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,11 @@ class Quantized:
 
 
 def load(
-    path: str | Path, shapes: Shapes | None = None, samples: Samples | None = None, fixed: Fixed | None = None
+    path: str | Path,
+    shapes: Shapes | None = None,
+    samples: Samples | None = None,
+    fixed: Fixed | None = None,
+    cut_at: Sequence[str] = (),
 ) -> Program:
     """Read an ONNX file as a float32 program; see `importer.import_model`.
 
@@ -121,8 +125,9 @@ def load(
         shapes: input name -> shape, for inputs whose shape the file leaves open.
         samples: open shapes that aren't in `shapes` are taken from the first sample; see `samples.shapes`.
         fixed: input name -> value of all its elements, for inputs that become constants.
+        cut_at: tensors that become the outputs, instead of the model's own; what comes after them is left out.
     """
-    return import_model(path, shapes, lambda declared, given: open_shapes(declared, given, samples), fixed)
+    return import_model(path, shapes, lambda declared, given: open_shapes(declared, given, samples), fixed, cut_at)
 
 
 @keywords(QuantizeOptions)

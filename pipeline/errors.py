@@ -87,6 +87,10 @@ def missing_extra(needs: str, extra: str) -> OptionError:
     return OptionError(f"{needs}: pip install 'onnx-int8-pipeline[{extra}]'.")
 
 
+MAX_KNOWN = 50
+"""Most names that a message about an unknown one lists."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Return the message for an unknown `name`, with the nearest known one suggested.
 
@@ -100,4 +104,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     choices = sorted(known)
     close = difflib.get_close_matches(name, choices, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"Unknown {kind} {name!r}. Known: {', '.join(choices)}.{hint}"
+    more = f" and {len(choices) - MAX_KNOWN} more" if len(choices) > MAX_KNOWN else ""
+    return f"Unknown {kind} {name!r}. Known: {', '.join(choices[:MAX_KNOWN])}{more}.{hint}"

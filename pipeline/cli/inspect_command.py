@@ -17,7 +17,7 @@ from pipeline.report.library_tables import library_tables
 
 @new_command("inspect")
 @click.argument("file", type=click.Path(path_type=Path))
-@options(only=("shapes", "fixed", "verify_import"))
+@options(only=("shapes", "fixed", "cut_at", "verify_import"))
 def command(file: Path, as_json: bool, **values: Any) -> None:
     """Show what is in FILE: an ONNX model (which operators would become int8, and why) or a library."""
     if not _is_library(file):
@@ -42,7 +42,7 @@ def _model(file: Path, chosen: BuildOptions, as_json: bool) -> None:
     from pipeline.report.model_tables import model_tables
     from pipeline.workflow import verify, warn_if_quantized
 
-    program = import_model(file, chosen.shapes, fixed=chosen.fixed)
+    program = import_model(file, chosen.shapes, fixed=chosen.fixed, cut_at=chosen.cut_at)
     check = None
     if chosen.verify_import:
         with working("verifying the import"):

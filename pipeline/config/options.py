@@ -311,6 +311,7 @@ class ModelOptions(Options):
         quantize: how the float program becomes an int8 one.
         shapes: input name -> shape, for inputs whose shapes the model leaves open.
         fixed: input name -> value of all its elements, for inputs that become constants.
+        cut_at: tensors that become the outputs; what comes after them is left out.
         calibration: file of a calibration table to use as it is; then the model isn't run on samples for that.
         annotation: file that says what becomes int8; then `annotate` doesn't decide it.
         verify_import: whether to compare the float program with an independent evaluation of the ONNX file.
@@ -330,6 +331,12 @@ class ModelOptions(Options):
         flag="--fix",
         metavar="NAME=VALUE",
         parse=parse_number,
+    )
+    cut_at: Sequence[str] = option(
+        (),
+        "End the model at this tensor, which becomes an output, and leave out what comes after it.",
+        metavar="TENSOR",
+        unset="the model's outputs",
     )
     calibration: Path | None = option(None, "Use this calibration table instead of calibrating.", metavar="FILE")
     annotation: Path | None = option(

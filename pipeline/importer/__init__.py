@@ -6,6 +6,7 @@ The steps are `read`, `normalize`, `frontend` (with our converters), and the pas
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from tvm import relax
 
 from pipeline.errors import ModelError
 from pipeline.files import arrays_digest
+from pipeline.importer.cutting import cut, cuttable
 from pipeline.importer.frontend import CONVERTIBLE, convert
 from pipeline.importer.normalize import DeclaredShapes, Fixed, Shapes, declared_shapes, fix_inputs, normalize
 from pipeline.importer.read import read_model
@@ -37,7 +39,11 @@ Completion = Callable[[DeclaredShapes, Shapes], Shapes]
 
 @one_at_a_time
 def import_model(
-    path: str | Path, shapes: Shapes | None = None, complete: Completion | None = None, fixed: Fixed | None = None
+    path: str | Path,
+    shapes: Shapes | None = None,
+    complete: Completion | None = None,
+    fixed: Fixed | None = None,
+    cut_at: Sequence[str] = (),
 ) -> Program:
     """Read an ONNX file and return it as a float32 program.
 
@@ -47,19 +53,23 @@ def import_model(
         complete: adds shapes for more inputs, for example those of samples.
         fixed: input name -> value of all its elements, for inputs that the program doesn't have, as their values never
             change.
+        cut_at: tensors that become the outputs, instead of the model's own; what comes after them is left out.
 
     Raises:
         ModelError: the file can't be read, or has operators that can't be imported (all are named).
-        OptionError: `shapes` or `fixed` doesn't fit the model.
+        OptionError: `shapes`, `fixed` or `cut_at` doesn't fit the model.
     """
     path = Path(path)
     model, digest = read_model(path)
     # A file's name may be any bytes, but the model's name is text in reports and metadata.
     name = os.fsencode(path.name).decode("utf-8", "replace")
     constants = fix_inputs(model, fixed or {}, shapes or {})
+    # What tables and states say of a model holds for these values and outputs only.
     if constants:
-        # What tables and states say of a model holds for these values only.
         digest = hashlib.sha256(digest.encode() + arrays_digest(constants)).hexdigest()
+    if cut_at:
+        cut(model, cut_at)
+        digest = hashlib.sha256(json.dumps([digest, *cut_at]).encode()).hexdigest()
     given = {input_name: shape for input_name, shape in (shapes or {}).items() if input_name not in constants}
     chosen = given if complete is None else complete(declared_shapes(model), given)
     program = replace(_import(model, chosen, name.removesuffix(".onnx"), digest), fixed=constants)
@@ -85,7 +95,7 @@ def import_proto(model: onnx.ModelProto, shapes: Shapes, name: str, source_sha25
 
 def _import(model: onnx.ModelProto, shapes: Shapes, name: str, source_sha256: str) -> Program:
     normalized = normalize(model, shapes, CONVERTIBLE)
-    module = convert(normalized)
+    module = convert(normalized, cuttable(model.graph))
     try:
         _check_shapes(module)
         for step in PASSES:

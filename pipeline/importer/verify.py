@@ -22,6 +22,7 @@ from onnx import TensorProto
 from tvm import relax
 
 from pipeline.errors import ModelError
+from pipeline.importer.cutting import cut
 from pipeline.importer.evaluation.model import EvaluationError, evaluate_model
 from pipeline.importer.read import read_model
 from pipeline.ir.dataflow import Dataflow
@@ -81,11 +82,16 @@ def verify_import(path: Path, program: Program, make_run: Callable[[Program], Ru
     """
     start = time.perf_counter()
     model, _ = read_model(path)
-    comparison = _Comparison(path, model, program, make_run, feeds, _tolerance(model))
+    source: Path | None = path
+    ends = [output.name for output in program.outputs]
+    if ends != [output.name for output in model.graph.output]:
+        cut(model, ends)
+        source = None
+    comparison = _Comparison(path, source, model, program, make_run, feeds, _tolerance(model))
     failures = []
     for evaluator in _evaluators():
         try:
-            expected = evaluator.run(path, model, {**feeds, **program.fixed}, [])
+            expected = evaluator.run(source, model, {**feeds, **program.fixed}, [])
         except EvaluationError as error:
             failures.append(f"{evaluator.name}: {error}")
             continue
@@ -130,12 +136,12 @@ class _Evaluator:
 
     Attributes:
         name: its name and version.
-        run: evaluates a model (its path, and the model as read) on one sample, and returns the values of the outputs
-            and of those named tensors that it knows. It raises EvaluationError if it can't.
+        run: evaluates a model (its path, None if no file has it as it is, and the model) on one sample, and returns the
+            values of the outputs and of those named tensors that it knows. It raises EvaluationError if it can't.
     """
 
     name: str
-    run: Callable[[Path, onnx.ModelProto, Feeds, Sequence[str]], dict[str, Array]]
+    run: Callable[[Path | None, onnx.ModelProto, Feeds, Sequence[str]], dict[str, Array]]
 
 
 def _evaluators() -> Iterator[_Evaluator]:
@@ -146,7 +152,9 @@ def _evaluators() -> Iterator[_Evaluator]:
     yield _Evaluator(f"ONNX reference {onnx.__version__}", _run_reference)
 
 
-def _run_onnxruntime(path: Path, model: onnx.ModelProto, feeds: Feeds, wanted: Sequence[str]) -> dict[str, Array]:
+def _run_onnxruntime(
+    path: Path | None, model: onnx.ModelProto, feeds: Feeds, wanted: Sequence[str]
+) -> dict[str, Array]:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
@@ -156,7 +164,7 @@ def _run_onnxruntime(path: Path, model: onnx.ModelProto, feeds: Feeds, wanted: S
     options.log_severity_level = 4
     failures = tuple(v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception))
     source: Any = str(path)
-    if wanted:
+    if wanted or path is None:
         extended = onnx.ModelProto()
         extended.CopyFrom(model)
         known = {o.name for o in extended.graph.output}
@@ -171,7 +179,7 @@ def _run_onnxruntime(path: Path, model: onnx.ModelProto, feeds: Feeds, wanted: S
         raise EvaluationError(str(error).splitlines()[0]) from error
 
 
-def _run_reference(path: Path, model: onnx.ModelProto, feeds: Feeds, wanted: Sequence[str]) -> dict[str, Array]:
+def _run_reference(path: Path | None, model: onnx.ModelProto, feeds: Feeds, wanted: Sequence[str]) -> dict[str, Array]:
     del path
     kept = {o.name for o in model.graph.output} | set(wanted)
     values = evaluate_model(model, feeds, REFERENCE_SECONDS)
@@ -187,9 +195,13 @@ def _tolerance(model: onnx.ModelProto) -> float:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """A comparison of a program with its ONNX file on one sample; for the attributes see `verify_import`."""
+    """A comparison of a program with its ONNX file on one sample; for the attributes see `verify_import`.
+
+    `source` is the file if the program has the same outputs, None if the model was cut.
+    """
 
     path: Path
+    source: Path | None
     model: onnx.ModelProto
     program: Program
     make_run: Callable[[Program], Run]
@@ -231,7 +243,7 @@ class _Comparison:
             for key, value in self.feeds.items()
         }
         try:
-            moved = evaluator.run(self.path, self.model, {**perturbed, **self.program.fixed}, [])
+            moved = evaluator.run(self.source, self.model, {**perturbed, **self.program.fixed}, [])
         except EvaluationError:
             # It was quick enough only once, say: then nothing is known of rounding.
             return 0.0
@@ -248,7 +260,7 @@ class _Comparison:
         if not names:
             return None
         try:
-            expected = evaluator.run(self.path, self.model, {**self.feeds, **self.program.fixed}, names)
+            expected = evaluator.run(self.source, self.model, {**self.feeds, **self.program.fixed}, names)
         except EvaluationError:
             # Only the outputs can be evaluated, so the first difference stays unknown.
             return None

@@ -57,8 +57,8 @@ class Program:
         inputs: the model's inputs, in order, with their ONNX names.
         outputs: the model's outputs, in order, with their ONNX names.
         name: the model's name, for files and reports.
-        source_sha256: hexadecimal SHA-256 of the ONNX file (external data included); if inputs are fixed, of that and
-            their values.
+        source_sha256: hexadecimal SHA-256 of the ONNX file (external data included); if inputs are fixed or the model
+            is cut, of that and their values or the new outputs' names.
         nodes: the ONNX model's nodes, in order, for options that name them; not stored in libraries.
         preprocessing: how pictures become the input; None if that isn't known.
         fixed: inputs of the ONNX model that the program doesn't have, and the values that they always have.

@@ -89,7 +89,7 @@ def _build_model(model: Path, samples: Samples | None, options: BuildOptions, te
     for path in filter(None, written_later):
         check_writable(path)
     tell("importing", 0, None)
-    program = load(model, options.shapes, samples, options.fixed)
+    program = load(model, options.shapes, samples, options.fixed, options.cut_at)
     held_back = samples is not None and options.quantize.calibrate.hold_back > 0
     if options.check and (held_back or options.check_samples is not None):
         # Samples that don't fit the model, or a share that holds none back, are refused here, before the long work.

@@ -79,7 +79,7 @@ def quantize_model(
     samples = with_image_options(samples, options.quantize.images)
     table, annotation = load_given(samples, options)
     tell("importing", 0, None)
-    program = load(model, options.shapes, samples, options.fixed)
+    program = load(model, options.shapes, samples, options.fixed, options.cut_at)
     warn_if_quantized(program)
     annotation = annotated(program, annotation, options)
     _require_int8(annotation, program)

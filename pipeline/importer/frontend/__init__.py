@@ -6,19 +6,22 @@ all kinds of exceptions, which `fallback.convert_by_tvm` turns into a `ModelErro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import shlex
+from collections.abc import Mapping, Set
+from typing import Any, NamedTuple
 
 import onnx
 import tvm
 from tvm import relax
 
 from pipeline.errors import ModelError
+from pipeline.importer.cutting import MAX_PROPOSED, ends_before
 from pipeline.importer.frontend.converters import CONVERTERS
 from pipeline.importer.frontend.converters.node import Node
 from pipeline.importer.frontend.fallback import convert_by_tvm
 from pipeline.importer.frontend.names import name_tensors
 from pipeline.importer.normalize.recurrent import MAX_STEPS
+from pipeline.importer.onnx_protos import node_name
 from pipeline.ir.bridge import UnknownShapeError, has_known_shape
 from pipeline.ir.tvm_private.onnx_frontend import GraphImporter, converted_operators
 from pipeline.process_state import without_warnings
@@ -47,14 +50,27 @@ MAX_LISTED = 20
 """Most nodes that an error lists as not importable."""
 
 
-def convert(model: onnx.ModelProto) -> tvm.IRModule:
+class _Failure(NamedTuple):
+    """A node that can't be imported: its name, and its operator and name with the reason, for the message."""
+
+    node: str
+    reason: str
+
+
+def convert(model: onnx.ModelProto, ends: Set[str]) -> tvm.IRModule:
     """Return the Relax module of a normalized model; variables carry the names of the ONNX tensors.
+
+    Args:
+        model: the normalized model.
+        ends: tensors at which the model could be cut, for messages; see `cutting.cuttable`.
 
     Raises:
         ModelError: operators or attributes can't be imported. All such nodes are named.
     """
     opset = max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    _check_operators(model.graph, opset)
+    failures = _unknown_operators(model.graph)
+    if failures:
+        raise ModelError(_message(failures, model.graph, opset, ends))
     importer = _Importer(model)
     # TVM warns about names that it changes.
     with without_warnings():
@@ -62,15 +78,15 @@ def convert(model: onnx.ModelProto) -> tvm.IRModule:
             module = importer.from_onnx(model.graph, opset)
         except _FailedNodes as failed:
             importer.abandon()
-            raise ModelError(_message([str(f) for f in failed.failures], opset)) from failed
+            raise ModelError(_message(failed.failures, model.graph, opset, ends)) from failed
     return name_tensors(module, importer.names())
 
 
 class _FailedNodes(BaseException):
     """Some nodes can't be converted. TVM would print every Exception, beside the error that lists them."""
 
-    def __init__(self, failures: list[str]) -> None:
-        super().__init__("; ".join(failures))
+    def __init__(self, failures: list[_Failure]) -> None:
+        super().__init__("; ".join(failure.reason for failure in failures))
         self.failures = failures
 
 
@@ -80,7 +96,7 @@ class _Importer(GraphImporter):
     def __init__(self, model: onnx.ModelProto) -> None:
         super().__init__()
         self._types = _declared_types(model.graph)
-        self._failures: list[str] = []
+        self._failures: list[_Failure] = []
 
     def names(self) -> dict[relax.Var, str]:
         """Return the ONNX name of each variable; of several names, the first."""
@@ -124,7 +140,7 @@ class _Importer(GraphImporter):
             if (given := _tensor_count(result)) < about["num_outputs"]:
                 raise ModelError(f"only its first {given} outputs can be imported")
         except (ModelError, UnknownShapeError) as error:
-            self._failures.append(f"{op_type} {name!r}: {error}")
+            self._failures.append(_Failure(name, f"{op_type} {name!r}: {error}"))
             if name not in self._types or about["num_outputs"] > 1:
                 raise _FailedNodes(self._failures) from error
             return relax.Var(name, self._types[name])
@@ -148,7 +164,8 @@ def _declared_types(graph: onnx.GraphProto) -> Mapping[str, relax.TensorType]:
     return types
 
 
-def _check_operators(graph: onnx.GraphProto, opset: int) -> None:
+def _unknown_operators(graph: onnx.GraphProto) -> list[_Failure]:
+    """Return the nodes whose operators there is no converter for."""
     known = {*converted_operators(), *CONVERTERS}
     failures = []
     for node in graph.node:
@@ -156,11 +173,12 @@ def _check_operators(graph: onnx.GraphProto, opset: int) -> None:
             reason = _OTHER_DOMAINS.get(node.domain, f"operator of the domain {node.domain!r}")
             if node.domain == "com.microsoft" and ("Quantize" in node.op_type or node.op_type.startswith("QLinear")):
                 reason = _QUANTIZED
-            failures.append(f"{node.op_type} {node.name!r}: {reason}")
         elif node.op_type not in known:
-            failures.append(f"{node.op_type} {node.name!r}: {_REASONS.get(node.op_type, 'operator not supported')}")
-    if failures:
-        raise ModelError(_message(failures, opset))
+            reason = _REASONS.get(node.op_type, "operator not supported")
+        else:
+            continue
+        failures.append(_Failure(node_name(node), f"{node.op_type} {node.name!r}: {reason}"))
+    return failures
 
 
 _QUANTIZED = (
@@ -195,11 +213,14 @@ _OTHER_DOMAINS = {
 }
 
 
-def _message(failures: list[str], opset: int) -> str:
-    shown = failures[:MAX_LISTED] + [f"... and {len(failures) - MAX_LISTED} more"] * (len(failures) > MAX_LISTED)
-    listed = "\n".join(f"  {f}" for f in shown)
+def _message(failures: list[_Failure], graph: onnx.GraphProto, opset: int, ends: Set[str]) -> str:
+    shown = [f.reason for f in failures[:MAX_LISTED]]
+    shown += [f"... and {len(failures) - MAX_LISTED} more"] * (len(failures) > MAX_LISTED)
+    listed = "\n".join(f"  {reason}" for reason in shown)
     noun = "node" if len(failures) == 1 else "nodes"
-    return (
-        f"{len(failures)} {noun} can't be imported (operator set {opset}):\n{listed}\n"
-        "Export the model with other operators."
-    )
+    proposed = ends_before(graph, {f.node for f in failures})
+    way_out = "Export the model with other operators."
+    if 0 < len(proposed) <= MAX_PROPOSED and ends >= set(proposed):
+        options = shlex.join(word for name in proposed for word in ("--cut-at", name))
+        way_out = f"Export the model with other operators, or build only what comes before: {options}"
+    return f"{len(failures)} {noun} can't be imported (operator set {opset}):\n{listed}\n{way_out}"
