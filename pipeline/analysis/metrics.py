@@ -70,7 +70,7 @@ class UserMetric:
         where = f"for {sample.name}, with {quantized}"
         try:
             value = self.function(dict(outputs), sample)
-        except Exception as error:  # Whatever a function of somebody else's raises is that one's.
+        except (Exception, SystemExit) as error:  # Whatever a function of somebody else's raises is that one's.
             place = traceback.extract_tb(error.__traceback__)[-1]
             raise MetricError(
                 f"The metric {self.name} raised {type(error).__name__} {where}: {error} ({place.filename}, line "
@@ -129,7 +129,7 @@ def _metric_of(name: str, source: bytes) -> UserMetric:
     module.__file__ = file
     try:
         loader.exec_module(module)
-    except Exception as error:  # As above.
+    except (Exception, SystemExit) as error:  # As above; a script may end with `sys.exit(main())`.
         raise MetricError(f"The metric's file {path} raised {type(error).__name__}: {error}.") from error
     functions = {key: value for key, value in vars(module).items() if callable(value) and not key.startswith("_")}
     if function not in functions:

@@ -57,5 +57,5 @@ def parse_number(text: str) -> tuple[str, int | float]:
     except ValueError:
         number, separator = 0, ""
     if not separator or not name:
-        raise OptionError(f"{text!r} isn't a name with a number. Expected NAME=VALUE, for example kept=0.999.")
+        raise OptionError(f"{text!r} isn't a name with a number. Expected NAME=VALUE, where VALUE is a number.")
     return name, number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -108,8 +109,17 @@ def calibrate_with_statistics(
     needs = dict.fromkeys((*needs, *(place.need for place in scaled)))
     found = collect_with(engine or ThisProcess(), program, wanted, needs, samples, options, progress, warn)
     flow = Dataflow.of(program.module)
-    readers = {str(var.name): readers_of(flow, var) for var in flow.users if var.name in specs}
-    choices = {name: _choice(name, found.observers[name], spec, readers[name]) for name, (spec, _) in specs.items()}
+    variables = {str(var.name): var for var in flow.users if var.name in specs}
+    choices = {
+        name: _choice(
+            name,
+            found.observers[name],
+            spec,
+            readers_of(flow, variables[name]),
+            [str(b.var.name) for b in flow.users[variables[name]]],
+        )
+        for name, (spec, _) in specs.items()
+    }
 
     def entries_of(chosen: Mapping[str, Choice]) -> dict[str, Calibrated]:
         return {name: _entry(choice, found.observers[name], specs[name][0]) for name, choice in chosen.items()}
@@ -142,14 +152,16 @@ def make_entry(
     return _entry(_choice(name, observer, spec, readers), observer, spec)
 
 
-def _choice(name: str, observer: Observer, spec: QuantizationSpec, readers: Sequence[Reader]) -> Choice:
-    """Return what a tensor's observer chooses; see `make_entry`."""
+def _choice(
+    name: str, observer: Observer, spec: QuantizationSpec, readers: Sequence[Reader], read_by: Sequence[str] = ()
+) -> Choice:
+    """Return what a tensor's observer chooses; see `make_entry`. `read_by` has the names of operators, for messages."""
     try:
         return observer.choose(spec, readers)
     except ScaleTooLargeError as error:
         raise TableError(
-            f"Tensor {name!r} has values so large that {error}. Check the samples and the model, or leave the tensor "
-            f"in float: --skip {name}."
+            f"Tensor {name!r} has values so large that {error}. Check the samples and the model, or leave what reads "
+            f"the tensor in float: --skip {' --skip '.join(map(shlex.quote, read_by)) or 'NAME'}."
         ) from error
 
 
@@ -198,7 +210,7 @@ def _odd_tensors(entries: Mapping[str, Calibrated], specs: Mapping[str, tuple[Qu
     if tiny:
         found.append(
             f"Tensors whose values are so small that most become 0, with the largest magnitude: {_listed(tiny)}. Check "
-            "the samples and the model, or leave them in float: --skip NAME."
+            "the samples and the model, or leave what reads them in float: --skip NAME."
         )
     return found
 

@@ -110,7 +110,8 @@ def named_feeds(
                 "samples, or a larger share."
             )
         found = f"only {len(pending)} of the {pending[0].batch} that one batch takes" if pending else "none"
-        raise SampleError(f"No samples to calibrate with: {found} in {describe(samples)}.")
+        again = " It must return a new iterator whenever it is called." if callable(samples) else ""
+        raise SampleError(f"No samples to calibrate with: {found} in {describe(samples)}.{again}")
 
 
 def warn_of_rest(count: int, batch: int, samples: Samples | Files) -> None:

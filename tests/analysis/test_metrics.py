@@ -60,8 +60,9 @@ def test_more_of_a_users_metric_is_better(tmp_path: Path) -> None:
         ("    return 'good'\n", "returned str"),
         ("    return None\n", "returned NoneType"),
         ("    return 1j\n", "returned complex"),
+        ("    raise SystemExit(0)\n", "raised SystemExit .* 0 "),
     ],
-    ids=["raises", "NaN", "infinite", "text", "nothing", "complex"],
+    ids=["raises", "NaN", "infinite", "text", "nothing", "complex", "exits"],
 )
 def test_a_metric_that_fails_is_named_with_sample_and_tensor(tmp_path: Path, body: str, message: str) -> None:
     metric = load_metric(write(tmp_path, f"def score(outputs, sample):\n{body}"))
@@ -77,8 +78,9 @@ def test_a_metric_that_fails_is_named_with_sample_and_tensor(tmp_path: Path, bod
         ("none.py:score", "none.py can't be read"),
         ("user.py:scores", "Unknown function 'scores'.*Did you mean 'score'"),
         ("broken.py:score", r"broken\.py raised ZeroDivisionError"),
+        ("script.py:score", r"script\.py raised SystemExit"),
     ],
-    ids=["unknown", "missing", "no such function", "broken file"],
+    ids=["unknown", "missing", "no such function", "broken file", "script that exits"],
 )
 def test_a_metric_that_cannot_be_loaded_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
@@ -86,5 +88,6 @@ def test_a_metric_that_cannot_be_loaded_is_refused(
     monkeypatch.chdir(tmp_path)
     write(tmp_path, "def score(outputs, sample):\n    return 1\n")
     Path("broken.py").write_text("1 / 0\n", encoding="utf-8")
+    Path("script.py").write_text("import sys\nsys.exit(0)\n", encoding="utf-8")
     with pytest.raises(MetricError, match=message):
         load_metric(name)

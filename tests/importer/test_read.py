@@ -313,6 +313,9 @@ def test_other_branches_are_refused(then: list[str], other: list[str], dtype: in
         ({"rate": 0.5}, "Input 'rate' can't be fixed to 0.5: it is of int64"),
         ({"rate": 1e30}, "can't be fixed"),
         ({"rate": float("nan")}, "can't be fixed"),
+        ({"x": float("nan")}, "can't be fixed to nan: it is of float"),
+        ({"x": 1e300}, "can't be fixed to 1e.300"),
+        ({"x": 1, "rate": 1}, "All inputs are fixed"),
     ],
 )
 def test_values_that_do_not_fit(tmp_path: Path, fixed: dict[str, float], message: str) -> None:

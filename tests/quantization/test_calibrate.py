@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from pipeline.config.options import AnnotateOptions
 from pipeline.errors import SampleError, TableError
 from pipeline.ir.program import Program
 from pipeline.quantization import collect
@@ -159,10 +160,13 @@ def test_a_table_that_does_not_fit_is_refused(
 def test_a_tensor_that_is_too_large_for_its_scale_is_named() -> None:
     b = ModelBuilder()
     large, small = (b.constant(np.full((1, 1, 1, 1), v, "float32")) for v in (1e34, 1e-30))
-    y = b.node("Conv", b.node("Conv", "x", large, name="large"), small)
+    y = b.node("Conv", b.node("Conv", "x", large, name="large"), small, name="small")
     program = import_test_model(b.model({"x": (1, 1, 2, 2)}, y))
-    with pytest.raises(TableError, match=r"Tensor 'large' has values so large .*--skip large"):
-        calibrate(program, annotate(program), [np.ones((1, 1, 2, 2), "float32")])
+    samples = [np.ones((1, 1, 2, 2), "float32")]
+    with pytest.raises(TableError, match=r"Tensor 'large' has values so large .* in float: --skip small\.$"):
+        calibrate(program, annotate(program), samples)
+    table = calibrate(program, annotate(program, AnnotateOptions(skip=("small",))), samples)
+    assert "large" not in table.tensors
 
 
 def scaled_twice(first: float) -> Program:

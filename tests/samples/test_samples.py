@@ -166,7 +166,8 @@ def test_no_more_samples_are_drawn_than_are_used() -> None:
 @pytest.mark.parametrize(
     ("samples", "inputs", "message"),
     [
-        ([], ONE, "No samples to calibrate with: none in the given list"),
+        ([], ONE, "No samples to calibrate with: none in the given list\\.$"),
+        (lambda: iter(()), ONE, "none in the given function. It must return a new iterator whenever it is called"),
         ([[X, Y.astype("float32")]], TWO, r"input 'y' has the dtype float32; expected int64. Convert it"),
         ([X.astype("float64") * 1e300], ONE, r"input 'x' holds 1e\+300, which is too large for float32"),
         ([X.astype("int32") * 2**24 + 1], ONE, "input 'x' holds 16777217; float32 holds integers from -16777216"),
@@ -194,6 +195,7 @@ def test_no_more_samples_are_drawn_than_are_used() -> None:
     ],
     ids=[
         "none",
+        "none from a function",
         "float",
         "large",
         "integer",

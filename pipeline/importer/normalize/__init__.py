@@ -72,7 +72,8 @@ def fix_inputs(model: onnx.ModelProto, fixed: Fixed, shapes: Shapes) -> dict[str
         shapes: see `normalize`; shapes of other inputs aren't used.
 
     Raises:
-        OptionError: there is no such input, its shape isn't known, or its dtype can't represent the value.
+        OptionError: there is no such input, its shape isn't known, its dtype can't represent the value, or no input is
+            left.
     """
     graph, declared = model.graph, declared_shapes(model)
     inputs = {i.name: i for i in graph.input if i.name in declared}
@@ -86,6 +87,8 @@ def fix_inputs(model: onnx.ModelProto, fixed: Fixed, shapes: Shapes) -> dict[str
         constants[name] = _filled(name, shape, element, value)
         graph.input.remove(inputs[name])
         graph.initializer.append(numpy_helper.from_array(constants[name], name))
+    if constants and len(constants) == len(inputs):
+        raise OptionError("All inputs are fixed, so all outputs are constants, and there is nothing to run.")
     return constants
 
 
@@ -101,7 +104,8 @@ def _represents(dtype: np.dtype[Any], value: float) -> bool:
     if dtype.kind == "b":
         return value in (0, 1)
     if dtype.kind not in "iu":
-        return True
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite(np.asarray(value).astype(dtype)))
     return np.iinfo(dtype).min <= value <= np.iinfo(dtype).max and value == int(value)
 
 
