@@ -43,7 +43,7 @@ from pipeline.kernels.lib import tails
 from pipeline.kernels.lib.buffers import prefetch, register_buffer, stack_buffer, view, workspace
 from pipeline.kernels.lib.halo import Halo
 from pipeline.kernels.lib.modular import Modular
-from pipeline.kernels.lib.vectors import joined, part, span, with_other_sign
+from pipeline.kernels.lib.vectors import joined, part, span
 from pipeline.kernels.machine import CACHE_LINE, Machine
 from pipeline.kernels.operation import Kernel, Operation
 from pipeline.kernels.winograd.plan import MIDDLE, WinogradPlan
@@ -64,6 +64,9 @@ from pipeline.ops import QConv2dAdd
 Array = npt.NDArray[Any]
 
 PIXELS = TILE * TILE
+
+OF_ONES = [*itertools.chain(*in_both_dimensions(transform_input, [[1] * WINDOW] * WINDOW))]
+"""What a tile of ones becomes. Most of it is zeros: of what all inputs have in common, little is left."""
 
 
 def winograd(operation: Operation, machine: Machine) -> Kernel:
@@ -155,14 +158,14 @@ class WinogradNest:
             x = view(self.x, start + k * words, (WINDOW - 1) * (line + g.group_in) + words)
 
             def value(i: int, j: int) -> Modular:
-                loaded = x[span(i * line + j * g.group_in, words)]
-                signed = loaded if self.stored == "int8" else with_other_sign(loaded)
-                return Modular(T.bind(T.cast(signed, f"int16x{words}")))
+                return Modular(T.bind(T.cast(x[span(i * line + j * g.group_in, words)], f"int16x{words}")))
 
             window = [[value(i, j) for j in range(WINDOW)] for i in range(WINDOW)]
             at = tile * g.group_in + k * words
             for number, result in enumerate(_flat(in_both_dimensions(transform_input, window))):
-                T.buffer_store(self.inputs, result.value, [span(number * plan.position_inputs + at, words)])
+                missing = 0 if self.stored == "int8" else -MIDDLE * OF_ONES[number]
+                transformed = result.value if missing == 0 else result.value + T.broadcast(T.int16(missing), words)
+                T.buffer_store(self.inputs, transformed, [span(number * plan.position_inputs + at, words)])
 
     def _compute_block(self, first_tile: Any, block: Any) -> None:
         """Compute a block of output channels of a band's tiles."""
