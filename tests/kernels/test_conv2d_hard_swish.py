@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.kernels.isa import instruction_sets
+from pipeline.kernels.gemm.register_tile import MOST_SUMS_OF_FUNCTION, Workload
+from pipeline.kernels.isa import instruction_set, instruction_sets
+from pipeline.kernels.machine import Machine
 from pipeline.ops import QConv2dHardSwish, QHardSwish
 from tests.kernels.convolutions import Convolution, convolutions
 from tests.kernels.tensors import assert_exact
@@ -44,3 +46,12 @@ def test_functions_are_computed_of_sums(isa_name: str, convolution: Convolution,
 def test_depthwise_layers_of_real_networks(isa_name: str) -> None:
     for layer in list(DEPTHWISE_LAYERS.values())[::6]:
         assert_layer_is_exact(isa_name, layer, seed=1)
+
+
+def test_with_vnni_a_function_is_computed_of_few_sums_at_a_time() -> None:
+    machine = Machine(instruction_set("avx512_vnni"))
+    workload = Workload(80, 64, 64, 8, "int8", machine)
+    with_function = dataclasses.replace(workload, function=True)
+    tile, small = workload.choose(), with_function.choose()
+    assert small.mr * small.nv <= MOST_SUMS_OF_FUNCTION < tile.mr * tile.nv
+    assert dataclasses.replace(with_function, steps=200).choose() == dataclasses.replace(workload, steps=200).choose()

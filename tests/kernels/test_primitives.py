@@ -288,12 +288,14 @@ def clipped(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]
         yield trial("clipped", lambda v, b=(low, high): isa.clipped(v, *b), (values,), expected)
 
 
-def limited(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
-    for lanes, (low, high) in zip((isa.lanes, 4 * isa.lanes, 1, 3), ((0.0, 6.0), (None, 1e37)) * 2, strict=True):
-        values = numbers(random, "int32", lanes, -30, 30).astype("float32") / 4
-        values[0] = np.resize(np.array([-0.0, 0.0, np.inf, -np.inf, 1e-45, -1e-45, 3e38, -3e38], "float32"), lanes)
-        expected = meaning.limited(values, low, high)
-        yield trial("limited", lambda v, b=(low, high): isa.limited(v, *b), (values,), expected)
+def ramp(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
+    special = np.array([-0.0, 0.0, np.inf, -np.inf, 1e-45, -1e-45, 3e38, -3e38], "float32")
+    for lanes, limit in ((isa.lanes, 3.0), (4 * isa.lanes, 2.5), (1, 3.0), (3, 3.0)):
+        near = random.choice([-limit, limit, limit + 1], (ROWS, lanes)).astype("float32")
+        values = np.nextafter(near, random.standard_normal((ROWS, lanes)).astype("float32") * 9)
+        values[::2] = random.standard_normal((ROWS, lanes))[::2] * 3
+        values[:8] = special[:, np.newaxis]
+        yield trial("ramp", lambda v, at=limit: isa.ramp(v, at), (values,), meaning.ramp(values, limit))
 
 
 def rounded(isa: InstructionSet, random: np.random.Generator) -> Iterator[Trial]:
@@ -460,7 +462,6 @@ TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
     "dot_lanes": dot_lanes,
     "dot_pairs": dot_pairs,
     "held": streams,
-    "limited": limited,
     "load": matrices,
     "lookup": lookup,
     "multiply": matrices,
@@ -469,6 +470,7 @@ TRIALS: dict[str, Callable[[Any, np.random.Generator], Iterator[Trial]]] = {
     "multiply_add": multiply_add,
     "multiply_words": multiply_words,
     "quantized": quantized,
+    "ramp": ramp,
     "rounded": rounded,
     "saturate": saturate,
     "saturate_interleaved": saturate_interleaved,
@@ -530,7 +532,7 @@ def test_every_primitive_has_a_meaning_and_is_tried(isa_name: str) -> None:
 @pytest.mark.parametrize("isa", instruction_sets().values(), ids=instruction_sets())
 def test_an_instruction_set_has_what_its_capabilities_say_and_what_every_kernel_may_use(isa: InstructionSet) -> None:
     everywhere = {"activations", "arrange", "dot", "dot_int16", "dot_int4"}
-    everywhere |= {"clipped", "limited", "multiply_add", "rounded", "saturate", "weighted_sum"}
+    everywhere |= {"clipped", "multiply_add", "ramp", "rounded", "saturate", "weighted_sum"}
     promised = everywhere.union(*(PRIMITIVES[capability] for capability in isa.capabilities))
     assert promised <= primitives(isa) - refused(isa)
     assert (isa.table_vectors > 0) == isa.has(Capability.TABLE_LOOKUP)

@@ -146,7 +146,7 @@ class Plan:
         return np.asarray((blocks[:, None] + np.concatenate(vectors)).reshape(-1))
 
 
-def make_plan(geometry: Geometry, machine: Machine, depth: int, dtype: str) -> Plan:
+def make_plan(geometry: Geometry, machine: Machine, depth: int, dtype: str, *, function: bool = False) -> Plan:
     """Return the plan for a geometry.
 
     Args:
@@ -154,8 +154,9 @@ def make_plan(geometry: Geometry, machine: Machine, depth: int, dtype: str) -> P
         machine: has the instruction set.
         depth: how many values a step takes in: the instruction set's `dot_depth` or `int16_depth`, or 1.
         dtype: what is computed: "int8", "int16" or "float32".
+        function: whether a function is computed of the sums before they are rounded.
     """
-    workload = make_workload(geometry, machine, depth, dtype)
+    workload = make_workload(geometry, machine, depth, dtype, function=function)
     g = geometry.flattened().merged(machine.isa.lanes)
     together = _steps_per_load(g, machine.isa, dtype)
     plan = _with_tile(g, depth, workload, together)
@@ -169,7 +170,7 @@ def _with_tile(geometry: Geometry, depth: int, workload: Workload, steps_per_loa
     return Plan(geometry, workload.machine, depth, tile, workload.vectors, steps_per_load, loads, panels=panels)
 
 
-def make_workload(geometry: Geometry, machine: Machine, depth: int, dtype: str) -> Workload:
+def make_workload(geometry: Geometry, machine: Machine, depth: int, dtype: str, *, function: bool = False) -> Workload:
     """Return what a tile is chosen for; see `make_plan`."""
     g = geometry.flattened().merged(machine.isa.lanes)
     steps = g.segments[0] * g.segments[1] * -(-g.segment_length // depth)
@@ -180,7 +181,7 @@ def make_workload(geometry: Geometry, machine: Machine, depth: int, dtype: str) 
         if not fits_panels(g, machine.isa, dtype):
             return lanes
         return cheaper(lanes, PanelWorkload(*shape, together, g.out_height, math.prod(g.segments), False, g))
-    return make_vector_workload(*shape)
+    return make_vector_workload(*shape, function=function)
 
 
 def _steps_per_load(geometry: Geometry, isa: InstructionSet, dtype: str) -> int:

@@ -15,7 +15,7 @@ a CPU with AVX512-VNNI: with them, layers take 3 % longer than with the quickest
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.errors import TableError
 from pipeline.kernels.isa.contract import InstructionSet
@@ -47,6 +47,11 @@ SPILL_CYCLES = 2
 
 MIN_TAIL_BYTES = 4096
 """Bytes of weights that a tail has to save. Its code takes about half as much."""
+
+MOST_SUMS_OF_FUNCTION, FUNCTION_STEPS = 6, 48
+"""Of a short reduction with a function at its end: a CPU computes the function of so many sums, of a tile, while it
+begins with the next tile. A function takes as many instructions as ten steps, and other ports.
+"""
 
 
 def tail_vectors(vectors: int, nv: int, vector_bytes: int) -> int:
@@ -91,6 +96,7 @@ class Workload:
         steps: length of the reduction.
         dtype: what is computed: "int8", "int16" or "float32".
         machine: sets how many registers there are.
+        function: whether a function is computed of the sums before they are rounded.
     """
 
     pixels: int
@@ -99,6 +105,7 @@ class Workload:
     steps: int
     dtype: str
     machine: Machine
+    function: bool = field(default=False, kw_only=True)
 
     def choose(self) -> RegisterTile:
         """Return the tile that was measured to be the quickest, or, where nothing was measured, the cheapest.
@@ -118,9 +125,25 @@ class Workload:
         return tile
 
     def candidates(self) -> list[RegisterTile]:
-        """Return all tiles that fit the registers, the cheapest first."""
+        """Return all tiles that fit the registers, the best first: the cheapest, of those that wait for no function."""
         fitting = (tile for tile in self.tiles() if self.fits(tile))
-        return sorted(fitting, key=lambda tile: (self.cycles(tile), tile.mr, tile.nv))
+        return sorted(fitting, key=lambda tile: (self.waits_for_function(tile), self.cycles(tile), tile.mr, tile.nv))
+
+    def waits_for_function(self, tile: RegisterTile) -> bool:
+        """Return whether a function of this tile's sums holds up the next tile's products.
+
+        Large tiles do, and so do tiles of some of the channels that finish vectors which they don't have, and store
+        the others in several parts.
+        """
+        if not self._overlaps or self.ends_in_half(tile):
+            return False
+        sums, in_parts = tile.mr * tile.nv, tile.nv < self.vectors and self.partial_lines(tile) > 0
+        return sums > MOST_SUMS_OF_FUNCTION or (in_parts and self.finished_vectors(tile) > sums)
+
+    @property
+    def _overlaps(self) -> bool:
+        """Whether a function takes so long beside the products that it is best computed beside the next tile's."""
+        return self.function and self.steps <= FUNCTION_STEPS
 
     def tiles(self) -> list[RegisterTile]:
         """Return all tiles of pixels in one row, whether or not they fit the registers."""
@@ -157,7 +180,7 @@ class Workload:
 
     def _step(self, tile: RegisterTile) -> float:
         nv = self._computed_vectors(tile)
-        products = max(tile.mr * nv, MIN_ACCUMULATORS) / 2
+        products = max(tile.mr * nv, 0 if self._overlaps else MIN_ACCUMULATORS) / 2
         loads = (tile.mr + tile.nv) * CYCLES_PER_LOAD[self.dtype]
         step_bytes = nv * self.machine.isa.lanes * 4
         fetched = step_bytes / BYTES_PER_CYCLE if self.steps * step_bytes > self.machine.resident_bytes else 0
@@ -165,6 +188,8 @@ class Workload:
 
     def _epilogue(self, tile: RegisterTile) -> float:
         finished, partial = tile.mr * self._computed_vectors(tile), self.partial_lines(tile)
+        if self._overlaps:
+            finished = self.finished_vectors(tile)
         whole = 0.0 if partial else tile.mr * tile.nv * self.machine.isa.lanes * self._item_bytes / CACHE_LINE
         return EPILOGUE_CYCLES * finished + whole * STORE_CYCLES + partial * PARTIAL_STORE_CYCLES
 

@@ -28,6 +28,10 @@ FINISH_CYCLES, PARTIAL_LINE_CYCLES, TILE_CYCLES = 1.2, 2, 2
 class WidenedWorkload(Workload):
     """What such tiles are chosen for."""
 
+    def waits_for_function(self, tile: RegisterTile) -> bool:
+        """Return False: it was measured that small tiles, which widen a pixel's values more often, cost more."""
+        return False
+
     def fits(self, tile: RegisterTile) -> bool:
         """Return whether a tile fits the registers."""
         return tile.mr * tile.nv + 2 * tile.nv + TEMPORARIES <= self.machine.isa.registers
@@ -45,8 +49,9 @@ class WidenedWorkload(Workload):
 
 
 def make_vector_workload(
-    pixels: int, channels: int, all_channels: int, steps: int, dtype: str, machine: Machine
+    pixels: int, channels: int, all_channels: int, steps: int, dtype: str, machine: Machine, *, function: bool = False
 ) -> Workload:
     """Return what a tile of an instruction set's own dot products, or float32 multiply-adds, is chosen for."""
     widened = dtype == "int8" and isinstance(machine.isa, PairwiseInstructionSet)
-    return (WidenedWorkload if widened else Workload)(pixels, channels, all_channels, steps, dtype, machine)
+    kind = WidenedWorkload if widened else Workload
+    return kind(pixels, channels, all_channels, steps, dtype, machine, function=function)

@@ -325,15 +325,14 @@ class InstructionSet:
         """
         return clip(value, low, high)
 
-    def limited(self, value: Any, low: float | None, high: float) -> Any:
-        """Return what `clipped` returns, of values that aren't NaN; it may be quicker.
+    def ramp(self, value: Any, limit: float) -> Any:
+        """Return float32 values limited to [-limit, limit], plus `limit`: from 0 up to twice the limit.
 
         Args:
-            value: float32 vector of any length, or a scalar.
-            low: 0, or None for no limit.
-            high: largest result, above 0.
+            value: float32 vector of any length, or a scalar; none is NaN.
+            limit: above 0.
         """
-        return self.clipped(value, low, high)
+        return self.clipped(value, -limit, limit) + splat(T.float32(limit), lanes_of(value))
 
     def rounded(self, value: Any) -> Any:
         """Return the int32 nearest to each float32, ties to even; it must fit.

@@ -24,10 +24,8 @@ def hard_swished(x: Any, factor: Any, summand: Any, operator: QHardSwish, isa: I
         isa: the instruction set.
     """
     lanes = lanes_of(x)
-    # The same as limiting x to [-3, 3] and then adding 3: rounding keeps the order, and is exact at the limits.
-    limited = isa.limited(x + splat(T.float32(3), lanes), 0.0, 6.0)
-    bounded = x if operator.largest == math.inf else isa.limited(x, None, operator.largest)
-    q = isa.rounded(bounded * limited * factor)
+    bounded = x if operator.largest == math.inf else isa.clipped(x, None, operator.largest)
+    q = isa.rounded(bounded * isa.ramp(x, 3.0) * factor)
     if not has_summand(operator):
         return q
     added = summand_of(factor, operator, isa) if summand is None else summand

@@ -124,9 +124,9 @@ def clipped(value: Array, low: float | None, high: float | None) -> Array:
     return np.clip(value, low, high) if low is not None or high is not None else value
 
 
-def limited(value: Array, low: float | None, high: float) -> Array:
-    """The same, of values that aren't NaN."""
-    return clipped(value, low, high)
+def ramp(value: Array, limit: float) -> Array:
+    """In float32; the limits lose nothing."""
+    return np.asarray(np.clip(value, np.float32(-limit), np.float32(limit)) + np.float32(limit))
 
 
 def rounded(value: Array) -> Array:

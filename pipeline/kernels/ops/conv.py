@@ -36,7 +36,7 @@ from pipeline.kernels.gemm.word_nest import WordNest, words_offset
 from pipeline.kernels.isa.contract import Capability, InstructionSet
 from pipeline.kernels.machine import Machine
 from pipeline.kernels.operation import Kernel, Operation
-from pipeline.ops import Conv2d, Conv2dAdd, Dense, QConv2dAdd
+from pipeline.ops import Conv2d, Conv2dAdd, Dense, QConv2dAdd, QConv2dHardSwish
 
 Array = npt.NDArray[Any]
 
@@ -44,7 +44,8 @@ Array = npt.NDArray[Any]
 def integer_workload(operation: Operation, machine: Machine) -> Workload:
     """Return what the register tile of `integer` is chosen for."""
     pairs = _pair_workload(operation, machine)
-    return pairs or make_workload(geometry_of(operation), machine, *_depth(operation, machine.isa))
+    depth, dtype = _depth(operation, machine.isa)
+    return pairs or make_workload(geometry_of(operation), machine, depth, dtype, function=_ends_in_function(operation))
 
 
 def block_workload(operation: Operation, machine: Machine) -> Workload:
@@ -105,7 +106,9 @@ def integer(operation: Operation, machine: Machine) -> Kernel:
             lambda epilogue: make_pair_function(pair_plan, epilogue),
             beside_weights=[each for each in others if each.size > 0],
         )
-    plan = _with_bits(make_plan(geometry, machine, *_depth(operation, isa)), operation)
+    depth, dtype = _depth(operation, isa)
+    function = _ends_in_function(operation)
+    plan = _with_bits(make_plan(geometry, machine, depth, dtype, function=function), operation)
     in_order = stored == "int16" or operation.has_int4_weights
     weight_dtype = "int8" if in_order else isa.weight_dtype
     packed = pack_weights(plan, weight.astype(weight_dtype), in_order=in_order)
@@ -115,6 +118,10 @@ def integer(operation: Operation, machine: Machine) -> Kernel:
         packed,
         lambda epilogue: _built(plan, (stored, weight_dtype, "int32"), epilogue),
     )
+
+
+def _ends_in_function(operation: Operation) -> bool:
+    return isinstance(operation.operator, QConv2dHardSwish)
 
 
 def _with_bits(plan: Plan, operation: Operation) -> Plan:

@@ -56,6 +56,7 @@ AVX512 = PairwiseInstructionSet.extending(
     vpackssdw="llvm.x86.avx512.packssdw.512",
     vpackuswb="llvm.x86.avx512.packuswb.512",
     vpshufb="llvm.x86.avx512.pshuf.b.512",
+    vrangeps="llvm.x86.avx512.mask.range.ps.512",
 )
 """512-bit vectors, 32 of them."""
 

@@ -20,6 +20,12 @@ from pipeline.kernels.lib.modular import modular_add, modular_functions
 from pipeline.kernels.lib.vectors import interleave, lanes_of, part, repeated, splat, vector_type
 from pipeline.ops import QAdd
 
+MIN_MAGNITUDE = 2
+"""Has `vrangeps` return the operand of the smaller magnitude, with the first one's sign."""
+
+CURRENT_ROUNDING = 4
+"""Has an instruction round as all others do."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class X86InstructionSet(InstructionSet):
@@ -29,24 +35,31 @@ class X86InstructionSet(InstructionSet):
         vpmaddwd: sums of two products of 16-bit values.
         vpackssdw, vpackuswb: narrow two vectors to int16 and uint8, with saturation.
         vpshufb: looks bytes up in 16 others, within each 128 bits.
+        vrangeps: takes one of two floats, by their magnitudes; "" if there is no such instruction.
     """
 
     vpmaddwd: str
     vpackssdw: str
     vpackuswb: str
     vpshufb: str
+    vrangeps: str = ""
 
-    def limited(self, value: Any, low: float | None, high: float) -> Any:
-        """Return limited values, by instructions for integers; see the base class.
+    def ramp(self, value: Any, limit: float) -> Any:
+        """Return the ramp, by an instruction of AVX-512 that takes the smaller one of two magnitudes.
 
-        They order floats of 0 or more like these, and take those below for less than 0. AMD's Zen 4 starts two of them
-        in a cycle, where it starts one of those for floats.
+        Without it, what is below 0 or above twice the limit is cut off behind the sum, which gives the same, as
+        rounding keeps the order; instructions for integers do it, as floats of 0 or more are in the order of their
+        bits. AMD's Zen 4 starts two of these in a cycle, where it starts one of those for floats.
+
+        See the base class.
         """
         lanes = lanes_of(value)
-        bits = T.reinterpret(vector_type("int32", lanes), value)
-        if low is not None:
-            bits = T.max(bits, splat(T.int32(0), lanes))
-        highest = splat(T.int32(int(np.float32(high).view("int32"))), lanes)
+        limits = splat(T.float32(limit), lanes)
+        if self.vrangeps and lanes == self.lanes:
+            operands = value, limits, T.int32(MIN_MAGNITUDE), value, T.int16(-1), T.int32(CURRENT_ROUNDING)
+            return T.call_llvm_pure_intrin(vector_type("float32", lanes), self.vrangeps, *operands) + limits
+        bits = T.max(T.reinterpret(vector_type("int32", lanes), value + limits), splat(T.int32(0), lanes))
+        highest = splat(T.int32(int(np.float32(2 * limit).view("int32"))), lanes)
         return T.reinterpret(vector_type("float32", lanes), T.min(bits, highest))
 
     def saturate(self, values: Sequence[Any], zero_point: int, low: int, high: int) -> Any:
