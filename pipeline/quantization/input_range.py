@@ -11,6 +11,7 @@ warning of large values needs another sign as well: values that are pixels, or a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,9 @@ CLIPPED = 0.3
 
 _SIDE = 128
 """Height and width, in pixels, of the middle part of a sample, which alone is examined."""
+
+_POSITIONS = 32
+"""How many sums of a row or a column are examined, evenly spread: more say the same."""
 
 
 def range_warnings(program: Program, feeds: Sequence[Mapping[str, Array]]) -> list[str]:
@@ -94,7 +98,7 @@ def _warning(binding: Binding, images: Array) -> str | None:
         return None
     if min(images.shape[1:3]) < max(weight.shape[1:3]) or convolution.dilation != (1, 1):
         return None
-    sums = convolution.sums(_middle(images), weight)
+    sums = _spread_out(convolution).sums(_middle(images), weight)
     deviation = sums.std(axis=(0, 1, 2))
     ratio = float(np.linalg.norm(deviation) / np.linalg.norm(bias.astype("float64")))
     low, high = float(images.min()), float(images.max())
@@ -111,6 +115,12 @@ def _warning(binding: Binding, images: Array) -> str | None:
             "255 say, samples must be scaled like those; for pictures: --scale 1."
         )
     return None
+
+
+def _spread_out(convolution: ops.Conv2d) -> ops.Conv2d:
+    """Return a convolution that computes `_POSITIONS` sums of a row of `_SIDE` pixels, if that is less than all."""
+    height, width = (max(stride, _SIDE // _POSITIONS) for stride in convolution.strides)
+    return replace(convolution, strides=(height, width))
 
 
 def _middle(images: Array) -> Array:
