@@ -2,6 +2,7 @@
 
 TVM's own list has three times as many. Those left out are for GPUs, for schedules that its CPU functions don't have, or
 repeat what another one does: on all of our kernels they change nothing, and take an eighth of the time to compile.
+Those that lower blocks run on TVM's own functions only, as ours don't have blocks.
 """
 
 from __future__ import annotations
@@ -38,16 +39,30 @@ def compile_functions(functions: Mapping[str, tirx.PrimFunc], target: tvm.target
         return tirx.build(tvm.IRModule(named), target=target, pipeline=_NAME)
 
 
-def _passes() -> tuple[tvm.transform.Pass, ...]:
-    blocks, loops = s_tir.transform, tirx.transform
-    return (
-        # Functions of TVM consist of blocks, like schedules; buffers become as small as they can be.
+def _lower_blocks(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
+    """Lower functions of TVM, which consist of blocks, like schedules; buffers become as small as they can be."""
+    del context
+    blocks, functions = s_tir.transform, module.functions.items()
+    of_blocks = tvm.IRModule({v: f for v, f in functions if f.attrs is not None and "s_tir" in f.attrs})
+    if len(of_blocks.functions) == 0:
+        return module
+    passes = (
         blocks.CanonicalizeLoop(),
         blocks.LowerInitBlock(),
         blocks.PlanAndUpdateBufferAllocationLocation(),
         blocks.ConvertBlocksToOpaque(),
         blocks.CompactBufferAllocation(),
         blocks.LowerMatchBuffer(),
+    )
+    lowered = tvm.ir.transform.Sequential(passes)(of_blocks)
+    return tvm.IRModule({**module.functions, **lowered.functions}, attrs=module.attrs)
+
+
+def _passes() -> tuple[tvm.transform.Pass, ...]:
+    blocks, loops = s_tir.transform, tirx.transform
+    return (
+        tvm.transform.module_pass(_lower_blocks, opt_level=0, name="LowerBlocks"),
+        # What is left of blocks are annotations of loops.
         blocks.StmtSimplify(),
         blocks.LowerOpaqueBlock(),
         # Buffers become flat, indices 32 bits where these suffice, and loops what LLVM has instructions for.

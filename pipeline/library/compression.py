@@ -192,6 +192,8 @@ def _cheapest(tokens: Array, granules: Array, period: int) -> Array:
     What a granule takes depends on how the others are coded, so that two beginnings are tried: all that can be
     references are, and none is.
     """
+    if not (tokens > NUMBERED).any():
+        return tokens
     places, numbered = np.arange(granules.shape[1]) % period, tokens == NUMBERED
     results, bits = [], []
     for result in (tokens, np.where(numbered, NUMBERED, 0)):

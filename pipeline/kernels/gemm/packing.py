@@ -88,15 +88,25 @@ def cut_weights(plan: Plan, weight: Array, size: int) -> Array:
     last = plan.steps_at_end if size == plan.depth else 1
     index = tails.starts(size, length, last)[:, None] + np.arange(size)
     # A piece that overlaps the one before must not count its values again.
-    pieces = np.where(tails.fresh(size, length, last), runs[..., np.minimum(index, length - 1)], 0).astype(weight.dtype)
+    pieces = _taken(runs, index.reshape(-1), tails.fresh(size, length, last).reshape(-1), axis=3)
     channels = plan.channels()
-    valid = channels < g.group_out
-    picked = pieces[:, np.where(valid, channels, 0)] * valid[:, None, None, None].astype(weight.dtype)
-    return np.asarray(picked).reshape(g.groups * plan.blocks, plan.block_channels, -1, size)
+    picked = _taken(pieces, channels, channels < g.group_out, axis=1)
+    return picked.reshape(g.groups * plan.blocks, plan.block_channels, -1, size)
+
+
+def _taken(values: Array, index: Array, valid: Array, axis: int) -> Array:
+    """Return the values at an index along an axis, with zeros where it isn't valid."""
+    if valid.all() and np.array_equal(index, np.arange(values.shape[axis])):
+        return values
+    taken = np.take(values, np.where(valid, index, 0), axis)
+    np.moveaxis(taken, axis, 0)[~valid] = 0
+    return taken
 
 
 def _block_diagonal(weight: Array, merged: int, group_out: int) -> Array:
     """Return the weights [O,...,merged * I] of groups that each consist of `merged` smaller ones."""
+    if merged == 1:
+        return weight
     out, inputs = weight.shape[0], weight.shape[-1]
     owner = np.arange(out) % group_out // (group_out // merged)
     own = owner[:, None] == np.arange(merged * inputs) // inputs

@@ -14,6 +14,7 @@ Precondition: images are NHWC (after PropagateLayout).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -50,10 +51,13 @@ def fuse_affine(module: tvm.IRModule) -> tvm.IRModule:
         before = affine.get(step.x)
         if before is not None and builder.flow.only_user(step.x) is not None:
             step = _Affine(before.x, before.scale * step.scale, before.shift * step.scale + step.shift)
-        fused = _fold(builder, step)
-        if fused is not None:
-            affine[binding.var] = step
-        return fused
+        fold = _folding(builder, step)
+        if fold is None:
+            return None
+        affine[binding.var] = step
+        # If another step follows, which is folded together with this one, nothing reads this one's result.
+        follower = builder.flow.only_user(binding.var)
+        return None if follower is not None and _affine_step(follower) is not None else fold()
 
     return rewrite_bindings(module, visit)
 
@@ -83,8 +87,11 @@ def _affine_step(binding: Binding) -> _Affine | None:
     return _Affine(x, one, sign[binding.operator] * factor)
 
 
-def _fold(builder: DataflowBuilder, step: _Affine) -> relax.Expr | None:
-    """Return the expression that computes `step`, with its factors folded into weights; None if it stays as it is."""
+def _folding(builder: DataflowBuilder, step: _Affine) -> Callable[[], relax.Expr] | None:
+    """Return what makes the expression that computes `step`, with its factors folded into weights.
+
+    None means that it stays as it is; a step that can be folded can also be folded together with the next one.
+    """
     flow = builder.flow
     producer = flow.producers.get(step.x)
     operator = operator_of(producer.value) if producer is not None else None
@@ -93,16 +100,16 @@ def _fold(builder: DataflowBuilder, step: _Affine) -> relax.Expr | None:
     if producer is not None and isinstance(operator, ops.Linear) and not operator.is_limited and read_once:
         weight, bias = constant(producer.value.args[1]), constant(producer.value.args[2])
         if weight is not None and bias is not None:
-            scaled = weight * step.scale.reshape((-1,) + (1,) * (weight.ndim - 1))
-            shifted = bias * step.scale + step.shift
-            x = builder.replaced(producer.value.args[0])
-            return make_call(operator, x, _float(scaled), _float(shifted))
+            x, of_row = builder.replaced(producer.value.args[0]), (-1, *(1,) * (weight.ndim - 1))
+            return lambda: make_call(
+                operator, x, _float(weight * step.scale.reshape(of_row)), _float(bias * step.scale + step.shift)
+            )
     per_channel = np.ptp(step.scale) > 0 or np.ptp(step.shift) > 0
     if per_channel and len(tensor_type(step.x).shape) == 4 and (step.scale != 1).any():
         channels = len(step.scale)
-        depthwise = ops.Conv2d(groups=channels)
-        weight = _float(step.scale.reshape(channels, 1, 1, 1))
-        return make_call(depthwise, builder.replaced(step.x), weight, _float(step.shift))
+        depthwise, x = ops.Conv2d(groups=channels), builder.replaced(step.x)
+        factors = step.scale.reshape(channels, 1, 1, 1)
+        return lambda: make_call(depthwise, x, _float(factors), _float(step.shift))
     return None
 
 
