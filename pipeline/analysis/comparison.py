@@ -12,7 +12,7 @@ from tvm import relax
 from pipeline.api import Quantized
 from pipeline.distances import Array, Distance
 from pipeline.ir.bridge import tensor_type
-from pipeline.ir.dataflow import Binding, Dataflow, variables
+from pipeline.ir.dataflow import Binding, Dataflow
 from pipeline.ir.types import QuantizationParameters
 from pipeline.quantization.rules import kind_of
 from pipeline.scale_out import Engine, Run, ThisProcess
@@ -230,7 +230,7 @@ def _results(quantized: Quantized, pairs: list[_Pair]) -> tuple[TensorComparison
 
 
 def _fall(own: float, producer: Binding | None, decibels: Mapping[str, float]) -> float | None:
-    read = () if producer is None else (str(v.name) for v in variables(producer.value))
+    read = () if producer is None else (str(v.name) for v in producer.reads)
     known = [decibels[name] for name in read if name in decibels]
     fall = min(known, default=np.inf) - own
     return float(fall) if np.isfinite(fall) else None

@@ -34,7 +34,7 @@ from pipeline.api import Quantized
 from pipeline.compiler.execute import Executor
 from pipeline.distances import Array
 from pipeline.errors import QuantizationError, SampleError
-from pipeline.ir.dataflow import Dataflow, variables
+from pipeline.ir.dataflow import Dataflow
 from pipeline.quantization.annotate import AnnotateOptions, annotate
 
 MEMORY, MOST_SAMPLES = 256 * 2**20, 512
@@ -409,7 +409,7 @@ class _Search:
         """Return the operators that compute otherwise for a candidate, in order of execution."""
         found = set(candidate.operators)
         for binding in Dataflow.of(self.without.source.module).bindings:
-            touched = (binding.var, *variables(binding.value))
+            touched = (binding.var, *binding.reads)
             if any(str(v.name) in candidate.tensors for v in touched):
                 found.add(str(binding.var.name))
         return tuple(name for name in self.times.extra if name in found)

@@ -19,7 +19,7 @@ from pipeline.compiler.lower import lower, machine_of
 from pipeline.compiler.threads import use_all_cores
 from pipeline.files import temporary_folder
 from pipeline.ir.bridge import tensor_type
-from pipeline.ir.dataflow import Binding, substitute, variables
+from pipeline.ir.dataflow import Binding, substitute
 from pipeline.ir.program import Program, TensorSpec
 from pipeline.library.link import Sections, compile_ahead, link, names_linker
 from pipeline.library.metadata import encode_metadata
@@ -166,7 +166,7 @@ def operator_executor(binding: Binding) -> Executor:
     Args:
         binding: an operator whose result is one tensor.
     """
-    read = {v: relax.Var(v.name, v.ty) for v in variables(binding.value)}
+    read = {v: relax.Var(v.name, v.ty) for v in binding.reads}
     builder = relax.BlockBuilder()
     with builder.function("main", list(read.values())):
         with builder.dataflow():

@@ -7,6 +7,8 @@ operators share one kernel; those that differ in numbers only, its code (`shared
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +21,6 @@ from pipeline.compiler.records import kernel_attributes
 from pipeline.compiler.shared_code import with_shared_code
 from pipeline.ir.bridge import operator_of, tensor_type, to_relax_type
 from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, make_constant
-from pipeline.ir.operator import Operator
 from pipeline.ir.types import TensorType
 from pipeline.kernels import registry
 from pipeline.kernels.machine import Machine
@@ -38,18 +39,17 @@ def select_kernels(module: tvm.IRModule, machine: Machine, pool: ConstantPool | 
             stay arguments, as for programs that run in this process.
     """
     flow = Dataflow.of(module)
-    # Generating a kernel takes some milliseconds, and recurrent layers and attention have many equal operators.
-    made: dict[tuple[Operator, tuple[TensorType, ...]], Kernel] = {}
+    operations = [(b, operation) for b in flow.bindings if (operation := as_operation(b)) is not None]
+    # Generating a kernel takes some milliseconds, packing its weights up to some tens. Recurrent layers and attention
+    # have many equal operators.
+    equal = _equal_operations([operation for _, operation in operations])
+    made: dict[int, Kernel] = {}
     selected: dict[relax.Var, _Selected] = {}
-    for binding in flow.bindings:
-        operation = as_operation(binding)
-        if operation is None:
-            continue
+    for i, (binding, operation) in enumerate(operations):
         entry = registry.select(operation, machine)
-        alike = (operation.operator, operation.inputs)
-        kernel = made.get(alike) or entry.generate(operation, machine)
-        if not operation.constants:
-            made[alike] = kernel
+        kernel = made.get(equal.get(i, -1)) or entry.generate(operation, machine)
+        if i in equal:
+            made[equal[i]] = kernel
         arguments = [binding.value.args[a] if isinstance(a, int) else make_constant(a) for a in kernel.arguments]
         types = [tensor_type(a) for a in arguments]
         constants = {i: value for i, a in enumerate(arguments) if (value := constant(a)) is not None}
@@ -104,6 +104,17 @@ def as_operation(binding: Binding) -> Operation | None:
         output=tensor_type(binding.var),
         constants={i: v for i, v in values.items() if v is not None},
     )
+
+
+def _equal_operations(operations: Sequence[Operation]) -> dict[int, int]:
+    """Return the index of the first one that it equals, for each operation that others equal."""
+    alike = Counter((o.operator, o.inputs) for o in operations)
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for i, o in enumerate(operations):
+        if alike[o.operator, o.inputs] > 1:
+            digests = tuple((k, hashlib.sha256(value.tobytes()).digest()) for k, value in o.constants.items())
+            groups.setdefault((o.operator, o.inputs, *digests), []).append(i)
+    return {i: members[0] for members in groups.values() if len(members) > 1 for i in members}
 
 
 def _with_shapes(func: tirx.PrimFunc, types: Sequence[TensorType], pooled: Set[int]) -> tirx.PrimFunc:

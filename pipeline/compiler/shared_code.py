@@ -11,8 +11,9 @@ indices, shifts, and numbers at which an instruction isn't needed (`_special`).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tvm_ffi
@@ -34,30 +35,37 @@ def with_shared_code(functions: Sequence[tuple[str, tirx.PrimFunc]]) -> list[Sha
         functions: kernels, each with a name. Only those of the same name are compared.
     """
     result: list[Shared] = [(function, ()) for _, function in functions]
-    by_name: dict[str, list[int]] = {}
-    for i, (name, _) in enumerate(functions):
-        by_name.setdefault(name, []).append(i)
-    for same_name in by_name.values():
-        if len({hash_of(functions[i][1]) for i in same_name}) == 1:
+    by_name: dict[str, dict[int, list[int]]] = {}
+    for i, (name, function) in enumerate(functions):
+        by_name.setdefault(name, {}).setdefault(hash_of(function), []).append(i)
+    for equal in by_name.values():
+        if len(equal) == 1:
             continue
-        alike: dict[int, list[tuple[int, list[Number]]]] = {}
-        for i in same_name:
-            template, numbers = _with_arguments(functions[i][1])
-            alike.setdefault(hash_of(template), []).append((i, numbers))
+        alike: dict[int, list[_Equal]] = {}
+        for places in equal.values():
+            template, numbers = _template(functions[places[0]][1])
+            alike.setdefault(hash_of(template), []).append(_Equal(places, numbers))
         for members in alike.values():
             if len(members) > 1:
                 _share(members, result)
     return result
 
 
-def _share(members: Sequence[tuple[int, list[Number]]], result: list[Shared]) -> None:
-    """Let functions that differ in numbers only be one.
+class _Equal(NamedTuple):
+    """Functions that are equal.
 
-    Args:
-        members: each function's place in `result`, and its numbers.
-        result: of `with_shared_code`.
+    Attributes:
+        places: theirs in the result of `with_shared_code`.
+        numbers: theirs that may become arguments.
     """
-    columns = list(zip(*(numbers for _, numbers in members), strict=True))
+
+    places: list[int]
+    numbers: list[Number]
+
+
+def _share(members: Sequence[_Equal], result: list[Shared]) -> None:
+    """Let functions that differ in numbers only be one, in the result of `with_shared_code`."""
+    columns = list(zip(*(member.numbers for member in members), strict=True))
     # Places that have the same numbers as each other, function by function, share an argument.
     values = [tuple(number.value for number in column) for column in columns]
     names = [
@@ -65,27 +73,43 @@ def _share(members: Sequence[tuple[int, list[Number]]], result: list[Shared]) ->
         for each, column in zip(values, columns, strict=True)
     ]
     first = {name: place for place, name in reversed(list(enumerate(names))) if name is not None}
-    shared, _ = _with_arguments(result[members[0][0]][0], names)
-    for member, (i, _) in enumerate(members):
-        result[i] = shared, tuple(_as_argument(columns[place][member]) for place in sorted(first.values()))
+    shared = _with_arguments(result[members[0].places[0]][0], names)
+    for member in members:
+        arguments = tuple(_as_argument(member.numbers[place]) for place in sorted(first.values()))
+        for i in member.places:
+            result[i] = shared, arguments
 
 
-def _with_arguments(
-    function: tirx.PrimFunc, names: Sequence[tuple[Any, ...] | None] | None = None
-) -> tuple[tirx.PrimFunc, list[Number]]:
-    """Return a function with some of its numbers as arguments, before the last one, and all that may be ones.
+def _template(function: tirx.PrimFunc) -> tuple[tirx.PrimFunc, list[Number]]:
+    """Return what a function has in common with those that differ from it in numbers only, and these numbers."""
+    numbers: list[Number] = []
+
+    def replaced(number: Number) -> Number:
+        numbers.append(number)
+        return _placeholder(isinstance(number, tirx.FloatImm), str(number.ty))
+
+    return tirx.PrimFunc(function.params, _mapped(function.body, replaced), function.ret_type, function.attrs), numbers
+
+
+@functools.cache
+def _placeholder(is_float: bool, dtype: str) -> Number:
+    # Any number that isn't special: all of those are replaced.
+    return tirx.FloatImm(dtype, 2) if is_float else tirx.IntImm(dtype, 2)
+
+
+def _with_arguments(function: tirx.PrimFunc, names: Sequence[tuple[Any, ...] | None]) -> tirx.PrimFunc:
+    """Return a function with some of its numbers as arguments, before the last one.
 
     Args:
         function: the function.
-        names: for each number, anything that those have in common that are the same argument; None if it remains a
-            constant. By default, each one is an argument.
+        names: for each number that may become one, anything that those have in common that are the same argument; None
+            if it remains a constant.
     """
     arguments: dict[Any, tirx.Var] = {}
-    numbers: list[Number] = []
+    remaining = iter(names)
 
     def replaced(number: Number) -> Any:
-        name = len(numbers) if names is None else names[len(numbers)]
-        numbers.append(number)
+        name = next(remaining)
         if name is None:
             return number
         argument = arguments.setdefault(name, tirx.Var(f"value{len(arguments) + 1}", _as_argument(number).ty))
@@ -93,8 +117,7 @@ def _with_arguments(
 
     body = _mapped(function.body, replaced)
     *inputs, output = function.params
-    params = [*inputs, *arguments.values(), output]
-    return tirx.PrimFunc(params, body, function.ret_type, function.attrs), numbers
+    return tirx.PrimFunc([*inputs, *arguments.values(), output], body, function.ret_type, function.attrs)
 
 
 def _as_argument(number: Number) -> tirx.IntImm:
@@ -133,7 +156,8 @@ def _mapped(body: tirx.Stmt, replace: Callable[[Number], Any]) -> tirx.Stmt:
 
 def _special(number: Number) -> bool:
     """Return whether an instruction with a number may do nothing: an addition of 0, or a minimum with the largest."""
-    value, dtype = number.value, np.dtype(str(number.ty.dtype))
-    if value in (-1, 0, 1):
-        return True
+    value = number.value
+    if isinstance(number, tirx.FloatImm) or value in (-1, 0, 1):
+        return value in (-1, 0, 1)
+    dtype = np.dtype(str(number.ty.dtype))
     return (dtype.kind in "iu" and value in (np.iinfo(dtype).min, np.iinfo(dtype).max)) or dtype.kind == "b"

@@ -33,6 +33,11 @@ class Binding:
         """Name of the operator, for example `relax.add` or `nn.conv2d`; see `operator_name`."""
         return operator_name(self.value)
 
+    @cached_property
+    def reads(self) -> tuple[relax.Var, ...]:
+        """The variables among the value's arguments; see `variables`."""
+        return variables(self.value)
+
 
 @dataclass(frozen=True)
 class Dataflow:
@@ -83,18 +88,20 @@ class Dataflow:
                     bindings.append(Binding(binding.var, value))
                 else:
                     bindings.append(Binding(binding.var, value))
-        resolved = {k: resolve(k) for k in aliases}
-        # Others stay the objects that they are, whose types are known.
-        bindings = [
-            b if resolved.keys().isdisjoint(variables(b.value)) else Binding(b.var, substitute(b.value, resolved))
-            for b in bindings
-        ]
+        if resolved := {k: resolve(k) for k in aliases}:
+            # Others stay the objects that they are, whose types are known.
+            bindings = [
+                b if resolved.keys().isdisjoint(b.reads) else Binding(b.var, substitute(b.value, resolved))
+                for b in bindings
+            ]
         body = resolve(function.body.body)
         returned = tuples.get(body, body)
         outputs = tuple(returned.fields) if isinstance(returned, relax.Tuple) else (returned,)
         outputs = tuple(resolve(o) for o in outputs)
-        kept = tuple(b for b in bindings if b.var not in tuples or _is_argument(b.var, bindings))
-        return cls(tuple(function.params), kept, outputs)
+        if tuples:
+            arguments = {v for b in bindings for v in b.reads}
+            bindings = [b for b in bindings if b.var not in tuples or b.var in arguments]
+        return cls(tuple(function.params), tuple(bindings), outputs)
 
     @cached_property
     def producers(self) -> dict[relax.Var, Binding]:
@@ -107,7 +114,7 @@ class Dataflow:
         found: dict[relax.Var, list[Binding]] = {v: [] for v in self.params}
         for b in self.bindings:
             found.setdefault(b.var, [])
-            for v in dict.fromkeys(variables(b.value)):
+            for v in dict.fromkeys(b.reads):
                 found.setdefault(v, []).append(b)
         return {v: tuple(bs) for v, bs in found.items()}
 
@@ -175,7 +182,7 @@ class DataflowBuilder:
         """Return whether a variable of the new function has exactly one use: it is read once, and isn't an output."""
         old = self._old_variables.get(expr, [])
         readers = {reader.var: reader for v in old for reader in self.flow.users[v] if reader.var not in old}
-        reads = [v for reader in readers.values() for v in variables(reader.value) if v in old]
+        reads = [v for reader in readers.values() for v in reader.reads if v in old]
         return len(reads) == 1 and not any(v in self.flow.outputs for v in old)
 
     def _unused_name(self, name: str) -> str:
@@ -192,7 +199,7 @@ class DataflowBuilder:
         A binding that reads what it read before stays the same, with its variable.
         """
         old, value = binding.var, binding.value
-        same = all(self.values.get(v, v).same_as(v) for v in variables(value)) and not value.ty.is_missing()
+        same = all(self.values.get(v, v).same_as(v) for v in binding.reads) and not value.ty.is_missing()
         if same and old.name not in self._names and isinstance(old, relax.DataflowVar):
             self._names.add(old.name)
             self._builder.emit_normalized(relax.VarBinding(old, value))
@@ -290,10 +297,6 @@ def make_constant(value: npt.NDArray[Any]) -> relax.Expr:
     """Return a constant of the same shape and dtype as `value`."""
     value = np.require(value, requirements="C")
     return relax.const(value, str(value.dtype))
-
-
-def _is_argument(var: relax.Var, bindings: Sequence[Binding]) -> bool:
-    return any(var in variables(b.value) for b in bindings)
 
 
 __all__ = [

@@ -12,7 +12,7 @@ from tvm import relax
 from pipeline import ops
 from pipeline.errors import TableError
 from pipeline.ir.bridge import make_call, operator_of
-from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, variables
+from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder
 from pipeline.ir.program import Program
 from pipeline.ir.types import QuantizationParameters
 from pipeline.process_state import one_at_a_time
@@ -77,7 +77,7 @@ class _Realizer:
     def run(self) -> tuple[Program, Annotation]:
         for binding in self.flow.bindings:
             if binding.var.name not in self.chosen or not self._write(binding):
-                for v in variables(binding.value):
+                for v in binding.reads:
                     self._make_float(v)
                 self.builder.copy(binding)
         for output in self.flow.outputs:
@@ -199,7 +199,7 @@ def _check(flow: Dataflow, annotation: Annotation) -> None:
             continue
         if rule_for(binding) is None:
             raise TableError(f"Annotation: {decision.name!r} is int8, but {decision.operator} has no integer form.")
-        for v in variables(binding.value):
+        for v in binding.reads:
             if v.name not in tensors and not stays_float(flow, v, chosen):
                 raise TableError(
                     f"Annotation: {decision.name!r} is int8 and reads {v.name!r}, which isn't among the 8-bit tensors."

@@ -19,7 +19,7 @@ from pipeline.compiler.tuning import TuningDatabase
 from pipeline.cpu import missing_features
 from pipeline.errors import OptionError
 from pipeline.files import temporary_folder, write_text
-from pipeline.ir.dataflow import Dataflow, variables
+from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
 from pipeline.ir.types import LARGEST_INT16
 from pipeline.ops import traits_of
@@ -189,7 +189,7 @@ def exception_times(mixed: Mixed, int8: Profile, own: Profile) -> list[float]:
     before, after = (_by_tensor(measured, _tensors(mixed.quantized.source)) for measured in (int8, own))
     neighbours = collections.defaultdict[str, set[str]](set)
     for binding in bindings:
-        for read in variables(binding.value):
+        for read in binding.reads:
             neighbours[str(binding.var.name)].add(str(read.name))
             neighbours[str(read.name)].add(str(binding.var.name))
     excepted = {name for exception in mixed.found.exceptions for name in exception.operators}
@@ -205,7 +205,7 @@ def exception_times(mixed: Mixed, int8: Profile, own: Profile) -> list[float]:
 def _tensors(program: Program) -> frozenset[str]:
     """Return the names of a program's tensors."""
     bindings = Dataflow.of(program.module).bindings
-    return frozenset(str(v.name) for b in bindings for v in (b.var, *variables(b.value)))
+    return frozenset(str(v.name) for b in bindings for v in (b.var, *b.reads))
 
 
 def _by_tensor(measured: Profile, known: frozenset[str]) -> dict[str, float]:

@@ -21,7 +21,7 @@ from tvm import relax
 
 from pipeline import ops
 from pipeline.ir.bridge import make_call, operator_of, tensor_type
-from pipeline.ir.dataflow import Binding, DataflowBuilder, constant, make_constant, variables, with_arguments
+from pipeline.ir.dataflow import Binding, DataflowBuilder, constant, make_constant, with_arguments
 from pipeline.ops import relax_operators
 
 Axes = tuple[int, ...]
@@ -60,7 +60,7 @@ class _Propagation:
     def run(self) -> tvm.IRModule:
         for binding in self.builder.flow.bindings:
             if not self._handled_unpermuted(binding):
-                for v in variables(binding.value):
+                for v in binding.reads:
                     self._materialize(v)
                 self.builder.copy(binding)
         outputs = self.builder.flow.outputs

@@ -19,7 +19,7 @@ from tvm import relax
 
 from pipeline import ops
 from pipeline.ir.bridge import make_call, tensor_operands, tensor_type, tensor_types
-from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, substitute, variables
+from pipeline.ir.dataflow import Binding, Dataflow, DataflowBuilder, constant, substitute
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class _Batch:
         """Return the tensors that the bindings first to last - 1 read from earlier ones."""
         inside = self.flow.bindings[first:last]
         made = {b.var for b in inside}
-        return list(dict.fromkeys(v for b in inside for v in variables(b.value) if v not in made))
+        return list(dict.fromkeys(v for b in inside for v in b.reads if v not in made))
 
     def outputs_of(self, first: int, last: int) -> list[relax.Var]:
         """Return the results of the bindings first to last - 1 that later ones read, or that are outputs."""
-        read = {v for b in self.flow.bindings[last:] for v in variables(b.value)} | set(self.flow.outputs)
+        read = {v for b in self.flow.bindings[last:] for v in b.reads} | set(self.flow.outputs)
         return [b.var for b in self.flow.bindings[first:last] if b.var in read]
 
     def best_run(self) -> tuple[int, int]:
@@ -81,13 +81,13 @@ class _Batch:
         return sum(tensor_type(a).nbytes for a in args if constant(a) is not None)
 
     def _activations(self, binding: Binding) -> int:
-        return sum(self.image_bytes(v) for v in {binding.var, *variables(binding.value)})
+        return sum(self.image_bytes(v) for v in {binding.var, *binding.reads})
 
     def _splits(self, binding: Binding) -> bool:
         """Return whether image n of a binding's result depends on image n of its activations only."""
-        if not all(isinstance(v.ty, relax.TensorType) for v in (binding.var, *variables(binding.value))):
+        if not all(isinstance(v.ty, relax.TensorType) for v in (binding.var, *binding.reads)):
             return False
-        types = [tensor_type(v) for v in variables(binding.value)]
+        types = [tensor_type(v) for v in binding.reads]
         if any(len(t.shape) < 2 or t.shape[0] != self.size for t in (tensor_type(binding.var), *types)):
             return False
         operands = tensor_operands(binding.value)

@@ -13,7 +13,7 @@ from tvm import relax
 
 from pipeline.compiler.codegen import concurrently
 from pipeline.compiler.execute import library_executor, operator_executor
-from pipeline.ir.dataflow import Binding, Dataflow, variables
+from pipeline.ir.dataflow import Binding, Dataflow
 from pipeline.ir.operator import Array
 from pipeline.ir.program import Program
 from pipeline.ops import multiply_adds
@@ -69,5 +69,5 @@ def evaluate_all(binding: Binding, samples: Sequence[Mapping[relax.Var, Any]]) -
     if products < PRODUCTS_ALONE:
         # Each thread holds intermediate results, so there are few.
         return list(concurrently(lambda values: evaluate_binding(binding, values), samples, most=MOST_THREADS))
-    run, read = operator_executor(binding).run, dict.fromkeys(variables(binding.value))
+    run, read = operator_executor(binding).run, dict.fromkeys(binding.reads)
     return [next(iter(run({str(v.name): values[v] for v in read}).values())) for values in samples]

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from tvm import relax
 
-from pipeline.ir.dataflow import Binding, Dataflow, variables
+from pipeline.ir.dataflow import Binding, Dataflow
 from pipeline.ir.operator import Array
 from pipeline.ir.program import Program
 from pipeline.quantization.corrections.running import evaluate_all
@@ -52,12 +52,12 @@ def steps(
         NotImplementedError: the program holds an operator that has no NumPy reference.
     """
     flow = Dataflow.of(program.module)
-    last: dict[relax.Var, Binding] = {v: b for b in flow.bindings for v in variables(b.value)}
+    last: dict[relax.Var, Binding] = {v: b for b in flow.bindings for v in b.reads}
     samples: list[dict[relax.Var, Any]] = [
         {p: feed[i.name] for p, i in zip(flow.params, program.inputs, strict=True)} for feed in feeds
     ]
     for binding in flow.bindings:
-        chosen, read = binding, variables(binding.value)
+        chosen, read = binding, binding.reads
         if isinstance(binding.value, relax.Call) and read:
             chosen = (yield binding, [values[read[0]] for values in samples]) or binding
         for values, value in zip(samples, evaluate_all(chosen, samples), strict=True):
