@@ -9,7 +9,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from pipeline.kernels.lib.buffers import register_buffer, stack_buffer
+from pipeline.kernels.lib.buffers import prefetch, register_buffer, stack_buffer
 from pipeline.kernels.lib.vectors import larger, smaller, span
 
 WAYS = 2
@@ -18,7 +18,7 @@ WAYS = 2
 LANES = 16
 """Values that are looked at at once."""
 
-_CHUNK = 64 * LANES
+_CHUNK = 32 * LANES
 """Values whose bins are computed at once, in vectors, before they are counted one by one."""
 
 
@@ -103,6 +103,8 @@ def histogram_loop() -> tirx.PrimFunc:
                     # The last vector may hold some values once more: those of bins that are counted already.
                     place = T.min(start + i * LANES, size - LANES)
                     v, nothing = values[span(place, LANES)], T.broadcast(T.float32(0), LANES)
+                    # While values are counted, nothing else would ask for the next ones.
+                    prefetch(values, T.min(place + _CHUNK, size - 1), level=1)
                     seen.take(v)
                     # Stored, as an expression of comparisons and selections would double at each step.
                     T.buffer_store(scaled, v * T.broadcast(scale, LANES), [lanes])
