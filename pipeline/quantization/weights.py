@@ -32,8 +32,9 @@ SMALLEST_SHARE, SHARES = 0.4, 61
 NEGLIGIBLE = 2.0**-40
 """Share of the weights' power below which an error is that of float32: no threshold is better."""
 
-VALUES_TOGETHER = 1 << 14
-"""Weights that thresholds are tried on at a time, which stay in the first-level or second-level cache."""
+WEIGHTS_TOGETHER = 1 << 14
+"""Weights that are quantized, or that thresholds are tried on, at a time: they stay in the first-level or second-level
+cache."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,13 @@ def quantize_weights(
             `QuantizationParameters.scales_for`.
         spec: int8 or int4, symmetric; one scale for each output channel, or the same for all; what chooses it.
     """
-    rows = weight.reshape(weight.shape[0], -1).astype("float64")
+    rows = weight.reshape(weight.shape[0], -1)
     scale = np.broadcast_to(_scales(rows, spec), len(rows))
     scale = np.maximum(scale, np.abs(bias.astype("float64")) / (input_scale * MAX_BIAS))
-    # In place: of a large layer, each copy in float64 takes megabytes.
-    rows /= scale[:, None]
-    largest = spec.magnitude_steps
-    quantized = np.clip(np.rint(rows, out=rows), -largest, largest, out=rows).astype("int8")
+    largest, quantized = spec.magnitude_steps, np.empty(rows.shape, "int8")
+    for part in _parts(rows):
+        steps = rows[part] / scale[part, None]
+        quantized[part] = np.clip(np.rint(steps, out=steps), -largest, largest, out=steps)
     shift = np.rint(bias.astype("float64") / (input_scale * scale)).astype("int32")
     return QuantizedWeights(quantized.reshape(weight.shape), shift, scale)
 
@@ -86,13 +87,18 @@ def _scales(rows: Array, spec: QuantizationSpec) -> Array:
     """Return the scale of each row, or of all rows together, [1], if there is to be one per tensor."""
     if spec.granularity == "per_tensor":
         rows = rows.reshape(1, -1)
-    largest, steps = np.abs(rows).max(axis=1, initial=0.0), spec.magnitude_steps
-    scales = np.where(largest > 0, largest / steps, 1.0)
+    largest = np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0)).astype("float64")
+    scales = np.where(largest > 0, largest / spec.magnitude_steps, 1.0)
     if spec.observer is None or spec.observer.algorithm == "abs_max":
         return scales
-    together = max(1, VALUES_TOGETHER // max(rows.shape[1], 1))
-    parts = (slice(first, first + together) for first in range(0, len(rows), together))
-    return np.concatenate([scales[:0], *(_with_least_error(rows[part], scales[part], steps) for part in parts)])
+    found = (_with_least_error(rows[p].astype("float64"), scales[p], spec.magnitude_steps) for p in _parts(rows))
+    return np.concatenate([scales[:0], *found])
+
+
+def _parts(rows: Array) -> list[slice]:
+    """Return parts of rows [R,K], each of which fits in the cache: all of a large layer in float64 takes megabytes."""
+    together = max(1, WEIGHTS_TOGETHER // max(rows.shape[1], 1))
+    return [slice(first, first + together) for first in range(0, len(rows), together)]
 
 
 def _with_least_error(rows: Array, scales: Array, steps: int) -> Array:
@@ -125,8 +131,9 @@ def accumulator_bounds(
         input_zero_point: of the quantized values.
         largest_input: their largest magnitude: 255, or with 16 bits, where the zero point is 0, `LARGEST_INT16`.
     """
-    rows = weights.weight.reshape(weights.weight.shape[0], -1).astype("float64")
-    magnitude, bias = np.abs(rows).sum(axis=1), np.abs(weights.bias.astype("float64"))
+    rows = weights.weight.reshape(weights.weight.shape[0], -1)
+    magnitude = np.abs(rows).sum(axis=1, dtype="int64").astype("float64")
+    bias = np.abs(weights.bias.astype("float64"))
     furthest = max(input_zero_point, largest_input - input_zero_point)
     return magnitude * furthest + bias, magnitude * (largest_input + input_zero_point) + bias
 
