@@ -10,9 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import NodeProto, helper
-from onnx.reference import ReferenceEvaluator
 
-from pipeline.importer.evaluation.operators import CORRECTED
 from pipeline.process_state import without_warnings
 
 Array = npt.NDArray[Any]
@@ -89,6 +87,11 @@ def run_node(
     Raises:
         Exception: one of `FAILURES`, if the node can't be evaluated.
     """
+    # Only here: it takes memory and time that most models don't need.
+    from onnx.reference import ReferenceEvaluator
+
+    from pipeline.importer.evaluation.operators import CORRECTED
+
     first = _EVALUATED_AS.get(node.op_type, 0)
     opsets = [helper.make_opsetid(o.domain, o.version if o.domain else max(o.version, first)) for o in opsets]
     outputs = [name for name in node.output if name]
