@@ -179,9 +179,10 @@ def _differences(literals: Array, mask: int) -> Array:
 def _references(granules: Array) -> Array:
     """Return tokens that refer to the last granule that is equal; 0 if none is, or it is too far away."""
     number, last = np.arange(len(granules)), np.full(len(granules), -1)
-    kinds = np.unique(granules, axis=0, return_inverse=True)[1].reshape(-1)
-    order = np.argsort(kinds, kind="stable")
-    again = kinds[order][1:] == kinds[order][:-1]
+    # Equal ones one behind the other, and otherwise in any order.
+    words = np.ascontiguousarray(granules).view("<u8")
+    order = np.lexsort(words.T)
+    again = (words[order][1:] == words[order][:-1]).all(axis=1)
     last[order[1:][again]] = order[:-1][again]
     return np.where((last >= 0) & (number - last <= FARTHEST), number - last + NUMBERED, 0)
 

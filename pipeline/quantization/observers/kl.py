@@ -167,7 +167,8 @@ def _best(
     def best(places: Array) -> int:
         return int(places[np.argmin(divergences(counts, firsts[places], lasts[places], levels))])
 
-    coarse = best(np.unique(np.linspace(0, len(firsts) - 1, CANDIDATES).astype("int64")))
+    spread_out = np.linspace(0, len(firsts) - 1, CANDIDATES).astype("int64")
+    coarse = best(spread_out[np.diff(spread_out, prepend=-1) > 0])
     apart = -(-len(firsts) // CANDIDATES)
     found = best(np.arange(max(coarse - apart, 0), min(coarse + apart + 1, len(firsts))))
     return int(firsts[found]), int(lasts[found])
