@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.analysis.comparison import Comparison, compare_tensors
 from pipeline.analysis.metrics import BUILT_IN, UserMetric, load_metric, ranking_of
-from pipeline.analysis.sensitivity import Sensitivity, measure_sensitivity, value_of
+from pipeline.analysis.sensitivity import Sensitivity, measure_sensitivity, read_state, value_of
 from pipeline.api import quantize_with
 from pipeline.config.options import CompareOptions, QuantizeOptions, SensitivityOptions, StudyOptions
 from pipeline.config.schema import keywords
@@ -86,6 +86,8 @@ def sensitivity(
         check_plot(options.plot)
     if options.state is not None:
         check_writable(options.state)
+        if options.state.exists():
+            read_state(options.state)
     check_reusable(samples, options)
     metric = options.metric if options.metric in BUILT_IN else load_metric(options.metric)
     with engine_for(options.quantize.scale_out) as engine:

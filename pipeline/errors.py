@@ -105,4 +105,4 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, choices, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     more = f" and {len(choices) - MAX_KNOWN} more" if len(choices) > MAX_KNOWN else ""
-    return f"Unknown {kind} {name!r}. Known: {', '.join(choices[:MAX_KNOWN])}{more}.{hint}"
+    return f"Unknown {kind} {name!r}. Known: {', '.join(choices[:MAX_KNOWN]) or 'none'}{more}.{hint}"

@@ -98,7 +98,8 @@ def _sentence(problem: Exception, kind: type[Any]) -> str:
             ".".join(filter(None, (place, unknown[1]))),
             unknown_name("key", unknown[1], _keys(kind, place)),
         )
-    return f"{place}: {message.rstrip('.')}." if place else f"{message.rstrip('.')}."
+    sentence = message if message.endswith(("?", ".")) else f"{message}."
+    return f"{place}: {sentence}" if place else sentence
 
 
 def _keys(kind: type[Any], place: str) -> list[str]:

@@ -235,6 +235,15 @@ class _Measuring:
                 yield part, Tally.of(outputs, sample, self.metric, f"{part} alone")
 
 
+def read_state(path: Path) -> SensitivityState:
+    """Read what a run has kept in a file.
+
+    Raises:
+        OptionError: it can't be read, isn't JSON, or doesn't fit the schema.
+    """
+    return read_json(path, SensitivityState, "state of a sensitivity run", OptionError)
+
+
 class _Measured:
     """The tallies, in memory and in a file."""
 
@@ -299,7 +308,7 @@ class _Measured:
         write_text(self.path, to_json(state))
 
     def _load(self, path: Path) -> None:
-        state = read_json(path, SensitivityState, "state of a sensitivity run", OptionError)
+        state = read_state(path)
         if state.fingerprint != self._fingerprint or set(state.tallies) != {_key(part) for part in self.tallies}:
             raise OptionError(
                 f"The state {path} was measured with another model, calibration, metric or other options. Delete it, "

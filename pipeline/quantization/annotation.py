@@ -8,6 +8,7 @@ name of an ONNX node, a type, or a pattern, and then stands for all operators th
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -65,6 +66,12 @@ class Annotation(Record, frozen=True, kw_only=True):
 
     operators: tuple[OperatorDecision, ...]
     tensors: tuple[TensorDecision, ...]
+
+    def __post_init__(self) -> None:
+        """Check that no tensor is decided twice; while a file is read, msgspec reports this as a validation error."""
+        twice = [name for name, count in Counter(t.name for t in self.tensors).items() if count > 1]
+        if twice:
+            raise ValueError(f"tensor {twice[0]!r} is listed twice")
 
     def summary(self) -> str:
         """Return `22 of 23 operators in int8`."""

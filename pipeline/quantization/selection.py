@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from pipeline.errors import OptionError, PipelineError, TableError
 from pipeline.ir.dataflow import Dataflow
 from pipeline.ir.program import Program
-from pipeline.quantization.annotation import Annotation
+from pipeline.quantization.annotation import Annotation, OperatorDecision
 from pipeline.quantization.rules import kind_of, kinds
 
 _PRODUCTS = ("conv2d", "conv2d_transpose", "dense", "depthwise_conv2d", "matmul")
@@ -207,20 +207,22 @@ def with_names(annotation: Annotation, program: Program) -> Annotation:
     """Return an annotation in which each decision is for one operator, by its own name.
 
     In a file, a decision may be for several operators, by a node's name, a type or a pattern. If two decisions are for
-    the same operator, the later one holds.
+    the same operator, the later one holds. Operators without a decision stay in float.
 
     Raises:
         TableError: a decision is for none of the program's operators.
     """
     selection = Selection(program)
-    if all(o.name in selection.kinds for o in annotation.operators):
+    if [o.name for o in annotation.operators] == list(selection.kinds):
         return annotation
-    decided = {}
+    decided = {
+        name: OperatorDecision(name=name, operator=kind, precision="float32", reason="the annotation doesn't name it")
+        for name, kind in selection.kinds.items()
+    }
     for decision in annotation.operators:
         for name in _found(selection, decision.name, "the annotation", TableError):
             decided[name] = replace(decision, name=name, operator=selection.kinds[name])
-    ordered = tuple(decided[name] for name in selection.kinds if name in decided)
-    return replace(annotation, operators=ordered)
+    return replace(annotation, operators=tuple(decided.values()))
 
 
 def _found(

@@ -88,6 +88,7 @@ def _build_model(model: Path, samples: Samples | None, options: BuildOptions, te
     written_later = (options.tune, options.quantize.calibrate.resume, None if times and times.exists() else times)
     for path in filter(None, written_later):
         check_writable(path)
+    database = None if options.tune is None else TuningDatabase.load(options.tune)
     tell("importing", 0, None)
     program = load(model, options.shapes, samples, options.fixed, options.cut_at)
     held_back = samples is not None and options.quantize.calibrate.hold_back > 0
@@ -109,7 +110,10 @@ def _build_model(model: Path, samples: Samples | None, options: BuildOptions, te
         quantized = quantized_with_progress(program, samples, options, annotation, table, tell)
     if has_int8(annotation):
         _check_int8(quantized.annotation, program, options)
-    database, tuned = _tune(quantized.program, targets, options.tune, tell)
+    tuned: tuple[TunedLayer, ...] = ()
+    if database is not None and options.tune is not None:
+        database, tuned = _tune(quantized.program, targets, database, tell)
+        database.save(options.tune)
     libraries = _build_libraries(quantized, targets, folder, options.dump, database, tell)
     report = replace(_save_and_report(quantized, folder, libraries, options), tuned=tuned, import_check=check)
     if mixed is not None:
@@ -144,18 +148,14 @@ def _check_int8(annotation: Annotation, program: Program, options: BuildOptions)
 
 
 def _tune(
-    program: Program, targets: Mapping[str, Target], path: Path | None, progress: Progress
-) -> tuple[TuningDatabase | None, tuple[TunedLayer, ...]]:
-    """Measure the layers that the tuning database lacks, for all targets, and save it; without a path, do nothing."""
-    if path is None:
-        return None, ()
-    database = TuningDatabase.load(path)
+    program: Program, targets: Mapping[str, Target], database: TuningDatabase, progress: Progress
+) -> tuple[TuningDatabase, tuple[TunedLayer, ...]]:
+    """Measure the layers that the tuning database lacks, for all targets."""
     layers: list[TunedLayer] = []
     for name, target in targets.items():
         progress(f"tuning for {name}", 0, None)
         database, own = tune(program, target, database)
         layers += own
-    database.save(path)
     return database, tuple(layers)
 
 

@@ -56,6 +56,15 @@ class OperatorTimes(Record, frozen=True, kw_only=True):
     int16: dict[str, float]
 
 
+def read_times(path: Path) -> OperatorTimes:
+    """Read a file of measured times.
+
+    Raises:
+        OptionError: it can't be read, isn't JSON, or doesn't fit the schema.
+    """
+    return read_json(path, OperatorTimes, "file of operator times", OptionError)
+
+
 def measured_times(quantized: Quantized, path: Path, targets: Sequence[Target], tell: Progress) -> Times:
     """Return how much longer operators take in float and with 16 bits, from a file, or measured and put into the file.
 
@@ -72,7 +81,7 @@ def measured_times(quantized: Quantized, path: Path, targets: Sequence[Target], 
         OptionError: the file is damaged, was measured of another model, or can't be written.
     """
     if path.exists():
-        found = read_json(path, OperatorTimes, "file of operator times", OptionError)
+        found = read_times(path)
         if found.model_sha256 != quantized.source.source_sha256:
             raise OptionError(
                 f"The times in {path} were measured of another model. Delete the file, or name another one."

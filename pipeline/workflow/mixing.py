@@ -22,7 +22,7 @@ from pipeline.quantization.steps import check_options
 from pipeline.samples import Samples, with_image_options
 from pipeline.scale_out import engine_for
 from pipeline.targets import load_target
-from pipeline.workflow.exception_times import measured_times
+from pipeline.workflow.exception_times import measured_times, read_times
 from pipeline.workflow.measuring import check_reusable, measured_on
 from pipeline.workflow.progress import Progress
 from pipeline.workflow.quantizing import quantized_with_progress
@@ -81,7 +81,7 @@ def check_mixable(samples: Samples | None, options: BuildOptions) -> BuildOption
     """Return the options of a build, with the samples that a drop is measured on; refuse what couldn't be searched for.
 
     Raises:
-        OptionError: an option doesn't go with `max_drop`, or samples can be read only once.
+        OptionError: an option doesn't go with `max_drop`, samples can be read only once, or a file of times is damaged.
         MetricError: the user's metric can't be loaded.
     """
     mixed = options.mixed
@@ -100,6 +100,8 @@ def check_mixable(samples: Samples | None, options: BuildOptions) -> BuildOption
         if value is not None:
             raise OptionError(f"--max-drop decides what is int8, and calibrates for it; leave {name} out.")
     _metric(mixed.metric)
+    if mixed.operator_times is not None and mixed.operator_times.exists():
+        read_times(mixed.operator_times)
     _check_reusable(samples, options)
     return _held_back(options)
 

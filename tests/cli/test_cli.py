@@ -209,6 +209,34 @@ def test_a_mistake_is_one_clear_error(
     assert [p for folder in left for p in folder.rglob("*") if p.is_file()] == [], "nothing half-written"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["build", "--tune"],
+        ["build", "--max-drop", "0.01", "--operator-times"],
+        ["build", "--calibration"],
+        ["build", "--annotation"],
+        ["sensitivity", "--state"],
+    ],
+    ids=lambda arguments: arguments[-1],
+)
+def test_a_damaged_file_is_refused_before_the_work(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    model: Path,
+    samples: Path,
+    tmp_path: Path,
+    arguments: list[str],
+) -> None:
+    (tmp_path / "damaged").write_text("{")
+    command, *options = [*arguments, tmp_path / "damaged"]
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, monkeypatch, command, model, "--samples", samples, *options)
+    assert code == 2
+    assert "damaged is wrong. Input data was truncated" in " ".join(err.split())
+    assert "importing" not in err
+
+
 def test_an_input_that_never_changes_is_left_out_of_samples_and_library(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

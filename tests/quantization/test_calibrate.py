@@ -142,11 +142,12 @@ def test_a_table_survives_its_file(table: CalibrationTable, tmp_path: Path) -> N
     ("old", "new", "message"),
     [
         ('"scale"', '"skale"', "skale"),
+        ('"scale": ', '"scala": ', r"scala: Unknown key 'scala'\. .*Did you mean 'scale'\?$"),
         ('"zero_point": ', '"zero_point": 9', "zero_point"),
         ('"schema_version": 1', '"schema_version": 2', "schema_version"),
         ('": 1', '" 1', "JSON"),
     ],
-    ids=["unknown_key", "range", "version", "syntax"],
+    ids=["unknown_key", "misspelled_key", "range", "version", "syntax"],
 )
 def test_a_table_that_does_not_fit_is_refused(
     table: CalibrationTable, tmp_path: Path, old: str, new: str, message: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pipeline.quantization.annotate import AnnotateOptions, Annotation, annotate
 from pipeline.quantization.annotation import OperatorDecision
 from pipeline.quantization.rules import kinds as known_kinds
 from pipeline.quantization.selection import ONNX_KINDS, PADDLE_KINDS, absent_types, select, with_names
+from pipeline.schema import to_json
 from tests.models import ModelBuilder, import_test_model
 
 
@@ -164,6 +166,32 @@ def test_annotation_files_take_all_of_these(program: Program, tmp_path: Path) ->
 def test_an_annotation_by_the_operators_own_names_is_taken_as_it_is(program: Program) -> None:
     annotation = annotate(program)
     assert with_names(annotation, program) is annotation
+
+
+def test_the_later_of_two_decisions_holds(program: Program) -> None:
+    annotation = annotate(program)
+    again = OperatorDecision(name=CONV, precision="float32")
+    resolved = with_names(replace(annotation, operators=(*annotation.operators, again)), program)
+    assert [o.name for o in resolved.operators] == [o.name for o in annotation.operators]
+    assert {o.name: o.precision for o in resolved.operators}[CONV] == "float32"
+
+
+def test_operators_without_a_decision_stay_in_float_and_are_listed(program: Program) -> None:
+    annotation = annotate(program)
+    fewer = tuple(o for o in annotation.operators if o.name != HEAD)
+    resolved = with_names(replace(annotation, operators=fewer), program)
+    assert [o.name for o in resolved.operators] == [o.name for o in annotation.operators]
+    head = next(o for o in resolved.operators if o.name == HEAD)
+    assert (head.precision, head.reason) == ("float32", "the annotation doesn't name it")
+
+
+def test_a_tensor_that_is_listed_twice_is_refused(program: Program, tmp_path: Path) -> None:
+    text = to_json(annotate(program))
+    data = json.loads(text)
+    data["tensors"].append(data["tensors"][0])
+    (tmp_path / "a.json").write_text(json.dumps(data))
+    with pytest.raises(TableError, match=f"tensor {data['tensors'][0]['name']!r} is listed twice"):
+        Annotation.load(tmp_path / "a.json")
 
 
 def test_an_annotation_that_names_what_there_is_not_is_refused(program: Program) -> None:
