@@ -248,7 +248,10 @@ class KeptBatches(Statistic):
     def _add(self, values: Array) -> None:
         kept, room = self._kept[is_held_back(self.batches)], self._room(is_held_back(self.batches))
         if len(kept) < room or (room and _hash(self.batches) < max(map(_hash, kept))):
-            self._keep(self.batches, self._reduced(values))
+            # Values in memory of their own, which those that take their place take as well: of other memory, that which
+            # is free between what is kept grows.
+            old = kept.pop(max(kept, key=_hash)) if len(kept) == room else None
+            kept[self.batches] = _copied(self._reduced(values), old)
 
     def _take(self, other: KeptBatches) -> None:
         for held_back in (False, True):
@@ -277,6 +280,14 @@ class KeptBatches(Statistic):
             word, _, number = key.partition(" ")
             if word == "batch":
                 self._keep(int(number), value)
+
+
+def _copied(values: Array, memory: Array | None) -> Array:
+    """Return a copy of values, in memory that is given if it is of their shape and type."""
+    if memory is None or (memory.shape, memory.dtype) != (values.shape, values.dtype):
+        return np.array(values)
+    memory[...] = values
+    return memory
 
 
 class KeptMeans(KeptBatches):
