@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.compiler.build import compile_program
+from pipeline.compiler.build import compile_program, release_with
 from pipeline.compiler.tuning import TuningDatabase
 from pipeline.config.options import AnnotateOptions, ImageOptions, QuantizeOptions
 from pipeline.config.schema import keywords
@@ -178,9 +178,11 @@ def quantize_with(
     with engine_for(options.scale_out) as engine:
         state = run(program, steps(samples, options, annotation, table, progress, engine))
     realized = state.realized or program
-    return Quantized(
+    quantized = Quantized(
         state.program, state.uncorrected, state.annotation, state.calibrated(), realized, state.corrections
     )
+    release_with(quantized)
+    return quantized
 
 
 def _preprocessing(program: Program, samples: Samples | None, options: ImageOptions) -> ImagePreprocessing | None:

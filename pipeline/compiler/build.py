@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import threading
+import weakref
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -111,6 +112,11 @@ def lower_for_trial(program: Program, target: Target) -> LoweredProgram:
     return lowered
 
 
+def release_with(owner: object) -> None:
+    """Let the program that `lower_for_trial` has kept go with an object, from which it would be built."""
+    weakref.finalize(owner, _kept.forget, _kept.number)
+
+
 def _lowered(
     program: Program, tvm_target: tvm.target.Target, machine: Machine, dump: Dump | None = None
 ) -> LoweredProgram:
@@ -129,16 +135,22 @@ def _key(program: Program, tvm_target: tvm.target.Target, machine: Machine) -> t
 
 
 class _Kept:
-    """The last program that was lowered for a trial."""
+    """The last program that was lowered for a trial.
+
+    Attributes:
+        number: how many were kept before, and it.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Garbage collection may forget a program at any place of this thread.
+        self._lock = threading.RLock()
+        self.number = 0
         self._last: tuple[tuple[object, ...], LoweredProgram] | None = None
 
     def keep(self, key: tuple[object, ...], lowered: LoweredProgram) -> None:
         """Keep a program."""
         with self._lock:
-            self._last = key, lowered
+            self._last, self.number = (key, lowered), self.number + 1
 
     def take(self, key: tuple[object, ...]) -> LoweredProgram | None:
         """Return the program that was kept, and keep it no longer; None if it is another one."""
@@ -148,10 +160,11 @@ class _Kept:
             (_, lowered), self._last = self._last, None
             return lowered
 
-    def forget(self) -> None:
-        """Keep nothing."""
+    def forget(self, number: int | None = None) -> None:
+        """Keep nothing, or no longer the program of a number."""
         with self._lock:
-            self._last = None
+            if number in (None, self.number):
+                self._last = None
 
 
 _kept = _Kept()

@@ -72,6 +72,18 @@ def test_the_program_that_was_checked_last_is_lowered_once(
     assert built(int8_program, tmp_path) == expected
 
 
+def test_a_program_that_was_checked_last_goes_with_the_model_that_is_not_built(int8_program: Program) -> None:
+    models = [dataclasses.replace(int8_program) for _ in range(2)]
+    for model in models:
+        LinkedExecutor(int8_program)
+        build.release_with(model)
+        del model
+    models.pop(0)
+    assert build._kept._last is not None
+    models.pop()
+    assert build._kept._last is None
+
+
 def test_a_program_of_other_constants_or_names_is_lowered_anew(int8_program: Program, tmp_path: Path) -> None:
     def with_constants(binding: Binding, builder: DataflowBuilder) -> relax.Expr | None:
         if not isinstance(binding.value, relax.Call):
