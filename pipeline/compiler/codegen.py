@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -82,9 +82,20 @@ def generate_code(module: tvm.IRModule, target: tvm.target.Target) -> Code:
     """
     instructions, remaining = vm_instructions(module)
     functions = [(v.name_hint, f) for v, f in remaining.functions.items() if isinstance(f, tirx.PrimFunc)]
-    count = min(max(PARTS, -(-len(functions) // KERNELS)), len(functions))
-    parts = tuple(dict(functions[i::count]) for i in range(count))
-    return Code(target, instructions, dict((module.attrs or {}).get("const_name_to_constant", {})), parts)
+    constants = dict((module.attrs or {}).get("const_name_to_constant", {}))
+    return Code(target, instructions, constants, tuple(_parts(functions)))
+
+
+def _parts(functions: Sequence[tuple[str, tirx.PrimFunc]]) -> Iterator[dict[str, tirx.PrimFunc]]:
+    """Divide kernels into parts.
+
+    TVM tells LLVM of all functions of a module what the last one's `tirx.noalias` says, so a part's kernels agree.
+    """
+    count = max(PARTS, -(-len(functions) // KERNELS))
+    for overlap in (False, True):
+        alike = [each for each in functions if bool((each[1].attrs or {}).get("tirx.noalias")) != overlap]
+        share = min(-(-count * len(alike) // max(len(functions), 1)), len(alike))
+        yield from (dict(alike[i::share]) for i in range(share))
 
 
 _objects: dict[tuple[str, ...], tvm.runtime.Module] = {}

@@ -47,6 +47,19 @@ def test_passes_that_are_left_out_change_no_code(int8_program: Program) -> None:
         assert ours.inspect_source("s") == by_all_passes.inspect_source("s")
 
 
+def test_kernels_of_a_part_agree_whether_buffers_overlap(int8_program: Program) -> None:
+    """TVM would tell LLVM the same of all of them."""
+    target = pipeline.load_target("host")
+    module = lower(int8_program.module, target.tvm_target(), machine_of(target), ConstantPool())
+    kernels = {v: f for v, f in module.functions.items() if isinstance(f, tirx.PrimFunc)}
+    for i, (variable, kernel) in enumerate(kernels.items()):
+        module.update_func(variable, kernel.with_attr("tirx.noalias", i % 2 == 0))
+    parts = codegen.generate_code(module, target.tvm_target()).parts
+    said = [{bool(kernel.attrs["tirx.noalias"]) for kernel in part.values()} for part in parts]
+    assert all(len(each) == 1 for each in said)
+    assert sum(len(part) for part in parts) == len(kernels)
+
+
 def test_a_library_has_the_code_that_corrections_were_checked_with(
     int8_program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,8 @@ Where neighbouring pixels of the output are neighbours in the input, they can be
 as many pixels as it takes to fill vectors. With a stride, channels that don't fill a vector are gathered from several
 pixels. What doesn't divide overlaps (`lib/tails.py`). `plan` decides all this.
 
-Threads get chunks of rows, as those of other layers do, so that they find their input in their own core's cache.
+Threads get chunks of rows, as those of other layers do, so that they find their input in their own core's cache. An
+image of few rows is one chunk, of which they get columns.
 """
 
 from __future__ import annotations
@@ -51,10 +52,7 @@ MAX_KERNEL = 7
 """Largest height and width of a kernel, as its taps are unrolled."""
 
 CHUNK_ROWS = 14
-"""Output rows in a chunk. Each chunk begins with input rows that the one before has interleaved, too."""
-
-SPLIT_ROWS = 8
-"""As many rows are cut into two chunks, even if these are small."""
+"""Output rows in a chunk, at the least. Each begins with input rows that the one before has interleaved, too."""
 
 PARALLEL_DEPTH = 2
 """What a dot product counts for where an operation is weighed for threads. Of four, it often sums three, and more goes
@@ -120,7 +118,7 @@ class _Nest:
         spare = plan.isa.registers - DEPTH * (self.products + plan.live)
         self.weights_are_kept, self.constants_are_kept = spare >= 2 * DEPTH, spare >= 3 * DEPTH
         self.parallel = worth_threads(g, plan.isa, PARALLEL_DEPTH)
-        chunks = min(TASKS, max(g.out_height // CHUNK_ROWS, 1 + (g.out_height >= SPLIT_ROWS))) if self.parallel else 1
+        chunks = min(TASKS, max(g.out_height // CHUNK_ROWS, 1)) if self.parallel else 1
         self.rows = -(-g.out_height // chunks)
         self.chunks = -(-g.out_height // self.rows)
         self.parts = TASKS // self.chunks if self.parallel else 1
