@@ -41,6 +41,7 @@ SHAPES = {
     "rows apart, stride 2": Convolution(1, 17, 19, 1, 1, (3, 3), (2, 2), (3, 2), groups=96),
     "gathered from two pixels": Convolution(1, 9, 17, 1, 1, (3, 3), (2, 2), groups=32),
     "gathered from four pixels, of which one twice": Convolution(1, 9, 15, 1, 1, (5, 5), (2, 2), groups=144),
+    "gathered from two, four and eight pixels": Convolution(1, 9, 17, 1, 1, (3, 3), (2, 2), groups=56),
     "gathered by 256 bits": Convolution(1, 9, 11, 1, 1, (3, 3), (2, 3), groups=48),
     "too few pixels to gather from": Convolution(1, 9, 5, 1, 1, (3, 3), (2, 2), groups=144),
 }

@@ -74,8 +74,9 @@ def fills_vectors(operation: Operation) -> bool:
         return False
     fits = 1 < g.kernel[0] <= MAX_KERNEL and g.kernel[1] <= MAX_KERNEL
     few = min(MAX_PIXELS, g.out_width)
-    gathered = g.groups < MIN_CHANNELS and MIN_CHANNELS % g.groups == 0
-    wide = g.groups * (few if g.strides[1] == 1 or gathered else 1) >= MIN_CHANNELS
+    # With a stride, a vector is gathered of as many channels as have a power of two in common.
+    channels = g.groups if g.strides[1] == 1 or g.groups >= MIN_CHANNELS else g.groups & -g.groups
+    wide = g.groups >= MIN_CHANNELS or channels * few >= MIN_CHANNELS
     return g.depthwise and fits and wide and isinstance(operator, QConv2d) and operator.stores_bytes
 
 

@@ -128,9 +128,12 @@ class Plan:
             (Band(0, channels, pixels, vector),) for pixels in (few if geometry.strides[1] == 1 else (1,))
         ]
         rest = channels % vector
-        if geometry.strides[1] > 1 and rest > 0 and vector % rest == 0 and vector // rest in few:
-            gathered = Band(channels - rest, rest, vector // rest, vector)
-            plans.append((*([Band(0, channels - rest, 1, vector)] if channels > vector else []), gathered))
+        # Of 48 channels, say, 32 of two pixels fill a vector, and 16 of four.
+        powers = [1 << bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1]
+        if geometry.strides[1] > 1 and rest > 0 and all(vector // power in few for power in powers):
+            firsts = [channels - rest + sum(powers[:i]) for i in range(len(powers))]
+            gathered = [Band(f, power, vector // power, vector) for f, power in zip(firsts, powers, strict=True)]
+            plans.append((*([Band(0, channels - rest, 1, vector)] if channels > vector else []), *gathered))
         wide = [cls(geometry, machine, bands) for bands in plans if all(band.values >= vector for band in bands)]
         fewest = min((plan._instructions() for plan in wide), default=0)
         near = [plan for plan in wide if plan._instructions() <= TOLERANCE * fewest]
