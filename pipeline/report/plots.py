@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,10 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
     quality.barh(places, lengths, color=[_COLORS[t.precision] for t in tensors])
     quality.axvline(comparison.below, color="tab:red", linewidth=1)
     quality.set_xlabel(f"signal to quantization noise, dB (red: {comparison.below:g})")
+    _explain_colors(quality, {p: color for p, color in _COLORS.items() if any(t.precision == p for t in tensors)})
     clipped.barh(places, [100 * (t.clipped or 0.0) for t in tensors], color="tab:orange")
     clipped.set_xlabel("clipped, %")
+    clipped.set_xlim(left=0)
     _name_rows(quality, [t.name for t in tensors])
     figure.suptitle(f"{comparison.model}: int8 beside float on {comparison.samples} {comparison.inputs}")
     _save(figure, path)
@@ -71,8 +74,7 @@ def plot_sensitivity(sensitivity: Sensitivity, path: Path) -> None:
     places = range(len(costs))
     shares.barh(places, [100 * c.share for c in costs], color=[_KINDS[c.kind] for c in costs])
     shares.set_xlabel("share of the cost of all tensors and weights, %")
-    patch = _matplotlib().patches.Patch
-    shares.legend(handles=[patch(color=color, label=kind) for kind, color in _KINDS.items()], loc="lower right")
+    _explain_colors(shares, _KINDS)
     finite = [c.sqnr_db for c in costs if math.isfinite(c.sqnr_db)]
     quality.plot([min(c.sqnr_db, max(finite, default=0.0)) for c in costs], places, ".", color="tab:gray")
     quality.set_xlabel("SQNR of the outputs, dB")
@@ -81,6 +83,11 @@ def plot_sensitivity(sensitivity: Sensitivity, path: Path) -> None:
     where = f"{sensitivity.samples} {sensitivity.inputs}"
     figure.suptitle(f"{sensitivity.model}: quantized alone, on {where}{shown}")
     _save(figure, path)
+
+
+def _explain_colors(panel: Any, colors: Mapping[str, str]) -> None:
+    patch = _matplotlib().patches.Patch
+    panel.legend(handles=[patch(color=color, label=meaning) for meaning, color in colors.items()], loc="lower right")
 
 
 def _matplotlib() -> Any:
