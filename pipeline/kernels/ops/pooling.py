@@ -117,10 +117,6 @@ def whole_image(operation: Operation) -> bool:
     return operator.pool_size == (height, width) and not any(operator.padding)
 
 
-def _not_whole_image(operation: Operation) -> bool:
-    return not whole_image(operation)
-
-
 def float_avg_pool2d(operation: Operation, machine: Machine) -> Kernel:
     """Sum each window and multiply by the position's own multiplier."""
     isa = machine.isa
