@@ -228,8 +228,8 @@ class Nest:
         if self.unpacks:
             self._unpack(block)
         if self.addends is not None:
-            packed, lanes = self.first_packed(block), self.plan.isa.lanes
-            self.addends.prepare([self.multiplier[span(packed + v * lanes, lanes)] for v in range(self.plan.tile.nv)])
+            scales, nv = self._scales(self.first_packed(block)), self.plan.tile.nv
+            self.addends.prepare(*(scales[first : first + nv] for first in range(0, len(scales), nv)))
         self.compute_tiles(block, first, count)
 
     def compute_tiles(self, block: Any, first: Any, count: Any) -> None:
@@ -510,9 +510,12 @@ class Nest:
 
     def multipliers(self, place: Place) -> list[Any]:
         """Return the multipliers of a block, as many vectors as it has, and then as many of each further scale."""
+        return self._scales(place.packed)
+
+    def _scales(self, packed: Any) -> list[Any]:
         plan, starts = self.plan, [k * self.packed_channels for k in range(self.epilogue.scales)]
         vectors = [(start + v * plan.isa.lanes, plan.vector_lanes(v)) for start in starts for v in range(plan.tile.nv)]
-        return [self.multiplier[span(place.packed + first, lanes)] for first, lanes in vectors]
+        return [self.multiplier[span(packed + first, lanes)] for first, lanes in vectors]
 
     def _filled(self, vectors: list[Any]) -> list[Any]:
         """Return vectors of which neighbouring halves are joined."""

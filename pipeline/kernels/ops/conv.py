@@ -214,10 +214,18 @@ def _with_constants(
     starts = np.concatenate([pack_channels(plan, start, 0) for start in _starts(plan, constants, activation_offset)])
     packed = (weights, *beside_weights, starts, scales)
     added = (4,) if isinstance(operation.operator, QConv2dAdd) else ()
-    # One vector would be copied as quickly as it's loaded.
-    loads_addends = isa.overwrites_addends and plan.tile.nv > 1
+    loads_addends = _loads_addends(plan) and multipliers_are_kept
     epilogue = requantize(constants, isa, kept=multipliers_are_kept, loads_addends=loads_addends)
     return Kernel(make(epilogue), (0, *packed, *added))
+
+
+def _loads_addends(plan: Plan) -> bool:
+    """Return whether what is added to products of accumulators is computed for a channel block, not for each tile."""
+    if plan.isa.overwrites_addends:
+        # One vector would be copied as quickly as it's loaded.
+        return plan.tile.nv > 1
+    g = plan.geometry
+    return not plan.half and g.batch * g.out_height * g.out_width > plan.tile.mr
 
 
 def _starts(plan: Plan, constants: IntegerConstants, activation_offset: int) -> list[Array]:
