@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.kernels.gemm.register_tile import MOST_SUMS_OF_FUNCTION, Workload
+from pipeline.kernels.gemm.register_tile import FUNCTION, RESIDUAL, Ending, Workload
 from pipeline.kernels.isa import instruction_set, instruction_sets
 from pipeline.kernels.machine import Machine
 from pipeline.ops import QConv2dHardSwish, QHardSwish
@@ -48,10 +48,11 @@ def test_depthwise_layers_of_real_networks(isa_name: str) -> None:
         assert_layer_is_exact(isa_name, layer, seed=1)
 
 
-def test_with_vnni_a_function_is_computed_of_few_sums_at_a_time() -> None:
+@pytest.mark.parametrize("ending", [FUNCTION, RESIDUAL], ids=["function", "residual"])
+def test_with_vnni_what_takes_long_is_computed_of_few_sums_at_a_time(ending: Ending) -> None:
     machine = Machine(instruction_set("avx512_vnni"))
-    workload = Workload(80, 64, 64, 8, "int8", machine)
-    with_function = dataclasses.replace(workload, function=True)
-    tile, small = workload.choose(), with_function.choose()
-    assert small.mr * small.nv <= MOST_SUMS_OF_FUNCTION < tile.mr * tile.nv
-    assert dataclasses.replace(with_function, steps=200).choose() == dataclasses.replace(workload, steps=200).choose()
+    workload = Workload(80, 64, 64, 16, "int8", machine)
+    with_ending = dataclasses.replace(workload, ending=ending)
+    tile, small = workload.choose(), with_ending.choose()
+    assert small.mr * small.nv <= ending.most_sums < tile.mr * tile.nv
+    assert dataclasses.replace(with_ending, steps=200).choose() == dataclasses.replace(workload, steps=200).choose()

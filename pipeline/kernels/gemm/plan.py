@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pipeline.kernels.gemm.geometry import Geometry
 from pipeline.kernels.gemm.lane_tile import BlockWorkload, LaneWorkload, WordWorkload
 from pipeline.kernels.gemm.panel_tile import PanelWorkload, cheaper, fits_panels
-from pipeline.kernels.gemm.register_tile import RegisterTile, Workload, tail_vectors
+from pipeline.kernels.gemm.register_tile import Ending, RegisterTile, Workload, tail_vectors
 from pipeline.kernels.gemm.widened_tile import make_vector_workload
 from pipeline.kernels.gemm.zero_rows import LeftOut
 from pipeline.kernels.isa.contract import InstructionSet
@@ -146,7 +146,7 @@ class Plan:
         return np.asarray((blocks[:, None] + np.concatenate(vectors)).reshape(-1))
 
 
-def make_plan(geometry: Geometry, machine: Machine, depth: int, dtype: str, *, function: bool = False) -> Plan:
+def make_plan(geometry: Geometry, machine: Machine, depth: int, dtype: str, *, ending: Ending | None = None) -> Plan:
     """Return the plan for a geometry.
 
     Args:
@@ -154,9 +154,9 @@ def make_plan(geometry: Geometry, machine: Machine, depth: int, dtype: str, *, f
         machine: has the instruction set.
         depth: how many values a step takes in: the instruction set's `dot_depth` or `int16_depth`, or 1.
         dtype: what is computed: "int8", "int16" or "float32".
-        function: whether a function is computed of the sums before they are rounded.
+        ending: what the reduction ends in, if it is more than rounding.
     """
-    workload = make_workload(geometry, machine, depth, dtype, function=function)
+    workload = make_workload(geometry, machine, depth, dtype, ending=ending)
     g = geometry.flattened().merged(machine.isa.lanes)
     together = _steps_per_load(g, machine.isa, dtype)
     plan = _with_tile(g, depth, workload, together)
@@ -170,7 +170,9 @@ def _with_tile(geometry: Geometry, depth: int, workload: Workload, steps_per_loa
     return Plan(geometry, workload.machine, depth, tile, workload.vectors, steps_per_load, loads, panels=panels)
 
 
-def make_workload(geometry: Geometry, machine: Machine, depth: int, dtype: str, *, function: bool = False) -> Workload:
+def make_workload(
+    geometry: Geometry, machine: Machine, depth: int, dtype: str, *, ending: Ending | None = None
+) -> Workload:
     """Return what a tile is chosen for; see `make_plan`."""
     g = geometry.flattened().merged(machine.isa.lanes)
     steps = g.segments[0] * g.segments[1] * -(-g.segment_length // depth)
@@ -181,7 +183,7 @@ def make_workload(geometry: Geometry, machine: Machine, depth: int, dtype: str, 
         if not fits_panels(g, machine.isa, dtype):
             return lanes
         return cheaper(lanes, PanelWorkload(*shape, together, g.out_height, math.prod(g.segments), False, g))
-    return make_vector_workload(*shape, function=function)
+    return make_vector_workload(*shape, ending=ending)
 
 
 def _steps_per_load(geometry: Geometry, isa: InstructionSet, dtype: str) -> int:

@@ -48,10 +48,25 @@ SPILL_CYCLES = 2
 MIN_TAIL_BYTES = 4096
 """Bytes of weights that a tail has to save. Its code takes about half as much."""
 
-MOST_SUMS_OF_FUNCTION, FUNCTION_STEPS = 6, 48
-"""Of a short reduction with a function at its end: a CPU computes the function of so many sums, of a tile, while it
-begins with the next tile. A function takes as many instructions as ten steps, and other ports.
-"""
+
+@dataclass(frozen=True)
+class Ending:
+    """What a reduction ends in, if that takes many instructions, and other ports than products.
+
+    Attributes:
+        most_sums: of so many sums, of a tile, a CPU computes it while it begins with the next tile.
+        most_steps: reductions that are longer leave it little to gain.
+    """
+
+    most_sums: int
+    most_steps: int
+
+
+FUNCTION = Ending(most_sums=6, most_steps=48)
+"""A hard-swish: as many instructions as ten steps."""
+
+RESIDUAL = Ending(most_sums=12, most_steps=32)
+"""The addition of another tensor: as many as five steps."""
 
 
 def tail_vectors(vectors: int, nv: int, vector_bytes: int) -> int:
@@ -96,7 +111,7 @@ class Workload:
         steps: length of the reduction.
         dtype: what is computed: "int8", "int16" or "float32".
         machine: sets how many registers there are.
-        function: whether a function is computed of the sums before they are rounded.
+        ending: what it ends in, if it is more than rounding.
     """
 
     pixels: int
@@ -105,7 +120,7 @@ class Workload:
     steps: int
     dtype: str
     machine: Machine
-    function: bool = field(default=False, kw_only=True)
+    ending: Ending | None = field(default=None, kw_only=True)
 
     def choose(self) -> RegisterTile:
         """Return the tile that was measured to be the quickest, or, where nothing was measured, the cheapest.
@@ -125,25 +140,25 @@ class Workload:
         return tile
 
     def candidates(self) -> list[RegisterTile]:
-        """Return all tiles that fit the registers, the best first: the cheapest, of those that wait for no function."""
+        """Return all tiles that fit the registers, the best first: the cheapest, of those that wait for no ending."""
         fitting = (tile for tile in self.tiles() if self.fits(tile))
-        return sorted(fitting, key=lambda tile: (self.waits_for_function(tile), self.cycles(tile), tile.mr, tile.nv))
+        return sorted(fitting, key=lambda tile: (self.waits_for_ending(tile), self.cycles(tile), tile.mr, tile.nv))
 
-    def waits_for_function(self, tile: RegisterTile) -> bool:
-        """Return whether a function of this tile's sums holds up the next tile's products.
+    def waits_for_ending(self, tile: RegisterTile) -> bool:
+        """Return whether what this tile's sums end in holds up the next tile's products.
 
         Large tiles do, and so do tiles of some of the channels that finish vectors which they don't have, and store
         the others in several parts.
         """
-        if not self._overlaps or self.ends_in_half(tile):
+        if self.ending is None or not self._overlaps or self.ends_in_half(tile):
             return False
         sums, in_parts = tile.mr * tile.nv, tile.nv < self.vectors and self.partial_lines(tile) > 0
-        return sums > MOST_SUMS_OF_FUNCTION or (in_parts and self.finished_vectors(tile) > sums)
+        return sums > self.ending.most_sums or (in_parts and self.finished_vectors(tile) > sums)
 
     @property
     def _overlaps(self) -> bool:
-        """Whether a function takes so long beside the products that it is best computed beside the next tile's."""
-        return self.function and self.steps <= FUNCTION_STEPS
+        """Whether the ending takes so long beside the products that it is best computed beside the next tile's."""
+        return self.ending is not None and self.steps <= self.ending.most_steps
 
     def tiles(self) -> list[RegisterTile]:
         """Return all tiles of pixels in one row, whether or not they fit the registers."""

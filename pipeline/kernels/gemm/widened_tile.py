@@ -8,7 +8,7 @@ measures tiles and fits the constants, too.
 
 from __future__ import annotations
 
-from pipeline.kernels.gemm.register_tile import RegisterTile, Workload
+from pipeline.kernels.gemm.register_tile import Ending, RegisterTile, Workload
 from pipeline.kernels.isa.x86.vectors import PairwiseInstructionSet
 from pipeline.kernels.machine import Machine
 
@@ -28,7 +28,7 @@ FINISH_CYCLES, PARTIAL_LINE_CYCLES, TILE_CYCLES = 1.2, 2, 2
 class WidenedWorkload(Workload):
     """What such tiles are chosen for."""
 
-    def waits_for_function(self, tile: RegisterTile) -> bool:
+    def waits_for_ending(self, tile: RegisterTile) -> bool:
         """Return False: it was measured that small tiles, which widen a pixel's values more often, cost more."""
         return False
 
@@ -49,9 +49,16 @@ class WidenedWorkload(Workload):
 
 
 def make_vector_workload(
-    pixels: int, channels: int, all_channels: int, steps: int, dtype: str, machine: Machine, *, function: bool = False
+    pixels: int,
+    channels: int,
+    all_channels: int,
+    steps: int,
+    dtype: str,
+    machine: Machine,
+    *,
+    ending: Ending | None = None,
 ) -> Workload:
     """Return what a tile of an instruction set's own dot products, or float32 multiply-adds, is chosen for."""
     widened = dtype == "int8" and isinstance(machine.isa, PairwiseInstructionSet)
     kind = WidenedWorkload if widened else Workload
-    return kind(pixels, channels, all_channels, steps, dtype, machine, function=function)
+    return kind(pixels, channels, all_channels, steps, dtype, machine, ending=ending)

@@ -31,7 +31,7 @@ from pipeline.kernels.gemm.plan import (
     make_plan,
     make_workload,
 )
-from pipeline.kernels.gemm.register_tile import Workload
+from pipeline.kernels.gemm.register_tile import FUNCTION, RESIDUAL, Ending, Workload
 from pipeline.kernels.gemm.word_nest import WordNest, words_offset
 from pipeline.kernels.isa.contract import Capability, InstructionSet
 from pipeline.kernels.machine import Machine
@@ -45,7 +45,7 @@ def integer_workload(operation: Operation, machine: Machine) -> Workload:
     """Return what the register tile of `integer` is chosen for."""
     pairs = _pair_workload(operation, machine)
     depth, dtype = _depth(operation, machine.isa)
-    return pairs or make_workload(geometry_of(operation), machine, depth, dtype, function=_ends_in_function(operation))
+    return pairs or make_workload(geometry_of(operation), machine, depth, dtype, ending=_ending(operation))
 
 
 def block_workload(operation: Operation, machine: Machine) -> Workload:
@@ -107,8 +107,7 @@ def integer(operation: Operation, machine: Machine) -> Kernel:
             beside_weights=[each for each in others if each.size > 0],
         )
     depth, dtype = _depth(operation, isa)
-    function = _ends_in_function(operation)
-    plan = _with_bits(make_plan(geometry, machine, depth, dtype, function=function), operation)
+    plan = _with_bits(make_plan(geometry, machine, depth, dtype, ending=_ending(operation)), operation)
     in_order = stored == "int16" or operation.has_int4_weights
     weight_dtype = "int8" if in_order else isa.weight_dtype
     packed = pack_weights(plan, weight.astype(weight_dtype), in_order=in_order)
@@ -120,8 +119,10 @@ def integer(operation: Operation, machine: Machine) -> Kernel:
     )
 
 
-def _ends_in_function(operation: Operation) -> bool:
-    return isinstance(operation.operator, QConv2dHardSwish)
+def _ending(operation: Operation) -> Ending | None:
+    if isinstance(operation.operator, QConv2dHardSwish):
+        return FUNCTION
+    return RESIDUAL if isinstance(operation.operator, QConv2dAdd) else None
 
 
 def _with_bits(plan: Plan, operation: Operation) -> Plan:
