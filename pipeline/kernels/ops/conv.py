@@ -221,7 +221,7 @@ def _with_constants(
 
 
 def _loads_addends(plan: Plan) -> bool:
-    """Return whether what is added to products of accumulators is computed for a channel block, not for each tile."""
+    """Return whether what is added to scaled accumulators is computed once a channel block, not for each tile."""
     if plan.isa.overwrites_addends:
         # One vector would be copied as quickly as it's loaded.
         return plan.tile.nv > 1
