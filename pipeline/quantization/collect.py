@@ -217,7 +217,7 @@ def _runs(
             pending.popleft().result()
             yield
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()
 
 
 def _bytes(program: Program, names: Iterable[str]) -> int:

@@ -36,6 +36,9 @@ COUNTS = (16, 32, 64)
 SHARE = 0.25
 """The largest share of a tensor's channels that may be set apart."""
 
+SUM = ".sum"
+"""Suffix of the name of what adds the results of the second layer's two parts."""
+
 WORTH, ENOUGH = 0.5, 1.1
 """The second layer's expected noise has to fall to this share; and the fewest channels are taken with which it is at
 most so many times the smallest."""
@@ -175,20 +178,22 @@ def set_apart(
                 arguments += [make_constant(weight), make_constant(bias)]
             parts.append(builder.emit(with_arguments(binding.value, arguments), name + part))
         if binding.var in lasts:
-            return builder.emit(make_call(ops.Add(), *parts), f"{name}.sum")
+            return builder.emit(make_call(ops.Add(), *parts), name + SUM)
         wide[binding.var] = parts[1]
         return parts[0]
 
-    names = {str(var.name) for var in apart}
-    return dataclasses.replace(program, module=rewrite_bindings(program.module, visit)), _with_parts(annotation, names)
+    names, summed = ({str(var.name) for var in own} for own in (apart, lasts))
+    decisions = _with_parts(annotation, names, summed)
+    return dataclasses.replace(program, module=rewrite_bindings(program.module, visit)), decisions
 
 
 def without_parts(annotation: Annotation) -> Annotation:
     """Return what an annotation says of a program whose channels aren't set apart."""
-    own = {o.name for o in annotation.operators}
+    own = {o.name for o in annotation.operators} | {t.name for t in annotation.tensors}
 
     def is_part(decision: OperatorDecision | TensorDecision) -> bool:
-        return decision.name.endswith(PART) and decision.name.removesuffix(PART) in own
+        part = decision.name.removesuffix(SUM) + PART if decision.name.endswith(SUM) else decision.name
+        return part.endswith(PART) and part in own and part.removesuffix(PART) in own
 
     return Annotation(
         operators=tuple(o for o in annotation.operators if not is_part(o)),
@@ -196,12 +201,16 @@ def without_parts(annotation: Annotation) -> Annotation:
     )
 
 
-def _with_parts(annotation: Annotation, names: set[str]) -> Annotation:
+def _with_parts(annotation: Annotation, names: set[str], summed: set[str]) -> Annotation:
     operators, tensors = [], []
     for operator in annotation.operators:
         operators.append(operator)
         if operator.name in names:
             operators.append(replace(operator, name=operator.name + PART))
+        if operator.name in summed:
+            reason = "it adds what the two parts of a layer give, which are float"
+            added = OperatorDecision(name=operator.name + SUM, operator="add", precision="float32", reason=reason)
+            operators.append(added)
     for tensor in annotation.tensors:
         tensors.append(tensor)
         if tensor.name in names:
