@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import tvm
 
@@ -21,7 +23,7 @@ _configured = threading.local()
 def use_all_cores() -> None:
     """Make TVM run kernels that the calling thread starts on as many threads as the process may use physical cores.
 
-    If the thread shares the cores with others, see `share_cores`, it is as many as its share.
+    If the thread shares the cores with others, see `sharing_threads`, it is as many as its share.
 
     Unless the environment says how many threads there should be, TVM itself takes half of an x86 machine's CPUs, as
     each core may have two. Results are the same with any number of threads.
@@ -36,9 +38,20 @@ def use_all_cores() -> None:
     _configured.cpus = allowed
 
 
-def share_cores(sharers: int) -> None:
-    """Leave the calling thread, which hasn't run a kernel yet, its share of the cores: so many threads share them."""
-    _configured.sharers = sharers
+@functools.cache
+def sharing_threads(sharers: int) -> ThreadPoolExecutor:
+    """Return threads, always the same ones, that run kernels at the same time, each on its share of the cores.
+
+    They stay as long as the process runs: TVM starts threads for each thread that runs a kernel, and never ends them.
+
+    Args:
+        sharers: how many there are.
+    """
+
+    def share() -> None:
+        _configured.sharers = sharers
+
+    return ThreadPoolExecutor(sharers, "sharing-cores", initializer=share)
 
 
 def most_sharers() -> int:

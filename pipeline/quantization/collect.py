@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pipeline.compiler.calibration_loops import NotFiniteError, compile_ahead, extent
 from pipeline.compiler.codegen import concurrently
 from pipeline.compiler.execute import AT_ONCE, release_activations, shared_executor
-from pipeline.compiler.threads import most_sharers, share_cores
+from pipeline.compiler.threads import most_sharers, sharing_threads
 from pipeline.config.options import CalibrateOptions
 from pipeline.errors import SampleError
 from pipeline.ir.bridge import tensor_type
@@ -202,7 +202,7 @@ def _runs(
 
     at_once = min(AT_ONCE, most_sharers()) if _bytes(program, names) <= MOST_SHARED else 1
     pending = deque[Future[None]]()
-    pool = ThreadPoolExecutor(at_once, initializer=share_cores, initargs=(at_once,))
+    pool = sharing_threads(at_once)
     try:
         for name, feed in feeds:
             if not pending:
@@ -217,7 +217,7 @@ def _runs(
             pending.popleft().result()
             yield
     finally:
-        pool.shutdown()
+        wait(pending)
 
 
 def _bytes(program: Program, names: Iterable[str]) -> int:

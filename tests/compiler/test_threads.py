@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tvm
 
-from pipeline.compiler.threads import most_sharers, share_cores, use_all_cores
+from pipeline.compiler.threads import most_sharers, sharing_threads, use_all_cores
 from pipeline.cpu import usable_cores
 
 
@@ -17,9 +16,8 @@ def threads_and_cpus() -> tuple[int, set[int]]:
     return int(tvm.get_global_func("runtime.NumThreads")()), os.sched_getaffinity(0)
 
 
-def in_new_thread(sharers: int = 1) -> tuple[int, set[int]]:
-    with ThreadPoolExecutor(1, initializer=share_cores, initargs=(sharers,)) as pool:
-        return pool.submit(threads_and_cpus).result()
+def among_sharers(sharers: int = 1) -> tuple[int, set[int]]:
+    return sharing_threads(sharers).submit(threads_and_cpus).result()
 
 
 @pytest.fixture(autouse=True)
@@ -29,12 +27,12 @@ def _no_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_there_is_a_thread_for_each_core_and_the_caller_may_still_use_all() -> None:
-    assert in_new_thread() == (len(usable_cores()), os.sched_getaffinity(0))
+    assert among_sharers() == (len(usable_cores()), os.sched_getaffinity(0))
 
 
 def test_threads_that_share_the_cores_have_a_part_of_them_each() -> None:
     cores = len(usable_cores())
-    assert [in_new_thread(sharers)[0] for sharers in (2, cores, 2 * cores)] == [max(1, cores // 2), 1, 1]
+    assert [among_sharers(sharers)[0] for sharers in (2, cores, 2 * cores)] == [max(1, cores // 2), 1, 1]
 
 
 def test_whoever_says_how_many_threads_there_are_gets_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,14 @@ def test_batches_that_are_run_at_once_are_seen_in_order(monkeypatch: pytest.Monk
     assert next(iter(found.tensors.values())).threshold == pytest.approx(max(-low, high))
 
 
+def test_calibrating_again_needs_no_more_threads() -> None:
+    program, counts = import_test_model(small_network()), []
+    for _ in range(4):
+        calibrate(program, annotate(program), samples)
+        counts.append(len(list(Path("/proc/self/task").iterdir())))
+    assert counts[1:] == counts[:1] * 3
+
+
 def test_a_generator_may_yield_the_same_memory_again(table: CalibrationTable) -> None:
     program, memory = import_test_model(small_network()), np.empty((1, 3, 12, 12), "float32")
 
