@@ -60,17 +60,17 @@ def ends_before(graph: onnx.GraphProto, refused: Collection[str]) -> list[str]:
         graph: a graph with sorted nodes.
         refused: names of nodes, as `onnx_protos.node_name` has them.
     """
-    computed: set[str] = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
-    inputs, lost = frozenset(computed), set[str]()
+    inputs = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
+    computed, lost = set[str](), set[str]()
     ends: dict[str, None] = {}
     for node in graph.node:
         read = _read(node)
         if node_name(node) in refused or not lost.isdisjoint(read):
             lost.update(node.output)
-            ends.update(dict.fromkeys(name for name in read if name in computed - inputs))
-        elif not computed.isdisjoint(read):
+            ends.update(dict.fromkeys(name for name in read if name in computed))
+        elif not (inputs.isdisjoint(read) and computed.isdisjoint(read)):
             computed.update(node.output)
-    ends.update(dict.fromkeys(value.name for value in graph.output if value.name in computed - inputs))
+    ends.update(dict.fromkeys(value.name for value in graph.output if value.name in computed))
     return list(ends)
 
 
